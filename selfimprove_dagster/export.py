@@ -1,9 +1,19 @@
-"""Datasets for other tools: a Hugging Face dataset folder with its card, Parquet, or JSON Lines."""
+"""Datasets for other tools: a Hugging Face folder with its card, Parquet, JSON Lines, these with PROV, or the
+layouts that tools for fine-tuning read.
+
+    alpaca  one object a line: instruction, input, output
+    chat    one object a line: messages, of which the first is the user's and the second the assistant's
+
+In both, `id` says where the example comes from. Of a method whose examples have no instruction, the prompt is
+the instruction; whole texts with calls of tools have neither, and are refused.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +21,20 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.text import plain
+from selfimprove_dagster.export_cards import CARDS
+from selfimprove_dagster.lake import Lake, Manifest, file_checksum, partition_of
+from selfimprove_dagster.records import Row, TableSchema
+from selfimprove_dagster.text import code_span, markdown_table
 
-FORMATS = ("huggingface", "parquet", "jsonl")
-_COLUMNS = ["id", "prompt", "completion", "format", "question", "answer", "vote_share", "perplexity"]
+FORMATS = ("huggingface", "parquet", "jsonl", "prov-json", "alpaca", "chat")
+_COLUMNS = ("id", "prompt", "completion", "format", "question", "answer")
+_TEXT_COLUMNS = ("id", "prompt", "completion", "format", pl.col("question").alias("text"), "calls")
+_INSTRUCTING = ("alpaca", "chat")
+"""Layouts of instructions and what follows them."""
+_TASK_COLUMNS = {
+    **{name: name for name in ("id", "prompt", "completion", "format", "instruction", "input")},
+    "output": "answer",
+}
 
 
 def last_dataset(lake: Lake, experiment: Experiment, iteration: int | None = None) -> Manifest:
@@ -34,79 +53,194 @@ def export_dataset(
 ) -> int:
     """Write a dataset whose checks passed into the new folder `output`; returns how many examples it has.
 
-    Each row keeps its record id, so that `selfimprove lineage trace` answers for it wherever it went.
+    Each row keeps its record id, so that `selfimprove lineage trace` answers for it wherever it went. The
+    layout `prov-json` is JSON Lines and, beside them, `dataset.prov.json`: W3C PROV for all their ancestry.
     """
     if layout not in FORMATS:
         raise ExperimentError(f"there is no export format {layout!r}; there are: {', '.join(FORMATS)}")
     if output.exists():
         raise ExperimentError(f"{output} exists already; name a new folder")
+    if layout in _INSTRUCTING and "text_id" in tables.of(experiment.method, "filtered_dataset").content:
+        raise ExperimentError(
+            f"the layout {layout} is for instructions with answers, and the examples of {experiment.method} "
+            "are whole texts with calls: export them as jsonl, parquet or huggingface, and train on "
+            "`completion` after an empty prompt"
+        )
     manifest = last_dataset(lake, experiment, iteration)
-    rows = lake.read(manifest.table, manifest.partition).select(_COLUMNS)
+    rows = _exported(tables.TABLES[manifest.table], lake.read(manifest.table, manifest.partition))
     temporary = output.with_name(output.name + ".partial")
     data = temporary / "data" if layout == "huggingface" else temporary
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed export left
     data.mkdir(parents=True)
-    if layout == "jsonl":
-        rows.write_ndjson(data / "train.jsonl")
+    if layout in _JSON_LINES:
+        _JSON_LINES[layout](rows).write_ndjson(data / "train.jsonl")
     else:
         rows.write_parquet(data / "train.parquet", compression="zstd")
     if layout == "huggingface":
-        (temporary / "README.md").write_text(_card(lake, experiment, manifest, rows), encoding="utf-8")
+        digest = file_checksum(data / "train.parquet")
+        card = dataset_card(lake, experiment, manifest, len(rows), digest)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    if layout == "prov-json":
+        from selfimprove_dagster.lineage.prov import dataset_document, prov_json
+
+        document = dataset_document(lake, manifest)
+        (temporary / "dataset.prov.json").write_text(prov_json(document), encoding="utf-8")
     temporary.rename(output)
     return len(rows)
 
 
-def _card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: pl.DataFrame) -> str:
-    partition = manifest.partition
-    pool = lake.read_ungated(lake.manifest(tables.SEED_POOL.name, partition))
-    paths = lake.manifest(tables.RAW_GENERATIONS.name, partition)
-    decisions = lake.read_ungated(lake.manifest(tables.DECISIONS.name, partition))
-    dropped = decisions.filter(~pl.col("kept")).group_by("rule").len().sort("len", descending=True)
-    sources = pool.group_by("source_file", "licence").len().sort("source_file")
+def _exported(schema: TableSchema, rows: pl.DataFrame) -> pl.DataFrame:
+    """The columns that other tools get: texts, format, and the method's scores."""
+    if "instruction" in schema.content:
+        texts = [pl.col(column).alias(name) for name, column in _TASK_COLUMNS.items()]
+        return rows.select(*texts, *schema.measures)
+    if "text_id" in schema.content:
+        return rows.select(*_TEXT_COLUMNS, *schema.measures)
+    return rows.select(*_COLUMNS, *schema.measures)
+
+
+def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
+    if "instruction" in rows.columns:
+        return rows.select("instruction", "input", pl.col("output").str.strip_chars(), "id")
+    output = pl.col("completion").str.strip_chars().alias("output")
+    return rows.select(pl.col("prompt").alias("instruction"), pl.lit("").alias("input"), output, "id")
+
+
+def _chat(rows: pl.DataFrame) -> pl.DataFrame:
+    """What the user says is the instruction with its input, without the template that it was trained in."""
+    said = _alpaca(rows)
+    alone = pl.col("input").str.strip_chars() == ""
+    user = pl.when(alone).then("instruction").otherwise(pl.format("{}\n\n{}", "instruction", "input"))
+    turns = [
+        pl.struct(role=pl.lit(role), content=content)
+        for role, content in (("user", user), ("assistant", pl.col("output")))
+    ]
+    return said.select(pl.concat_list(turns).alias("messages"), "id")
+
+
+_JSON_LINES: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
+    "jsonl": lambda rows: rows,
+    "prov-json": lambda rows: rows,
+    "alpaca": _alpaca,
+    "chat": _chat,
+}
+"""What the lines of each layout hold that is JSON Lines."""
+
+
+def dataset_card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: int, digest: str) -> str:
+    """The card of a dataset of so many rows, whose exported file has that digest, in Markdown.
+
+    Text of seed files, models and settings stands in code spans, in which it has no effect.
+    """
+    about = CARDS[experiment.method](lake, manifest)
+    pool, drawn = about.sources, about.drawn.activity
+    sources = (
+        pool.group_by("source_file", "licence").agg(pl.len().alias(about.noun)).sort("source_file", "licence")
+    )
     licences = pool["licence"].unique().sort().to_list()
     known = licences[0].lower() if len(licences) == 1 else "other"
     if known == "unknown" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", known):
         known = "other"  # the card's header takes identifiers only
-    source_lines = "\n".join(
-        f"- {plain(file, 200)}: {count:,} questions (licence: {plain(licence, 200)})"
-        for file, licence, count in sources.iter_rows()
+    stages = [
+        {"stage": made.table, "code version": made.activity.code_version, "activity": made.activity.id}
+        for made in lake.manifests(f"{experiment.method}/*", experiment.name)
+        if made.iteration == manifest.iteration
+    ]
+    filters = "\n\n".join(
+        markdown_table(_filters(lake, lake.manifest(f"{experiment.method}/{table}", manifest.partition)))
+        for table in about.decisions
     )
-    filter_lines = "\n".join(f"| {rule} | {count:,} |" for rule, count in dropped.iter_rows())
+    checks = [
+        {
+            "check": check.name,
+            "outcome": "passed" if check.passed else "failed",
+            "blocks": "yes" if check.blocking else "no",
+            "found": check.reason,
+        }
+        for check in lake.checks(manifest)
+    ]
     return f"""---
 license: {known}
 task_categories: [text-generation]
 tags: [synthetic, self-improvement, {experiment.method}]
-size_categories: [{_size_category(len(rows))}]
+size_categories: [{_size_category(rows)}]
 configs:
 - config_name: default
   data_files: data/train.parquet
 ---
 # {experiment.name}, iteration {manifest.iteration}
 
-{len(rows):,} examples that a language model wrote and chose itself, by the method `{experiment.method}`
-(Huang et al., "Large Language Models Can Self-Improve", 2210.11610). No true answer was used.
+{rows:,} examples that a language model wrote and chose itself, by the method `{experiment.method}`
+({about.citation}). {about.truth}
 
 ## Sources
 
-{source_lines}
+{about.of_sources}{markdown_table(sources.to_dicts())}
 
 ## Model
 
-{paths.activity.about["champion"]} (`{paths.activity.model_id}`),
-engine {paths.activity.parameters["engine"]}, temperature {paths.activity.parameters["temperature"]},
-{experiment.sampling.paths} paths a question, {paths.rows:,} paths in all.
+{code_span(drawn.about["champion"])} ({code_span(drawn.model_id or "unknown")}),
+engine {code_span(drawn.parameters["engine"])}, {about.sampling}, seed {manifest.activity.seed}.
+
+{markdown_table(stages)}
 
 ## Filters
 
-| dropped by | paths |
-|---|---:|
-{filter_lines}
+{filters}
+
+## Quality checks
+
+{markdown_table(checks) or "None was recorded."}
+
+## Revocations in force
+
+{markdown_table(_revocations(lake, manifest)) or "None."}
+
+## Verify it
+
+| what | digest (blake2b, 128 bits) |
+| --- | --- |
+| activity | `{manifest.activity.id}` |
+| `data/train.parquet` | `{digest}` |
+
+`b2sum -l 128 data/train.parquet` gives the digest of the file. Where it was made,
+`selfimprove lineage verify {experiment.name}` recomputes every id and hash.
 
 ## Columns
 
 `prompt` and `completion` are what to train on; `id` is the record of its origin:
 `selfimprove lineage trace ID` prints where the example comes from.
 """
+
+
+def _filters(lake: Lake, decisions: Manifest) -> list[Row]:
+    """What each rule did, in the order in which they were asked."""
+    columns = lake.read_columns(decisions, ["rule", "kept", "threshold"])
+    return (
+        columns.group_by("rule", maintain_order=True)
+        .agg(
+            pl.col("threshold").first(),
+            reached=pl.len(),
+            kept=pl.col("kept").sum(),
+            dropped=(~pl.col("kept")).sum(),
+        )
+        .to_dicts()
+    )
+
+
+def _revocations(lake: Lake, manifest: Manifest) -> list[Row]:
+    """The revocations that hold for an experiment, and how many rows of its dataset fell with each."""
+    fallen = Counter(lake.withdrawn(manifest).values())
+    return [
+        {
+            "revocation": revocation.id,
+            "of": revocation.kind,
+            "at": revocation.at,
+            "why": revocation.why,
+            "examples left out": fallen[revocation.id],
+        }
+        for revocation in lake.ledger.revocations(manifest.experiment)
+    ]
 
 
 def _size_category(rows: int) -> str:

@@ -12,7 +12,28 @@ from selfimprove_dagster import tables
 from selfimprove_dagster.experiment import Experiment, parse_experiment
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.quality import SUITES
 from selfimprove_dagster.records import Activity, Draft, Parent, TableSchema, build_records
+
+LMSI = [table for table in SUITES if table.startswith("lmsi/")]
+"""The tables of the method `lmsi`."""
+SMALL_EXPERIMENT = {
+    "name": "small",
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded", "licence": "Apache-2.0"},
+    "evaluation": {
+        "file": "embedded",
+        "rows": "0:40",
+        "difficulty_field": "difficulty",
+        "majority_questions": 8,
+        "majority_paths": 4,
+    },
+    "sampling": {"questions": 24, "paths": 8, "shard_questions": 6},
+    "training": {"steps": 4, "batch_size": 8},
+    "promotion": {"level": 0.001},
+    "budget": {"iterations": 2},
+}
+"""An experiment of seconds on the embedded model."""
 
 
 def make_experiment(folder: Path, **changes: Any) -> Experiment:

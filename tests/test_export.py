@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, GateClosed, PartitionMissing
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.export import export_dataset, last_dataset
+from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import CheckOutcome, Lake, partition_of
-from selfimprove_dagster.lineage import trace
+from selfimprove_dagster.lineage.trace import trace
+from selfimprove_dagster.revocations import Revocation
 
 
 @pytest.fixture
@@ -55,10 +58,58 @@ def test_a_hugging_face_folder_has_a_card_that_tells_where_its_rows_come_from(
         "size_categories": ["n<1K"],
         "configs": [{"config_name": "default", "data_files": "data/train.parquet"}],
     }
-    assert "- s.jsonl: 1 questions (licence: MIT)" in body
-    assert "the base model (`b2:fake`),\nengine fake 1, temperature 0.7" in body
-    assert "| duplicate | 3 |" in body
+    assert "| `s.jsonl` | `MIT` | 1 |" in body
+    assert "`the base model` (`b2:fake`),\nengine `fake 1`, temperature 0.7,\n4 paths a question, 4" in body
+    assert "| `duplicate` | none | 4 | 1 | 3 |" in body
+    assert "## Quality checks\n\nNone was recorded." in body
+    assert "## Revocations in force\n\nNone." in body
     assert len(pl.read_parquet(tmp_path / "out" / "demo" / "data" / "train.parquet")) == 1
+
+
+def test_the_card_of_real_iterations_tells_filters_checks_versions_and_how_to_verify(
+    finished_home: Home, tmp_path: Path
+) -> None:
+    lake, experiment = finished_home.lake, finished_home.experiment("small")
+    export_dataset(lake, experiment, tmp_path / "out", 0, "huggingface")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    manifest = last_dataset(lake, experiment, 0)
+    for check in lake.checks(manifest):
+        assert f"| `{check.name}` | `{'passed' if check.passed else 'failed'}` |" in card
+    assert "| `no_overlap_with_evaluation` | `passed` | `yes` |" in card
+    assert "| `vote_share` | 0.25 |" in card
+    for table in ("raw_generations", "voted_answers", "filtered_dataset"):
+        made = lake.manifest(f"lmsi/{table}", manifest.partition).activity
+        assert f"| `lmsi/{table}` | `{made.code_version}` | `{made.id}` |" in card
+    assert f"| activity | `{manifest.activity.id}` |" in card
+    digest = hashlib.blake2b((tmp_path / "out/data/train.parquet").read_bytes(), digest_size=16).hexdigest()
+    assert f"| `data/train.parquet` | `b2:{digest}` |" in card
+    assert "`selfimprove lineage verify small`" in card
+
+
+def test_revoked_examples_stay_out_and_the_card_says_so(
+    lake: Lake, experiment: Experiment, tmp_path: Path
+) -> None:
+    known = known_ancestry(lake)
+    revocation = Revocation(
+        "seed", known.seed, None, (known.seed,), (), "Ada", "no <b>consent</b>", "2026-01-02"
+    )
+    lake.ledger.record(revocation)
+    lake.withdraw(last_dataset(lake, experiment), {known.example: revocation.id})
+    assert export_dataset(lake, experiment, tmp_path / "out", None, "huggingface") == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"| `{revocation.id}` | `seed` | `2026-01-02` | `no <b>consent</b>` | 1 |" in card
+
+
+def test_prov_json_stands_beside_the_rows_it_is_about(
+    lake: Lake, experiment: Experiment, tmp_path: Path
+) -> None:
+    known = known_ancestry(lake)
+    export_dataset(lake, experiment, tmp_path / "out", None, "prov-json")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"train.jsonl", "dataset.prov.json"}
+    document = json.loads((tmp_path / "out" / "dataset.prov.json").read_text())
+    assert {known.example, known.vote, known.seed, *known.paths} <= set(document["entity"])
+    (row,) = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
+    assert json.loads(row)["id"] == known.example
 
 
 @pytest.mark.parametrize("licence", ["unknown", "", "my own: see below", "MIT\ntags: [forged]"])
@@ -91,7 +142,7 @@ def test_nothing_is_overwritten_and_formats_are_named(
     with pytest.raises(ExperimentError, match="exists already; name a new folder"):
         export_dataset(lake, experiment, tmp_path, None, "jsonl")
     with pytest.raises(
-        ExperimentError, match="no export format 'csv'; there are: huggingface, parquet, jsonl"
+        ExperimentError, match="no export format 'csv'; there are: huggingface, parquet, jsonl, prov-json"
     ):
         export_dataset(lake, experiment, tmp_path / "out", None, "csv")
 

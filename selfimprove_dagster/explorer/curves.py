@@ -1,0 +1,123 @@
+"""The curves of an experiment over its iterations, ready for drawing and for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.measurement import Accuracy
+
+Chart = dict[str, Any]
+MODELS = {"champion": "champion", "challenger": "new checkpoint"}
+"""The two models of an iteration by their role, and what pages call them."""
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One measure: `key` in the rows, and what stands above its chart."""
+
+    key: str
+    title: str
+    about: str
+    percent: bool = False
+
+
+_LMSI = (
+    _Curve("margin", "Vote margin", "Mean lead of the voted answer over the next, as a share of votes."),
+    _Curve("kept_share", "Kept share", "Examples in the dataset per path drawn.", True),
+    _Curve("distinct", "Diversity", "Distinct 4-grams over all 4-grams of the dataset.", True),
+    _Curve("perplexity", "Perplexity", "Mean over all paths, under the model that drew them."),
+)
+_POOL = _Curve("pool", "Pool", "Tasks that the iteration's prompts could show.")
+_YIELD = _Curve(
+    "yield",
+    "Yield",
+    "Accepted tasks per candidate. Near zero the model says only what the pool has: below the dashed line "
+    "the loop stops.",
+    True,
+)
+_DISTINCT = _Curve(
+    "distinct", "Diversity", "Distinct 4-grams over all 4-grams of the accepted instructions.", True
+)
+
+
+def _kept(what: str) -> _Curve:
+    return _Curve("kept_share", "Kept share", f"{what} that no rule dropped, of all iterations so far.", True)
+
+
+_OTHERS = {
+    "self_instruct": (
+        _POOL,
+        _YIELD,
+        _kept("Instances"),
+        _DISTINCT,
+        _Curve("perplexity", "Perplexity", "Mean over all candidate instructions, under the model."),
+    ),
+    "unnatural_instructions": (_POOL, _YIELD, _kept("Outputs and paraphrases"), _DISTINCT),
+    "toolformer": (
+        _Curve("kept_share", "Kept share", "Calls in the dataset per call that was sampled.", True),
+        _Curve("calls_kept", "Calls kept", "Calls that stand in the dataset of the iteration."),
+    ),
+}
+
+
+def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """One a measure of the experiment's method: its points by iteration. None leaves a gap."""
+    iterations = [row["result"].iteration for row in rows]
+    drawn = [_accuracy(rows, "with their calls, " if experiment.decided_in == "with_tools" else "")]
+    for curve in _OTHERS.get(experiment.method, _LMSI):
+        series = [_series(curve.title.lower(), [row[curve.key] for row in rows])]
+        if curve is _YIELD:
+            least = experiment.budget.minimum_yield
+            series.insert(0, _series("the loop stops below", [least] * len(rows)))
+        drawn.append(
+            {
+                "id": curve.key,
+                "title": curve.title,
+                "about": curve.about,
+                "percent": curve.percent,
+                "series": series,
+            }
+        )
+    if experiment.method == "toolformer":
+        drawn.append(_plain_texts(rows))
+    return [chart | {"x": iterations, "xlabel": "iteration"} for chart in drawn]
+
+
+def _series(name: str, values: Sequence[float | None]) -> dict[str, Any]:
+    return {"name": name, "values": list(values), "intervals": [None] * len(values)}
+
+
+def _plain_texts(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    return {
+        "id": "plain",
+        "title": "Perplexity of plain texts",
+        "about": "On held-out texts without calls: learning to call tools must not make it rise.",
+        "percent": False,
+        "series": [_series(name, [row["plain"].get(role) for row in rows]) for role, name in MODELS.items()],
+    }
+
+
+def _accuracy(rows: Sequence[Mapping[str, Any]], how: str) -> Chart:
+    def points(accuracy: Accuracy | None) -> tuple[float | None, tuple[float, float] | None]:
+        return (accuracy.value, accuracy.interval) if accuracy and accuracy.total else (None, None)
+
+    champion = [points(row["result"].champion) for row in rows]
+    challenger = [points(row["result"].challenger) for row in rows]
+    return {
+        "id": "accuracy",
+        "title": "Held-out accuracy",
+        "about": f"Greedy answers, {how}with 95% intervals. The champion is the model that the iteration "
+        "started from, the new checkpoint the one that it trained.",
+        "percent": True,
+        "series": [
+            {
+                "name": name,
+                "values": [value for value, _ in measured],
+                "intervals": [interval for _, interval in measured],
+            }
+            for name, measured in zip(MODELS.values(), (champion, challenger), strict=True)
+        ],
+    }

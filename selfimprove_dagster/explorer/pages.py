@@ -1,0 +1,161 @@
+"""Routes of the lineage pages. Each is a function from a request to what its template shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from selfimprove_dagster.errors import PartitionMissing, SelfImproveError
+from selfimprove_dagster.explorer import record, tables, views
+from selfimprove_dagster.explorer.guard import guarded
+from selfimprove_dagster.explorer.shown import environment, href, readable
+from selfimprove_dagster.home import Home
+from selfimprove_dagster.lineage import RecordNotFound
+
+_FOLDER = Path(__file__).parent
+_CHANGED = (duckdb.IOException, FileNotFoundError)
+"""What a reader meets whose files were replaced since it looked up their names."""
+
+Shown = dict[str, Any]
+View = Callable[[Request, Home], Shown | Response]
+
+
+def create_app(home: Home, dagster_url: str) -> ASGIApp:
+    """The pages over a home's lake, which every request reads anew."""
+    jinja = environment(str(_FOLDER / "templates"))
+    jinja.globals["dagster_url"] = dagster_url.rstrip("/")
+    app = Starlette(
+        routes=[
+            Route("/", _experiments),
+            Route("/experiments/{name}", _experiment),
+            Route("/experiments/{name}/{iteration:int}", _iteration),
+            Route("/experiments/{name}/{iteration:int}/examples", _examples),
+            Route("/experiments/{name}/{iteration:int}/rejected", _rejected),
+            Route("/records/{id}", _record),
+            Route("/records/{id}/text", _text),
+            Route("/search", _search),
+            Route("/healthz", lambda request: PlainTextResponse("ok\n")),
+            Mount("/static", StaticFiles(directory=_FOLDER / "static")),
+        ],
+        exception_handlers={
+            HTTPException: _refused,
+            RecordNotFound: _missing,
+            PartitionMissing: _missing,
+            SelfImproveError: _unable,
+            Exception: _broken,
+        },
+    )
+    app.state.home, app.state.jinja = home, jinja
+    return guarded(app)
+
+
+def _render(request: Request, template: str, shown: Shown, status: int = 200) -> HTMLResponse:
+    page = request.app.state.jinja.get_template(template)
+    return HTMLResponse(page.render({"query": "", **shown}), status)
+
+
+def _page(template: str) -> Callable[[View], Callable[[Request], Response]]:
+    """An endpoint that shows what the view returns; once more when the lake changed under it."""
+
+    def decorate(view: View) -> Callable[[Request], Response]:
+        @wraps(view)
+        def endpoint(request: Request) -> Response:
+            home = request.app.state.home
+            try:
+                try:
+                    shown = view(request, home)
+                except _CHANGED:
+                    shown = view(request, home)
+            except _CHANGED:
+                reason = "An iteration is writing the tables of this page at this moment. Load it again."
+                return _error(request, 503, "The lake is changing", reason)
+            return shown if isinstance(shown, Response) else _render(request, template, shown)
+
+        return endpoint
+
+    return decorate
+
+
+@_page("experiments.html")
+def _experiments(request: Request, home: Home) -> Shown:
+    return views.experiments(home)
+
+
+@_page("experiment.html")
+def _experiment(request: Request, home: Home) -> Shown:
+    return views.experiment(home, request.path_params["name"])
+
+
+@_page("iteration.html")
+def _iteration(request: Request, home: Home) -> Shown:
+    return views.iteration(home, request.path_params["name"], request.path_params["iteration"])
+
+
+@_page("examples.html")
+def _examples(request: Request, home: Home) -> Shown:
+    name, iteration = request.path_params["name"], request.path_params["iteration"]
+    return tables.examples(home, name, iteration, request.query_params)
+
+
+@_page("rejected.html")
+def _rejected(request: Request, home: Home) -> Shown:
+    name, iteration = request.path_params["name"], request.path_params["iteration"]
+    return tables.rejected(home, name, iteration, request.query_params)
+
+
+@_page("record.html")
+def _record(request: Request, home: Home) -> Shown | Response:
+    asked = request.path_params["id"]
+    elsewhere = record.place_of_activity(home.lake, asked)
+    if elsewhere:
+        return RedirectResponse(elsewhere, 302)
+    shown = record.record(home.lake, asked)
+    return RedirectResponse(href(shown["id"]), 302) if shown["id"] != asked else shown
+
+
+@_page("")
+def _text(request: Request, home: Home) -> Response:
+    return PlainTextResponse(readable(record.whole_text(home.lake, request.path_params["id"])) + "\n")
+
+
+@_page("search.html")
+def _search(request: Request, home: Home) -> Shown | Response:
+    query = request.query_params.get("q", "").strip()
+    shown = views.search(home, query)
+    return RedirectResponse(href(shown["record"]), 302) if shown["record"] else shown
+
+
+def _error(request: Request, status: int, title: str, reason: str) -> Response:
+    return _render(request, "error.html", {"title": title, "reason": reason, "status": status}, status)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    titles = {404: "There is no such page", 405: "These pages can only be read"}
+    response = _error(request, error.status_code, titles.get(error.status_code, error.detail), "")
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _missing(request: Request, error: Exception) -> Response:
+    return _error(request, 404, "Not found", str(error))
+
+
+def _unable(request: Request, error: Exception) -> Response:
+    return _error(request, 409, "This cannot be shown", str(error))
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    reason = "This is a fault of the pages; what happened stands in the terminal that runs them."
+    return _error(request, 500, "Something went wrong", reason)

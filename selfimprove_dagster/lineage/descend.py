@@ -1,0 +1,143 @@
+"""What came of a record: rows, the datasets that they stand in, the checkpoints trained on those, and on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lineage.index import TRAINED_ON
+from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, iteration_of
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many descendants one partition holds."""
+
+    table: str
+    experiment: str
+    iteration: int | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that descendants (or the record itself) are a part of: `rows` of them."""
+
+    activity_id: str
+    table: str
+    experiment: str
+    iteration: int | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was trained on such a dataset; `promoted` is None before there is a decision."""
+
+    id: str
+    model_id: str
+    experiment: str
+    iteration: int | None
+    promoted: bool | None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What came of a record, in numbers; `walk` has every row of it.
+
+    `later` are the iterations (experiment, iteration) whose paths were drawn from one of the checkpoints, or
+    from a model that was trained on such paths in turn: they are indebted to the record, though no row of
+    theirs descends from it.
+    """
+
+    place: Place
+    walk: Walk
+    counts: list[Count]
+    datasets: list[Dataset]
+    checkpoints: list[Checkpoint]
+    later: list[tuple[str, int]]
+
+    def to_json(self, *, every: bool = False) -> dict[str, Any]:
+        """Plain data; the ids of all descendants with `every`."""
+        ids = {"ids": self.walk.nodes.filter(pl.col("depth") > 0)["id"].to_list()} if every else {}
+        return {
+            **asdict(self.place),
+            "counts": [asdict(count) for count in self.counts],
+            "datasets": [asdict(dataset) for dataset in self.datasets],
+            "checkpoints": [asdict(checkpoint) for checkpoint in self.checkpoints],
+            "later": [{"experiment": name, "iteration": iteration} for name, iteration in self.later],
+            **ids,
+        }
+
+
+def descend(lake: Lake, prefix: str) -> Descent:
+    """What came of the record whose id begins with `prefix`. Raises RecordNotFound as `Lineage.find` does."""
+    lineage = Lineage(lake)
+
+    def answer() -> Descent:
+        place = lineage.find(prefix)
+        walk = lineage.descendants([place.id])
+        checkpoints = _checkpoints(lineage, walk)
+        return Descent(
+            place,
+            walk,
+            _counts(walk),
+            _datasets(lineage, walk),
+            checkpoints,
+            _later(lineage, {checkpoint.model_id for checkpoint in checkpoints}),
+        )
+
+    return lineage.steadily(answer)
+
+
+def _counts(walk: Walk) -> list[Count]:
+    rows = walk.nodes.filter(pl.col("depth") > 0).drop_nulls("table_name")
+    counted = rows.group_by("experiment", "iteration", "table_name").len().sort(pl.all(), nulls_last=True)
+    return [
+        Count(table, experiment, iteration, rows)
+        for experiment, iteration, table, rows in counted.iter_rows()
+    ]
+
+
+def _datasets(lineage: Lineage, walk: Walk) -> list[Dataset]:
+    members = walk.edges.filter(role=MEMBER_OF).group_by("child").len()
+    sizes: dict[str, int] = dict(members.iter_rows())
+    return [
+        Dataset(activity, manifest.table, manifest.experiment, iteration_of(manifest), sizes[activity])
+        for manifest in lineage.snapshot.manifests
+        if (activity := manifest.activity.id) in sizes
+    ]
+
+
+def _checkpoints(lineage: Lineage, walk: Walk) -> list[Checkpoint]:
+    trained = walk.edges.filter(role=TRAINED_ON)["child"]
+    decided = walk.edges.filter(role="challenger").select("parent", "child")
+    rows = lineage.rows([*trained, *decided["child"]])
+    verdicts = {challenger: rows[row]["promoted"] for challenger, row in decided.iter_rows() if row in rows}
+    return [
+        Checkpoint(record, row["model_id"], row["experiment"], row.get("iteration"), verdicts.get(record))
+        for record in trained
+        if (row := rows.get(record))
+    ]
+
+
+def _later(lineage: Lineage, models: set[str]) -> list[tuple[str, int]]:
+    """Iterations that draw from one of the models, from what is trained in those, and so on."""
+    manifests = lineage.snapshot.manifests
+    indebted: set[tuple[str, int]] = set()
+    while True:
+        drawn = {
+            (manifest.experiment, manifest.iteration)
+            for manifest in manifests
+            if manifest.table.endswith("/raw_generations") and manifest.activity.model_id in models
+        }
+        if drawn <= indebted:
+            return sorted(indebted)
+        for manifest in manifests:
+            where = (manifest.experiment, manifest.iteration)
+            if manifest.table.endswith("/fine_tuned_checkpoint") and where in drawn - indebted:
+                models = models | set(lineage.lake.read_whole(manifest)["model_id"])
+        indebted |= drawn

@@ -1,0 +1,207 @@
+"""What changed from one dataset to another: two iterations of an experiment, or two experiments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.experiment import experiment_of_key
+from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.question_files import normalise_question
+from selfimprove_dagster.records import TableSchema
+
+_AFTER = ("fine_tuned_checkpoint", "evaluation", "promotion")
+"""The stages whose settings do not shape a dataset; nor do decisions, which say what others decided."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two datasets in figures; `dropped` counts by rule, `means` are of its measures.
+
+    `questions` counts what `noun` says: questions, the instructions of tasks, or texts.
+    """
+
+    key: str
+    model_id: str | None
+    champion: str | None
+    examples: int
+    questions: int
+    formats: Mapping[str, float]
+    means: Mapping[str, float | None]
+    dropped: Mapping[str, int]
+    noun: str = "questions"
+
+
+@dataclass(frozen=True)
+class ChangedAnswer:
+    """A question of both datasets whose answer is another now, with the share of the votes for each.
+
+    Of a task it is the instruction with its input, of a text the text, whose answer is the text with its
+    calls; there were no votes.
+    """
+
+    question: str
+    old: str
+    new: str
+    old_share: float | None
+    new_share: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Dataset `a` against dataset `b`.
+
+    `lost` and `gained` are the ids of examples in `a` only and in `b` only; `both` counts those that say the
+    same in both. Questions, or instructions, likewise.
+    `settings`: dotted name, `stage.parameter`, → (in a, in b).
+    """
+
+    a: Side
+    b: Side
+    both: int
+    lost: tuple[str, ...]
+    gained: tuple[str, ...]
+    questions_both: int
+    questions_lost: tuple[str, ...]
+    questions_gained: tuple[str, ...]
+    answers: tuple[ChangedAnswer, ...]
+    settings: Mapping[str, tuple[Any, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def diff(lake: Lake, a: str, b: str) -> Difference:
+    """Compare the datasets of two partition keys, as `demo-000` and `demo-001`, with what was revoked out.
+
+    Two examples are the same when question and completion are, two questions when they are alike in all but
+    case and white space. Raises PartitionMissing where one is not committed.
+    """
+    sides = [_Dataset.of(lake, key) for key in (a, b)]
+    examples_a, examples_b = (_by_text(side.frame) for side in sides)
+    questions_a, questions_b = (_by_question(side.frame, side.subject) for side in sides)
+    asked_a, asked_b = (_by_question(side.frame, "question") for side in sides)
+    settings_a, settings_b = (_settings(lake, side) for side in sides)
+    return Difference(
+        a=_side(lake, a, sides[0]),
+        b=_side(lake, b, sides[1]),
+        both=len(examples_a.keys() & examples_b.keys()),
+        lost=tuple(record for text, record in examples_a.items() if text not in examples_b),
+        gained=tuple(record for text, record in examples_b.items() if text not in examples_a),
+        questions_both=len(questions_a.keys() & questions_b.keys()),
+        questions_lost=tuple(
+            row[sides[0].subject] for question, row in questions_a.items() if question not in questions_b
+        ),
+        questions_gained=tuple(
+            row[sides[1].subject] for question, row in questions_b.items() if question not in questions_a
+        ),
+        answers=tuple(
+            ChangedAnswer(
+                new["question"], _answer(old), _answer(new), old.get("vote_share"), new.get("vote_share")
+            )
+            for question, old in asked_a.items()
+            if question in asked_b and _answer(old) != _answer(new := asked_b[question])
+        ),
+        settings={
+            name: (settings_a.get(name), settings_b.get(name))
+            for name in sorted(settings_a.keys() | settings_b.keys())
+            if settings_a.get(name) != settings_b.get(name)
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """The examples of one partition key; `subject` is the column that says what they are about."""
+
+    schema: TableSchema
+    partition: Mapping[str, str]
+    frame: pl.DataFrame
+
+    @classmethod
+    def of(cls, lake: Lake, key: str) -> _Dataset:
+        partition = partition_of(*experiment_of_key(key))
+        found = (
+            schema
+            for schema in tables.TABLES.values()
+            if schema.name.endswith("/filtered_dataset") and lake.exists(schema.name, partition)
+        )
+        schema = next(found, tables.FILTERED_DATASET)
+        return cls(schema, partition, lake.read_ungated(lake.manifest(schema.name, partition)))
+
+    @property
+    def method(self) -> str:
+        return self.schema.name.split("/")[0]
+
+    @property
+    def subject(self) -> str:
+        return "instruction" if "instruction" in self.schema.content else "question"
+
+    @property
+    def noun(self) -> str:
+        return "texts" if "text_id" in self.schema.content else f"{self.subject}s"
+
+
+def _by_text(frame: pl.DataFrame) -> dict[tuple[str, str], str]:
+    rows = frame.select("question", "completion", "id").iter_rows()
+    return {(normalise_question(question), completion): record for question, completion, record in rows}
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    return str(row["answer"] if "answer" in row else row["completion"])
+
+
+def _by_question(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    answer = "answer" if "answer" in frame.columns else "completion"
+    wanted = [name for name in ("question", "instruction", answer, "vote_share") if name in frame.columns]
+    rows = frame.select(wanted).iter_rows(named=True)
+    return {normalise_question(row[column]): row for row in rows}
+
+
+def _side(lake: Lake, key: str, dataset: _Dataset) -> Side:
+    method, examples = dataset.method, dataset.frame
+    drawn = lake.manifest(tables.of(method, "raw_generations").name, dataset.partition).activity
+    dropped = Counter[str]()
+    for name in ("task_decisions", "decisions"):
+        if f"{method}/{name}" in tables.TABLES:
+            manifest = lake.manifest(f"{method}/{name}", dataset.partition)
+            dropped.update(lake.read_columns(manifest, ["rule", "kept"]).filter(~pl.col("kept"))["rule"])
+    formats = examples["format"].value_counts(sort=True)
+    return Side(
+        key=key,
+        model_id=drawn.model_id,
+        champion=drawn.about.get("champion"),
+        examples=len(examples),
+        questions=len(_by_question(examples, dataset.subject)),
+        formats={name: count / len(examples) for name, count in formats.iter_rows()},
+        means={name: examples[name].mean() for name in dataset.schema.measures},  # type: ignore[misc]
+        dropped=dict(dropped.most_common()),
+        noun=dataset.noun,
+    )
+
+
+def _settings(lake: Lake, dataset: _Dataset) -> dict[str, Any]:
+    """All that determines the dataset, inputs and model aside, under dotted names."""
+    settings: dict[str, Any] = {}
+    for name in tables.TABLES:
+        method, stage = name.split("/")
+        if method != dataset.method or stage in _AFTER or stage.endswith("decisions"):
+            continue
+        activity = lake.manifest(name, dataset.partition).activity
+        given = {**activity.parameters, "seed": activity.seed, "code_version": activity.code_version}
+        settings |= _dotted(stage, given)
+    return settings
+
+
+def _dotted(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        name: leaf for key, inner in value.items() for name, leaf in _dotted(f"{prefix}.{key}", inner).items()
+    }

@@ -1,0 +1,202 @@
+"""Revoke: a seed, a record, a source file or a licence must go, and with it all that came of it.
+
+What falls is left out of every later read; nothing is deleted unless it is purged as well. `plan` says what
+would fall, `revoke` lets it fall, `restore` brings it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.errors import RevocationError
+from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound
+from selfimprove_dagster.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
+from selfimprove_dagster.seeds import shows
+from selfimprove_dagster.taint import taint, tainted_models
+
+_IDENTIFIED = ("seed", "record")
+_JUDGEMENTS = ("fine_tuned_checkpoint", "evaluation", "promotion")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a revocation lets fall.
+
+    `fallen`: `id, table, experiment, iteration, activity_id` of all rows that fall with it, those that fell
+    before included. `tainted`: by experiment, the models that it taints, each with the reason. `known` when
+    the revocation stands in the ledger already.
+    """
+
+    revocation: Revocation
+    fallen: pl.DataFrame
+    tainted: Mapping[str, Mapping[str, str]]
+    known: bool
+
+    @property
+    def counts(self) -> pl.DataFrame:
+        """`table, iteration, rows`, in the order of the tables."""
+        order = {table: position for position, table in enumerate(tables.TABLES)}
+        counted = self.fallen.group_by("table", "iteration").len("rows")
+        return counted.sort(pl.col("table").replace_strict(order, return_dtype=pl.Int64), "iteration")
+
+
+def plan(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Plan:
+    """What would fall. Raises RevocationError, or RecordNotFound, when nothing answers to it.
+
+    `kind` is seed, record, source-file or licence; `value` an id or the beginning of one, a file's name, or
+    a licence. Without an experiment it holds for all. A live revocation of the same is taken up again.
+    """
+    if kind not in KINDS:
+        raise RevocationError(f"there is no revocation of a {kind}; there are: {', '.join(KINDS)}")
+    if not why.strip():
+        raise RevocationError("a revocation needs a reason; say why")
+    revocation = _standing(lake, kind, value, experiment)
+    known = revocation is not None
+    if revocation is None:
+        revocation = _new(lake, kind, value, experiment, by, why)
+    fallen = _closure(lake, revocation)
+    pairs = fallen.select("id", "activity_id", revocation=pl.lit(revocation.id))
+    tainted = {
+        name: found
+        for name in fallen["experiment"].unique().sort()
+        if (found := taint(lake, name, lambda activity: pairs.filter(activity_id=activity)))
+    }
+    return Plan(revocation, fallen, tainted, known)
+
+
+def revoke(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Plan:
+    """Let it fall. Killed midway, or called twice, it goes on where it was.
+
+    No commit comes in between: the lock is the one that partitions are committed under, so each of them is
+    in the lake before the walk, or finds there what fell.
+    """
+    with lake.ledger.lock():
+        settled = plan(lake, kind, value, experiment, by, why)
+        if not settled.known:
+            lake.ledger.record(settled.revocation)
+        pairs = settled.fallen.select("id", "activity_id", revocation=pl.lit(settled.revocation.id))
+        for (activity,), rows in pairs.group_by("activity_id"):
+            lake.ledger.withdraw(str(activity), rows)
+        counts = settled.fallen["table"].value_counts(sort=True)
+        earlier = settled.revocation.events.get("applied", {}).get("tainted", {})
+        tainted = {
+            name: {**earlier.get(name, {}), **settled.tainted.get(name, {})}
+            for name in {**earlier, **settled.tainted}
+        }
+        if "purging" not in settled.revocation.events:
+            lake.ledger.note(
+                settled.revocation.id, "applied", {"fallen": dict(counts.iter_rows()), "tainted": tainted}
+            )
+    lake.refresh_catalog()
+    return settled
+
+
+def restore(lake: Lake, prefix: str, by: str, why: str) -> Revocation:
+    """Lift the one revocation whose id begins so. Raises RevocationError when it is purged or lifted."""
+    with lake.ledger.lock():
+        found = [one for one in lake.ledger.revocations() if one.id.startswith(prefix)]
+        if len(found) != 1:
+            known = ", ".join(one.id for one in found) or "none"
+            raise RevocationError(f"{prefix!r} must begin the id of one revocation; it begins: {known}")
+        revocation = found[0]
+        if not revocation.live:
+            raise RevocationError(f"{revocation.id} was lifted already")
+        if "purging" in revocation.events:
+            raise RevocationError(f"{revocation.id} was purged: its rows are no longer on the disk")
+        if not why.strip():
+            raise RevocationError("to restore needs a reason; say why")
+        lake.ledger.note(revocation.id, "lifted", {"by": by, "why": why, "at": now()})
+    lake.refresh_catalog()
+    return revocation
+
+
+def all_tainted(lake: Lake, settled: Plan, experiment: str) -> dict[str, str]:
+    """The experiment's tainted models once the plan is carried out."""
+    return {**tainted_models(lake, experiment), **settled.tainted.get(experiment, {})}
+
+
+def _standing(lake: Lake, kind: str, value: str, experiment: str | None) -> Revocation | None:
+    """A live revocation of the same; it also answers for a record that was purged from the disk."""
+    candidates = [
+        one
+        for one in lake.ledger.revocations()
+        if one.live and one.kind == kind and one.experiment == experiment
+    ]
+    if kind in _IDENTIFIED and value not in {one.value for one in candidates}:
+        try:
+            value = Lineage(lake).find(value).id
+        except RecordNotFound:
+            begun = {one.value for one in candidates if one.value.startswith(value)}
+            if len(begun) != 1:
+                raise
+            (value,) = begun
+    return next((one for one in candidates if one.value == value), None)
+
+
+def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Revocation:
+    """A revocation with its roots: the record, and all rows of the seeds' tables that it names."""
+    roots: set[str] = set()
+    place = None
+    if kind in _IDENTIFIED:
+        place = Lineage(lake).find(value)
+        value = place.id
+        _refuse_unless_revocable(place, kind, experiment)
+        roots.add(value)
+    rows = [
+        row
+        for manifest in lake.manifests("seeds/*", experiment or "*")
+        for row in lake.read_whole(manifest).iter_rows(named=True)
+    ]
+    texts = [text for row in rows if row["id"] in roots and (text := seed_text(row)) is not None]
+    hashes = tuple(question_hash(text) for text in texts)
+    revocation = Revocation(kind, value, experiment, (), hashes, by, why, now())
+    for row in rows:
+        excerpt = row.get("excerpt")
+        told = any(shows(excerpt or "", text) for text in texts)
+        named = revocation.names(row["source_file"], row["licence"], seed_text(row))
+        if told or (named and excerpt != ""):
+            roots.add(row["id"])
+    if not roots:
+        where = f"experiment {experiment}" if experiment else "the lake"
+        raise RevocationError(f"nothing in {where} has the {kind} {value!r}; look at the tables seeds/*")
+    return replace(revocation, roots=tuple(sorted(roots)))
+
+
+def _refuse_unless_revocable(place: Place, kind: str, experiment: str | None) -> None:
+    method, stage = place.table.split("/")
+    if stage in _JUDGEMENTS:
+        raise RevocationError(
+            f"{place.id} is of {place.table}, of which no example is made; revoke what it was trained on"
+        )
+    if experiment not in (None, place.experiment):
+        raise RevocationError(f"{place.id} is of the experiment {place.experiment}, not of {experiment}")
+    if kind == "seed" and method != "seeds":
+        raise RevocationError(f"{place.id} is no seed but of {place.table}; revoke it as a record")
+
+
+def _closure(lake: Lake, revocation: Revocation) -> pl.DataFrame:
+    """The rows that fall: they descend from the roots without a dataset, or its model, in between."""
+    walk = Lineage(lake).descendants(list(revocation.roots))
+    roots = pl.DataFrame({"id": revocation.roots, "revocation": revocation.id})
+    ids = fall(walk.edges.filter(pl.col("role") != "member_of"), roots)["id"].unique()
+    reached = set(walk.nodes["table_name"].drop_nulls())
+    columns = {"table": pl.String, "experiment": pl.String, "iteration": pl.Int64, "activity_id": pl.String}
+    found = [pl.DataFrame(schema={"id": pl.String, **columns})]
+    for manifest in lake.manifests():
+        if manifest.table in reached:
+            members = pl.scan_parquet(manifest.paths, hive_partitioning=False, glob=False).select("id")
+            at = (manifest.table, manifest.experiment, manifest.iteration, manifest.activity.id)
+            found.append(
+                members.filter(pl.col("id").is_in(ids.implode()))
+                .with_columns(
+                    pl.lit(value, dtype=dtype).alias(name)
+                    for (name, dtype), value in zip(columns.items(), at, strict=True)
+                )
+                .collect()
+            )
+    return pl.concat(found)

@@ -1,0 +1,322 @@
+"""Verify: whether the lake still says what was committed.
+
+Everything that follows from something else is computed again: checksums of files, ids and hashes of rows,
+ids of activities, counts, parents, checkpoints. A row that was forged together with its ids, its file's
+checksum and the manifest is consistent with itself: only an anchor outside the lake shows it. `digest` is
+that anchor. Keep it elsewhere and hand it back as `expect`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.lake import Lake, Manifest, file_checksum
+from selfimprove_dagster.partition import load_manifest, read_parquet
+from selfimprove_dagster.records import canonical_json, recompute_ids
+from selfimprove_dagster.tables import TABLES
+
+Progress = Callable[[int], None]
+_SHOWN = 20
+"""Rows of one file, and of one sort, that are named one by one."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, and where. `kind` is changed, lost, added or unreadable; `file` and `row` may be ""."""
+
+    kind: str
+    table: str
+    partition: str
+    file: str
+    row: str
+    problem: str
+
+    def __str__(self) -> str:
+        place = "/".join(part for part in (self.table, self.partition, self.file) if part)
+        return f"{self.kind}: {place}{' ' + self.row if self.row else ''}: {self.problem}"
+
+
+@dataclass
+class Report:
+    """What was found. `notes` are no faults: shards that were never committed, stages that are stale."""
+
+    digest: str = ""
+    partitions: int = 0
+    files: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+
+
+def verify(
+    lake: Lake, experiment: str | None = None, expect: str | None = None, progress: Progress | None = None
+) -> Report:
+    """Check an experiment, or the whole lake; `progress` is told of every so many rows.
+
+    With `expect`, the digest of an earlier report, a lake whose files are others is a finding.
+    """
+    started = time.monotonic()
+    report = Report()
+    known = _Known(lake.ledger.all_withdrawn() if _check_ledger(lake, report) else pl.DataFrame({"id": []}))
+    for path in sorted(lake.root.glob("*/*/experiment=*/*/manifest.json")):
+        known.add(path)
+    manifests = [
+        manifest
+        for path in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*/manifest.json"))
+        if (manifest := _manifest(lake, path, report)) is not None
+    ]
+    for manifest in manifests:
+        before = len(report.findings)
+        _check_partition(manifest, known, report, progress or (lambda rows: None))
+        if len(report.findings) > before and _made_anew(manifest):
+            del report.findings[before:]
+            problem = "it was made anew while it was looked at; verify again"
+            report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
+    _check_uniqueness(known, manifests, report)
+    _note_loose_files(lake, experiment, report)
+    report.digest = digest(manifests)
+    if expect is not None and expect != report.digest:
+        problem = f"the digest is {report.digest}, not {expect}: partitions were committed, or forged, since"
+        report.findings.append(Finding("changed", "", "", "", "", problem))
+    report.partitions = len(manifests)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def digest(manifests: Iterable[Manifest]) -> str:
+    """`b2:` and a hash over the checksums of all files that the manifests name, sorted."""
+    files = sorted(
+        (manifest.table, _partition(manifest), file.name, file.checksum)
+        for manifest in manifests
+        for file in manifest.files
+    )
+    return "b2:" + blake2b(canonical_json(files), digest_size=16).hexdigest()
+
+
+class _Known:
+    """Every id of the lake: where a parent may be."""
+
+    def __init__(self, withdrawn: pl.DataFrame) -> None:
+        self.withdrawn = withdrawn
+        self.frames: list[pl.DataFrame] = []
+        self.activities: set[str] = set()
+        self._rows: pl.DataFrame | None = None
+
+    def add(self, path: Path) -> None:
+        try:
+            manifest = load_manifest(path)
+        except (ValueError, KeyError, TypeError):
+            return
+        self.activities.add(manifest.activity.id)
+        for file in manifest.paths:
+            try:
+                ids = read_parquet(file, ["id", "activity_id"])
+            except (OSError, pl.exceptions.PolarsError):
+                continue
+            place = f"{manifest.table}/{_partition(manifest)}/{file.name}"
+            self.frames.append(ids.with_columns(place=pl.lit(place)))
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """`id, activity_id, place` of every row that can be read."""
+        if self._rows is None:
+            columns = {"id": pl.String, "activity_id": pl.String, "place": pl.String}
+            self._rows = pl.concat([pl.DataFrame(schema=columns), *self.frames])
+        return self._rows
+
+
+def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
+    """The manifest, if it can be read; it must lie where it says and have the id that it says."""
+    table = "/".join(path.relative_to(lake.root).parts[:2])
+    partition = "/".join(path.relative_to(lake.root).parts[2:4])
+
+    def found(kind: str, problem: str) -> None:
+        report.findings.append(Finding(kind, table, partition, path.name, "", problem))
+
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        manifest = load_manifest(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found("unreadable", f"the manifest cannot be read ({type(error).__name__}: {error})")
+        return None
+    activity = manifest.activity
+    if manifest.table not in TABLES:
+        found("unreadable", f"no table is called {manifest.table!r}")
+        return None
+    places = {(manifest.table, _partition(manifest)), (activity.table, _partition(manifest, activity=True))}
+    if places != {(table, partition)}:
+        found("changed", "the manifest is of another table or partition than its folder")
+    if data["activity"]["id"] != activity.id:
+        found("changed", f"the activity's id does not follow from what it says, which gives {activity.id}")
+    if data["rows"] != manifest.rows:
+        found("changed", f"the manifest counts {data['rows']:,} rows, its files {manifest.rows:,}")
+    return manifest
+
+
+def _check_partition(manifest: Manifest, known: _Known, report: Report, progress: Progress) -> None:
+    for file, path in zip(manifest.files, manifest.paths, strict=True):
+        report.files += 1
+
+        def found(kind: str, problem: str, row: str = "", *, name: str = file.name) -> None:
+            report.findings.append(Finding(kind, manifest.table, _partition(manifest), name, row, problem))
+
+        if not path.is_file():
+            found("lost", f"the file is gone, and {file.rows:,} rows with it")
+            continue
+        if file_checksum(path) != file.checksum:
+            found("changed", "the file is not the one that was committed: its checksum differs")
+        try:
+            rows = read_parquet(path)
+            rows = rows.select(pl.col(c).cast(d) for c, d in TABLES[manifest.table].polars.items())
+        except (OSError, pl.exceptions.PolarsError) as error:
+            found("unreadable", f"the file cannot be read: {str(error).splitlines()[0]}")
+            continue
+        if len(rows) > file.rows:
+            found("added", f"{len(rows):,} rows stand where {file.rows:,} were committed")
+        if len(rows) < file.rows:
+            found("lost", f"{len(rows):,} rows stand where {file.rows:,} were committed")
+        for piece in rows.iter_slices(2_000):
+            for kind, problem, faulty in _faults(manifest, piece, known, report):
+                for row in faulty[:_SHOWN]:
+                    found(kind, problem, str(row))
+                if len(faulty) > _SHOWN:
+                    found(kind, f"{problem} (and {len(faulty) - _SHOWN:,} more of its kind)")
+            report.rows += len(piece)
+            progress(len(piece))
+
+
+def _faults(
+    manifest: Manifest, rows: pl.DataFrame, known: _Known, report: Report
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Kind, problem and ids of the rows that do not follow from what they say, or say too much."""
+    whole = rows.drop_nulls(["id", "parents", "activity_id", "sample_index"])
+    if len(whole) < len(rows):
+        yield "changed", "rows lack their id, parents, activity or sample index", [""]
+    computed = recompute_ids(TABLES[manifest.table], whole)
+    wrong = whole.filter(whole["content_hash"].ne_missing(computed["content_hash"]))
+    yield "changed", "its content hash does not follow from what it says", wrong["id"].to_list()
+    wrong = whole.filter(whole["id"] != computed["id"])
+    yield "changed", "its id does not follow from what it says", wrong["id"].to_list()
+    wrong = whole.filter(pl.col("activity_id") != manifest.activity.id)
+    yield "added", "it is of another activity than its partition", wrong["id"].to_list()
+    if manifest.table.endswith("/fine_tuned_checkpoint"):
+        yield from _changed_checkpoints(whole)
+    yield from _parent_faults(manifest, whole, known, report)
+
+
+def _parent_faults(
+    manifest: Manifest, rows: pl.DataFrame, known: _Known, report: Report
+) -> Iterator[tuple[str, str, list[str]]]:
+    edges = rows.select("id", "parents").explode("parents", empty_as_null=False)
+    edges = edges.select("id", parent=pl.col("parents").struct.field("id"))
+    edges = edges.filter(~pl.col("parent").str.starts_with("b2:"))  # models are no rows
+    whole = edges.filter(pl.col("parent").str.starts_with("act:"))
+    edges = edges.join(whole, on=["id", "parent"], how="anti")
+    makers = known.rows.select(parent="id", made_by="activity_id").unique("parent")
+    edges = edges.join(makers, on="parent", how="left")
+    absent = edges.filter(pl.col("made_by").is_null())
+    absent = absent.join(known.withdrawn, left_on="parent", right_on="id", how="anti")  # these were purged
+    stale = set(manifest.activity.inputs) - known.activities
+    if len(absent) and stale:
+        problem = f"{absent['id'].n_unique():,} rows are of an input that was made anew since; make them anew"
+        note = Finding("stale", manifest.table, _partition(manifest), "", "", problem)
+        report.notes += [note] if note not in report.notes else []
+    elif len(absent):
+        yield "lost", f"a parent of it is gone ({absent['parent'][0]})", absent["id"].unique().to_list()
+    if not manifest.activity.inputs:
+        return  # it does not say what it read
+    read = [*manifest.activity.inputs, manifest.activity.id]
+    strange = edges.filter(~pl.col("made_by").is_in(read))
+    yield "changed", "a parent of it was not read by its activity", strange["id"].unique().to_list()
+    strange = whole.filter(~pl.col("parent").is_in(read))
+    yield "changed", "a dataset that it names was not read by its activity", strange["id"].unique().to_list()
+
+
+def _changed_checkpoints(rows: pl.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+    from selfimprove_dagster.language_model.weights import weights_hash
+
+    for row in rows.iter_rows(named=True):
+        if not row["path"] or not Path(row["path"]).is_dir():
+            continue
+        try:
+            changed = weights_hash(row["path"]) != row["model_id"]
+        except (OSError, ModelError):
+            changed = True
+        if changed:
+            yield "changed", f"the weights in {row['path']} are not those that were trained", [row["id"]]
+
+
+def _check_uniqueness(known: _Known, manifests: Iterable[Manifest], report: Report) -> None:
+    places = known.rows.filter(pl.col("id").is_duplicated())
+    looked_at = {f"{manifest.table}/{_partition(manifest)}" for manifest in manifests}
+    for (row,), group in places.group_by("id", maintain_order=True):
+        spots = Counter(group["place"])
+        method, stage, *partition, file = group["place"][-1].split("/")
+        if f"{method}/{stage}/{'/'.join(partition)}" in looked_at:
+            shown = ", ".join(f"{count} × {spot}" for spot, count in spots.items())
+            problem = f"its id occurs more than once: {shown}"
+            report.findings.append(
+                Finding("added", f"{method}/{stage}", "/".join(partition), file, str(row), problem)
+            )
+
+
+def _note_loose_files(lake: Lake, experiment: str | None, report: Report) -> None:
+    """Shards that no manifest names: what a killed run left, or a running one is writing."""
+    for directory in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*")):
+        named = set()
+        if (directory / "manifest.json").is_file():
+            try:
+                named = {file.name for file in load_manifest(directory / "manifest.json").files}
+            except (ValueError, KeyError, TypeError):
+                continue
+        table, partition = "/".join(directory.parts[-4:-2]), "/".join(directory.parts[-2:])
+        for path in sorted([*directory.glob("*.parquet"), *directory.glob(".*.tmp")]):
+            if path.name not in named:
+                problem = "no manifest names this file: an unfinished run left it, or is writing it"
+                report.notes.append(Finding("uncommitted", table, partition, path.name, "", problem))
+
+
+def _check_ledger(lake: Lake, report: Report) -> bool:
+    """Each revocation must be the one that its name says. Returns whether withdrawn rows can be read."""
+    readable = True
+    for path in sorted(lake.ledger.folder.glob("withdrawn/*.parquet")):
+        try:
+            read_parquet(path, ["id", "revocation"])
+        except pl.exceptions.PolarsError:
+            problem = "the list of withdrawn rows cannot be read; run the revocation again"
+            report.findings.append(Finding("unreadable", "revocations", "withdrawn", path.name, "", problem))
+            readable = False
+    try:
+        revocations = lake.ledger.revocations()
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"a revocation cannot be read ({type(error).__name__}: {error})"
+        report.findings.append(Finding("unreadable", "revocations", "", "", "", problem))
+        return readable
+    files = {"rev:" + path.stem for path in lake.ledger.folder.glob("*.json") if "." not in path.stem}
+    for name in sorted(files ^ {one.id for one in revocations}):
+        problem = "the revocation's id does not follow from what it says"
+        report.findings.append(Finding("changed", "revocations", "", "", name, problem))
+    return readable
+
+
+def _made_anew(manifest: Manifest) -> bool:
+    try:
+        return load_manifest(manifest.directory / "manifest.json") != manifest
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _partition(manifest: Manifest, *, activity: bool = False) -> str:
+    partition = manifest.activity.partition if activity else manifest.partition
+    return "/".join(f"{key}={value}" for key, value in partition.items())
