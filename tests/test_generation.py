@@ -11,6 +11,7 @@ import pytest
 from small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
 
 from selfimprove_dagster import tables
+from selfimprove_dagster.exams import QuestionExam
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.generation import generate_paths, sampling_parameters
 from selfimprove_dagster.lake import Lake
@@ -160,8 +161,7 @@ def held_out(*answers: str) -> list[Question]:
 
 
 def exam_of(experiment: Experiment, asked: list[Question]) -> Any:
-    evaluation = pytest.importorskip("selfimprove_dagster.evaluation")
-    return evaluation.Exam(experiment, asked, [])
+    return QuestionExam(experiment, asked, [])
 
 
 def test_an_exam_asks_greedily_and_by_majority(tmp_path: Path) -> None:
@@ -174,6 +174,16 @@ def test_an_exam_asks_greedily_and_by_majority(tmp_path: Path) -> None:
     assert [(row["predicted"], row["correct"]) for row in greedy] == [("0", True), ("0", True), ("0", False)]
     majority = [row for row in rows if row["mode"] == "majority"]
     assert [(row["source_line"], row["text"]) for row in majority] == [(1, None), (2, None)]
+
+
+def test_an_exam_is_cut_into_parts_of_so_many_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = {"file": "h.jsonl", "majority_questions": 3, "majority_paths": 5}
+    exam = exam_of(make_experiment(tmp_path, evaluation=section), held_out("0", "0", "7"))
+    whole = exam.sit(FakeLanguageModel())
+    monkeypatch.setattr("selfimprove_dagster.exams.PART_PATHS", 10)
+    parts = [(part.mode, len(part.questions), part.paths) for part in exam.parts]
+    assert parts == [("greedy", 3, 3), ("majority", 2, 10), ("majority", 1, 5)]
+    assert exam.sit(FakeLanguageModel()) == whole
 
 
 def test_an_exam_without_questions_gives_no_rows(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -31,9 +33,10 @@ from transformers import (
 )
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model
+from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model, scoring
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.language_model.lanes import merged
+from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.sampling import draw, uniforms
 from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
@@ -346,6 +349,52 @@ def test_scores_equal_one_sequence_at_a_time(directory: Path, engine: Transforme
         assert scores == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "bloom"])
+def test_scores_of_continuations_that_share_contexts(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = save_model(tmp_path / kind, kind)
+    engine = open_language_model(directory)
+    random = np.random.default_rng(3)
+    contexts = [*random_prompts(3, seed=4), []]
+    pairs = [
+        (contexts[random.integers(4)], random.integers(2, VOCABULARY, random.integers(0, 40)).tolist())
+        for _ in range(30)
+    ]
+    pairs += [*pairs[:5], (contexts[0] + pairs[0][1], pairs[1][1])]
+    found = engine.score(*zip(*pairs, strict=True))
+    for (context, continuation), scores in zip(pairs, found, strict=True):
+        context = context or [0]
+        logprobs = reference_logprobs(directory, context + continuation)[len(context) - 1 :]
+        wanted = [float(logprobs[at, token]) for at, token in enumerate(continuation)]
+        assert scores == pytest.approx(wanted, abs=1e-4)
+    # In batches that part the questions of one context, down to one a batch.
+    for most in (60, 1):
+        monkeypatch.setattr(scoring, "SCORED_TOKENS", most)
+        for scores, wanted in zip(engine.score(*zip(*pairs, strict=True)), found, strict=True):
+            assert scores == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_shared_context_and_an_equal_pair_are_read_once(
+    engine: TransformersLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    original = Network.packed_states
+
+    def spy(network: Network, strands: Any, contexts: Any) -> torch.Tensor:
+        read.append([len(strand) for strand in strands])
+        return original(network, strands, contexts)
+
+    monkeypatch.setattr(Network, "packed_states", spy)
+    engine.score([[5, 6, 7]] * 4, [[8, 9], [8, 9], [10], [11, 12, 13, 14]])
+    assert read == [[3, 1, 3]]
+
+
+def test_a_sequence_too_long_is_named_as_the_caller_counts(engine: TransformersLanguageModel) -> None:
+    with pytest.raises(ModelError, match=r"sequence 2 has 129 tokens and the model has 128 positions"):
+        engine.score([[5], [5], [6] * 100], [[7], [7], [8] * 30])
+
+
 @pytest.mark.parametrize("options", [[[5], [9], [77]], [[5], [9, 10, 11], [77, 5]]])
 def test_option_probabilities(
     directory: Path, engine: TransformersLanguageModel, options: list[list[int]]
@@ -368,6 +417,72 @@ def test_next_token_probability(directory: Path, engine: TransformersLanguageMod
 
 
 # Text, identity, errors
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
+def test_the_likeliest_tokens_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
+    """Shared contexts and padded batches alike, against one float64 sequence at a time."""
+    folder = save_model(tmp_path / kind, kind)
+    model = open_language_model(folder)
+    prompts = random_prompts(8)
+    contexts = [prompts[0], prompts[0], prompts[1], [], prompts[3]]
+    continuations = [prompts[4], prompts[5], prompts[6], prompts[7], []]
+    for token, most in ((17, 1), (40, 30), (5, 150), (5, VOCABULARY)):
+        found = model.among_likeliest(contexts, continuations, token, most)
+        for context, continuation, among in zip(contexts, continuations, found, strict=True):
+            started = context or [0]
+            logprobs = reference_logprobs(folder, [*started, *continuation])[len(started) - 1 :]
+            ranks = [int((row > row[token]).sum()) for row in logprobs[: len(continuation)]]
+            assert among == [rank < most for rank in ranks]
+        alone = [
+            model.among_likeliest([context], [continuation], token, most)[0]
+            for context, continuation in zip(contexts, continuations, strict=True)
+        ]
+        assert alone == found
+
+
+def test_an_impossible_token_is_not_among_the_likeliest(
+    engine: TransformersLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = engine._network.head
+
+    def without_17(states: torch.Tensor) -> torch.Tensor:
+        return (states if head is None else head(states)).index_fill(-1, torch.tensor(17), -torch.inf)
+
+    monkeypatch.setattr(engine._network, "head", without_17)
+    assert engine.among_likeliest([[5, 6]], [[7, 8]], 17, VOCABULARY) == [[False, False]]
+    assert engine.among_likeliest([[5, 6]], [[7, 8]], 18, VOCABULARY) == [[True, True]]
+    assert engine.among_likeliest([], [], 17, 1) == []
+
+
+def test_a_banned_token_is_never_drawn(engine: TransformersLanguageModel) -> None:
+    prompts = random_prompts(20)
+    for temperature in (0.0, 1.0, 0.7):
+        free = SamplingParameters(temperature=temperature, max_tokens=12)
+        drawn = [path for (path,) in engine.generate(prompts, [[7]] * 20, free)]
+        token = max(set(said := [t for path in drawn for t in path.token_ids]), key=said.count)
+        banned = SamplingParameters(temperature=temperature, max_tokens=12, banned=(token,))
+        others = [path for (path,) in engine.generate(prompts, [[7]] * 20, banned)]
+        for prompt, before, after in zip(prompts, drawn, others, strict=True):
+            assert token not in after.token_ids
+            same = before.token_ids[: before.token_ids.index(token)] if token in before.token_ids else []
+            if temperature == 0:
+                assert after.token_ids[: len(same)] == same
+            # Log-probabilities stay those of the model's own distribution.
+            assert after.logprobs == pytest.approx(engine.score([prompt], [after.token_ids])[0], abs=1e-4)
+
+
+def test_closing_frees_the_weights_at_once(directory: Path) -> None:
+    model = open_language_model(directory)
+    assert isinstance(model, TransformersLanguageModel)
+    model.generate([[5, 6]], [[1]], SamplingParameters(max_tokens=2))
+    weights = weakref.ref(next(model._network.model.parameters()))
+    gc.disable()
+    try:
+        model.close()
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_encoding(engine: TransformersLanguageModel) -> None:
@@ -393,11 +508,11 @@ def test_the_hash_is_of_the_files_and_not_of_their_place(
 
 
 def test_errors_say_what_to_do(directory: Path, engine: TransformersLanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"unknown engine 'abacus': use one of transformers"):
+    with pytest.raises(ModelError, match=r"unknown engine 'abacus': use one of openai, transformers, vllm"):
         open_language_model(directory, engine="abacus")
     with pytest.raises(ModelError, match=r"no model at .*/nowhere: there is no such directory"):
         open_language_model(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"no \*\.safetensors in "):
+    with pytest.raises(ModelError, match=r"no config\.json in "):
         open_language_model(tmp_path)
     with pytest.raises(ModelError, match=r"unknown dtype 'int3': use one of"):
         open_language_model(directory, dtype="int3")
@@ -435,3 +550,12 @@ def test_lanes_yield_everything_and_hand_on_errors() -> None:
     with pytest.raises(ModelError, match="broken"):
         list(merged([lambda: count(0), fail]))
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_lanes_flush_denormal_numbers_and_others_do_not(lanes: int) -> None:
+    def halved() -> Iterator[bool]:
+        yield bool(torch.full((64,), 1.5e-38).mul(0.5).any())
+
+    assert list(merged([halved] * lanes)) == [False] * lanes
+    assert next(halved())

@@ -20,6 +20,8 @@ from selfimprove_dagster.language_model.base import (
 
 ENGINES: dict[str, str] = {
     "transformers": "selfimprove_dagster.language_model.transformers_engine:TransformersLanguageModel",
+    "vllm": "selfimprove_dagster.language_model.vllm_engine:VllmLanguageModel",
+    "openai": "selfimprove_dagster.language_model.openai_engine:OpenAILanguageModel",
 }
 """Engine name → `module:class`, or `module:function`, called with the path and the options."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -16,7 +17,8 @@ class SamplingParameters:
     """How continuations are drawn.
 
     temperature 0 is greedy decoding. `top_p` 1 and `top_k` 0 switch those off. `stop` strings end a
-    continuation and are not part of it; the end-of-sequence token always ends it.
+    continuation and are not part of it; the end-of-sequence token always ends it. `banned` tokens are never
+    drawn.
     """
 
     temperature: float = 1.0
@@ -24,6 +26,7 @@ class SamplingParameters:
     top_k: int = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+    banned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class LanguageModel(Protocol):
     def end_token_id(self) -> int:
         """The end-of-sequence token."""
 
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are; their ids are 0 to one less."""
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -86,5 +93,29 @@ class LanguageModel(Protocol):
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
         """For each sequence and each position i, p(token_id | tokens up to and including i)."""
 
+    def among_likeliest(
+        self,
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        token_id: int,
+        most: int,
+    ) -> list[list[bool]]:
+        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
+        tokens are likelier there than `token_id`, and it is possible. Raises ModelError for more than the
+        engine can tell of.
+        """
+
     def close(self) -> None:
         """Free the weights' memory."""
+
+
+def positions(model: LanguageModel) -> int:
+    """Tokens that a sequence can have, prompt and continuation: no end where the engine names none."""
+    return int(getattr(model, "positions", sys.maxsize))
+
+
+def placement(model: LanguageModel) -> dict[str, str]:
+    """`device` (`cuda:0`) and `dtype` (`float32`), of an engine that knows where it computes; a server does
+    not say.
+    """
+    return {name: str(getattr(model, name)) for name in ("device", "dtype") if hasattr(model, name)}

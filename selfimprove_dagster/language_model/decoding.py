@@ -26,7 +26,7 @@ from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.sampling import draw, uniforms
 from selfimprove_dagster.language_model.stopping import StopStrings
 
-COHORTS = 4
+COHORTS = 2
 """Cohorts in a full batch: more of them refill it more evenly, fewer have less overhead."""
 EMPTY_SHARE = 0.2
 """Share of finished rows at which a cohort is made smaller."""
@@ -160,14 +160,13 @@ def decode(
 ) -> Generator[list[Drawn]]:
     """Draw all rows; yields those that are finished, as they finish.
 
-    The batches of all lanes together have about `token_budget` tokens when their rows are half as long as
-    they may get.
+    A lane's batch has about `token_budget` tokens when its rows are half as long as they may get.
     """
     if not rows:
         return
     lanes = decoder.network.lanes
     expected = max(len(prompts[row.prompt]) + row.limit // 2 for row in rows)
-    most_rows = max(1, token_budget // (expected * lanes))
+    most_rows = max(1, token_budget // expected)
     # A short call should not leave a lane without work.
     most_rows = min(most_rows, -(-len(rows) // lanes))
     # What fits into the batches whole needs no refilling: one cohort a lane.

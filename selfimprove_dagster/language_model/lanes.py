@@ -21,20 +21,20 @@ Item = TypeVar("Item")
 def merged(sources: Sequence[Callable[[], Iterator[Item]]]) -> Iterator[Item]:
     """What the sources yield, in the order of time; each runs in a thread of its own, on one core.
 
-    A single source runs here, with the threads that PyTorch has. An error in a source is raised here, and
-    ends the others at their next item, as does leaving the iteration early.
+    A single source has the threads that PyTorch has. An error in a source is raised here, and ends the others
+    at their next item, as does leaving the iteration early.
     """
-    if len(sources) < 2:
-        for source in sources:
-            yield from source()
-        return
     threads_before = torch.get_num_threads()
     queue: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
     leave = threading.Event()
 
     def run(source: Callable[[], Iterator[Item]]) -> None:
         try:
-            torch.set_num_threads(1)
+            if len(sources) > 1:
+                torch.set_num_threads(1)
+            # Sharp attention has weights below 1e-38, and a processor that keeps these works several times
+            # longer on them. The setting is one a thread, and ends with it.
+            torch.set_flush_denormal(True)
             for item in source():
                 if leave.is_set():
                     break

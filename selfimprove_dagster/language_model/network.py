@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION
+from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION, packed
 from selfimprove_dagster.language_model.cache import PaddedCache, SharedPromptCache, is_plain
 
 CohortCache = SharedPromptCache | PaddedCache
@@ -156,32 +156,64 @@ class Network:
         return logits
 
     @torch.inference_mode()
-    def states(self, ids: Tensor) -> Tensor:
+    def states(self, ids: Tensor, **options: Any) -> Tensor:
         """What `log_probabilities` wants, for right-padded ids [rows, length]: [rows, length, width].
 
         These are the last hidden states, or the logits where more than the output layer lies between the two.
-        A causal model never looks right, so padding there needs no mask.
+        A causal model never looks right, so padding there needs no mask. `options` go to the model.
         """
         if self.head is None:
-            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+            logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
             return logits
-        hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state
         return hidden
+
+    def packed_states(self, strands: Sequence[Sequence[int]], contexts: np.ndarray) -> Tensor:
+        """`states` of all tokens of the strands, [tokens, width]; only where `shares_prompts`.
+
+        A strand i continues strand `contexts[i]`, or is a context itself where that is i.
+        """
+        lengths = np.array([len(strand) for strand in strands], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
+        offsets = starts - np.where(contexts == np.arange(len(strands)), 0, lengths[contexts])
+        positions = np.arange(lengths.sum()) - np.repeat(offsets, lengths)
+        packing = packed(starts, lengths, contexts, self.no_mask)
+        ids = torch.from_numpy(np.concatenate([np.asarray(strand, dtype=np.int64) for strand in strands]))
+        return self.states(
+            ids[None].to(self.device),
+            attention_mask=self.no_mask,
+            position_ids=torch.from_numpy(positions)[None].to(self.device),
+            packing=packing,
+        )[0]
 
     @torch.inference_mode()
     def log_probabilities(self, states: Tensor, targets: Tensor) -> Tensor:
         """ln p of `targets` [positions, several] given `states` [positions, width], in float32."""
+        return torch.cat(
+            [logits.log_softmax(-1).gather(-1, part) for logits, part in self._logits(states, targets)]
+        )
+
+    def likelier(self, states: Tensor, targets: Tensor) -> Tensor:
+        """How many tokens are likelier than the one of `targets` [positions, 1], given the same states; all
+        where that one is impossible.
+        """
+        counts = []
+        for logits, part in self._logits(states, targets):
+            own = logits.gather(-1, part)
+            count = (logits > own).sum(-1, keepdim=True)
+            counts.append(count.masked_fill(own.isneginf(), logits.shape[-1]))
+        return torch.cat(counts)
+
+    def _logits(self, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits [positions, vocabulary] with the targets there, some positions at a time."""
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         size = max(1, LOGIT_ELEMENTS // vocabulary)
-        pieces = []
-        for piece, target in zip(states.split(size), targets.split(size), strict=True):
-            logits = (piece if self.head is None else self.head(piece)).float()
-            pieces.append(logits.gather(-1, target) - logits.logsumexp(-1, keepdim=True))
-        return torch.cat(pieces)
+        for piece, part in zip(states.split(size), targets.split(size), strict=True):
+            yield (piece if self.head is None else self.head(piece)).float(), part
 
     def _agrees(self, sequences: list[list[int]], expected: list[Tensor]) -> bool:
         """Whether prefilling all but two tokens and stepping through these gives the `expected` last
-        logits.
+        logits, and where prompts are shared whether packed strands give all of them.
         """
         lengths = np.array([len(sequence) for sequence in sequences])
         # The first prompt twice, so that sharing is tried as well.
@@ -195,6 +227,12 @@ class Network:
             for back in (-2, -1):
                 tokens = np.array([sequences[source][back] for source in sources])
                 found.append(self.step([cache], tokens, lengths[sources] + back)[1:])
+            if self.shares_prompts:
+                # The first sequence is cut in two, and its end given twice.
+                cut = [sequences[0][:5], sequences[0][5:], *sequences[1:], sequences[0][5:]]
+                states = self.packed_states(cut, np.array([0, 0, *range(2, len(cut) - 1), 0]))
+                if not self._close(states.float(), torch.cat([*expected, expected[0][5:]])):
+                    return False
         except WRONG_DIALECT:
             return False
         steps = torch.stack([step.float() for step in found], dim=1)

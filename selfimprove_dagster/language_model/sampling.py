@@ -43,16 +43,20 @@ def draw(logits: Tensor, uniform: Tensor, parameters: SamplingParameters) -> tup
     `top_k`, then `top_p` over what `top_k` left. Returns int64 [rows] and float32 [rows].
     """
     logits = logits.float()
+    allowed = logits
+    if parameters.banned:
+        banned = torch.tensor(parameters.banned, device=logits.device)
+        allowed = logits.index_fill(-1, banned, -torch.inf)
     if parameters.temperature == 0:
-        tokens = logits.argmax(-1)
+        tokens = allowed.argmax(-1)
         return tokens, _log_probability(logits, tokens)
-    tempered = logits if parameters.temperature == 1 else logits / parameters.temperature
+    tempered = allowed if parameters.temperature == 1 else allowed / parameters.temperature
     if 0 < parameters.top_k < logits.shape[-1] or parameters.top_p < 1:
         tokens = _draw_truncated(tempered, uniform, parameters)
         return tokens, _log_probability(logits, tokens)
     probabilities = tempered.softmax(-1)
     tokens = _invert(probabilities, uniform)
-    if parameters.temperature == 1:
+    if parameters.temperature == 1 and not parameters.banned:
         return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
     return tokens, _log_probability(logits, tokens)
 

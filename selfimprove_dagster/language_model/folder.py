@@ -1,0 +1,53 @@
+"""Where a model lies: a folder of this machine, or a name on the Hugging Face hub, fetched into its cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from selfimprove_dagster.errors import ModelError, first_line
+
+_HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
+
+def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """The folder of the model at `path`; a hub name `owner/model` is downloaded first, weights in safetensors
+    alone.
+
+    Raises ModelError where there is no such folder or name, or the folder has no config.json or no weights.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(path, folder, trust_remote_code)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"no config.json in {folder}: give a model folder, or a hub name like owner/model")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"no *.safetensors in {folder}: give a model folder saved with safetensors; weights in other "
+            "formats are not loaded"
+        )
+    return folder
+
+
+def _from_hub(path: str | Path, folder: Path, trust_remote_code: bool) -> Path:
+    missing = (
+        f"no model at {path}: there is no such directory, {{}}; give a directory with config.json, the "
+        "tokenizer's files and *.safetensors, or a hub name like owner/model"
+    )
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise ModelError(missing.format("and this is no name on the Hugging Face hub"))
+    from huggingface_hub import snapshot_download
+
+    patterns = _HUB_FILES + (["*.py"] if trust_remote_code else [])
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=patterns))
+    except Exception as error:  # the hub's client has many, from its own to those of the network below
+        said = f"and the Hugging Face hub says: {first_line(error)}"
+        raise ModelError(missing.format(said)) from error
+
+
+def positions_of(folder: Path) -> int:
+    """The longest sequence, in tokens, that the model in `folder` takes; 2**30 where it does not say."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config
+    return int(text.get("max_position_embeddings") or 1 << 30)

@@ -1,0 +1,371 @@
+"""Language models behind a server that speaks the OpenAI completions protocol, such as `vllm serve`.
+
+Prompts go out as token ids where the server takes them and gives them back (vLLM does), else as text.
+Requests run side by side up to a bound; what a busy or a broken server failed to answer is asked again, at
+growing intervals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import numpy as np
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.folder import model_folder, positions_of
+from selfimprove_dagster.language_model.tokens import (
+    BANNED,
+    TokenText,
+    check_contexts,
+    check_most,
+    check_options,
+    check_room,
+    check_sampling,
+    is_among,
+    joint_logprobs,
+    normalised,
+)
+from selfimprove_dagster.language_model.weights import weights_hash
+
+_log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+FIRST_WAIT = 0.5
+"""Upper bound in seconds of the first wait, which doubles from attempt to attempt."""
+_LONGEST_WAIT = 60.0
+_BUSY = {408, 409, 425, 429}
+
+
+class OpenAILanguageModel(TokenText):
+    """A model behind a server; implements `base.LanguageModel`.
+
+    The folder gives the tokenizer and, by the hash of its weights, the model's identity; the server must
+    serve that same folder, or a name that says nothing against it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        url: str = "http://127.0.0.1:8000/v1",
+        key_variable: str = "OPENAI_API_KEY",
+        concurrency: int = 64,
+        deadline: float = 300.0,
+        attempts: int = 8,
+        send_seeds: bool = True,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Ask the server at `url` what it serves and what it can do.
+
+        `key_variable`: the environment variable that holds the key, if the server wants one. `concurrency`:
+        most requests at a time. `deadline`: seconds a request may take. `attempts`: how often a request is
+        sent before its failure is final. `send_seeds`: False for servers that fail on them. Raises ModelError
+        where the server cannot be reached or serves another model.
+        """
+        folder = model_folder(path, trust_remote_code=trust_remote_code)
+        super().__init__(folder, trust_remote_code=trust_remote_code)
+        self.model_id = weights_hash(folder)
+        self.positions = positions_of(folder)
+        self._url = url.rstrip("/")
+        self._shown = _without_password(self._url)
+        self._key = os.environ.get(key_variable, "")
+        self._concurrency, self._deadline, self._attempts = concurrency, deadline, attempts
+        self._send_seeds = send_seeds
+        (served,) = self._run([("GET", "/models", None)], lambda answer: answer.get("data") or [])
+        self._name = self._served_name(served, folder)
+        self._takes_ids = True
+        (probe,) = self._complete([self._request([self.end_token_id], max_tokens=1)], self._choices)
+        self._takes_ids = probe[0].get("token_ids") is not None
+        self.engine = f"openai protocol, {served[0].get('owned_by') or 'unnamed server'}"
+        if not self._takes_ids:
+            _log.warning(
+                f"the server at {self._shown} does not speak in token ids: prompts go as text, and what "
+                "comes back is tokenised again, which may differ from what was sampled"
+            )
+        if not send_seeds:
+            _log.warning(
+                f"no seeds are sent to {self._shown}: a run that is resumed, or a replay, draws other paths "
+                "than an undisturbed one"
+            )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        progress: Progress | None = None,
+    ) -> list[list[Generation]]:
+        """Draw `len(seeds[i])` continuations of `prompts[i]`: a request each; without seeds one for all."""
+        check_sampling(prompts, seeds, parameters)
+        settings: dict[str, Any] = {
+            "temperature": parameters.temperature,
+            "top_p": parameters.top_p,
+            "stop": list(parameters.stop) or None,
+        }
+        if parameters.top_k:
+            settings["top_k"] = parameters.top_k
+        if parameters.banned:
+            settings["logit_bias"] = {str(token): BANNED for token in parameters.banned}
+        started = [self.started(prompt) for prompt in prompts]
+        check_room(started, self.positions)
+        bodies = []
+        for prompt, row in zip(started, seeds, strict=True):
+            room = min(parameters.max_tokens, self.positions - len(prompt))
+            asked = self._request(prompt, max_tokens=room, **settings)
+            if self._send_seeds:
+                bodies += [{**asked, "seed": seed} for seed in row]
+            elif row:
+                bodies.append({**asked, "n": len(row)})
+
+        def read(answer: Mapping[str, Any]) -> list[Generation]:
+            drawn = [self._generation(choice) for choice in self._choices(answer)]
+            if progress is not None:
+                progress(len(drawn), sum(len(path.token_ids) for path in drawn))
+            return drawn
+
+        drawn = chain.from_iterable(self._complete(bodies, read))
+        return [[next(drawn) for _ in row] for row in seeds]
+
+    def score(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Natural log-probability of each token of `continuations[i]` after `contexts[i]`.
+
+        Raises ModelError where the server gives no log-probabilities of prompts, or does not take token ids.
+        """
+        return [
+            [float(place[str(token)]["logprob"]) for place, token in zip(places, continuation, strict=True)]
+            for places, continuation in zip(
+                self._places(contexts, continuations, 0), continuations, strict=True
+            )
+        ]
+
+    def among_likeliest(
+        self,
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        token_id: int,
+        most: int,
+    ) -> list[list[bool]]:
+        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
+        tokens are likelier there than `token_id`. Raises ModelError as `score` does, and for more than 20.
+        """
+        check_most(most)
+        return [
+            [
+                is_among({token: float(one["logprob"]) for token, one in place.items()}, str(token_id), most)
+                for place in places
+            ]
+            for places in self._places(contexts, continuations, most)
+        ]
+
+    def _places(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most: int
+    ) -> list[list[Any]]:
+        """At each token of the continuations, the server's word on it and on the `most` likeliest."""
+        check_contexts(contexts, continuations)
+        if not self._takes_ids:
+            raise ModelError(f"the server at {self._shown} does not take token ids, so it cannot score them")
+        started = [self.started(context) for context in contexts]
+        wanted = [index for index, continuation in enumerate(continuations) if len(continuation)]
+        bodies = [
+            self._request(
+                [*started[index], *continuations[index]], max_tokens=1, temperature=0.0, prompt_logprobs=most
+            )
+            for index in wanted
+        ]
+        places: list[list[Any]] = [[] for _ in contexts]
+        for index, found in zip(wanted, self._complete(bodies, self._prompt_logprobs), strict=True):
+            places[index] = found[len(started[index]) :]
+        return places
+
+    def option_probabilities(
+        self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Probability of each option (token ids, the same for all contexts), summing to 1 a context."""
+        check_options(options)
+        return normalised(joint_logprobs(self.score, contexts, options))
+
+    def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
+        """For each sequence and each position i, p(token_id | tokens up to and including i)."""
+        prefixes = [sequence[: end + 1] for sequence in sequences for end in range(len(sequence))]
+        found = iter(self.score(prefixes, [[token_id]] * len(prefixes)))
+        return [[float(np.exp(next(found)[0])) for _ in sequence] for sequence in sequences]
+
+    def close(self) -> None:
+        """Nothing of the model is held here."""
+
+    def _request(self, prompt: Sequence[int], **settings: Any) -> dict[str, Any]:
+        asked: dict[str, Any] = {"model": self._name, "logprobs": 0, **settings}
+        if self._takes_ids:
+            return {**asked, "prompt": list(prompt), "return_token_ids": True}
+        return {**asked, "prompt": self.tokenizer.decode(list(prompt))}
+
+    def _generation(self, choice: Mapping[str, Any]) -> Generation:
+        text = choice["text"]
+        token_ids = choice["token_ids"] if self._takes_ids else self.encode_continuation(text)
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        if self._takes_ids and len(logprobs) != len(token_ids):
+            raise ModelError(
+                f"the server at {self._shown} gave {len(logprobs)} log-probabilities for {len(token_ids)} "
+                "tokens: turn its log-probabilities on"
+            )
+        return Generation(
+            token_ids=list(token_ids),
+            logprobs=[float(value) for value in logprobs],
+            text=text,
+            finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+        )
+
+    def _choices(self, answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        choices: list[Mapping[str, Any]] = answer.get("choices") or []
+        if not choices or "text" not in choices[0]:
+            raise ModelError(
+                f"the server at {self._shown} answered without a completion: does it speak /completions?"
+            )
+        return sorted(choices, key=lambda choice: choice.get("index", 0))
+
+    def _prompt_logprobs(self, answer: Mapping[str, Any]) -> list[Any]:
+        places = self._choices(answer)[0].get("prompt_logprobs")
+        if not places:
+            raise ModelError(
+                f"the server at {self._shown} gives no log-probabilities of prompts, so it cannot score"
+            )
+        return list(places)
+
+    def _served_name(self, served: Sequence[Mapping[str, Any]], folder: Path) -> str:
+        """The served model that is this folder; its name where it says nothing of a folder."""
+        if not served:
+            raise ModelError(f"the server at {self._shown} serves no model")
+        for model in served:
+            root = Path(str(model.get("root") or model["id"]))
+            if root.is_dir() and weights_hash(root) == self.model_id:
+                return str(model["id"])
+        unknown = [str(m["id"]) for m in served if not Path(str(m.get("root") or m["id"])).is_dir()]
+        if not unknown:
+            names = ", ".join(str(model["id"]) for model in served)
+            raise ModelError(
+                f"the server at {self._shown} serves {names}, not the model in {folder}: "
+                f"start it again with `vllm serve {folder}`"
+            )
+        return unknown[0]
+
+    def _complete(
+        self, bodies: Sequence[dict[str, Any]], read: Callable[[Mapping[str, Any]], Answer]
+    ) -> list[Answer]:
+        """What `read` makes of each completion, in the order of the requests."""
+        return self._run([("POST", "/completions", body) for body in bodies], read)
+
+    def _run(
+        self,
+        requests: Sequence[tuple[str, str, dict[str, Any] | None]],
+        read: Callable[[Mapping[str, Any]], Answer],
+    ) -> list[Answer]:
+        """What `read` makes of each answer as it comes; raises ModelError when one fails for good."""
+
+        async def ask_all() -> list[Answer]:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            limits = httpx2.Limits(max_connections=self._concurrency)
+            places = asyncio.Semaphore(self._concurrency)
+            async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
+
+                async def one(method: str, route: str, body: dict[str, Any] | None) -> Answer:
+                    async with places:
+                        return read(await self._ask(client, method, route, body))
+
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        tasks = [group.create_task(one(*request)) for request in requests]
+                except* ModelError as errors:
+                    raise errors.exceptions[0] from None
+                return [task.result() for task in tasks]
+
+        return asyncio.run(ask_all())
+
+    async def _ask(
+        self, client: httpx2.AsyncClient, method: str, route: str, body: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_TryAgain),
+            stop=stop_after_attempt(self._attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    return await self._ask_once(client, method, route, body)
+        except _TryAgain as error:
+            raise ModelError(
+                f"the server at {self._shown} failed {self._attempts} times, at last so: {error}. Look at "
+                "its log; what was committed is kept, so run again when it answers"
+            ) from None
+        raise AssertionError("unreachable")
+
+    def _wait(self, state: RetryCallState) -> float:
+        """What the server asked for, or longer from failure to failure, with jitter."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.after if isinstance(error, _TryAgain) else None
+        drawn = wait_random_exponential(multiplier=FIRST_WAIT, max=_LONGEST_WAIT)(state)
+        return drawn if asked is None else min(asked, _LONGEST_WAIT) + drawn
+
+    async def _ask_once(
+        self, client: httpx2.AsyncClient, method: str, route: str, body: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self._deadline):
+                response = await client.request(method, self._url + route, json=body)
+        except TimeoutError:
+            raise _TryAgain(f"no answer within {self._deadline:g} s") from None
+        except httpx2.InvalidURL as error:
+            raise ModelError(f"{self._shown} is no address of a server: {error}") from None
+        except httpx2.TransportError as error:
+            raise _TryAgain(f"{type(error).__name__}: {error}") from None
+        if response.status_code in _BUSY or response.status_code >= 500:
+            raise _TryAgain(
+                f"status {response.status_code}", after=_seconds(response.headers.get("retry-after"))
+            )
+        if response.status_code >= 300:
+            said = " ".join(response.text.split())[:300]
+            if self._key:
+                said = said.replace(self._key, "***")
+            raise ModelError(
+                f"the server at {self._shown} refused with status {response.status_code}: {said}"
+            )
+        try:
+            answer = response.json()
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise _TryAgain("an answer that is not JSON") from None
+        if not isinstance(answer, dict):
+            raise _TryAgain("an answer that is no JSON object")
+        return answer
+
+
+class _TryAgain(Exception):
+    """A failure that another attempt may not meet; `after` is the wait in seconds that was asked for."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def _seconds(header: str | None) -> float | None:
+    try:
+        return max(0.0, float(header)) if header is not None else None
+    except ValueError:
+        return None
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]

