@@ -56,3 +56,9 @@ def decision(
         reason.fill_null("nothing to decide it by: a value is missing").alias("reason"),
         (pl.lit(None) if nearest_id is None else nearest_id).cast(pl.String).alias("nearest_id"),
     )
+
+
+def could_be_read(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Keep what was read out of a completion without a problem (column `problem`, null for none)."""
+    problem = pl.col("problem")
+    return decision(candidates, "readable", kept=problem.is_null(), reason=problem.fill_null("could be read"))
