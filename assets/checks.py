@@ -20,7 +20,16 @@ from selfimprove_dagster.home import Home
 from selfimprove_dagster.quality import SUITES, QualityCheck, QualityResult, run_suite
 from selfimprove_dagster.text import markdown_table, plain
 
-DECIDED_WITH = {"lmsi/decisions": "lmsi/filtered_dataset"}
+DECIDED_WITH = {
+    table: f"{table.split('/')[0]}/{stage}"
+    for table in SUITES
+    for decisions, stage in (
+        ("decisions", "filtered_dataset"),
+        ("task_decisions", "accepted_tasks"),
+        ("pool_decisions", "seed_pool"),
+    )
+    if table.endswith(f"/{decisions}")
+}
 """Tables that are no assets of their own, and the asset that writes them beside its own table."""
 
 _LONGEST_REASON = 2_000
@@ -94,7 +103,7 @@ def _report(key: dg.AssetKey, name: str, result: QualityResult) -> dg.AssetCheck
     )
 
 
-lmsi_checks: list[dg.AssetChecksDefinition] = [
+all_checks: list[dg.AssetChecksDefinition] = [
     checks_of_asset(table) for table in SUITES if table not in DECIDED_WITH
 ]
-"""The checks of every asset of the group `lmsi`."""
+"""The checks of every asset."""

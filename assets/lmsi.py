@@ -6,15 +6,14 @@ seed_pool → raw_generations → perplexity_scores ─┐
 
 from __future__ import annotations
 
-from typing import Any
-
 import dagster as dg
 import polars as pl
 
-from assets.shared import training_stages
-from assets.stage import Stage, stage_asset
+from assets.shared import drawn_pool, training_stages
+from assets.stage import Stage, number, preview_records, stage_asset, store_decisions
 from resources import LanguageModelResource
 from selfimprove_dagster import seeds, tables
+from selfimprove_dagster.experiment import LmsiExperiment
 from selfimprove_dagster.filters.perplexity import perplexity_of
 from selfimprove_dagster.generation import generate_paths, sampling_parameters
 from selfimprove_dagster.home import Home
@@ -23,37 +22,12 @@ from selfimprove_dagster.methods.answers import extract_answers
 from selfimprove_dagster.methods.voting import vote
 from selfimprove_dagster.records import Draft, Parent
 
-
-@stage_asset(
+seed_pool = drawn_pool(
     tables.SEED_POOL,
-    description="The unlabelled questions of this iteration, each with the file and line that it came from. "
-    "Questions that no earlier iteration used come first.",
+    LmsiExperiment,
+    "The unlabelled questions of this iteration, each with the file and line that it came from. Questions "
+    "that no earlier iteration used come first.",
 )
-def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, tables.SEED_POOL)
-    _, accepted, rejected = seeds.import_seeds(stage.lake, stage.experiment, stage.experiment.seeds)
-    pool = seeds.pool(stage.lake, stage.experiment, stage.iteration)
-    activity = stage.activity(
-        inputs=pool.inputs, parameters={"questions": stage.experiment.sampling.questions, "pool": pool.size}
-    )
-    drafts = [
-        Draft(
-            content={key: row[key] for key in tables.SEED_POOL.content},
-            parents=[Parent(row["id"], "seed")],
-        )
-        for row in pool.questions.iter_rows(named=True)
-    ]
-    manifest = stage.store(activity, drafts)
-    return stage.result(
-        manifest,
-        preview=["question", "source_file", "source_line"],
-        metadata={
-            "imported_from_seed_file": accepted,
-            "rejected_lines": rejected,
-            "pool": pool.size,
-            "never_used_before": pool.fresh,
-        },
-    )
 
 
 @stage_asset(
@@ -69,7 +43,7 @@ def raw_generations(
     home: dg.ResourceParam[Home],
     language_model: LanguageModelResource,
 ) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, tables.RAW_GENERATIONS)
+    stage = Stage.begin(context, home, tables.RAW_GENERATIONS, LmsiExperiment)
     champion, section = stage.champion, stage.experiment.sampling
     pool_manifest, pool = stage.read(tables.SEED_POOL)
     demonstrations, shown_manifests = seeds.demonstrations(
@@ -77,18 +51,13 @@ def raw_generations(
     )
     parameters = sampling_parameters(section, improved=champion.iteration is not None)
     with language_model.open(stage.experiment.model, champion.path) as model:
-        activity = stage.activity(
-            inputs=[pool_manifest, *shown_manifests],
-            parameters={
-                "sampling": section.model_dump(),
-                "temperature": parameters.temperature,
-                "engine": model.engine,
-            },
-            model_id=model.model_id,
-            about={"model_path": champion.path, "champion": champion.name},
+        activity = stage.drawing(
+            model,
+            [pool_manifest, *shown_manifests],
+            {"sampling": section.model_dump(), "temperature": parameters.temperature},
         )
         with stage.lake.writer(tables.RAW_GENERATIONS, activity) as writer:
-            seconds = generate_paths(
+            spent = generate_paths(
                 writer,
                 model,
                 pool,
@@ -97,28 +66,20 @@ def raw_generations(
                 demonstrations,
                 seeds_from=(stage.experiment.seed, stage.iteration),
                 log=stage.log,
+                allowance=stage.allowance,
             )
-            tokens = sum(
-                writer.read_shard(index)["token_ids"].list.len().sum() for index in writer.committed_shards
-            )
-            manifest = writer.commit(
-                {"seconds": stage.seconds, "model_seconds": seconds, "tokens": int(tokens)}
-            )
+            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
     paths = stage.lake.read_ungated(manifest)
     lengths = paths["token_ids"].list.len()
     return stage.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
-            "champion": champion.name,
-            "model_id": activity.model_id,
-            "engine": activity.parameters["engine"],
+            **stage.drawn_metadata(activity, spent),
             "questions": len(pool),
             "paths_per_question": section.paths,
-            "tokens": int(tokens),
-            "tokens_per_second": round(int(tokens) / max(seconds, 1e-9), 1),
-            "mean_tokens": _number(lengths.mean()),
-            "cut_off_share": _number((paths["finish_reason"] == "length").mean()),
+            "mean_tokens": number(lengths.mean()),
+            "cut_off_share": number((paths["finish_reason"] == "length").mean()),
         },
     )
 
@@ -132,7 +93,7 @@ def raw_generations(
 def perplexity_scores(
     context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
 ) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, tables.PERPLEXITY_SCORES)
+    stage = Stage.begin(context, home, tables.PERPLEXITY_SCORES, LmsiExperiment)
     paths_manifest, paths = stage.read(tables.RAW_GENERATIONS)
     scores = paths.select("id", **perplexity_of(pl.col("logprobs")))
     drafts = [
@@ -151,9 +112,9 @@ def perplexity_scores(
         manifest,
         preview=["path_id", "tokens", "mean_logprob", "perplexity"],
         metadata={
-            "mean_perplexity": _number(scores["perplexity"].mean()),
-            "median_perplexity": _number(scores["perplexity"].median()),
-            "95th_percentile_perplexity": _number(scores["perplexity"].quantile(0.95)),
+            "mean_perplexity": number(scores["perplexity"].mean()),
+            "median_perplexity": number(scores["perplexity"].median()),
+            "95th_percentile_perplexity": number(scores["perplexity"].quantile(0.95)),
         },
     )
 
@@ -166,7 +127,7 @@ def perplexity_scores(
     kinds={"parquet", "polars"},
 )
 def voted_answers(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, tables.VOTED_ANSWERS)
+    stage = Stage.begin(context, home, tables.VOTED_ANSWERS, LmsiExperiment)
     paths_manifest, paths = stage.read(tables.RAW_GENERATIONS)
     pool_manifest, pool = stage.read(tables.SEED_POOL)
     rule = stage.experiment.voting.rule
@@ -208,11 +169,11 @@ def voted_answers(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home
         preview=["question", "voted_answer", "votes", "vote_share", "margin"],
         metadata={
             "rule": rule,
-            "mean_vote_share": _number(votes["vote_share"].mean()),
-            "mean_margin": _number(votes["margin"].mean()),
+            "mean_vote_share": number(votes["vote_share"].mean()),
+            "mean_margin": number(votes["margin"].mean()),
             "ties": int(votes["tie"].sum()),
-            "extraction_rate": _number(int(votes["n_valid"].sum()) / max(int(votes["n_paths"].sum()), 1)),
-            "distinct_paths": _number(votes["n_distinct_paths"].mean()),
+            "extraction_rate": number(int(votes["n_valid"].sum()) / max(int(votes["n_paths"].sum()), 1)),
+            "distinct_paths": number(votes["n_distinct_paths"].mean()),
         },
     )
 
@@ -224,7 +185,7 @@ def voted_answers(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home
     "formats of LMSI. Every candidate's decisions stand in lmsi/decisions.",
 )
 def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, tables.FILTERED_DATASET)
+    stage = Stage.begin(context, home, tables.FILTERED_DATASET, LmsiExperiment)
     experiment = stage.experiment
     paths_manifest, paths = stage.read(tables.RAW_GENERATIONS)
     scores_manifest, scores = stage.read(tables.PERPLEXITY_SCORES)
@@ -238,7 +199,7 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
         parameters={"filter": experiment.filter.model_dump(), "formats": shares},
     )
-    _store_decisions(stage, decisions, activity.id)
+    store_decisions(stage, tables.DECISIONS, decisions, [paths_manifest], activity.id)
     drafts = [
         Draft(
             content={
@@ -265,36 +226,14 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         preview=["format", "prompt", "completion", "vote_share"],
         metadata={
             "candidates": len(candidates),
-            "kept_share": _number(manifest.rows / max(len(candidates), 1)),
+            "kept_share": number(manifest.rows / max(len(candidates), 1)),
             "questions_kept": kept["question_id"].n_unique(),
             "distinct_4grams": round(lmsi.distinct_ngram_share(kept["text"].to_list()), 4),
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
+            "lineage": stage.lineage_page,
+            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
         },
     )
-
-
-def _store_decisions(stage: Stage, decisions: pl.DataFrame, dataset_activity: str) -> None:
-    """The decisions are committed before the dataset whose making they explain."""
-    whole = Stage(
-        stage.context, stage.home, tables.DECISIONS, stage.experiment, stage.iteration, stage.code_version
-    )
-    activity = whole.activity(inputs=[], parameters={"decides": dataset_activity})
-    drafts = [
-        Draft(
-            content={
-                "stage": tables.FILTERED_DATASET.name,
-                **{key: row[key] for key in ("candidate_id", "rule", "kept", "reason", "nearest_id")},
-            },
-            parents=[Parent(row["candidate_id"], "decided")],
-            measures={"score": row["score"], "threshold": row["threshold"]},
-        )
-        for row in decisions.iter_rows(named=True)
-    ]
-    whole.store(activity, drafts)
-
-
-def _number(value: Any) -> float:
-    return round(float(value), 5) if value is not None else float("nan")
 
 
 lmsi_assets = [

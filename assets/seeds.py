@@ -9,7 +9,7 @@ from pydantic import Field
 
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.seeds import import_seeds
+from selfimprove_dagster.seeds import import_file
 
 IMPORTED_FOLDER = "imported"
 
@@ -29,11 +29,10 @@ def import_seed_file(
     path = Path(config.file)
     try:
         experiment = home.experiment(config.experiment)
-        source = experiment.seeds.model_copy(update={"file": str(path), "rows": None})
-        _, accepted, rejected = import_seeds(home.lake, experiment, source)
+        _, accepted, rejected = import_file(home.lake, experiment, path)
     except SelfImproveError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
-    context.log.info(f"{path.name}: {accepted:,} questions imported, {rejected:,} lines rejected")
+    context.log.info(f"{path.name}: {accepted:,} seeds imported, {rejected:,} lines rejected")
     if config.move_when_done:
         target = path.parent / IMPORTED_FOLDER
         target.mkdir(exist_ok=True)

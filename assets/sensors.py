@@ -55,7 +55,8 @@ def next_iteration_sensor(method: str) -> dg.SensorDefinition:
             keys.append(key)
             requests.append(
                 dg.RunRequest(
-                    run_key=f"{key}:{step.after}",
+                    # With a budget that was raised, an iteration that spent it goes on.
+                    run_key=f"{key}:{step.after}:{experiment.budget.tokens}:{experiment.budget.model_seconds}",
                     partition_key=key,
                     tags={"selfimprove/experiment": experiment.name},
                 )

@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from assets.stage import Stage, stage_asset
+from assets.stage import Stage, image, stage_asset
 from resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster import seeds, tables
-from selfimprove_dagster.champion import Champion
-from selfimprove_dagster.evaluation import Exam, accuracy, accuracy_by_difficulty, compare
+from selfimprove_dagster.champion import Champion, champion_before
+from selfimprove_dagster.disk import file_system_errors
+from selfimprove_dagster.evaluation import Examinee, accuracy, accuracy_by_difficulty, compare, examine
+from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.experiment import Experiment, LmsiExperiment, ToolformerExperiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.loop import Stop, finished_iterations, next_step
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.promotion import decide_promotion
-from selfimprove_dagster.question_files import read_questions
-from selfimprove_dagster.records import Draft, Parent, TableSchema, build_records
+from selfimprove_dagster.records import Draft, Parent, TableSchema
 from selfimprove_dagster.text import markdown_table
 
+Report = Callable[[Stage[Any], Manifest], dict[str, Any]]
+"""What Dagster shows of an evaluation besides accuracies."""
 
-def training_stages(method: str, dataset: TableSchema) -> list[dg.AssetsDefinition]:
+
+def drawn_pool(
+    schema: TableSchema, kind: type[LmsiExperiment] | type[ToolformerExperiment], description: str
+) -> dg.AssetsDefinition:
+    """seed_pool: the questions or texts of an iteration, drawn by lot from all seeds."""
+
+    @stage_asset(schema, description=description)
+    def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+        stage = Stage.begin(context, home, schema, kind)
+        _, accepted, rejected = seeds.import_file(stage.lake, stage.experiment)
+        pool = seeds.pool(stage.lake, stage.experiment, stage.iteration)
+        text = next(iter(schema.content))
+        activity = stage.activity(
+            inputs=pool.inputs, parameters={f"{text}s": len(pool.chosen), "pool": pool.size}
+        )
+        drafts = [
+            Draft(content={name: row[name] for name in schema.content}, parents=[Parent(row["id"], "seed")])
+            for row in pool.chosen.iter_rows(named=True)
+        ]
+        return stage.result(
+            stage.store(activity, drafts),
+            preview=[text, "source_file", "source_line"],
+            metadata={
+                "imported_from_seed_file": accepted,
+                "rejected_lines": rejected,
+                "pool": pool.size,
+                "never_used_before": pool.fresh,
+            },
+        )
+
+    return seed_pool
+
+
+def training_stages(
+    method: str, dataset: TableSchema, report: Report = lambda stage, manifest: {}
+) -> list[dg.AssetsDefinition]:
     """fine_tuned_checkpoint → evaluation → promotion, for the method whose examples `dataset` holds."""
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
     evaluation = tables.of(method, "evaluation")
@@ -39,7 +79,7 @@ def training_stages(method: str, dataset: TableSchema) -> list[dg.AssetsDefiniti
     def fine_tuned_checkpoint(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
     ) -> dg.MaterializeResult:
-        return _train(Stage.begin(context, home, checkpoint), trainer, dataset, method)
+        return _train(Stage.begin(context, home, checkpoint, Experiment), trainer, dataset, method)
 
     @stage_asset(
         evaluation,
@@ -52,7 +92,8 @@ def training_stages(method: str, dataset: TableSchema) -> list[dg.AssetsDefiniti
     def evaluation_asset(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
     ) -> dg.MaterializeResult:
-        return _evaluate(Stage.begin(context, home, evaluation), language_model, checkpoint)
+        stage = Stage.begin(context, home, evaluation, Experiment)
+        return _evaluate(stage, language_model, checkpoint, report)
 
     @stage_asset(
         promotion,
@@ -62,20 +103,22 @@ def training_stages(method: str, dataset: TableSchema) -> list[dg.AssetsDefiniti
     def promotion_asset(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
     ) -> dg.MaterializeResult:
-        return _promote(Stage.begin(context, home, promotion), checkpoint, evaluation)
+        return _promote(Stage.begin(context, home, promotion, Experiment), checkpoint, evaluation)
 
     return [fine_tuned_checkpoint, evaluation_asset, promotion_asset]
 
 
-def _train(stage: Stage, trainer: TrainerResource, dataset: TableSchema, method: str) -> dg.MaterializeResult:
+def _train(
+    stage: Stage[Experiment], trainer: TrainerResource, dataset: TableSchema, method: str
+) -> dg.MaterializeResult:
+    from selfimprove_dagster.language_model.folder import model_folder
     from selfimprove_dagster.language_model.weights import weights_hash
-    from selfimprove_dagster.training.folders import resolve_base
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     experiment, section = stage.experiment, stage.experiment.training
     manifest, examples = stage.read(dataset)
     base = stage.champion if section.start_from == "champion" else Champion(experiment.model.path)
-    base_id = base.model_id or weights_hash(resolve_base(base.path))
+    base_id = base.model_id or weights_hash(model_folder(base.path))
     activity = stage.activity(
         inputs=[manifest],
         parameters={"training": section.model_dump(), "dtype": experiment.model.dtype},
@@ -83,10 +126,13 @@ def _train(stage: Stage, trainer: TrainerResource, dataset: TableSchema, method:
         about={"model_path": base.path},
     )
     output = stage.home.checkpoint(experiment.name, stage.iteration, method, activity.id)
-    with ProgressReport(stage.schema.name, section.steps, "steps", stage.log) as report:
+    with (
+        file_system_errors(output),
+        ProgressReport(stage.schema.name, section.steps, "steps", stage.log) as report,
+    ):
 
         def on_log(entry: dict[str, float]) -> None:
-            report.advance(int(entry["step"]) - report.done)
+            report.advance(int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens)
 
         outcome = trainer.fine_tune(
             experiment,
@@ -96,6 +142,7 @@ def _train(stage: Stage, trainer: TrainerResource, dataset: TableSchema, method:
             seed=experiment.seed + stage.iteration,
             on_log=on_log,
         )
+        report.found(outcome.steps - report.done)
     model_id = weights_hash(outcome.path)
     log = [{key: entry.get(key) for key in ("step", "loss", "learning_rate")} for entry in outcome.log]
     draft = Draft(
@@ -128,58 +175,58 @@ def _train(stage: Stage, trainer: TrainerResource, dataset: TableSchema, method:
             "final_loss": outcome.final_loss,
             "training_tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
             "checkpoint": dg.MetadataValue.path(str(outcome.path)),
-            "loss_curve": _image((outcome.path / "loss.png").read_bytes()),
+            "lineage": stage.lineage_page,
+            "loss_curve": image((outcome.path / "loss.png").read_bytes()),
         },
     )
 
 
 def _evaluate(
-    stage: Stage, language_model: LanguageModelResource, checkpoint: TableSchema
+    stage: Stage[Experiment],
+    language_model: LanguageModelResource,
+    checkpoint: TableSchema,
+    report: Report,
 ) -> dg.MaterializeResult:
+    from selfimprove_dagster.language_model.folder import model_folder
     from selfimprove_dagster.language_model.weights import weights_hash
-    from selfimprove_dagster.training.folders import resolve_base
 
-    experiment, section, champion = stage.experiment, stage.experiment.evaluation, stage.champion
+    experiment, champion = stage.experiment, stage.champion
     checkpoint_manifest, trained = stage.read(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    champion_id = champion.model_id or weights_hash(resolve_base(champion.path))
-    shown, shown_manifests = seeds.demonstrations(stage.lake, experiment, experiment.sampling.prompt_format)
-    questions, rejected = read_questions(section)
-    exam = Exam(experiment, questions, shown)
+    champion_id = champion.model_id or weights_hash(model_folder(champion.path))
+    open_model = partial(language_model.open, experiment.model)
+    opened = open_exam(stage.home, experiment, open_model)
+    exam = opened.exam
     activity = stage.activity(
-        inputs=[checkpoint_manifest, *shown_manifests],
+        inputs=[checkpoint_manifest, *opened.inputs],
         parameters={"exam": exam.parameters, "champion": champion_id},
         model_id=challenger_id,
     )
-    with (
-        stage.lake.writer(stage.schema, activity) as writer,
-        ProgressReport(stage.schema.name, 2 * exam.paths, "answers", stage.log) as report,
-    ):
-        sitting = [("champion", champion_id, champion.path), ("challenger", challenger_id, challenger_path)]
-        for shard, (role, model_id, path) in enumerate(sitting):
-            if shard in writer.committed_shards:
-                report.advance(exam.paths)
-                continue
-            answers = exam.remembered(stage.lake, stage.schema, stage.iteration, model_id)
-            if answers is None:
-                with language_model.open(experiment.model, path) as model:
-                    answers = exam.sit(model, report.advance)
-            else:
-                report.advance(exam.paths)
-            drafts = [
-                Draft({**answer, "role": role, "model_id": model_id}, [Parent(model_id, "answered_by")])
-                for answer in answers
-            ]
-            writer.write_shard(shard, build_records(stage.schema, drafts, activity))
-        manifest = writer.commit({"seconds": stage.seconds, "tokens": report.tokens})
-    return _report_evaluation(stage, manifest, len(rejected))
+    with stage.lake.writer(stage.schema, activity) as writer:
+        spent = examine(
+            writer,
+            exam,
+            [
+                Examinee("champion", champion_id, champion.path),
+                Examinee("challenger", challenger_id, challenger_path),
+            ],
+            remembered=partial(exam.remembered, stage.lake, stage.schema, stage.iteration),
+            open_model=open_model,
+            log=stage.log,
+            allowance=stage.allowance,
+        )
+        manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
+    shown = {"rejected_evaluation_lines": len(opened.rejected), **report(stage, manifest)}
+    return _report_evaluation(stage, manifest, shown)
 
 
-def _report_evaluation(stage: Stage, manifest: Manifest, rejected: int) -> dg.MaterializeResult:
+def _report_evaluation(
+    stage: Stage[Experiment], manifest: Manifest, metadata: dict[str, Any]
+) -> dg.MaterializeResult:
     rows = stage.lake.read_ungated(manifest)
-    metadata: dict[str, Any] = {"rejected_evaluation_lines": rejected}
+    decided_in = stage.experiment.decided_in
     table = []
-    for mode in rows["mode"].unique(maintain_order=True):
+    for mode in rows.drop_nulls("correct")["mode"].unique(maintain_order=True):
         for role in ("champion", "challenger"):
             measured = accuracy(rows, role, mode)
             metadata[f"{role}_{mode}_accuracy"] = round(measured.value, 5)
@@ -188,37 +235,44 @@ def _report_evaluation(stage: Stage, manifest: Manifest, rejected: int) -> dg.Ma
                 {"model": role, "mode": mode, "difficulty": difficulty, "accuracy": str(part)}
                 for difficulty, part in accuracy_by_difficulty(rows, role, mode).items()
             ]
-    comparison = compare(rows)
+    comparison = compare(rows, decided_in)
     low, high = comparison.interval
     metadata |= {
         "difference": round(comparison.difference, 5),
         "difference_low": round(low, 5),
         "difference_high": round(high, 5),
         "accuracies": dg.MetadataValue.md(markdown_table(table)),
-        "accuracy_by_iteration": _image(_accuracy_chart(stage)),
+        "accuracy_by_iteration": image(_accuracy_chart(stage)),
     }
     return stage.result(manifest, ["role", "mode", "question", "expected", "predicted", "correct"], metadata)
 
 
-def _accuracy_chart(stage: Stage) -> bytes:
+def _accuracy_chart(stage: Stage[Experiment]) -> bytes:
     """Held-out accuracy of champion and challenger, iteration by iteration, up to this one."""
     from selfimprove_dagster.plots import line_chart
 
+    mode = stage.experiment.decided_in
     series: dict[str, list[tuple[float, float]]] = {}
     for manifest in stage.lake.manifests(stage.schema.name, stage.experiment.name):
         if manifest.iteration <= stage.iteration:
             rows = stage.lake.read_ungated(manifest)
             for role in ("champion", "challenger"):
-                point = (float(manifest.iteration), accuracy(rows, role).value)
+                point = (float(manifest.iteration), accuracy(rows, role, mode).value)
                 series.setdefault(role, []).append(point)
-    return line_chart(series, x="iteration", y="held-out accuracy (greedy)", title=stage.experiment.name)
+    return line_chart(
+        series, x="iteration", y=f"held-out accuracy ({mode.replace('_', ' ')})", title=stage.experiment.name
+    )
 
 
-def _promote(stage: Stage, checkpoint: TableSchema, evaluation: TableSchema) -> dg.MaterializeResult:
+def _promote(
+    stage: Stage[Experiment], checkpoint: TableSchema, evaluation: TableSchema
+) -> dg.MaterializeResult:
     checkpoint_manifest, trained = stage.read(checkpoint)
     evaluation_manifest, rows = stage.read(evaluation)
     champion = stage.champion
-    before, after, comparison = accuracy(rows, "champion"), accuracy(rows, "challenger"), compare(rows)
+    mode = stage.experiment.decided_in
+    before, after = accuracy(rows, "champion", mode), accuracy(rows, "challenger", mode)
+    comparison = compare(rows, mode)
     level = stage.experiment.promotion.level
     promoted, reason = decide_promotion(before, after, comparison, level)
     challenger = trained.row(0, named=True)
@@ -265,11 +319,10 @@ def _promote(stage: Stage, checkpoint: TableSchema, evaluation: TableSchema) -> 
             "promoted": promoted,
             "reason": reason,
             "difference": round(comparison.difference, 5),
-            "champion_of_next_iteration": challenger["path"] if promoted else champion.path,
+            "champion_of_next_iteration": champion_before(
+                stage.lake, stage.experiment, stage.iteration + 1
+            ).path,
+            "lineage": stage.lineage_page,
             "what_follows": step.reason if isinstance(step, Stop) else f"iteration {step.iteration}",
         },
     )
-
-
-def _image(png: bytes) -> dg.MetadataValue:
-    return dg.MetadataValue.md(f"![chart](data:image/png;base64,{base64.b64encode(png).decode()})")

@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import dagster as dg
 import polars as pl
 
 from assets.partitions import iterations
+from resources import LanguageModelResource
 from selfimprove_dagster.champion import Champion, champion_before
-from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.column_lineage import COLUMN_SOURCES
+from selfimprove_dagster.errors import ExperimentError, SelfImproveError
 from selfimprove_dagster.experiment import Experiment, experiment_of_key
+from selfimprove_dagster.generation import Item, Request, Work, completer, in_shards, recorded_options
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.records import Activity, Draft, TableSchema, build_records
+from selfimprove_dagster.lake import Lake, Manifest, Spent, partition_of
+from selfimprove_dagster.language_model.base import (
+    Generation,
+    LanguageModel,
+    placement,
+)
+from selfimprove_dagster.loop import Allowance
+from selfimprove_dagster.recorded_sampling import recorded_sampling
+from selfimprove_dagster.records import Activity, Draft, Parent, TableSchema, build_records, content_hash
 from selfimprove_dagster.text import markdown_table, plain
 
 _PREVIEW_ROWS = 5
 _PREVIEW_CHARACTERS = 160
 
 
+E = TypeVar("E", bound=Experiment)
+
+
 @dataclass
-class Stage:
-    """One stage of one iteration, while it is being materialised."""
+class Stage(Generic[E]):
+    """One stage of one iteration of an experiment of the kind E, while it is being materialised."""
 
     context: dg.AssetExecutionContext
     home: Home
     schema: TableSchema
-    experiment: Experiment
+    experiment: E
     iteration: int
     code_version: str
     _started: float = field(default_factory=time.monotonic)
+    _left_out: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, context: dg.AssetExecutionContext, home: Home, schema: TableSchema) -> Stage:
-        """Find experiment and iteration in the partition key; raises ExperimentError on a malformed one."""
+    def begin(
+        cls, context: dg.AssetExecutionContext, home: Home, schema: TableSchema, kind: type[E]
+    ) -> Stage[E]:
+        """Find experiment and iteration in the partition key.
+
+        Raises ExperimentError on a malformed key, and on an experiment of another method.
+        """
         name, iteration = experiment_of_key(context.partition_key)
+        experiment = home.experiment(name)
+        method = schema.name.split("/")[0]
+        if experiment.method != method or not isinstance(experiment, kind):
+            raise ExperimentError(
+                f"experiment {name} is of the method {experiment.method}: materialise the group "
+                f"{experiment.method}, not {method}"
+            )
         code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
-        return cls(context, home, schema, home.experiment(name), iteration, code_version)
+        return cls(context, home, schema, experiment, iteration, code_version)
+
+    def beside(self, schema: TableSchema) -> Stage[E]:
+        """The same stage, writing another of its tables."""
+        return replace(self, schema=schema)
 
     @property
     def lake(self) -> Lake:
@@ -57,13 +89,28 @@ class Stage:
         """The model that this iteration starts from."""
         return champion_before(self.lake, self.experiment, self.iteration)
 
+    @property
+    def generator(self) -> Champion:
+        """The model that this iteration generates with."""
+        return (
+            self.champion if self.experiment.drawn_by == "champion" else Champion(self.experiment.model.path)
+        )
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the experiment's budget leaves to this stage."""
+        return Allowance.of(self.lake, self.experiment, self.schema.name, self.iteration)
+
     def log(self, line: str) -> None:
         """One line into Dagster's log."""
         self.context.log.info(line)
 
     def read(self, schema: TableSchema) -> tuple[Manifest, pl.DataFrame]:
         """This iteration's rows of an earlier stage; refused when its last blocking check failed."""
-        return self.lake.manifest(schema.name, self.partition), self.lake.read(schema.name, self.partition)
+        manifest = self.lake.manifest(schema.name, self.partition)
+        # Before the rows are read: what is withdrawn in between is not claimed to have been left out.
+        self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
+        return manifest, self.lake.read(schema.name, self.partition)
 
     def activity(
         self,
@@ -73,7 +120,23 @@ class Stage:
         model_id: str | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Activity:
-        """The activity of this materialisation."""
+        """The activity of this materialisation.
+
+        Inputs without their withdrawn rows are other inputs: they add a parameter, and `about` says which
+        revocations were heeded.
+        """
+        about = {"dagster_run_id": self.context.run.run_id, **(about or {})}
+        left_out = pl.concat(
+            [
+                self._left_out.get(manifest.activity.id, self.lake.ledger.withdrawn(manifest.activity.id))
+                for manifest in inputs
+            ]
+            or [self.lake.ledger.withdrawn("")]
+        )
+        if not left_out.is_empty():
+            withdrawn = content_hash({"ids": left_out["id"].unique().sort().to_list()})
+            parameters = {**parameters, "withdrawn": withdrawn}
+            about["revocations"] = left_out["revocation"].unique().sort().to_list()
         return Activity(
             table=self.schema.name,
             partition=self.partition,
@@ -82,8 +145,103 @@ class Stage:
             seed=self.experiment.seed,
             inputs=tuple(manifest.activity.id for manifest in inputs),
             model_id=model_id,
-            about={"dagster_run_id": self.context.run_id, **(about or {})},
+            about=about,
         )
+
+    def so_far(self, *schemas: TableSchema) -> tuple[list[Manifest], list[pl.DataFrame]]:
+        """The rows of tables in this and all earlier iterations of the experiment, and their partitions."""
+        manifests: list[Manifest] = []
+        frames = []
+        for schema in schemas:
+            found = [
+                manifest
+                for manifest in self.lake.manifests(schema.name, self.experiment.name)
+                if manifest.iteration <= self.iteration
+            ]
+            for manifest in found:
+                self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
+            rows = (self.lake.read(schema.name, manifest.partition) for manifest in found)
+            frames.append(pl.concat([pl.DataFrame(schema=schema.polars), *rows]))
+            manifests += found
+        return manifests, frames
+
+    def drawing(
+        self, model: LanguageModel, inputs: Sequence[Manifest], parameters: Mapping[str, Any]
+    ) -> Activity:
+        """The activity of a stage in which the generator, open as `model`, works."""
+        generator = self.generator
+        return self.activity(
+            inputs=inputs,
+            parameters={**parameters, "engine": model.engine},
+            model_id=model.model_id,
+            about={
+                "model_path": generator.path,
+                "champion": generator.name,
+                "engine_options": recorded_options(self.experiment.model),
+                **placement(model),
+            },
+        )
+
+    def work(
+        self,
+        language_model: LanguageModelResource,
+        inputs: Sequence[Manifest],
+        settings: Mapping[str, Any],
+        items: Sequence[Item],
+        prepare: Callable[[LanguageModel], Work[Item]],
+        *,
+        size: int,
+        unit: str = "completions",
+        each: Callable[[Item], int] = lambda item: 1,
+    ) -> tuple[Manifest, dict[str, Any]]:
+        """Let the generator work on all items, shard by shard; the partition, and what Dagster shows."""
+        with language_model.open(self.experiment.model, self.generator.path) as model:
+            activity = self.drawing(model, inputs, settings)
+            with self.lake.writer(self.schema, activity) as writer:
+                spent = in_shards(
+                    writer,
+                    items,
+                    prepare(model),
+                    size=size,
+                    unit=unit,
+                    each=each,
+                    log=self.log,
+                    allowance=self.allowance,
+                )
+                manifest = writer.commit({"seconds": self.seconds, **vars(spent)})
+        return manifest, self.drawn_metadata(activity, spent)
+
+    def complete(
+        self,
+        language_model: LanguageModelResource,
+        inputs: Sequence[Manifest],
+        settings: Mapping[str, Any],
+        requests: Sequence[Request],
+        *,
+        size: int,
+        read: Callable[[Generation], Mapping[str, Any]] = lambda drawn: {},
+    ) -> tuple[Manifest, dict[str, Any]]:
+        """The same for one completion a request, drawn as the settings say."""
+        parameters = recorded_sampling(self.schema.name, settings)
+        seeds_from = (self.experiment.seed, self.iteration)
+        return self.work(
+            language_model,
+            inputs,
+            settings,
+            requests,
+            lambda model: completer(model, parameters, seeds_from, read),
+            size=size,
+        )
+
+    def drawn_metadata(self, activity: Activity, spent: Spent) -> dict[str, Any]:
+        """What Dagster shows of a stage in which a model worked."""
+        return {
+            "champion": activity.about["champion"],
+            "model_id": activity.model_id,
+            "engine": activity.parameters["engine"],
+            "tokens": spent.tokens,
+            "tokens_per_second": round(spent.tokens / max(spent.model_seconds, 1e-9), 1),
+        }
 
     def store(
         self, activity: Activity, drafts: Sequence[Draft], about: Mapping[str, Any] | None = None
@@ -99,6 +257,11 @@ class Stage:
         """Since the stage began."""
         return round(time.monotonic() - self._started, 3)
 
+    @property
+    def lineage_page(self) -> dg.MetadataValue:
+        """Link to the lineage page of this iteration."""
+        return dg.MetadataValue.url(page_url(f"/experiments/{self.experiment.name}/{self.iteration}"))
+
     def result(
         self, manifest: Manifest, preview: Sequence[str], metadata: Mapping[str, Any] | None = None
     ) -> dg.MaterializeResult:
@@ -109,27 +272,84 @@ class Stage:
         self.lake.refresh_catalog()
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": manifest.rows,
-                "dagster/column_schema": dg.TableSchema(
-                    [dg.TableColumn(name, str(dtype)) for name, dtype in self.schema.polars.items()]
-                ),
+                "dagster/row_count": self.lake.live_rows(manifest),
+                **table_metadata(self.schema),
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "activity": manifest.activity.id,
                 "folder": dg.MetadataValue.path(str(manifest.directory)),
                 **(metadata or {}),
-                "preview": dg.MetadataValue.md(preview_table(manifest, preview)),
+                "preview": dg.MetadataValue.md(preview_table(self.lake, manifest, preview)),
             },
             data_version=dg.DataVersion(manifest.activity.id),
         )
 
 
-def preview_table(manifest: Manifest, columns: Sequence[str]) -> str:
-    """The first rows as a markdown table in which nothing that a model wrote has any effect."""
-    first = pl.read_parquet(
-        manifest.paths[0], columns=list(columns), n_rows=_PREVIEW_ROWS, hive_partitioning=False, glob=False
+def store_decisions(
+    stage: Stage[E],
+    schema: TableSchema,
+    decisions: pl.DataFrame,
+    inputs: Sequence[Manifest],
+    decides: str,
+) -> None:
+    """Commit decisions before the table whose making they explain; `decides` is that table's activity."""
+    beside = stage.beside(schema)
+    activity = beside.activity(inputs=inputs, parameters={"decides": decides})
+    drafts = [
+        Draft(
+            content={
+                "stage": stage.schema.name,
+                **{key: row[key] for key in ("candidate_id", "rule", "kept", "reason", "nearest_id")},
+            },
+            parents=[Parent(row["candidate_id"], "decided")],
+            measures={"score": row["score"], "threshold": row["threshold"]},
+        )
+        for row in decisions.iter_rows(named=True)
+    ]
+    beside.store(activity, drafts)
+
+
+def image(png: bytes) -> dg.MetadataValue:
+    """A chart in Dagster's markdown."""
+    return dg.MetadataValue.md(f"![chart](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def number(value: Any) -> float:
+    """For Dagster's plots: five decimals, NaN for nothing."""
+    return round(float(value), 5) if value is not None else float("nan")
+
+
+def table_metadata(schema: TableSchema) -> dict[str, Any]:
+    """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
+    sources = {
+        column: [dg.TableColumnDep(dg.AssetKey(table.split("/")), source) for table, source in found]
+        for column, found in COLUMN_SOURCES[schema.name].items()
+        if found
+    }
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            [dg.TableColumn(name, str(dtype)) for name, dtype in schema.polars.items()]
+        ),
+        **({"dagster/column_lineage": dg.TableColumnLineage(sources)} if sources else {}),
+    }
+
+
+def page_url(path: str) -> str:
+    """Address of a lineage page, under $SELFIMPROVE_PAGES_URL."""
+    return os.environ.get("SELFIMPROVE_PAGES_URL", "http://127.0.0.1:3001").rstrip("/") + path
+
+
+def preview_records(lake: Lake, manifest: Manifest) -> str:
+    """The rows of the preview by id, as a markdown list: the page of each, and how to trace it."""
+    ids = lake.read_columns(manifest, ["id"], _PREVIEW_ROWS)["id"]
+    return "\n".join(
+        f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
     )
-    rows = first.select(columns).rows(named=True)
+
+
+def preview_table(lake: Lake, manifest: Manifest, columns: Sequence[str]) -> str:
+    """The first rows as a markdown table in which nothing that a model wrote has any effect."""
+    rows = lake.read_columns(manifest, columns, _PREVIEW_ROWS).rows(named=True)
     return markdown_table(
         [{key: plain(str(value), _PREVIEW_CHARACTERS) for key, value in row.items()} for row in rows]
     )
@@ -157,6 +377,7 @@ def stage_asset(
             code_version=code_version,
             kinds=kinds or {"parquet", "polars"},
             owners=["team:data"],
+            metadata=table_metadata(schema),
             pool="model" if holds_model else None,
         )(_with_plain_errors(compute))
 

@@ -23,6 +23,7 @@ import polars as pl
 import yaml
 
 from selfimprove_dagster.evaluation import accuracy, compare
+from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import partition_of
 from selfimprove_dagster.loop import Stop, finished_iterations, next_step
@@ -44,12 +45,7 @@ def run_arm(home: Home, arm: str, seed: int) -> tuple[Accuracy, Accuracy, Paired
     settings["evaluation"] = {**settings["evaluation"], "majority_questions": 0}
     (home.experiments / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     experiment = home.experiment(name)
-    while not isinstance(
-        step := next_step(experiment.budget, finished_iterations(home.lake, experiment)), Stop
-    ):
-        problems = run_iteration(home, experiment, step.iteration)
-        if problems:
-            raise SystemExit("\n".join(problems))
+    iterate(home, experiment)
     rows = [
         home.lake.read("lmsi/evaluation", partition_of(name, summary.iteration)).filter(GREEDY)
         for summary in finished_iterations(home.lake, experiment)
@@ -69,6 +65,26 @@ def run_arm(home: Home, arm: str, seed: int) -> tuple[Accuracy, Accuracy, Paired
     return accuracy(both, "champion"), accuracy(both, "challenger"), compare(both), lines
 
 
+def open_home(folder: Path) -> Home:
+    """An installation of the benchmark's own, named in the environment for Dagster's steps."""
+    home = Home(folder.absolute(), folder.absolute() / "experiments")
+    home.experiments.mkdir(parents=True, exist_ok=True)
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    os.environ["SELFIMPROVE_HOME"] = str(home.root)
+    os.environ["SELFIMPROVE_EXPERIMENTS"] = str(home.experiments)
+    return home
+
+
+def iterate(home: Home, experiment: Experiment) -> None:
+    """Run iterations until a stop rule says why to stop."""
+    while not isinstance(
+        step := next_step(experiment.budget, finished_iterations(home.lake, experiment)), Stop
+    ):
+        problems = run_iteration(home, experiment, step.iteration)
+        if problems:
+            raise SystemExit("\n".join(problems))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -79,13 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
-    home = Home(arguments.home.absolute(), arguments.home.absolute() / "experiments")
-    home.experiments.mkdir(parents=True, exist_ok=True)
-    os.environ["DAGSTER_HOME"] = str(home.dagster)
-    os.environ["SELFIMPROVE_HOME"], os.environ["SELFIMPROVE_EXPERIMENTS"] = (
-        str(home.root),
-        str(home.experiments),
-    )
+    home = open_home(arguments.home)
     started = time.monotonic()
     lines = [
         "| arm | seed | base | after each iteration | last promoted | difference (95%) | gained / lost |",

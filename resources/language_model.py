@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from selfimprove_dagster.experiment import ModelSection
 from selfimprove_dagster.language_model import LanguageModel, open_language_model
+from selfimprove_dagster.sections import ModelSection
 
 
 class LanguageModelResource(dg.ConfigurableResource):
@@ -22,7 +22,7 @@ class LanguageModelResource(dg.ConfigurableResource):
     def open(self, section: ModelSection, path: str | Path | None = None) -> Iterator[LanguageModel]:
         """The model at `path` (default: the experiment's base model), closed on leaving."""
         options = section.engine_options()
-        if self.device:
+        if self.device and "device" in options:
             options["device"] = self.device
         model = open_language_model(path or section.path, **options)
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import gc
+import os
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.console import ExperimentName, console
+from selfimprove_dagster.errors import BudgetSpent, ExperimentError, SelfImproveError
+from selfimprove_dagster.experiment import LmsiExperiment
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.lineage.commands import lineage_app
 from selfimprove_dagster.loop import Stop, decide_next, finished_iterations, next_step
+from selfimprove_dagster.progress import duration
 from selfimprove_dagster.text import plain
 
 app = typer.Typer(
@@ -22,25 +29,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 seeds_app = typer.Typer(help="Questions to learn from.", no_args_is_help=True)
-lineage_app = typer.Typer(help="Where an example comes from.", no_args_is_help=True)
 app.add_typer(seeds_app, name="seeds")
 app.add_typer(lineage_app, name="lineage")
-console = Console(highlight=False)
-if not console.is_terminal:
-    console = Console(highlight=False, width=120)
-
-ExperimentName = Annotated[
-    str, typer.Argument(help="Name of a file in the folder of experiments, without .yaml.")
-]
 
 
 def main() -> None:
     """The command line; an error that a person can act on is one line and exit code 1."""
+    # Torch and Great Expectations import a million objects that stay: at Python's own thresholds a quarter of
+    # that time goes into looking through them for garbage.
+    gc.set_threshold(100_000, 20, 20)
     try:
         app()
     except SelfImproveError as error:
         Console(stderr=True, highlight=False).print(
-            f"error: {error}", style="red", markup=False, soft_wrap=True
+            f"error: {plain(str(error))}", style="red", markup=False, soft_wrap=True
         )
         raise SystemExit(1) from None
 
@@ -52,6 +54,9 @@ def run(
         int | None,
         typer.Option(min=1, help="Stop after this many more iterations; default: by the budget alone."),
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only forecast tokens, time and disk, from a small pilot.")
+    ] = False,
 ) -> None:
     """Run iterations until a stop rule says why to stop. An interrupted run goes on where it was."""
     from selfimprove_dagster.presets import PRESETS
@@ -60,8 +65,13 @@ def run(
     home = Home.from_environment()
     settled = home.experiment(experiment)
     console.print(f"experiment {settled.name}, preset {settled.preset}, which departs from the paper in that")
-    for deviation in PRESETS[settled.preset].deviations:
+    for deviation in PRESETS[settled.method][settled.preset].deviations:
         console.print(f"  - {deviation}", markup=False)
+    if estimate:
+        if not isinstance(settled, LmsiExperiment):
+            raise ExperimentError(f"--estimate forecasts lmsi alone, and {settled.name} is {settled.method}")
+        _show_estimate(home, settled)
+        return
     done = 0
     while iterations is None or done < iterations:
         step = next_step(settled.budget, finished_iterations(home.lake, settled))
@@ -69,23 +79,63 @@ def run(
             console.print(f"stopped: {step.reason}", markup=False)
             break
         console.rule(f"iteration {step.iteration}")
-        problems = run_iteration(home, settled, step.iteration)
+        try:
+            problems = run_iteration(home, settled, step.iteration)
+        except BudgetSpent as spent:
+            console.print(f"stopped: {spent}", markup=False, soft_wrap=True)
+            break
         if problems:
             for problem in problems:
-                console.print(problem, style="red", markup=False, soft_wrap=True)
+                console.print(plain(problem), style="red", markup=False, soft_wrap=True)
             console.print("What was committed is kept; mend the cause and run the same command again.")
             raise typer.Exit(1)
         done += 1
     status(experiment)
 
 
+def _show_estimate(home: Home, experiment: LmsiExperiment) -> None:
+    from resources import TrainerResource
+    from selfimprove_dagster.estimate import estimate
+
+    step = next_step(experiment.budget, finished_iterations(home.lake, experiment))
+    if isinstance(step, Stop):
+        console.print(f"nothing to forecast: {step.reason}", markup=False)
+        return
+    forecast = estimate(home.lake, experiment, step.iteration, TrainerResource().fine_tune)
+    at_most = "at most " if experiment.sampling.adaptive else ""
+    table = Table(title=f"forecast of iteration {step.iteration} of {experiment.name}")
+    for heading in ("stage", "tokens", "time", "disk"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in (*forecast.stages, forecast.total):
+        tokens = f"{stage.tokens.low:,.0f} – {stage.tokens.high:,.0f}"
+        table.add_row(
+            stage.stage,
+            tokens if stage.stage == "training" else at_most + tokens,
+            f"{duration(stage.seconds.low)} – {duration(stage.seconds.high)}",
+            f"{stage.bytes / 1e6:,.1f} MB",
+        )
+    console.print(table)
+    most, total = forecast.iterations, forecast.total
+    console.print(
+        f"{forecast.limited_by} allows {most} more: up to {most * total.tokens.high:,.0f} tokens, "
+        f"{duration(most * total.seconds.high)}, {most * total.bytes / 1e6:,.1f} MB of disk; training needs "
+        f"{forecast.scratch / 1e6:,.1f} MB more while it lasts",
+        markup=False,
+        soft_wrap=True,
+    )
+    for assumption in forecast.assumed:
+        console.print(f"  - {assumption}", markup=False, soft_wrap=True)
+
+
 @app.command()
-def fields() -> None:
-    """List every field of an experiment file with its meaning and what each preset puts there."""
+def fields(
+    method: Annotated[str, typer.Argument(help="Its name, as in `method: lmsi`.")] = "lmsi",
+) -> None:
+    """List every field of a method's experiment file, its meaning, and what each preset puts there."""
     from selfimprove_dagster.experiment import describe_fields
 
     table = Table("field", "paper", "practical", "meaning")
-    for field in describe_fields():
+    for field in describe_fields(method):
         table.add_row(field.name, field.paper, field.practical, field.description)
     console.print(table)
 
@@ -98,31 +148,40 @@ def status(experiment: ExperimentName) -> None:
     home = Home.from_environment()
     settled = home.experiment(experiment)
     table = Table(title=f"{settled.name}: {settled.description}" if settled.description else settled.name)
-    for heading in ("iteration", "questions", "samples", "kept", "vote margin", "champion", "new checkpoint"):
-        table.add_column(heading, justify="right")
-    for heading in ("by vote", "promoted"):
-        table.add_column(heading)
     gates: list[str] = []
-    for row in results(home.lake, settled):
-        counts = [
-            f"{value:,}" if value is not None else "–" for value in (row.questions, row.paths, row.examples)
-        ]
+    tainted: list[str] = []
+    rows = results(home.lake, settled)
+    voted = settled.method == "lmsi"
+    counted = rows[0].counts(settled.method) if rows else ()
+    margins, votes = (["vote margin"], ["by vote"]) if voted else ([], [])
+    for heading in ("iteration", *counted, *margins, "champion", "new checkpoint"):
+        table.add_column(heading, justify="right")
+    for heading in (*votes, "promoted"):
+        table.add_column(heading)
+    for row in rows:
+        margin = f"{row.margin:.3f}" if row.margin is not None else "–"
+        majority = f"{row.challenger_majority.value:.1%}" if row.challenger_majority else "–"
         table.add_row(
             str(row.iteration),
-            *counts,
-            f"{row.margin:.3f}" if row.margin is not None else "–",
+            *(f"{value:,}" if value is not None else "–" for value in row.counts(settled.method).values()),
+            *([margin] if voted else []),
             f"{row.champion.value:.1%}" if row.champion else "–",
             str(row.challenger or "–"),
-            f"{row.challenger_majority.value:.1%}" if row.challenger_majority else "–",
-            "–" if row.promoted is None else "yes" if row.promoted else "no",
+            *([majority] if voted else []),
+            ("–" if row.promoted is None else "yes" if row.promoted else "no")
+            + (", tainted" if row.tainted else ""),
         )
         gates += row.closed_gates
+        if row.tainted:
+            tainted.append(f"tainted: the checkpoint of iteration {row.iteration}: {row.tainted}")
     console.print(table)
-    console.print(
-        "champion, new checkpoint: held-out accuracy, greedy, with its 95% interval; by vote: its majority"
-    )
+    how = settled.decided_in.replace("_", " ")
+    about = f"champion, new checkpoint: held-out accuracy, {how}, with its 95% interval"
+    console.print(f"{about}; by vote: its majority" if voted else about)
+    for line in tainted:
+        console.print(line, style="red", markup=False, soft_wrap=True)
     for gate in gates:
-        console.print(f"closed gate: {gate}", style="red", markup=False)
+        console.print(f"closed gate: {plain(gate)}", style="red", markup=False)
     step = decide_next(home.lake, settled)
     follows = step.reason if isinstance(step, Stop) else f"iteration {step.iteration} can follow"
     console.print(f"next: {follows}", markup=False)
@@ -135,20 +194,19 @@ def import_(
         Path, typer.Argument(help="JSON Lines, JSON, CSV, Parquet, or text with one question a line.")
     ],
 ) -> None:
-    """Import a file of questions: good lines become seeds, bad ones are listed with file, line and reason."""
+    """Import questions or tasks: good lines become seeds, bad ones are listed with file, line and reason."""
     from selfimprove_dagster import tables
-    from selfimprove_dagster.seeds import import_seeds
+    from selfimprove_dagster.seeds import import_file
 
     home = Home.from_environment()
     settled = home.experiment(experiment)
-    source = settled.seeds.model_copy(update={"file": str(file), "rows": None})
-    manifest, accepted, rejected = import_seeds(home.lake, settled, source)
-    console.print(f"{accepted:,} questions imported, {rejected:,} lines rejected")
+    manifest, accepted, rejected = import_file(home.lake, settled, file)
+    console.print(f"{accepted:,} seeds imported, {rejected:,} lines rejected")
     if rejected:
         bad = home.lake.read_ungated(home.lake.manifest(tables.REJECTED_SEEDS.name, manifest.partition))
         for row in bad.head(10).iter_rows(named=True):
             where = f"{row['source_file']}, line {row['source_line']}"
-            console.print(f"  {where}: {plain(row['reason'], 200)}", markup=False)
+            console.print(f"  {plain(where, 200)}: {plain(row['reason'], 200)}", markup=False)
         if len(bad) > 10:
             console.print(f"  … and {len(bad) - 10:,} more in the table {tables.REJECTED_SEEDS.name}")
 
@@ -162,35 +220,93 @@ def evaluate(
 ) -> None:
     """Held-out accuracy of a model on an experiment's evaluation questions."""
     from selfimprove_dagster.champion import champion_before
-    from selfimprove_dagster.evaluation import Exam, accuracy_of_rows
-    from selfimprove_dagster.language_model import open_language_model
+    from selfimprove_dagster.evaluation import accuracy_of_rows
+    from selfimprove_dagster.exams import open_exam
+    from selfimprove_dagster.language_model import LanguageModel, open_language_model
     from selfimprove_dagster.progress import ProgressReport
-    from selfimprove_dagster.question_files import read_questions
-    from selfimprove_dagster.seeds import demonstrations
+    from selfimprove_dagster.taint import tainted_models
 
     home = Home.from_environment()
     settled = home.experiment(experiment)
     champion = champion_before(home.lake, settled, 1_000)
-    questions, rejected = read_questions(settled.evaluation)
-    shown, _ = demonstrations(home.lake, settled, settled.sampling.prompt_format)
-    exam = Exam(settled, questions, shown)
-    opened = open_language_model(model or champion.path, **settled.model.engine_options())
-    try:
-        with ProgressReport("evaluation", exam.paths, "answers", lambda line: None) as report:
-            rows = exam.sit(opened, report.advance)
-    finally:
-        opened.close()
+
+    def open_model(path: str) -> closing[LanguageModel]:
+        return closing(open_language_model(path, **settled.model.engine_options()))
+
+    opened = open_exam(home, settled, open_model)
+    with (
+        open_model(model or champion.path) as examinee,
+        ProgressReport("evaluation", opened.exam.paths, "answers", lambda line: None) as report,
+    ):
+        rows = opened.exam.sit(examinee, report.advance)
     table = Table(title=f"{plain(model, 80) if model else champion.name} on {settled.name}")
     for heading in ("mode", "difficulty", "accuracy"):
         table.add_column(heading)
     for mode, difficulty, measured in accuracy_of_rows(rows):
         table.add_row(mode, difficulty, str(measured))
     console.print(table)
-    if rejected:
+    for tainted, reason in tainted_models(home.lake, settled.name).items():
+        console.print(f"tainted: {tainted}: {reason}", style="red", markup=False, soft_wrap=True)
+    if opened.rejected:
         console.print(
-            f"{len(rejected):,} lines of the evaluation file were rejected; the first: {rejected[0]}",
+            f"{len(opened.rejected):,} lines of the evaluation file were rejected; "
+            f"the first: {plain(str(opened.rejected[0]), 200)}",
             markup=False,
         )
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(help="What the model goes on with, greedily.")],
+    model: Annotated[str, typer.Option(help="Model folder or hub name, or `embedded`.")] = "embedded",
+    tools: Annotated[
+        str,
+        typer.Option(
+            help="Tools that it may call, by commas: Calculator, Calendar, WikiSearch, QA, MT, or a class of "
+            "your own as `my_tools.py:Weather`."
+        ),
+    ] = "",
+    most_calls: Annotated[int, typer.Option(min=1, help="Calls a prompt, at most.")] = 1,
+    likeliest: Annotated[
+        int, typer.Option(min=1, help="A call opens when its token is among so many of the likeliest.")
+    ] = 10,
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that Calendar tells.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="JSON Lines or Parquet of title and text for WikiSearch.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest text in tokens, calls not counted.")] = 128,
+) -> None:
+    """Let a model write, and call tools while it writes (Toolformer, section 4.2)."""
+    from selfimprove_dagster import embedded
+    from selfimprove_dagster.language_model import SamplingParameters, open_language_model
+    from selfimprove_dagster.tool_use import generate_with_tools, opening_token
+    from selfimprove_dagster.tools import Context, open_tools
+    from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
+
+    opened = open_language_model(str(embedded.BASE_MODEL) if model == "embedded" else model)
+    names = [name.strip() for name in tools.split(",") if name.strip()]
+    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=("\n\n",))
+    toolbox = open_tools(names, model=opened, corpus=corpus or ENCYCLOPAEDIA)
+    with closing(opened), closing(toolbox):
+        transcripts = generate_with_tools(
+            opened,
+            prompts,
+            toolbox,
+            opening=opening_token(opened),
+            contexts=[Context(date.date() if date else None)] * len(prompts),
+            parameters=parameters,
+            likeliest=likeliest,
+            most_calls=most_calls if names else 0,
+        )
+    for prompt, transcript in zip(prompts, transcripts, strict=True):
+        console.print(plain(prompt + transcript.text, len(prompt) + len(transcript.text) + 1), markup=False)
+        for call in transcript.calls:
+            told = call.problem or "called"
+            console.print(
+                f"  call at {call.position}: {plain(call.written, 200)}: {plain(told, 200)}", markup=False
+            )
 
 
 @app.command()
@@ -201,7 +317,11 @@ def export(
         int | None, typer.Option(min=0, help="Which iteration; default: the last one.")
     ] = None,
     format: Annotated[
-        str, typer.Option(help="huggingface (with a dataset card), parquet or jsonl.")
+        str,
+        typer.Option(
+            help="huggingface (with a dataset card), parquet, jsonl, prov-json (jsonl with PROV), alpaca, or "
+            "chat."
+        ),
     ] = "huggingface",
 ) -> None:
     """Write a filtered dataset for other tools to read."""
@@ -212,49 +332,41 @@ def export(
     console.print(f"{written:,} examples written to {output}", markup=False)
 
 
-@lineage_app.command()
-def trace(
-    record: Annotated[str, typer.Argument(help="Id of a record, or the beginning of one.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
+PagesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the lineage pages.")]
+
+
+@app.command()
+def pages(
+    port: PagesPort = 3001,
+    dagster_url: Annotated[
+        str, typer.Option(envvar="SELFIMPROVE_DAGSTER_URL", help="Where links to Dagster lead.")
+    ] = "http://127.0.0.1:3000",
 ) -> None:
-    """Print the whole ancestry of a record: example ← vote ← paths ← question ← file and line."""
-    from selfimprove_dagster.lineage import trace as walk
-    from selfimprove_dagster.lineage_text import ancestry_tree
+    """Show experiments, examples and their lineage in a browser, on this machine only, until Ctrl-C."""
+    from selfimprove_dagster.ui import LOCAL, serve_pages
 
-    ancestor = walk(Home.from_environment().lake, record)
-    if as_json:
-        print(json.dumps(ancestor.to_json(), ensure_ascii=False, indent=1))
-    else:
-        console.print(ancestry_tree(ancestor))
+    console.print(f"lineage pages  http://{LOCAL}:{port}", markup=False)
+    serve_pages(Home.from_environment(), port, dagster_url)
 
 
-@lineage_app.command()
-def example(experiment: ExperimentName) -> None:
-    """Print one training example of the last iteration with its ancestry."""
-    from selfimprove_dagster.export import last_dataset
-    from selfimprove_dagster.lineage import trace as walk
-    from selfimprove_dagster.lineage_text import ancestry_tree
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster.")] = 3000,
+    pages_port: PagesPort = 3001,
+) -> None:
+    """Start Dagster and the lineage pages, on this machine only, until Ctrl-C or until either ends."""
+    from selfimprove_dagster.runs import prepare_dagster_ui
+    from selfimprove_dagster.ui import LOCAL, dagster_command, listen, serve_pages
 
     home = Home.from_environment()
-    manifest = last_dataset(home.lake, home.experiment(experiment))
-    rows = home.lake.read_ungated(manifest).filter(format="zero_shot_cot").sort("vote_share")
-    chosen = rows["id"][len(rows) // 2]
-    console.print(ancestry_tree(walk(home.lake, chosen)))
-
-
-@app.command("prepare-ui", hidden=True)
-def prepare_ui() -> None:
-    """Make Dagster's home, and the first partition of every experiment, so that the UI can materialise it."""
-    import dagster as dg
-
-    from assets.partitions import iterations
-    from selfimprove_dagster.runs import prepare_dagster_home
-
-    home = Home.from_environment()
-    print(prepare_dagster_home(home))
-    keys = [f"{name}-000" for name in home.experiment_names()]
-    with dg.DagsterInstance.get() as instance:
-        instance.add_dynamic_partitions(str(iterations.name), keys)
+    listen(port).close()
+    prepare_dagster_ui(home)
+    dagster_url = f"http://{LOCAL}:{port}"
+    os.environ["SELFIMPROVE_PAGES_URL"] = f"http://{LOCAL}:{pages_port}"
+    console.print(
+        f"Dagster        {dagster_url}\nlineage pages  {os.environ['SELFIMPROVE_PAGES_URL']}", markup=False
+    )
+    serve_pages(home, pages_port, dagster_url, beside=dagster_command(port))
 
 
 if __name__ == "__main__":

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.checks import lmsi_checks
+from assets.checks import all_checks
 from assets.lmsi import lmsi_assets
 from assets.seeds import import_seeds_job
+from assets.self_instruct import self_instruct_assets
 from assets.sensors import next_iteration_sensor, seed_inbox
+from assets.toolformer import toolformer_assets
+from assets.unnatural_instructions import unnatural_instructions_assets
 from resources import HomeResource, LanguageModelResource, TrainerResource
 
-lmsi_iteration = dg.define_asset_job(
-    "lmsi_iteration",
-    selection=dg.AssetSelection.groups("lmsi"),
-    description="One iteration of LMSI, from seed pool to promotion. A process a step, so that a model's "
-    "memory is free when its step ends.",
-)
+METHODS = {
+    "lmsi": lmsi_assets,
+    "self_instruct": self_instruct_assets,
+    "unnatural_instructions": unnatural_instructions_assets,
+    "toolformer": toolformer_assets,
+}
 
 defs = dg.Definitions(
-    assets=lmsi_assets,
-    asset_checks=lmsi_checks,
-    jobs=[lmsi_iteration, import_seeds_job],
-    sensors=[next_iteration_sensor("lmsi"), seed_inbox],
+    assets=[asset for assets in METHODS.values() for asset in assets],
+    asset_checks=all_checks,
+    jobs=[
+        *(
+            dg.define_asset_job(
+                f"{method}_iteration",
+                selection=dg.AssetSelection.groups(method),
+                description="One iteration, from seed pool to promotion. A process a step, so that a model's "
+                "memory is free when its step ends.",
+            )
+            for method in METHODS
+        ),
+        import_seeds_job,
+    ],
+    sensors=[*map(next_iteration_sensor, METHODS), seed_inbox],
     resources={
         "home": HomeResource(),
         "language_model": LanguageModelResource(),

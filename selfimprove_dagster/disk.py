@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ import duckdb
 import polars as pl
 
 from selfimprove_dagster.errors import LakeNotWritable
+
+_WRITERS_ERRORS = (OSError, pl.exceptions.PolarsError, duckdb.IOException, RuntimeError)
 
 
 class file_system_errors:
@@ -34,14 +37,22 @@ class file_system_errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if not isinstance(error, (OSError, pl.exceptions.PolarsError, duckdb.IOException)):
+        # The last by its name, so that its package need not be loaded.
+        if not isinstance(error, _WRITERS_ERRORS) and type(error).__name__ != "SafetensorError":
             return
         code = getattr(error, "errno", None)
-        if code is None:  # Polars and DuckDB hand on the system's words only
+        if code is None:  # Polars, DuckDB and safetensors hand on the system's words only
             named = (known for known in self._REMEDIES if os.strerror(known) in str(error))
             code = next(named, None)
+        if code is None and "inline_container" in str(error) and _is_full(self.path):  # torch not even those
+            code = errno.ENOSPC
         if code in self._REMEDIES:
             raise LakeNotWritable(f"cannot write {self.path}: {self._REMEDIES[code]}") from error
+
+
+def _is_full(path: Path) -> bool:
+    folder = next(parent for parent in path.parents if parent.exists())
+    return shutil.disk_usage(folder).free < 1 << 20
 
 
 def file_checksum(path: Path) -> str:

@@ -5,11 +5,13 @@
     ├── SeedFileError            a seed file as a whole cannot be read
     ├── ModelError               a model is missing, or not of the kind that was asked for
     ├── TrainingError            training failed or gave a loss that is not finite
+    ├── BudgetSpent              a budget of the experiment is spent in the middle of an iteration
     └── LakeError
         ├── PartitionMissing     nothing is committed there yet
         ├── PartitionBusy        another process is writing it
         ├── GateClosed           its last blocking check failed
-        └── LakeNotWritable      disk full or read-only
+        ├── LakeNotWritable      disk full or read-only
+        └── RevocationError      what was named cannot be revoked, restored or purged
 
 Messages say what was wrong, where, and what to do about it.
 """
@@ -37,6 +39,10 @@ class TrainingError(SelfImproveError):
     """Training failed, or its loss is not a number."""
 
 
+class BudgetSpent(SelfImproveError):
+    """A stage stopped between two shards; those before are kept."""
+
+
 class LakeError(SelfImproveError):
     """The lake cannot do what it was asked."""
 
@@ -55,3 +61,12 @@ class GateClosed(LakeError):
 
 class LakeNotWritable(LakeError):
     """The file system refused a write."""
+
+
+class RevocationError(LakeError):
+    """Nothing answers to what was to be revoked, or it cannot be undone."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first, for a message of one line."""
+    return str(error).strip().partition("\n")[0]

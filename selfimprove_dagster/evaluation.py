@@ -5,65 +5,67 @@ Here, and nowhere else, are true answers read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.generation import sampling_parameters
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.lake import Lake, PartitionWriter, Spent
+from selfimprove_dagster.language_model.base import LanguageModel, Progress
+from selfimprove_dagster.loop import UNLIMITED, Allowance
 from selfimprove_dagster.measurement import Accuracy, PairedComparison
-from selfimprove_dagster.methods.answers import answers_agree, extract_answers
-from selfimprove_dagster.methods.lmsi import build_prompt
-from selfimprove_dagster.methods.voting import vote
+from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.question_files import Question
-from selfimprove_dagster.records import TableSchema, content_hash
-from selfimprove_dagster.seeds import DemonstrationRecord
+from selfimprove_dagster.records import Draft, Parent, TableSchema, build_records
 
 
 @dataclass(frozen=True)
-class Exam:
-    """The held-out questions and how they are put: one greedy path each, and for the first of them a vote."""
+class Part:
+    """Some of an exam's questions, asked in one mode."""
+
+    mode: str
+    questions: Sequence[Question]
+    paths: int
+
+
+class Exam(ABC):
+    """Held-out questions and how they are put to a model."""
 
     experiment: Experiment
-    questions: Sequence[Question]
-    demonstrations: Sequence[DemonstrationRecord]
 
     @property
-    def modes(self) -> dict[str, Sequence[Question]]:
-        """The questions that each mode asks; a mode without any is left out."""
-        voted = self.questions[: self.experiment.evaluation.majority_questions]
-        return {"greedy": self.questions, "majority": voted} if voted else {"greedy": self.questions}
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """The whole exam, mode by mode, in the order in which it is sat."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+
+    @abstractmethod
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
 
     @property
     def paths(self) -> int:
         """How many paths one model has to draw."""
-        voted = len(self.modes.get("majority", ()))
-        return len(self.questions) + voted * self.experiment.evaluation.majority_paths
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All that shapes the answers besides the model."""
-        section, sampling = self.experiment.evaluation, self.experiment.sampling
-        return {
-            "questions": content_hash({"all": [vars(question) for question in self.questions]}),
-            "demonstrations": content_hash({"all": [vars(shown) for shown in self.demonstrations]}),
-            "seed": self.experiment.seed,
-            "majority": [section.majority_questions, section.majority_paths],
-            "temperature": sampling.temperature,
-            **sampling.model_dump(include={"top_p", "top_k", "max_tokens", "prompt_format", "stop"}),
-        }
+        return sum(part.paths for part in self.parts)
 
     def sit(self, model: LanguageModel, progress: Progress | None = None) -> list[dict[str, Any]]:
         """The model's answer to each question in each mode, compared with the true one.
 
-        Rows have `predicted` (canonical, or None), `text` (the greedy path, None for a vote) and `correct`.
+        Rows have `predicted` (None where there is no answer), `text` (the greedy path, None for a vote) and
+        `correct`.
         """
-        return [row for mode in self.modes for row in self._sit_mode(model, mode, progress)]
+        return [row for part in self.parts for row in self.sit_part(model, part, progress)]
 
     def remembered(
         self, lake: Lake, schema: TableSchema, before: int, model_id: str
@@ -74,55 +76,79 @@ class Exam:
             if manifest.iteration < before and same_exam:
                 rows = lake.read_ungated(manifest).filter(pl.col("model_id") == model_id)
                 if not rows.is_empty():
-                    columns = [name for name in schema.content if name not in ("role", "model_id")]
+                    told = [*schema.content, *schema.measures]
+                    columns = [name for name in told if name not in ("role", "model_id")]
                     return rows.filter(role=rows["role"][0]).select(columns).to_dicts()
         return None
 
-    def _sit_mode(self, model: LanguageModel, mode: str, progress: Progress | None) -> list[dict[str, Any]]:
-        section, questions = self.experiment.sampling, self.modes[mode]
-        if not questions:
-            return []
-        if mode == "greedy":
-            stop = tuple(section.stop)
-            parameters = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=stop)
-            per_question = 1
-        else:
-            parameters = sampling_parameters(section, improved=False)
-            per_question = self.experiment.evaluation.majority_paths
-        texts = [question.question for question in questions]
-        prompts = [build_prompt(text, section.prompt_format, self.demonstrations) for text in texts]
-        seeds = [
-            [seed_of(self.experiment.seed, "evaluation", text, index) for index in range(per_question)]
-            for text in texts
-        ]
-        paths = model.generate([model.encode(prompt) for prompt in prompts], seeds, parameters, progress)
-        ballots = pl.DataFrame(
-            [
-                {
-                    "question_id": str(at),
-                    "path_id": f"{at}/{index}",
-                    "sample_index": index,
-                    "text_key": path.text,
-                }
-                for at, drawn in enumerate(paths)
-                for index, path in enumerate(drawn)
-            ]
-        )
-        predicted = vote(ballots.with_columns(extract_answers(ballots["text_key"]).alias("answer")))
-        return [
-            {
-                "question": question.question,
-                "source_file": question.source_file,
-                "source_line": question.source_line,
-                "difficulty": question.difficulty,
-                "expected": question.answer,
-                "mode": mode,
-                "predicted": answer,
-                "text": drawn[0].text if mode == "greedy" else None,
-                "correct": answers_agree(answer, question.answer),
-            }
-            for question, answer, drawn in zip(questions, predicted["voted_answer"], paths, strict=True)
-        ]
+
+@dataclass(frozen=True)
+class Examinee:
+    """A model that sits the exam as champion or challenger."""
+
+    role: str
+    model_id: str
+    path: str
+
+
+def examine(
+    writer: PartitionWriter,
+    exam: Exam,
+    examinees: Sequence[Examinee],
+    *,
+    remembered: Callable[[str], list[dict[str, Any]] | None],
+    open_model: Callable[[str], AbstractContextManager[LanguageModel]],
+    log: Callable[[str], None],
+    allowance: Allowance = UNLIMITED,
+) -> Spent:
+    """Write every examinee's answers, a shard a part of the exam; returns what all shards took.
+
+    Shards that an earlier attempt left are not sat again, and nothing is by a model of which `remembered`
+    (asked by model id) has the rows. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    """
+    parts, done, spent = exam.parts, writer.committed_shards, writer.spent
+    finished = sum(parts[shard % len(parts)].paths for shard in done)
+    total = len(examinees) * exam.paths
+    with ProgressReport(writer.schema.name, total, "answers", log, finished) as report:
+        for number, examinee in enumerate(examinees):
+            first = number * len(parts)
+            if done.issuperset(range(first, first + len(parts))):
+                continue
+            rows = remembered(examinee.model_id)
+            with ExitStack() as stack:
+                model = None if rows is not None else stack.enter_context(open_model(examinee.path))
+                for shard, part in enumerate(parts, start=first):
+                    if shard in done:
+                        continue
+                    took = Spent()
+                    if model is None:
+                        answers = _of_part(rows or [], part)
+                        report.found(part.paths)
+                    else:
+                        allowance.check(spent, report.so_far)
+                        started, tokens = time.monotonic(), report.tokens
+                        answers = exam.sit_part(model, part, report.advance)
+                        took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
+                    about = {"role": examinee.role, "model_id": examinee.model_id}
+                    by = Parent(examinee.model_id, "answered_by")
+                    drafts = [_draft({**answer, **about}, by, writer.schema) for answer in answers]
+                    writer.write_shard(
+                        shard, build_records(writer.schema, drafts, writer.activity), spent=took
+                    )
+                    spent += took
+    return spent
+
+
+def _draft(answer: Mapping[str, Any], by: Parent, schema: TableSchema) -> Draft:
+    measures = {name: answer[name] for name in schema.measures}
+    return Draft({name: answer[name] for name in answer if name not in measures}, [by], measures)
+
+
+def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
+    places = {(question.source_file, question.source_line) for question in part.questions}
+    return [
+        row for row in rows if row["mode"] == part.mode and (row["source_file"], row["source_line"]) in places
+    ]
 
 
 def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
@@ -152,6 +178,7 @@ def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, s
     if not rows:
         return
     frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(role=pl.lit("model"))
+    frame = frame.drop_nulls("correct")
     for mode in frame["mode"].unique(maintain_order=True):
         yield mode, "all", accuracy(frame, "model", mode)
         for difficulty, part in accuracy_by_difficulty(frame, "model", mode).items():

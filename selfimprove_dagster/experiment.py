@@ -6,9 +6,9 @@
     seeds: {file: questions.jsonl}
     evaluation: {file: heldout.jsonl}
 
-Whatever the file leaves out comes from its preset. `paper` has the numbers of "Large Language Models Can
-Self-Improve" (Huang et al., 2210.11610), `practical` those that work for a small model on a small machine;
-each of its deviations is listed in `PRESETS["practical"].deviations` and printed by `selfimprove run`.
+Whatever the file leaves out comes from the preset of its method: `paper` has the numbers of the method's
+paper, `practical` those that work for a small model on a small machine. What departs from the paper is listed
+in each preset's `deviations` and printed by `selfimprove run`.
 
 Paths are relative to the file's own folder. In paths, `${NAME}` and `${NAME:-default}` are replaced from the
 environment; the default stands in for a variable that is unset or empty. The word `embedded` stands for the
@@ -22,188 +22,99 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.presets import PRESETS
+from selfimprove_dagster.presets import PRESETS, Preset
+from selfimprove_dagster.sections import (
+    BudgetSection,
+    DemonstrationSection,
+    EvaluationSection,
+    FilterSection,
+    ModelSection,
+    PathTrainingSection,
+    PromotionSection,
+    QuestionFile,
+    SamplingSection,
+    Section,
+    TrainingSection,
+    VotingSection,
+)
+from selfimprove_dagster.task_sections import (
+    ClassificationSection,
+    ElicitationSection,
+    InstanceSection,
+    OutputSection,
+    ParaphraseSection,
+    TaskEvaluationSection,
+    TaskFile,
+    TaskFilterSection,
+    TaskGenerationSection,
+)
+from selfimprove_dagster.tool_sections import (
+    AnnotationSection,
+    CallFilterSection,
+    TextFile,
+    ToolEvaluationSection,
+    ToolsSection,
+)
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
 PARTITION_KEY = re.compile(r"^(?P<experiment>[a-z][a-z0-9_]{0,39})-(?P<iteration>[0-9]{3})$")
 
-PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelSection(_Section):
-    """The base model and the engine that runs it."""
-
-    path: str = Field(description="folder with safetensors weights, hub name, or `embedded`")
-    engine: Literal["transformers"] = Field("transformers", description="what runs the model")
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="number format of the weights; `auto` is float32 on a CPU, the model's own on a GPU",
-    )
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
-    token_budget: int = Field(
-        65_536, ge=256, description="largest number of tokens (rows times length) held in one batch"
-    )
-
-    def engine_options(self) -> dict[str, Any]:
-        """What `open_language_model` takes besides the path."""
-        return self.model_dump(exclude={"path"})
-
-
-class QuestionFile(_Section):
-    """A file of questions: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
-
-    file: str = Field(description="path of the file, or `embedded`")
-    question_field: str | list[str] = Field(
-        "question", description="field that holds the question; several are joined by a space"
-    )
-    rows: str | None = Field(
-        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
-    )
-    licence: str = Field("unknown", description="licence of the text, kept with every record")
-    longest: int = Field(10_000, ge=1, description="longest question in characters; longer ones are rejected")
-
-
-class EvaluationSection(QuestionFile):
-    """Held-out questions with their answers. Used to measure, never to train."""
-
-    answer_field: str = Field("answer", description="field that holds the true answer")
-    difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
-    majority_questions: int = Field(
-        400, ge=0, description="on how many questions the majority vote is measured too"
-    )
-    majority_paths: int = Field(16, ge=1, description="paths a question for that vote")
-
-
-class SamplingSection(_Section):
-    """How reasoning paths are drawn."""
-
-    questions: int = Field(ge=1, description="questions in one iteration")
-    paths: int = Field(ge=1, le=1024, description="paths a question (m)")
-    temperature: float = Field(gt=0, le=5, description="sampling temperature with the base model")
-    temperature_improved: float = Field(gt=0, le=5, description="the same with a promoted checkpoint")
-    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
-    top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0 switches it off")
-    max_tokens: int = Field(ge=1, description="longest path in tokens")
-    prompt_format: Literal["few_shot_cot", "zero_shot_cot"] = Field(description="prompt that paths follow")
-    stop: list[str] = Field(default_factory=lambda: ["\n\nQ:"], description="strings that end a path")
-    shard_questions: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
-
-
-class DemonstrationSection(_Section):
-    """Worked examples for few-shot prompts."""
-
-    file: str = Field("embedded", description="JSON Lines of question, reasoning, answer; or `embedded`")
-    count: int = Field(ge=0, le=64, description="demonstrations in a few-shot prompt")
-
-
-class VotingSection(_Section):
-    """How the answer of a question is chosen among its paths."""
-
-    rule: Literal["majority", "random_path"] = Field(
-        default="majority",
-        description="`random_path` takes one path's answer by lot: the control of an ablation",
-    )
-
-
-class FilterSection(_Section):
-    """Which paths become training examples."""
-
-    minimum_vote_share: float = Field(ge=0, le=1, description="least share of valid votes for the answer")
-    minimum_votes: int = Field(1, ge=1, description="least number of valid votes on the question")
-    maximum_perplexity: float | None = Field(
-        None, gt=1, description="highest perplexity under the generator; none when left empty"
-    )
-    maximum_paths: int | None = Field(ge=1, description="most examples of one question; null for all")
-    drop_duplicates: bool = Field(True, description="keep one of several equal paths of a question")
-
-
-class TrainingSection(_Section):
-    """Supervised fine-tuning on the filtered dataset."""
-
-    start_from: Literal["champion", "base"] = Field(description="weights that training starts from")
-    steps: int = Field(ge=1, description="optimiser steps")
-    learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
-    batch_size: int = Field(ge=1, description="examples a step")
-    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    schedule: Literal["constant", "linear", "cosine"] = Field(description="learning rate over the steps")
-    gradient_accumulation: int = Field(1, ge=1, description="batches added up for one step")
-    max_length: int = Field(1024, ge=16, description="longest example in tokens; longer ones are left out")
-    save_every: int = Field(100, ge=1, description="steps between saves from which a killed run goes on")
-    formats: dict[PromptFormat, Annotated[float, Field(ge=0)]] = Field(
-        description="share of each training format; direct formats train on the voted answer"
-    )
-
-    @field_validator("formats")
-    @classmethod
-    def _some_format(cls, shares: dict[str, float]) -> dict[str, float]:
-        if sum(shares.values()) <= 0:
-            raise ValueError("at least one format needs a share above 0")
-        return shares
-
-    @property
-    def format_shares(self) -> dict[str, float]:
-        """`formats` under plain names, those with a share of 0 left out."""
-        return {str(name): share for name, share in self.formats.items() if share > 0}
-
-
-class PromotionSection(_Section):
-    """When a checkpoint becomes the champion."""
-
-    level: float = Field(
-        default=0.05, gt=0, lt=0.5, description="significance level of the paired test that it is not worse"
-    )
-
-
-class BudgetSection(_Section):
-    """When the loop stops. Each rule gives its reason in words."""
-
-    iterations: int = Field(default=3, ge=1, le=999, description="most iterations")
-    tokens: int | None = Field(default=None, ge=1, description="most tokens generated, over all iterations")
-    hours: float | None = Field(default=None, gt=0, description="most hours of work, over all iterations")
-    minimum_yield: float = Field(
-        default=0.01, ge=0, le=1, description="stop when fewer examples than this come of one path"
-    )
-    patience: int = Field(default=2, ge=1, description="stop after this many iterations without a promotion")
-
-
-class Experiment(_Section):
-    """A whole experiment, every field settled."""
+class Experiment(Section):
+    """What the experiments of all methods have; every field is settled."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
     )
     description: str = Field("", description="one line for people")
     preset: Literal["paper", "practical"] = Field("practical", description="where left-out fields come from")
-    method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")
+    method: str = Field(description="the self-improvement method")
     seed: int = Field(0, ge=0, lt=2**31, description="from which every random choice follows")
     model: ModelSection
+    seeds: QuestionFile | TaskFile | TextFile
+    evaluation: EvaluationSection | TaskEvaluationSection | ToolEvaluationSection
+    training: TrainingSection
+    promotion: PromotionSection = PromotionSection()
+    budget: BudgetSection = BudgetSection()
+
+    @property
+    def drawn_by(self) -> Literal["base", "champion"]:
+        """The model that an iteration generates with."""
+        return "champion"
+
+    @property
+    def decided_in(self) -> str:
+        """The mode of the exam by which a checkpoint is compared with the champion."""
+        return "greedy"
+
+    def partition_key(self, iteration: int) -> str:
+        """Dagster's key for one iteration, `<name>-<NNN>`."""
+        return f"{self.name}-{iteration:03d}"
+
+
+class LmsiExperiment(Experiment):
+    """Self-consistency as a teacher (Huang et al., 2210.11610)."""
+
+    method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")
     seeds: QuestionFile
     evaluation: EvaluationSection
     demonstrations: DemonstrationSection
     sampling: SamplingSection
     voting: VotingSection = VotingSection()
     filter: FilterSection
-    training: TrainingSection
-    promotion: PromotionSection = PromotionSection()
-    budget: BudgetSection = BudgetSection()
+    training: PathTrainingSection
 
     @model_validator(mode="after")
-    def _demonstrations_where_needed(self) -> Experiment:
+    def _demonstrations_where_needed(self) -> LmsiExperiment:
         few_shot = self.sampling.prompt_format == "few_shot_cot" or any(
             share > 0 for name, share in self.training.formats.items() if name.startswith("few_shot")
         )
@@ -211,17 +122,97 @@ class Experiment(_Section):
             raise ValueError("few-shot formats are used, so demonstrations.count must be at least 1")
         return self
 
-    def partition_key(self, iteration: int) -> str:
-        """Dagster's key for one iteration, `<name>-<NNN>`."""
-        return f"{self.name}-{iteration:03d}"
+
+class SelfInstructExperiment(Experiment):
+    """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
+
+    method: Literal["self_instruct"] = Field(description="the self-improvement method")
+    seeds: TaskFile
+    evaluation: TaskEvaluationSection
+    generation: TaskGenerationSection
+    classification: ClassificationSection
+    instances: InstanceSection
+    filter: TaskFilterSection
+
+    @property
+    def drawn_by(self) -> Literal["base", "champion"]:
+        """The model that an iteration generates with."""
+        return self.generation.drawn_by
 
 
-_EMBEDDED = {
-    ("model", "path"): embedded.BASE_MODEL,
-    ("seeds", "file"): embedded.SEEDS,
-    ("evaluation", "file"): embedded.EVALUATION,
-    ("demonstrations", "file"): embedded.DEMONSTRATIONS,
+class UnnaturalInstructionsExperiment(Experiment):
+    """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
+
+    method: Literal["unnatural_instructions"] = Field(description="the self-improvement method")
+    seeds: TaskFile
+    evaluation: TaskEvaluationSection
+    generation: ElicitationSection
+    outputs: OutputSection
+    paraphrases: ParaphraseSection
+
+    @property
+    def drawn_by(self) -> Literal["base", "champion"]:
+        """The model that an iteration generates with."""
+        return self.generation.drawn_by
+
+
+class ToolformerExperiment(Experiment):
+    """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
+
+    method: Literal["toolformer"] = Field(description="the self-improvement method")
+    seeds: TextFile
+    evaluation: ToolEvaluationSection
+    tools: ToolsSection
+    annotation: AnnotationSection
+    filter: CallFilterSection
+
+    @property
+    def drawn_by(self) -> Literal["base", "champion"]:
+        """The model that an iteration generates with."""
+        return self.annotation.drawn_by
+
+    @property
+    def answering_model(self) -> str | None:
+        """The model that QA and MT ask; None where neither is among the tools."""
+        return (self.tools.answered_by or self.model.path) if {"QA", "MT"} & {*self.tools.names} else None
+
+    @property
+    def decided_in(self) -> str:
+        """The mode of the exam by which a checkpoint is compared with the champion."""
+        return "with_tools"
+
+
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "lmsi": LmsiExperiment,
+    "self_instruct": SelfInstructExperiment,
+    "unnatural_instructions": UnnaturalInstructionsExperiment,
+    "toolformer": ToolformerExperiment,
 }
+"""What an experiment file of each method holds."""
+
+_TASK_POOLS = {("model", "path"): embedded.TASK_MODEL, ("evaluation", "file"): embedded.TASK_EVALUATION}
+_EMBEDDED: dict[str, dict[tuple[str, str], Path]] = {
+    "lmsi": {
+        ("model", "path"): embedded.BASE_MODEL,
+        ("seeds", "file"): embedded.SEEDS,
+        ("evaluation", "file"): embedded.EVALUATION,
+        ("demonstrations", "file"): embedded.DEMONSTRATIONS,
+    },
+    "self_instruct": {**_TASK_POOLS, ("seeds", "file"): embedded.TASK_SEEDS},
+    "unnatural_instructions": {**_TASK_POOLS, ("seeds", "file"): embedded.UNNATURAL_SEEDS},
+    "toolformer": {
+        ("model", "path"): embedded.TOOL_MODEL,
+        ("seeds", "file"): embedded.TOOL_TEXTS,
+        ("evaluation", "file"): embedded.TOOL_EVALUATION,
+        ("evaluation", "plain_file"): embedded.TOOL_PLAIN,
+    },
+}
+"""The files for which the word `embedded` stands."""
+_PATHS = (
+    *(("model", "path"), ("seeds", "file"), ("evaluation", "file"), ("demonstrations", "file")),
+    *(("evaluation", "plain_file"), ("tools", "corpus"), ("tools", "answered_by")),
+)
+"""The fields that name files or models."""
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -247,17 +238,24 @@ def load_experiment(path: str | Path) -> Experiment:
 
 def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> Experiment:
     """Validate plain data as an experiment; relative paths start at `folder`."""
-    preset = data.get("preset", "practical")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ExperimentError(f"{origin}: preset: {preset!r} is not one of {', '.join(map(repr, PRESETS))}")
+    method = _one_of(EXPERIMENTS, data.get("method", "lmsi"), f"{origin}: method")
+    presets = PRESETS[method]
+    preset = _one_of(presets, data.get("preset", "practical"), f"{origin}: preset")
+    kind = EXPERIMENTS[method]
     try:
-        merged = _resolve(_merge(PRESETS[preset].values, data), folder.absolute())
-        return Experiment.model_validate(merged)
+        merged = _resolve(_merge(presets[preset].values, data), folder.absolute(), _EMBEDDED[method])
+        return kind.model_validate(merged)
     except ValidationError as error:
-        lines = "\n".join(f"  {_complaint(detail)}" for detail in error.errors(include_url=False))
+        lines = "\n".join(f"  {_complaint(detail, kind)}" for detail in error.errors(include_url=False))
         raise ExperimentError(f"{origin} has wrong values:\n{lines}") from None
     except _UnsetVariable as error:
         raise ExperimentError(f"{origin}: {error}") from None
+
+
+def _one_of(known: Mapping[str, Any], given: Any, where: str) -> str:
+    if not isinstance(given, str) or given not in known:
+        raise ExperimentError(f"{where}: {given!r} is not one of {', '.join(map(repr, known))}")
+    return given
 
 
 @dataclass(frozen=True)
@@ -270,21 +268,35 @@ class FieldDescription:
     practical: str
 
 
-def describe_fields(section: type[BaseModel] = Experiment, prefix: str = "") -> list[FieldDescription]:
-    """All fields, sections unfolded as `section.field`."""
+def describe_fields(method: str = "lmsi") -> list[FieldDescription]:
+    """All fields of a method's experiments, sections unfolded as `section.field`. Raises ExperimentError."""
+    return _described(EXPERIMENTS[_one_of(EXPERIMENTS, method, "method")], PRESETS[method])
+
+
+def _described(
+    section: type[BaseModel], presets: Mapping[str, Preset], prefix: str = ""
+) -> list[FieldDescription]:
     described: list[FieldDescription] = []
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, _Section):
-            described += describe_fields(inner, f"{prefix}{name}.")
-            continue
-        given = [_preset_value(preset, f"{prefix}{name}", field) for preset in ("paper", "practical")]
-        described.append(FieldDescription(prefix + name, field.description or "", *given))
+        inner = _section_in(field.annotation)
+        if inner is not field.annotation:
+            given = [
+                _preset_value(presets[preset], f"{prefix}{name}", field) for preset in ("paper", "practical")
+            ]
+            described.append(FieldDescription(prefix + name, field.description or "", *given))
+        if inner is not None:
+            described += _described(inner, presets, f"{prefix}{name}.")
     return described
 
 
-def _preset_value(preset: str, name: str, field: FieldInfo) -> str:
-    values: Any = PRESETS[preset].values
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, or may hold (`AdaptiveSection | None`)."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def _preset_value(preset: Preset, name: str, field: FieldInfo) -> str:
+    values: Any = preset.values
     for part in name.split("."):
         values = values.get(part, PydanticUndefined) if isinstance(values, Mapping) else PydanticUndefined
     value = field.get_default(call_default_factory=True) if values is PydanticUndefined else values
@@ -318,22 +330,35 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _resolve(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _resolve(data: dict[str, Any], folder: Path, files: Mapping[tuple[str, str], Path]) -> dict[str, Any]:
     """Expand variables, the word `embedded` and relative paths in the fields that name files."""
-    shown = data.get("demonstrations", {})
+    shown, tools = data.get("demonstrations"), data.get("tools")
     if isinstance(shown, Mapping):
         data["demonstrations"] = {"file": "embedded", **shown}
-    for (section, key), shipped in _EMBEDDED.items():
+    if isinstance(tools, Mapping) and isinstance(tools.get("names"), list):
+        data["tools"] = {**tools, "names": [_tool(name, folder) for name in tools["names"]]}
+    for section, key in _PATHS:
         values = data.get(section)
         if not isinstance(values, Mapping) or not isinstance(values.get(key), str):
             continue  # validation says what is missing
         text = _VARIABLE.sub(_variable, values[key])
-        if text == "embedded":
-            text = str(shipped)
-        elif key == "file" or text.startswith((".", "~", "/")) or (folder / text).exists():
+        if text == "embedded" and (section, key) in files:
+            text = str(files[section, key])
+        elif (
+            key.endswith("file")
+            or key == "corpus"
+            or text.startswith((".", "~", "/"))
+            or (folder / text).exists()
+        ):
             text = os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
         data[section] = {**values, key: text}
     return data
+
+
+def _tool(name: Any, folder: Path) -> Any:
+    """A tool's name; of one in a file of the user's own (`my_tools.py:Weather`), with the whole path."""
+    file, separator, attribute = str(name).rpartition(":")
+    return f"{os.path.normpath(folder / file)}:{attribute}" if separator and file.endswith(".py") else name
 
 
 def _variable(match: re.Match[str]) -> str:
@@ -345,16 +370,17 @@ def _variable(match: re.Match[str]) -> str:
     return value
 
 
-def _complaint(detail: Any) -> str:
+def _complaint(detail: Any, kind: type[Experiment]) -> str:
     field = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "the file as a whole"
     if detail["type"] == "extra_forbidden":
-        return f"{field}: there is no such field; allowed here: {', '.join(_allowed(detail['loc'][:-1]))}"
+        allowed = ", ".join(_allowed(detail["loc"][:-1], kind))
+        return f"{field}: there is no such field; allowed here: {allowed}"
     given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
     return f"{field}: {detail['msg'].removeprefix('Value error, ')}{given if len(given) < 120 else ''}"
 
 
-def _allowed(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Experiment
+def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[str]:
+    model: Any = kind
     for part in location:
-        model = model.model_fields[part].annotation
+        model = _section_in(model.model_fields[part].annotation)
     return sorted(model.model_fields)

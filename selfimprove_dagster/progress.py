@@ -12,6 +12,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def duration(seconds: float) -> str:
+    """For people: seconds, minutes or hours."""
+    if seconds <= 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds <= 5400 else f"{seconds / 3600:.1f} hours"
+
+
 class ProgressReport:
     """Counts finished units and tokens; use it as a context manager around the work.
 
@@ -36,10 +43,13 @@ class ProgressReport:
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
         if self._resumed:
-            self._say(
-                f"{self.title}: {self._resumed:,} of {self.total:,} {self.unit} were done before; going on"
-            )
+            self._say(f"{self.so_far} were done before; going on")
         return self
+
+    def found(self, units: int) -> None:
+        """So many more units turn out to be done already: they count as done, but not for the rate."""
+        self._resumed += units
+        self.advance(units)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -60,6 +70,11 @@ class ProgressReport:
             self._say(self.line())
 
     @property
+    def so_far(self) -> str:
+        """What is done of how much."""
+        return f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
+
+    @property
     def seconds(self) -> float:
         """Since the work began."""
         return time.monotonic() - self._started
@@ -70,8 +85,8 @@ class ProgressReport:
         fresh = self.done - self._resumed
         if fresh > 0 and self.done < self.total:
             remaining = self.seconds * (self.total - self.done) / fresh
-            left = f", {remaining / 60:.1f} minutes left" if remaining > 90 else f", {remaining:.0f} s left"
-        return f"{self.title}: {self.done:,} of {self.total:,} {self.unit}{self._rates()}{left}"
+            left = f", {duration(remaining)} left"
+        return f"{self.so_far}{self._rates()}{left}"
 
     def _say(self, line: str) -> None:
         """Into the log, and for people who watch without a bar, to the standard error stream."""

@@ -12,20 +12,25 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.experiment import EvaluationSection, QuestionFile
 from selfimprove_dagster.methods.answers import canonical_answer, extract_answer
+from selfimprove_dagster.sections import EvaluationSection, QuestionFile
 
 EXCERPT = 200
 """Characters of a rejected line that are kept."""
+DUPLICATE = "duplicate of line {}"
+"""Said of a line that repeats an earlier one."""
 _BREAK = re.compile(r"\s+")
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -77,40 +82,60 @@ def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]
     Raises SeedFileError when the file as a whole cannot be read: missing, of an unknown kind, or not what
     its name says.
     """
-    path = Path(source.file)
-    questions: list[Question] = []
+    return read_each(
+        Path(source.file),
+        lambda row, line: _question(row, line, source),
+        lambda question: [(normalise_question(question.question), DUPLICATE)],
+        source.rows,
+    )
+
+
+def read_each(
+    path: Path,
+    parse: Callable[[Any, int], Read],
+    keys: Callable[[Read], Iterable[tuple[Hashable, str]]],
+    rows: str | None = None,
+) -> tuple[list[Read], list[Rejected]]:
+    """What `parse` makes of each line (of those that `rows` names as `from:to`), and all that are nothing.
+
+    A line is rejected where `parse` raises ValueError, and where it has a key of an earlier line; with each
+    key of `keys` stands the reason to give then, in which `{}` is that line. Raises SeedFileError when the
+    file as a whole cannot be read.
+    """
+    found: list[Read] = []
     rejected: list[Rejected] = []
-    lines_by_question: dict[str, int] = {}
-    first, last = _bounds(source.rows)
-    for position, (line, row) in enumerate(_rows(path)):
-        if position < first or (last is not None and position >= last):
-            continue
+    lines: dict[Hashable, int] = {}
+    first, last = _row_bounds(rows)
+    for line, row in islice(read_rows(path), first, last):
         try:
-            if isinstance(row, _Unreadable):
+            if isinstance(row, Unreadable):
                 raise ValueError(row.reason)
-            question = _question(row, line, source)
-            key = normalise_question(question.question)
-            if key in lines_by_question:
-                raise ValueError(f"duplicate of line {lines_by_question[key]}")
-            lines_by_question[key] = line
-            questions.append(question)
+            one = parse(row, line)
+            named = list(keys(one))
+            for key, reason in named:
+                if key in lines:
+                    raise ValueError(reason.format(lines[key]))
         except ValueError as error:
-            excerpt = row.excerpt if isinstance(row, _Unreadable) else _shown(row)
-            rejected.append(Rejected(file_name(path), line, _whole(str(error)), _whole(excerpt[:EXCERPT])))
-    return questions, rejected
+            rejected.append(rejection(path, line, row, error))
+            continue
+        lines.update(dict.fromkeys((key for key, _ in named), line))
+        found.append(one)
+    return found, rejected
 
 
 def read_demonstrations(file: str, count: int) -> list[Demonstration]:
     """The first `count` worked examples of a JSON Lines file. Raises SeedFileError naming a bad line."""
     path = Path(file)
     found: list[Demonstration] = []
-    for line, row in _rows(path):
+    for line, row in read_rows(path):
         if len(found) == count:
             break
         try:
-            if isinstance(row, _Unreadable):
+            if isinstance(row, Unreadable):
                 raise ValueError(row.reason)
-            question, reasoning, answer = (_text(row, field) for field in ("question", "reasoning", "answer"))
+            question, reasoning, answer = (
+                text_field(row, field) for field in ("question", "reasoning", "answer")
+            )
         except ValueError as error:
             raise SeedFileError(f"{path}, line {line}: {error}; mend the line, then run again") from None
         found.append(Demonstration(question, reasoning, answer, file_name(path), line))
@@ -123,13 +148,24 @@ def read_demonstrations(file: str, count: int) -> list[Demonstration]:
 
 
 @dataclass(frozen=True)
-class _Unreadable:
+class Unreadable:
+    """A line that no reader can parse, and why."""
+
     reason: str
     excerpt: str
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Lines and their parsed rows; what cannot be parsed comes as `_Unreadable`."""
+def rejection(path: Path, line: int, row: Any, error: ValueError) -> Rejected:
+    """The row of that line as what is rejected for the error's reason."""
+    excerpt = row.excerpt if isinstance(row, Unreadable) else _shown(row)
+    return Rejected(file_name(path), line, _whole(str(error)), _whole(excerpt[:EXCERPT]))
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Lines and their parsed rows; what cannot be parsed comes as `Unreadable`.
+
+    Raises SeedFileError when the file as a whole cannot be read.
+    """
     readers = {
         ".jsonl": _json_lines,
         ".ndjson": _json_lines,
@@ -149,7 +185,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise SeedFileError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _decoded_lines(path: Path) -> Iterator[tuple[int, str | _Unreadable]]:
+def _decoded_lines(path: Path) -> Iterator[tuple[int, str | Unreadable]]:
     with path.open("rb") as stream:
         for line, raw in enumerate(stream, start=1):
             if line == 1:
@@ -159,21 +195,21 @@ def _decoded_lines(path: Path) -> Iterator[tuple[int, str | _Unreadable]]:
             except UnicodeDecodeError as error:
                 shown = raw.decode("utf-8", errors="replace").strip()
                 reason = f"not UTF-8 at byte {error.start} of the line; save it as UTF-8"
-                yield line, _Unreadable(reason, shown)
+                yield line, Unreadable(reason, shown)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for line, text in _decoded_lines(path):
-        if isinstance(text, _Unreadable):
+        if isinstance(text, Unreadable):
             yield line, text
             continue
         if not text:
-            yield line, _Unreadable("empty line", "")
+            yield line, Unreadable("empty line", "")
             continue
         try:
             yield line, json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
-            yield line, _Unreadable(f"not JSON: {error}", text)
+            yield line, Unreadable(f"not JSON: {error}", text)
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -203,7 +239,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
         for row in reader:
             if None in row:
                 reason = "more cells than the header names; put text that holds commas in double quotes"
-                yield reader.line_num, _Unreadable(reason, _shown(list(row.values())))
+                yield reader.line_num, Unreadable(reason, _shown(list(row.values())))
             else:
                 yield reader.line_num, row
     except csv.Error as error:
@@ -218,7 +254,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(frame.iter_rows(named=True), start=1)
 
 
-def _bounds(rows: str | None) -> tuple[int, int | None]:
+def _row_bounds(rows: str | None) -> tuple[int, int | None]:
+    """The first row of `from:to` and the one after the last, None for all."""
     if rows is None:
         return 0, None
     first, last = rows.split(":")
@@ -230,23 +267,24 @@ def _question(row: Any, line: int, source: QuestionFile) -> Question:
     fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
     if isinstance(row, str):  # a line of plain text is the question, whatever fields other files have
         row, fields = {"the line": row}, ["the line"]
-    text = " ".join(_text(row, field) for field in fields)
+    text = " ".join(text_field(row, field) for field in fields)
     if not text.strip():
         raise ValueError("the question is empty")
     if len(text) > source.longest:
         raise ValueError(f"{len(text):,} characters, more than the {source.longest:,} of `longest`")
     answer = difficulty = None
     if isinstance(source, EvaluationSection):
-        raw = _text(row, source.answer_field)
+        raw = text_field(row, source.answer_field)
         answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state theirs at the end
         if answer is None:
             raise ValueError(f"no answer can be read from field `{source.answer_field}`: {raw[:80]!r}")
         if source.difficulty_field:
-            difficulty = _text(row, source.difficulty_field)
+            difficulty = text_field(row, source.difficulty_field)
     return Question(text, name, line, source.licence, answer, difficulty)
 
 
-def _text(row: Any, field: str) -> str:
+def text_field(row: Any, field: str) -> str:
+    """A field's text without outer white space. Raises ValueError when there is none or it is no text."""
     if not isinstance(row, Mapping):
         raise ValueError(f"an object with a field `{field}` is needed, not {type(row).__name__}")
     if field not in row:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import dagster as dg
 import psutil
 
+from selfimprove_dagster.errors import BudgetSpent, PartitionBusy
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.home import Home
 
@@ -41,47 +45,87 @@ def prepare_dagster_home(home: Home) -> Path:
     return folder
 
 
+def prepare_dagster_ui(home: Home) -> None:
+    """Make Dagster's home, and the first partition of every experiment, so that the UI can materialise it."""
+    from assets.partitions import iterations
+
+    prepare_dagster_home(home)
+    keys = [f"{name}-000" for name in home.experiment_names()]
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions(str(iterations.name), keys)
+
+
 def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[str]:
     """Materialise one iteration in this process. Returns the problems, none when all went well.
 
-    The run is recorded in Dagster's instance, so it stands in the UI like any other. Warnings of checks that
-    do not block are shown there and are no problems here.
+    Raises BudgetSpent when a budget stopped it, and PartitionBusy when another process is at it. The run is
+    recorded in Dagster's instance, so it stands in the UI like any other. Warnings of checks that do not
+    block are shown there and are no problems here.
     """
     # What Dagster says of its own betas is for developers of this project, not for users of its command line.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from assets.partitions import iterations
     from selfimprove_dagster.definitions import defs
 
-    prepare_dagster_home(home)
+    folder = prepare_dagster_home(home)
     logging.getLogger("dagster").setLevel(logging.ERROR)
     key = experiment.partition_key(iteration)
     with dg.DagsterInstance.get() as instance:
-        _bury_killed_runs(instance)
+        _bury_killed_runs(instance, key)
         instance.add_dynamic_partitions(str(iterations.name), [key])
         job = defs.resolve_job_def(f"{experiment.method}_iteration")
-        outcome = job.execute_in_process(
-            instance=instance,
-            partition_key=key,
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            tags={"selfimprove/experiment": experiment.name, _PROCESS_TAG: _process_name(os.getpid())},
-        )
+        with _index_kept_open(folder):
+            outcome = job.execute_in_process(
+                instance=instance,
+                partition_key=key,
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                tags={"selfimprove/experiment": experiment.name, _PROCESS_TAG: _process_name(os.getpid())},
+            )
         if outcome.success:
             return []
-        return [_problem(event) for event in outcome.all_events if event.is_step_failure] or [
-            "the run failed"
-        ]
+        failures = [event for event in outcome.all_events if event.is_step_failure]
+        for event in failures:
+            cause = event.step_failure_data.error.cause if event.step_failure_data.error else None
+            if cause is not None and cause.cls_name == BudgetSpent.__name__:
+                raise BudgetSpent(_description(event))
+        return [_problem(event) for event in failures] or ["the run failed"]
 
 
-def _bury_killed_runs(instance: dg.DagsterInstance) -> None:
-    """End the runs whose process was killed: they would show as running, and keep the model pool's place."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+@contextmanager
+def _index_kept_open(folder: Path) -> Iterator[None]:
+    """Hold a connection to Dagster's SQLite index of events, if that is where it keeps them.
+
+    Dagster opens and closes one an event, and SQLite clears its write-ahead log away whenever the last one is
+    closed: several flushes to the disk an event, seconds an iteration.
+    """
+    index = folder / "history" / "runs" / "index.db"
+    if not index.is_file():
+        yield
+        return
+    with closing(sqlite3.connect(index)) as connection:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        yield
+
+
+def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
+    """End the runs whose process was killed: they would show as running, and keep the model pool's place.
+
+    Raises PartitionBusy when a process that lives is running the partition `key`.
+    """
+    begun = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=begun)):
         process = run.tags.get(_PROCESS_TAG)
         if run.remote_job_origin is not None:
             continue  # launched by Dagster: re-executing a run in the UI copies its tags, this one too
         if process is not None and process != _process_name(int(process.split("@")[0])):
             instance.report_run_failed(run, "its process was killed; the run that follows goes on from there")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        elif process is not None and run.tags.get("dagster/partition") == key:
+            raise PartitionBusy(
+                f"{key} is being run by another process, {process.split('@')[0]}; "
+                "wait for it to end, or stop it, then run again"
+            )
 
 
 def _process_name(pid: int) -> str:
@@ -93,11 +137,14 @@ def _process_name(pid: int) -> str:
 
 
 def _problem(event: dg.DagsterEvent) -> str:
-    data = event.step_failure_data
-    described = data.user_failure_data.description if data.user_failure_data else None
-    if described:
+    if described := _description(event):
         return f"{event.step_key}: {described}"
-    error = data.error
+    error = event.step_failure_data.error
     while error is not None and error.cause is not None:
         error = error.cause
     return f"{event.step_key}: {error.message.strip() if error else 'failed'}"
+
+
+def _description(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data.user_failure_data
+    return (data.description if data else None) or ""

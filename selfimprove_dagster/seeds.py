@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.experiment import Experiment, QuestionFile
+from selfimprove_dagster.experiment import Experiment, LmsiExperiment, ToolformerExperiment
 from selfimprove_dagster.lake import Lake, Manifest, file_checksum
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.question_files import (
@@ -20,7 +21,14 @@ from selfimprove_dagster.question_files import (
     read_demonstrations,
     read_questions,
 )
-from selfimprove_dagster.records import Activity, Draft, build_records, content_hash
+from selfimprove_dagster.records import Activity, Draft, Row, TableSchema, build_records, content_hash
+from selfimprove_dagster.sections import QuestionFile, Section
+from selfimprove_dagster.task_files import read_examples, read_tasks
+from selfimprove_dagster.task_sections import TaskFile
+from selfimprove_dagster.task_tables import SEED_TASKS
+from selfimprove_dagster.text_files import read_texts
+from selfimprove_dagster.tool_sections import TextFile
+from selfimprove_dagster.tool_tables import SEED_TEXTS, TF_SEED_POOL
 
 CODE_VERSION = "1"
 """Raised when reading questions changes what comes out."""
@@ -36,91 +44,163 @@ class DemonstrationRecord:
     answer: str
 
 
-def import_seeds(lake: Lake, experiment: Experiment, source: QuestionFile) -> tuple[Manifest, int, int]:
-    """Put a file's questions into the experiment's seeds, once.
+@dataclass(frozen=True)
+class SeedKind:
+    """What seeds are: a table, the column whose text a revocation names, and when two rows are the same."""
+
+    schema: TableSchema
+    text: str
+    key: Callable[[Row], str]
+
+
+QUESTIONS = SeedKind(tables.SEEDS, "question", lambda row: normalise_question(row["question"]))
+TASKS = SeedKind(
+    SEED_TASKS,
+    "instruction",
+    lambda row: content_hash({name: row[name] for name in SEED_TASKS.content if "source" not in name}),
+)
+"""A task that was edited is another seed; it replaces the one of its name (`task_pool.pool`)."""
+TEXTS = SeedKind(SEED_TEXTS, "text", lambda row: normalise_question(row["text"]))
+
+
+_READ_AS: dict[type[Section], tuple[SeedKind, tuple[str, ...]]] = {
+    QuestionFile: (QUESTIONS, ("question_field", "rows", "longest")),
+    TaskFile: (TASKS, ()),
+    TextFile: (TEXTS, ("text_field", "date_field", "source_field", "rows", "longest")),
+}
+"""By section: what its file holds, and the fields that say how it is read."""
+
+
+def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) -> tuple[Manifest, int, int]:
+    """Import the experiment's seed file, or another one that is read as that is."""
+    source = experiment.seeds
+    if path is not None:
+        whole = {} if isinstance(source, TaskFile) else {"rows": None}
+        source = source.model_copy(update={"file": str(path), **whole})
+    return import_seeds(lake, experiment, source)
+
+
+def import_seeds(
+    lake: Lake, experiment: Experiment, source: QuestionFile | TaskFile | TextFile
+) -> tuple[Manifest, int, int]:
+    """Put a file's questions or tasks into the experiment's seeds, once.
 
     The batch is named by the file's checksum and by how it is read: the same file, read by another field or
-    in other rows after a mended setting, is another batch. Questions that an earlier batch holds already are
-    rejected as duplicates. Returns the manifest of the accepted questions, how many they are, and how many
-    lines were rejected.
+    in other rows after a mended setting, is another batch. What an earlier batch holds already is rejected as
+    a duplicate, and what a revocation names without a word of its text. Returns the manifest of the accepted
+    seeds, how many they are, and how many lines were rejected.
     """
     path = Path(source.file)
     if not path.is_file():
         raise SeedFileError(f"there is no seed file {path}; set seeds.file to one that exists")
-    how = source.model_dump(include={"question_field", "rows", "licence", "longest"})
+    kind, names = _READ_AS[type(source)]
+    how = source.model_dump(include={*names, "licence"})
     checksum = file_checksum(path)
-    reading = content_hash({key: how[key] for key in ("question_field", "rows", "longest")})
+    reading = content_hash({name: how[name] for name in names})
     batch = f"{checksum.removeprefix('b2:')[:12]}-{reading.removeprefix('b2:')[:6]}"
     partition = {"experiment": experiment.name, "batch": batch}
-    if lake.exists(tables.SEEDS.name, partition):
-        manifest = lake.manifest(tables.SEEDS.name, partition)
-        return manifest, manifest.rows, lake.manifest(tables.REJECTED_SEEDS.name, partition).rows
+    if lake.exists(kind.schema.name, partition):
+        manifest = lake.manifest(kind.schema.name, partition)
+        return manifest, lake.live_rows(manifest), lake.manifest(tables.REJECTED_SEEDS.name, partition).rows
     earlier = {
-        normalise_question(text): place
-        for known in lake.manifests(tables.SEEDS.name, experiment.name)
-        for text, place in lake.read_ungated(known).select("question", "source_file").iter_rows()
+        kind.key(row): row["source_file"]
+        for known in lake.manifests(kind.schema.name, experiment.name)
+        for row in lake.read_ungated(known).iter_rows(named=True)
     }
-    questions, rejected = read_questions(source)
+    rows, rejected = _rows_of(source, experiment.method)
+    rows, rejected = _without_revoked(lake, experiment.name, kind, source.licence, rows, rejected)
     fresh = []
-    for question in questions:
-        place = earlier.get(normalise_question(question.question))
+    for row in rows:
+        place = earlier.get(kind.key(row))
         if place is None:
-            fresh.append(question)
+            fresh.append(row)
         else:
-            reason = f"duplicate of a question of {place}, imported before"
-            excerpt = question.question[:EXCERPT]
-            rejected.append(Rejected(question.source_file, question.source_line, reason, excerpt))
+            reason = f"duplicate of a {kind.text} of {place}, imported before"
+            excerpt = row[kind.text][:EXCERPT]
+            rejected.append(Rejected(row["source_file"], row["source_line"], reason, excerpt))
     parameters = {"file": file_name(path), "checksum": checksum, **how}
 
-    def activity(table: str) -> Activity:
-        return Activity(table, partition, CODE_VERSION, parameters, seed=0, about={"path": str(path)})
+    def write(schema: TableSchema, contents: Iterable[Row]) -> Manifest:
+        activity = Activity(
+            schema.name, partition, CODE_VERSION, parameters, seed=0, about={"path": str(path)}
+        )
+        return lake.write(schema, activity, build_records(schema, map(Draft, contents), activity))
 
     # The accepted table is committed last: it is what tells that the batch is in.
-    rejects = activity(tables.REJECTED_SEEDS.name)
-    lake.write(
-        tables.REJECTED_SEEDS,
-        rejects,
-        build_records(
-            tables.REJECTED_SEEDS,
-            (
-                Draft(
-                    {
-                        "reason": bad.reason,
-                        "excerpt": bad.excerpt,
-                        "source_file": bad.source_file,
-                        "source_line": bad.source_line,
-                        "licence": source.licence,
-                    }
-                )
-                for bad in rejected
-            ),
-            rejects,
-        ),
-    )
-    accepts = activity(tables.SEEDS.name)
-    manifest = lake.write(
-        tables.SEEDS,
-        accepts,
-        build_records(
-            tables.SEEDS,
-            (
-                Draft(
-                    {
-                        "question": question.question,
-                        "source_file": question.source_file,
-                        "source_line": question.source_line,
-                        "licence": question.licence,
-                    }
-                )
-                for question in fresh
-            ),
-            accepts,
-        ),
-    )
-    return manifest, len(fresh), len(rejected)
+    write(tables.REJECTED_SEEDS, ({**vars(bad), "licence": source.licence} for bad in rejected))
+    return write(kind.schema, fresh), len(fresh), len(rejected)
 
 
-def import_demonstrations(lake: Lake, experiment: Experiment) -> Manifest:
+def _rows_of(source: QuestionFile | TaskFile | TextFile, method: str) -> tuple[list[Row], list[Rejected]]:
+    """The content of every seed of a file, and the lines that are none."""
+    if isinstance(source, QuestionFile):
+        questions, rejected = read_questions(source)
+        return [{name: getattr(one, name) for name in tables.SEEDS.content} for one in questions], rejected
+    if isinstance(source, TextFile):
+        texts, rejected = read_texts(source)
+        return [vars(one) for one in texts], rejected
+    path, place = Path(source.file), ("source_file", "source_line", "licence")
+    if method == "unnatural_instructions":
+        examples, rejected = read_examples(path, source.licence)
+        return [
+            {
+                "name": f"{one.source_file}:{one.source_line}",
+                "instruction": one.task.instruction,
+                "instances": [{"input": one.task.input, "output": one.task.output}],
+                "constraints": one.task.constraints,
+                "is_classification": None,
+                **{name: getattr(one, name) for name in place},
+            }
+            for one in examples
+        ], rejected
+    tasks, rejected = read_tasks(path, source.licence)
+    return [
+        {
+            "name": one.task_id,
+            "instruction": one.task.instruction,
+            "instances": [vars(instance) for instance in one.task.instances],
+            "constraints": None,
+            "is_classification": one.task.is_classification,
+            **{name: getattr(one, name) for name in place},
+        }
+        for one in tasks
+    ], rejected
+
+
+def _without_revoked(
+    lake: Lake,
+    experiment: str,
+    kind: SeedKind,
+    licence: str,
+    rows: Sequence[Row],
+    rejected: Sequence[Rejected],
+) -> tuple[list[Row], list[Rejected]]:
+    """Reject the seeds that live revocations name, and blank what rejected lines show of them."""
+    revocations = lake.ledger.revocations(experiment)
+
+    def reason(source_file: str, text: str | None) -> str:
+        named = (one for one in revocations if one.names(source_file, licence, text))
+        return next((f"revoked by {one.by}: {one.why}" for one in named), "")
+
+    good, bad, texts = [], [], []
+    for row in rows:
+        if revoked := reason(row["source_file"], row[kind.text]):
+            texts.append(row[kind.text])
+            bad.append(Rejected(row["source_file"], row["source_line"], revoked, ""))
+        else:
+            good.append(row)
+    for line in rejected:
+        told = reason(line.source_file, None) or any(shows(line.excerpt, text) for text in texts)
+        bad.append(replace(line, excerpt="") if told else line)
+    return good, sorted(bad, key=lambda line: line.source_line)
+
+
+def shows(excerpt: str, question: str) -> bool:
+    """Whether an excerpt of a rejected line holds the beginning of a question."""
+    return normalise_question(question)[: EXCERPT // 2] in normalise_question(excerpt)
+
+
+def import_demonstrations(lake: Lake, experiment: LmsiExperiment) -> Manifest:
     """Put the experiment's demonstrations into the lake, so that prompts can name them as parents."""
     section = experiment.demonstrations
     examples = read_demonstrations(section.file, section.count)
@@ -153,23 +233,27 @@ def import_demonstrations(lake: Lake, experiment: Experiment) -> Manifest:
 
 @dataclass(frozen=True)
 class Pool:
-    """The questions of one iteration, taken from all seeds of an experiment."""
+    """The seeds of one iteration, taken from all of an experiment."""
 
-    questions: pl.DataFrame
+    chosen: pl.DataFrame
     inputs: list[Manifest]
     size: int
     fresh: int
 
 
-def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
-    """Choose an iteration's questions by lot: those that no earlier iteration used first.
+def pool(lake: Lake, experiment: LmsiExperiment | ToolformerExperiment, iteration: int) -> Pool:
+    """Choose an iteration's questions or texts by lot: those that no earlier iteration used first.
 
     `size` counts all seeds, `fresh` those of the chosen that were never used before. Raises SeedFileError
     when there is no seed at all.
     """
-    imports = lake.manifests(tables.SEEDS.name, experiment.name)
+    if isinstance(experiment, LmsiExperiment):
+        kind, schema, count = QUESTIONS, tables.SEED_POOL, experiment.sampling.questions
+    else:
+        kind, schema, count = TEXTS, TF_SEED_POOL, experiment.annotation.texts
+    imports = lake.manifests(kind.schema.name, experiment.name)
     everything = pl.concat(
-        [pl.DataFrame(schema=tables.SEEDS.polars), *(lake.read_ungated(manifest) for manifest in imports)]
+        [pl.DataFrame(schema=kind.schema.polars), *(lake.read_ungated(manifest) for manifest in imports)]
     )
     if not imports:
         raise SeedFileError(
@@ -178,11 +262,12 @@ def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
     if everything.is_empty():
         raise SeedFileError(
             f"experiment {experiment.name} has no seeds: every line of its seed file was rejected; "
-            f"look at the table {tables.REJECTED_SEEDS.name} for the reasons"
+            f"look at the table {tables.REJECTED_SEEDS.name} for the reasons, and at "
+            "`selfimprove lineage revocations`"
         )
     earlier = [
         manifest
-        for manifest in lake.manifests(tables.SEED_POOL.name, experiment.name)
+        for manifest in lake.manifests(schema.name, experiment.name)
         if manifest.iteration < iteration
     ]
     used: dict[str, int] = {}
@@ -191,19 +276,25 @@ def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
             for parent in parents:
                 used[parent["id"]] = used.get(parent["id"], 0) + 1
     uses = pl.Series("uses", [used.get(seed, 0) for seed in everything["id"]], dtype=pl.Int64)
-    drawn = everything.with_columns(uses, lots(everything, ["question"], experiment.seed))
+    drawn = everything.with_columns(uses, lots(everything, [kind.text], experiment.seed))
     drawn = drawn.sort("uses", "lot", "id")
-    chosen = drawn.head(experiment.sampling.questions)
+    chosen = drawn.head(count)
     return Pool(chosen, [*imports, *earlier], len(everything), int((chosen["uses"] == 0).sum()))
 
 
 def demonstrations(
-    lake: Lake, experiment: Experiment, *formats: str
+    lake: Lake, experiment: LmsiExperiment, *formats: str
 ) -> tuple[list[DemonstrationRecord], list[Manifest]]:
     """The worked examples that any of the formats shows, and the partition that holds them; else nothing."""
     if not any(name.startswith("few_shot") for name in formats):
         return [], []
     manifest = import_demonstrations(lake, experiment)
     columns = ["id", "question", "reasoning", "answer"]
-    rows = lake.read_ungated(manifest).select(columns).iter_rows()
+    rows = lake.read_columns(manifest, columns).rows()
+    if not rows:
+        raise SeedFileError(
+            f"experiment {experiment.name} has no demonstrations left for its few-shot prompts: all were "
+            "revoked; name another file in demonstrations.file, or use zero_shot_cot in "
+            "sampling.prompt_format and training.format_shares"
+        )
     return [DemonstrationRecord(*row) for row in rows], [manifest]

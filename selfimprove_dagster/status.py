@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selfimprove_dagster.evaluation import accuracy
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.taint import tainted_models
 
 
 @dataclass(frozen=True)
 class IterationResult:
-    """One row of the results table; None where a stage is not committed yet."""
+    """One row of the results table; None where a stage is not committed yet, or the method has none.
+
+    Rows that were revoked do not count. `questions` are the rows of the pool, be they questions or tasks, and
+    `paths` all completions drawn from them. `tainted` says why the new checkpoint is passed over, if it is.
+    """
 
     iteration: int
     questions: int | None
@@ -25,6 +31,29 @@ class IterationResult:
     promoted: bool | None
     reason: str
     closed_gates: tuple[str, ...]
+    tainted: str
+    candidates: int | None = None
+    accepted: int | None = None
+
+    @property
+    def accepted_share(self) -> float | None:
+        """The yield of a method whose model writes tasks: accepted tasks per candidate."""
+        if not self.candidates or self.accepted is None:
+            return None
+        return self.accepted / self.candidates
+
+    def counts(self, method: str) -> dict[str, int | None]:
+        """What the results table of a method counts, by heading."""
+        if method == "lmsi":
+            return {"questions": self.questions, "samples": self.paths, "kept": self.examples}
+        if method == "toolformer":
+            return {"texts": self.questions, "calls": self.paths, "texts with calls": self.examples}
+        return {
+            "tasks in pool": self.questions,
+            "candidates": self.candidates,
+            "accepted": self.accepted,
+            "examples": self.examples,
+        }
 
 
 def results(lake: Lake, experiment: Experiment) -> list[IterationResult]:
@@ -32,24 +61,32 @@ def results(lake: Lake, experiment: Experiment) -> list[IterationResult]:
     by_iteration: dict[int, dict[str, Manifest]] = {}
     for manifest in lake.manifests(f"{experiment.method}/*", experiment.name):
         by_iteration.setdefault(manifest.iteration, {})[manifest.table.split("/")[1]] = manifest
-    return [_result(lake, iteration, stages) for iteration, stages in sorted(by_iteration.items())]
+    tainted = tainted_models(lake, experiment.name)
+    return [
+        _result(lake, iteration, stages, tainted, experiment.decided_in)
+        for iteration, stages in sorted(by_iteration.items())
+    ]
 
 
-def _result(lake: Lake, iteration: int, stages: dict[str, Manifest]) -> IterationResult:
+def _result(
+    lake: Lake, iteration: int, stages: dict[str, Manifest], tainted: Mapping[str, str], mode: str
+) -> IterationResult:
     def rows(stage: str) -> int | None:
-        return stages[stage].rows if stage in stages else None
+        return lake.live_rows(stages[stage]) if stage in stages else None
 
     margin = champion = challenger = majority = promoted = None
-    reason = ""
+    reason = taint = ""
     if "voted_answers" in stages:
         mean = lake.read_ungated(stages["voted_answers"])["margin"].mean()
         margin = float(mean) if isinstance(mean, float) else None
     if "evaluation" in stages:
         answers = lake.read_ungated(stages["evaluation"])
-        champion, challenger = accuracy(answers, "champion"), accuracy(answers, "challenger")
+        champion, challenger = (accuracy(answers, role, mode) for role in ("champion", "challenger"))
         majority = accuracy(answers, "challenger", "majority")
     if "promotion" in stages:
-        promoted, reason = lake.read_ungated(stages["promotion"]).select("promoted", "reason").row(0)
+        decision = lake.read_ungated(stages["promotion"]).row(0, named=True)
+        promoted, reason = decision["promoted"], decision["reason"]
+        taint = tainted.get(decision["challenger_model_id"], "")
     closed = tuple(
         f"{manifest.table}: {check.name}: {check.reason}"
         for manifest in stages.values()
@@ -68,4 +105,7 @@ def _result(lake: Lake, iteration: int, stages: dict[str, Manifest]) -> Iteratio
         promoted=promoted,
         reason=reason,
         closed_gates=closed,
+        tainted=taint,
+        candidates=rows("candidate_tasks"),
+        accepted=rows("accepted_tasks"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,22 @@ _ESCAPE_SEQUENCES = re.compile(
     r"|\x1b[ -/]*[0-~]?",
     re.DOTALL,
 )
-# Control characters, and those that reorder or hide text: bidirectional marks, zero-width characters, tags.
+# Control characters, and those that reorder or hide text: bidirectional marks, zero-width characters,
+# fillers, variation selectors, tags.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff\ud800-\udfff]"
 )
 _LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
 
 
+_MARKS = 4
+"""Most accents that one letter keeps; more of them climb over the lines above."""
+
+
 def plain(text: str, limit: int | None = None) -> str:
-    """The text on one line, without escape sequences, control or invisible characters.
+    """The text on one line, without escape sequences, control or invisible characters or heaps of accents.
 
     Line breaks become `⏎`. What exceeds `limit` characters is cut and ends in `…`.
     """
@@ -31,7 +38,16 @@ def plain(text: str, limit: int | None = None) -> str:
     text = _INVISIBLE.sub("", text)
     if limit is not None and len(text) > limit:
         text = text[: max(0, limit - 1)] + "…"
-    return text
+    return text if text.isascii() else _without_heaps(text)
+
+
+def _without_heaps(text: str) -> str:
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks <= _MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
@@ -43,7 +59,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if not columns:
         return ""
-    header = "| " + " | ".join(_code(column, limit) for column in columns) + " |"
+    header = "| " + " | ".join(code_span(column, limit) for column in columns) + " |"
     rule = "|" + " --- |" * len(columns)
     lines = ("| " + " | ".join(_cell(row.get(column), limit) for column in columns) + " |" for row in rows)
     return "\n".join((header, rule, *lines))
@@ -56,11 +72,11 @@ def _cell(value: Any, limit: int) -> str:
         return f"{value:.4g}"
     if isinstance(value, (bool, int)):
         return str(value)
-    return _code(value if isinstance(value, str) else str(value), limit)
+    return code_span(value if isinstance(value, str) else str(value), limit)
 
 
-def _code(text: str, limit: int) -> str:
-    """A code span; its fence is longer than any run of backticks inside."""
+def code_span(text: str, limit: int = 200) -> str:
+    """The text in a code span, inert anywhere in Markdown; its fence is longer than any backticks inside."""
     text = plain(text, limit).replace("|", "¦")
     if not text.strip():
         return f"`'{text}'`"

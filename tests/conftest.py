@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
+from small_lake import SMALL_EXPERIMENT
+
+from selfimprove_dagster.home import Home
 
 # Before anything imports great_expectations, which reads it at import and would otherwise phone home.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -27,3 +31,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}: set SELFIMPROVE_DATA to the folder that holds gsm8k/, svamp/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Two whole iterations of the experiment `small` on the embedded model, run once for all tests.
+
+    To be read only: a test that changes it works on a copy.
+    """
+    from selfimprove_dagster.runs import run_iteration
+
+    folder = tmp_path_factory.mktemp("finished")
+    home = Home(root=folder / "home", experiments=folder / "experiments")
+    home.experiments.mkdir()
+    (home.experiments / "small.yaml").write_text(yaml.safe_dump(SMALL_EXPERIMENT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFIMPROVE_HOME", str(home.root))
+        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
+        patch.setenv("DAGSTER_HOME", str(home.dagster))
+        for iteration in range(2):
+            assert run_iteration(home, home.experiment("small"), iteration) == []
+    return home

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from test_quality import QUESTIONS, Iterations, build_iterations
 
-from assets.checks import checks_of_asset, lmsi_checks
+from assets.checks import all_checks, checks_of_asset
 from assets.partitions import iterations
 from resources import HomeResource
 from selfimprove_dagster.quality import SUITES
@@ -127,7 +127,7 @@ def test_a_partition_that_is_missing_says_so(made: Iterations, instance: dg.Dags
 
 
 def test_every_check_of_every_table_is_an_asset_check() -> None:
-    keys = [key for checks in lmsi_checks for key in checks.check_keys]
+    keys = [key for checks in all_checks for key in checks.check_keys]
     assert len(keys) == len(set(keys)) == sum(map(len, SUITES.values()))
     dataset = {key.name for key in keys if key.asset_key == dg.AssetKey(["lmsi", "filtered_dataset"])}
     assert {"no_duplicates", "decisions_schema", "decisions_parents_exist"} <= dataset

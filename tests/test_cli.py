@@ -15,6 +15,7 @@ import duckdb
 import polars as pl
 import pytest
 import yaml
+from small_lake import LMSI, SMALL_EXPERIMENT
 
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.quality import SUITES
@@ -25,22 +26,7 @@ pytestmark = pytest.mark.slow
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-EXPERIMENT = {
-    "name": "small",
-    "model": {"path": "embedded"},
-    "seeds": {"file": "embedded", "licence": "Apache-2.0"},
-    "evaluation": {
-        "file": "embedded",
-        "rows": "0:40",
-        "difficulty_field": "difficulty",
-        "majority_questions": 8,
-        "majority_paths": 4,
-    },
-    "sampling": {"questions": 24, "paths": 8, "shard_questions": 6},
-    "training": {"steps": 4, "batch_size": 8},
-    "promotion": {"level": 0.001},
-    "budget": {"iterations": 1},
-}
+EXPERIMENT = {**SMALL_EXPERIMENT, "budget": {"iterations": 1}}
 
 
 def environment(home: Home) -> dict[str, str]:
@@ -93,7 +79,7 @@ def test_run_ends_with_the_table_and_the_reason_to_stop(finished: str) -> None:
 
 def test_every_stage_is_committed_and_every_id_can_be_recomputed(home: Home, finished: str) -> None:
     committed = {manifest.table for manifest in home.lake.manifests(experiment="small")}
-    assert set(SUITES) <= committed
+    assert set(LMSI) <= committed
     for manifest in home.lake.manifests(experiment="small"):
         rows = home.lake.read_ungated(manifest)
         again = recompute_ids(TABLES[manifest.table], rows)
@@ -102,7 +88,8 @@ def test_every_stage_is_committed_and_every_id_can_be_recomputed(home: Home, fin
 
 
 def test_every_check_left_its_outcome(home: Home, finished: str) -> None:
-    for table, checks in SUITES.items():
+    for table in LMSI:
+        checks = SUITES[table]
         (manifest,) = home.lake.manifests(table, "small")
         assert {check.name for check in home.lake.checks(manifest)} == {check.name for check in checks}
 
@@ -149,7 +136,7 @@ def test_bad_seed_lines_are_named(selfimprove: Command, finished: str, tmp_path:
     file = tmp_path / "mixed.jsonl"
     file.write_bytes(b'{"question": "How many?"}\n{broken\n{"question": ""}\n{"question": "\xff"}\n')
     printed = selfimprove("seeds", "import", "small", str(file)).stdout
-    assert "1 questions imported, 3 lines rejected" in printed
+    assert "1 seeds imported, 3 lines rejected" in printed
     assert all(f"mixed.jsonl, line {line}" in printed for line in (2, 3, 4))
 
 
@@ -183,10 +170,19 @@ def test_a_killed_run_goes_on_to_the_same_ids(home: Home, finished: str, tmp_pat
         [program, "run", "small"], env=environment(other), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for table in SUITES:
+    for table in LMSI:
         (undisturbed,), (resumed,) = home.lake.manifests(table, "small"), other.lake.manifests(table, "small")
         ids = [
             lake.read_ungated(m)["id"].to_list()
             for lake, m in ((home.lake, undisturbed), (other.lake, resumed))
         ]
         assert ids[0] == ids[1], table
+
+
+def test_a_model_writes_with_tools(selfimprove: Command) -> None:
+    question = "Q: Tom has 14 pens. He buys 9 more. How many pens does he have?\nA: Let's think step by step."
+    said = selfimprove("generate", question, "--tools", "Calculator", "--max-tokens", "40").stdout
+    assert said.replace("\n", "").startswith("Q: Tom has 14 pens. He buys 9 more.")
+    assert "The answer is" in said.replace("\n", " ")
+    refused = selfimprove("generate", question, "--tools", "Sorcery", code=1).stderr
+    assert "'Sorcery' is none of Calculator, Calendar, WikiSearch, QA, MT" in refused.replace("\n", " ")

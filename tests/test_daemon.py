@@ -1,26 +1,23 @@
-"""The loop, closed by a real daemon: questions dropped into an inbox, iterations, a stop rule."""
+"""The loop, closed by a real daemon: an inbox, a growing pool, iterations, stop rules."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from daemons import make_home, running
 
 from selfimprove_dagster import embedded, tables
+from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.loop import finished_iterations
-from selfimprove_dagster.runs import prepare_dagster_home
+from selfimprove_dagster.loop import Stop, decide_next, finished_iterations
+from selfimprove_dagster.seeds import import_file
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 DEADLINE_SECONDS = 420
 
 EXPERIMENT = {
@@ -37,59 +34,21 @@ EXPERIMENT = {
 }
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """An installation with one small experiment, its own Dagster home and a workspace."""
-    home = Home(root=tmp_path / "home", experiments=tmp_path / "experiments")
-    home.experiments.mkdir()
-    questions = embedded.SEEDS.read_text().splitlines()
-    (home.experiments / "seeds.jsonl").write_text("\n".join(questions[:4]) + "\n")
-    (home.experiments / "loop.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-    location = {
-        "relative_path": str(ROOT / "tests" / "in_process_location.py"),
-        "working_directory": str(ROOT),
-    }
-    (tmp_path / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"python_file": location}]}))
-    for name, value in {
-        "SELFIMPROVE_HOME": home.root,
-        "SELFIMPROVE_EXPERIMENTS": home.experiments,
-        "DAGSTER_HOME": home.dagster,
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    prepare_dagster_home(home)
-    return home
+GROWING: dict[str, Any] = {
+    "name": "pool",
+    "method": "self_instruct",
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded"},
+    "evaluation": {"file": "embedded", "rows": "0:24"},
+    "generation": {"prompts": 30},
+    "training": {"steps": 2, "batch_size": 4},
+    "promotion": {"level": 0.001},
+    # Thirty prompts a time fill the pool of short tasks soon: about half of what comes is new at first.
+    "budget": {"iterations": 6, "minimum_yield": 0.3, "patience": 6},
+}
 
 
-@pytest.fixture
-def daemon(home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running daemon with both sensors started."""
-    workspace = str(tmp_path / "workspace.yaml")
-    dagster = Path(sys.executable).parent / "dagster"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [dagster, "sensor", "start", "--start-all", "-w", workspace],
-        env=environment,
-        check=True,
-        cwd=tmp_path,
-    )
-    log = (tmp_path / "daemon.log").open("wb")
-    process = subprocess.Popen(
-        [dagster.with_name("dagster-daemon"), "run", "-w", workspace],
-        env=environment,
-        cwd=tmp_path,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    yield process
-    process.terminate()
-    process.wait(timeout=60)
-    log.close()
-
-
-def test_iterations_follow_from_an_inbox_until_a_rule_stops_them(
-    home: Home, daemon: subprocess.Popen[bytes], tmp_path: Path
-) -> None:
-    experiment = home.experiment("loop")
+def _drop_into_the_inbox(home: Home) -> None:
     inbox = home.inbox("loop")
     inbox.mkdir(parents=True)
     good = embedded.SEEDS.read_text().splitlines()[4:20]
@@ -97,11 +56,20 @@ def test_iterations_follow_from_an_inbox_until_a_rule_stops_them(
         "\n".join([*good, "{broken", json.dumps({"text": "no question"})]) + "\n"
     )
 
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while len(finished_iterations(home.lake, experiment)) < 2:
-        assert daemon.poll() is None, (tmp_path / "daemon.log").read_text()[-4000:]
-        assert time.monotonic() < deadline, (tmp_path / "daemon.log").read_text()[-4000:]
-        time.sleep(2)
+
+def test_iterations_follow_from_an_inbox_until_a_rule_stops_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home(tmp_path, monkeypatch, EXPERIMENT)
+    questions = embedded.SEEDS.read_text().splitlines()
+    (home.experiments / "seeds.jsonl").write_text("\n".join(questions[:4]) + "\n")
+    experiment = home.experiment("loop")
+    with running(tmp_path) as wait:
+        _drop_into_the_inbox(home)
+        wait(lambda: len(finished_iterations(home.lake, experiment)) == 2, DEADLINE_SECONDS)
+        # The budget of two iterations is spent: the sensor says so and asks for no third.
+        time.sleep(20)
+    inbox = home.inbox("loop")
 
     # The file was imported, its bad lines are on record, and it is out of the way.
     assert not list(inbox.glob("*.jsonl"))
@@ -117,6 +85,25 @@ def test_iterations_follow_from_an_inbox_until_a_rule_stops_them(
     assert generations.activity.model_id == expected
     assert second.iteration == 1
 
-    # The budget of two iterations is spent: the sensor says so and asks for no third.
-    time.sleep(20)
     assert len(home.lake.manifests(tables.SEED_POOL.name, "loop")) == 2
+
+
+def test_a_pool_grows_until_its_yield_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = make_home(tmp_path, monkeypatch, GROWING)
+    experiment = home.experiment("pool")
+    assert isinstance(decide_next(home.lake, experiment), Stop)  # nothing starts by itself without seeds
+    import_file(home.lake, experiment)
+    with running(tmp_path) as wait:
+        wait(lambda: "yield near zero" in _what_stops(home, experiment), DEADLINE_SECONDS)
+        time.sleep(20)
+    finished = finished_iterations(home.lake, experiment)
+    assert 1 < len(finished) < GROWING["budget"]["iterations"]
+    shares = [summary.yielded / summary.candidates for summary in finished]
+    assert min(shares[:-1]) >= GROWING["budget"]["minimum_yield"] > shares[-1]
+    pools = [manifest.rows for manifest in home.lake.manifests("self_instruct/seed_pool", "pool")]
+    assert pools == [80 + sum(summary.yielded for summary in finished[:at]) for at in range(len(finished))]
+
+
+def _what_stops(home: Home, experiment: Experiment) -> str:
+    step = decide_next(home.lake, experiment)
+    return step.reason if isinstance(step, Stop) else ""

@@ -7,27 +7,21 @@ import sys
 
 import dagster as dg
 
-from selfimprove_dagster.definitions import defs
+from assets.checks import DECIDED_WITH
+from selfimprove_dagster.definitions import METHODS, defs
+from selfimprove_dagster.experiment import EXPERIMENTS
 from selfimprove_dagster.quality import SUITES
-
-STAGES = [
-    "seed_pool",
-    "raw_generations",
-    "perplexity_scores",
-    "voted_answers",
-    "filtered_dataset",
-    "fine_tuned_checkpoint",
-    "evaluation",
-    "promotion",
-]
+from selfimprove_dagster.tables import TABLES
 
 
 def test_every_stage_is_an_asset_of_its_methods_group() -> None:
     graph = defs.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
-        f"lmsi/{stage}" for stage in STAGES
+    assert {key.to_user_string(): graph.get(key).group_name for key in graph.get_all_asset_keys()} == {
+        table: table.split("/")[0]
+        for table in TABLES
+        if not table.startswith("seeds/") and table not in DECIDED_WITH
     }
-    assert {graph.get(key).group_name for key in graph.get_all_asset_keys()} == {"lmsi"}
+    assert set(METHODS) == set(EXPERIMENTS)
 
 
 def test_every_quality_check_stands_beside_its_stage() -> None:
@@ -35,16 +29,15 @@ def test_every_quality_check_stands_beside_its_stage() -> None:
     names = {(key.asset_key.to_user_string(), key.name) for key in keys}
     for table, checks in SUITES.items():
         for check in checks:
-            owner = (
-                ("lmsi/filtered_dataset", f"decisions_{check.name}")
-                if table == "lmsi/decisions"
-                else (table, check.name)
-            )
-            assert owner in names
+            owner = DECIDED_WITH.get(table)
+            assert (owner or table, f"{table.split('/')[1]}_{check.name}" if owner else check.name) in names
 
 
 def test_sensors_and_jobs_are_listed() -> None:
-    assert {sensor.name for sensor in defs.sensors or []} == {"next_lmsi_iteration", "seed_inbox"}
+    assert {sensor.name for sensor in defs.sensors or []} == {
+        *(f"next_{method}_iteration" for method in METHODS),
+        "seed_inbox",
+    }
     assert isinstance(defs.resolve_job_def("lmsi_iteration"), dg.JobDefinition)
     assert isinstance(defs.resolve_job_def("import_seeds_job"), dg.JobDefinition)
 

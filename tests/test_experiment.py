@@ -13,11 +13,14 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment import (
     PRESETS,
     Experiment,
+    ToolformerExperiment,
+    describe_fields,
     experiment_of_key,
     load_experiment,
     parse_experiment,
 )
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.tool_sections import CallSamplingSection
 
 SMALLEST: dict[str, Any] = {
     "model": {"path": "embedded"},
@@ -46,7 +49,7 @@ def test_a_short_file_is_filled_up_from_the_practical_preset(tmp_path: Path) -> 
     assert experiment.name == "mine"
     assert experiment.method == "lmsi"
     assert experiment.sampling.paths == 16
-    assert experiment.training.formats == PRESETS["practical"].values["training"]["formats"]
+    assert experiment.training.formats == PRESETS["lmsi"]["practical"].values["training"]["formats"]
     assert experiment.demonstrations.count == 2
     assert experiment.demonstrations.file == str(embedded.DEMONSTRATIONS)
     assert experiment.partition_key(7) == "mine-007"
@@ -61,9 +64,10 @@ def test_the_paper_preset_has_the_numbers_of_the_paper(tmp_path: Path) -> None:
     assert set(training.formats.values()) == {1.0}
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_lists_its_deviations(name: str) -> None:
-    assert all(PRESETS[name].deviations)
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("name", ["paper", "practical"])
+def test_a_preset_lists_its_deviations(method: str, name: str) -> None:
+    assert all(PRESETS[method][name].deviations)
 
 
 def test_one_field_of_a_section_leaves_the_others_to_the_preset(tmp_path: Path) -> None:
@@ -100,10 +104,16 @@ def test_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"temprature": 1}, "sede": 4}))
-    assert (
-        "sampling.temprature: there is no such field; allowed here: max_tokens, paths, prompt_format" in said
-    )
+    assert "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, paths" in said
     assert "sede: there is no such field; allowed here: budget, demonstrations, description" in said
+    said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
+    assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, step" in said
+
+
+def test_a_section_that_may_be_left_out_is_described_with_its_fields() -> None:
+    described = {field.name: field.practical for field in describe_fields()}
+    assert described["sampling.adaptive"] == "none"
+    assert described["sampling.adaptive.step"] == "4"
 
 
 @pytest.mark.parametrize(
@@ -227,3 +237,26 @@ def test_an_experiment_is_settled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml")), ids=str)
 def test_the_experiments_that_are_shipped_are_valid(path: Path) -> None:
     assert load_experiment(path).name == path.stem
+
+
+def test_a_toolformer_experiment_reads_tools_and_thresholds(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "method: toolformer\nmodel: {path: embedded}\nseeds: {file: texts.jsonl}\n"
+        "evaluation: {file: exam.jsonl, plain_file: plain.jsonl}\n"
+        "tools: {names: [Calculator, 'tools/mine.py:Weather'], corpus: passages.jsonl}\n"
+        "annotation: {texts: 7, tools: {Calculator: {positions: 3}}}\n"
+        "filter: {loss_reduction: {Calculator: 0.25}}\n",
+        encoding="utf-8",
+    )
+    experiment = load_experiment(file)
+    assert isinstance(experiment, ToolformerExperiment)
+    assert experiment.tools.names == ["Calculator", f"{tmp_path}/tools/mine.py:Weather"]
+    assert experiment.tools.corpus_file == tmp_path / "passages.jsonl"
+    assert experiment.evaluation.plain_file == str(tmp_path / "plain.jsonl")
+    assert experiment.annotation.of("Calculator").positions == 3
+    assert experiment.annotation.of("Calculator").calls == 10, "the preset's"
+    assert experiment.annotation.of("Weather") == CallSamplingSection(positions=5, calls=5, threshold=0.05)
+    assert experiment.filter.lowest == 0.25
+    assert experiment.answering_model is None, "neither QA nor MT is asked"
+    assert experiment.decided_in == "with_tools"

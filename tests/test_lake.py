@@ -184,6 +184,15 @@ def test_a_check_that_passes_at_last_opens_the_gate(lake: Lake) -> None:
     assert {check.name for check in lake.checks(manifest)} == {"a", "b"}
 
 
+def test_a_check_that_is_no_more_gates_nothing(lake: Lake) -> None:
+    """The same activity, looked at by a later version of the code that calls its checks otherwise."""
+    manifest, _ = store(lake, POOL, [seed_draft()])
+    lake.record_checks(manifest, [CheckOutcome("old", False, True, "bad"), CheckOutcome("b", True, True, "")])
+    lake.record_checks(manifest, [CheckOutcome("new", True, True, "")], known={"new", "b"})
+    assert len(lake.read(POOL.name, manifest.partition)) == 1
+    assert {check.name for check in lake.checks(manifest)} == {"new", "b"}
+
+
 def test_a_new_activity_opens_the_gate_and_the_same_one_does_not(lake: Lake) -> None:
     """What a check said of other rows says nothing of these; the same activity gives the same rows."""
     manifest, _ = store(lake, POOL, [seed_draft()])
@@ -212,7 +221,7 @@ def test_a_second_process_is_told_that_the_partition_is_being_written(lake: Lake
         with pytest.raises(PartitionBusy), lake.writer(POOL, activity_of(POOL, seed=3)):
             pass
         store(lake, POOL, [seed_draft()], iteration=1)  # another partition is free
-    assert said.startswith("PartitionBusy lmsi/seed_pool {'experiment': 'demo', 'iteration': '000'} is being")
+    assert said.startswith("PartitionBusy lmsi/seed_pool experiment demo, iteration 000 is being written")
     store(lake, POOL, [seed_draft()])
 
 

@@ -11,7 +11,6 @@ from small_lake import make_experiment, seed_draft, store
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import Champion, champion_before
 from selfimprove_dagster.errors import GateClosed
-from selfimprove_dagster.experiment import BudgetSection
 from selfimprove_dagster.lake import CheckOutcome, Lake, Manifest
 from selfimprove_dagster.loop import (
     Continue,
@@ -23,12 +22,13 @@ from selfimprove_dagster.loop import (
 )
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.records import Draft
+from selfimprove_dagster.sections import BudgetSection
 from selfimprove_dagster.status import results
 
 
 def after(*promotions: bool, budget: dict[str, Any] | None = None, **changes: Any) -> Continue | Stop:
     """What follows iterations that were promoted or not; `changes` are those of each summary."""
-    given: dict[str, Any] = {"paths": 100, "examples": 50, "tokens": 1_000, "seconds": 3_600.0, **changes}
+    given: dict[str, Any] = {"candidates": 100, "yielded": 50, "tokens": 1_000, "seconds": 3_600.0, **changes}
     finished = [
         IterationSummary(number, promoted, promotion_activity_id=f"act:{number}", **given)
         for number, promoted in enumerate(promotions)
@@ -67,13 +67,13 @@ def test_the_hour_budget_spans_all_iterations() -> None:
 
 
 def test_a_yield_near_zero() -> None:
-    assert isinstance(after(True, paths=1_000, examples=10), Continue)
-    reason = stopped(after(True, paths=1_000, examples=9))
+    assert isinstance(after(True, candidates=1_000, yielded=10), Continue)
+    reason = stopped(after(True, candidates=1_000, yielded=9))
     assert (
         reason == "yield near zero: 9 examples from 1,000 paths in iteration 0, 0.90% against at least 1.00%"
     )
-    assert isinstance(after(True, paths=1_000, examples=0, budget={"minimum_yield": 0}), Continue)
-    assert "yield near zero" in stopped(after(True, paths=0, examples=0))
+    assert isinstance(after(True, candidates=1_000, yielded=0, budget={"minimum_yield": 0}), Continue)
+    assert "yield near zero" in stopped(after(True, candidates=0, yielded=0))
 
 
 def test_patience_counts_iterations_since_the_last_promotion() -> None:
@@ -192,3 +192,10 @@ def test_progress_says_that_the_work_was_stopped() -> None:
         report.advance(1)
         raise KeyboardInterrupt
     assert lines[-1].startswith("stopped: x: 1 of 10 paths")
+
+
+def test_progress_of_what_is_found_done_has_no_rate() -> None:
+    lines: list[str] = []
+    with ProgressReport("x", 10, "answers", lines.append) as report:
+        report.found(10)
+    assert lines == ["x: 10 of 10 answers"]

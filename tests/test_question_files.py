@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from small_lake import write_lines
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.experiment import EvaluationSection, QuestionFile
 from selfimprove_dagster.methods.answers import canonical_answer
 from selfimprove_dagster.question_files import normalise_question, read_questions
+from selfimprove_dagster.sections import EvaluationSection, QuestionFile
 
 
 def asked(source: QuestionFile) -> list[str]:

@@ -107,17 +107,17 @@ def test_questions_that_no_iteration_used_come_first(lake: Lake, tmp_path: Path)
     with_seeds(lake, [f"{n}?" for n in range(6)])
     experiment = make_experiment(tmp_path)
     first = pool(lake, experiment, 0)
-    assert (len(first.questions), first.size, first.fresh) == (4, 6, 4)
-    commit_pool(lake, first.questions, 0)
+    assert (len(first.chosen), first.size, first.fresh) == (4, 6, 4)
+    commit_pool(lake, first.chosen, 0)
     second = pool(lake, experiment, 1)
-    assert (len(second.questions), second.fresh) == (4, 2)
-    assert len({*first.questions["question"], *second.questions["question"]}) == 6
+    assert (len(second.chosen), second.fresh) == (4, 2)
+    assert len({*first.chosen["question"], *second.chosen["question"]}) == 6
     assert second.inputs == [
         *first.inputs,
         lake.manifest(tables.SEED_POOL.name, {"experiment": "demo", "iteration": "000"}),
     ]
     again = pool(lake, experiment, 0)
-    assert again.questions.equals(first.questions), "what came later has no say"
+    assert again.chosen.equals(first.chosen), "what came later has no say"
 
 
 def test_the_choice_follows_from_the_questions_and_not_from_their_order(tmp_path: Path) -> None:
@@ -128,10 +128,10 @@ def test_the_choice_follows_from_the_questions_and_not_from_their_order(tmp_path
         lake = Lake(tmp_path / name)
         with_seeds(lake, order[:10], "b")
         with_seeds(lake, order[10:], "a")
-        chosen.append(pool(lake, experiment, 0).questions["question"].to_list())
+        chosen.append(pool(lake, experiment, 0).chosen["question"].to_list())
     assert chosen[0] == chosen[1]
     other = make_experiment(tmp_path, seed=1)
-    assert pool(lake, other, 0).questions["question"].to_list() != chosen[0]
+    assert pool(lake, other, 0).chosen["question"].to_list() != chosen[0]
 
 
 def test_no_seeds_at_all_is_an_error_that_says_where_to_look(lake: Lake, tmp_path: Path) -> None:

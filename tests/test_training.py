@@ -401,7 +401,7 @@ def test_examples_that_cannot_be_trained_on(
 
 
 def test_a_base_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(ModelError, match="no model at"):
         fine_tune(tmp_path / "nothing", make_examples(), tmp_path / "model", SETTINGS, seed=0)
     with pytest.raises(ModelError, match=r"no config\.json"):
         fine_tune(tmp_path, make_examples(), tmp_path / "model", SETTINGS, seed=0)

@@ -15,4 +15,36 @@ DEMONSTRATIONS = _HERE / "pools" / "demonstrations.jsonl"
 PRETRAINING_QUESTIONS = _HERE / "pools" / "pretraining_questions.parquet"
 """`question_hash` of every question the base model was trained on."""
 
-__all__ = ["BASE_MODEL", "DEMONSTRATIONS", "EVALUATION", "PRETRAINING_QUESTIONS", "SEEDS"]
+TASK_MODEL = _HERE / "task_base"
+"""The same kind of model for a world of small tasks."""
+TASK_SEEDS = _HERE / "pools" / "task_seeds.jsonl"
+"""Seed tasks of that world, in the format of Self-Instruct."""
+TASK_EVALUATION = _HERE / "pools" / "task_evaluation.jsonl"
+"""Held-out tasks, `{"instruction", "input", "output", "family"}` a line."""
+UNNATURAL_SEEDS = _HERE / "pools" / "unnatural_seeds.jsonl"
+"""Seeds of Unnatural Instructions, `{"instruction", "input", "constraints", "output"}` a line."""
+
+TOOL_MODEL = _HERE / "tool_base"
+"""The same kind of model for texts in which calls of tools help."""
+TOOL_TEXTS = _HERE / "pools" / "tool_texts.jsonl"
+"""Plain texts of that world, `{"text", "date", "source"}` a line."""
+TOOL_EVALUATION = _HERE / "pools" / "tool_evaluation.jsonl"
+"""Held-out beginnings, `{"prompt", "answer", "date", "kind"}` a line."""
+TOOL_PLAIN = _HERE / "pools" / "tool_plain.jsonl"
+"""Held-out plain texts, `{"text", "date"}` a line."""
+
+__all__ = [
+    "BASE_MODEL",
+    "DEMONSTRATIONS",
+    "EVALUATION",
+    "PRETRAINING_QUESTIONS",
+    "SEEDS",
+    "TASK_EVALUATION",
+    "TASK_MODEL",
+    "TASK_SEEDS",
+    "TOOL_EVALUATION",
+    "TOOL_MODEL",
+    "TOOL_PLAIN",
+    "TOOL_TEXTS",
+    "UNNATURAL_SEEDS",
+]

@@ -6,12 +6,14 @@ import polars as pl
 
 from selfimprove_dagster.lake import Manifest, file_checksum
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
-from selfimprove_dagster.quality.subject import Subject, read_columns
+from selfimprove_dagster.quality.subject import Subject
 from selfimprove_dagster.records import recompute_ids
 from selfimprove_dagster.tables import TABLES
 
 SAMPLED_IDS = 200
 _ACTIVITY, _MODEL = "act", "b2"
+LATER_READ = ("fine_tuned_checkpoint", "accepted_tasks", "task_instances", "task_outputs", "paraphrases")
+"""Stages whose records later iterations build on."""
 _REWRITE = "Materialise the stage again"
 
 
@@ -107,7 +109,7 @@ def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
             continue
         for manifest in subject.lake.manifests(table.name, experiment):
             if _may_be_ancestor(subject, manifest):
-                ids.append(read_columns(manifest, ("id",)))
+                ids.append(subject.lake.read_columns(manifest, ["id"]))
     if _ACTIVITY in tags:
         activities = [manifest.activity.id for manifest in subject.lake.manifests("*/*", experiment)]
         ids.append(pl.DataFrame({"id": activities}, schema={"id": pl.String}))
@@ -119,7 +121,7 @@ def _may_be_ancestor(subject: Subject, manifest: Manifest) -> bool:
     if method == "seeds":
         return True
     same_iteration = manifest.partition == subject.manifest.partition
-    return method == subject.method and (same_iteration or stage == "fine_tuned_checkpoint")
+    return method == subject.method and (same_iteration or stage in LATER_READ)
 
 
 COMMON_CHECKS = (

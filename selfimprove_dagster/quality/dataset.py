@@ -45,7 +45,7 @@ def _share_kept(subject: Subject) -> Evidence:
 
 def _no_duplicates(subject: Subject) -> Evidence | NotApplicable:
     rows = subject.columns("id", "prompt", "completion")
-    if not subject.experiment.filter.drop_duplicates:
+    if not subject.lmsi.filter.drop_duplicates:
         copies = rows.height - rows.select("prompt", "completion").n_unique()
         return NotApplicable(
             f"{copies:,} examples of {rows.height:,} are copies, which filter.drop_duplicates: false allows"
@@ -103,7 +103,7 @@ def _near_evaluation(subject: Subject) -> Evidence:
 
 
 def _above_thresholds(subject: Subject) -> Evidence:
-    section = subject.experiment.filter
+    section = subject.lmsi.filter
     votes = subject.sibling("voted_answers", "question_id", "n_valid").unique("question_id", keep="first")
     rows = (
         subject.columns("id", "question_id", "vote_share", "perplexity")
@@ -176,7 +176,8 @@ def _vocabulary_drift(subject: Subject) -> Evidence | NotApplicable:
     )
 
 
-def _decisions_complete(subject: Subject) -> Evidence:
+def decisions_complete(subject: Subject, candidates: str = "raw_generations") -> Evidence:
+    """Every record of the stage `candidates` was decided on, and what was dropped is not in the dataset."""
     decided = (
         subject.sibling("decisions", "candidate_id", "kept")
         .group_by(id="candidate_id")
@@ -184,7 +185,7 @@ def _decisions_complete(subject: Subject) -> Evidence:
     )
     parents = subject.columns("parents").select(pl.col("parents").explode(empty_as_null=False)).to_series()
     used = parents.struct.field("id").unique().implode()
-    rows = counted(subject.sibling("raw_generations", "id"), decided.select("id", "decisions"), "decisions")
+    rows = counted(subject.sibling(candidates, "id"), decided.select("id", "decisions"), "decisions")
     rows = rows.join(
         decided.select("id", "dropped"), on="id", how="left", maintain_order="left"
     ).with_columns(dropped_but_used=pl.col("dropped").fill_null(False) & pl.col("id").is_in(used))
@@ -194,23 +195,53 @@ def _decisions_complete(subject: Subject) -> Evidence:
             Expect("ExpectColumnValuesToBeBetween", column="decisions", min_value=1),
             Expect("ExpectColumnValuesToBeInSet", column="dropped_but_used", value_set=[False]),
         ),
-        found="have no decision, are not in raw_generations, or were dropped but are in the dataset",
-        allowed="every path must have been decided on, and only kept ones may be used",
-        unit="paths",
+        found=f"have no decision, are not in {candidates}, or were dropped but are in the dataset",
+        allowed="each must have been decided on, and only kept ones may be used",
+        unit=f"rows of {candidates}",
         observed={"decisions": int(decided["decisions"].sum())},
     )
 
 
 _AGAIN = "Materialise filtered_dataset again"
 
+NOT_EMPTY = QualityCheck(
+    "not_empty",
+    True,
+    "There is at least one example.",
+    "Loosen the thresholds of `filter`, generate more, or begin with a better model",
+    _not_empty,
+)
+
+NO_EMPTY_TEXT = QualityCheck(
+    "no_empty_text", True, "Every example has a prompt and a completion.", _AGAIN, _no_empty_text
+)
+
+LITTLE_OVERLAP = QualityCheck(
+    "little_overlap_with_evaluation",
+    False,
+    f"No question has {NEAR_SHARE:.0%} of its word {NEAR_WORDS}-grams in the evaluation file.",
+    "Look whether these questions are copies of held-out ones in other words",
+    _near_evaluation,
+)
+
+LENGTH_DRIFT_CHECK = QualityCheck(
+    "length_drift",
+    False,
+    f"The mean length of completions is within {LENGTH_DRIFT:.0%} of the iteration before.",
+    "Read some examples of both iterations: a model that learns from itself may grow terse or ramble",
+    _length_drift,
+)
+
+VOCABULARY_DRIFT_CHECK = QualityCheck(
+    "vocabulary_drift",
+    False,
+    f"The words of completions diverge by at most {VOCABULARY_DRIFT:g} bits from the iteration before.",
+    "Read some examples of both iterations: a model that learns from itself may narrow or drift",
+    _vocabulary_drift,
+)
+
 FILTERED_DATASET_CHECKS = (
-    QualityCheck(
-        "not_empty",
-        True,
-        "There is at least one example.",
-        "Loosen the thresholds of `filter`, draw more paths, or begin with a better model",
-        _not_empty,
-    ),
+    NOT_EMPTY,
     QualityCheck(
         "share_kept",
         False,
@@ -221,9 +252,7 @@ FILTERED_DATASET_CHECKS = (
     QualityCheck(
         "no_duplicates", True, "No two examples have the same prompt and completion.", _AGAIN, _no_duplicates
     ),
-    QualityCheck(
-        "no_empty_text", True, "Every example has a prompt and a completion.", _AGAIN, _no_empty_text
-    ),
+    NO_EMPTY_TEXT,
     QualityCheck(
         "answers_agree_with_vote",
         True,
@@ -232,13 +261,7 @@ FILTERED_DATASET_CHECKS = (
         _answers_agree_with_vote,
     ),
     NO_OVERLAP,
-    QualityCheck(
-        "little_overlap_with_evaluation",
-        False,
-        f"No question has {NEAR_SHARE:.0%} of its word {NEAR_WORDS}-grams in the evaluation file.",
-        "Look whether these questions are copies of held-out ones in other words",
-        _near_evaluation,
-    ),
+    LITTLE_OVERLAP,
     QualityCheck(
         "above_thresholds",
         True,
@@ -246,25 +269,13 @@ FILTERED_DATASET_CHECKS = (
         "The experiment file was changed since: materialise filtered_dataset again",
         _above_thresholds,
     ),
-    QualityCheck(
-        "length_drift",
-        False,
-        f"The mean length of completions is within {LENGTH_DRIFT:.0%} of the iteration before.",
-        "Read some examples of both iterations: a model that learns from itself may grow terse or ramble",
-        _length_drift,
-    ),
-    QualityCheck(
-        "vocabulary_drift",
-        False,
-        f"The words of completions diverge by at most {VOCABULARY_DRIFT:g} bits from the iteration before.",
-        "Read some examples of both iterations: a model that learns from itself may narrow or drift",
-        _vocabulary_drift,
-    ),
+    LENGTH_DRIFT_CHECK,
+    VOCABULARY_DRIFT_CHECK,
     QualityCheck(
         "decisions_complete",
         True,
         "Every path has a decision, and no dropped path is in the dataset.",
         _AGAIN,
-        _decisions_complete,
+        decisions_complete,
     ),
 )

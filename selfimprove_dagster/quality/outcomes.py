@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.lake import Manifest
+from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
-from selfimprove_dagster.quality.subject import Subject, numbers, read_columns, with_key
+from selfimprove_dagster.quality.subject import Subject, numbers, with_key
 from selfimprove_dagster.tables import DEMONSTRATIONS
 
 ROLES = ("champion", "challenger")
@@ -187,9 +187,9 @@ def _not_trained_on(subject: Subject) -> Evidence:
     learnt = [pl.DataFrame(schema={"key": pl.String, "learnt_from": pl.String})]
     for manifest in subject.lake.manifests(f"{subject.method}/filtered_dataset", experiment):
         if manifest.iteration <= subject.iteration:
-            learnt.append(_keys(manifest, f"iteration {manifest.iteration}"))
+            learnt.append(_keys(subject.lake, manifest, f"iteration {manifest.iteration}"))
     for manifest in subject.lake.manifests(DEMONSTRATIONS.name, experiment):
-        learnt.append(_keys(manifest, "demonstrations"))
+        learnt.append(_keys(subject.lake, manifest, "demonstrations"))
     trained = pl.concat(learnt).unique("key", keep="first", maintain_order=True)
     rows = with_key(subject.columns("id", "question", "role")).join(
         trained, on="key", how="left", maintain_order="left"
@@ -204,8 +204,8 @@ def _not_trained_on(subject: Subject) -> Evidence:
     )
 
 
-def _keys(manifest: Manifest, source: str) -> pl.DataFrame:
-    questions = read_columns(manifest, ("question",)).unique(maintain_order=True)
+def _keys(lake: Lake, manifest: Manifest, source: str) -> pl.DataFrame:
+    questions = lake.read_columns(manifest, ["question"]).unique(maintain_order=True)
     return with_key(questions).select("key", learnt_from=pl.lit(source))
 
 
@@ -279,6 +279,14 @@ FINE_TUNED_CHECKPOINT_CHECKS = (
     ),
 )
 
+CHAMPION_AND_CHALLENGER = QualityCheck(
+    "champion_and_challenger",
+    True,
+    "There is one champion and one challenger.",
+    "Materialise evaluation again",
+    _champion_and_challenger,
+)
+
 EVALUATION_CHECKS = (
     QualityCheck(
         "all_questions_answered",
@@ -287,13 +295,7 @@ EVALUATION_CHECKS = (
         "Materialise evaluation again; the file may have been changed since",
         _all_questions_answered,
     ),
-    QualityCheck(
-        "champion_and_challenger",
-        True,
-        "There is one champion and one challenger.",
-        "Materialise evaluation again",
-        _champion_and_challenger,
-    ),
+    CHAMPION_AND_CHALLENGER,
     QualityCheck(
         "not_trained_on",
         True,

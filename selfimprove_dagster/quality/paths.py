@@ -23,20 +23,22 @@ def _no_empty_text(subject: Subject) -> Evidence:
         (Expect("ExpectColumnValuesToMatchRegex", column="text", regex=r"\S", mostly=1 - EMPTY_SHARE),),
         found="are empty",
         allowed=f"at most {EMPTY_SHARE:.0%} should be",
-        unit="paths",
+        unit="completions",
         observed={"empty_share": share(~rows["text"].str.contains(r"\S"))},
     )
 
 
 def _paths_per_question(subject: Subject) -> Evidence:
-    wanted = subject.experiment.sampling.paths
+    sampling = subject.lmsi.sampling
+    least = min(sampling.adaptive.step, sampling.paths) if sampling.adaptive else sampling.paths
+    allowed = f"exactly {least}" if least == sampling.paths else f"between {least} and {sampling.paths}"
     drawn = subject.columns("question_id").group_by(id="question_id").agg(paths=pl.len())
     asked = subject.sibling("seed_pool", "id", "question")
     return Evidence(
         counted(asked, drawn, "paths"),
-        (Expect("ExpectColumnValuesToBeBetween", column="paths", min_value=wanted, max_value=wanted),),
+        (Expect("ExpectColumnValuesToBeBetween", column="paths", min_value=least, max_value=sampling.paths),),
         found="have more or fewer paths, or are not in the seed pool",
-        allowed=f"each question of the seed pool must have exactly {wanted}",
+        allowed=f"each question of the seed pool must have {allowed}",
         unit="questions",
     )
 
@@ -58,7 +60,7 @@ def _logprobs_match_tokens(subject: Subject) -> Evidence:
         ),
         found="have log-probabilities that are not one a token, above 0 or not finite",
         allowed="each sampled token must have one log-probability, finite and at most 0",
-        unit="paths",
+        unit="completions",
         observed={"tokens": int(rows["tokens"].sum())},
     )
 
@@ -77,7 +79,7 @@ def _finished(subject: Subject) -> Evidence:
         ),
         found="were cut off at the token limit",
         allowed=f"at most {CUT_OFF_SHARE:.0%} should be",
-        unit="paths",
+        unit="completions",
         observed={"cut_off_share": share(rows["finish_reason"] == "length")},
     )
 
@@ -97,9 +99,7 @@ def _one_score_a_path(subject: Subject) -> Evidence:
 
 
 def _perplexity_range(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "path_id", "perplexity").with_columns(
-        finite=pl.col("perplexity").is_finite()
-    )
+    rows = subject.columns("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
     finite = rows.filter("finite")["perplexity"]
     return Evidence(
         rows,
@@ -113,14 +113,32 @@ def _perplexity_range(subject: Subject) -> Evidence:
     )
 
 
+NO_EMPTY_TEXT = QualityCheck(
+    "no_empty_text",
+    False,
+    f"At most {EMPTY_SHARE:.0%} of the completions are empty.",
+    "Look at the prompt format and the stop strings",
+    _no_empty_text,
+)
+
+LOGPROBS_MATCH_TOKENS = QualityCheck(
+    "logprobs_match_tokens",
+    True,
+    "Each sampled token has one log-probability, finite and at most 0.",
+    "The engine gives wrong log-probabilities: try another device or number format",
+    _logprobs_match_tokens,
+)
+
+FINISHED = QualityCheck(
+    "finished",
+    False,
+    f"At most {CUT_OFF_SHARE:.0%} of the completions were cut off at the token limit.",
+    "Raise max_tokens, or give a stop string at which paths end",
+    _finished,
+)
+
 RAW_GENERATIONS_CHECKS = (
-    QualityCheck(
-        "no_empty_text",
-        False,
-        f"At most {EMPTY_SHARE:.0%} of the paths are empty.",
-        "Look at the prompt format and the stop strings",
-        _no_empty_text,
-    ),
+    NO_EMPTY_TEXT,
     QualityCheck(
         "paths_per_question",
         True,
@@ -128,20 +146,16 @@ RAW_GENERATIONS_CHECKS = (
         "Materialise raw_generations again after its seed pool",
         _paths_per_question,
     ),
-    QualityCheck(
-        "logprobs_match_tokens",
-        True,
-        "Each sampled token has one log-probability, finite and at most 0.",
-        "The engine gives wrong log-probabilities: try another device or number format",
-        _logprobs_match_tokens,
-    ),
-    QualityCheck(
-        "finished",
-        False,
-        f"At most {CUT_OFF_SHARE:.0%} of the paths were cut off at the token limit.",
-        "Raise sampling.max_tokens, or give a stop string at which paths end",
-        _finished,
-    ),
+    LOGPROBS_MATCH_TOKENS,
+    FINISHED,
+)
+
+PERPLEXITY_RANGE = QualityCheck(
+    "range",
+    True,
+    "Every perplexity is finite and at least 1.",
+    "Look at the log-probabilities of the paths that the table names",
+    _perplexity_range,
 )
 
 PERPLEXITY_SCORES_CHECKS = (
@@ -152,11 +166,5 @@ PERPLEXITY_SCORES_CHECKS = (
         "Materialise perplexity_scores again",
         _one_score_a_path,
     ),
-    QualityCheck(
-        "range",
-        True,
-        "Every perplexity is finite and at least 1.",
-        "Look at the log-probabilities of the paths that the table names",
-        _perplexity_range,
-    ),
+    PERPLEXITY_RANGE,
 )

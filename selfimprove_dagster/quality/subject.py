@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import Experiment, LmsiExperiment
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.tables import TABLES
@@ -25,7 +25,7 @@ class Subject:
 
     def columns(self, *names: str) -> pl.DataFrame:
         """Columns of the partition itself."""
-        return read_columns(self.manifest, names)
+        return self.lake.read_columns(self.manifest, names)
 
     @property
     def method(self) -> str:
@@ -34,21 +34,30 @@ class Subject:
 
     def sibling(self, stage: str, *names: str) -> pl.DataFrame:
         """Columns of another stage in the same iteration. Raises PartitionMissing where there is none."""
-        return read_columns(self.lake.manifest(f"{self.method}/{stage}", self.manifest.partition), names)
+        manifest = self.lake.manifest(f"{self.method}/{stage}", self.manifest.partition)
+        return self.lake.read_columns(manifest, names)
 
     def previous(self, *names: str) -> pl.DataFrame | None:
         """Columns of the same table in the iteration before, None where there is none."""
         partition = partition_of(self.experiment.name, self.iteration - 1)
         if self.iteration == 0 or not self.lake.exists(self.schema.name, partition):
             return None
-        return read_columns(self.lake.manifest(self.schema.name, partition), names)
+        return self.lake.read_columns(self.lake.manifest(self.schema.name, partition), names)
+
+    @property
+    def lmsi(self) -> LmsiExperiment:
+        """The experiment, of a table of LMSI."""
+        assert isinstance(self.experiment, LmsiExperiment)
+        return self.experiment
 
     @cached_property
     def evaluation_questions(self) -> pl.DataFrame:
-        """The held-out questions: `id` (file and line), `source_file`, `source_line`, `question`, `key`."""
-        from selfimprove_dagster.question_files import normalise_question, read_questions
+        """The held-out questions: `id` (file and line), `source_file`, `source_line`, `question`, `key`, and
+        `answer` (null for a plain text).
+        """
+        from selfimprove_dagster.exams import held_out_questions
+        from selfimprove_dagster.question_files import normalise_question
 
-        questions, _ = read_questions(self.experiment.evaluation)
         return pl.DataFrame(
             [
                 (
@@ -57,8 +66,9 @@ class Subject:
                     question.source_line,
                     question.question,
                     normalise_question(question.question),
+                    question.answer,
                 )
-                for question in questions
+                for question in held_out_questions(self.experiment)
             ],
             schema={
                 "id": pl.String,
@@ -66,14 +76,10 @@ class Subject:
                 "source_line": pl.Int64,
                 "question": pl.String,
                 "key": pl.String,
+                "answer": pl.String,
             },
             orient="row",
         )
-
-
-def read_columns(manifest: Manifest, names: tuple[str, ...]) -> pl.DataFrame:
-    """Some columns of a committed partition."""
-    return pl.scan_parquet(manifest.paths, hive_partitioning=False).select(names).collect()
 
 
 def with_key(frame: pl.DataFrame, column: str = "question") -> pl.DataFrame:

@@ -19,6 +19,26 @@ from selfimprove_dagster.quality.paths import PERPLEXITY_SCORES_CHECKS, RAW_GENE
 from selfimprove_dagster.quality.questions import SEED_POOL_CHECKS
 from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
 from selfimprove_dagster.quality.subject import Subject
+from selfimprove_dagster.quality.tasks import (
+    ACCEPTED_CHECKS,
+    CLASSIFIED_CHECKS,
+    COMPLETION_CHECKS,
+    ELICITED_CHECKS,
+    INSTRUCTION_SCORE_CHECKS,
+    PARSED_CHECKS,
+    POOL_CHECKS,
+    SIMILARITY_CHECKS,
+    TASK_DATASET_CHECKS,
+)
+from selfimprove_dagster.quality.tools import (
+    CALL_DATASET_CHECKS,
+    LOSS_CHECKS,
+    POSITION_CHECKS,
+    SAMPLED_CALL_CHECKS,
+    TEXT_POOL_CHECKS,
+    TOOL_EVALUATION_CHECKS,
+    TOOL_RESULT_CHECKS,
+)
 from selfimprove_dagster.quality.votes import VOTED_ANSWERS_CHECKS
 
 if TYPE_CHECKING:
@@ -34,6 +54,46 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "lmsi/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
     "lmsi/evaluation": (*COMMON_CHECKS, *EVALUATION_CHECKS),
     "lmsi/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "self_instruct/seed_pool": (*COMMON_CHECKS, *POOL_CHECKS),
+    "self_instruct/pool_decisions": COMMON_CHECKS,
+    "self_instruct/raw_generations": (*COMMON_CHECKS, *COMPLETION_CHECKS),
+    "self_instruct/candidate_tasks": (*COMMON_CHECKS, *PARSED_CHECKS),
+    "self_instruct/perplexity_scores": (*COMMON_CHECKS, *INSTRUCTION_SCORE_CHECKS),
+    "self_instruct/similarity_scores": (*COMMON_CHECKS, *SIMILARITY_CHECKS),
+    "self_instruct/task_decisions": COMMON_CHECKS,
+    "self_instruct/accepted_tasks": (*COMMON_CHECKS, *ACCEPTED_CHECKS),
+    "self_instruct/classified_tasks": (*COMMON_CHECKS, *CLASSIFIED_CHECKS),
+    "self_instruct/instance_generations": (*COMMON_CHECKS, *COMPLETION_CHECKS),
+    "self_instruct/task_instances": (*COMMON_CHECKS, *PARSED_CHECKS),
+    "self_instruct/decisions": COMMON_CHECKS,
+    "self_instruct/filtered_dataset": (*COMMON_CHECKS, *TASK_DATASET_CHECKS),
+    "self_instruct/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
+    "self_instruct/evaluation": (*COMMON_CHECKS, *EVALUATION_CHECKS),
+    "self_instruct/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "unnatural_instructions/seed_pool": (*COMMON_CHECKS, *POOL_CHECKS),
+    "unnatural_instructions/pool_decisions": COMMON_CHECKS,
+    "unnatural_instructions/raw_generations": (*COMMON_CHECKS, *COMPLETION_CHECKS),
+    "unnatural_instructions/candidate_tasks": (*COMMON_CHECKS, *PARSED_CHECKS),
+    "unnatural_instructions/task_decisions": COMMON_CHECKS,
+    "unnatural_instructions/accepted_tasks": (*COMMON_CHECKS, *ELICITED_CHECKS),
+    "unnatural_instructions/task_outputs": (*COMMON_CHECKS, *COMPLETION_CHECKS),
+    "unnatural_instructions/paraphrases": (*COMMON_CHECKS, *COMPLETION_CHECKS, *PARSED_CHECKS),
+    "unnatural_instructions/decisions": COMMON_CHECKS,
+    "unnatural_instructions/filtered_dataset": (*COMMON_CHECKS, *TASK_DATASET_CHECKS),
+    "unnatural_instructions/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
+    "unnatural_instructions/evaluation": (*COMMON_CHECKS, *EVALUATION_CHECKS),
+    "unnatural_instructions/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "toolformer/seed_pool": (*COMMON_CHECKS, *TEXT_POOL_CHECKS),
+    "toolformer/search_index": COMMON_CHECKS,
+    "toolformer/call_positions": (*COMMON_CHECKS, *POSITION_CHECKS),
+    "toolformer/raw_generations": (*COMMON_CHECKS, *SAMPLED_CALL_CHECKS),
+    "toolformer/tool_results": (*COMMON_CHECKS, *TOOL_RESULT_CHECKS),
+    "toolformer/perplexity_scores": (*COMMON_CHECKS, *LOSS_CHECKS),
+    "toolformer/decisions": COMMON_CHECKS,
+    "toolformer/filtered_dataset": (*COMMON_CHECKS, *CALL_DATASET_CHECKS),
+    "toolformer/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
+    "toolformer/evaluation": (*COMMON_CHECKS, *TOOL_EVALUATION_CHECKS),
+    "toolformer/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
 }
 """The checks of each table, in the order in which they run."""
 
@@ -66,7 +126,7 @@ def run_suite(
     outcomes = [
         CheckOutcome(result.name, result.passed, result.blocking, result.reason) for result in results
     ]
-    lake.record_checks(subject.manifest, outcomes)
+    lake.record_checks(subject.manifest, outcomes, known={check.name for check in SUITES[table]})
     return results
 
 

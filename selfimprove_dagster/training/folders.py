@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.disk import sync as sync_path
+from selfimprove_dagster.errors import TrainingError
 
 DETERMINANTS = "determinants.json"
 LOG = "training_log.json"
@@ -41,35 +42,6 @@ _COMPANIONS = (
     "LICENSE*",
     "NOTICE*",
 )
-
-
-def resolve_base(base: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """Folder of a model: a local folder as it is, a name such as `org/model` through the Hugging Face cache.
-
-    Raises ModelError where neither is found, or where the folder has no config.json or no safetensors.
-    """
-    folder = Path(base)
-    if not folder.is_dir():
-        name = str(base)
-        if name.count("/") > 1 or name.startswith(("/", ".", "~")) or isinstance(base, Path):
-            raise ModelError(f"There is no model folder at {base}. Give a folder that holds config.json.")
-        from huggingface_hub import snapshot_download
-
-        patterns = [*_COMPANIONS, "*.safetensors", "*.safetensors.index.json"]
-        try:
-            folder = Path(
-                snapshot_download(name, allow_patterns=patterns + (["*.py"] if trust_remote_code else []))
-            )
-        except Exception as error:
-            raise ModelError(
-                f"{name!r} is neither a folder here nor a model that could be fetched ({error}). "
-                "Check the name, or give the path of a model folder."
-            ) from error
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json, so it is not a model folder.")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} holds no *.safetensors; weights in other formats are not loaded.")
-    return folder
 
 
 def copy_companions(base: Path, target: Path, *, dtype: str, trust_remote_code: bool) -> None:
@@ -164,20 +136,12 @@ def publish(finished: Path, output: Path) -> None:
     """Flush `finished` to disk and rename it to `output`, which must be missing or an empty folder."""
     sync(finished)
     finished.rename(output)
-    _sync_path(output.parent)
+    sync_path(output.parent)
 
 
 def sync(folder: Path) -> None:
     """Flush every file of `folder`, and the folder."""
     for path in folder.rglob("*"):
         if path.is_file():
-            _sync_path(path)
-    _sync_path(folder)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_path(path)
+    sync_path(folder)

@@ -17,10 +17,12 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders
@@ -103,7 +105,8 @@ def fine_tune(
     The weights are determined by the base's weights, the examples and their order, the settings, the seed
     and `dtype`, for one device, one thread count and one version of torch. Killed at any moment and called
     again, it goes on from the last checkpoint and ends with the same weights; called with an `output` that
-    is already this model, it returns what that folder says. `output` appears whole or not at all.
+    is already this model, it returns what that folder says. `output` appears whole or not at all. `on_log`
+    is called with each entry of the log and its `tokens`, those trained on so far.
 
     `device` is "auto", "cpu" or "cuda". `dtype` "float32" computes and saves in it; "bfloat16" computes in it
     on float32 weights and saves bfloat16.
@@ -113,7 +116,7 @@ def fine_tune(
     out, or `output` holds another model.
     """
     _check(settings, device, dtype)
-    base_folder = folders.resolve_base(base, trust_remote_code=trust_remote_code)
+    base_folder = model_folder(base, trust_remote_code=trust_remote_code)
     output = Path(output)
     determinants = {
         "base": weights_hash(base_folder),
@@ -189,6 +192,12 @@ def _train(
     model, tokenizer = _load(run.base, run.trust_remote_code)
     usable = _usable(examples, settings, model.config.get_text_config())
     batches = plan_batches([example.length for example in usable], settings, run.seed)
+    seen = list(accumulate(sum(usable[index].length for index in batch) for batch in batches))
+
+    def log_with_tokens(entry: LogEntry) -> None:
+        if on_log is not None:
+            last_batch = int(entry["step"]) * settings.gradient_accumulation - 1
+            on_log({**entry, "tokens": seen[last_batch]})
 
     with deterministic_kernels(on_cpu):
         trainer = CompletionTrainer(
@@ -199,7 +208,7 @@ def _train(
             # collator of ours TRL leaves the tokenizer and the configs as they are.
             data_collator=DataCollatorForLanguageModeling(pad_token_id=0),
             processing_class=tokenizer,
-            on_log=on_log,
+            on_log=log_with_tokens,
         )
         # From here it would only be saved with each checkpoint, and its special tokens forced on the model.
         trainer.processing_class = None
@@ -221,7 +230,7 @@ def _train(
     log = trainer.training_log
     outcome = {
         "steps": settings.steps,
-        "tokens": sum(usable[index].length for batch in batches for index in batch),
+        "tokens": seen[-1],
         "examples": len(usable),
         "dropped": len(examples) - len(usable),
         "seconds": log[-1]["seconds"],

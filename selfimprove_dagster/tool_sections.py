@@ -1,0 +1,120 @@
+"""The sections of Toolformer's experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from selfimprove_dagster.methods.toolformer.rules import TABLE_THRESHOLDS
+from selfimprove_dagster.sections import GeneratorSection, Section
+from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
+
+
+class TextFile(Section):
+    """A file of plain texts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
+
+    file: str = Field(description="path of the file, or `embedded`")
+    text_field: str = Field("text", description="field that holds the text")
+    date_field: str = Field(
+        "date", description="field with the day it was written (ISO 8601), where it has one"
+    )
+    source_field: str = Field(
+        "source", description="field that says where the text comes from, where it has one"
+    )
+    rows: str | None = Field(
+        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
+    )
+    licence: str = Field("unknown", description="licence of the text, kept with every record")
+    longest: int = Field(10_000, ge=1, description="longest text in characters; longer ones are rejected")
+
+
+class ToolsSection(Section):
+    """The tools that the model learns to call."""
+
+    names: list[str] = Field(
+        min_length=1,
+        description="Calculator, Calendar, WikiSearch, QA, MT, entry points, or `my_tools.py:Weather`",
+    )
+    corpus: str | None = Field(
+        None, description="JSON Lines or Parquet of title and text, for WikiSearch; none for ours"
+    )
+    answered_by: str | None = Field(
+        None, description="model behind QA and MT, a folder or hub name; none for the base model"
+    )
+    time_limit: float = Field(
+        10.0, gt=0, description="seconds a call may take of a tool that is not built in"
+    )
+
+    @property
+    def corpus_file(self) -> Path:
+        """What WikiSearch reads."""
+        return Path(self.corpus) if self.corpus else ENCYCLOPAEDIA
+
+
+class CallSamplingSection(Section):
+    """Where calls of one tool are sampled, and how many."""
+
+    positions: int = Field(5, ge=1, description="most positions of a text (k)")
+    calls: int = Field(5, ge=1, description="calls sampled at each (m)")
+    threshold: float = Field(0.05, ge=0, lt=1, description="least probability that a call opens there (τ_s)")
+
+
+class AnnotationSection(GeneratorSection):
+    """How texts are annotated with calls."""
+
+    texts: int = Field(ge=1, description="texts in one iteration")
+    tools: dict[str, CallSamplingSection] = Field(
+        default_factory=dict, description="by tool: positions, calls, threshold"
+    )
+    other_tools: CallSamplingSection = CallSamplingSection()
+    temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of calls")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
+    max_tokens: int = Field(ge=1, description="longest call in tokens")
+    shard: int = Field(64, ge=1, description="texts a shard: what a killed run loses at most")
+
+    def of(self, tool: str) -> CallSamplingSection:
+        """What holds for a tool."""
+        return self.tools.get(tool, self.other_tools)
+
+
+class CallFilterSection(Section):
+    """Which calls are trained on."""
+
+    loss_reduction: dict[str, float] = Field(
+        default_factory=dict, description="by tool: least L⁻ − L⁺ in nats (τ_f)"
+    )
+    other_tools: float = Field(1.0, ge=0, description="τ_f of tools that are not named")
+    one_at_a_position: bool = Field(True, description="keep only the most helpful call at a position")
+    most_texts: int | None = Field(25_000, ge=1, description="most texts a tool, drawn by lot; none for all")
+    chosen_by: Literal["loss", "lot"] = Field(
+        "loss", description="`lot` keeps as many calls, at random: the control of an ablation"
+    )
+
+    @property
+    def lowest(self) -> float:
+        """The lowest τ_f of interest: the experiment's own, and those of the paper's table."""
+        return min(*self.loss_reduction.values(), self.other_tools, *TABLE_THRESHOLDS)
+
+
+class ToolEvaluationSection(Section):
+    """Held-out beginnings of texts with what must follow. Used to measure, never to train."""
+
+    file: str = Field(description="JSON Lines of prompt, answer, and date where it has one; or `embedded`")
+    rows: str | None = Field(
+        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
+    )
+    difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
+    licence: str = Field("unknown", description="licence of the text")
+    plain_file: str | None = Field(
+        None, description="held-out plain texts whose perplexity must not rise; none for no such test"
+    )
+    plain_tolerance: float = Field(
+        0.02, ge=0, description="by how much their loss may rise, in nats a token, before a check fails"
+    )
+    likeliest: int = Field(10, ge=1, description="a call opens where its token is among so many likeliest")
+    most_calls: int = Field(1, ge=1, description="most calls in one text")
+    max_tokens: int = Field(ge=1, description="longest continuation in tokens, calls not counted")
+    max_call_tokens: int = Field(ge=1, description="longest call in tokens")
+    stop: list[str] = Field(default_factory=lambda: ["\n"], description="strings that end a continuation")

@@ -1,0 +1,120 @@
+"""Tools behind which a language model stands (Schick et al., 2302.04761, section 3).
+
+The paper's are Atlas for questions and NLLB for translation; here any model of `language_model.base` serves.
+A call takes one greedy generation of a bounded number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.methods.toolformer.prompts import annotation_prompt
+from selfimprove_dagster.tools.base import Context, ToolError, read_text
+
+LONGEST_QUESTION = 300
+LONGEST_FOREIGN_TEXT = 500
+"""Characters of an input."""
+
+_QA_INTRODUCTION = """\
+Your task is to add calls to a question answering service to a text. The questions should help to find out \
+what the text says next. A call is written "[QA("question")]" just before what the answer tells. Leave the \
+text itself as it is. Some examples:"""
+_QA_SHOTS = (
+    (
+        "The composer Clara Schumann was born in Leipzig.",
+        'The composer Clara Schumann was born in [QA("Where was Clara Schumann born?")] Leipzig.',
+    ),
+    (
+        "Tin, whose symbol is Sn, melts at 232 degrees.",
+        'Tin, whose symbol is [QA("What is the chemical symbol of tin?")] Sn, melts at '
+        '[QA("At what temperature does tin melt?")] 232 degrees.',
+    ),
+    (
+        "The Danube ends in the Black Sea.",
+        'The Danube ends in [QA("Into which sea does the Danube flow?")] the Black Sea.',
+    ),
+)
+_MT_INTRODUCTION = """\
+Your task is to add calls to a translation service to a text, wherever it says in English what a phrase of \
+another language means. A call is written "[MT("phrase")]" just before that meaning. Leave the text itself \
+as it is. Some examples:"""
+_MT_SHOTS = (
+    (
+        "On the door stood “Bitte klopfen”, please knock.",
+        'On the door stood “Bitte klopfen”, [MT("Bitte klopfen")] please knock.',
+    ),
+    (
+        "The ship was named Esperanza, which means hope.",
+        'The ship was named Esperanza, which means [MT("Esperanza")] hope.',
+    ),
+    (
+        "Her motto was “doucement mais sûrement”: gently but surely.",
+        'Her motto was “doucement mais sûrement”: [MT("doucement mais sûrement")] gently but surely.',
+    ),
+)
+
+
+class _ModelTool:
+    """A tool that a language model answers; without one it has its prompt alone."""
+
+    name: str
+    _form: str
+    _longest: int
+
+    def __init__(self, model: LanguageModel | None, max_tokens: int) -> None:
+        self._model = model
+        self._parameters = SamplingParameters(temperature=0, max_tokens=max_tokens, stop=("\n",))
+        self.version = f"1 {max_tokens} {model.model_id if model else 'no model'}"
+
+    def parse(self, arguments: str) -> str | ToolError:
+        return read_text(arguments, self._longest)
+
+    def run(self, input: str, context: Context) -> str | ToolError:
+        return self.run_all([input])[0]
+
+    def run_all(self, inputs: Sequence[str]) -> list[str | ToolError]:
+        """The first line that the model says of each, all in one batch."""
+        if self._model is None:
+            return [ToolError("there is no model to ask")] * len(inputs)
+        prompts = [self._model.encode(self._form.format(input)) for input in inputs]
+        try:
+            drawn = self._model.generate(prompts, [[0]] * len(prompts), self._parameters)
+        except ModelError as error:
+            if len(inputs) > 1:  # one that is refused does not take the others with it
+                return [self.run_all([input])[0] for input in inputs]
+            return [ToolError(f"the model refused: {first_line(error)}")]
+        return [_first_line(one.text) for (one,) in drawn]
+
+
+class QA(_ModelTool):
+    """Answers a question with the first line that the model says."""
+
+    name = "QA"
+    _form = "Q: {}\nA:"
+    _longest = LONGEST_QUESTION
+
+    def __init__(self, model: LanguageModel | None, max_tokens: int = 48) -> None:
+        super().__init__(model, max_tokens)
+
+    def prompt(self, text: str) -> str:
+        return annotation_prompt(_QA_INTRODUCTION, _QA_SHOTS, text)
+
+
+class MT(_ModelTool):
+    """Translates into English; the model tells the language from the text."""
+
+    name = "MT"
+    _form = "Translate into English.\nText: {}\nEnglish:"
+    _longest = LONGEST_FOREIGN_TEXT
+
+    def __init__(self, model: LanguageModel | None, max_tokens: int = 96) -> None:
+        super().__init__(model, max_tokens)
+
+    def prompt(self, text: str) -> str:
+        return annotation_prompt(_MT_INTRODUCTION, _MT_SHOTS, text)
+
+
+def _first_line(said: str) -> str | ToolError:
+    return said.strip().partition("\n")[0] or ToolError("the model said nothing")

@@ -1,0 +1,83 @@
+"""Tools by name: the built-in ones, those of installed packages, and a user's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.tools.base import Tool
+from selfimprove_dagster.tools.calculator import Calculator
+from selfimprove_dagster.tools.calendar import Calendar
+from selfimprove_dagster.tools.model_tools import MT, QA
+from selfimprove_dagster.tools.own_process import TIME_LIMIT, ToolProcess
+from selfimprove_dagster.tools.toolbox import Toolbox
+from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA, WikiSearch
+
+BUILT_IN = ("Calculator", "Calendar", "WikiSearch", "QA", "MT")
+ENTRY_POINTS = "selfimprove_dagster.tools"
+"""The entry point group in which a package offers tools: `Weather = "weather_tool:Weather"`."""
+
+
+def open_tools(
+    names: Sequence[str],
+    *,
+    model: LanguageModel | None = None,
+    prompts_only: bool = False,
+    corpus: Path = ENCYCLOPAEDIA,
+    index_folder: Path | None = None,
+    folder: Path = Path(),
+    time_limit: float = TIME_LIMIT,
+) -> Toolbox:
+    """The tools of these names; close the box to end the processes of those that have one.
+
+    A name is a built-in one, the name of an entry point in the group `selfimprove_dagster.tools`, or
+    `my_tools.py:Weather`, a class in a file (relative to `folder`) that is made without arguments. `model` is
+    what QA and MT ask, which only tools opened for their prompts can do without; `corpus` and `index_folder`
+    are WikiSearch's; `time_limit`, in seconds, is for the calls of tools that are not built in. Raises
+    ExperimentError for a name that leads nowhere.
+    """
+
+    def asked() -> LanguageModel | None:
+        if model is None and not prompts_only:
+            raise ExperimentError("the tools QA and MT ask a language model: name one, or leave them out")
+        return model
+
+    makers: dict[str, Callable[[], Tool]] = {
+        "Calculator": Calculator,
+        "Calendar": Calendar,
+        "WikiSearch": lambda: WikiSearch(corpus, index_folder),
+        "QA": lambda: QA(asked()),
+        "MT": lambda: MT(asked()),
+    }
+    opened: list[Tool] = []
+    try:
+        for name in names:
+            maker = makers.get(name)
+            opened.append(maker() if maker else ToolProcess(*_found(name, folder), time_limit=time_limit))
+        return Toolbox(opened)
+    except BaseException:
+        for tool in opened:
+            if isinstance(tool, ToolProcess):
+                tool.close()
+        raise
+
+
+def _found(name: str, folder: Path) -> tuple[str, str]:
+    """Where the tool is: file or module, and the class in it."""
+    path, _, attribute = name.rpartition(":")
+    if path.endswith(".py"):
+        file = (folder / path).resolve()
+        if not file.is_file():
+            raise ExperimentError(f"tools: there is no file {file}; name one that exists")
+        return str(file), attribute
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in offered:
+        known = ", ".join((*BUILT_IN, *sorted(offered)))
+        raise ExperimentError(
+            f"tools: {name!r} is none of {known}; for a tool of your own write its file and class, "
+            "my_tools.py:Weather"
+        )
+    return offered[name].module, offered[name].attr
