@@ -1,0 +1,36 @@
+"""Dialogues, critiques and revisions as a language model reads them (Bai et al., 2212.08073, section 3).
+
+A prompt is what a human said, or a whole dialogue that ends with the human's turn. Every text ends where the
+model goes on; what it goes on with begins with a space and ends before the next heading (`TURN_STOPS`).
+"""
+
+from __future__ import annotations
+
+HUMAN, ASSISTANT = "Human:", "Assistant:"
+TURN_STOPS = ("\n\n",)
+"""Where a response, a critique or a revision ends."""
+
+
+def dialogue_prompt(prompt: str) -> str:
+    """What the response to a prompt follows."""
+    turns = prompt.strip()
+    opened = turns if turns.startswith(HUMAN) else f"{HUMAN} {turns}"
+    return f"{opened}\n\n{ASSISTANT}"
+
+
+def critique_prompt(prompt: str, response: str, critique_request: str) -> str:
+    """What a critique of the response follows."""
+    return (
+        f"{dialogue_prompt(prompt)} {response.strip()}\n\n"
+        f"Critique Request: {critique_request.strip()}\n\nCritique:"
+    )
+
+
+def revision_prompt(
+    prompt: str, response: str, critique_request: str, critique: str, revision_request: str
+) -> str:
+    """What a revision of the response, after its critique, follows."""
+    return (
+        f"{critique_prompt(prompt, response, critique_request)} {critique.strip()}\n\n"
+        f"Revision Request: {revision_request.strip()}\n\nRevision:"
+    )
