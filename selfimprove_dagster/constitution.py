@@ -1,12 +1,12 @@
 """Constitutions: principles from a YAML file, by which a model criticises, revises and compares.
 
-    name: mine
-    principles:
-      - name: honest
-        critique: Say what in the last response is not true.
-        revision: Write the response again with true statements alone.
-        comparison: Which response is more honest?
-        rating: How honest is the response?          # for direct RLAIF
+name: mine
+principles:
+  - name: honest
+    critique: Say what in the last response is not true.
+    revision: Write the response again with true statements alone.
+    comparison: Which response is more honest?
+    rating: How honest is the response?          # for direct RLAIF
 """
 
 from __future__ import annotations
