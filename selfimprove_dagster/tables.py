@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.judge_tables import JUDGE_TABLES, SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.shared_tables import (
     SOURCE,
@@ -102,13 +103,23 @@ TABLES = {
         PROMOTION,
         *TASK_TABLES,
         *TOOL_TABLES,
+        *JUDGE_TABLES,
     )
+}
+
+
+_SEEDS = {
+    "lmsi": SEEDS,
+    "toolformer": SEED_TEXTS,
+    "constitutional": SEED_PROMPTS,
+    "rlaif": SEED_PROMPTS,
+    "rlhf": SEED_COMPARISONS,
 }
 
 
 def seeds_of(method: str) -> TableSchema:
     """The table of what people gave to the experiments of a method."""
-    return {"lmsi": SEEDS, "toolformer": SEED_TEXTS}.get(method, SEED_TASKS)
+    return _SEEDS.get(method, SEED_TASKS)
 
 
 def of(method: str, stage: str) -> TableSchema:
