@@ -26,7 +26,7 @@ from selfimprove_dagster.records import Draft, Parent, TableSchema, build_record
 
 @dataclass(frozen=True)
 class Part:
-    """Some of an exam's questions, asked in one mode."""
+    """Some of an exam's questions, asked in one mode or all its steps (`revision`: `revision_1`, …)."""
 
     mode: str
     questions: Sequence[Question]
@@ -147,7 +147,10 @@ def _draft(answer: Mapping[str, Any], by: Parent, schema: TableSchema) -> Draft:
 def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
     places = {(question.source_file, question.source_line) for question in part.questions}
     return [
-        row for row in rows if row["mode"] == part.mode and (row["source_file"], row["source_line"]) in places
+        row
+        for row in rows
+        if (row["mode"] == part.mode or row["mode"].startswith(f"{part.mode}_"))
+        and (row["source_file"], row["source_line"]) in places
     ]
 
 
