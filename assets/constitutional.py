@@ -215,7 +215,7 @@ def _candidates(
     a person's, where there is one and it is asked for, else the first.
     """
     prompts = pool.select("prompt", "kind", prompt_id="id")
-    told: list[Any] = [
+    told = [
         "candidate_id",
         "prompt_id",
         "prompt",

@@ -187,7 +187,7 @@ def ai_preferences(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
     t.RLAIF_JUDGE_CHECKS,
     deps=[t.RLAIF_AI_PREFERENCES],
     description="Whether the judge can be trusted: does it stand by its word in the other order and at "
-    "another seed, does it favour a position or the longer response, do its labels say anything, do people agree.",
+    "another seed, does it favour a position or the longer response, do its labels say anything.",
 )
 def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
     stage = Stage.begin(context, home, t.RLAIF_JUDGE_CHECKS, RlaifExperiment)
