@@ -9,7 +9,6 @@ Changed against trl 1.16, besides what `resumable_trainer` changes:
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -25,14 +24,6 @@ IGNORED = -100
 class CompletionTrainer(ResumableTrainer, SFTTrainer):
     """SFTTrainer over rows of `input_ids` and `labels`; losses are in nats a labelled token."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._is_lean = (
-            self.args.device.type == "cpu"
-            and not self.aux_loss_enabled
-            and "logits_to_keep" in inspect.signature(type(self.model).forward).parameters
-        )
-
     def compute_loss(
         self,
         model: Any,
@@ -41,7 +32,7 @@ class CompletionTrainer(ResumableTrainer, SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean negative log-likelihood, in nats, of the labelled tokens of the optimizer step's batches."""
-        if not self._is_lean or return_outputs:
+        if not self.is_lean or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["labels"][:, 1:]
         columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)

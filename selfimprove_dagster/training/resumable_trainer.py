@@ -10,9 +10,11 @@ Changed against trl 1.16:
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +36,7 @@ class ResumableTrainer:
     """What the log has besides, by its name there: the name that TRL, or a subclass, gives it."""
 
     args: Any
+    model: Any
     state: Any
     _initial_global_step: int
 
@@ -44,6 +47,17 @@ class ResumableTrainer:
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)  # type: ignore[attr-defined]
         self.add_callback(_Steps(self.before_commit))  # type: ignore[attr-defined]
+
+    @cached_property
+    def is_lean(self) -> bool:
+        """Whether the output layer can be run at chosen positions, and without TRL's fused one.
+
+        TRL's kernel for it skips positions on a GPU only, and saves memory there.
+        """
+        forward = type(self.model).forward
+        has_experts = getattr(self, "aux_loss_enabled", False)
+        takes_positions = "logits_to_keep" in inspect.signature(forward).parameters
+        return self.args.device.type == "cpu" and not has_experts and takes_positions
 
     @property
     def training_log(self) -> list[dict[str, float]]:

@@ -173,16 +173,31 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
 def load(run: Run) -> tuple[Any, Any]:
     """The base as a causal language model, in float32, and its tokenizer; raises ModelError if it is none."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    options = {"trust_remote_code": run.trust_remote_code, "local_files_only": True}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            run.base, dtype=torch.float32, use_safetensors=True, **options
+            run.base,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=run.trust_remote_code,
+            local_files_only=True,
         )
-        return model, AutoTokenizer.from_pretrained(run.base, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{run.base} cannot be loaded as a causal language model: {error}") from error
+    return model, tokenizer_of(run)
+
+
+def tokenizer_of(run: Run) -> Any:
+    """The base's tokenizer; raises ModelError where it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            run.base, trust_remote_code=run.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"the tokenizer in {run.base} cannot be loaded: {error}") from error
 
 
 def train_to_the_end(run: Run, trainer: Any) -> None:
