@@ -15,7 +15,7 @@ from selfimprove_dagster.champion import Champion, champion_before
 from selfimprove_dagster.disk import file_system_errors
 from selfimprove_dagster.evaluation import Examinee, accuracy, accuracy_by_difficulty, compare, examine
 from selfimprove_dagster.exams import open_exam
-from selfimprove_dagster.experiment import Experiment, LmsiExperiment, ToolformerExperiment
+from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.loop import Stop, finished_iterations, next_step
@@ -29,9 +29,9 @@ Report = Callable[[Stage[Any], Manifest], dict[str, Any]]
 
 
 def drawn_pool(
-    schema: TableSchema, kind: type[LmsiExperiment] | type[ToolformerExperiment], description: str
+    schema: TableSchema, kind: type[seeds.DrawingExperiment], description: str
 ) -> dg.AssetsDefinition:
-    """seed_pool: the questions or texts of an iteration, drawn by lot from all seeds."""
+    """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
 
     @stage_asset(schema, description=description)
     def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
