@@ -15,7 +15,14 @@ from assets.stage import Stage
 from resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster import seeds, tables
 from selfimprove_dagster.champion import champion_before
-from selfimprove_dagster.evaluation import Examinee, accuracy, accuracy_by_difficulty, compare, examine
+from selfimprove_dagster.evaluation import (
+    Examinee,
+    accuracy,
+    accuracy_by_difficulty,
+    compare,
+    compare_rewards,
+    examine,
+)
 from selfimprove_dagster.exams import open_exam
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.home import Home
@@ -228,7 +235,7 @@ def _promote(
     before, after = accuracy(rows, "champion", mode), accuracy(rows, "challenger", mode)
     comparison = compare(rows, mode)
     level = stage.experiment.promotion.level
-    promoted, reason = decide_promotion(before, after, comparison, level)
+    promoted, reason = decide_promotion(before, after, comparison, level, compare_rewards(rows, mode))
     challenger = trained.row(0, named=True)
     activity = stage.activity(
         inputs=[checkpoint_manifest, evaluation_manifest],

@@ -71,7 +71,9 @@ def _handed_down(
 ) -> str:
     if row["base_model_id"] in reasons:
         return f"it started from {row['base_model_id']}, which is tainted"
-    rewarding = [edge["id"] for edge in row["parents"] if edge["role"] == REWARDED_BY and edge["id"] in reasons]
+    rewarding = [
+        edge["id"] for edge in row["parents"] if edge["role"] == REWARDED_BY and edge["id"] in reasons
+    ]
     if rewarding:
         return f"it was rewarded by {rewarding[0]}, which is tainted"
     pending, seen = [row["dataset_activity_id"]], set()
