@@ -132,7 +132,7 @@ def fields(
     method: Annotated[str, typer.Argument(help="Its name, as in `method: lmsi`.")] = "lmsi",
 ) -> None:
     """List every field of a method's experiment file, its meaning, and what each preset puts there."""
-    from selfimprove_dagster.experiment import describe_fields
+    from selfimprove_dagster.experiment_files import describe_fields
 
     table = Table("field", "paper", "practical", "meaning")
     for field in describe_fields(method):

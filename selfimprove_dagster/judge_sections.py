@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from selfimprove_dagster.constitution import HOUSEHOLD, Constitution, load_constitution
+from selfimprove_dagster.constitution import Constitution, load_constitution
 from selfimprove_dagster.sections import GeneratorSection, ModelSection, Section, TrainingSection
 
 _ROWS = r"^\d*:\d*$"
@@ -64,11 +63,11 @@ class DialogueEvaluationSection(Section):
 class ConstitutionSection(Section):
     """The principles that a model criticises, revises and compares by."""
 
-    file: str = Field("household", description="a YAML file of principles; `household` is the one that ships")
+    file: str = Field(description="a YAML file of principles, or `embedded`")
 
     def load(self) -> Constitution:
         """Raises ExperimentError."""
-        return load_constitution(HOUSEHOLD if self.file == "household" else Path(self.file))
+        return load_constitution(self.file)
 
 
 class ResponseSection(GeneratorSection):
