@@ -1,9 +1,9 @@
 """Taint: which checkpoints learnt from what was revoked.
 
 A checkpoint is tainted when examples of its dataset fell that were there as it was trained, when it started
-from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said of the whole
-model, since nobody can say what a single example did to its weights. What was tainted stays on record with
-the revocation, whatever is made anew or purged, until that is lifted.
+from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said
+of the whole model, since nobody can say what a single example did to its weights. What was tainted stays on
+record with the revocation, whatever is made anew or purged, until that is lifted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def _handed_down(
 ) -> str:
     if row["base_model_id"] in reasons:
         return f"it started from {row['base_model_id']}, which is tainted"
-    rewarding = [edge["id"] for edge in row["parents"] if edge["role"] == REWARDED_BY and edge["id"] in reasons]
+    rewarding = [
+        edge["id"] for edge in row["parents"] if edge["role"] == REWARDED_BY and edge["id"] in reasons
+    ]
     if rewarding:
         return f"it was rewarded by {rewarding[0]}, which is tainted"
     pending, seen = [row["dataset_activity_id"]], set()

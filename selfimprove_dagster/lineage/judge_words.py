@@ -1,4 +1,4 @@
-"""What the stages of Constitutional AI, RLAIF and RLHF say of responses, critiques and preferences, in words."""
+"""What the stages of Constitutional AI, RLAIF and RLHF say, in words."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def _model(what: str) -> Callable[[Row], str]:
 
 def _rollout(row: Row) -> str:
     advantage = "" if row["advantage"] is None else f", advantage {row['advantage']:.3g}"
-    return f"written at step {row['step']}, reward {row['reward']:.3g}{advantage}: {quoted(row['text'].strip())}"
+    return (
+        f"written at step {row['step']}, reward {row['reward']:.3g}{advantage}: {quoted(row['text'].strip())}"
+    )
 
 
 def _check(row: Row) -> str:
@@ -134,4 +136,3 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "reward_model": _model("reward model"),
     "rollouts": _rollout,
 }
-
