@@ -20,6 +20,7 @@ from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage.commands import lineage_app
 from selfimprove_dagster.loop import Stop, decide_next, finished_iterations, next_step
 from selfimprove_dagster.progress import duration
+from selfimprove_dagster.review_commands import review_app
 from selfimprove_dagster.text import plain
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 seeds_app = typer.Typer(help="Questions to learn from.", no_args_is_help=True)
 app.add_typer(seeds_app, name="seeds")
 app.add_typer(lineage_app, name="lineage")
+app.add_typer(review_app, name="review")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import polars as pl
 
 from selfimprove_dagster.judge_tables import JUDGE_TABLES, SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.shared_tables import (
     SOURCE,
     TEXT,
@@ -104,6 +105,7 @@ TABLES = {
         *TASK_TABLES,
         *TOOL_TABLES,
         *JUDGE_TABLES,
+        REVIEW_LABELS,
     )
 }
 

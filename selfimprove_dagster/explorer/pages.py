@@ -19,9 +19,10 @@ from starlette.types import ASGIApp
 from selfimprove_dagster.errors import PartitionMissing, SelfImproveError
 from selfimprove_dagster.explorer import record, tables, views
 from selfimprove_dagster.explorer.guard import guarded
-from selfimprove_dagster.explorer.shown import environment, href, readable
+from selfimprove_dagster.explorer.shown import environment, href
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage import RecordNotFound
+from selfimprove_dagster.text import readable
 
 _FOLDER = Path(__file__).parent
 _CHANGED = (duckdb.IOException, FileNotFoundError)

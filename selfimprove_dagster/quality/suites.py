@@ -94,6 +94,7 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "toolformer/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
     "toolformer/evaluation": (*COMMON_CHECKS, *TOOL_EVALUATION_CHECKS),
     "toolformer/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "rlaif/review_queue": COMMON_CHECKS,
 }
 """The checks of each table, in the order in which they run."""
 
