@@ -186,8 +186,8 @@ def store_review(lake: Lake, experiment: str, review: Review) -> Manifest:
 def unknown_item(item: str, experiment: str) -> str:
     """Why a label of the item cannot be taken."""
     return (
-        f"experiment {experiment} has no item {item[:80]!r} to review; it may have been revoked or made again: "
-        "export the queue anew"
+        f"experiment {experiment} has no item {item[:80]!r} to review; it may have been revoked or made "
+        "again: export the queue anew"
     )
 
 
