@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from selfimprove_dagster.training.supervised import TokenisedExample
 
 OnLog = Callable[[dict[str, float]], None]
-_NOT_OF_THE_TRAINER = {"start_from", "formats", "algorithm", "reward", "kl_coefficient", "group_size"}
+_OF_ONE_KIND = {
+    *("start_from", "formats", "algorithm", "reward"),
+    *("kl_coefficient", "group_size", "temperature", "max_tokens"),
+}
 
 
 class TrainerResource(dg.ConfigurableResource):
@@ -145,7 +148,4 @@ class TrainerResource(dg.ConfigurableResource):
 
 def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:
     """The settings that every trainer has."""
-    others = _NOT_OF_THE_TRAINER
-    if isinstance(section, PolicyTrainingSection):
-        others = others | _OF_POLICIES
-    return section.model_dump(exclude=others)
+    return section.model_dump(exclude=_OF_ONE_KIND)

@@ -168,36 +168,23 @@ class Network:
         hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state
         return hidden
 
-    def packed_states(
-        self, sequences: Sequence[Sequence[int]], **options: Any
-    ) -> tuple[Tensor, list[np.ndarray]]:
-        """`states` of the sequences' different tokens, [tokens, width], and the index there of each sequence's
-        tokens; only where `shares_prompts`.
+    def packed_states(self, strands: Sequence[Sequence[int]], contexts: np.ndarray) -> Tensor:
+        """`states` of all tokens of the strands, [tokens, width]; only where `shares_prompts`.
 
-        A sequence continues the one before it as far as they agree, so sorted sequences read every beginning
-        that they share once. `options` go to the model.
+        A strand i continues strand `contexts[i]`, or is a context itself where that is i.
         """
-        paths, begins, ids, positions = [], [], [], []
-        path, taken = np.empty(0, dtype=np.int64), 0
-        before: Sequence[int] = ()
-        for sequence in sequences:
-            begin = agreement(before, sequence)
-            own = np.arange(taken, taken + len(sequence) - begin)
-            path = np.concatenate((path[:begin], own))
-            paths.append(path)
-            begins.append(begin)
-            ids.append(np.asarray(sequence[begin:], dtype=np.int64))
-            positions.append(np.arange(begin, len(sequence)))
-            before, taken = sequence, taken + len(own)
-        strands = [index for index, begin in enumerate(begins) if begin < len(paths[index])]
-        states = self.states(
-            torch.from_numpy(np.concatenate(ids))[None].to(self.device),
+        lengths = np.array([len(strand) for strand in strands], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
+        offsets = starts - np.where(contexts == np.arange(len(strands)), 0, lengths[contexts])
+        positions = np.arange(lengths.sum()) - np.repeat(offsets, lengths)
+        packing = packed(starts, lengths, contexts, self.no_mask)
+        ids = torch.from_numpy(np.concatenate([np.asarray(strand, dtype=np.int64) for strand in strands]))
+        return self.states(
+            ids[None].to(self.device),
             attention_mask=self.no_mask,
-            position_ids=torch.from_numpy(np.concatenate(positions))[None].to(self.device),
-            packing=packed([paths[i] for i in strands], np.array(begins)[strands], self.no_mask),
-            **options,
-        )
-        return states[0], paths
+            position_ids=torch.from_numpy(positions)[None].to(self.device),
+            packing=packing,
+        )[0]
 
     @torch.inference_mode()
     def log_probabilities(self, states: Tensor, targets: Tensor) -> Tensor:
