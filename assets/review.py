@@ -5,7 +5,9 @@ from __future__ import annotations
 import dagster as dg
 import polars as pl
 
-from assets.stage import Stage, number, stage_asset
+from assets.declared import stage_asset
+from assets.shown import number
+from assets.stage import Stage
 from selfimprove_dagster.experiment import RlaifExperiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.judge_tables import RLAIF_AI_PREFERENCES

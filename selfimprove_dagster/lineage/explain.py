@@ -18,6 +18,8 @@ from selfimprove_dagster.lineage.explanation import (
     uses_of,
 )
 from selfimprove_dagster.lineage.iteration import Fate, Iteration, Step, revoked, rows_of, source_of
+from selfimprove_dagster.lineage.judge_explain import explain_judged
+from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
 from selfimprove_dagster.lineage.task_explain import explain_task
 from selfimprove_dagster.lineage.tool_explain import explain_tool
 from selfimprove_dagster.lineage.walk import Lineage, Place
@@ -41,6 +43,8 @@ def explain(lake: Lake, prefix: str) -> Explanation:
         return explain_task(lake, lineage, place)
     if place.table in _OF_TOOLS and stage not in _SHARED:
         return explain_tool(lake, lineage, place)
+    if place.table in JUDGED and stage not in _SHARED:
+        return explain_judged(lake, lineage, place)
     if place.iteration is None:
         return _explain_source(lake, place)
     iteration = Iteration(lake, place.experiment, place.iteration, method)

@@ -9,6 +9,7 @@ import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import LakeError
+from selfimprove_dagster.judge_tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.lake import Lake
 from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.task_tables import SEED_TASKS
@@ -22,6 +23,8 @@ _FIRST = (
     tables.SEEDS.name,
     SEED_TASKS.name,
     SEED_TEXTS.name,
+    SEED_PROMPTS.name,
+    SEED_COMPARISONS.name,
 )
 _TEXTS = {
     name: [
