@@ -5,7 +5,7 @@ seed_pool → raw_generations → critiques ⇄ revisions → filtered_dataset �
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
@@ -75,7 +75,7 @@ def raw_generations(
 )
 def revisions(
     context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> Iterator[dg.MaterializeResult]:
+) -> tuple[dg.MaterializeResult, dg.MaterializeResult]:
     stage = Stage.begin(context, home, t.CAI_REVISIONS, ConstitutionalExperiment)
     beside = stage.beside(t.CAI_CRITIQUES)
     experiment, section = stage.experiment, stage.experiment.revisions
@@ -143,8 +143,11 @@ def revisions(
     shown = {**stage.drawn_metadata(activity, spent), "constitution": constitution.name}
     by_principle = stage.lake.read_ungated(manifest)["principle"].value_counts(sort=True, name="drawn")
     principles = {f"principle_{name}": count for name, count in by_principle.iter_rows()}
-    yield beside.result(critiques_manifest, preview=["round", "principle", "text"], metadata=principles)
-    yield stage.result(manifest, preview=["round", "principle", "text"], metadata=shown)
+    columns = ["round", "principle", "text"]
+    return (
+        beside.result(critiques_manifest, columns, principles),
+        stage.result(manifest, columns, shown),
+    )
 
 
 @stage_asset(

@@ -57,7 +57,7 @@ def alternating_stages(
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """The same for stages that a model works on in turns, so that one step makes both tables.
 
-    Each is shown to follow the one before; `compute` yields their results in this order.
+    Each is shown to follow the one before; `compute` returns their results in this order.
     """
     method, _ = schemas[0].name.split("/")
 

@@ -18,6 +18,7 @@ from assets.checkpoints import starting_model
 from assets.declared import stage_asset
 from assets.dialogue_report import dialogue_evaluation_report
 from assets.preferences import preference_stages, store_pairs
+from assets.review import review_queue
 from assets.shared import drawn_pool, judging_stages
 from assets.shown import number
 from assets.stage import Stage
@@ -254,6 +255,7 @@ rlaif_assets = [
     comparisons,
     ai_preferences,
     judge_checks,
+    review_queue,
     filtered_dataset,
     *preference_stages(RlaifExperiment, "rlaif", starting_model),
     *judging_stages("rlaif", report=dialogue_evaluation_report),

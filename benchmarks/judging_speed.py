@@ -3,7 +3,7 @@
     python benchmarks/judging_speed.py --out benchmarks/results/judging_speed.md
 
 The same pairs of responses, principles and orders, by the embedded dialogue model. `probabilities` is what
-the pipeline does. `text` lets the model write its answer (as the published prompts end, "The answer is:") with
+the pipeline does. `text` lets the model write its answer (the published prompts end in "The answer is:") with
 this project's engine and reads (A) or (B) out of it; `model.generate` does so with transformers alone, in
 padded batches. Text also gives no probability: where it must be a soft label, it has to be drawn many times.
 """
@@ -92,7 +92,7 @@ def main() -> None:
         rows[name] = (min(taken), read)
     fastest = rows["probabilities of the options"][0]
     lines = [
-        f"{len(pairs):,} pairs in both orders, {len(prompts):,} questions; the best of {options.rounds} rounds.",
+        f"{len(pairs):,} pairs in both orders, {len(prompts):,} questions; best of {options.rounds} rounds.",
         "",
         "| way | answers read | labels a second | time against probabilities |",
         "|---|---:|---:|---:|",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from selfimprove_dagster.evaluation import accuracy
 from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.judge_tables import PREFERENCE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.taint import tainted_models
@@ -48,6 +49,10 @@ class IterationResult:
             return {"questions": self.questions, "samples": self.paths, "kept": self.examples}
         if method == "toolformer":
             return {"texts": self.questions, "calls": self.paths, "texts with calls": self.examples}
+        if method == "constitutional":
+            return {"prompts": self.questions, "responses": self.paths, "examples": self.examples}
+        if method in PREFERENCE_METHODS:
+            return {"prompts": self.questions, "pairs kept": self.examples}
         return {
             "tasks in pool": self.questions,
             "candidates": self.candidates,

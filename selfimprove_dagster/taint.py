@@ -1,9 +1,9 @@
 """Taint: which checkpoints learnt from what was revoked.
 
 A checkpoint is tainted when examples of its dataset fell that were there as it was trained, when it started
-from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said of the whole
-model, since nobody can say what a single example did to its weights. What was tainted stays on record with
-the revocation, whatever is made anew or purged, until that is lifted.
+from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said
+of the whole model, since nobody can say what a single example did to its weights. What was tainted stays on
+record with the revocation, whatever is made anew or purged, until that is lifted.
 """
 
 from __future__ import annotations

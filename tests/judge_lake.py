@@ -484,9 +484,7 @@ def _rlaif(lake: Lake) -> None:
         ],
         [t.RLAIF_AI_PREFERENCES, t.RLAIF_COMPARISONS],
     )
-    candidates = judged_candidates(
-        stored.frame(t.RLAIF_AI_PREFERENCES), stored.frame(t.RLAIF_RESPONSE_PAIRS)
-    )
+    candidates = judged_candidates(stored.frame(t.RLAIF_AI_PREFERENCES), stored.frame(t.RLAIF_RESPONSE_PAIRS))
     kept, decisions = filter_preferences(candidates, MARGIN)
     dataset = t.preference_dataset("rlaif")
     examples = [

@@ -56,6 +56,8 @@ KINDS = {
     "search_index": "Search index",
     "call_positions": "Places for calls",
     "tool_results": "Call",
+    "review_queue": "Item for review",
+    "labels": "What a person said",
 }
 """What people call a record, by stage."""
 _OF_TASKS = {"seed_pool": "Task of the pool", "raw_generations": "Completion"}
@@ -66,7 +68,7 @@ _OF_TOOLS = {
 }
 _TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
-    *("prompt", "text", "completion", "reasoning", "excerpt"),
+    *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
 )
 _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}

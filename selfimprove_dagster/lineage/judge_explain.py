@@ -14,7 +14,6 @@ from functools import cached_property
 import polars as pl
 
 from selfimprove_dagster import judge_tables as t
-from selfimprove_dagster import tables
 from selfimprove_dagster.lake import Lake
 from selfimprove_dagster.lineage.explanation import (
     Explanation,
@@ -37,7 +36,7 @@ from selfimprove_dagster.lineage.judge_words import preference_words, revision_w
 from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.task_words import quoted
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.records import Row
+from selfimprove_dagster.records import Row, TableSchema
 
 NOUNS = {"constitutional": "candidate", "rlaif": "preference", "rlhf": "comparison"}
 """What people call what the filters of a method choose from."""
@@ -104,7 +103,7 @@ def _of_prompt(iteration: Iteration, prompt: str) -> list[Row]:
     return [row for row in found if row["id"] in decided] if decided else found[1:]
 
 
-def _tabled(iteration: Iteration, schema: tables.TableSchema, wanted: pl.Expr) -> list[Row]:
+def _tabled(iteration: Iteration, schema: TableSchema, wanted: pl.Expr) -> list[Row]:
     return [{**row, "table_name": schema.name} for row in iteration.rows(schema, wanted)]
 
 

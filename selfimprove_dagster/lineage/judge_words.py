@@ -1,4 +1,4 @@
-"""What the stages of Constitutional AI, RLAIF and RLHF say of responses, critiques and preferences, in words."""
+"""What the stages of Constitutional AI, RLAIF and RLHF say, in words."""
 
 from __future__ import annotations
 

@@ -145,6 +145,7 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "rlhf/fine_tuned_checkpoint": (*COMMON_CHECKS, *POLICY_CHECKS),
     "rlhf/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
     "rlhf/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "rlaif/review_queue": COMMON_CHECKS,
 }
 """The checks of each table, in the order in which they run."""
 

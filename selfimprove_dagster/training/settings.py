@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,3 +89,11 @@ def check_vocabulary(name: str, token_ids: list[int], vocabulary: int) -> None:
             f"{name} has token id {lowest if lowest < 0 else highest}; the model's vocabulary "
             f"has {vocabulary}. Tokenise with the base model's tokenizer."
         )
+
+
+def hash_token_ids(sequences: Sequence[list[int]]) -> str:
+    """`b2:` and 32 hex digits over sequences of token ids, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for sequence in sequences:
+        digest.update(f"{sequence}\n".encode())
+    return f"b2:{digest.hexdigest()}"
