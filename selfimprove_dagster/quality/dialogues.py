@@ -55,7 +55,7 @@ def counted_by_prompt(subject: Subject, each: int) -> Evidence:
 def principles_known(subject: Subject) -> Evidence | NotApplicable:
     """Every principle is one of the constitution that the activity names."""
     constitution = section(subject, "constitution").load()
-    if subject.manifest.activity.parameters["constitution"]["hash"] != constitution.hash:
+    if subject.manifest.activity.parameters.get("constitution", {}).get("hash") != constitution.hash:
         return NotApplicable("the constitution was changed since: its principles are not those of then")
     names = [principle.name for principle in constitution.principles]
     rows = subject.columns("id", "principle")

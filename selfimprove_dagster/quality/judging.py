@@ -110,12 +110,12 @@ def _measure(subject: Subject, measure: str) -> Evidence | NotApplicable:
     found = subject.columns(*columns).filter(measure=measure)
     blocking = section(subject, "judge_checks").on_failure == "stop"
     if found.height != 1:
-        return Evidence.of_number(
-            measure,
-            None,
-            statement=f"there are {found.height} rows of it",
-            allowed="there must be one",
-            evaluated=found.height,
+        return Evidence(
+            found.select(id="measure"),
+            (Expect("ExpectTableRowCountToEqual", value=1),),
+            statement=f"the measure stands there {found.height} times",
+            allowed="it must stand there once",
+            blocking=blocking,
         )
     (row,) = found.to_dicts()
     if row["value"] is None and row["pairs"] == 0:
