@@ -19,6 +19,8 @@ def said_of(row: Row) -> str:
     """What a row says, in short; empty for scores, decisions and models."""
     if row.get("chosen") is not None:
         return str(row["chosen"])
+    if "probability_a" in row:
+        return comparison_words(row)
     if "first" in row:
         return preference_words(row)
     said = (row.get(name) for name in ("completion", "text", "statement", "prompt"))
