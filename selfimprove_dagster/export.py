@@ -8,7 +8,7 @@ In both, `id` says where the example comes from. Of a method whose examples have
 the instruction; whole texts with calls of tools have neither, and are refused.
 
 Pairs of responses are exported with prompt, chosen, rejected and the probability that the chosen one is the
-better, as DPO reads them; `chat` gives each of the three as a list of messages, and `alpaca` cannot hold them.
+better, as DPO reads them; `chat` gives each of the three as a list of messages, `alpaca` cannot hold them.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def export_dataset(
         )
     if layout == "alpaca" and experiment.method in PREFERENCE_METHODS:
         raise ExperimentError(
-            f"the layout alpaca is for instructions with one answer each, and the examples of "
-            f"{experiment.method} are pairs of responses: export them as chat, jsonl, parquet or huggingface, "
-            "and train on `chosen` and `rejected` after `prompt`"
+            "the layout alpaca is for instructions with one answer each, and the examples of "
+            f"{experiment.method} are pairs of responses: export them as chat, jsonl, parquet or "
+            "huggingface, and train on `chosen` and `rejected` after `prompt`"
         )
     manifest = last_dataset(lake, experiment, iteration)
     rows = _exported(tables.TABLES[manifest.table], lake.read(manifest.table, manifest.partition))

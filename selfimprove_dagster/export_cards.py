@@ -129,7 +129,8 @@ def _constitutional(lake: Lake, dataset: Manifest) -> CardWords:
         noun="prompts",
         of_sources="",
         drawn=drawn,
-        sampling=f"temperature {sampling.temperature}, top_p {sampling.top_p},\n{drawn.rows:,} revisions in all",
+        sampling=f"temperature {sampling.temperature}, top_p {sampling.top_p},\n"
+        f"{drawn.rows:,} revisions in all",
         decisions=("decisions",),
     )
 
@@ -147,7 +148,8 @@ def _rlaif(lake: Lake, dataset: Manifest) -> CardWords:
         noun="prompts",
         of_sources="",
         drawn=drawn,
-        sampling=f"temperature {sampling.temperature}, top_p {sampling.top_p},\n{drawn.rows:,} responses in all",
+        sampling=f"temperature {sampling.temperature}, top_p {sampling.top_p},\n"
+        f"{drawn.rows:,} responses in all",
         decisions=("decisions",),
         made_by="are pairs of responses that a language model wrote and judged",
         columns=_OF_PAIRS,

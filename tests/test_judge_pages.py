@@ -146,20 +146,20 @@ def test_an_iteration_shows_the_judge_the_exam_the_reward_model_and_the_rollouts
     assert "Supervised checkpoint" in seen(judge_home, "/experiments/people/0")
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
-    judge_home: Home, tmp_path: Path
+    judge_home: Home, tmp_path: Path, name: str
 ) -> None:
     home = replace(judge_home, root=tmp_path / "home")
     shutil.copytree(judge_home.lake.root, home.lake.root)
-    stages = [schema for schema in t.JUDGE_TABLES if not schema.name.startswith("seeds/")]
-    for schema in reversed(stages):
+    stages = [schema for schema in t.JUDGE_TABLES if schema.name.startswith(f"{EXPERIMENTS[name]}/")]
+    for schema in reversed(stages[1:]):
         shutil.rmtree(home.lake.root / schema.name)
-        for name, method in EXPERIMENTS.items():
-            left = [one for one in home.lake.manifests(f"{method}/*", name) if one.rows]
-            for manifest in left if schema.name.startswith(method) else ():
-                seen(home, f"/records/{home.lake.read_columns(manifest, ['id'])['id'][0]}")
-            for address in ("", *(("/0", "/0/examples", "/0/rejected") if left else ())):
-                seen(home, f"/experiments/{name}{address}")
+        for address in ("", "/0", "/0/examples", "/0/rejected"):
+            seen(home, f"/experiments/{name}{address}")
+        left = stages[stages.index(schema) - 1]
+        for record in rows(home.lake, left)["id"].head(1):
+            seen(home, f"/records/{record}")
 
 
 # ---- tables ------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_pairs_are_listed_by_probability_and_rollouts_by_step_and_reward(judge_h
 def test_every_kind_of_record_has_a_page_in_the_words_of_the_method(judge_home: Home) -> None:
     kinds = {}
     for manifest in judge_home.lake.manifests():
-        for record in judge_home.lake.read_columns(manifest, ["id"])["id"].head(3):
+        for record in judge_home.lake.read_columns(manifest, ["id"])["id"].head(1):
             page = seen(judge_home, f"/records/{record}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(judge_home).get(f"/records/{record}/text").status_code == 200
@@ -213,7 +213,7 @@ def test_a_preference_shows_both_responses_with_their_scores_in_each_order(judge
         words = said(page.split('id="preference"')[1].split("</section>")[0])
         assert PREFERENCE in words
         assert "(A) Under the third pot. 0.36 0.22 0.29 (B) That is Ada's own affair. 0.78 0.64 0.71" in words
-        assert f"Margin 0.42 against at least {MARGIN} : ✓ kept margin" in words
+        assert f"Margin 0.42 against at least {MARGIN}: ✓ kept margin" in words
         assert words.count("cmp:") == 2, "the repeat does not count"
     graph = json.loads(re.search(r'id="graph-data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert {node["kind"] for node in graph["nodes"]} == {"seed_pool", "prompts"}
