@@ -20,6 +20,7 @@ from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage.commands import lineage_app
 from selfimprove_dagster.loop import Stop, decide_next, finished_iterations, next_step
 from selfimprove_dagster.progress import duration
+from selfimprove_dagster.review_commands import review_app
 from selfimprove_dagster.text import plain
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 seeds_app = typer.Typer(help="Questions to learn from.", no_args_is_help=True)
 app.add_typer(seeds_app, name="seeds")
 app.add_typer(lineage_app, name="lineage")
+app.add_typer(review_app, name="review")
 
 
 def main() -> None:
@@ -343,10 +345,11 @@ def pages(
     ] = "http://127.0.0.1:3000",
 ) -> None:
     """Show experiments, examples and their lineage in a browser, on this machine only, until Ctrl-C."""
-    from selfimprove_dagster.ui import LOCAL, serve_pages
+    from selfimprove_dagster.ui import LOCAL, review_address, serve_pages
 
-    console.print(f"lineage pages  http://{LOCAL}:{port}", markup=False)
-    serve_pages(Home.from_environment(), port, dagster_url)
+    token, review = review_address(port)
+    console.print(f"lineage pages  http://{LOCAL}:{port}\nreview queue   {review}", markup=False)
+    serve_pages(Home.from_environment(), port, dagster_url, token=token)
 
 
 @app.command()
@@ -356,17 +359,19 @@ def ui(
 ) -> None:
     """Start Dagster and the lineage pages, on this machine only, until Ctrl-C or until either ends."""
     from selfimprove_dagster.runs import prepare_dagster_ui
-    from selfimprove_dagster.ui import LOCAL, dagster_command, listen, serve_pages
+    from selfimprove_dagster.ui import LOCAL, dagster_command, listen, review_address, serve_pages
 
     home = Home.from_environment()
     listen(port).close()
     prepare_dagster_ui(home)
     dagster_url = f"http://{LOCAL}:{port}"
     os.environ["SELFIMPROVE_PAGES_URL"] = f"http://{LOCAL}:{pages_port}"
+    token, review = review_address(pages_port)
+    pages_url = os.environ["SELFIMPROVE_PAGES_URL"]
     console.print(
-        f"Dagster        {dagster_url}\nlineage pages  {os.environ['SELFIMPROVE_PAGES_URL']}", markup=False
+        f"Dagster        {dagster_url}\nlineage pages  {pages_url}\nreview queue   {review}", markup=False
     )
-    serve_pages(home, pages_port, dagster_url, beside=dagster_command(port))
+    serve_pages(home, pages_port, dagster_url, beside=dagster_command(port), token=token)
 
 
 if __name__ == "__main__":

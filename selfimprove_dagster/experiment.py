@@ -22,6 +22,7 @@ from selfimprove_dagster.judge_sections import (
     PreferenceFilterSection,
     PromptFile,
     ResponseSection,
+    ReviewSection,
     RevisionFilterSection,
     RevisionSection,
     RewardModelSection,
@@ -229,6 +230,7 @@ class RlaifExperiment(PreferenceExperiment):
     responses: ResponseSection
     judge: JudgeSection
     judge_checks: JudgeChecksSection = JudgeChecksSection()
+    review: ReviewSection = ReviewSection()
 
     @property
     def drawn_by(self) -> Literal["base", "champion"]:

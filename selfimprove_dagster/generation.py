@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -109,6 +109,13 @@ def in_shards(
     return spent
 
 
+class Advancing(Protocol):
+    """What is told of progress: a ProgressReport, or a part of one."""
+
+    def advance(self, units: int, tokens: int = 0) -> None:
+        """So many more units are done, and so many more tokens drawn."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Completions to draw: the prompt, what their records say besides, and what these were made from.
@@ -130,10 +137,10 @@ def completer(
     parameters: SamplingParameters,
     seeds_from: Sequence[str | int],
     read: Callable[[Generation], Mapping[str, Any]] = lambda drawn: {},
-) -> Work[Request]:
+) -> Callable[[Sequence[Request], Advancing], list[Draft]]:
     """Work for `in_shards`: draws the completions of requests; `read` adds columns that follow from one."""
 
-    def draw(shard: Sequence[Request], report: ProgressReport) -> list[Draft]:
+    def draw(shard: Sequence[Request], report: Advancing) -> list[Draft]:
         prompts = [request.token_ids or model.encode(request.prompt) for request in shard]
         seeds = [
             [

@@ -156,6 +156,12 @@ class JudgeChecksSection(Section):
     )
 
 
+class ReviewSection(Section):
+    """What people are asked to look at."""
+
+    count: int = Field(50, ge=0, description="pairs in an iteration's review queue, the least certain first")
+
+
 class PreferenceFilterSection(Section):
     """Which preferences are trained on."""
 

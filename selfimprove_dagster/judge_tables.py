@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.review_tables import RLAIF_REVIEW_QUEUE
 from selfimprove_dagster.shared_tables import (
     SOURCE,
     TEXT,
@@ -230,6 +231,7 @@ JUDGE_TABLES = (
     RLAIF_RESPONSE_PAIRS,
     RLAIF_COMPARISONS,
     RLAIF_AI_PREFERENCES,
+    RLAIF_REVIEW_QUEUE,
     RLAIF_JUDGE_CHECKS,
     RLAIF_DECISIONS,
     preference_dataset("rlaif"),

@@ -12,6 +12,7 @@ from selfimprove_dagster.judge_tables import (
     SEED_PROMPTS,
 )
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.shared_tables import (
     SOURCE,
     TEXT,
@@ -110,6 +111,7 @@ TABLES = {
         *TASK_TABLES,
         *TOOL_TABLES,
         *JUDGE_TABLES,
+        REVIEW_LABELS,
     )
 }
 

@@ -34,13 +34,13 @@ TOOL_PLAIN = _HERE / "pools" / "tool_plain.jsonl"
 """Held-out plain texts, `{"text", "date"}` a line."""
 
 DIALOGUE_MODEL = _HERE / "dialogue_base"
-"""The same kind of model for short dialogues, in which answers can be harmful."""
+"""The same kind of model for dialogues, their critiques, revisions and comparisons."""
 DIALOGUE_PROMPTS = _HERE / "pools" / "dialogue_prompts.jsonl"
-"""Prompts of that world, `{"prompt", "kind"}` a line, helpful ones with a person's `response`."""
+"""Prompts of that world, `{"prompt", "kind"}` a line, helpful ones with a `response` written by people."""
 DIALOGUE_COMPARISONS = _HERE / "pools" / "dialogue_comparisons.jsonl"
-"""Comparisons as people make them, `{"prompt", "chosen", "rejected"}` a line."""
+"""Comparisons made by people, `{"prompt", "chosen", "rejected"}` a line."""
 DIALOGUE_EVALUATION = _HERE / "pools" / "dialogue_evaluation.jsonl"
-"""Held-out prompts, `{"prompt", "kind", "wanted", "unwanted"}` a line."""
+"""Held-out prompts, `{"prompt", "kind", "wanted", "unwanted"}` a line (see `dialogue_truth.judge`)."""
 
 __all__ = [
     "BASE_MODEL",

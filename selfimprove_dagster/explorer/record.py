@@ -68,6 +68,8 @@ KINDS = {
     "reward_model": "Reward model",
     "rollouts": "Rollout",
     "supervised_checkpoint": "Supervised model",
+    "review_queue": "Item for review",
+    "labels": "What a person said",
 }
 """What people call a record, by stage."""
 _OF_TASKS = {"seed_pool": "Task of the pool", "raw_generations": "Completion"}
@@ -79,7 +81,7 @@ _OF_TOOLS = {
 _OF_JUDGED = {"seed_pool": "Prompt", "raw_generations": "First response", "evaluation": "Held-out response"}
 _TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
-    *("prompt", "text", "completion", "reasoning", "excerpt"),
+    *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
     *("response", "chosen", "rejected", "first", "second", "statement"),
 )
 _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}

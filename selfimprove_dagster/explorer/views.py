@@ -85,7 +85,7 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
     if name not in home.experiment_names():
-        _known(home, name)
+        refuse_unknown(home, name)
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
@@ -143,7 +143,7 @@ def _kept_share(decisions: pl.DataFrame | None) -> float | None:
     return int(verdicts.sum()) / len(verdicts)
 
 
-def _known(home: Home, name: str) -> None:
+def refuse_unknown(home: Home, name: str) -> None:
     """Refuses a name that neither a file nor the lake has; so no name can be a pattern or a way out."""
     if name not in home.experiment_names() and name not in {m.experiment for m in home.lake.manifests()}:
         raise RecordNotFound(f"there is no experiment {name!r}")
@@ -151,7 +151,7 @@ def _known(home: Home, name: str) -> None:
 
 def stages_of(home: Home, name: str, iteration: int) -> dict[str, Manifest]:
     """The committed tables of one iteration by stage. Raises PartitionMissing when there are none."""
-    _known(home, name)
+    refuse_unknown(home, name)
     found = _stages(home.lake, name, iteration)
     if not found:
         raise PartitionMissing(f"iteration {iteration} of experiment {name} has not begun")

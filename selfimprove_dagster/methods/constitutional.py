@@ -18,8 +18,8 @@ _ROUNDING = 1e-9
 
 
 def choose_principle(names: Sequence[str], *drawn_for: str | int) -> str:
-    """One of the names, as likely as any other; it follows from the seed and whatever else it is drawn for (the
-    prompt, the round), not from the order of the names.
+    """One of the names, as likely as any other. It follows from the seed and whatever else it is drawn for
+    (the prompt, the round), not from the order of the names.
     """
     return min(names, key=lambda name: seed_of(*drawn_for, name))
 
@@ -27,12 +27,13 @@ def choose_principle(names: Sequence[str], *drawn_for: str | int) -> str:
 def filter_revisions(
     candidates: pl.DataFrame, *, chosen_round: int, helpful_share: float, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The revisions and helpful responses worth training on, and a decision for each at every rule it reached.
+    """The revisions and helpful responses worth training on, and a decision for each at every rule it
+    reached.
 
-    `candidates` has one row a revision of any round (format `revision`; round 0 is the first response) and one
-    a helpful response (`helpful`): `candidate_id, prompt_id, prompt, kind, text, finish_reason, round, format`.
-    Of the revisions those of `chosen_round` are kept; helpful responses are at most `helpful_share` of all
-    that is kept, drawn by lot.
+    `candidates` has one row a revision of any round (format `revision`; round 0 is the first response) and
+    one a helpful response (`helpful`): `candidate_id, prompt_id, prompt, kind, text, finish_reason, round,
+    format`. Of the revisions those of `chosen_round` are kept; helpful responses are at most
+    `helpful_share` of all that is kept, drawn by lot.
     """
     rules: list[Filter] = [
         _of_round(chosen_round),

@@ -56,9 +56,7 @@ def compared_candidates(comparisons: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def filter_preferences(
-    candidates: pl.DataFrame, minimum_margin: float
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def filter_preferences(candidates: pl.DataFrame, minimum_margin: float) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The pairs worth training on, and a decision for every pair at every rule it reached.
 
     `candidates` has the columns of `judged_candidates`. The margin of a pair is |2p − 1|.
@@ -78,9 +76,7 @@ def _empty(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _unfinished(candidates: pl.DataFrame) -> pl.DataFrame:
-    cut = [
-        (pl.col(f"{which}_finish_reason") == "length").fill_null(False) for which in ("first", "second")
-    ]
+    cut = [(pl.col(f"{which}_finish_reason") == "length").fill_null(False) for which in ("first", "second")]
     reason = pl.when(pl.any_horizontal(cut)).then(pl.lit("a response was cut off at the token limit"))
     return decision(
         candidates,
@@ -93,9 +89,7 @@ def _unfinished(candidates: pl.DataFrame) -> pl.DataFrame:
 def _equal(candidates: pl.DataFrame) -> pl.DataFrame:
     same = _said("first") == _said("second")
     reason = pl.when(same).then(pl.lit("both responses are the same text"))
-    return decision(
-        candidates, "equal", kept=~same, reason=reason.otherwise(pl.lit("the responses differ"))
-    )
+    return decision(candidates, "equal", kept=~same, reason=reason.otherwise(pl.lit("the responses differ")))
 
 
 def _margin_at_least(threshold: float) -> Filter:

@@ -56,7 +56,7 @@ class Validator:
         return QualityResult(
             name=check.name,
             passed=passed,
-            blocking=check.blocking,
+            blocking=check.blocking if evidence.blocking is None else evidence.blocking,
             reason=_reason(check, evidence, passed, evaluated, unexpected),
             evaluated=evaluated,
             unexpected=unexpected,

@@ -1,4 +1,4 @@
-"""From what a judge said of two responses to a label (2212.08073, section 4.1; 2309.00267, sections 2.1, 2.2).
+"""From what a judge said of two responses to a label (2212.08073, section 4.1; 2309.00267, section 2).
 
 A pair of responses is asked about once for each principle and order. Order 0 shows its first response as
 (A), order 1 its second; the label is the probability that the first is the better, averaged over all of them.
@@ -37,19 +37,17 @@ def clamped(probability: float, low: float) -> float:
     return min(max(probability, low), 1 - low)
 
 
-def aggregate(comparisons: pl.DataFrame, clamp: float = 0.0) -> pl.DataFrame:
+def aggregate(comparisons: pl.DataFrame) -> pl.DataFrame:
     """One row a pair, in the order in which pairs come first, from rows of comparisons (`id`, `prompt_id`,
     `response_ids`, `principle`, `order`, `repeat`, `probability_a`); repeats are left out.
 
-    Columns: `prompt_id`, `response_ids`, `probability` that the first response is the better, as the mean over
-    the orders of each principle, then over principles; `as_first` and `as_second` when it was shown as (A)
-    and as (B), null where it never was; `principles` and `comparison_ids` as they were asked. Each
-    probability is clamped first, as in `clamped`.
+    Columns: `prompt_id`, `response_ids`, `probability` that the first response is the better, as the mean
+    over the orders of each principle, then over principles; `as_first` and `as_second` when it was shown
+    as (A) and as (B), null where it never was; `principles` and `comparison_ids` as they were asked.
     """
     shown_first = pl.col("order") == 0
-    probability_a = pl.col("probability_a").clip(clamp, 1 - clamp)
     asked = comparisons.filter(~pl.col("repeat")).with_columns(
-        better=pl.when(shown_first).then(probability_a).otherwise(1 - probability_a)
+        better=pl.when(shown_first).then("probability_a").otherwise(1 - pl.col("probability_a"))
     )
     by_principle = (
         asked.group_by(*PAIR, "principle", maintain_order=True)
