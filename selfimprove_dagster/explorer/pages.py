@@ -48,6 +48,7 @@ def create_app(home: Home, dagster_url: str, token: str | None = None) -> ASGIAp
             Route("/experiments/{name}/{iteration:int}", _iteration),
             Route("/experiments/{name}/{iteration:int}/examples", _examples),
             Route("/experiments/{name}/{iteration:int}/rejected", _rejected),
+            Route("/experiments/{name}/{iteration:int}/rollouts", _rollouts),
             Route("/records/{id}", _record),
             Route("/records/{id}/text", _text),
             Route("/search", _search),
@@ -122,6 +123,12 @@ def _examples(request: Request, home: Home) -> Shown:
 def _rejected(request: Request, home: Home) -> Shown:
     name, iteration = request.path_params["name"], request.path_params["iteration"]
     return tables.rejected(home, name, iteration, request.query_params)
+
+
+@_page("rollouts.html")
+def _rollouts(request: Request, home: Home) -> Shown:
+    name, iteration = request.path_params["name"], request.path_params["iteration"]
+    return tables.rollouts(home, name, iteration, request.query_params)
 
 
 @_page("record.html")

@@ -67,8 +67,8 @@ def explain_judged(lake: Lake, lineage: Lineage, place: Place) -> Explanation:
 def candidates_of(iteration: Iteration, row: Row) -> list[Row]:
     """The candidates that a row of this iteration is, is about, was made from or was used for."""
     stage, method = row["table_name"].split("/")[1], iteration.method
-    if stage == "decisions":
-        wanted = pl.col("id") == row["candidate_id"]
+    if stage in ("decisions", "review_queue"):
+        wanted = pl.col("id") == row["candidate_id" if stage == "decisions" else "item_id"]
     elif stage == "filtered_dataset":
         made = [edge["id"] for edge in row["parents"] if edge["role"] in _MADE_FROM]
         wanted = pl.col("id").is_in(made or [row["prompt_id"]])

@@ -19,6 +19,8 @@ def said_of(row: Row) -> str:
     """What a row says, in short; empty for scores, decisions and models."""
     if row.get("chosen") is not None:
         return str(row["chosen"])
+    if "probability_a" in row:
+        return comparison_words(row)
     if "first" in row:
         return preference_words(row)
     said = (row.get(name) for name in ("completion", "text", "statement", "prompt"))
@@ -130,6 +132,7 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "revisions": lambda row: f"{_round(row)}: {quoted(row['text'].strip())}",
     "response_pairs": _of_pair,
     "ai_preferences": preference_words,
+    "review_queue": lambda row: f"for people to look at: {row['reason']}",
     "judge_checks": _check,
     "filtered_dataset": _example,
     "supervised_checkpoint": _model("supervised model"),
