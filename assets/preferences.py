@@ -315,6 +315,8 @@ def _store_rollouts(
     )
     rows = [] if prompts is None else prompts.rows(named=True)
     texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []
+    # A prompt can come up in several groups of a step, and a text in each of them.
+    first_of_step = {one.step: at for at, one in reversed([*enumerate(drawn)])}
     beside.store(
         activity,
         [
@@ -329,8 +331,8 @@ def _store_rollouts(
                 },
                 parents=[Parent(rows[one.prompt]["prompt_id"], "prompt"), *parents],
                 measures={"reward": one.reward, "advantage": one.advantage},
-                sample_index=one.sample,
+                sample_index=at - first_of_step[one.step],
             )
-            for one, text in zip(drawn, texts, strict=True)
+            for at, (one, text) in enumerate(zip(drawn, texts, strict=True))
         ],
     )

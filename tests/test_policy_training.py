@@ -138,7 +138,13 @@ def test_it_trains_as_trl_does(
     from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
 
     settings = dataclasses.replace(
-        SETTINGS, steps=2, gradient_accumulation=2, algorithm=algorithm, temperature=temperature, beta=0.5
+        SETTINGS,
+        steps=2,
+        learning_rate=1e-3,
+        gradient_accumulation=2,
+        algorithm=algorithm,
+        temperature=temperature,
+        beta=0.5,
     )
     ours = train(base, tmp_path / "ours", settings)
     monkeypatch.setattr(ResumableTrainer, "is_lean", False)

@@ -104,7 +104,7 @@ def test_hard_labels_train_as_trl_does(base: Path, tmp_path: Path, monkeypatch: 
     settings = dataclasses.replace(SETTINGS, steps=4, gradient_accumulation=2, weight_decay=0.1)
     optimise_preferences(base, hard, tmp_path / "ours", settings, seed=0)
     monkeypatch.setattr(SoftPreferenceTrainer, "compute_loss", theirs)
-    monkeypatch.setattr(SoftPreferenceTrainer, "measures", {})
+    monkeypatch.setattr(SoftPreferenceTrainer, "measures", ())
     optimise_preferences(base, hard, tmp_path / "theirs", settings, seed=0)
     found, expected = (
         safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs")

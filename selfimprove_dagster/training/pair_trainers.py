@@ -16,7 +16,7 @@ Changed against trl 1.16, besides what `resumable_trainer` changes:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class PairCollator:
 class PairTrainer(ResumableTrainer):
     """What both have in common: the loss of a batch's margins, and what is noted of them."""
 
-    measures: ClassVar = {"accuracy": "accuracy", "margin": "margin"}
+    measures = (("accuracy", "accuracy"), ("margin", "margin"))
     accelerator: Any
     model: Any
     _metrics: Any

@@ -19,7 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,14 +72,14 @@ class Sampler:
 class PolicyTrainer(ResumableTrainer):
     """Mixed in before GRPOTrainer or RLOOTrainer, over rows whose `prompt` is an index into `prompts`."""
 
-    measures: ClassVar = {
-        "reward": "reward",
-        "reward_deviation": "reward_std",
-        "kl": "kl",
-        "entropy": "entropy",
-        "completion_tokens": "completion_tokens",
-        "unfinished": "unfinished",
-    }
+    measures = (
+        ("reward", "reward"),
+        ("reward_deviation", "reward_std"),
+        ("kl", "kl"),
+        ("entropy", "entropy"),
+        ("completion_tokens", "completion_tokens"),
+        ("unfinished", "unfinished"),
+    )
     accelerator: Any
     num_generations: int
     temperature: float
@@ -106,7 +106,7 @@ class PolicyTrainer(ResumableTrainer):
         self._drawn_logprobs: list[list[float]] = []
         self._can_reuse = self.temperature == 1 and not self.args.bf16
         if self.args.beta == 0:
-            self.measures = {name: key for name, key in self.measures.items() if name != "kl"}
+            self.measures = tuple(pair for pair in self.measures if pair[0] != "kl")
 
     def before_commit(self, step: int) -> None:
         self._files.commit(step)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -32,8 +32,8 @@ class ResumableTrainer:
     seconds of training, those of interrupted attempts included, and the trainer's `measures`.
     """
 
-    measures: ClassVar[dict[str, str]] = {}
-    """What the log has besides, by its name there: the name that TRL, or a subclass, gives it."""
+    measures: tuple[tuple[str, str], ...] = ()
+    """What the log has besides: its name there, and the name that TRL or a subclass gives it."""
 
     args: Any
     model: Any
@@ -63,7 +63,7 @@ class ResumableTrainer:
     def training_log(self) -> list[dict[str, float]]:
         """What was logged, from step 1 on, whichever attempt logged it."""
         names = {key: key for key in ("step", "loss", "learning_rate", "grad_norm", "seconds")}
-        names |= self.measures
+        names |= dict(self.measures)
         return [
             {key: row[name] for key, name in names.items()} for row in self.state.log_history if "loss" in row
         ]

@@ -19,15 +19,17 @@ from selfimprove_dagster.disk import sync
 
 ROLLOUTS = "rollouts.parquet"
 _TOKENS = pl.List(pl.Int32)
-_SCHEMA = {
-    "step": pl.Int32,
-    "prompt": pl.Int32,
-    "sample": pl.Int32,
-    "prompt_token_ids": _TOKENS,
-    "completion_token_ids": _TOKENS,
-    "reward": pl.Float64,
-    "advantage": pl.Float64,
-}
+_SCHEMA = pl.Schema(
+    {
+        "step": pl.Int32,
+        "prompt": pl.Int32,
+        "sample": pl.Int32,
+        "prompt_token_ids": _TOKENS,
+        "completion_token_ids": _TOKENS,
+        "reward": pl.Float64,
+        "advantage": pl.Float64,
+    }
+)
 
 
 @dataclass(frozen=True)
