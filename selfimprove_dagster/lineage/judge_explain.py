@@ -46,7 +46,7 @@ _CANDIDATES = {
     "rlhf": (t.RLHF_SEED_POOL,),
 }
 _POOLS = {"constitutional": t.CAI_SEED_POOL, "rlaif": t.RLAIF_SEED_POOL, "rlhf": t.RLHF_SEED_POOL}
-_ASIDE = ("judge_checks", "rollouts", "reward_model", "supervised_checkpoint")
+_ASIDE = ("judge_checks", "review_queue", "rollouts", "reward_model", "supervised_checkpoint")
 """Stages of which no candidate is made."""
 _MADE_FROM = ("completion", "preference", "comparison")
 """The roles of the candidate that an example was made from."""
@@ -121,6 +121,9 @@ def _explain_aside(iteration: Iteration, place: Place, row: Row) -> Explanation:
     if stage == "judge_checks":
         verdict = f"it tells whether the judge of {iteration.key} can be trusted: {step.reason}"
         return explanation(place, verdict, steps=(step, *gone, *iteration.gates()))
+    if stage == "review_queue":
+        verdict = f"it is asked of people, and no dataset holds it: {step.reason}"
+        return explanation(place, verdict, steps=(step, *gone))
     verdict = step.reason
     if stage == "rollouts":
         verdict = f"the policy wrote it while it was trained, and no dataset holds it: {step.reason}"

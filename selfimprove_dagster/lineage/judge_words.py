@@ -132,7 +132,7 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "revisions": lambda row: f"{_round(row)}: {quoted(row['text'].strip())}",
     "response_pairs": _of_pair,
     "ai_preferences": preference_words,
-    "review_queue": lambda row: f"for people to look at: {row['reason']}",
+    "review_queue": lambda row: f"uncertain by {row['uncertainty']:.2f}: {row['reason']}",
     "judge_checks": _check,
     "filtered_dataset": _example,
     "supervised_checkpoint": _model("supervised model"),
