@@ -208,21 +208,27 @@ def improvement(rng: Random) -> Text:
     ]
 
 
-FORMS: Mapping[str, tuple[Callable[[Random], Text], float]] = {
-    "dialogue": (dialogue, 0.26),
-    "critique": (critique, 0.22),
-    "comparison": (comparison, 0.36),
-    "rating": (rating, 0.10),
-    "improvement": (improvement, 0.06),
+FORMS: Mapping[str, Callable[[Random], Text]] = {
+    "dialogue": dialogue,
+    "critique": critique,
+    "comparison": comparison,
+    "rating": rating,
+    "improvement": improvement,
 }
-"""Kinds of texts and their shares."""
+SHARES = {"dialogue": 0.26, "critique": 0.22, "comparison": 0.36, "rating": 0.10, "improvement": 0.06}
+LATE_SHARES = {"dialogue": 0.20, "critique": 0.22, "comparison": 0.42, "rating": 0.12, "improvement": 0.04}
+"""Of the kinds of texts, for most of the training and for the end of it."""
 
 
-def texts(rng: Random) -> Iterator[Text]:
+def texts(rng: Random, shares: Mapping[str, float] = SHARES) -> Iterator[Text]:
     """Without end."""
-    makers, shares = zip(*FORMS.values(), strict=True)
     while True:
-        yield rng.choices(makers, shares)[0](rng)
+        yield FORMS[rng.choices(list(shares), list(shares.values()))[0]](rng)
+
+
+def stressed(text: Text, weight: float) -> Text:
+    """With that weight on the options and ratings, few among the tokens of a batch."""
+    return [(part, weight if part in OPTIONS or part in RATINGS else given) for part, given in text]
 
 
 def easy_texts(rng: Random) -> Iterator[Text]:
