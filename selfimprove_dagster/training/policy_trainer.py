@@ -72,7 +72,7 @@ class Sampler:
 class PolicyTrainer(ResumableTrainer):
     """Mixed in before GRPOTrainer or RLOOTrainer, over rows whose `prompt` is an index into `prompts`."""
 
-    measures = (
+    measures: tuple[tuple[str, str], ...] = (
         ("reward", "reward"),
         ("reward_deviation", "reward_std"),
         ("kl", "kl"),

@@ -12,24 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.disk import sync
 
 ROLLOUTS = "rollouts.parquet"
-_TOKENS = pl.List(pl.Int32)
-_SCHEMA = pl.Schema(
-    {
-        "step": pl.Int32,
-        "prompt": pl.Int32,
-        "sample": pl.Int32,
-        "prompt_token_ids": _TOKENS,
-        "completion_token_ids": _TOKENS,
-        "reward": pl.Float64,
-        "advantage": pl.Float64,
-    }
-)
+_SCHEMA: dict[str, Any] = {
+    "step": pl.Int32,
+    "prompt": pl.Int32,
+    "sample": pl.Int32,
+    "prompt_token_ids": pl.List(pl.Int32),
+    "completion_token_ids": pl.List(pl.Int32),
+    "reward": pl.Float64,
+    "advantage": pl.Float64,
+}
 
 
 @dataclass(frozen=True)
