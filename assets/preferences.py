@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
-from selfimprove_dagster.methods.constitutional import choose_principle
 
 from assets.checkpoints import TrainingStage
 from assets.declared import stage_asset
@@ -26,6 +25,7 @@ from selfimprove_dagster.experiment import PreferenceExperiment, RlaifExperiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.methods import preferences
+from selfimprove_dagster.methods.constitutional import choose_principle
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
@@ -203,9 +203,8 @@ def _train_policy(
     reward_table: TableSchema,
     start: Start,
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.training.policy import read_rollouts
-
     from selfimprove_dagster.plots import line_chart
+    from selfimprove_dagster.training.policy import read_rollouts
 
     experiment, section = stage.experiment, stage.experiment.training
     manifest, pairs = stage.read(dataset)

@@ -11,8 +11,6 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
-from selfimprove_dagster.methods.judging.integrity import JudgeBounds, measure_judge
-from selfimprove_dagster.methods.judging.preferences import aggregate
 
 from assets.checkpoints import starting_model
 from assets.declared import stage_asset
@@ -31,6 +29,8 @@ from selfimprove_dagster.home import Home
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.methods import preferences
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
+from selfimprove_dagster.methods.judging.integrity import JudgeBounds, measure_judge
+from selfimprove_dagster.methods.judging.preferences import aggregate
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.records import Draft, Parent
 from selfimprove_dagster.text import markdown_table
