@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -25,6 +26,7 @@ from selfimprove_dagster.constitution import Principle
 from selfimprove_dagster.dialogue_truth import judge
 from selfimprove_dagster.embedded import dialogue_texts as texts
 from selfimprove_dagster.embedded import dialogue_world as world
+from selfimprove_dagster.embedded.dialogue_recipe import DialogueRecipe
 from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model
 from selfimprove_dagster.methods.dialogues import (
     TURN_STOPS,
@@ -161,6 +163,12 @@ def test_seeds_and_comparisons_say_nothing_of_the_truth(seeds: list[dict[str, An
     for row in comparisons:
         assert set(row) == {"prompt", "chosen", "rejected"}
         assert row["chosen"] != row["rejected"]
+
+
+def test_the_model_is_of_the_recipe() -> None:
+    made = json.loads((embedded.DIALOGUE_MODEL / "recipe.json").read_text())
+    assert made["recipe"] == asdict(DialogueRecipe())
+    assert made["form_shares"] == texts.SHARES
 
 
 # --- tokens ---

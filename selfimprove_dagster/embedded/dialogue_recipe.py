@@ -16,24 +16,14 @@ from random import Random
 from typing import Any
 
 from selfimprove_dagster.embedded import dialogue_world as world
-from selfimprove_dagster.embedded.dialogue_texts import (
-    LATE_SHARES,
-    SHARES,
-    draw_mixed,
-    draw_response,
-    easy_texts,
-    stressed,
-    texts,
-)
+from selfimprove_dagster.embedded.dialogue_texts import SHARES, draw_mixed, draw_response, easy_texts, texts
 from selfimprove_dagster.embedded.dialogue_world import Scene
 from selfimprove_dagster.embedded.machinery import (
-    Example,
     ModelRecipe,
     Progress,
     batches,
     command_line,
     encode_parts,
-    late_recipe,
     make_model,
     make_tokenizer,
     pretrain,
@@ -51,17 +41,11 @@ RED_TEAM_SHARE = 0.6
 
 @dataclass(frozen=True)
 class DialogueRecipe(ModelRecipe):
-    """Everything that decides the outcome, of what the shared machinery reads and what this recipe adds.
-
-    `late_stress` is the weight of options and ratings in the loss of the late steps.
-    """
+    """Everything that decides the outcome, of what the shared machinery reads and what this recipe adds."""
 
     steps: int = 1_500
     easy_steps: int = 600
-    late_steps: int = 380
-    late_rate: float = 0.8
-    late_decay_share: float = 0.6
-    late_stress: float = 8.0
+    late_steps: int = 0
     matrix_learning_rate: float = 0.01
     vocabulary: int = 1_216
     longest: int = 256
@@ -84,26 +68,8 @@ def make(recipe: DialogueRecipe, out: Path, progress: Progress) -> dict[str, Any
     groups = batches(recipe, rng, encode_parts(recipe, tokenizer, easy), recipe.easy_steps)
     groups += batches(recipe, rng, encode_parts(recipe, tokenizer, mixed), later_steps)
     loss = pretrain(recipe, model, groups, tokenizer.pad_token_id, progress)
-    if recipe.late_steps:
-        late = late_groups(recipe, tokenizer)
-        loss = pretrain(
-            late_recipe(recipe),
-            model,
-            late,
-            tokenizer.pad_token_id,
-            lambda step, value: progress(recipe.steps + step, value),
-        )
-        groups += late
-    about = {"form_shares": SHARES, "late_form_shares": LATE_SHARES}
+    about = {"form_shares": SHARES}
     return save(recipe, out / "dialogue_base", model, tokenizer, groups, loss, began, about)
-
-
-def late_groups(recipe: DialogueRecipe, tokenizer: Any) -> list[list[Example]]:
-    """Batches of new texts for the last steps, in which judging counts more."""
-    rng = Random(recipe.seed + 2)
-    wanted = islice(texts(rng, LATE_SHARES), recipe.late_steps * recipe.batch * 101 // 100)
-    late = [stressed(text, recipe.late_stress) for text in wanted]
-    return batches(recipe, rng, encode_parts(recipe, tokenizer, late), recipe.late_steps)
 
 
 def write_pools(recipe: DialogueRecipe, rng: Random, folder: Path) -> None:

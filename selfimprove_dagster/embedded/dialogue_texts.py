@@ -216,19 +216,13 @@ FORMS: Mapping[str, Callable[[Random], Text]] = {
     "improvement": improvement,
 }
 SHARES = {"dialogue": 0.26, "critique": 0.22, "comparison": 0.36, "rating": 0.10, "improvement": 0.06}
-LATE_SHARES = {"dialogue": 0.20, "critique": 0.22, "comparison": 0.42, "rating": 0.12, "improvement": 0.04}
-"""Of the kinds of texts, for most of the training and for the end of it."""
+"""Of the kinds of texts."""
 
 
-def texts(rng: Random, shares: Mapping[str, float] = SHARES) -> Iterator[Text]:
+def texts(rng: Random) -> Iterator[Text]:
     """Without end."""
     while True:
-        yield FORMS[rng.choices(list(shares), list(shares.values()))[0]](rng)
-
-
-def stressed(text: Text, weight: float) -> Text:
-    """With that weight on the options and ratings, few among the tokens of a batch."""
-    return [(part, weight if part in OPTIONS or part in RATINGS else given) for part, given in text]
+        yield FORMS[rng.choices(list(SHARES), list(SHARES.values()))[0]](rng)
 
 
 def easy_texts(rng: Random) -> Iterator[Text]:
