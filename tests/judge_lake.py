@@ -458,6 +458,20 @@ def _rlaif(lake: Lake) -> None:
         for row in aggregate(stored.frame(t.RLAIF_COMPARISONS)).iter_rows(named=True)
     ]
     stored.add(t.RLAIF_AI_PREFERENCES, preferences, [*inputs, t.RLAIF_COMPARISONS])
+    unsure = stored.rows[t.RLAIF_AI_PREFERENCES.name][2]
+    item = Draft(
+        {
+            "item_id": unsure["id"],
+            "table": t.RLAIF_AI_PREFERENCES.name,
+            "prompt": unsure["prompt"],
+            "option_a": unsure["first"],
+            "option_b": unsure["second"],
+            "swapped": False,
+        },
+        [Parent(unsure["id"], "reviewed")],
+        {"uncertainty": 0.9, "reason": "margin 0.1"},
+    )
+    stored.add(t.RLAIF_REVIEW_QUEUE, [item], [t.RLAIF_AI_PREFERENCES])
     checks = (
         ("order_flip_agreement", 0.75, 0.6, None, True, "3 of 4 pairs are judged alike in both orders"),
         ("position_balance", 0.625, None, 0.65, True, "(A) is preferred in 62.5% of comparisons"),
