@@ -18,10 +18,11 @@ from assets.shown import preview_records
 from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource
 from selfimprove_dagster import judge_tables as t
-from selfimprove_dagster.dialogue_files import HELPFUL, RED_TEAM
+from selfimprove_dagster.dialogue_files import RED_TEAM
 from selfimprove_dagster.experiment import ConstitutionalExperiment
 from selfimprove_dagster.generation import Request, completer, in_shards
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.judge_candidates import revision_candidates
 from selfimprove_dagster.methods import constitutional
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.progress import ProgressReport
@@ -162,7 +163,7 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
     pool_manifest, pool = stage.read(t.CAI_SEED_POOL)
     first_manifest, first = stage.read(t.CAI_RAW_GENERATIONS)
     revisions_manifest, revised = stage.read(t.CAI_REVISIONS)
-    candidates = _candidates(pool, first, revised, human=section.human_responses)
+    candidates = revision_candidates(pool, first, revised, section.human_responses)
     chosen = stage.experiment.revisions.rounds if section.round is None else section.round
     kept, decisions = constitutional.filter_revisions(
         candidates, chosen_round=chosen, helpful_share=section.helpful_share, seed=stage.experiment.seed
@@ -209,47 +210,6 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
             "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
         },
     )
-
-
-def _candidates(
-    pool: pl.DataFrame, first: pl.DataFrame, revised: pl.DataFrame, *, human: bool
-) -> pl.DataFrame:
-    """Every response that could be learnt: of red-team prompts the first and all revisions, of helpful ones
-    a person's, where there is one and it is asked for, else the first.
-    """
-    prompts = pool.select("prompt", "kind", prompt_id="id")
-    told = [
-        "candidate_id",
-        "prompt_id",
-        "prompt",
-        "kind",
-        "text",
-        "finish_reason",
-        "round",
-        "format",
-    ]
-    written = pl.concat(
-        [
-            first.select("prompt_id", "text", "finish_reason", candidate_id="id", round=pl.lit(0, pl.Int32)),
-            revised.select("prompt_id", "text", "finish_reason", pl.col("id").alias("candidate_id"), "round"),
-        ]
-    ).join(prompts, on="prompt_id", maintain_order="left")
-    red_team = written.filter(kind=RED_TEAM).with_columns(format=pl.lit(constitutional.REVISION))
-    helpful = written.filter(kind=HELPFUL).with_columns(format=pl.lit(constitutional.HELPFUL))
-    if not human:
-        return pl.concat([red_team.select(told), helpful.select(told)])
-    by_people = pool.filter(pl.col("kind") == HELPFUL, pl.col("response").is_not_null()).select(
-        candidate_id="id",
-        prompt_id="id",
-        prompt="prompt",
-        kind="kind",
-        text="response",
-        finish_reason=pl.lit(None, pl.String),
-        round=pl.lit(0, pl.Int32),
-        format=pl.lit(constitutional.HELPFUL),
-    )
-    others = helpful.join(by_people, on="prompt_id", how="anti", maintain_order="left")
-    return pl.concat([red_team.select(told), by_people.select(told), others.select(told)])
 
 
 constitutional_assets = [

@@ -32,7 +32,8 @@ from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.methods.judging.integrity import JudgeBounds, measure_judge
 from selfimprove_dagster.methods.judging.preferences import aggregate
 from selfimprove_dagster.progress import ProgressReport
-from selfimprove_dagster.records import Draft, Parent
+from selfimprove_dagster.records import Draft, Parent, content_hash
+from selfimprove_dagster.reviews import preferred_by_people
 from selfimprove_dagster.text import markdown_table
 
 seed_pool = drawn_pool(
@@ -195,13 +196,17 @@ def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
     compared_manifest, compared = stage.read(t.RLAIF_COMPARISONS)
     labels_manifest, labels = stage.read(t.RLAIF_AI_PREFERENCES)
     bounds = JudgeBounds(**stage.experiment.judge_checks.model_dump(exclude={"on_failure"}))
-    measures = measure_judge(compared, labels, bounds)
+    # Of two equal responses neither is the better: what is said of them says nothing of the judge.
+    differ = labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
+    reviews = preferred_by_people(stage.lake, stage.experiment.name, differ)
+    measures = measure_judge(compared.join(differ, on="prompt_id", how="semi"), differ, bounds, reviews)
     activity = stage.activity(
-        inputs=[compared_manifest, labels_manifest], parameters={"bounds": vars(bounds)}
+        inputs=[compared_manifest, labels_manifest],
+        parameters={"bounds": vars(bounds), "reviews": content_hash({"rows": reviews.rows()})},
     )
     drafts = [
         Draft(
-            content={"measure": one.name, "allowed": _allowed(one.least, one.most)},
+            content={"measure": one.name, "allowed": one.allowed},
             parents=[Parent(labels_manifest.activity.id, "measured_on")],
             measures={name: getattr(one, name) for name in t.RLAIF_JUDGE_CHECKS.measures},
         )
@@ -217,11 +222,6 @@ def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
             "judge": dg.MetadataValue.md(markdown_table(table)),
         },
     )
-
-
-def _allowed(least: float | None, most: float | None) -> str:
-    said = [f"at least {least:g}"] if least is not None else []
-    return " and ".join([*said, *([f"at most {most:g}"] if most is not None else [])])
 
 
 @stage_asset(

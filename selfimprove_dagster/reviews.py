@@ -249,6 +249,20 @@ def labels(lake: Lake, experiment: str) -> pl.DataFrame:
     )
 
 
+def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) -> pl.DataFrame:
+    """What people said of these rows of rlaif/ai_preferences: `prompt_id, response_ids, preferred`.
+
+    `preferred` is 0 for the first response, 1 for the second, null for both or neither. For the calibration of
+    the judge.
+    """
+    said = labels(lake, experiment).filter(table=RLAIF_AI_PREFERENCES.name)
+    told = said.select(
+        "item_id", preferred=pl.col("label").replace_strict({"first": 0, "second": 1}, default=None)
+    )
+    pairs = preferences.select("prompt_id", "response_ids", item_id="id")
+    return told.join(pairs, on="item_id", maintain_order="left").drop("item_id")
+
+
 def _empty(schema: TableSchema) -> pl.DataFrame:
     return pl.DataFrame(schema=schema.polars)
 
