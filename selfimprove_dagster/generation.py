@@ -18,7 +18,7 @@ from selfimprove_dagster.methods.answers import extract_answers
 from selfimprove_dagster.methods.lmsi import build_prompt
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.records import Draft, Parent, Row, build_records
-from selfimprove_dagster.sections import ModelSection, SamplingSection
+from selfimprove_dagster.sections import AdaptiveSection, ModelSection, SamplingSection
 from selfimprove_dagster.seeds import DemonstrationRecord
 
 Item = TypeVar("Item")
@@ -199,7 +199,7 @@ def _draw(
         for index, batch in zip(undecided, batches, strict=True):
             drawn[index] += batch
         if section.adaptive:
-            undecided = _undecided(drawn, undecided, section.paths, section.adaptive.confidence)
+            undecided = _undecided(drawn, undecided, section.paths, section.adaptive)
     # Paths that need not be drawn count as done.
     report.advance(sum(section.paths - len(paths) for paths in drawn))
     shown = [Parent(example.id, "demonstration") for example in demonstrations]
@@ -227,10 +227,14 @@ def _draw(
 
 
 def _undecided(
-    drawn: Sequence[Sequence[Generation]], open_questions: Sequence[int], most: int, confidence: float
+    drawn: Sequence[Sequence[Generation]], open_questions: Sequence[int], most: int, adaptive: AdaptiveSection
 ) -> list[int]:
     """Those of the open questions whose vote the paths drawn so far do not decide."""
     texts = [path.text for index in open_questions for path in drawn[index]]
     answers = iter(extract_answers(pl.Series(texts, dtype=pl.String)).to_list())
     votes = {index: [next(answers) for _ in drawn[index]] for index in open_questions}
-    return [index for index, cast in votes.items() if not is_decided(cast, most, confidence)]
+    return [
+        index
+        for index, cast in votes.items()
+        if not is_decided(cast, most, adaptive.confidence, adaptive.least_gain)
+    ]

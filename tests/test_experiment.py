@@ -107,7 +107,7 @@ def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> N
     assert "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, paths" in said
     assert "sede: there is no such field; allowed here: budget, demonstrations, description" in said
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
-    assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, step" in said
+    assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, least_gain," in said
 
 
 def test_a_section_that_may_be_left_out_is_described_with_its_fields() -> None:
