@@ -252,8 +252,7 @@ def labels(lake: Lake, experiment: str) -> pl.DataFrame:
 def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) -> pl.DataFrame:
     """What people said of these rows of rlaif/ai_preferences: `prompt_id, response_ids, preferred`.
 
-    `preferred` is 0 for the first response, 1 for the second, null for both or neither. For the calibration of
-    the judge.
+    `preferred` is 0 for the first response, 1 for the second, null for both or neither. For calibration.
     """
     said = labels(lake, experiment).filter(table=RLAIF_AI_PREFERENCES.name)
     told = said.select(
