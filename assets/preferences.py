@@ -28,7 +28,6 @@ from selfimprove_dagster.methods import preferences
 from selfimprove_dagster.methods.constitutional import choose_principle
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.records import Draft, Parent, TableSchema
-from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.policy import Rollout
@@ -205,6 +204,7 @@ def _train_policy(
 ) -> dg.MaterializeResult:
     from selfimprove_dagster.plots import line_chart
     from selfimprove_dagster.training.policy import read_rollouts
+    from selfimprove_dagster.training.tokenising import prompt_token_ids
 
     experiment, section = stage.experiment, stage.experiment.training
     manifest, pairs = stage.read(dataset)
@@ -273,6 +273,8 @@ def _rewarding(
         finally:
             judge.close()
         return
+    from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
+
     assert isinstance(experiment, RlaifExperiment)
     constitution = experiment.constitution.load()
     names = [principle.name for principle in constitution.principles]
@@ -308,6 +310,8 @@ def _store_rollouts(
     parents: Sequence[Parent],
 ) -> None:
     """Commit what the policy wrote before the checkpoint that learnt from it."""
+    from selfimprove_dagster.training.tokenising import decoder
+
     beside = stage.beside(t.rollouts(stage.experiment.method))
     activity = beside.activity(
         inputs=[training.dataset], parameters={"training": training.activity.id}, model_id=training.base_id

@@ -36,7 +36,7 @@ WATCHED = {
         ("TransformersLanguageModel", "__init__", "loading weights"),
     ),
     "transformers.trainer": (("Trainer", "train", "training"),),
-    "selfimprove_dagster.training.supervised": (("", "_load", "loading weights"),),
+    "selfimprove_dagster.training.run": (("", "load", "loading weights"),),
     "selfimprove_dagster.language_model.weights": (("", "weights_hash", "hashing weights"),),
     "selfimprove_dagster.quality.suites": (("", "run_suite", "checks: evidence"),),
     "selfimprove_dagster.quality.expectations": (
