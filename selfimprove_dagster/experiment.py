@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -71,6 +71,9 @@ PARTITION_KEY = re.compile(r"^(?P<experiment>[a-z][a-z0-9_]{0,39})-(?P<iteration
 
 class Experiment(Section):
     """What the experiments of all methods have; every field is settled."""
+
+    scores: ClassVar[bool] = False
+    """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
@@ -126,6 +129,7 @@ class LmsiExperiment(Experiment):
 class SelfInstructExperiment(Experiment):
     """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
 
+    scores = True
     method: Literal["self_instruct"] = Field(description="the self-improvement method")
     seeds: TaskFile
     evaluation: TaskEvaluationSection
@@ -143,6 +147,7 @@ class SelfInstructExperiment(Experiment):
 class UnnaturalInstructionsExperiment(Experiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
 
+    scores = True
     method: Literal["unnatural_instructions"] = Field(description="the self-improvement method")
     seeds: TaskFile
     evaluation: TaskEvaluationSection
@@ -159,6 +164,7 @@ class UnnaturalInstructionsExperiment(Experiment):
 class ToolformerExperiment(Experiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
+    scores = True
     method: Literal["toolformer"] = Field(description="the self-improvement method")
     seeds: TextFile
     evaluation: ToolEvaluationSection

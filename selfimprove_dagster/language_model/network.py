@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION, packed
 from selfimprove_dagster.language_model.cache import PaddedCache, SharedPromptCache, is_plain
+from selfimprove_dagster.language_model.folder import most_positions
 
 CohortCache = SharedPromptCache | PaddedCache
 
@@ -56,8 +58,7 @@ class Network:
         self.head: Any = None
         # A mask of four dimensions is taken as it is; the cohorts' attention needs none.
         self.no_mask = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=model.device)
-        config = model.config.get_text_config(decoder=True)
-        self.max_length: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self.max_length = most_positions(model.config)
 
     @property
     def lanes(self) -> int:
@@ -193,8 +194,8 @@ class Network:
     def packed_states(
         self, sequences: Sequence[Sequence[int]], **options: Any
     ) -> tuple[Tensor, list[np.ndarray]]:
-        """`states` of the sequences' different tokens, [tokens, width], and the index there of each sequence's
-        tokens; only where `shares_prompts`.
+        """`states` of the sequences' different tokens, [tokens, width], and the index there of each
+        sequence's tokens; only where `shares_prompts`.
 
         A sequence continues the one before it as far as they agree, so sorted sequences read every beginning
         that they share once. `options` go to the model.
@@ -302,5 +303,5 @@ def agreement(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _different(sequences: Sequence[Sequence[int]], order: Sequence[int]) -> int:
     """Tokens that are read when each sequence continues the one before it in that order."""
-    shared = sum(agreement(sequences[i], sequences[j]) for i, j in zip(order, order[1:], strict=False))
+    shared = sum(agreement(sequences[i], sequences[j]) for i, j in pairwise(order))
     return sum(map(len, sequences)) - shared

@@ -181,9 +181,7 @@ class TransformersLanguageModel(TokenText):
         if all(len(option) == 1 for option in options):
             started = [tuple(self.started(context)) for context in contexts]
             targets = np.array(options, dtype=np.int64).reshape(1, -1)
-            found = answers(
-                self._network, [Question(tokens, len(tokens) - 1, targets) for tokens in started]
-            )
+            found = answers(self._network, [Question(tokens, len(tokens) - 1, targets) for tokens in started])
             return normalised([row[0] for row in found])
         return normalised(joint_logprobs(self.score, contexts, options))
 
