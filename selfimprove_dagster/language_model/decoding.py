@@ -212,7 +212,7 @@ def _groups(prompts: Sequence[Sequence[int]], rows: Sequence[Row], most: int) ->
     for row in rows:
         by_prompt.setdefault(row.prompt, []).append(row)
     families: list[list[int]] = []
-    for prompt in sorted(by_prompt, key=lambda prompt: prompts[prompt]):
+    for prompt in sorted(by_prompt, key=lambda prompt: tuple(prompts[prompt])):
         tokens = prompts[prompt]
         if not families or 2 * agreement(prompts[families[-1][-1]], tokens) < len(tokens):
             families.append([])

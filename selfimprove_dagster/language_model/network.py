@@ -106,7 +106,7 @@ class Network:
         present = np.arange(width) >= (width - lengths)[:, None]
         mask = torch.from_numpy(present.astype(np.int64)).to(self.device)
         cache = DynamicCache(config=self.model.config)
-        order = sorted(range(len(prompts)), key=lambda index: prompts[index])
+        order = sorted(range(len(prompts)), key=lambda index: tuple(prompts[index]))
         if self.shares_prompts and _different(prompts, order) <= SHARED_TOKENS * present.size:
             return self._packed_prefill(prompts, order, Prefill(cache, mask, self.no_mask))
         ids = np.full((len(prompts), width), self.pad_token_id, dtype=np.int64)
