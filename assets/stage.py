@@ -185,7 +185,7 @@ class Stage(Generic[E]):
         each: Callable[[Item], int] = lambda item: 1,
     ) -> tuple[Manifest, dict[str, Any]]:
         """Let the generator work on all items, shard by shard; the partition, and what Dagster shows."""
-        with language_model.open(self.experiment.model, self.generator.path) as model:
+        with language_model.open(self.experiment.model, self.generator.path, self.experiment.scores) as model:
             activity = self.drawing(model, inputs, settings)
             with self.lake.writer(self.schema, activity) as writer:
                 spent = in_shards(

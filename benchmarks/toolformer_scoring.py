@@ -2,7 +2,7 @@
 
     python benchmarks/toolformer_scoring.py                       the embedded model
     python benchmarks/toolformer_scoring.py --model DIRECTORY     another model
-    python benchmarks/toolformer_scoring.py --threads 1           on one core, where others use the machine
+    python benchmarks/toolformer_scoring.py --threads 1 --processor-time      where others use the machine
 
 Texts are the embedded pool's questions, alone or several in one text. Scoring: at `--positions` places of
 each text `--calls` different calls of the calculator with their results (the paper has 20 and 10 at most),
@@ -18,6 +18,9 @@ from `--distinct` calls a text, since samples at neighbouring places often agree
 
 All read the log-probabilities of the window's tokens only. Finding positions: p(<API>) at every position of a
 text after its prompt, by `tool_use.position_probabilities` against one forward a position.
+
+With `--processor-time` seconds are those that the process spent computing, not waiting for a core; on one
+thread of an idle machine they are the clock's.
 
 The contenders take turns and the median of the rounds counts; the first runs over a share of the candidates.
 Only ours is timed with the tokenizer. Losses are compared with each other, and some of them with float64.
@@ -157,15 +160,18 @@ def one_forward_a_position(
     return found
 
 
-def timed(contenders: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+def timed(
+    contenders: dict[str, Callable[[], Any]], options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Median seconds of each contender, which take turns, and what each returned last."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     results = {}
-    for _ in range(rounds):
+    now = time.process_time if options.processor_time else time.perf_counter
+    for _ in range(options.rounds):
         for name, contend in contenders.items():
-            start = time.perf_counter()
+            start = now()
             results[name] = contend()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     return {name: statistics.median(found) for name, found in seconds.items()}, results
 
 
@@ -195,7 +201,7 @@ def compare_scoring(
             engine, texts, candidates, least_reduction=LEAST
         ),
     }
-    seconds, results = timed(contenders, options.rounds)
+    seconds, results = timed(contenders, options)
     counts = dict.fromkeys(contenders, len(candidates)) | {"a forward a prefix": len(some)}
     speeds = {name: counts[name] / taken for name, taken in seconds.items()}
     tokens = sum(len(ids) for ids, _ in all_sequences)
@@ -240,7 +246,7 @@ def compare_positions(
         ),
         "this library": lambda: tool_use.position_probabilities(engine, prompts, texts, opening),
     }
-    seconds, results = timed(contenders, options.rounds)
+    seconds, results = timed(contenders, options)
     speeds = {name: len(results[name]) / taken for name, taken in seconds.items()}
     print("| | texts/s | ratio |\n|---|---|---|")
     for name, speed in speeds.items():
@@ -268,6 +274,7 @@ def main() -> None:
     parser.add_argument("--share", type=int, default=8, help="one in so many goes a forward a prefix")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    parser.add_argument("--processor-time", action="store_true", help="seconds of computing, not of waiting")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -285,7 +292,9 @@ def main() -> None:
     ]
     print(f"`python {' '.join(sys.argv)}`\n")
     print(
-        f"{machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}, {engine.engine}; "
+        f"{machine()}, {torch.get_num_threads()} threads, "
+        f"{'processor time' if options.processor_time else 'wall clock'}; "
+        f"torch {torch.__version__}, {engine.engine}; "
         f"{plain.num_parameters():,} parameters\n"
     )
     for title, chosen in {"one question": texts, f"{options.joined} questions": joined}.items():

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from selfimprove_dagster.language_model import LanguageModel, open_language_model
+from selfimprove_dagster.language_model.base import check_scores
 from selfimprove_dagster.sections import ModelSection
 
 
@@ -19,13 +20,21 @@ class LanguageModelResource(dg.ConfigurableResource):
     device: str = Field(default="", description="overrides the experiment's device when not empty")
 
     @contextmanager
-    def open(self, section: ModelSection, path: str | Path | None = None) -> Iterator[LanguageModel]:
-        """The model at `path` (default: the experiment's base model), closed on leaving."""
+    def open(
+        self, section: ModelSection, path: str | Path | None = None, scores: bool = False
+    ) -> Iterator[LanguageModel]:
+        """The model at `path` (default: the experiment's base model), closed on leaving.
+
+        `scores`: the method needs log-probabilities of given texts. Raises ModelError where the engine
+        has none.
+        """
         options = section.engine_options()
         if self.device and "device" in options:
             options["device"] = self.device
         model = open_language_model(path or section.path, **options)
         try:
+            if scores:
+                check_scores(model)
             yield model
         finally:
             model.close()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,9 @@ PARTITION_KEY = re.compile(r"^(?P<experiment>[a-z][a-z0-9_]{0,39})-(?P<iteration
 class Experiment(Section):
     """What the experiments of all methods have; every field is settled."""
 
+    scores: ClassVar[bool] = False
+    """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
+
     name: str = Field(
         pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
     )
@@ -122,6 +125,7 @@ class LmsiExperiment(Experiment):
 class SelfInstructExperiment(Experiment):
     """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
 
+    scores = True
     method: Literal["self_instruct"] = Field(description="the self-improvement method")
     seeds: TaskFile
     evaluation: TaskEvaluationSection
@@ -139,6 +143,7 @@ class SelfInstructExperiment(Experiment):
 class UnnaturalInstructionsExperiment(Experiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
 
+    scores = True
     method: Literal["unnatural_instructions"] = Field(description="the self-improvement method")
     seeds: TaskFile
     evaluation: TaskEvaluationSection
@@ -155,6 +160,7 @@ class UnnaturalInstructionsExperiment(Experiment):
 class ToolformerExperiment(Experiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
+    scores = True
     method: Literal["toolformer"] = Field(description="the self-improvement method")
     seeds: TextFile
     evaluation: ToolEvaluationSection

@@ -169,7 +169,8 @@ def score_calls(
     """L_i of each candidate, (index of its text, call with its result), under its three prefixes.
 
     A prefix and its text are read once for all windows of candidates that share both: the text without any
-    call once for all of its candidates. What follows the last window is not read.
+    call once for all of its candidates. What follows the last window is not read, and what prefixes have in
+    common is read once by engines that can.
 
     With `least_reduction`, the lowest τ_f of interest, prefixes that can no longer matter are not read: L⁻ is
     at most the loss without a call and L⁺ at least 0. Their losses are None; which calls pass is the same.
@@ -188,14 +189,19 @@ def score_calls(
         windows.append((text, starts[text][at][1], prefixes(placed.call)))
     empty = _losses(model, ids, [(text, first, none) for text, first, (none, _, _) in windows])
     losses = [Losses(no_call, None, None) for no_call in empty]
-    for name, which in (("call_with_result", 2), ("call", 1)):
+    # Read together, a call with its result and without share their beginnings; one by one, few are read.
+    passes: tuple[dict[str, int], ...] = ({"call_with_result": 2, "call": 1},)
+    if least_reduction is not None:
+        passes = ({"call_with_result": 2}, {"call": 1})
+    for names in passes:
         wanted = [
-            index
+            (index, name, which)
             for index, known in enumerate(losses)
             if least_reduction is None or known.most_reduction >= least_reduction
+            for name, which in names.items()
         ]
-        chosen = [(text, first, given[which]) for text, first, given in (windows[index] for index in wanted)]
-        for index, loss in zip(wanted, _losses(model, ids, chosen), strict=True):
+        chosen = [(*windows[index][:2], windows[index][2][which]) for index, _, which in wanted]
+        for (index, name, _), loss in zip(wanted, _losses(model, ids, chosen), strict=True):
             losses[index] = replace(losses[index], **{name: loss})
     return losses
 

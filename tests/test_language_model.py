@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -375,19 +377,39 @@ def test_scores_of_continuations_that_share_contexts(
             assert scores == pytest.approx(wanted, abs=1e-4)
 
 
-def test_a_shared_context_and_an_equal_pair_are_read_once(
+def test_beginnings_and_equal_pairs_are_read_once(
     engine: TransformersLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[list[int]] = []
-    original = Network.packed_states
+    read: list[int] = []
+    original = Network.states
 
-    def spy(network: Network, strands: Any, contexts: Any) -> torch.Tensor:
-        read.append([len(strand) for strand in strands])
-        return original(network, strands, contexts)
+    def spy(network: Network, ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        read.append(ids.numel())
+        return original(network, ids, **options)
 
-    monkeypatch.setattr(Network, "packed_states", spy)
+    monkeypatch.setattr(Network, "states", spy)
     engine.score([[5, 6, 7]] * 4, [[8, 9], [8, 9], [10], [11, 12, 13, 14]])
-    assert read == [[3, 1, 3]]
+    # 5 6 7, then 8 or 11 12 13: what is asked last is not read.
+    assert read == [7]
+    engine.score([[5, 6], [5, 6, 7], [5, 6, 8, 9]], [[7, 8], [9], [4]])
+    assert read == [7, 5]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(4, 6), min_size=2, max_size=12), min_size=1, max_size=12))
+def test_what_sequences_share_changes_nothing(
+    engine: TransformersLanguageModel, sequences: list[list[int]]
+) -> None:
+    pairs = [(sequence[:1], sequence[1:]) for sequence in sequences]
+    together = engine.score(*zip(*pairs, strict=True))
+    alone = [engine.score([context], [continuation])[0] for context, continuation in pairs]
+    for found, wanted in zip(together, alone, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-4)
+    greedy = SamplingParameters(temperature=0.0, max_tokens=3)
+    drawn = engine.generate(sequences, [[0]] * len(sequences), greedy)
+    for sequence, (path,) in zip(sequences, drawn, strict=True):
+        (own,) = engine.score([sequence], [path.token_ids])
+        assert path.logprobs == pytest.approx(own, abs=1e-4)
 
 
 def test_a_sequence_too_long_is_named_as_the_caller_counts(engine: TransformersLanguageModel) -> None:

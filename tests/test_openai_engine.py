@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config
 
+from resources import LanguageModelResource
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model import SamplingParameters, open_language_model, openai_engine
+from selfimprove_dagster.language_model.folder import positions_of
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
+from selfimprove_dagster.sections import ModelSection, ServerSection
 
 KEY = "sk-very-secret-4711"
 
@@ -33,7 +37,7 @@ class Server(ThreadingHTTPServer):
         self.keys: list[str | None] = []
         self.busy = self.most_busy = 0
         self.pause = 0.0
-        self.takes_ids = True
+        self.takes_ids = self.scores = True
         self.root = str(embedded.BASE_MODEL)
         self.lock = threading.Lock()
 
@@ -95,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
             }
             if self.server.takes_ids:
                 choice["token_ids"] = [seed % 100 + 5, 0]
-            if "prompt_logprobs" in body:
+            if "prompt_logprobs" in body and self.server.scores:
                 places = (
                     {str(token): {"logprob": -place}, **self.likeliest(body["prompt_logprobs"])}
                     for place, token in enumerate(body["prompt"])
@@ -260,6 +264,36 @@ def test_a_server_of_text_is_spoken_to_in_text_and_says_so(
     assert model.decode(path.token_ids) == path.text == " 42"
     with pytest.raises(ModelError, match="does not take token ids, so it cannot score"):
         model.score([ids], [ids])
+
+
+@pytest.mark.parametrize("lacks", ["takes_ids", "scores"])
+def test_a_method_that_scores_learns_at_once_that_the_server_cannot(server: Server, lacks: str) -> None:
+    setattr(server, lacks, False)
+    section = ModelSection(
+        path=str(embedded.BASE_MODEL), engine="openai", server=ServerSection(url=server.url)
+    )
+    resource = LanguageModelResource()
+    with resource.open(section) as model:
+        assert model.generate([[5]], [[42]], PARAMETERS)
+    with pytest.raises(ModelError, match="cannot score") as raised, resource.open(section, scores=True):
+        pytest.fail("opened")
+    assert "\n" not in str(raised.value) and server.url in str(raised.value)
+
+
+def test_a_server_that_refuses_the_question_cannot_score(server: Server) -> None:
+    def refuse(handler: Handler) -> None:
+        handler.answer(400, {"error": "unknown field prompt_logprobs"})
+
+    server.script = [lambda handler: handler.complete(server.bodies[-1]), refuse]
+    model = opened(server)
+    with pytest.raises(ModelError, match=r"refused with status 400: .*unknown field prompt_logprobs"):
+        model.score([[5]], [[6]])
+
+
+def test_positions_under_another_name_are_known(tmp_path: Path) -> None:
+    GPT2Config(n_positions=96).save_pretrained(tmp_path)
+    assert "max_position_embeddings" not in (tmp_path / "config.json").read_text()
+    assert positions_of(tmp_path) == 96
 
 
 def test_a_server_of_another_model_is_refused(server: Server, tmp_path: Path) -> None:

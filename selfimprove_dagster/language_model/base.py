@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from selfimprove_dagster.errors import ModelError
+
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int, int], None]
 """Called as `progress(rows finished since the last call, tokens since the last call)`."""
@@ -112,6 +114,14 @@ class LanguageModel(Protocol):
 def positions(model: LanguageModel) -> int:
     """Tokens that a sequence can have, prompt and continuation: no end where the engine names none."""
     return int(getattr(model, "positions", sys.maxsize))
+
+
+def check_scores(model: LanguageModel) -> None:
+    """Raise ModelError, with the reason, for an engine that has found out that it cannot score."""
+    if reason := getattr(model, "cannot_score", None):
+        raise ModelError(
+            f"{reason}; this method needs that: serve the model with vLLM, or use another engine"
+        )
 
 
 def placement(model: LanguageModel) -> dict[str, str]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selfimprove_dagster.language_model.base import FinishReason, SamplingParameters
 from selfimprove_dagster.language_model.lanes import merged
-from selfimprove_dagster.language_model.network import Network
+from selfimprove_dagster.language_model.network import Network, agreement
 from selfimprove_dagster.language_model.sampling import draw, uniforms
 from selfimprove_dagster.language_model.stopping import StopStrings
 
@@ -183,7 +183,7 @@ def _lane(
     most_rows: int,
     cohort_rows: int,
 ) -> Iterator[list[Drawn]]:
-    """Draw the rows of `share`, longest prompts first, at most `most_rows` at a time."""
+    """Draw the rows of `share`, in its order, at most `most_rows` at a time."""
     waiting = deque(share)
     cohorts: list[Cohort] = []
     while waiting or cohorts:
@@ -204,9 +204,19 @@ def _lane(
 
 
 def _groups(prompts: Sequence[Sequence[int]], rows: Sequence[Row], most: int) -> list[list[Row]]:
-    """Rows of one prompt together, `most` at most in a group, longest prompts first."""
+    """Rows of one prompt together, `most` at most in a group. Prompts that share half of what they are follow
+    one another, so that a cohort reads that once; of such families, and where there are none, the longest
+    come first.
+    """
     by_prompt: dict[int, list[Row]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, []).append(row)
-    groups = [group[at : at + most] for group in by_prompt.values() for at in range(0, len(group), most)]
-    return sorted(groups, key=lambda group: -len(prompts[group[0].prompt]))
+    families: list[list[int]] = []
+    for prompt in sorted(by_prompt, key=lambda prompt: tuple(prompts[prompt])):
+        tokens = prompts[prompt]
+        if not families or 2 * agreement(prompts[families[-1][-1]], tokens) < len(tokens):
+            families.append([])
+        families[-1].append(prompt)
+    families.sort(key=lambda family: -max(len(prompts[prompt]) for prompt in family))
+    groups = [by_prompt[prompt] for family in families for prompt in family]
+    return [group[at : at + most] for group in groups for at in range(0, len(group), most)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from selfimprove_dagster.errors import ModelError, first_line
 
@@ -46,8 +46,23 @@ def _from_hub(path: str | Path, folder: Path, trust_remote_code: bool) -> Path:
         raise ModelError(missing.format(said)) from error
 
 
-def positions_of(folder: Path) -> int:
-    """The longest sequence, in tokens, that the model in `folder` takes; 2**30 where it does not say."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config") or config
-    return int(text.get("max_position_embeddings") or 1 << 30)
+def positions_of(folder: Path, *, trust_remote_code: bool = False) -> int:
+    """The longest sequence, in tokens, that the model in `folder` takes; 2**30 where it does not say.
+
+    Raises ModelError for a configuration that transformers cannot read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot read the configuration in {folder}: {first_line(error)}"
+        ) from error
+    return most_positions(config)
+
+
+def most_positions(config: Any) -> int:
+    """The same of a configuration of transformers, whichever name its architecture has for it."""
+    text = config.get_text_config(decoder=True)
+    return int(getattr(text, "max_position_embeddings", None) or 1 << 30)

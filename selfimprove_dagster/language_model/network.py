@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from transformers.cache_utils import DynamicCache
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION, packed
 from selfimprove_dagster.language_model.cache import PaddedCache, SharedPromptCache, is_plain
+from selfimprove_dagster.language_model.folder import most_positions
 
 CohortCache = SharedPromptCache | PaddedCache
 
 LOGIT_ELEMENTS = 1 << 22
 """Logits held at once while scoring (16 MB in float32)."""
+SHARED_TOKENS = 0.75
+"""Different tokens of a batch of prompts, as a share of its padded size, up to which they are read packed."""
 LANE_PARAMETERS = 50_000_000
 """Parameters up to which rows are shared out among the CPU's cores, rather than each operation; measured at
 one million only."""
@@ -54,8 +58,7 @@ class Network:
         self.head: Any = None
         # A mask of four dimensions is taken as it is; the cohorts' attention needs none.
         self.no_mask = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=model.device)
-        config = model.config.get_text_config(decoder=True)
-        self.max_length: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self.max_length = most_positions(model.config)
 
     @property
     def lanes(self) -> int:
@@ -97,21 +100,40 @@ class Network:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Encode prompts, none of them empty."""
+        """Encode prompts, none of them empty; where much of them is the same, beginnings once."""
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         width = int(lengths.max())
-        ids = np.full((len(prompts), width), self.pad_token_id, dtype=np.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = prompt
-        mask = torch.from_numpy((np.arange(width) >= (width - lengths)[:, None]).astype(np.int64)).to(
-            self.device
-        )
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        present = np.arange(width) >= (width - lengths)[:, None]
+        mask = torch.from_numpy(present.astype(np.int64)).to(self.device)
         cache = DynamicCache(config=self.model.config)
+        order = sorted(range(len(prompts)), key=lambda index: tuple(prompts[index]))
+        if self.shares_prompts and _different(prompts, order) <= SHARED_TOKENS * present.size:
+            return self._packed_prefill(prompts, order, Prefill(cache, mask, self.no_mask))
+        ids = np.full((len(prompts), width), self.pad_token_id, dtype=np.int64)
+        ids[present] = np.concatenate([np.asarray(prompt) for prompt in prompts])
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         logits = self._forward(
             torch.from_numpy(ids).to(self.device), mask, positions, past_key_values=cache, use_cache=True
         )
         return Prefill(cache, mask, logits)
+
+    def _packed_prefill(
+        self, prompts: Sequence[Sequence[int]], order: Sequence[int], empty: Prefill
+    ) -> Prefill:
+        """The same through `packed_states`, `order` being the sorted one; fills `empty`."""
+        ordered = [prompts[index] for index in order]
+        states, paths = self.packed_states(ordered, past_key_values=empty.cache, use_cache=True)
+        places = np.zeros(empty.mask.shape, dtype=np.int64)
+        for index, path in zip(order, paths, strict=True):
+            places[index, -len(path) :] = path
+        taken = torch.from_numpy(places).to(self.device)
+        for layer in empty.cache.layers:
+            # [1, heads, tokens, d] → [prompts, heads, width, d]
+            layer.keys, layer.values = (
+                part[0][:, taken].transpose(0, 1).contiguous() for part in (layer.keys, layer.values)
+            )
+        last = states[taken[:, -1]]
+        return Prefill(empty.cache, empty.mask, last if self.head is None else self.head(last))
 
     @torch.inference_mode()
     def open_cache(self, prefill: Prefill, sources: np.ndarray) -> CohortCache:
@@ -162,29 +184,43 @@ class Network:
         These are the last hidden states, or the logits where more than the output layer lies between the two.
         A causal model never looks right, so padding there needs no mask. `options` go to the model.
         """
+        options.setdefault("use_cache", False)
         if self.head is None:
-            logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
+            logits: Tensor = self.model(input_ids=ids, **options).logits
             return logits
-        hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state
+        hidden: Tensor = self.model.base_model(input_ids=ids, **options).last_hidden_state
         return hidden
 
-    def packed_states(self, strands: Sequence[Sequence[int]], contexts: np.ndarray) -> Tensor:
-        """`states` of all tokens of the strands, [tokens, width]; only where `shares_prompts`.
+    def packed_states(
+        self, sequences: Sequence[Sequence[int]], **options: Any
+    ) -> tuple[Tensor, list[np.ndarray]]:
+        """`states` of the sequences' different tokens, [tokens, width], and the index there of each
+        sequence's tokens; only where `shares_prompts`.
 
-        A strand i continues strand `contexts[i]`, or is a context itself where that is i.
+        A sequence continues the one before it as far as they agree, so sorted sequences read every beginning
+        that they share once. `options` go to the model.
         """
-        lengths = np.array([len(strand) for strand in strands], dtype=np.int64)
-        starts = np.cumsum(lengths) - lengths
-        offsets = starts - np.where(contexts == np.arange(len(strands)), 0, lengths[contexts])
-        positions = np.arange(lengths.sum()) - np.repeat(offsets, lengths)
-        packing = packed(starts, lengths, contexts, self.no_mask)
-        ids = torch.from_numpy(np.concatenate([np.asarray(strand, dtype=np.int64) for strand in strands]))
-        return self.states(
-            ids[None].to(self.device),
+        paths, begins, ids, positions = [], [], [], []
+        path, taken = np.empty(0, dtype=np.int64), 0
+        before: Sequence[int] = ()
+        for sequence in sequences:
+            begin = agreement(before, sequence)
+            own = np.arange(taken, taken + len(sequence) - begin)
+            path = np.concatenate((path[:begin], own))
+            paths.append(path)
+            begins.append(begin)
+            ids.append(np.asarray(sequence[begin:], dtype=np.int64))
+            positions.append(np.arange(begin, len(sequence)))
+            before, taken = sequence, taken + len(own)
+        strands = [index for index, begin in enumerate(begins) if begin < len(paths[index])]
+        states = self.states(
+            torch.from_numpy(np.concatenate(ids))[None].to(self.device),
             attention_mask=self.no_mask,
-            position_ids=torch.from_numpy(positions)[None].to(self.device),
-            packing=packing,
-        )[0]
+            position_ids=torch.from_numpy(np.concatenate(positions))[None].to(self.device),
+            packing=packed([paths[i] for i in strands], np.array(begins)[strands], self.no_mask),
+            **options,
+        )
+        return states[0], paths
 
     @torch.inference_mode()
     def log_probabilities(self, states: Tensor, targets: Tensor) -> Tensor:
@@ -228,10 +264,12 @@ class Network:
                 tokens = np.array([sequences[source][back] for source in sources])
                 found.append(self.step([cache], tokens, lengths[sources] + back)[1:])
             if self.shares_prompts:
-                # The first sequence is cut in two, and its end given twice.
-                cut = [sequences[0][:5], sequences[0][5:], *sequences[1:], sequences[0][5:]]
-                states = self.packed_states(cut, np.array([0, 0, *range(2, len(cut) - 1), 0]))
-                if not self._close(states.float(), torch.cat([*expected, expected[0][5:]])):
+                # A sequence that goes on after five tokens of the one before it, and one that is its end.
+                forked = [sequences[0], sequences[0][:5] + sequences[1][5:], *sequences[1:]]
+                states, paths = self.packed_states([*forked, sequences[-1][:2]])
+                wanted = [expected[0], expected[0][:5], *expected[1:], expected[-1][:2]]
+                kept = [path[: len(logits)] for path, logits in zip(paths, wanted, strict=True)]
+                if not self._close(states[np.concatenate(kept)].float(), torch.cat(wanted)):
                     return False
         except WRONG_DIALECT:
             return False
@@ -254,3 +292,16 @@ class Network:
         """Equal up to rounding, as a share of the logits' spread (a wrong mask is off by about all of it)."""
         share = 1e-3 if self.model.dtype == torch.float32 else 0.1
         return bool((found - expected).abs().max() <= share * expected.std() + 1e-5)
+
+
+def agreement(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    size = min(len(one), len(other))
+    differ = np.flatnonzero(np.asarray(one[:size]) != np.asarray(other[:size]))
+    return int(differ[0]) if len(differ) else size
+
+
+def _different(sequences: Sequence[Sequence[int]], order: Sequence[int]) -> int:
+    """Tokens that are read when each sequence continues the one before it in that order."""
+    shared = sum(agreement(sequences[i], sequences[j]) for i, j in pairwise(order))
+    return sum(map(len, sequences)) - shared

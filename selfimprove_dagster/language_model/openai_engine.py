@@ -75,7 +75,7 @@ class OpenAILanguageModel(TokenText):
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
         self.model_id = weights_hash(folder)
-        self.positions = positions_of(folder)
+        self.positions = positions_of(folder, trust_remote_code=trust_remote_code)
         self._url = url.rstrip("/")
         self._shown = _without_password(self._url)
         self._key = os.environ.get(key_variable, "")
@@ -86,6 +86,7 @@ class OpenAILanguageModel(TokenText):
         self._takes_ids = True
         (probe,) = self._complete([self._request([self.end_token_id], max_tokens=1)], self._choices)
         self._takes_ids = probe[0].get("token_ids") is not None
+        self.cannot_score = self._why_no_scores()
         self.engine = f"openai protocol, {served[0].get('owned_by') or 'unnamed server'}"
         if not self._takes_ids:
             _log.warning(
@@ -174,8 +175,8 @@ class OpenAILanguageModel(TokenText):
     ) -> list[list[Any]]:
         """At each token of the continuations, the server's word on it and on the `most` likeliest."""
         check_contexts(contexts, continuations)
-        if not self._takes_ids:
-            raise ModelError(f"the server at {self._shown} does not take token ids, so it cannot score them")
+        if self.cannot_score:
+            raise ModelError(self.cannot_score)
         started = [self.started(context) for context in contexts]
         wanted = [index for index, continuation in enumerate(continuations) if len(continuation)]
         bodies = [
@@ -234,6 +235,18 @@ class OpenAILanguageModel(TokenText):
                 f"the server at {self._shown} answered without a completion: does it speak /completions?"
             )
         return sorted(choices, key=lambda choice: choice.get("index", 0))
+
+    def _why_no_scores(self) -> str | None:
+        """What the server lacks for scoring, found out with one token; None where it can."""
+        if not self._takes_ids:
+            return f"the server at {self._shown} does not take token ids, so it cannot score them"
+        ids = [self.end_token_id] * 2
+        asked = self._request(ids, max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        try:
+            self._complete([asked], self._prompt_logprobs)
+        except ModelError as error:
+            return str(error)
+        return None
 
     def _prompt_logprobs(self, answer: Mapping[str, Any]) -> list[Any]:
         places = self._choices(answer)[0].get("prompt_logprobs")

@@ -1,4 +1,6 @@
-"""Log-probabilities and ranks of given tokens: shared contexts read once, only what is asked for kept."""
+"""Log-probabilities and ranks of given tokens: beginnings that sequences share read once, only what is
+asked for kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.lanes import merged
-from selfimprove_dagster.language_model.network import Network
+from selfimprove_dagster.language_model.network import Network, agreement
 
 SCORED_TOKENS = 2048
 """Tokens in one batch at most (if one sequence is not longer): smaller ones of a small model have more
@@ -21,18 +23,17 @@ overhead, larger ones leave the CPU's caches (with 512 and 4096: 0.8 and 0.95 of
 
 @dataclass(frozen=True)
 class Question:
-    """Read `context` and `continuation`; after position first + j, how probable is each of targets[j]?
+    """Read `tokens`; after position first + j, how probable is each of targets[j]?
 
-    `targets`: [positions, several] token ids. Questions of one context read it once.
+    `targets`: [positions, several] token ids. What questions share at their beginning is read once.
     """
 
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
+    tokens: tuple[int, ...]
     first: int
     targets: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.context) + len(self.continuation)
+        return len(self.tokens)
 
 
 Read = Callable[[Network, Tensor, Tensor], Tensor]
@@ -52,7 +53,7 @@ def answers(
                 f"sequence {index} has {len(question)} tokens and the model has {network.max_length} "
                 "positions: shorten it"
             )
-    keys = [(item.context, item.continuation, item.first, item.targets.tobytes()) for item in questions]
+    keys = [(item.tokens, item.first, item.targets.tobytes()) for item in questions]
     different = dict(zip(keys, questions, strict=True))
     order, questions = list(different), list(different.values())
     batches = _shared_batches(questions) if network.shares_prompts else _padded_batches(questions)
@@ -76,49 +77,37 @@ def _lane(
 
 
 def _shared_batches(questions: Sequence[Question]) -> list[list[int]]:
-    """Questions of one context together; a context is read once in each batch, which has room for at least as
-    many tokens of its continuations.
+    """Questions in the order of their tokens, so that each continues the one before it as far as they agree;
+    what a batch must read again of an earlier one is at most half of it.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, question in enumerate(questions):
-        groups.setdefault(question.context, []).append(index)
     batches: list[list[int]] = []
-    tokens = SCORED_TOKENS
-    # Questions of similar length follow one another, since their attention is computed together.
-    for group in sorted(groups.values(), key=lambda group: -len(questions[group[0]].continuation)):
-        context = len(questions[group[0]].context)
-        tokens += context
-        for index in group:
-            tokens += len(questions[index].continuation)
-            if not batches or tokens > max(SCORED_TOKENS, 2 * context):
-                batches.append([])
-                tokens = len(questions[index])
-            batches[-1].append(index)
+    before: tuple[int, ...] = ()
+    tokens = most = 0
+    for index in sorted(range(len(questions)), key=lambda index: questions[index].tokens):
+        shared = agreement(before, questions[index].tokens)
+        tokens += len(questions[index]) - shared
+        if not batches or tokens > most:
+            batches.append([])
+            tokens, most = len(questions[index]), max(SCORED_TOKENS, 2 * shared)
+        batches[-1].append(index)
+        before = questions[index].tokens
     return batches
 
 
 @torch.inference_mode()
 def _packed_answer(read: Read, network: Network, questions: Sequence[Question]) -> list[np.ndarray]:
-    """One batch, questions of one context together."""
-    strands: list[Sequence[int]] = []
-    contexts: list[int] = []
-    columns = []
-    context = start = taken = 0
-    for question in questions:
-        if not strands or question.context != strands[context]:
-            context, start = len(strands), taken
-            strands.append(question.context)
-            contexts.append(context)
-            taken += len(question.context)
-        places = question.first + np.arange(len(question.targets))
-        inside = places < len(question.context)
-        columns.append(places + np.where(inside, start, taken - len(question.context)))
-        if question.continuation:
-            strands.append(question.continuation)
-            contexts.append(context)
-            taken += len(question.continuation)
-    states = network.packed_states(strands, np.array(contexts))
-    return _read(read, network, states, np.concatenate(columns), questions)
+    """One batch, in the order of the tokens; what is asked again after shared tokens is answered once."""
+    states, paths = network.packed_states([question.tokens for question in questions])
+    columns = [
+        path[question.first : question.first + len(question.targets)]
+        for path, question in zip(paths, questions, strict=True)
+    ]
+    asked = np.column_stack(
+        (np.concatenate(columns), np.concatenate([question.targets for question in questions]))
+    )
+    asked, inverse = np.unique(asked, axis=0, return_inverse=True)
+    values = _read(read, network, states, asked[:, 0], asked[:, 1:])[inverse]
+    return _parted(values, questions)
 
 
 def _padded_batches(questions: Sequence[Question]) -> list[list[int]]:
@@ -138,17 +127,22 @@ def _padded_answer(read: Read, network: Network, questions: Sequence[Question]) 
     ids = np.full((len(questions), width), network.pad_token_id, dtype=np.int64)
     columns = []
     for row, question in enumerate(questions):
-        ids[row, : len(question)] = [*question.context, *question.continuation]
+        ids[row, : len(question)] = question.tokens
         columns.append(row * width + question.first + np.arange(len(question.targets)))
     states = network.states(torch.from_numpy(ids).to(network.device)).flatten(0, 1)
-    return _read(read, network, states, np.concatenate(columns), questions)
+    targets = np.concatenate([question.targets for question in questions])
+    return _parted(_read(read, network, states, np.concatenate(columns), targets), questions)
 
 
 def _read(
-    read: Read, network: Network, states: Tensor, columns: np.ndarray, questions: Sequence[Question]
-) -> list[np.ndarray]:
-    """What is read of the questions' targets at `columns` of `states` [tokens, width]."""
-    targets = torch.from_numpy(np.concatenate([question.targets for question in questions]))
+    read: Read, network: Network, states: Tensor, columns: np.ndarray, targets: np.ndarray
+) -> np.ndarray:
+    """What is read of `targets` [positions, several] at `columns` [positions] of `states` [tokens, width]."""
     places = states.index_select(0, torch.from_numpy(columns).to(states.device))
-    values = read(network, places, targets.to(states.device)).cpu().numpy()
+    values: np.ndarray = read(network, places, torch.from_numpy(targets).to(states.device)).cpu().numpy()
+    return values
+
+
+def _parted(values: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
+    """The values [positions, several] of each question."""
     return np.split(values, np.cumsum([len(question.targets) for question in questions])[:-1])

@@ -131,8 +131,7 @@ class TransformersLanguageModel(TokenText):
         """Natural log-probability of each token of `continuations[i]` given `contexts[i]` and what precedes
         it.
 
-        An empty context is replaced as in `generate`. Equal contexts are read once for all their
-        continuations, and equal pairs once.
+        An empty context is replaced as in `generate`. What pairs share at their beginning is read once.
         """
         check_contexts(contexts, continuations)
         targets = [np.array(continuation, dtype=np.int64) for continuation in continuations]
@@ -167,7 +166,7 @@ class TransformersLanguageModel(TokenText):
             started = tuple(self.started(context))
             # The last token is a target only, never read.
             read = tuple(continuation[:-1])
-            questions.append(Question(started, read, len(started) - 1, wanted.reshape(-1, 1)))
+            questions.append(Question(started + read, len(started) - 1, wanted.reshape(-1, 1)))
         return questions
 
     def option_probabilities(
@@ -182,9 +181,7 @@ class TransformersLanguageModel(TokenText):
         if all(len(option) == 1 for option in options):
             started = [tuple(self.started(context)) for context in contexts]
             targets = np.array(options, dtype=np.int64).reshape(1, -1)
-            found = answers(
-                self._network, [Question(tokens, (), len(tokens) - 1, targets) for tokens in started]
-            )
+            found = answers(self._network, [Question(tokens, len(tokens) - 1, targets) for tokens in started])
             return normalised([row[0] for row in found])
         return normalised(joint_logprobs(self.score, contexts, options))
 
@@ -192,7 +189,7 @@ class TransformersLanguageModel(TokenText):
         """For each sequence and each position i, p(token_id | tokens up to and including i)."""
         wanted = [index for index, sequence in enumerate(sequences) if len(sequence)]
         questions = [
-            Question(tuple(sequences[i]), (), 0, np.full((len(sequences[i]), 1), token_id)) for i in wanted
+            Question(tuple(sequences[i]), 0, np.full((len(sequences[i]), 1), token_id)) for i in wanted
         ]
         found = dict(zip(wanted, answers(self._network, questions), strict=True))
         return [np.exp(found[i][:, 0]).tolist() if i in found else [] for i in range(len(sequences))]

@@ -3,6 +3,10 @@
 L_i(z) = −Σ_{j≥i} w_{j−i} · ln p(x_j | z, x_<j) for a text x, a call before its token i and a prefix z. The
 weights fall to zero within five tokens. z stands before the whole text, not at position i: a model that has
 seen no calls yet would be thrown off by one in the middle of a sentence.
+
+A call may use what the text says only after position i: the prompt that samples it shows the whole text, as
+the paper's does, and it is kept like any other if it lowers the loss, as in the paper. While writing, a model
+does not know what comes later and cannot make such a call.
 """
 
 from __future__ import annotations
