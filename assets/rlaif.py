@@ -199,10 +199,16 @@ def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
     # Of two equal responses neither is the better: what is said of them says nothing of the judge.
     differ = labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
     reviews = preferred_by_people(stage.lake, stage.experiment.name, differ)
-    measures = measure_judge(compared.join(differ, on="prompt_id", how="semi"), differ, bounds, reviews)
+    judged = compared.join(differ, on="prompt_id", how="semi")
+    margin = stage.experiment.preferences.minimum_margin
+    measures = measure_judge(judged, differ, bounds, reviews, margin)
     activity = stage.activity(
         inputs=[compared_manifest, labels_manifest],
-        parameters={"bounds": vars(bounds), "reviews": content_hash({"rows": reviews.rows()})},
+        parameters={
+            "bounds": vars(bounds),
+            "minimum_margin": margin,
+            "reviews": content_hash({"rows": reviews.rows()}),
+        },
     )
     drafts = [
         Draft(

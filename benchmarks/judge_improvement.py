@@ -2,11 +2,13 @@
 
     python benchmarks/judge_improvement.py --out benchmarks/results/judge_improvement.md
 
-For three seeds: Constitutional AI's supervised half from the base model (SL-CAI), and from its checkpoint
-RLAIF and RLHF on the prompts of the same comparisons, with policy optimisation (GRPO) against a reward model,
-with DPO on the pairs, and RLAIF with the judge's rating as reward (direct). `one order, hard` is RLAIF whose
-labels come from one order of the options and are rounded to 0 and 1. Everything is measured on held-out
-prompts by the phrases that their file names, which no stage of training reads.
+For three seeds: Constitutional AI's supervised half from the base model (SL-CAI), on the revisions of the last
+round and on those of the first; and from the checkpoint of the latter RLAIF and RLHF on the prompts of the
+same comparisons: with policy optimisation (GRPO) against a reward model, with DPO on the pairs, and RLAIF
+with the judge's rating as reward (direct). `one order, hard` is RLAIF whose labels come from one order of the
+options and are rounded to 0 and 1. The judge is the base model, in all arms let through whatever its checks
+say. Everything is measured on held-out prompts by the phrases that their file names, which no stage of
+training reads.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,22 @@ from selfimprove_dagster.methods.judging.preferences import aggregate
 from selfimprove_dagster.records import Activity, build_records
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-TOLERANCE = 0.05
-"""By how much helpfulness on helpful prompts may fall."""
+FIRST_REVISIONS = {
+    "revisions": {"rounds": 1},
+    "filter": {"round": 1},
+    "evaluation": {"revised_prompts": 0},
+    "training": {"steps": 80},
+}
+"""What RLAIF and RLHF start from: a model that learnt little enough to have something left to learn."""
 ONE_ORDER = {"judge": {"both_orders": False}, "preferences": {"hard_labels": True}}
+_DPO = {"algorithm": "dpo", "kl_coefficient": 0.1, "steps": 60, "learning_rate": 1e-4}
 ARMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "RLAIF, GRPO": ("rlaif", {}),
-    "RLAIF, GRPO, one order, hard": ("rlaif", {**ONE_ORDER, "judge_checks": {"on_failure": "warn"}}),
-    "RLAIF, DPO": ("rlaif", {"training": {"algorithm": "dpo", "kl_coefficient": 0.1, "batch_size": 32}}),
+    "RLAIF, GRPO, one order, hard": ("rlaif", ONE_ORDER),
+    "RLAIF, DPO": ("rlaif", {"training": _DPO}),
     "RLAIF, direct": ("rlaif", {"training": {"reward": "judge"}}),
     "RLHF, GRPO": ("rlhf", {}),
-    "RLHF, DPO": ("rlhf", {"training": {"algorithm": "dpo", "kl_coefficient": 0.1, "batch_size": 32}}),
+    "RLHF, DPO": ("rlhf", {"training": _DPO}),
 }
 
 
@@ -134,23 +141,27 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path("build/judging"), help="kept, so it resumes")
     parser.add_argument("--out", type=Path, help="write the tables here too")
     options = parser.parse_args()
-    home, started = open_home(options.home), time.monotonic()
-    prompts = same_prompts(home)
     results: dict[str, list[dict[str, Accuracy]]] = {}
     curves: dict[int, list[dict[str, Accuracy]]] = {}
     labels: dict[str, list[float]] = {}
     verdicts: dict[str, list[str]] = {}
     for seed in options.seeds:
+        home = open_home(options.home / str(seed))
+        prompts = same_prompts(home)
         rows = run(home, f"cai_{seed}", "constitutional", seed, {})
         results.setdefault("base", []).append(measured(rows.filter(role="champion", mode=GREEDY)))
-        results.setdefault("SL-CAI", []).append(measured(rows.filter(role="challenger", mode=GREEDY)))
+        last = measured(rows.filter(role="challenger", mode=GREEDY))
+        results.setdefault("SL-CAI, last revisions", []).append(last)
         revised = rows.filter(role="champion")
         rounds = home.experiment(f"cai_{seed}").revisions.rounds  # type: ignore[attr-defined]
         for number in range(rounds + 1):
             curves.setdefault(number, []).append(measured(revised.filter(mode=revision_mode(number))))
-        trained = home.lake.read("constitutional/fine_tuned_checkpoint", partition_of(f"cai_{seed}", 0))
+        rows = run(home, f"first_{seed}", "constitutional", seed, FIRST_REVISIONS)
+        first = measured(rows.filter(role="challenger", mode=GREEDY))
+        results.setdefault("SL-CAI, first revisions", []).append(first)
+        trained = home.lake.read("constitutional/fine_tuned_checkpoint", partition_of(f"first_{seed}", 0))
         start = trained["path"][0]
-        for model, path in (("base", str(DIALOGUE_MODEL)), ("SL-CAI", start)):
+        for model, path in (("base model", str(DIALOGUE_MODEL)), ("SL-CAI, first revisions", start)):
             for way, (share, _) in judged(path, seed).items():
                 labels.setdefault(f"{model}: {way}", []).append(share)
         for arm in options.arms:
@@ -158,7 +169,7 @@ def main() -> None:
             slug = "".join(letter if letter.isalnum() else "_" for letter in arm.lower())
             settings: dict[str, Any] = {**changes, "model": {"path": start}}
             if method == "rlaif":
-                settings["seeds"] = {"file": str(prompts)}
+                settings |= {"seeds": {"file": str(prompts)}, "judge_checks": {"on_failure": "warn"}}
             rows = run(home, f"{slug}_{seed}", method, seed, settings)
             results.setdefault(arm, []).append(measured(rows.filter(role="challenger", mode=GREEDY)))
             decision = home.lake.read(f"{method}/promotion", partition_of(f"{slug}_{seed}", 0)).row(
@@ -167,7 +178,7 @@ def main() -> None:
             verdicts.setdefault(arm, []).append("yes" if decision["promoted"] else "no")
     text = report(options.seeds, results, curves, labels, verdicts)
     text += (
-        f"\n\n{platform.machine()}, {os.cpu_count()} cores, {(time.monotonic() - started) / 60:.0f} minutes. "
+        f"\n\n{platform.machine()}, {os.cpu_count()} cores. "
         f"Command: `python benchmarks/judge_improvement.py --seeds {' '.join(map(str, options.seeds))}`"
     )
     print(text)

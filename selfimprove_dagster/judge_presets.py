@@ -11,16 +11,16 @@ from typing import Any
 from selfimprove_dagster.preset import Preset
 
 _FILE = {"file": "embedded"}
-_SMALL_REWARD = {"steps": 150, "learning_rate": 5e-4, "batch_size": 32, "warmup_fraction": 0.1}
+_SMALL_REWARD = {"steps": 100, "learning_rate": 5e-4, "batch_size": 32, "warmup_fraction": 0.1}
 _SMALL_POLICY: dict[str, Any] = {
     "start_from": "champion",
     "algorithm": "grpo",
-    "steps": 80,
-    "learning_rate": 3e-4,
-    "batch_size": 64,
+    "steps": 40,
+    "learning_rate": 2e-4,
+    "batch_size": 32,
     "warmup_fraction": 0.1,
     "schedule": "constant",
-    "kl_coefficient": 0.02,
+    "kl_coefficient": 0.05,
     "group_size": 8,
     "max_tokens": 48,
     "save_every": 20,
@@ -117,8 +117,8 @@ RLAIF = {
     "practical": Preset(
         values={
             "constitution": _FILE,
-            "responses": {"prompts": 800, "temperature": 1.0, "max_tokens": 48},
-            "judge": {"principles": 4, "both_orders": True},
+            "responses": {"prompts": 500, "temperature": 1.0, "max_tokens": 48},
+            "judge": {"principles": 2, "both_orders": True},
             "preferences": {"minimum_margin": 0.1},
             "reward_model": _SMALL_REWARD,
             "evaluation": {"max_tokens": 48},
@@ -126,7 +126,7 @@ RLAIF = {
             "budget": {"iterations": 1},
         },
         deviations=(
-            "800 prompts, four principles a pair, no chain of thought; pairs with |2p − 1| < 0.1 left out",
+            "500 prompts, two principles a pair, no chain of thought; pairs with |2p − 1| < 0.1 left out",
             _ON_POLICY,
             _SMALL_STEPS,
         ),
@@ -168,7 +168,7 @@ RLHF = {
     ),
     "practical": Preset(
         values={
-            "pool": {"comparisons": 800},
+            "pool": {"comparisons": 500},
             "supervised": {"steps": 0, "learning_rate": 5e-4, "batch_size": 32},
             "preferences": {"minimum_margin": 0.0},
             "reward_model": _SMALL_REWARD,
@@ -177,7 +177,7 @@ RLHF = {
             "budget": {"iterations": 1},
         },
         deviations=(
-            "800 comparisons, and no supervised step: what is compared with RLAIF is the feedback alone",
+            "500 comparisons, and no supervised step: what is compared with RLAIF is the feedback alone",
             _ON_POLICY,
             _SMALL_STEPS,
         ),

@@ -19,6 +19,7 @@ import polars as pl
 
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.methods.judging.preferences import PAIR, aggregate
+from selfimprove_dagster.methods.preferences import margin_of
 
 ORDER_FLIP_AGREEMENT = "order_flip_agreement"
 POSITION_BALANCE = "position_balance"
@@ -89,16 +90,19 @@ def measure_judge(
     preferences: pl.DataFrame,
     bounds: JudgeBounds,
     reviews: pl.DataFrame | None = None,
+    minimum_margin: float = 0.0,
 ) -> list[Measure]:
     """All measures of `MEASURES`, in that order.
 
     `comparisons` has what `aggregate` asks for and `question`, repeats among them; `preferences` has
     `prompt_id`, `response_ids`, `first`, `second` (the texts) and `probability`, one row a pair; `reviews`
     has `prompt_id`, `response_ids` and `preferred` (0 for the first response, 1 for the second, null for
-    neither or both), one row a pair and reviewer.
+    neither or both), one row a pair and reviewer. In both orders the judge must agree on the pairs that are
+    trained on, those whose label has a margin |2p − 1| of `minimum_margin`: where two responses are equally
+    good, it is right to be of two minds.
     """
     return [
-        _order_flip_agreement(comparisons, bounds.least_order_agreement),
+        _order_flip_agreement(comparisons, bounds.least_order_agreement, minimum_margin),
         _position_balance(comparisons, bounds.most_position_bias),
         _self_agreement(comparisons, bounds.least_self_agreement),
         _length_bias(preferences, bounds.most_length_bias),
@@ -107,14 +111,15 @@ def measure_judge(
     ]
 
 
-def _order_flip_agreement(comparisons: pl.DataFrame, least: float) -> Measure:
-    in_each = aggregate(comparisons).select(_preferred("as_first"), _preferred("as_second")).drop_nulls()
+def _order_flip_agreement(comparisons: pl.DataFrame, least: float, minimum_margin: float) -> Measure:
+    trained_on = aggregate(comparisons).filter(margin_of(pl.col("probability")) >= minimum_margin)
+    in_each = trained_on.select(_preferred("as_first"), _preferred("as_second")).drop_nulls()
     return _agreement(
         ORDER_FLIP_AGREEMENT,
         in_each,
         least,
         said="keep their preferred response when the order is swapped",
-        unmeasured="no pair was asked about in both orders with a preference",
+        unmeasured="no pair was asked about in both orders with a preference that would be trained on",
         reversed_words="what is preferred follows the position, not the response",
     )
 
