@@ -26,9 +26,7 @@ _SMALL_POLICY: dict[str, Any] = {
     "save_every": 20,
 }
 _ON_POLICY = "policy optimisation is GRPO, not PPO, which TRL no longer has"
-_SMALL_STEPS = (
-    "150 steps of 32 pairs for the reward model, 80 steps of 64 responses for the policy, at 5e-4 and 3e-4"
-)
+_SMALL_STEPS = "100 steps of 32 pairs at 5e-4 for the reward model, 40 of 32 responses at 2e-4 for the policy"
 
 CONSTITUTIONAL = {
     "paper": Preset(
