@@ -279,7 +279,8 @@ def _rewarding(
     constitution = experiment.constitution.load()
     names = [principle.name for principle in constitution.principles]
     section = experiment.judge.model
-    with language_model.open(section or experiment.model, None if section else base.path) as model:
+    path = None if section else base.path
+    with language_model.open(section or experiment.model, path, scores=True) as model:
         asked = {
             tuple(ids): (
                 row["question"],

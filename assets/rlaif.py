@@ -84,7 +84,7 @@ def comparisons(
     pairs = _pairs(pool, drawn)
     judge = section.model or experiment.model
     path = judge.path if section.model else stage.generator.path
-    with language_model.open(judge, path) as model:
+    with language_model.open(judge, path, scores=True) as model:
         activity = stage.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={

@@ -3,12 +3,12 @@
     python benchmarks/judge_improvement.py --out benchmarks/results/judge_improvement.md
 
 For three seeds: Constitutional AI's supervised half from the base model (SL-CAI), on the revisions of the
-last round and on those of the first; and from the checkpoint of the latter RLAIF and RLHF on the prompts of the
-same comparisons: with policy optimisation (GRPO) against a reward model, with DPO on the pairs, and RLAIF
-with the judge's rating as reward (direct). `one order, hard` is RLAIF whose labels come from one order of the
-options and are rounded to 0 and 1. The judge is the base model, in all arms let through whatever its checks
-say. Everything is measured on held-out prompts by the phrases that their file names, which no stage of
-training reads.
+last round and on those of the first; and from the checkpoint of the latter RLAIF and RLHF on the prompts of
+the same comparisons: with policy optimisation (GRPO) against a reward model, with DPO on the pairs, and
+RLAIF with the judge's rating as reward (direct). `one order, hard` is RLAIF whose labels come from one order
+of the options and are rounded to 0 and 1. The judge is the base model, in all arms let through whatever its
+checks say. Everything is measured on held-out prompts by the phrases that their file names, which no stage
+of training reads.
 """
 
 from __future__ import annotations
