@@ -314,8 +314,11 @@ def _store_rollouts(
     from selfimprove_dagster.training.tokenising import decoder
 
     beside = stage.beside(t.rollouts(stage.experiment.method))
+    pool, _ = stage.read(tables.of(stage.experiment.method, "seed_pool"))
     activity = beside.activity(
-        inputs=[training.dataset], parameters={"training": training.activity.id}, model_id=training.base_id
+        inputs=[training.dataset, pool],
+        parameters={"training": training.activity.id},
+        model_id=training.base_id,
     )
     rows = [] if prompts is None else prompts.rows(named=True)
     texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []

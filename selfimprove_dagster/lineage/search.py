@@ -106,7 +106,7 @@ def _query(table: str) -> str:
         for text, match in matches.items()
     )
     method, stage = table.split("/")
-    iteration = "NULL::INTEGER" if method == "seeds" else "iteration"
+    iteration = "NULL::INTEGER" if method in ("seeds", "reviews") else "iteration"
     return (
         f'SELECT id, experiment, {iteration} AS iteration, CASE {excerpts} END FROM "{method}"."{stage}" '
         f"WHERE ({' OR '.join(matches.values())}) AND ($experiment IS NULL OR experiment = $experiment) "
@@ -117,6 +117,6 @@ def _query(table: str) -> str:
 def _text(column: str) -> str:
     """A column as text: of a task's instances, inputs and outputs one after another."""
     if column != "instances":
-        return column
+        return f'"{column}"'
     said = "concat_ws(' → ', one.input, one.output)"
     return f"array_to_string(list_transform(instances, lambda one: {said}), ' | ')"
