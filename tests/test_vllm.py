@@ -116,9 +116,13 @@ PAIRS = list(combinations(("transformers", "vllm", "openai"), 2))
 
 
 def engine_processes() -> set[psutil.Process]:
-    """This process's vLLM engines, those of the other tests' fixtures among them."""
+    """This process's vLLM engines that live, those of the other tests' fixtures among them.
+
+    One that has ended holds no memory, though nobody may have asked yet how it ended.
+    """
     children = psutil.Process().children(recursive=True)
-    return {child for child in children if "EngineCore" in child.name() or "VLLM" in child.name()}
+    live = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return {child for child in live if "EngineCore" in child.name() or "VLLM" in child.name()}
 
 
 def furthest(one: list[list[float]], other: list[list[float]]) -> float:
