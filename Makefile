@@ -13,7 +13,7 @@ help:
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
 	@echo "make vllm-server      vLLM with the embedded model at http://127.0.0.1:8000/v1"
 	@echo "make ui               Dagster at http://127.0.0.1:3000, lineage pages at http://127.0.0.1:3001"
-	@echo "make embedded-model   train the embedded models again from nothing (about an hour on a CPU)"
+	@echo "make embedded-model   train the embedded models again from nothing (about two hours on a CPU)"
 	@echo "make clean            delete the demo's lake, checkpoints and runs"
 
 install: .venv/.ready
@@ -58,6 +58,8 @@ ui: install
 embedded-model: install
 	$(BIN)/python -m selfimprove_dagster.embedded.recipe --out build/embedded
 	$(BIN)/python -m selfimprove_dagster.embedded.task_recipe --out build/embedded --threads 2
+	$(BIN)/python -m selfimprove_dagster.embedded.tool_recipe --out build/embedded
+	$(BIN)/python -m selfimprove_dagster.embedded.dialogue_recipe --out build/embedded
 
 clean:
 	rm -rf $(SELFIMPROVE_HOME)

@@ -27,6 +27,7 @@ DECIDED_WITH = {
         ("decisions", "filtered_dataset"),
         ("task_decisions", "accepted_tasks"),
         ("pool_decisions", "seed_pool"),
+        ("rollouts", "fine_tuned_checkpoint"),
     )
     if table.endswith(f"/{decisions}")
 }

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dagster as dg
 import polars as pl
 
+from assets.declared import stage_asset
 from assets.shared import drawn_pool, training_stages
-from assets.stage import Stage, number, preview_records, stage_asset, store_decisions
+from assets.shown import number, preview_records
+from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource
 from selfimprove_dagster import seeds, tables
 from selfimprove_dagster.experiment import LmsiExperiment

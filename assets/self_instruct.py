@@ -9,8 +9,10 @@ from __future__ import annotations
 import dagster as dg
 import polars as pl
 
+from assets.declared import stage_asset
 from assets.shared import training_stages
-from assets.stage import Stage, number, stage_asset, store_decisions
+from assets.shown import number
+from assets.stage import Stage, store_decisions
 from assets.task_instances import classified_tasks, filtered_dataset, instance_generations, task_instances
 from assets.tasks import (
     pool_metadata,

@@ -8,18 +8,26 @@ from typing import Any
 
 import dagster as dg
 
-from assets.stage import Stage, image, stage_asset
+from assets.checkpoints import TrainingStage, starting_model
+from assets.declared import stage_asset
+from assets.shown import image
+from assets.stage import Stage
 from resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster import seeds, tables
-from selfimprove_dagster.champion import Champion, champion_before
-from selfimprove_dagster.disk import file_system_errors
-from selfimprove_dagster.evaluation import Examinee, accuracy, accuracy_by_difficulty, compare, examine
+from selfimprove_dagster.champion import champion_before
+from selfimprove_dagster.evaluation import (
+    Examinee,
+    accuracy,
+    accuracy_by_difficulty,
+    compare,
+    compare_rewards,
+    examine,
+)
 from selfimprove_dagster.exams import open_exam
-from selfimprove_dagster.experiment import Experiment, LmsiExperiment, ToolformerExperiment
+from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.loop import Stop, finished_iterations, next_step
-from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.promotion import decide_promotion
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 from selfimprove_dagster.text import markdown_table
@@ -29,9 +37,9 @@ Report = Callable[[Stage[Any], Manifest], dict[str, Any]]
 
 
 def drawn_pool(
-    schema: TableSchema, kind: type[LmsiExperiment] | type[ToolformerExperiment], description: str
+    schema: TableSchema, kind: type[seeds.DrawingExperiment], description: str
 ) -> dg.AssetsDefinition:
-    """seed_pool: the questions or texts of an iteration, drawn by lot from all seeds."""
+    """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
 
     @stage_asset(schema, description=description)
     def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
@@ -65,8 +73,6 @@ def training_stages(
 ) -> list[dg.AssetsDefinition]:
     """fine_tuned_checkpoint → evaluation → promotion, for the method whose examples `dataset` holds."""
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
-    evaluation = tables.of(method, "evaluation")
-    promotion = tables.of(method, "promotion")
 
     @stage_asset(
         checkpoint,
@@ -79,7 +85,16 @@ def training_stages(
     def fine_tuned_checkpoint(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
     ) -> dg.MaterializeResult:
-        return _train(Stage.begin(context, home, checkpoint, Experiment), trainer, dataset, method)
+        return _train(Stage.begin(context, home, checkpoint, Experiment), trainer, dataset)
+
+    return [fine_tuned_checkpoint, *judging_stages(method, report)]
+
+
+def judging_stages(method: str, report: Report = lambda stage, manifest: {}) -> list[dg.AssetsDefinition]:
+    """evaluation → promotion of the method's fine-tuned checkpoint."""
+    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+    evaluation = tables.of(method, "evaluation")
+    promotion = tables.of(method, "promotion")
 
     @stage_asset(
         evaluation,
@@ -105,80 +120,26 @@ def training_stages(
     ) -> dg.MaterializeResult:
         return _promote(Stage.begin(context, home, promotion, Experiment), checkpoint, evaluation)
 
-    return [fine_tuned_checkpoint, evaluation_asset, promotion_asset]
+    return [evaluation_asset, promotion_asset]
 
 
-def _train(
-    stage: Stage[Experiment], trainer: TrainerResource, dataset: TableSchema, method: str
-) -> dg.MaterializeResult:
-    from selfimprove_dagster.language_model.folder import model_folder
-    from selfimprove_dagster.language_model.weights import weights_hash
+def _train(stage: Stage[Experiment], trainer: TrainerResource, dataset: TableSchema) -> dg.MaterializeResult:
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
-    experiment, section = stage.experiment, stage.experiment.training
+    section = stage.experiment.training
     manifest, examples = stage.read(dataset)
-    base = stage.champion if section.start_from == "champion" else Champion(experiment.model.path)
-    base_id = base.model_id or weights_hash(model_folder(base.path))
-    activity = stage.activity(
-        inputs=[manifest],
-        parameters={"training": section.model_dump(), "dtype": experiment.model.dtype},
-        model_id=base_id,
-        about={"model_path": base.path},
-    )
-    output = stage.home.checkpoint(experiment.name, stage.iteration, method, activity.id)
-    with (
-        file_system_errors(output),
-        ProgressReport(stage.schema.name, section.steps, "steps", stage.log) as report,
-    ):
-
-        def on_log(entry: dict[str, float]) -> None:
-            report.advance(int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens)
-
+    base = starting_model(stage)
+    training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
+    with training.progress(section.steps) as on_log:
         outcome = trainer.fine_tune(
-            experiment,
+            stage.experiment,
             base.path,
             tokenise_examples(base.path, examples.select("prompt", "completion").iter_rows()),
-            output,
-            seed=experiment.seed + stage.iteration,
+            training.output,
+            seed=stage.experiment.seed + stage.iteration,
             on_log=on_log,
         )
-        report.found(outcome.steps - report.done)
-    model_id = weights_hash(outcome.path)
-    log = [{key: entry.get(key) for key in ("step", "loss", "learning_rate")} for entry in outcome.log]
-    draft = Draft(
-        content={
-            "model_id": model_id,
-            "base_model_id": base_id,
-            "dataset_activity_id": manifest.activity.id,
-            "examples": outcome.examples,
-            "steps": outcome.steps,
-        },
-        parents=[Parent(manifest.activity.id, "trained_on"), Parent(base_id, "initialised_from")],
-        measures={
-            "path": str(outcome.path),
-            "tokens": outcome.tokens,
-            "seconds": outcome.seconds,
-            "first_loss": outcome.first_loss,
-            "final_loss": outcome.final_loss,
-            "log": log,
-        },
-    )
-    committed = stage.store(
-        activity, [draft], {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds}
-    )
-    return stage.result(
-        committed,
-        preview=["model_id", "base_model_id", "examples", "steps", "first_loss", "final_loss"],
-        metadata={
-            "started_from": base.name,
-            "examples": outcome.examples,
-            "final_loss": outcome.final_loss,
-            "training_tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
-            "checkpoint": dg.MetadataValue.path(str(outcome.path)),
-            "lineage": stage.lineage_page,
-            "loss_curve": image((outcome.path / "loss.png").read_bytes()),
-        },
-    )
+    return training.result(training.store(outcome), outcome)
 
 
 def _evaluate(
@@ -195,7 +156,7 @@ def _evaluate(
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
     champion_id = champion.model_id or weights_hash(model_folder(champion.path))
     open_model = partial(language_model.open, experiment.model)
-    opened = open_exam(stage.home, experiment, open_model)
+    opened = open_exam(stage.home, experiment, open_model, stage.iteration)
     exam = opened.exam
     activity = stage.activity(
         inputs=[checkpoint_manifest, *opened.inputs],
@@ -274,7 +235,7 @@ def _promote(
     before, after = accuracy(rows, "champion", mode), accuracy(rows, "challenger", mode)
     comparison = compare(rows, mode)
     level = stage.experiment.promotion.level
-    promoted, reason = decide_promotion(before, after, comparison, level)
+    promoted, reason = decide_promotion(before, after, comparison, level, compare_rewards(rows, mode))
     challenger = trained.row(0, named=True)
     activity = stage.activity(
         inputs=[checkpoint_manifest, evaluation_manifest],

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
-from inspect import signature
 from typing import Any, Generic, TypeVar
 
 import dagster as dg
 import polars as pl
 
-from assets.partitions import iterations
+from assets.shown import page_url, preview_table, table_metadata
 from resources import LanguageModelResource
 from selfimprove_dagster.champion import Champion, champion_before
-from selfimprove_dagster.column_lineage import COLUMN_SOURCES
-from selfimprove_dagster.errors import ExperimentError, SelfImproveError
+from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment import Experiment, experiment_of_key
 from selfimprove_dagster.generation import Item, Request, Work, completer, in_shards, recorded_options
 from selfimprove_dagster.home import Home
@@ -31,11 +26,6 @@ from selfimprove_dagster.language_model.base import (
 from selfimprove_dagster.loop import Allowance
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import Activity, Draft, Parent, TableSchema, build_records, content_hash
-from selfimprove_dagster.text import markdown_table, plain
-
-_PREVIEW_ROWS = 5
-_PREVIEW_CHARACTERS = 160
-
 
 E = TypeVar("E", bound=Experiment)
 
@@ -69,7 +59,7 @@ class Stage(Generic[E]):
                 f"experiment {name} is of the method {experiment.method}: materialise the group "
                 f"{experiment.method}, not {method}"
             )
-        code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+        code_version = context.assets_def.code_versions_by_key[dg.AssetKey(schema.name.split("/"))] or ""
         return cls(context, home, schema, experiment, iteration, code_version)
 
     def beside(self, schema: TableSchema) -> Stage[E]:
@@ -271,6 +261,7 @@ class Stage(Generic[E]):
         """
         self.lake.refresh_catalog()
         return dg.MaterializeResult(
+            asset_key=self.schema.name.split("/"),
             metadata={
                 "dagster/row_count": self.lake.live_rows(manifest),
                 **table_metadata(self.schema),
@@ -307,93 +298,3 @@ def store_decisions(
         for row in decisions.iter_rows(named=True)
     ]
     beside.store(activity, drafts)
-
-
-def image(png: bytes) -> dg.MetadataValue:
-    """A chart in Dagster's markdown."""
-    return dg.MetadataValue.md(f"![chart](data:image/png;base64,{base64.b64encode(png).decode()})")
-
-
-def number(value: Any) -> float:
-    """For Dagster's plots: five decimals, NaN for nothing."""
-    return round(float(value), 5) if value is not None else float("nan")
-
-
-def table_metadata(schema: TableSchema) -> dict[str, Any]:
-    """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
-    sources = {
-        column: [dg.TableColumnDep(dg.AssetKey(table.split("/")), source) for table, source in found]
-        for column, found in COLUMN_SOURCES[schema.name].items()
-        if found
-    }
-    return {
-        "dagster/column_schema": dg.TableSchema(
-            [dg.TableColumn(name, str(dtype)) for name, dtype in schema.polars.items()]
-        ),
-        **({"dagster/column_lineage": dg.TableColumnLineage(sources)} if sources else {}),
-    }
-
-
-def page_url(path: str) -> str:
-    """Address of a lineage page, under $SELFIMPROVE_PAGES_URL."""
-    return os.environ.get("SELFIMPROVE_PAGES_URL", "http://127.0.0.1:3001").rstrip("/") + path
-
-
-def preview_records(lake: Lake, manifest: Manifest) -> str:
-    """The rows of the preview by id, as a markdown list: the page of each, and how to trace it."""
-    ids = lake.read_columns(manifest, ["id"], _PREVIEW_ROWS)["id"]
-    return "\n".join(
-        f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
-    )
-
-
-def preview_table(lake: Lake, manifest: Manifest, columns: Sequence[str]) -> str:
-    """The first rows as a markdown table in which nothing that a model wrote has any effect."""
-    rows = lake.read_columns(manifest, columns, _PREVIEW_ROWS).rows(named=True)
-    return markdown_table(
-        [{key: plain(str(value), _PREVIEW_CHARACTERS) for key, value in row.items()} for row in rows]
-    )
-
-
-def stage_asset(
-    schema: TableSchema,
-    *,
-    deps: Sequence[TableSchema] = (),
-    description: str,
-    code_version: str = "1",
-    kinds: set[str] | None = None,
-    holds_model: bool = False,
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with all that stages share: key, group, partitions, kinds, pool, errors."""
-    method, _ = schema.name.split("/")
-
-    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
-        return dg.asset(
-            key=schema.name.split("/"),
-            group_name=method,
-            deps=[dep.name.split("/") for dep in deps],
-            partitions_def=iterations,
-            description=description,
-            code_version=code_version,
-            kinds=kinds or {"parquet", "polars"},
-            owners=["team:data"],
-            metadata=table_metadata(schema),
-            pool="model" if holds_model else None,
-        )(_with_plain_errors(compute))
-
-    return decorate
-
-
-def _with_plain_errors(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """An error that a person can act on fails the step at once, with its message first."""
-
-    @wraps(compute)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return compute(*args, **kwargs)
-        except SelfImproveError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
-
-    # Dagster reads the types of the parameters, which are names of the other module until they are resolved.
-    guarded.__signature__ = signature(compute, eval_str=True)  # type: ignore[attr-defined]
-    return guarded

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import dagster as dg
 import polars as pl
 
-from assets.stage import Stage, number, stage_asset
+from assets.declared import stage_asset
+from assets.shown import number
+from assets.stage import Stage
 from assets.tasks import Shots, examples_of_seeds, store_examples
 from resources import LanguageModelResource
 from selfimprove_dagster import task_tables as t

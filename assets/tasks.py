@@ -10,7 +10,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.stage import Stage, image, number, preview_records, stage_asset, store_decisions
+from assets.declared import stage_asset
+from assets.shown import image, number, preview_records
+from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource
 from selfimprove_dagster import seeds
 from selfimprove_dagster.filters.perplexity import perplexity_of

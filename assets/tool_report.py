@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from assets.stage import Stage, number
+from assets.shown import number
+from assets.stage import Stage
 from selfimprove_dagster import tool_tables as t
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.methods.toolformer.calls import Call, write_call

@@ -13,8 +13,10 @@ from functools import partial
 import dagster as dg
 import polars as pl
 
+from assets.declared import stage_asset
 from assets.shared import drawn_pool, training_stages
-from assets.stage import Stage, number, preview_records, stage_asset, store_decisions
+from assets.shown import number, preview_records
+from assets.stage import Stage, store_decisions
 from assets.tool_report import call_metadata, tool_evaluation
 from resources import LanguageModelResource
 from selfimprove_dagster import tables

@@ -12,8 +12,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from assets.declared import stage_asset
 from assets.shared import training_stages
-from assets.stage import Stage, number, stage_asset, store_decisions
+from assets.shown import number
+from assets.stage import Stage, store_decisions
 from assets.tasks import pool_metadata, pool_stage, store_examples
 from resources import LanguageModelResource
 from selfimprove_dagster import tables

@@ -1,16 +1,22 @@
 """Adaptive-Consistency against the full vote: paths saved, and what that costs in accuracy.
 
-    SELFIMPROVE_DATA=… python benchmarks/adaptive_sampling.py [--questions 600] [--seeds 0 1 2]
+    SELFIMPROVE_DATA=… python benchmarks/adaptive_sampling.py [--seeds 0 1 2] [--draws FOLDER]
 
 An adaptive vote draws the first paths of the full vote and stops, so each full vote is drawn once and the
-stopping rule is tried on its prefixes, for every confidence and step. Two sources:
+stopping rules are tried on its prefixes, for every step. Two sources:
 
 - **demo**: held-out questions of the embedded model, paths drawn from the base model as the demo draws them;
 - **recorded**: the four recorded solutions of each question of `gsm8k/model_solutions.jsonl` (two fine-tuned
   models, each with and without a verifier). A path is one of the four, drawn with replacement. Of two in
-  five questions several answers lead equally: their vote is a matter of chance, however many paths are drawn.
+  five questions several answers lead equally: their vote is a matter of chance, whatever is drawn.
 
-A seed draws all paths anew. Then the pipeline draws the demo's questions with `sampling.adaptive` switched
+Where answers are as likely, a vote that stops early may turn out otherwise and be as good: accuracy goes up
+and down by a point or two from one sample to the next, as it does between two full votes. So what a rule
+costs is a mean over many samples, with its standard error: of the demo, the paths of each seed in many orders
+(any is as likely; the error is that of the orders alone); of the recorded solutions, a new draw each.
+`--draws` keeps the demo's paths for the next run.
+
+Then, with `--rounds`, the pipeline draws the demo's questions with `sampling.adaptive` switched
 on, for every step at the default confidence: the paths must be exactly those foretold, and the time is
 compared with that of the full draw. The runs take turns, and the median of the rounds counts.
 """
@@ -19,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import platform
 import random
@@ -28,6 +35,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -39,7 +47,7 @@ from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import LanguageModel
-from selfimprove_dagster.methods.adaptive import is_decided
+from selfimprove_dagster.methods.adaptive import is_settled
 from selfimprove_dagster.methods.answers import answers_agree, extract_answer, extract_answers
 from selfimprove_dagster.methods.voting import vote
 from selfimprove_dagster.question_files import read_questions
@@ -48,20 +56,28 @@ from selfimprove_dagster.sections import AdaptiveSection
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "adaptive_sampling.md"
-CONFIDENCES, STEPS, MOST = (0.8, 0.9, 0.95, 0.99), (1, 2, 4, 8), (40, 32, 16)
-"""The paper's are 0.95, 1 and 40."""
+RULES = ((0.9, None), (0.95, None), (0.99, None), (0.95, 0.02), (0.95, 0.025), (0.95, 0.03), (0.95, 0.05))
+"""Confidence and least gain; the paper's are 0.95 and none."""
+STEPS, MOST = (1, 2, 4, 8), (40, 32, 16)
+"""The paper's are 1 and 40."""
+SHOWN = ((0.95, None), (0.95, 0.025))
+Rule = tuple[float, float | None]
+agree = cache(answers_agree)
 POINTS, SHARE = 0.005, 0.5
 """What is asked for: accuracy within half a point of the full vote's with at most half of its paths."""
 
 
+Ballots = Sequence[Sequence[str | None]]
+"""The answers of each question's full vote, in order of drawing."""
+
+
 @dataclass(frozen=True)
 class Replayed:
-    """One seed's adaptive vote against its full vote; all are shares of 1."""
+    """One sample's adaptive vote against its full vote; all are shares of 1."""
 
     full: float
     adaptive: float
     paths: float
-    tokens: float
     changed: float
 
     @property
@@ -119,113 +135,104 @@ def recorded(file: Path) -> tuple[pl.DataFrame, list[list[str | None]]]:
     return questions, [extract_answers(pl.Series(texts)).to_list() for texts in solutions]
 
 
-def resample(answers: Sequence[Sequence[str | None]], seed: int, most: int) -> pl.DataFrame:
-    """The columns of `draw`, each path one of the question's recorded answers; a path counts as a token."""
-    lot = random.Random(seed)
-    drawn = [
-        (str(at), sample, f"{at}/{sample}", lot.choice(known), "", 1)
-        for at, known in enumerate(answers)
-        for sample in range(most)
-    ]
-    columns = ["question_id", "sample_index", "path_id", "answer", "text_key", "tokens"]
-    return pl.DataFrame(drawn, schema=columns, orient="row", infer_schema_length=None)
+def ballots_of(paths: pl.DataFrame) -> list[list[str | None]]:
+    """Each question's answers. Asserts that their first-come majority is what the pipeline votes."""
+    ballots = paths.group_by("question_id", maintain_order=True).agg("answer")["answer"].to_list()
+    assert vote(paths)["voted_answer"].to_list() == [majority(tuple(answers)) for answers in ballots]
+    return ballots
 
 
-def stop_after(answers: list[str | None], confidence: float, step: int) -> int:
+@cache
+def majority(answers: tuple[str | None, ...]) -> str | None:
+    """The answer with the most votes, of equal ones the first to appear."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def stop_after(answers: Sequence[str | None], rule: Rule, step: int) -> int:
     """How many paths the pipeline draws of a question whose full vote is `answers`."""
-    stops = range(step, len(answers), step)
-    return next((n for n in stops if is_decided(answers[:n], len(answers), confidence)), len(answers))
+    leads, most = leads_of(tuple(answers)), len(answers)
+    return next((n for n in range(step, most, step) if is_settled(*leads[n], most - n, *rule)), most)
 
 
-def replay(paths: pl.DataFrame, questions: pl.DataFrame, confidence: float, step: int) -> Replayed:
-    """The adaptive vote over prefixes of the paths, against the vote over all."""
-    ballots = paths.group_by("question_id", maintain_order=True).agg("answer")
-    drawn = ballots.with_columns(
-        drawn=pl.Series([stop_after(answers, confidence, step) for answers in ballots["answer"].to_list()])
-    )
-    kept = paths.join(drawn.select("question_id", "drawn"), on="question_id", maintain_order="left").filter(
-        pl.col("sample_index") < pl.col("drawn")
-    )
-    expected = questions.select(question_id="id", expected="expected")
-    full, adaptive = (
-        vote(part)
-        .select("question_id", "voted_answer")
-        .join(expected, on="question_id", maintain_order="left")
-        for part in (paths, kept)
-    )
+@cache
+def leads_of(answers: tuple[str | None, ...]) -> list[tuple[int, int]]:
+    """The votes of the two leading answers among the first 0, 1, 2, … of them."""
+    votes: Counter[str] = Counter()
+    leads = [(0, 0)]
+    for answer in answers:
+        if answer is not None:
+            votes[answer] += 1
+        first, second, *_ = [*(count for _, count in votes.most_common(2)), 0, 0]
+        leads.append((first, second))
+    return leads
+
+
+def replay(ballots: Ballots, expected: Sequence[str], rule: Rule, step: int) -> Replayed:
+    """The adaptive vote over prefixes of the ballots, against the vote over all."""
+    stops = [stop_after(answers, rule, step) for answers in ballots]
+    full = [majority(tuple(answers)) for answers in ballots]
+    adaptive = [majority(tuple(answers[:stop])) for answers, stop in zip(ballots, stops, strict=True)]
     return Replayed(
-        *(
-            statistics.mean(map(answers_agree, part["voted_answer"], part["expected"]))
-            for part in (full, adaptive)
-        ),
-        paths=kept.height / paths.height,
-        tokens=kept["tokens"].sum() / paths["tokens"].sum(),
-        changed=float((full["voted_answer"].ne_missing(adaptive["voted_answer"])).mean() or 0.0),
+        *(statistics.mean(map(agree, voted, expected)) for voted in (full, adaptive)),
+        paths=sum(stops) / sum(map(len, ballots)),
+        changed=statistics.mean(map(operator.ne, full, adaptive)),
     )
 
 
-def table(draws: Sequence[pl.DataFrame], questions: pl.DataFrame, *, tokens: bool) -> list[str]:
-    """Which settings hold, and a row a setting: means over the seeds, the difference with its range."""
-    holding: dict[str, list[str]] = {"every seed": [], "the mean of the seeds alone": []}
+def table(samples: Sequence[Ballots], expected: Sequence[str]) -> list[str]:
+    """Which settings hold, and a row a setting: means over the samples, the difference with its error."""
+    holding: list[str] = []
     lines = [
-        "| m | confidence | step | paths drawn | tokens | full vote | adaptive | difference (points) | votes "
-        "changed | holds |",
-        "|---:|---:|---:|---:|---:|---:|---:|---|---:|---|",
+        "| m | confidence | least gain | step | paths drawn | full vote | adaptive | difference (points) "
+        "| of one sample | votes changed | holds |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---|",
     ]
     for most in MOST:
-        prefixes = [paths.filter(pl.col("sample_index") < most) for paths in draws]
-        for confidence in CONFIDENCES:
+        prefixes = [[answers[:most] for answers in ballots] for ballots in samples]
+        for rule in RULES:
             for step in STEPS:
-                seeds = [replay(paths, questions, confidence, step) for paths in prefixes]
-                mean = {
-                    name: statistics.mean(getattr(seed, name) for seed in seeds) for name in vars(seeds[0])
-                }
-                changes = [100 * seed.difference for seed in seeds]
-                within = [seed.difference >= -POINTS - 1e-9 and seed.paths <= SHARE for seed in seeds]
-                setting = f"m {most}, confidence {confidence}, step {step}"
-                if all(within):
-                    holding["every seed"].append(setting)
-                elif statistics.mean(changes) >= -100 * POINTS - 1e-9 and mean["paths"] <= SHARE:
-                    holding["the mean of the seeds alone"].append(setting)
-                spent = f"{mean['tokens']:.1%}" if tokens else "–"
+                found = [replay(ballots, expected, rule, step) for ballots in prefixes]
+                mean = {name: statistics.mean(getattr(one, name) for one in found) for name in vars(found[0])}
+                changes = [100 * one.difference for one in found]
+                change, error = statistics.mean(changes), statistics.stdev(changes) / len(changes) ** 0.5
+                holds = change >= -100 * POINTS and mean["paths"] <= SHARE
+                confidence, least_gain = rule
+                if holds:
+                    gain = "" if least_gain is None else f", least gain {least_gain}"
+                    holding.append(f"m {most}, confidence {confidence}{gain}, step {step}")
                 lines.append(
-                    f"| {most} | {confidence} | {step} | {mean['paths']:.1%} | {spent} | {mean['full']:.2%} "
-                    f"| {mean['adaptive']:.2%} | {statistics.mean(changes):+.2f} "
-                    f"[{min(changes):+.2f}, {max(changes):+.2f}] | {mean['changed']:.1%} | "
-                    f"{'yes' if all(within) else f'{sum(within)} of {len(within)} seeds'} |"
+                    f"| {most} | {confidence} | {least_gain or '–'} | {step} | {mean['paths']:.1%} "
+                    f"| {mean['full']:.2%} | {mean['adaptive']:.2%} | {change:+.2f} ± {error:.2f} "
+                    f"| {min(changes):+.2f} to {max(changes):+.2f} | {mean['changed']:.1%} "
+                    f"| {'yes' if holds else 'no'} |"
                 )
-    verdict = "; ".join(f"in {where}: {' | '.join(found) or 'none'}" for where, found in holding.items())
-    return [f"Settings that hold, {verdict}.", "", *lines]
+    return [f"Settings that hold: {' | '.join(holding) or 'none'}.", "", *lines]
 
 
-def spending(
-    draws: Sequence[pl.DataFrame], questions: pl.DataFrame, answers: Sequence[Sequence[str | None]]
-) -> list[str]:
-    """A row a kind of question, by how its recorded answers lie: where the paths go and accuracy is lost."""
-    most, confidence, step = max(MOST), 0.95, 1
-    kinds = pl.Series([agreement(known) for known in answers])
+def spending(samples: Sequence[Ballots], expected: Sequence[str], answers: Ballots) -> list[str]:
+    """A row a rule and kind of question, by how its recorded answers lie: where paths and accuracy go."""
+    most, step = max(MOST), 1
+    kinds = [agreement(known) for known in answers]
     lines = [
-        "| recorded answers | questions | paths drawn | share of all drawn | full vote | adaptive |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| confidence | least gain | recorded answers | questions | paths drawn | full vote | adaptive |",
+        "|---:|---:|---|---:|---:|---:|---:|",
     ]
-    whole = [replay(paths, questions, confidence, step) for paths in draws]
-    for kind in ("all equal", "one leads", "several lead"):
-        part = questions.filter(kinds == kind)
-        seeds = [
-            replay(paths.filter(pl.col("question_id").is_in(part["id"].to_list())), part, confidence, step)
-            for paths in draws
-        ]
-        drawn, full, adaptive = (
-            statistics.mean(getattr(seed, name) for seed in seeds) for name in ("paths", "full", "adaptive")
-        )
-        share = drawn * len(part) / len(questions) / statistics.mean(seed.paths for seed in whole)
-        lines.append(f"| {kind} | {len(part)} | {drawn:.1%} | {share:.1%} | {full:.2%} | {adaptive:.2%} |")
-    return [
-        f"Where the paths go (m {most}, confidence {confidence}, step {step}). A vote between answers that "
-        "are equally likely is not decided, and nothing is won by drawing on:",
-        "",
-        *lines,
-    ]
+    for rule in SHOWN:
+        for kind in ("all equal", "one leads", "several lead"):
+            here = [at for at, found in enumerate(kinds) if found == kind]
+            found = [
+                replay([ballots[at] for at in here], [expected[at] for at in here], rule, step)
+                for ballots in samples
+            ]
+            drawn, full, adaptive = (
+                statistics.mean(getattr(one, name) for one in found) for name in ("paths", "full", "adaptive")
+            )
+            lines.append(
+                f"| {rule[0]} | {rule[1] or '–'} | {kind} | {len(here)} | {drawn:.1%} | {full:.2%} "
+                f"| {adaptive:.2%} |"
+            )
+    return [f"Where the paths go (m {most}, step {step}):", "", *lines]
 
 
 def agreement(answers: Sequence[str | None]) -> str:
@@ -270,7 +277,7 @@ def through_the_pipeline(
 def _assert_foretold(paths: pl.DataFrame, full: pl.DataFrame, section: AdaptiveSection) -> None:
     ballots = full.group_by("question_id", maintain_order=True).agg("answer")
     stops = {
-        row["question_id"]: stop_after(row["answer"], section.confidence, section.step)
+        row["question_id"]: stop_after(row["answer"], (section.confidence, section.least_gain), section.step)
         for row in ballots.iter_rows(named=True)
     }
     keys = ["question_id", "sample_index", "text_key"]
@@ -281,8 +288,10 @@ def _assert_foretold(paths: pl.DataFrame, full: pl.DataFrame, section: AdaptiveS
 def main() -> None:
     parser = argparse.ArgumentParser(description="Adaptive-Consistency against the full vote.")
     parser.add_argument("--questions", type=int, default=600, help="held-out questions of the demo")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the demo's paths")
+    parser.add_argument("--samples", type=int, default=30, help="votes of each question, of either source")
     parser.add_argument("--rounds", type=int, default=2, help="of the pipeline's own draws")
+    parser.add_argument("--draws", type=Path, help="folder that keeps the demo's paths")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     data = Path(os.environ.get("SELFIMPROVE_DATA", ROOT.parent / "shared" / "data"))
@@ -296,36 +305,58 @@ def main() -> None:
         }
     )
     model = open_language_model(demo.model.path, **demo.model.engine_options())
-    draws = [draw(model, demo, questions, seed, max(MOST))[0] for seed in options.seeds]
-    pipeline = through_the_pipeline(model, demo, questions, options.rounds)
+    most, drawn = max(MOST), []
+    for seed in options.seeds:
+        kept = options.draws / f"demo_{seed}.parquet" if options.draws else None
+        if kept is not None and kept.is_file():
+            drawn.append(pl.read_parquet(kept))
+            continue
+        drawn.append(draw(model, demo, questions, seed, most)[0])
+        if kept is not None:
+            drawn[-1].write_parquet(kept)
+    lot = random.Random(0)
+    ballots = [ballots_of(paths) for paths in drawn]
+    orders = [
+        [lot.sample(answers, most) for answers in ballots[at % len(ballots)]] for at in range(options.samples)
+    ]
+    pipeline = through_the_pipeline(model, demo, questions, options.rounds) if options.rounds else []
     real, answers = recorded(data / "gsm8k" / "model_solutions.jsonl")
-    resampled = [resample(answers, seed, max(MOST)) for seed in options.seeds]
+    resampled = [[lot.choices(known, k=most) for known in answers] for _ in range(options.samples)]
     lines = [
         "# Adaptive-Consistency against the full vote",
         "",
         f"`python benchmarks/adaptive_sampling.py --questions {len(questions)} --seeds "
-        f"{' '.join(map(str, options.seeds))}`",
+        f"{' '.join(map(str, options.seeds))} --samples {options.samples} --rounds {options.rounds}`",
         "",
-        f"Means over {len(options.seeds)} seeds, the difference with its least and most. A setting holds "
-        "where in every seed the vote is within half a point of the full vote's accuracy with at most "
-        "half of its paths. m: paths of the full vote.",
+        f"Means over {options.samples} samples of all questions, the difference with its standard error and "
+        "with the least and most of one sample. A setting holds where the vote is within half a point of the "
+        "full vote's accuracy with at most half of its paths. m: paths of the full vote. Without a least "
+        "gain the rule is the paper's.",
         "",
         f"## The demo's questions: {len(questions):,} held out, the embedded model at temperature "
         f"{demo.sampling.temperature}",
         "",
-        *table(draws, questions, tokens=True),
+        f"The paths of {len(options.seeds)} seeds, each in {options.samples // len(options.seeds)} orders or "
+        "so.",
         "",
-        f"Through the pipeline, at most {demo.sampling.paths} paths, confidence "
-        f"{AdaptiveSection().confidence} (every path is one that the replay foretells; median of "
-        f"{options.rounds} rounds):",
+        *table(orders, questions["expected"].to_list()),
         "",
-        *pipeline,
-        "",
+    ]
+    if pipeline:
+        lines += [
+            f"Through the pipeline, at most {demo.sampling.paths} paths, confidence "
+            f"{AdaptiveSection().confidence} (every path is one that the replay foretells; median of "
+            f"{options.rounds} rounds):",
+            "",
+            *pipeline,
+            "",
+        ]
+    lines += [
         f"## Recorded solutions: {len(real):,} questions of GSM8K, each path one of four recorded solutions",
         "",
-        *table(resampled, real, tokens=False),
+        *table(resampled, real["expected"].to_list()),
         "",
-        *spending(resampled, real, answers),
+        *spending(resampled, real["expected"].to_list(), answers),
         "",
         f"Python {platform.python_version()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}.",
     ]

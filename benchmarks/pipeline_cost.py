@@ -36,7 +36,7 @@ WATCHED = {
         ("TransformersLanguageModel", "__init__", "loading weights"),
     ),
     "transformers.trainer": (("Trainer", "train", "training"),),
-    "selfimprove_dagster.training.supervised": (("", "_load", "loading weights"),),
+    "selfimprove_dagster.training.run": (("", "load", "loading weights"),),
     "selfimprove_dagster.language_model.weights": (("", "weights_hash", "hashing weights"),),
     "selfimprove_dagster.quality.suites": (("", "run_suite", "checks: evidence"),),
     "selfimprove_dagster.quality.expectations": (
@@ -53,7 +53,7 @@ WATCHED = {
     ),
     "selfimprove_dagster.partition": (("PartitionWriter", "write_shard commit", "lake: writing"),),
     "selfimprove_dagster.records": (("", "build_records", "ids and hashes of records"),),
-    "assets.stage": (("", "preview_table table_metadata", "previews"),),
+    "assets.shown": (("", "preview_table table_metadata", "previews"),),
     "dagster._core.definitions.job_definition": (("JobDefinition", "execute_in_process", "Dagster"),),
 }
 """By module: class (none for a function), names, and the part that they count for."""
@@ -104,7 +104,7 @@ class Clock:
             place = getattr(sys.modules[module], owner) if owner else sys.modules[module]
             for name in names.split():
                 setattr(place, name, self.around(part, getattr(place, name)))
-        if module == "assets.stage":
+        if module == "assets.declared":
             stage = sys.modules[module]
             plain = stage._with_plain_errors
             stage._with_plain_errors = lambda compute: plain(self.around("the stages themselves", compute))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import sys
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage.commands import lineage_app
 from selfimprove_dagster.loop import Stop, decide_next, finished_iterations, next_step
 from selfimprove_dagster.progress import duration
+from selfimprove_dagster.review_commands import review_app
 from selfimprove_dagster.text import plain
 
 app = typer.Typer(
@@ -31,6 +34,7 @@ app = typer.Typer(
 seeds_app = typer.Typer(help="Questions to learn from.", no_args_is_help=True)
 app.add_typer(seeds_app, name="seeds")
 app.add_typer(lineage_app, name="lineage")
+app.add_typer(review_app, name="review")
 
 
 def main() -> None:
@@ -38,6 +42,16 @@ def main() -> None:
     # Torch and Great Expectations import a million objects that stay: at Python's own thresholds a quarter of
     # that time goes into looking through them for garbage.
     gc.set_threshold(100_000, 20, 20)
+    code = 1
+
+    def leave() -> None:
+        """End here: Python would take those objects apart one by one, for seconds, before the memory goes."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    # Registered first, it runs last: whatever else is to be done at exit has been done by then.
+    atexit.register(leave)
     try:
         app()
     except SelfImproveError as error:
@@ -45,6 +59,9 @@ def main() -> None:
             f"error: {plain(str(error))}", style="red", markup=False, soft_wrap=True
         )
         raise SystemExit(1) from None
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        raise
 
 
 @app.command()
@@ -132,7 +149,7 @@ def fields(
     method: Annotated[str, typer.Argument(help="Its name, as in `method: lmsi`.")] = "lmsi",
 ) -> None:
     """List every field of a method's experiment file, its meaning, and what each preset puts there."""
-    from selfimprove_dagster.experiment import describe_fields
+    from selfimprove_dagster.experiment_files import describe_fields
 
     table = Table("field", "paper", "practical", "meaning")
     for field in describe_fields(method):
@@ -343,10 +360,11 @@ def pages(
     ] = "http://127.0.0.1:3000",
 ) -> None:
     """Show experiments, examples and their lineage in a browser, on this machine only, until Ctrl-C."""
-    from selfimprove_dagster.ui import LOCAL, serve_pages
+    from selfimprove_dagster.ui import LOCAL, review_address, serve_pages
 
-    console.print(f"lineage pages  http://{LOCAL}:{port}", markup=False)
-    serve_pages(Home.from_environment(), port, dagster_url)
+    token, review = review_address(port)
+    console.print(f"lineage pages  http://{LOCAL}:{port}\nreview queue   {review}", markup=False)
+    serve_pages(Home.from_environment(), port, dagster_url, token=token)
 
 
 @app.command()
@@ -356,17 +374,19 @@ def ui(
 ) -> None:
     """Start Dagster and the lineage pages, on this machine only, until Ctrl-C or until either ends."""
     from selfimprove_dagster.runs import prepare_dagster_ui
-    from selfimprove_dagster.ui import LOCAL, dagster_command, listen, serve_pages
+    from selfimprove_dagster.ui import LOCAL, dagster_command, listen, review_address, serve_pages
 
     home = Home.from_environment()
     listen(port).close()
     prepare_dagster_ui(home)
     dagster_url = f"http://{LOCAL}:{port}"
     os.environ["SELFIMPROVE_PAGES_URL"] = f"http://{LOCAL}:{pages_port}"
+    token, review = review_address(pages_port)
+    pages_url = os.environ["SELFIMPROVE_PAGES_URL"]
     console.print(
-        f"Dagster        {dagster_url}\nlineage pages  {os.environ['SELFIMPROVE_PAGES_URL']}", markup=False
+        f"Dagster        {dagster_url}\nlineage pages  {pages_url}\nreview queue   {review}", markup=False
     )
-    serve_pages(home, pages_port, dagster_url, beside=dagster_command(port))
+    serve_pages(home, pages_port, dagster_url, beside=dagster_command(port), token=token)
 
 
 if __name__ == "__main__":

@@ -50,15 +50,20 @@ def decided(candidates: list[Source], judged: list[Source]) -> Columns:
 
 
 def training_stages(
-    method: str, dataset: TableSchema, shown: list[Source], exam: TableSchema | None = None
+    method: str,
+    dataset: TableSchema,
+    shown: list[Source],
+    exam: TableSchema | None = None,
+    trained_on: tuple[str, ...] = ("prompt", "completion"),
 ) -> dict[str, Columns]:
     """Of checkpoint, evaluation and promotion; `shown` are the columns that the exam's prompts show.
 
-    `exam` is the evaluation's table where it has columns of its own.
+    `exam` is the evaluation's table where it has columns of its own, `trained_on` the dataset's columns that
+    a model learns from.
     """
     checkpoint, decision, plain_exam = fine_tuned_checkpoint(method), promotion(method), evaluation(method)
     exam = exam or plain_exam
-    examples = of(dataset, "prompt", "completion")
+    examples = of(dataset, *trained_on)
     correct = of(exam, "role", "mode", "question", "correct")
     return {
         checkpoint.name: {

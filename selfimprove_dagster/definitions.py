@@ -5,7 +5,10 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.checks import all_checks
+from assets.constitutional import constitutional_assets
 from assets.lmsi import lmsi_assets
+from assets.rlaif import rlaif_assets
+from assets.rlhf import rlhf_assets
 from assets.seeds import import_seeds_job
 from assets.self_instruct import self_instruct_assets
 from assets.sensors import next_iteration_sensor, seed_inbox
@@ -18,6 +21,9 @@ METHODS = {
     "self_instruct": self_instruct_assets,
     "unnatural_instructions": unnatural_instructions_assets,
     "toolformer": toolformer_assets,
+    "constitutional": constitutional_assets,
+    "rlaif": rlaif_assets,
+    "rlhf": rlhf_assets,
 }
 
 defs = dg.Definitions(

@@ -3,6 +3,7 @@
     SelfImproveError
     ├── ExperimentError          an experiment file is wrong: names the field and what is allowed
     ├── SeedFileError            a seed file as a whole cannot be read
+    ├── ReviewError              there is nothing to review, or what a person said cannot be taken
     ├── ModelError               a model is missing, or not of the kind that was asked for
     ├── TrainingError            training failed or gave a loss that is not finite
     ├── BudgetSpent              a budget of the experiment is spent in the middle of an iteration
@@ -29,6 +30,10 @@ class ExperimentError(SelfImproveError):
 
 class SeedFileError(SelfImproveError):
     """A seed or evaluation file cannot be read at all."""
+
+
+class ReviewError(SelfImproveError):
+    """Nothing is there to review, or a label, a name or a folder cannot be used."""
 
 
 class ModelError(SelfImproveError):

@@ -18,7 +18,7 @@ from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.lake import Lake, PartitionWriter, Spent
 from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.loop import UNLIMITED, Allowance
-from selfimprove_dagster.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.measurement import Accuracy, MeanChange, PairedComparison
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.question_files import Question
 from selfimprove_dagster.records import Draft, Parent, TableSchema, build_records
@@ -26,7 +26,7 @@ from selfimprove_dagster.records import Draft, Parent, TableSchema, build_record
 
 @dataclass(frozen=True)
 class Part:
-    """Some of an exam's questions, asked in one mode."""
+    """Some of an exam's questions, asked in one mode or all its steps (`revision`: `revision_1`, …)."""
 
     mode: str
     questions: Sequence[Question]
@@ -147,7 +147,10 @@ def _draft(answer: Mapping[str, Any], by: Parent, schema: TableSchema) -> Draft:
 def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
     places = {(question.source_file, question.source_line) for question in part.questions}
     return [
-        row for row in rows if row["mode"] == part.mode and (row["source_file"], row["source_line"]) in places
+        row
+        for row in rows
+        if (row["mode"] == part.mode or row["mode"].startswith(f"{part.mode}_"))
+        and (row["source_file"], row["source_line"]) in places
     ]
 
 
@@ -171,6 +174,18 @@ def compare(rows: pl.DataFrame, mode: str = "greedy") -> PairedComparison:
     after = rows.filter(role="challenger", mode=mode).select(*keys, pl.col("correct").alias("then"))
     both = before.join(after, on=keys, how="inner")
     return PairedComparison.of(both["correct"].to_list(), both["then"].to_list())
+
+
+def compare_rewards(rows: pl.DataFrame, mode: str = "greedy") -> MeanChange | None:
+    """How the reward of the responses changed; None where the exam has no reward."""
+    if "reward" not in rows.columns:
+        return None
+    keys = ["source_file", "source_line"]
+    chosen = rows.filter(mode=mode).drop_nulls("reward")
+    before = chosen.filter(role="champion").select(*keys, "reward")
+    after = chosen.filter(role="challenger").select(*keys, then="reward")
+    both = before.join(after, on=keys, how="inner")
+    return MeanChange.of(both["reward"].to_list(), both["then"].to_list())
 
 
 def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:

@@ -14,10 +14,14 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import seeds
+from selfimprove_dagster.dialogue_exam import DialogueExam
+from selfimprove_dagster.dialogue_files import read_held_out_prompts
 from selfimprove_dagster.evaluation import Exam, Part
 from selfimprove_dagster.experiment import (
+    DialogueExperiment,
     Experiment,
     LmsiExperiment,
+    PreferenceExperiment,
     SelfInstructExperiment,
     ToolformerExperiment,
     UnnaturalInstructionsExperiment,
@@ -43,6 +47,7 @@ from selfimprove_dagster.question_files import (
     text_field,
 )
 from selfimprove_dagster.records import content_hash
+from selfimprove_dagster.rewarding import reward_model_of
 from selfimprove_dagster.seeds import DemonstrationRecord
 from selfimprove_dagster.task_sections import TaskEvaluationSection
 from selfimprove_dagster.text_files import read_beginnings, read_plain_texts
@@ -235,8 +240,13 @@ class OpenedExam:
     rejected: list[Rejected]
 
 
-def open_exam(home: Home, experiment: Experiment, open_model: OpenModel) -> OpenedExam:
-    """The held-out exam of an experiment; `open_model` opens those that tools ask."""
+def open_exam(
+    home: Home, experiment: Experiment, open_model: OpenModel, iteration: int | None = None
+) -> OpenedExam:
+    """The held-out exam of an experiment; `open_model` opens those that tools ask.
+
+    In an iteration with a reward model the responses are rewarded too.
+    """
     if isinstance(experiment, LmsiExperiment):
         shown, inputs = seeds.demonstrations(home.lake, experiment, experiment.sampling.prompt_format)
         questions, rejected = read_questions(experiment.evaluation)
@@ -246,6 +256,13 @@ def open_exam(home: Home, experiment: Experiment, open_model: OpenModel) -> Open
         plain, unread = read_plain_texts(experiment.evaluation)
         tools = partial(experiment_tools, experiment, home, open_model)
         return OpenedExam(ToolExam(experiment, beginnings, plain, tools), [], [*rejected, *unread])
+    if isinstance(experiment, DialogueExperiment):
+        prompts, rejected = read_held_out_prompts(experiment.evaluation)
+        if isinstance(experiment, PreferenceExperiment) and iteration is not None:
+            reward, inputs = reward_model_of(home.lake, experiment, iteration)
+            name = reward.model_id if reward else None
+            return OpenedExam(DialogueExam(experiment, prompts, reward, name), inputs, rejected)
+        return OpenedExam(DialogueExam(experiment, prompts), [], rejected)
     assert isinstance(experiment, SelfInstructExperiment | UnnaturalInstructionsExperiment)
     tasks, rejected = read_held_out_tasks(experiment.evaluation)
     return OpenedExam(TaskExam(experiment, tasks), [], rejected)
@@ -257,6 +274,8 @@ def held_out_questions(experiment: Experiment) -> Sequence[Question]:
         return read_questions(experiment.evaluation)[0]
     if isinstance(experiment, ToolformerExperiment):
         return [*read_beginnings(experiment.evaluation)[0], *read_plain_texts(experiment.evaluation)[0]]
+    if isinstance(experiment, DialogueExperiment):
+        return read_held_out_prompts(experiment.evaluation)[0]
     assert isinstance(experiment, SelfInstructExperiment | UnnaturalInstructionsExperiment)
     return read_held_out_tasks(experiment.evaluation)[0]
 

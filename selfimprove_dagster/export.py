@@ -6,6 +6,9 @@ layouts that tools for fine-tuning read.
 
 In both, `id` says where the example comes from. Of a method whose examples have no instruction, the prompt is
 the instruction; whole texts with calls of tools have neither, and are refused.
+
+Pairs of responses are exported with prompt, chosen, rejected and the probability that the chosen one is the
+better, as DPO reads them; `chat` gives each of the three as a list of messages, `alpaca` cannot hold them.
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.export_cards import CARDS
+from selfimprove_dagster.export_cards import CARDS, CardWords
+from selfimprove_dagster.judge_tables import PREFERENCE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest, file_checksum, partition_of
+from selfimprove_dagster.methods.dialogues import turns
 from selfimprove_dagster.records import Row, TableSchema
 from selfimprove_dagster.text import code_span, markdown_table
 
 FORMATS = ("huggingface", "parquet", "jsonl", "prov-json", "alpaca", "chat")
-_COLUMNS = ("id", "prompt", "completion", "format", "question", "answer")
+_COLUMNS = ("id", "prompt", "completion", "format", "question", "answer", "round")
+"""What a dataset of prompts and completions has; `round` only where responses were revised."""
 _TEXT_COLUMNS = ("id", "prompt", "completion", "format", pl.col("question").alias("text"), "calls")
+_PAIR_COLUMNS = ("id", "prompt", "chosen", "rejected", "format", "question", "labelled_by")
 _INSTRUCTING = ("alpaca", "chat")
 """Layouts of instructions and what follows them."""
 _TASK_COLUMNS = {
@@ -66,6 +73,12 @@ def export_dataset(
             "are whole texts with calls: export them as jsonl, parquet or huggingface, and train on "
             "`completion` after an empty prompt"
         )
+    if layout == "alpaca" and experiment.method in PREFERENCE_METHODS:
+        raise ExperimentError(
+            "the layout alpaca is for instructions with one answer each, and the examples of "
+            f"{experiment.method} are pairs of responses: export them as chat, jsonl, parquet or "
+            "huggingface, and train on `chosen` and `rejected` after `prompt`"
+        )
     manifest = last_dataset(lake, experiment, iteration)
     rows = _exported(tables.TABLES[manifest.table], lake.read(manifest.table, manifest.partition))
     temporary = output.with_name(output.name + ".partial")
@@ -96,18 +109,27 @@ def _exported(schema: TableSchema, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.select(*texts, *schema.measures)
     if "text_id" in schema.content:
         return rows.select(*_TEXT_COLUMNS, *schema.measures)
-    return rows.select(*_COLUMNS, *schema.measures)
+    if "chosen" in schema.content:
+        return rows.select(*_PAIR_COLUMNS, *schema.measures)
+    return rows.select(*(name for name in _COLUMNS if name in rows.columns), *schema.measures)
 
 
 def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
     if "instruction" in rows.columns:
         return rows.select("instruction", "input", pl.col("output").str.strip_chars(), "id")
     output = pl.col("completion").str.strip_chars().alias("output")
-    return rows.select(pl.col("prompt").alias("instruction"), pl.lit("").alias("input"), output, "id")
+    asked = "question" if "round" in rows.columns else "prompt"
+    return rows.select(pl.col(asked).alias("instruction"), pl.lit("").alias("input"), output, "id")
 
 
 def _chat(rows: pl.DataFrame) -> pl.DataFrame:
     """What the user says is the instruction with its input, without the template that it was trained in."""
+    if "chosen" in rows.columns:
+        responses = [_by_assistant(name).alias(name) for name in ("chosen", "rejected")]
+        return rows.select(_dialogues(rows), *responses, "probability", "id")
+    if "round" in rows.columns:
+        told = rows.with_columns(_dialogues(rows))
+        return told.select(pl.concat_list("prompt", _by_assistant("completion")).alias("messages"), "id")
     said = _alpaca(rows)
     alone = pl.col("input").str.strip_chars() == ""
     user = pl.when(alone).then("instruction").otherwise(pl.format("{}\n\n{}", "instruction", "input"))
@@ -116,6 +138,20 @@ def _chat(rows: pl.DataFrame) -> pl.DataFrame:
         for role, content in (("user", user), ("assistant", pl.col("output")))
     ]
     return said.select(pl.concat_list(turns).alias("messages"), "id")
+
+
+def _dialogues(rows: pl.DataFrame) -> pl.Series:
+    """The turns of each prompt as messages."""
+    return pl.Series(
+        "prompt",
+        [[{"role": role, "content": said} for role, said in turns(prompt)] for prompt in rows["prompt"]],
+        pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+    )
+
+
+def _by_assistant(column: str) -> pl.Expr:
+    """The text of a column as the one message of the assistant's."""
+    return pl.concat_list(pl.struct(role=pl.lit("assistant"), content=pl.col(column).str.strip_chars()))
 
 
 _JSON_LINES: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
@@ -133,7 +169,7 @@ def dataset_card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: i
     Text of seed files, models and settings stands in code spans, in which it has no effect.
     """
     about = CARDS[experiment.method](lake, manifest)
-    pool, drawn = about.sources, about.drawn.activity
+    pool = about.sources
     sources = (
         pool.group_by("source_file", "licence").agg(pl.len().alias(about.noun)).sort("source_file", "licence")
     )
@@ -170,7 +206,7 @@ configs:
 ---
 # {experiment.name}, iteration {manifest.iteration}
 
-{rows:,} examples that a language model wrote and chose itself, by the method `{experiment.method}`
+{rows:,} examples that {about.made_by}, by the method `{experiment.method}`
 ({about.citation}). {about.truth}
 
 ## Sources
@@ -179,8 +215,7 @@ configs:
 
 ## Model
 
-{code_span(drawn.about["champion"])} ({code_span(drawn.model_id or "unknown")}),
-engine {code_span(drawn.parameters["engine"])}, {about.sampling}, seed {manifest.activity.seed}.
+{_drawn_by(about)}, seed {manifest.activity.seed}.
 
 {markdown_table(stages)}
 
@@ -208,9 +243,18 @@ engine {code_span(drawn.parameters["engine"])}, {about.sampling}, seed {manifest
 
 ## Columns
 
-`prompt` and `completion` are what to train on; `id` is the record of its origin:
+{about.columns}; `id` is the record of its origin:
 `selfimprove lineage trace ID` prints where the example comes from.
 """
+
+
+def _drawn_by(about: CardWords) -> str:
+    """The model that wrote the dataset's texts, its engine and sampling; nobody's where people wrote them."""
+    if about.drawn is None:
+        return "None: people wrote the texts"
+    drawn = about.drawn.activity
+    model = f"{code_span(drawn.about['champion'])} ({code_span(drawn.model_id or 'unknown')})"
+    return f"{model},\nengine {code_span(drawn.parameters['engine'])}, {about.sampling}"
 
 
 def _filters(lake: Lake, decisions: Manifest) -> list[Row]:

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 import polars as pl
 
 from selfimprove_dagster import tables
+from selfimprove_dagster.judge_tables import (
+    CAI_REVISIONS,
+    CAI_SEED_POOL,
+    RLAIF_COMPARISONS,
+    RLAIF_RESPONSE_PAIRS,
+    RLAIF_SEED_POOL,
+    RLHF_SEED_POOL,
+)
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.text import code_span
@@ -17,16 +25,19 @@ from selfimprove_dagster.tool_tables import TF_RAW_GENERATIONS, TF_SEED_POOL, TF
 @dataclass(frozen=True)
 class CardWords:
     """`sources` has `source_file, licence` a row of what people gave, which `noun` calls; `drawn` is the
-    partition of the model's texts, `sampling` how they were drawn, `decisions` the tables of the filters."""
+    partition of the model's texts (None where people wrote them), `sampling` how they were drawn,
+    `decisions` the tables of the filters; `made_by` says who wrote and chose, `columns` what to train on."""
 
     citation: str
     truth: str
     sources: pl.DataFrame
     noun: str
     of_sources: str
-    drawn: Manifest
+    drawn: Manifest | None
     sampling: str
     decisions: tuple[str, ...]
+    made_by: str = "a language model wrote and chose itself"
+    columns: str = "`prompt` and `completion` are what to train on"
 
 
 def _lmsi(lake: Lake, dataset: Manifest) -> CardWords:
@@ -99,6 +110,68 @@ def _of_tools(lake: Lake, dataset: Manifest) -> CardWords:
     )
 
 
+_OF_PAIRS = (
+    "`chosen` is preferred to `rejected` as a response to `prompt`, with `probability` by the judgement of "
+    "`labelled_by`: what DPO trains on"
+)
+
+
+def _constitutional(lake: Lake, dataset: Manifest) -> CardWords:
+    drawn = lake.manifest(CAI_REVISIONS.name, dataset.partition)
+    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    by_format = lake.read_columns(dataset, ["format"])["format"].value_counts().sort("format")
+    counts = ", ".join(f"{count:,} of format {code_span(form)}" for form, count in by_format.iter_rows())
+    return CardWords(
+        citation='Bai et al., "Constitutional AI: Harmlessness from AI Feedback", 2212.08073',
+        truth=f"They are {counts}; people wrote the prompts, and the model criticised and revised its own "
+        "responses by the principles of a constitution. No true answer was used.",
+        sources=lake.read_ungated(lake.manifest(CAI_SEED_POOL.name, dataset.partition)),
+        noun="prompts",
+        of_sources="",
+        drawn=drawn,
+        sampling=f"temperature {sampling.temperature}, top_p {sampling.top_p},\n"
+        f"{drawn.rows:,} revisions in all",
+        decisions=("decisions",),
+    )
+
+
+def _rlaif(lake: Lake, dataset: Manifest) -> CardWords:
+    drawn = lake.manifest(RLAIF_RESPONSE_PAIRS.name, dataset.partition)
+    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    judge = lake.manifest(RLAIF_COMPARISONS.name, dataset.partition)
+    return CardWords(
+        citation='Lee et al., "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI '
+        'Feedback", 2309.00267',
+        truth=f"The labels are of a model: {code_span(judge.activity.model_id or 'unknown')} was asked "
+        f"{judge.rows:,} times which response is the better. No person and no true answer judged.",
+        sources=lake.read_ungated(lake.manifest(RLAIF_SEED_POOL.name, dataset.partition)),
+        noun="prompts",
+        of_sources="",
+        drawn=drawn,
+        sampling=f"temperature {sampling.temperature}, top_p {sampling.top_p},\n"
+        f"{drawn.rows:,} responses in all",
+        decisions=("decisions",),
+        made_by="are pairs of responses that a language model wrote and judged",
+        columns=_OF_PAIRS,
+    )
+
+
+def _rlhf(lake: Lake, dataset: Manifest) -> CardWords:
+    return CardWords(
+        citation='Ouyang et al., "Training language models to follow instructions with human feedback", '
+        "2203.02155",
+        truth="The responses and the labels are those of the files.",
+        sources=lake.read_ungated(lake.manifest(RLHF_SEED_POOL.name, dataset.partition)),
+        noun="comparisons",
+        of_sources="",
+        drawn=None,
+        sampling="",
+        decisions=("decisions",),
+        made_by="are pairs of responses between which people chose",
+        columns=_OF_PAIRS,
+    )
+
+
 CARDS: Mapping[str, Callable[[Lake, Manifest], CardWords]] = {
     "lmsi": _lmsi,
     "self_instruct": _of_tasks(
@@ -111,5 +184,8 @@ CARDS: Mapping[str, Callable[[Lake, Manifest], CardWords]] = {
         "2212.09689",
     ),
     "toolformer": _of_tools,
+    "constitutional": _constitutional,
+    "rlaif": _rlaif,
+    "rlhf": _rlhf,
 }
 """By method."""

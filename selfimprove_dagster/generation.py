@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from selfimprove_dagster.methods.answers import extract_answers
 from selfimprove_dagster.methods.lmsi import build_prompt
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.records import Draft, Parent, Row, build_records
-from selfimprove_dagster.sections import ModelSection, SamplingSection
+from selfimprove_dagster.sections import AdaptiveSection, ModelSection, SamplingSection
 from selfimprove_dagster.seeds import DemonstrationRecord
 
 Item = TypeVar("Item")
@@ -109,6 +109,13 @@ def in_shards(
     return spent
 
 
+class Advancing(Protocol):
+    """What is told of progress: a ProgressReport, or a part of one."""
+
+    def advance(self, units: int, tokens: int = 0) -> None:
+        """So many more units are done, and so many more tokens drawn."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Completions to draw: the prompt, what their records say besides, and what these were made from.
@@ -130,10 +137,10 @@ def completer(
     parameters: SamplingParameters,
     seeds_from: Sequence[str | int],
     read: Callable[[Generation], Mapping[str, Any]] = lambda drawn: {},
-) -> Work[Request]:
+) -> Callable[[Sequence[Request], Advancing], list[Draft]]:
     """Work for `in_shards`: draws the completions of requests; `read` adds columns that follow from one."""
 
-    def draw(shard: Sequence[Request], report: ProgressReport) -> list[Draft]:
+    def draw(shard: Sequence[Request], report: Advancing) -> list[Draft]:
         prompts = [request.token_ids or model.encode(request.prompt) for request in shard]
         seeds = [
             [
@@ -192,7 +199,7 @@ def _draw(
         for index, batch in zip(undecided, batches, strict=True):
             drawn[index] += batch
         if section.adaptive:
-            undecided = _undecided(drawn, undecided, section.paths, section.adaptive.confidence)
+            undecided = _undecided(drawn, undecided, section.paths, section.adaptive)
     # Paths that need not be drawn count as done.
     report.advance(sum(section.paths - len(paths) for paths in drawn))
     shown = [Parent(example.id, "demonstration") for example in demonstrations]
@@ -220,10 +227,14 @@ def _draw(
 
 
 def _undecided(
-    drawn: Sequence[Sequence[Generation]], open_questions: Sequence[int], most: int, confidence: float
+    drawn: Sequence[Sequence[Generation]], open_questions: Sequence[int], most: int, adaptive: AdaptiveSection
 ) -> list[int]:
     """Those of the open questions whose vote the paths drawn so far do not decide."""
     texts = [path.text for index in open_questions for path in drawn[index]]
     answers = iter(extract_answers(pl.Series(texts, dtype=pl.String)).to_list())
     votes = {index: [next(answers) for _ in drawn[index]] for index in open_questions}
-    return [index for index, cast in votes.items() if not is_decided(cast, most, confidence)]
+    return [
+        index
+        for index, cast in votes.items()
+        if not is_decided(cast, most, adaptive.confidence, adaptive.least_gain)
+    ]

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import Experiment, load_experiment
+from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment_files import load_experiment
 from selfimprove_dagster.lake import Lake
 
 

@@ -16,6 +16,9 @@ from selfimprove_dagster.sections import BudgetSection
 _YIELDS = {
     "lmsi": ("raw_generations", "filtered_dataset", ("paths", "examples")),
     "toolformer": ("seed_pool", "filtered_dataset", ("texts", "texts with calls")),
+    "constitutional": ("raw_generations", "filtered_dataset", ("responses", "examples")),
+    "rlaif": ("ai_preferences", "filtered_dataset", ("pairs", "pairs kept")),
+    "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
 }
 _YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
 """What a method generates, what of it passes the filters, and what people call the two."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from statistics import fmean, stdev
 
 Z95 = 1.959963984540054
 
@@ -78,3 +79,21 @@ class PairedComparison:
     def p_better(self) -> float:
         """The same for so many gains."""
         return PairedComparison(self.questions, self.lost, self.gained).p_worse
+
+
+@dataclass(frozen=True)
+class MeanChange:
+    """How a number changed from one model to another on the same questions, with its 95% interval."""
+
+    questions: int
+    mean: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, before: Sequence[float], after: Sequence[float]) -> MeanChange | None:
+        """The mean of the differences with its normal interval; None for fewer than two questions."""
+        changes = [new - old for old, new in zip(before, after, strict=True)]
+        if len(changes) < 2:
+            return None
+        mean, half = fmean(changes), Z95 * stdev(changes) / sqrt(len(changes))
+        return cls(len(changes), mean, (mean - half, mean + half))

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
+from selfimprove_dagster.judge_presets import CONSTITUTIONAL, RLAIF, RLHF
 from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Values for fields that a file leaves out, and how they depart from the paper."""
-
-    values: Mapping[str, Any]
-    deviations: tuple[str, ...]
-
+from selfimprove_dagster.preset import Preset
 
 _LMSI = {
     "paper": Preset(
@@ -251,5 +240,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "self_instruct": _SELF_INSTRUCT,
     "unnatural_instructions": _UNNATURAL_INSTRUCTIONS,
     "toolformer": _TOOLFORMER,
+    "constitutional": CONSTITUTIONAL,
+    "rlaif": RLAIF,
+    "rlhf": RLHF,
 }
 """The presets of each method."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from selfimprove_dagster import tables, tool_tables
+from selfimprove_dagster import judge_tables, tables, tool_tables
 from selfimprove_dagster import task_tables as t
 from selfimprove_dagster.generation import sampling_parameters
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.methods import unnatural_instructions
+from selfimprove_dagster.methods.dialogues import TURN_STOPS
 from selfimprove_dagster.methods.self_instruct import prompts
 from selfimprove_dagster.methods.toolformer.calls import CALL_STOPS
 from selfimprove_dagster.sections import SamplingSection
@@ -27,6 +28,10 @@ _DRAWN: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {
     t.UI_TASK_OUTPUTS.name: ("outputs", lambda given: unnatural_instructions.OUTPUT_STOPS),
     t.UI_PARAPHRASES.name: ("paraphrases", lambda given: unnatural_instructions.PARAPHRASE_STOPS),
     tool_tables.TF_RAW_GENERATIONS.name: ("annotation", lambda given: CALL_STOPS),
+    judge_tables.CAI_RAW_GENERATIONS.name: ("responses", lambda given: TURN_STOPS),
+    judge_tables.CAI_CRITIQUES.name: ("revisions", lambda given: TURN_STOPS),
+    judge_tables.CAI_REVISIONS.name: ("revisions", lambda given: TURN_STOPS),
+    judge_tables.RLAIF_RESPONSE_PAIRS.name: ("responses", lambda given: TURN_STOPS),
 }
 """By table: the section of the experiment whose settings its activity records, and where completions end."""
 

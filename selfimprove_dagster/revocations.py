@@ -82,8 +82,11 @@ class Revocation:
 
 
 def seed_text(row: Mapping[str, Any]) -> str | None:
-    """The words of a seed, question or task, by which it is known again; None of a rejected line."""
-    return row.get("question") or row.get("instruction")
+    """The words of a seed, question, task or prompt, by which it is known again; None of a rejected line.
+
+    A comparison is known by its prompt, whatever responses it compares.
+    """
+    return row.get("question") or row.get("instruction") or row.get("prompt")
 
 
 class Ledger:

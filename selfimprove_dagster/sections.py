@@ -106,6 +106,13 @@ class AdaptiveSection(Section):
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="probability that the leading answer is the likelier of the first two"
     )
+    least_gain: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="stop too where drawing on would raise that probability by no more, as between equally "
+        "likely answers; none is the paper's rule",
+    )
     step: int = Field(4, ge=1, description="paths drawn a question before its vote is looked at again")
 
 

@@ -9,8 +9,24 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster import tables
+from selfimprove_dagster.dialogue_files import read_comparisons, read_prompts
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.experiment import Experiment, LmsiExperiment, ToolformerExperiment
+from selfimprove_dagster.experiment import (
+    ConstitutionalExperiment,
+    Experiment,
+    LmsiExperiment,
+    RlaifExperiment,
+    RlhfExperiment,
+    ToolformerExperiment,
+)
+from selfimprove_dagster.judge_sections import ComparisonFile, PromptFile
+from selfimprove_dagster.judge_tables import (
+    CAI_SEED_POOL,
+    RLAIF_SEED_POOL,
+    RLHF_SEED_POOL,
+    SEED_COMPARISONS,
+    SEED_PROMPTS,
+)
 from selfimprove_dagster.lake import Lake, Manifest, file_checksum
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.question_files import (
@@ -61,12 +77,21 @@ TASKS = SeedKind(
 )
 """A task that was edited is another seed; it replaces the one of its name (`task_pool.pool`)."""
 TEXTS = SeedKind(SEED_TEXTS, "text", lambda row: normalise_question(row["text"]))
+PROMPTS = SeedKind(SEED_PROMPTS, "prompt", lambda row: normalise_question(row["prompt"]))
+COMPARISONS = SeedKind(
+    SEED_COMPARISONS,
+    "prompt",
+    lambda row: "\0".join(normalise_question(row[name]) for name in ("prompt", "chosen", "rejected")),
+)
 
 
+SeedFile = QuestionFile | TaskFile | TextFile | PromptFile | ComparisonFile
 _READ_AS: dict[type[Section], tuple[SeedKind, tuple[str, ...]]] = {
     QuestionFile: (QUESTIONS, ("question_field", "rows", "longest")),
     TaskFile: (TASKS, ()),
     TextFile: (TEXTS, ("text_field", "date_field", "source_field", "rows", "longest")),
+    PromptFile: (PROMPTS, ("prompt_field", "kind_field", "response_field", "rows", "longest")),
+    ComparisonFile: (COMPARISONS, ("prompt_field", "chosen_field", "rejected_field", "rows", "longest")),
 }
 """By section: what its file holds, and the fields that say how it is read."""
 
@@ -80,9 +105,7 @@ def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) ->
     return import_seeds(lake, experiment, source)
 
 
-def import_seeds(
-    lake: Lake, experiment: Experiment, source: QuestionFile | TaskFile | TextFile
-) -> tuple[Manifest, int, int]:
+def import_seeds(lake: Lake, experiment: Experiment, source: SeedFile) -> tuple[Manifest, int, int]:
     """Put a file's questions or tasks into the experiment's seeds, once.
 
     The batch is named by the file's checksum and by how it is read: the same file, read by another field or
@@ -131,7 +154,7 @@ def import_seeds(
     return write(kind.schema, fresh), len(fresh), len(rejected)
 
 
-def _rows_of(source: QuestionFile | TaskFile | TextFile, method: str) -> tuple[list[Row], list[Rejected]]:
+def _rows_of(source: SeedFile, method: str) -> tuple[list[Row], list[Rejected]]:
     """The content of every seed of a file, and the lines that are none."""
     if isinstance(source, QuestionFile):
         questions, rejected = read_questions(source)
@@ -139,6 +162,12 @@ def _rows_of(source: QuestionFile | TaskFile | TextFile, method: str) -> tuple[l
     if isinstance(source, TextFile):
         texts, rejected = read_texts(source)
         return [vars(one) for one in texts], rejected
+    if isinstance(source, PromptFile):
+        prompts, rejected = read_prompts(source)
+        return [vars(one) for one in prompts], rejected
+    if isinstance(source, ComparisonFile):
+        comparisons, rejected = read_comparisons(source)
+        return [vars(one) for one in comparisons], rejected
     path, place = Path(source.file), ("source_file", "source_line", "licence")
     if method == "unnatural_instructions":
         examples, rejected = read_examples(path, source.licence)
@@ -241,16 +270,31 @@ class Pool:
     fresh: int
 
 
-def pool(lake: Lake, experiment: LmsiExperiment | ToolformerExperiment, iteration: int) -> Pool:
-    """Choose an iteration's questions or texts by lot: those that no earlier iteration used first.
+DrawingExperiment = (
+    LmsiExperiment | ToolformerExperiment | ConstitutionalExperiment | RlaifExperiment | RlhfExperiment
+)
+"""Those whose seeds are drawn by lot, iteration by iteration."""
+
+
+def _drawn(experiment: DrawingExperiment) -> tuple[SeedKind, TableSchema, int]:
+    """The seeds to draw from, the table of those drawn, and how many."""
+    if isinstance(experiment, LmsiExperiment):
+        return QUESTIONS, tables.SEED_POOL, experiment.sampling.questions
+    if isinstance(experiment, ToolformerExperiment):
+        return TEXTS, TF_SEED_POOL, experiment.annotation.texts
+    if isinstance(experiment, RlhfExperiment):
+        return COMPARISONS, RLHF_SEED_POOL, experiment.pool.comparisons
+    schema = RLAIF_SEED_POOL if isinstance(experiment, RlaifExperiment) else CAI_SEED_POOL
+    return PROMPTS, schema, experiment.responses.prompts
+
+
+def pool(lake: Lake, experiment: DrawingExperiment, iteration: int) -> Pool:
+    """Choose an iteration's seeds by lot: those that no earlier iteration used first.
 
     `size` counts all seeds, `fresh` those of the chosen that were never used before. Raises SeedFileError
     when there is no seed at all.
     """
-    if isinstance(experiment, LmsiExperiment):
-        kind, schema, count = QUESTIONS, tables.SEED_POOL, experiment.sampling.questions
-    else:
-        kind, schema, count = TEXTS, TF_SEED_POOL, experiment.annotation.texts
+    kind, schema, count = _drawn(experiment)
     imports = lake.manifests(kind.schema.name, experiment.name)
     everything = pl.concat(
         [pl.DataFrame(schema=kind.schema.polars), *(lake.read_ungated(manifest) for manifest in imports)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from selfimprove_dagster.evaluation import accuracy
 from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.taint import tainted_models
@@ -16,8 +17,9 @@ from selfimprove_dagster.taint import tainted_models
 class IterationResult:
     """One row of the results table; None where a stage is not committed yet, or the method has none.
 
-    Rows that were revoked do not count. `questions` are the rows of the pool, be they questions or tasks, and
-    `paths` all completions drawn from them. `tainted` says why the new checkpoint is passed over, if it is.
+    Rows that were revoked do not count. `questions` are the rows of the pool, be they questions, tasks or
+    prompts, and `paths` all completions drawn from them. `tainted` says why the new checkpoint is passed
+    over, if it is.
     """
 
     iteration: int
@@ -48,6 +50,10 @@ class IterationResult:
             return {"questions": self.questions, "samples": self.paths, "kept": self.examples}
         if method == "toolformer":
             return {"texts": self.questions, "calls": self.paths, "texts with calls": self.examples}
+        if method == "rlhf":
+            return {"comparisons": self.questions, "examples": self.examples}
+        if method in JUDGE_METHODS:
+            return {"prompts": self.questions, "responses": self.paths, "examples": self.examples}
         return {
             "tasks in pool": self.questions,
             "candidates": self.candidates,
@@ -96,7 +102,7 @@ def _result(
     return IterationResult(
         iteration=iteration,
         questions=rows("seed_pool"),
-        paths=rows("raw_generations"),
+        paths=rows("response_pairs" if "response_pairs" in stages else "raw_generations"),
         examples=rows("filtered_dataset"),
         margin=margin,
         champion=champion,

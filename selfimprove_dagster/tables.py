@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.judge_tables import (
+    CAI_CRITIQUES,
+    CAI_REVISIONS,
+    JUDGE_TABLES,
+    SEED_COMPARISONS,
+    SEED_PROMPTS,
+)
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.shared_tables import (
     SOURCE,
     TEXT,
@@ -102,13 +110,35 @@ TABLES = {
         PROMOTION,
         *TASK_TABLES,
         *TOOL_TABLES,
+        *JUDGE_TABLES,
+        REVIEW_LABELS,
     )
+}
+
+MADE_TOGETHER = {CAI_CRITIQUES.name: CAI_REVISIONS.name, CAI_REVISIONS.name: CAI_CRITIQUES.name}
+"""Tables whose rows have parents in each other, so that no activity of one can be an input of the other's."""
+
+MODELS = ("fine_tuned_checkpoint", "supervised_checkpoint", "reward_model")
+"""The stages whose rows are models that were trained."""
+
+
+def holds_models(table: str) -> bool:
+    """Whether the rows of a table are models that were trained."""
+    return table.split("/")[1] in MODELS
+
+
+_SEEDS = {
+    "lmsi": SEEDS,
+    "toolformer": SEED_TEXTS,
+    "constitutional": SEED_PROMPTS,
+    "rlaif": SEED_PROMPTS,
+    "rlhf": SEED_COMPARISONS,
 }
 
 
 def seeds_of(method: str) -> TableSchema:
     """The table of what people gave to the experiments of a method."""
-    return {"lmsi": SEEDS, "toolformer": SEED_TEXTS}.get(method, SEED_TASKS)
+    return _SEEDS.get(method, SEED_TASKS)
 
 
 def of(method: str, stage: str) -> TableSchema:

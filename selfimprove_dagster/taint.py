@@ -1,9 +1,9 @@
 """Taint: which checkpoints learnt from what was revoked.
 
 A checkpoint is tainted when examples of its dataset fell that were there as it was trained, when it started
-from a tainted one, or when a tainted one wrote the text that it was trained on. That is said of the whole
-model, since nobody can say what a single example did to its weights. What was tainted stays on record with
-the revocation, whatever is made anew or purged, until that is lifted.
+from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said
+of the whole model, since nobody can say what a single example did to its weights. What was tainted stays on
+record with the revocation, whatever is made anew or purged, until that is lifted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ import polars as pl
 
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.records import Activity
+from selfimprove_dagster.tables import holds_models
+
+REWARDED_BY = "rewarded_by"
+"""The role of a model whose scores another was trained to raise."""
 
 Withdrawn = Callable[[str], pl.DataFrame]
 """`id, revocation` of the rows of an activity that fell."""
@@ -38,7 +42,7 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
     checkpoints = [
         (manifest, row)
         for manifest in manifests
-        if manifest.table.endswith("/fine_tuned_checkpoint")
+        if holds_models(manifest.table)
         for row in lake.read_whole(manifest).iter_rows(named=True)
     ]
     reasons: dict[str, str] = {}
@@ -67,6 +71,11 @@ def _handed_down(
 ) -> str:
     if row["base_model_id"] in reasons:
         return f"it started from {row['base_model_id']}, which is tainted"
+    rewarding = [
+        edge["id"] for edge in row["parents"] if edge["role"] == REWARDED_BY and edge["id"] in reasons
+    ]
+    if rewarding:
+        return f"it was rewarded by {rewarding[0]}, which is tainted"
     pending, seen = [row["dataset_activity_id"]], set()
     while pending:
         activity = activities.get(pending.pop())

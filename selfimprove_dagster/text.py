@@ -50,6 +50,12 @@ def _without_heaps(text: str) -> str:
     return "".join(kept)
 
 
+def readable(text: str, limit: int | None = None) -> str:
+    """The text with its line breaks, without escape sequences, control and invisible characters."""
+    cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
+    return "\n".join(plain(line) for line in cut.replace("\r\n", "\n").splitlines())
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
     """A Markdown table of the rows, its columns those of all rows; empty when there are none.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,8 +17,12 @@ from selfimprove_dagster.home import Home
 LOCAL = "127.0.0.1"
 
 
-def serve_pages(home: Home, port: int, dagster_url: str, beside: Sequence[str] = ()) -> None:
+def serve_pages(
+    home: Home, port: int, dagster_url: str, beside: Sequence[str] = (), token: str | None = None
+) -> None:
     """Serve the lineage pages until Ctrl-C, or until the command `beside`, which runs meanwhile, ends.
+
+    `token` admits those who review.
 
     Raises SelfImproveError when the port is taken, before anything is started, and when the command fails.
     """
@@ -26,7 +31,7 @@ def serve_pages(home: Home, port: int, dagster_url: str, beside: Sequence[str] =
     from selfimprove_dagster.explorer.pages import create_app
 
     listening = listen(port)
-    settings = uvicorn.Config(create_app(home, dagster_url), log_level="warning", server_header=False)
+    settings = uvicorn.Config(create_app(home, dagster_url, token), log_level="warning", server_header=False)
     server = uvicorn.Server(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what runs beside is ended, too
     child = subprocess.Popen(beside, start_new_session=True) if beside else None
@@ -44,6 +49,12 @@ def serve_pages(home: Home, port: int, dagster_url: str, beside: Sequence[str] =
         listening.close()
         if child:
             _end(child)
+
+
+def review_address(port: int) -> tuple[str, str]:
+    """A new token for those who review, and the address that holds it, in the part that no server is sent."""
+    token = secrets.token_urlsafe(24)
+    return token, f"http://{LOCAL}:{port}/review#{token}"
 
 
 def listen(port: int) -> socket.socket:

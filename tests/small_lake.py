@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.experiment import Experiment, parse_experiment
+from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment_files import parse_experiment
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.quality import SUITES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from small_lake import FakeLanguageModel, activity_of, make_experiment, seed_dra
 from selfimprove_dagster import tables
 from selfimprove_dagster.generation import generate_paths, sampling_parameters
 from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.methods.adaptive import is_decided, leader_probability
+from selfimprove_dagster.methods.adaptive import expected_gain, is_decided, leader_probability
 from selfimprove_dagster.methods.answers import extract_answers
 from selfimprove_dagster.sections import AdaptiveSection
 
@@ -57,6 +58,77 @@ def test_more_confidence_never_stops_earlier(answers: list[str | None], left: in
         assert not is_decided(answers, most, 0.9999)
 
 
+def gain_by_enumeration(first: int, second: int, left: int) -> float:
+    """Every way in which the votes that are left can fall, each drawn from Pólya's urn of those before it."""
+    gain = 0.0
+    for ballots in product((True, False), repeat=left):
+        leading, next_one, chance = first, second, 1.0
+        for for_leader in ballots:
+            total = leading + next_one + 2
+            chance *= (leading + 1 if for_leader else next_one + 1) / total
+            leading, next_one = leading + for_leader, next_one + (not for_leader)
+        likelier = leader_probability(leading, next_one)
+        gain += chance * (max(likelier, 1 - likelier) if next_one > leading else likelier)
+    return gain - leader_probability(first, second)
+
+
+votes_and_left = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 40)).map(
+    lambda drawn: (max(drawn[:2]), min(drawn[:2]), drawn[2])
+)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (1, 1), (3, 1), (4, 4), (6, 2)])
+def test_the_expected_gain_is_that_of_every_way_to_go_on(first: int, second: int, left: int) -> None:
+    assert expected_gain(first, second, left) == pytest.approx(
+        gain_by_enumeration(first, second, left), abs=1e-12
+    )
+
+
+@given(votes_and_left)
+def test_the_expected_gain_is_at_most_the_doubt_and_grows_with_what_is_left(
+    state: tuple[int, int, int],
+) -> None:
+    """So a gain of 1 − confidence stops no later than the paper's rule does."""
+    first, second, left = state
+    gain = expected_gain(first, second, left)
+    assert 0 <= gain <= 1 - leader_probability(first, second) + 1e-12
+    assert gain <= expected_gain(first, second, left + 1) + 1e-12
+    if first - second >= left:
+        assert gain == 0
+
+
+@given(votes_and_left, st.floats(0.001, 0.2))
+def test_drawing_stops_exactly_where_it_is_decided_or_not_worth_it(
+    state: tuple[int, int, int], least_gain: float
+) -> None:
+    first, second, left = state
+    answers, most = ["7"] * first + ["8"] * second, sum(state)
+    decided = is_decided(answers, most, 0.95)
+    worth_it = first == 0 or gain_at_most(first, second, left) > least_gain
+    assert is_decided(answers, most, 0.95, least_gain) == (decided or not worth_it)
+
+
+def gain_at_most(first: int, second: int, left: int) -> float:
+    """The gain by whole numbers alone: its Beta-binomial and Beta tails as counts of subsets."""
+    n = first + second + left + 1
+    below = [sum(math.comb(n, k) for k in range(votes + 1)) / 2**n for votes in range(n)]
+    return sum(
+        math.comb(first + won, won)
+        * math.comb(second + left - won, left - won)
+        / math.comb(n, left)
+        * max(0.0, 1 - 2 * below[first + won])
+        for won in range(left + 1)
+    )
+
+
+def test_a_tie_is_given_up_late_in_the_vote_and_two_more_votes_are_waited_for_early() -> None:
+    tied = ["7", "8"] * 18
+    assert not is_decided(tied, 40, 0.95)
+    assert is_decided(tied, 40, 0.95, 0.1)
+    assert not is_decided(["7", "8"] * 4, 40, 0.95, 0.1)
+
+
 def drawn(tmp_path: Path, name: str, adaptive: AdaptiveSection | None) -> tuple[dict[str, list[int]], int]:
     """Seeds of each question's paths in order of drawing, and how many rows the model was asked for."""
     lake = Lake(tmp_path / name)
@@ -83,18 +155,21 @@ def drawn(tmp_path: Path, name: str, adaptive: AdaptiveSection | None) -> tuple[
     for question, group in rows.sort("sample_index").group_by("question_id", maintain_order=True):
         answers = extract_answers(group["text"]).to_list()
         if adaptive is not None:
-            least = len(answers) - adaptive.step
-            assert len(answers) == 24 or is_decided(answers, 24, adaptive.confidence)
-            assert least <= 0 or not is_decided(answers[:least], 24, adaptive.confidence)
+            least, rule = len(answers) - adaptive.step, (adaptive.confidence, adaptive.least_gain)
+            assert len(answers) == 24 or is_decided(answers, 24, *rule)
+            assert least <= 0 or not is_decided(answers[:least], 24, *rule)
         assert group["sample_index"].to_list() == list(range(len(group)))
         votes[str(question[0])] = group["seed"].to_list()
     return votes, len(rows)
 
 
-def test_the_paths_drawn_are_the_first_of_those_of_a_full_vote(tmp_path: Path) -> None:
+@pytest.mark.parametrize("least_gain", [None, 0.05])
+def test_the_paths_drawn_are_the_first_of_those_of_a_full_vote(
+    tmp_path: Path, least_gain: float | None
+) -> None:
     """So nothing depends on the other questions that are still open, and a replay needs the row alone."""
     everything, most = drawn(tmp_path, "full", None)
-    some, fewer = drawn(tmp_path, "adaptive", AdaptiveSection(confidence=0.8, step=4))
+    some, fewer = drawn(tmp_path, "adaptive", AdaptiveSection(confidence=0.8, least_gain=least_gain, step=4))
     assert most == 6 * 24
     assert fewer < most
     for question, seeds in some.items():

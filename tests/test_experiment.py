@@ -10,16 +10,10 @@ import yaml
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import (
-    PRESETS,
-    Experiment,
-    ToolformerExperiment,
-    describe_fields,
-    experiment_of_key,
-    load_experiment,
-    parse_experiment,
-)
+from selfimprove_dagster.experiment import Experiment, ToolformerExperiment, experiment_of_key
+from selfimprove_dagster.experiment_files import describe_fields, load_experiment, parse_experiment
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.presets import PRESETS
 from selfimprove_dagster.tool_sections import CallSamplingSection
 
 SMALLEST: dict[str, Any] = {
@@ -107,7 +101,7 @@ def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> N
     assert "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, paths" in said
     assert "sede: there is no such field; allowed here: budget, demonstrations, description" in said
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
-    assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, step" in said
+    assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, least_gain," in said
 
 
 def test_a_section_that_may_be_left_out_is_described_with_its_fields() -> None:

@@ -21,11 +21,11 @@ from starlette.testclient import TestClient
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.explorer.pages import create_app
-from selfimprove_dagster.explorer.shown import readable
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import partition_of
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.status import results
+from selfimprove_dagster.text import readable
 from selfimprove_dagster.ui import dagster_command, listen, serve_pages
 
 HOSTILE = (

@@ -40,10 +40,10 @@ PHONE = {"width": 360, "height": 740}
 
 
 @contextmanager
-def served(home: Home) -> Iterator[str]:
+def served(home: Home, token: str | None = None) -> Iterator[str]:
     """The address of the home's pages, on a real server in a thread."""
     listening: socket.socket = listen(0)
-    app = create_app(home, "http://127.0.0.1:3000")
+    app = create_app(home, "http://127.0.0.1:3000", token)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from small_lake import KnownAncestry, known_ancestry, make_experiment, write_lines
 from typer.testing import CliRunner
 
-from assets.stage import preview_records, preview_table
+from assets.shown import preview_records, preview_table
 from selfimprove_dagster import tables
 from selfimprove_dagster.cli import app
 from selfimprove_dagster.export import export_dataset

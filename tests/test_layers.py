@@ -59,7 +59,7 @@ def test_the_library_imports_no_dagster(path: Path) -> None:
 @pytest.mark.parametrize("path", modules("methods", "filters"), ids=name)
 def test_methods_and_filters_know_nothing_of_lakes_engines_or_files(path: Path) -> None:
     """They can be read beside their papers and tested with plain rows."""
-    allowed = ("selfimprove_dagster.methods", "selfimprove_dagster.filters", "selfimprove_dagster.lots")
+    allowed = tuple(f"selfimprove_dagster.{name}" for name in ("methods", "filters", "lots", "measurement"))
     for module in imports(path):
         if module.startswith("selfimprove_dagster."):
             assert module.startswith(allowed), module

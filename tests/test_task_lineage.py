@@ -44,7 +44,7 @@ from selfimprove_dagster.task_sections import TaskFilterSection
 
 __all__ = ["task_home"]
 
-DRAWN = [name for name in COMPLETIONS if not name.startswith(("lmsi/", "toolformer/"))]
+DRAWN = [name for name in COMPLETIONS if name.split("/")[0] in ("self_instruct", "unnatural_instructions")]
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from selfimprove_dagster import tables
 from selfimprove_dagster import task_tables as t
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.experiment import SelfInstructExperiment, parse_experiment
+from selfimprove_dagster.experiment import SelfInstructExperiment
+from selfimprove_dagster.experiment_files import parse_experiment
 from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.seeds import import_file

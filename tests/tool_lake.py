@@ -205,7 +205,9 @@ def scripted(path: str | Path) -> ScriptedModel:
 
 
 @contextmanager
-def _open(self: Any, section: Any, path: str | Path | None = None) -> Iterator[ScriptedModel]:
+def _open(
+    self: Any, section: Any, path: str | Path | None = None, scores: bool = False
+) -> Iterator[ScriptedModel]:
     yield scripted(path or section.path)
 
 

@@ -33,9 +33,22 @@ TOOL_EVALUATION = _HERE / "pools" / "tool_evaluation.jsonl"
 TOOL_PLAIN = _HERE / "pools" / "tool_plain.jsonl"
 """Held-out plain texts, `{"text", "date"}` a line."""
 
+DIALOGUE_MODEL = _HERE / "dialogue_base"
+"""The same kind of model for dialogues, their critiques, revisions and comparisons."""
+DIALOGUE_PROMPTS = _HERE / "pools" / "dialogue_prompts.jsonl"
+"""Prompts of that world, `{"prompt", "kind"}` a line, helpful ones with a `response` written by people."""
+DIALOGUE_COMPARISONS = _HERE / "pools" / "dialogue_comparisons.jsonl"
+"""Comparisons made by people, `{"prompt", "chosen", "rejected"}` a line."""
+DIALOGUE_EVALUATION = _HERE / "pools" / "dialogue_evaluation.jsonl"
+"""Held-out prompts, `{"prompt", "kind", "wanted", "unwanted"}` a line (see `dialogue_truth.judge`)."""
+
 __all__ = [
     "BASE_MODEL",
     "DEMONSTRATIONS",
+    "DIALOGUE_COMPARISONS",
+    "DIALOGUE_EVALUATION",
+    "DIALOGUE_MODEL",
+    "DIALOGUE_PROMPTS",
     "EVALUATION",
     "PRETRAINING_QUESTIONS",
     "SEEDS",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
 from selfimprove_dagster.measurement import Accuracy
 
 Chart = dict[str, Any]
@@ -62,6 +63,27 @@ _OTHERS = {
     ),
 }
 
+_JUDGED = _Curve("kept_share", "Kept share", "Of what the filters chose from, what they kept.", True)
+_JUDGE = (
+    _Curve("order_agreement", "Order agreement", "Pairs that the judge decides alike in both orders.", True),
+    _Curve(
+        "position_balance",
+        "Position balance",
+        "Comparisons in which the response shown first is preferred; a judge without bias has half.",
+        True,
+    ),
+    _Curve("undecided", "Undecided share", "Labels between 0.45 and 0.55, which say nothing.", True),
+)
+_OTHERS |= {
+    "constitutional": (_JUDGED,),
+    "rlaif": (_JUDGED, *_JUDGE),
+    "rlhf": (_JUDGED,),
+}
+_SHARES = {
+    "helpful": ("Helpfulness", "Held-out responses that do what was asked, with 95% intervals."),
+    "harmless": ("Harmlessness", "Held-out responses that do no harm, with 95% intervals."),
+}
+
 
 def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """One a measure of the experiment's method: its points by iteration. None leaves a gap."""
@@ -83,6 +105,10 @@ def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Ch
         )
     if experiment.method == "toolformer":
         drawn.append(_plain_texts(rows))
+    if experiment.method in JUDGE_METHODS:
+        drawn[1:1] = [_judged_share(rows, share) for share in _SHARES]
+    if experiment.method in PREFERENCE_METHODS:
+        drawn.append(_reward(rows))
     return [chart | {"x": iterations, "xlabel": "iteration"} for chart in drawn]
 
 
@@ -97,6 +123,35 @@ def _plain_texts(rows: Sequence[Mapping[str, Any]]) -> Chart:
         "about": "On held-out texts without calls: learning to call tools must not make it rise.",
         "percent": False,
         "series": [_series(name, [row["plain"].get(role) for row in rows]) for role, name in MODELS.items()],
+    }
+
+
+def _judged_share(rows: Sequence[Mapping[str, Any]], share: str) -> Chart:
+    title, about = _SHARES[share]
+    measured = {role: [row[share].get(role) for row in rows] for role in MODELS}
+    return {
+        "id": share,
+        "title": title,
+        "about": about,
+        "percent": True,
+        "series": [
+            {
+                "name": name,
+                "values": [one.value if one else None for one in measured[role]],
+                "intervals": [one.interval if one else None for one in measured[role]],
+            }
+            for role, name in MODELS.items()
+        ],
+    }
+
+
+def _reward(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    return {
+        "id": "reward",
+        "title": "Reward",
+        "about": "Mean reward of held-out responses. Where it rises and harmlessness does not, it is hacked.",
+        "percent": False,
+        "series": [_series(name, [row["reward"].get(role) for row in rows]) for role, name in MODELS.items()],
     }
 
 

@@ -185,9 +185,73 @@ _CALL_RULES = {
     "texts_per_tool": "in a text that its tool may have",
 }
 
+# ---- judged responses ----------------------------------------------------------------------------------
+
+
+def _rows(lake: Lake, stages: Stages, labels: Mapping[str, str]) -> list[Step]:
+    """How many rows each stage has, of those that are committed."""
+    return [_step(label, lake.live_rows(stages[stage])) for stage, label in labels.items() if stage in stages]
+
+
+def _of_judged(
+    before: Mapping[str, str], candidates: str, kind: str, rules: Mapping[str, str], after: Mapping[str, str]
+) -> Callable[[Lake, Stages], list[Step]]:
+    """From what was given and drawn, by way of `candidates`, of which rules drop some, to examples."""
+
+    def steps(lake: Lake, stages: Stages) -> list[Step]:
+        found = _rows(lake, stages, before)
+        if "decisions" in stages:
+            decided = lake.read_columns(stages["decisions"], ["candidate_id", "rule", "kept"])
+            total = decided["candidate_id"].n_unique()
+            found.append(_step(candidates, total, of=total))
+            found += _by_rule(decided, kind, total, rules)
+        return found + _rows(lake, stages, after)
+
+    return steps
+
+
+_REVISION_RULES = {
+    "round": "of the round that is learnt, or helpful",
+    "finished": "not cut off",
+    "not_empty": "say something",
+    "duplicate": "not there before",
+    "helpful_share": "within the share of helpful responses",
+}
+_PAIR_RULES = {
+    "empty": "of two responses that say something",
+    "unfinished": "of responses that were not cut off",
+    "equal": "of responses that differ",
+    "margin": "decided clearly enough",
+}
+_AFTER_PAIRS = {"filtered_dataset": "pairs: training examples", "rollouts": "rollouts of the policy"}
+
 _FUNNELS: dict[str, Callable[[Lake, Stages], list[Step]]] = {
     "lmsi": _of_paths,
     "self_instruct": _of_tasks,
     "unnatural_instructions": _of_tasks,
     "toolformer": _of_calls,
+    "constitutional": _of_judged(
+        {
+            "seed_pool": "prompts",
+            "raw_generations": "first responses",
+            "critiques": "critiques",
+            "revisions": "revisions",
+        },
+        "responses to choose from, of every round",
+        "candidates",
+        _REVISION_RULES,
+        {"filtered_dataset": "training examples"},
+    ),
+    "rlaif": _of_judged(
+        {
+            "seed_pool": "prompts",
+            "response_pairs": "responses, two a prompt",
+            "comparisons": "comparisons that the judge was asked",
+        },
+        "preferences",
+        "preferences",
+        _PAIR_RULES,
+        _AFTER_PAIRS,
+    ),
+    "rlhf": _of_judged({}, "comparisons of people", "comparisons", _PAIR_RULES, _AFTER_PAIRS),
 }

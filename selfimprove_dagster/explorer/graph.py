@@ -8,6 +8,8 @@ from typing import Any
 
 from selfimprove_dagster.explorer.shown import href, short_id
 from selfimprove_dagster.lineage import Walk
+from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
+from selfimprove_dagster.lineage.judge_words import said_of as judged_words
 from selfimprove_dagster.lineage.task_words import text_of
 from selfimprove_dagster.lineage.tool_words import said_of
 from selfimprove_dagster.task_tables import TASK_TABLES
@@ -25,6 +27,10 @@ def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: 
     if table in _TOOL_TABLES and stage not in _ALIKE:
         said = "" if stage in _TEXTLESS else said_of(dict(row))
         name = _TOOL_NAMES.get(stage, _NAMES.get(stage, stage))
+        return plain(f"{name}: {said}" if said else name, 42)
+    if table in JUDGED and stage not in _ALIKE:
+        said = "" if stage in _UNSAID else judged_words(dict(row))
+        name = _JUDGE_NAMES.get(stage, stage)
         return plain(f"{name}: {said}" if said else name, 42)
     if table in _TASK_TABLES:
         name = _TASK_NAMES.get(stage, _NAMES.get(stage, stage))
@@ -46,6 +52,22 @@ _TOOL_NAMES = {
     "tool_results": "call",
     "perplexity_scores": "losses",
 }
+_JUDGE_NAMES = {
+    "prompts": "seed prompt",
+    "seed_pool": "prompt",
+    "raw_generations": "response",
+    "critiques": "critique",
+    "revisions": "revision",
+    "response_pairs": "response",
+    "comparisons": "comparison",
+    "ai_preferences": "preference",
+    "judge_checks": "measure",
+    "filtered_dataset": "example",
+    "reward_model": "reward model",
+    "rollouts": "rollout",
+    "supervised_checkpoint": "supervised model",
+}
+_UNSAID = ("reward_model", "supervised_checkpoint", "evaluation")
 _TASK_NAMES = {
     "tasks": "seed task",
     "seed_pool": "pool",

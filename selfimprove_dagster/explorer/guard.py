@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -26,6 +29,8 @@ def guarded(app: ASGIApp) -> ASGIApp:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
+                if scope["path"].startswith("/review"):
+                    headers["Referrer-Policy"] = "same-origin"  # without it, a form's Origin would be null
                 if not scope["path"].startswith("/static/"):
                     headers["Cache-Control"] = "no-store"  # the lake may change between two requests
             await send(message)
@@ -33,3 +38,9 @@ def guarded(app: ASGIApp) -> ASGIApp:
         await local(scope, receive, send_with_headers)
 
     return answer
+
+
+def same_origin(request: Request) -> bool:
+    """Whether a page of this very server sent the request, which every browser says of a form."""
+    origin = urlsplit(request.headers.get("origin", ""))
+    return origin.scheme in ("http", "https") and origin.netloc == request.headers.get("host")

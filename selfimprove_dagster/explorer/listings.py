@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_HERE = "WHERE experiment = $experiment AND iteration = $iteration"
+HERE = "WHERE experiment = $experiment AND iteration = $iteration"
 _SO_FAR = "WHERE experiment = $experiment AND iteration <= $iteration"
 
 
@@ -70,7 +70,7 @@ _LMSI_EXAMPLES = Listing(
     text="question and completion",
     asks="prompt or completion",
     needed=("filtered_dataset",),
-    source=f'FROM "lmsi"."filtered_dataset" {_HERE}',
+    source=f'FROM "lmsi"."filtered_dataset" {HERE}',
     select='id, id AS link, "format", question AS title, left(completion, 400) AS body, answer, vote_share, '
     "perplexity",
     words=("prompt", "completion"),
@@ -88,15 +88,15 @@ _LMSI_DROPPED = Listing(
     asks="question or path",
     needed=("decisions", "raw_generations", "voted_answers"),
     source=f"""FROM "lmsi"."decisions" AS decided
-LEFT JOIN (SELECT id, text FROM "lmsi"."raw_generations" {_HERE}) AS path ON path.id = decided.candidate_id
+LEFT JOIN (SELECT id, text FROM "lmsi"."raw_generations" {HERE}) AS path ON path.id = decided.candidate_id
 LEFT JOIN (
     SELECT ballot.id AS path_id, ballot.answer AS answer, * EXCLUDE (ballot)
     FROM (
         SELECT question, voted_answer, vote_share, unnest(paths) AS ballot
-        FROM "lmsi"."voted_answers" {_HERE}
+        FROM "lmsi"."voted_answers" {HERE}
     )
 ) AS vote ON vote.path_id = decided.candidate_id
-{_HERE} AND NOT kept""",
+{HERE} AND NOT kept""",
     select="decided.id AS id, candidate_id AS link, rule, reason, score, threshold, nearest_id, answer, "
     "vote_share, left(question, 400) AS title, left(text, 400) AS body",
     words=("text", "question"),
@@ -117,7 +117,7 @@ def _examples(method: str, scores: tuple[Column, ...]) -> Listing:
         text="instruction and input",
         asks="instruction, input or output",
         needed=("filtered_dataset",),
-        source=f'FROM "{method}"."filtered_dataset" {_HERE}',
+        source=f'FROM "{method}"."filtered_dataset" {HERE}',
         select='id, id AS link, "format", left(instruction, 400) AS title, left(input, 400) AS body, '
         f"left(answer, 400) AS answer{measured}",
         words=("instruction", "input", "answer"),
@@ -128,7 +128,7 @@ def _examples(method: str, scores: tuple[Column, ...]) -> Listing:
     )
 
 
-def _dropped(
+def dropped(
     method: str, table: str, about: str, noun: str, texts: str, needed: tuple[str, ...], text: str
 ) -> Listing:
     return Listing(
@@ -138,7 +138,7 @@ def _dropped(
         asks="text or reason",
         needed=(table, *needed),
         source=f'FROM "{method}"."{table}" AS decided LEFT JOIN ({texts}) AS said '
-        f"ON said.of = decided.candidate_id {_HERE} AND NOT kept",
+        f"ON said.of = decided.candidate_id {HERE} AND NOT kept",
         select="decided.id AS id, candidate_id AS link, rule, reason, score, threshold, nearest_id, "
         "left(title, 400) AS title, left(body, 400) AS body",
         words=("title", "body", "reason"),
@@ -163,15 +163,13 @@ def _pool(method: str) -> Listing:
         "WHERE experiment = $experiment UNION ALL "
         f'SELECT id, instruction, NULL FROM "{method}"."accepted_tasks" {_SO_FAR}'
     )
-    return _dropped(method, "pool_decisions", _POOL, "task", texts, ("accepted_tasks",), "task")
+    return dropped(method, "pool_decisions", _POOL, "task", texts, ("accepted_tasks",), "task")
 
 
 def _candidates(method: str, given: str) -> Listing:
-    texts = (
-        f'SELECT id AS of, instruction AS title, {given} AS body FROM "{method}"."candidate_tasks" {_HERE}'
-    )
+    texts = f'SELECT id AS of, instruction AS title, {given} AS body FROM "{method}"."candidate_tasks" {HERE}'
     needed = ("candidate_tasks",)
-    return _dropped(method, "task_decisions", _CANDIDATES, "candidate", texts, needed, "instruction")
+    return dropped(method, "task_decisions", _CANDIDATES, "candidate", texts, needed, "instruction")
 
 
 _SI_INSTANCES = (
@@ -196,7 +194,7 @@ _TOOL_EXAMPLES = Listing(
     asks="texts and calls",
     needed=("filtered_dataset",),
     source="FROM (SELECT *, list_sort(list_distinct([call.tool for call in calls])) AS tools, "
-    f'len(calls) AS made, loss_reduction AS saved FROM "toolformer"."filtered_dataset") {_HERE}',
+    f'len(calls) AS made, loss_reduction AS saved FROM "toolformer"."filtered_dataset") {HERE}',
     select="id, id AS link, left(completion, 400) AS title, NULL AS body, "
     "array_to_string(tools, ', ') AS tools_named, made, saved",
     words=("completion",),
@@ -223,11 +221,11 @@ _TOOL_DROPPED = Listing(
         CASE WHEN loss_call IS NOT NULL
             THEN least(loss_no_call, loss_call) - loss_call_with_result END AS saved
     FROM "toolformer"."decisions" AS decided
-    JOIN (FROM "toolformer"."tool_results" {_HERE}) AS call ON call.id = decided.candidate_id
-    LEFT JOIN (FROM "toolformer"."seed_pool" {_HERE}) AS said ON said.id = call.text_id
-    LEFT JOIN (FROM "toolformer"."raw_generations" {_HERE}) AS drawn ON drawn.id = call.generation_id
-    LEFT JOIN (FROM "toolformer"."perplexity_scores" {_HERE}) AS lost ON lost.candidate_id = call.id
-) {_HERE} AND NOT kept""",
+    JOIN (FROM "toolformer"."tool_results" {HERE}) AS call ON call.id = decided.candidate_id
+    LEFT JOIN (FROM "toolformer"."seed_pool" {HERE}) AS said ON said.id = call.text_id
+    LEFT JOIN (FROM "toolformer"."raw_generations" {HERE}) AS drawn ON drawn.id = call.generation_id
+    LEFT JOIN (FROM "toolformer"."perplexity_scores" {HERE}) AS lost ON lost.candidate_id = call.id
+) {HERE} AND NOT kept""",
     select="id, candidate_id AS link, rule, reason, score, threshold, nearest_id, tool, saved, "
     "left(title, 400) AS title, body",
     words=("title", "body", "reason"),
@@ -254,7 +252,7 @@ DROPPED: Mapping[str, Mapping[str, Listing]] = {
     "lmsi": {"paths": _LMSI_DROPPED},
     "self_instruct": {
         "tasks": _candidates("self_instruct", "problem"),
-        "instances": _dropped(
+        "instances": dropped(
             "self_instruct",
             "decisions",
             _INSTANCES,
@@ -267,7 +265,7 @@ DROPPED: Mapping[str, Mapping[str, Listing]] = {
     },
     "unnatural_instructions": {
         "tasks": _candidates("unnatural_instructions", "input"),
-        "instances": _dropped(
+        "instances": dropped(
             "unnatural_instructions",
             "decisions",
             _INSTANCES,

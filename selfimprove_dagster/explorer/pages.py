@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import duckdb
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -17,11 +19,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from selfimprove_dagster.errors import PartitionMissing, SelfImproveError
-from selfimprove_dagster.explorer import record, tables, views
+from selfimprove_dagster.explorer import record, review, tables, views
 from selfimprove_dagster.explorer.guard import guarded
-from selfimprove_dagster.explorer.shown import environment, href, readable
+from selfimprove_dagster.explorer.shown import environment, href
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage import RecordNotFound
+from selfimprove_dagster.text import readable
 
 _FOLDER = Path(__file__).parent
 _CHANGED = (duckdb.IOException, FileNotFoundError)
@@ -31,8 +34,11 @@ Shown = dict[str, Any]
 View = Callable[[Request, Home], Shown | Response]
 
 
-def create_app(home: Home, dagster_url: str) -> ASGIApp:
-    """The pages over a home's lake, which every request reads anew."""
+def create_app(home: Home, dagster_url: str, token: str | None = None) -> ASGIApp:
+    """The pages over a home's lake, which every request reads anew.
+
+    `token` admits those who review; without one, one is drawn that nobody knows.
+    """
     jinja = environment(str(_FOLDER / "templates"))
     jinja.globals["dagster_url"] = dagster_url.rstrip("/")
     app = Starlette(
@@ -42,9 +48,14 @@ def create_app(home: Home, dagster_url: str) -> ASGIApp:
             Route("/experiments/{name}/{iteration:int}", _iteration),
             Route("/experiments/{name}/{iteration:int}/examples", _examples),
             Route("/experiments/{name}/{iteration:int}/rejected", _rejected),
+            Route("/experiments/{name}/{iteration:int}/rollouts", _rollouts),
             Route("/records/{id}", _record),
             Route("/records/{id}/text", _text),
             Route("/search", _search),
+            Route("/review", _reviews),
+            Route("/review", _enter, methods=["POST"]),
+            Route("/review/{name}", _review),
+            Route("/review/{name}", _answer, methods=["POST"]),
             Route("/healthz", lambda request: PlainTextResponse("ok\n")),
             Mount("/static", StaticFiles(directory=_FOLDER / "static")),
         ],
@@ -56,7 +67,7 @@ def create_app(home: Home, dagster_url: str) -> ASGIApp:
             Exception: _broken,
         },
     )
-    app.state.home, app.state.jinja = home, jinja
+    app.state.home, app.state.jinja, app.state.token = home, jinja, token or token_urlsafe()
     return guarded(app)
 
 
@@ -114,6 +125,12 @@ def _rejected(request: Request, home: Home) -> Shown:
     return tables.rejected(home, name, iteration, request.query_params)
 
 
+@_page("rollouts.html")
+def _rollouts(request: Request, home: Home) -> Shown:
+    name, iteration = request.path_params["name"], request.path_params["iteration"]
+    return tables.rollouts(home, name, iteration, request.query_params)
+
+
 @_page("record.html")
 def _record(request: Request, home: Home) -> Shown | Response:
     asked = request.path_params["id"]
@@ -134,6 +151,28 @@ def _search(request: Request, home: Home) -> Shown | Response:
     query = request.query_params.get("q", "").strip()
     shown = views.search(home, query)
     return RedirectResponse(href(shown["record"]), 302) if shown["record"] else shown
+
+
+@_page("review_entry.html")
+def _reviews(request: Request, home: Home) -> Shown:
+    return review.entry(request, home)
+
+
+@_page("review.html")
+def _review(request: Request, home: Home) -> Shown | Response:
+    shown = review.item(request, home)
+    return shown if shown["by"] else _render(request, "review_entry.html", shown)
+
+
+async def _enter(request: Request) -> Response:
+    form = await review.form_of(request)
+    done = await run_in_threadpool(review.enter, request, request.app.state.home, form)
+    return done if isinstance(done, Response) else _render(request, "review_entry.html", done, 403)
+
+
+async def _answer(request: Request) -> Response:
+    form = await review.form_of(request)
+    return await run_in_threadpool(review.answer, request, request.app.state.home, form)
 
 
 def _error(request: Request, status: int, title: str, reason: str) -> Response:

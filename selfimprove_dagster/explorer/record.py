@@ -12,12 +12,14 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.explorer.calls import calls_of_record
 from selfimprove_dagster.explorer.graph import Family
+from selfimprove_dagster.explorer.judged import judged_record
 from selfimprove_dagster.explorer.nearest import nearest_tasks
 from selfimprove_dagster.explorer.views import flat
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage import Lineage, Place, RecordNotFound, Walk
 from selfimprove_dagster.lineage.explain import Explanation, explain, path_of
 from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.judge_words import METHODS as JUDGE_METHODS
 from selfimprove_dagster.lineage.main_line import without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.task_records import TASK_METHODS
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
@@ -56,6 +58,18 @@ KINDS = {
     "search_index": "Search index",
     "call_positions": "Places for calls",
     "tool_results": "Call",
+    "prompts": "Seed prompt",
+    "comparisons": "Comparison",
+    "critiques": "Critique",
+    "revisions": "Revision",
+    "response_pairs": "Response of a pair",
+    "ai_preferences": "Preference",
+    "judge_checks": "Measure of the judge",
+    "reward_model": "Reward model",
+    "rollouts": "Rollout",
+    "supervised_checkpoint": "Supervised model",
+    "review_queue": "Item for review",
+    "labels": "What a person said",
 }
 """What people call a record, by stage."""
 _OF_TASKS = {"seed_pool": "Task of the pool", "raw_generations": "Completion"}
@@ -64,9 +78,11 @@ _OF_TOOLS = {
     "raw_generations": "Call as it was drawn",
     "perplexity_scores": "Losses with a call",
 }
+_OF_JUDGED = {"seed_pool": "Prompt", "raw_generations": "First response", "evaluation": "Held-out response"}
 _TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
-    *("prompt", "text", "completion", "reasoning", "excerpt"),
+    *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
+    *("response", "chosen", "rejected", "first", "second", "statement"),
 )
 _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
@@ -93,6 +109,8 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
         kind = _OF_TASKS.get(stage, kind)
     if method == TOOL_METHOD:
         kind = _OF_TOOLS.get(stage, kind)
+    if method in JUDGE_METHODS:
+        kind = _OF_JUDGED.get(stage, kind)
     shown: dict[str, Any] = {"id": place.id, "place": place, "kind": kind, "revoked": revocation(lake, place)}
     down = lineage.descendants([place.id])
     shown["offspring"] = _counted(down, place.id)
@@ -121,6 +139,7 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
         "explanation": explained,
         "nearest": nearest_tasks(lineage, lake, row, withdrawn),
         "calls": calls_of_record(lake, row, withdrawn),
+        "judged": judged_record(lake, row, withdrawn),
         "ballot": _ballot(lake, place, row, up, withdrawn),
         "loss": _loss(row) if "log" in row else None,
         "graph": family.graph(),
@@ -162,7 +181,9 @@ def place_of_activity(lake: Lake, identifier: str) -> str | None:
             if manifest.activity.id == identifier:
                 return _page_of(manifest)
     if identifier.startswith("b2:"):
-        for manifest in lake.manifests("*/fine_tuned_checkpoint"):
+        for manifest in lake.manifests():
+            if not tables.holds_models(manifest.table):
+                continue
             trained = lake.read_ungated(manifest).filter(model_id=identifier)
             if len(trained):
                 return f"/records/{trained['id'][0]}"
@@ -288,8 +309,8 @@ def _ballot(lake: Lake, place: Place, row: Row, up: Walk, withdrawn: set[str]) -
 
 
 def _tainted(lake: Lake, place: Place, row: Row) -> str | None:
-    """Why a checkpoint is tainted; "" when it is clean, None for what is no checkpoint."""
-    if not place.table.endswith("/fine_tuned_checkpoint"):
+    """Why a model is tainted; "" when it is clean, None for what is none."""
+    if not tables.holds_models(place.table):
         return None
     return tainted_models(lake, place.experiment).get(row["model_id"], "")
 

@@ -8,16 +8,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from selfimprove_dagster.text import plain
+from selfimprove_dagster.text import plain, readable
 
 LONGEST = 4_000
 """Characters of one text that a page shows; the rest stands behind a link."""
-
-
-def readable(text: str, limit: int | None = None) -> str:
-    """The text with its line breaks, without escape sequences, control and invisible characters."""
-    cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
-    return "\n".join(plain(line) for line in cut.replace("\r\n", "\n").splitlines())
 
 
 def figure(value: Any) -> str:

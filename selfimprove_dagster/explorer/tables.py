@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from selfimprove_dagster.explorer.judge_listings import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
 from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
 from selfimprove_dagster.explorer.views import method_of, stages_of
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
+from selfimprove_dagster.lineage import RecordNotFound
 
 ROWS = 50
 """Rows on one page."""
@@ -71,17 +73,31 @@ class _Table:
 def examples(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
     """One page of an iteration's examples."""
     stages = stages_of(home, name, iteration)
-    return _shown(home, _table(asked, name, iteration), EXAMPLES[method_of(stages)], stages)
+    return _shown(
+        home, _table(asked, name, iteration), {**EXAMPLES, **JUDGE_EXAMPLES}[method_of(stages)], stages
+    )
 
 
 def rejected(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
     """One page of what did not become an example, each with the rule that dropped it; `of` says of what."""
     stages = stages_of(home, name, iteration)
-    kinds = DROPPED[method_of(stages)]
+    kinds = {**DROPPED, **JUDGE_DROPPED}[method_of(stages)]
     kind = asked.get("of", "")
     kind = kind if kind in kinds else next(iter(kinds))
     shown = _shown(home, _table(asked, name, iteration), kinds[kind], stages)
     return shown | {"kinds": list(kinds), "kind": kind}
+
+
+def rollouts(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
+    """One page of what the policy of an iteration wrote while it was trained.
+
+    Raises RecordNotFound for a method that trains no policy.
+    """
+    stages = stages_of(home, name, iteration)
+    listing = ROLLOUTS.get(method_of(stages))
+    if listing is None:
+        raise RecordNotFound(f"the method {method_of(stages)} trains no policy, so it has no rollouts")
+    return _shown(home, _table(asked, name, iteration), listing, stages)
 
 
 def _table(asked: Mapping[str, str], name: str, iteration: int) -> _Table:

@@ -15,8 +15,10 @@ from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
+from selfimprove_dagster.explorer.judged import judging_of, measured_judging
 from selfimprove_dagster.explorer.pool import pool_of
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage import Lineage, RecordNotFound
 from selfimprove_dagster.lineage.search import search as search_words
@@ -83,7 +85,7 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
     if name not in home.experiment_names():
-        _known(home, name)
+        refuse_unknown(home, name)
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
@@ -103,9 +105,10 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 
 def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str, Any]:
-    if settled.method == TOOL_METHOD:
+    if settled.method == TOOL_METHOD or settled.method in JUDGE_METHODS:
         stages = _stages(lake, settled.name, row.iteration)
-        return {"result": row, "counts": row.counts(settled.method), **measured_calls(lake, stages)}
+        measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
+        return {"result": row, "counts": row.counts(settled.method), **measure(lake, stages)}
     partition = {"experiment": settled.name, "iteration": f"{row.iteration:03d}"}
 
     def column(stage: str, *names: str) -> pl.DataFrame | None:
@@ -140,7 +143,7 @@ def _kept_share(decisions: pl.DataFrame | None) -> float | None:
     return int(verdicts.sum()) / len(verdicts)
 
 
-def _known(home: Home, name: str) -> None:
+def refuse_unknown(home: Home, name: str) -> None:
     """Refuses a name that neither a file nor the lake has; so no name can be a pattern or a way out."""
     if name not in home.experiment_names() and name not in {m.experiment for m in home.lake.manifests()}:
         raise RecordNotFound(f"there is no experiment {name!r}")
@@ -148,7 +151,7 @@ def _known(home: Home, name: str) -> None:
 
 def stages_of(home: Home, name: str, iteration: int) -> dict[str, Manifest]:
     """The committed tables of one iteration by stage. Raises PartitionMissing when there are none."""
-    _known(home, name)
+    refuse_unknown(home, name)
     found = _stages(home.lake, name, iteration)
     if not found:
         raise PartitionMissing(f"iteration {iteration} of experiment {name} has not begun")
@@ -168,11 +171,23 @@ def method_of(stages: Mapping[str, Manifest]) -> str:
     return next(iter(stages.values())).table.split("/")[0]
 
 
+_NOUNS = {
+    "lmsi": ("questions", "Paths"),
+    "self_instruct": ("tasks", "Tasks"),
+    "unnatural_instructions": ("tasks", "Tasks"),
+    "toolformer": ("texts", "Calls"),
+    "constitutional": ("prompts", "Responses"),
+    "rlaif": ("prompts", "Responses"),
+    "rlhf": ("comparisons", "Responses"),
+}
+"""By method: what an iteration starts from, and what its model draws."""
+
+
 def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
     """One iteration: the funnel, its models and settings, checks, tokens and times."""
     lake, stages = home.lake, stages_of(home, name, number)
     others = {manifest.iteration for manifest in lake.manifests("*/*", name)}
-    generations = stages.get("raw_generations")
+    generations = stages.get("raw_generations") or stages.get("response_pairs")
     ordered = sorted(stages.items(), key=lambda item: _ORDER.get(item[1].table, len(_ORDER)))
     return {
         "name": name,
@@ -180,10 +195,11 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "partition_key": f"{name}-{number:03d}",
         "before": number - 1 if number - 1 in others and number else None,
         "after": number + 1 if number + 1 in others else None,
-        "method": method_of(stages),
+        "nouns": _NOUNS.get(method_of(stages), _NOUNS["lmsi"]),
         "funnel": funnel(lake, stages, method_of(stages)),
         "pool": pool_of(lake, name, number, stages),
         "calls": calls_of_iteration(lake, stages),
+        "judging": judging_of(lake, stages, method_of(stages)),
         "promotion": _only_row(lake, stages.get("promotion")),
         "checkpoint": _only_row(lake, stages.get("fine_tuned_checkpoint")),
         "generator": generations.activity.about.get("champion", "") if generations else "",

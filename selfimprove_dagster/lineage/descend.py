@@ -10,6 +10,7 @@ import polars as pl
 from selfimprove_dagster.lake import Lake
 from selfimprove_dagster.lineage.index import TRAINED_ON
 from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, iteration_of
+from selfimprove_dagster.recorded_sampling import COMPLETIONS
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _checkpoints(lineage: Lineage, walk: Walk) -> list[Checkpoint]:
     return [
         Checkpoint(record, row["model_id"], row["experiment"], row.get("iteration"), verdicts.get(record))
         for record in trained
-        if (row := rows.get(record))
+        if (row := rows.get(record)) and row["table_name"].endswith("/fine_tuned_checkpoint")
     ]
 
 
@@ -132,7 +133,7 @@ def _later(lineage: Lineage, models: set[str]) -> list[tuple[str, int]]:
         drawn = {
             (manifest.experiment, manifest.iteration)
             for manifest in manifests
-            if manifest.table.endswith("/raw_generations") and manifest.activity.model_id in models
+            if manifest.table in COMPLETIONS and manifest.activity.model_id in models
         }
         if drawn <= indebted:
             return sorted(indebted)

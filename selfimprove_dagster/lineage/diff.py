@@ -11,11 +11,12 @@ import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.experiment import experiment_of_key
+from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.question_files import normalise_question
 from selfimprove_dagster.records import TableSchema
 
-_AFTER = ("fine_tuned_checkpoint", "evaluation", "promotion")
+_AFTER = (*tables.MODELS, "judge_checks", "rollouts", "evaluation", "promotion")
 """The stages whose settings do not shape a dataset; nor do decisions, which say what others decided."""
 
 
@@ -23,7 +24,8 @@ _AFTER = ("fine_tuned_checkpoint", "evaluation", "promotion")
 class Side:
     """One of the two datasets in figures; `dropped` counts by rule, `means` are of its measures.
 
-    `questions` counts what `noun` says: questions, the instructions of tasks, or texts.
+    `questions` counts what `noun` says: questions, the instructions of tasks, texts, or prompts. Where people
+    judge, no model drew anything.
     """
 
     key: str
@@ -42,7 +44,7 @@ class ChangedAnswer:
     """A question of both datasets whose answer is another now, with the share of the votes for each.
 
     Of a task it is the instruction with its input, of a text the text, whose answer is the text with its
-    calls; there were no votes.
+    calls, of a prompt what is learnt to be said to it; there were no votes.
     """
 
     question: str
@@ -133,7 +135,11 @@ class _Dataset:
             if schema.name.endswith("/filtered_dataset") and lake.exists(schema.name, partition)
         )
         schema = next(found, tables.FILTERED_DATASET)
-        return cls(schema, partition, lake.read_ungated(lake.manifest(schema.name, partition)))
+        frame = lake.read_ungated(lake.manifest(schema.name, partition))
+        if "chosen" in frame.columns:
+            pair = [pl.col(name).str.strip_chars() for name in ("chosen", "rejected")]
+            frame = frame.with_columns(completion=pl.format("{} rather than {}", *pair))
+        return cls(schema, partition, frame)
 
     @property
     def method(self) -> str:
@@ -145,6 +151,8 @@ class _Dataset:
 
     @property
     def noun(self) -> str:
+        if self.method in JUDGE_METHODS:
+            return "prompts"
         return "texts" if "text_id" in self.schema.content else f"{self.subject}s"
 
 
@@ -166,7 +174,8 @@ def _by_question(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
 
 def _side(lake: Lake, key: str, dataset: _Dataset) -> Side:
     method, examples = dataset.method, dataset.frame
-    drawn = lake.manifest(tables.of(method, "raw_generations").name, dataset.partition).activity
+    stages = (tables.TABLES.get(f"{method}/{stage}") for stage in ("raw_generations", "response_pairs"))
+    drawn = next((lake.manifest(one.name, dataset.partition).activity for one in stages if one), None)
     dropped = Counter[str]()
     for name in ("task_decisions", "decisions"):
         if f"{method}/{name}" in tables.TABLES:
@@ -175,8 +184,8 @@ def _side(lake: Lake, key: str, dataset: _Dataset) -> Side:
     formats = examples["format"].value_counts(sort=True)
     return Side(
         key=key,
-        model_id=drawn.model_id,
-        champion=drawn.about.get("champion"),
+        model_id=drawn.model_id if drawn else None,
+        champion=drawn.about.get("champion") if drawn else None,
         examples=len(examples),
         questions=len(_by_question(examples, dataset.subject)),
         formats={name: count / len(examples) for name, count in formats.iter_rows()},

@@ -17,11 +17,22 @@ from selfimprove_dagster.lineage.explanation import (
     training_verdict,
     uses_of,
 )
-from selfimprove_dagster.lineage.iteration import Fate, Iteration, Step, revoked, rows_of, source_of
+from selfimprove_dagster.lineage.iteration import (
+    Fate,
+    Iteration,
+    Step,
+    all_revoked,
+    revoked,
+    rows_of,
+    source_of,
+)
+from selfimprove_dagster.lineage.judge_explain import explain_judged
+from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
 from selfimprove_dagster.lineage.task_explain import explain_task
 from selfimprove_dagster.lineage.tool_explain import explain_tool
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.records import Row
+from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.task_tables import TASK_TABLES
 from selfimprove_dagster.tool_tables import TOOL_TABLES
 
@@ -41,6 +52,10 @@ def explain(lake: Lake, prefix: str) -> Explanation:
         return explain_task(lake, lineage, place)
     if place.table in _OF_TOOLS and stage not in _SHARED:
         return explain_tool(lake, lineage, place)
+    if place.table in JUDGED and stage not in _SHARED:
+        return explain_judged(lake, lineage, place)
+    if place.table == REVIEW_LABELS.name:
+        return _explain_label(lake, place, lineage.rows([place.id], withdrawn=True)[place.id])
     if place.iteration is None:
         return _explain_source(lake, place)
     iteration = Iteration(lake, place.experiment, place.iteration, method)
@@ -173,6 +188,18 @@ def _explain_source(lake: Lake, place: Place) -> Explanation:
         verdict = f"{gone[0].reason}; {verdict}"
     in_dataset = total["kept"] > 0 and not gone
     return explanation(place, verdict, in_dataset=in_dataset, steps=(accepted, *gone), uses=uses)
+
+
+def _explain_label(lake: Lake, place: Place, row: Row) -> Explanation:
+    """Of what a person said."""
+    said = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
+    step = Step(place.table, f"{row['by']} at {row['at']}: {said[row['label']]}", place.id)
+    gone = all_revoked(lake, place.experiment, {place.id})
+    verdict = (
+        "what a person said: it measures who judged, and is trained on only where `review comparisons` wrote "
+        f"it to a file that an experiment names; {step.reason}"
+    )
+    return explanation(place, verdict, steps=(step, *gone))
 
 
 def _revoked_sources(lake: Lake, experiment: str, ids: set[str]) -> list[Step]:

@@ -16,6 +16,8 @@ from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.records import Row, TableSchema
 
 _ORDER = {table: position for position, table in enumerate(tables.TABLES)}
+_DRAWN = ("questions", "texts", "prompts", "comparisons")
+"""The setting that says how many seeds were drawn, whatever they are."""
 UNDECIDED = "undecided"
 """The fate of a path that no filter has seen yet."""
 
@@ -136,7 +138,7 @@ class Iteration:
         given = manifest.activity.parameters if manifest else {}
         chosen = f"chosen for {self.key} by lot"
         if "pool" in given:
-            drawn = given.get("questions", given.get("texts"))
+            drawn = next(given[name] for name in _DRAWN if name in given)
             chosen += f": {drawn:,} of {given['pool']:,} seeds, the least used first"
         return [
             Step(tables.seeds_of(self.method).name, accepted, parent, passed=True),

@@ -18,7 +18,7 @@ from selfimprove_dagster.column_lineage import COLUMN_SOURCES
 from selfimprove_dagster.disk import write_atomically
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
 from selfimprove_dagster.lake import Lake, Manifest
-from selfimprove_dagster.tables import TABLES
+from selfimprove_dagster.tables import TABLES, holds_models
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset, RunEvent
@@ -50,7 +50,7 @@ def run_events(lake: Lake, experiment: str) -> list[RunEvent]:
     trained = {
         model_id: manifest
         for manifest in manifests
-        if manifest.table.endswith("/fine_tuned_checkpoint")
+        if holds_models(manifest.table)
         for model_id in lake.read_whole(manifest)["model_id"]
     }
     return [event for manifest in manifests for event in _events(lake, manifest, made, trained)]

@@ -82,6 +82,7 @@ def _telling(rows: pl.DataFrame) -> set[str]:
     """What the rows say in words; ids and hashes, names of files, licences and rules are no text."""
     named = {"question", "prompt", "text", "completion", "reasoning", "excerpt"}
     named |= {"instruction", "input", "output", "paraphrase"}
+    named |= {"response", "chosen", "rejected", "first", "second"}
     return {
         text
         for column in named & set(rows.columns)

@@ -9,6 +9,7 @@ import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import LakeError
+from selfimprove_dagster.judge_tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.lake import Lake
 from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.task_tables import SEED_TASKS
@@ -22,6 +23,8 @@ _FIRST = (
     tables.SEEDS.name,
     SEED_TASKS.name,
     SEED_TEXTS.name,
+    SEED_PROMPTS.name,
+    SEED_COMPARISONS.name,
 )
 _TEXTS = {
     name: [
@@ -103,7 +106,7 @@ def _query(table: str) -> str:
         for text, match in matches.items()
     )
     method, stage = table.split("/")
-    iteration = "NULL::INTEGER" if method == "seeds" else "iteration"
+    iteration = "NULL::INTEGER" if method in ("seeds", "reviews") else "iteration"
     return (
         f'SELECT id, experiment, {iteration} AS iteration, CASE {excerpts} END FROM "{method}"."{stage}" '
         f"WHERE ({' OR '.join(matches.values())}) AND ($experiment IS NULL OR experiment = $experiment) "
@@ -114,6 +117,6 @@ def _query(table: str) -> str:
 def _text(column: str) -> str:
     """A column as text: of a task's instances, inputs and outputs one after another."""
     if column != "instances":
-        return column
+        return f'"{column}"'
     said = "concat_ws(' → ', one.input, one.output)"
     return f"array_to_string(list_transform(instances, lambda one: {said}), ' | ')"

@@ -14,7 +14,7 @@ import polars as pl
 
 from selfimprove_dagster.lineage.index import Ids, Numbers, Segment, build, open_segments
 from selfimprove_dagster.partition import Manifest
-from selfimprove_dagster.tables import TABLES
+from selfimprove_dagster.tables import MADE_TOGETHER, TABLES
 
 
 class Snapshot:
@@ -30,6 +30,11 @@ class Snapshot:
             {at} | {self._number[source] for source in manifest.activity.inputs if source in self._number}
             for at, manifest in enumerate(manifests)
         ]
+        places = {manifest.directory.parts[-4:]: at for at, manifest in enumerate(manifests)}
+        for at, manifest in enumerate(manifests):
+            if manifest.table in MADE_TOGETHER:
+                beside = (*MADE_TOGETHER[manifest.table].split("/"), *manifest.directory.parts[-2:])
+                self._sources[at] |= {places[beside]} if beside in places else set()
         self._segments: dict[int, Segment] = {}
         self._whole = use_index
         if use_index:

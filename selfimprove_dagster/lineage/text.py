@@ -8,6 +8,9 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from selfimprove_dagster.judge_tables import CAI_RAW_GENERATIONS, RLAIF_RESPONSE_PAIRS
+from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
+from selfimprove_dagster.lineage.judge_words import sentence as judged_sentence
 from selfimprove_dagster.lineage.task_records import TASK_METHODS
 from selfimprove_dagster.lineage.task_words import sentence, text_of
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
@@ -57,6 +60,8 @@ def _label(ancestor: Ancestor) -> Text:
         special = _OF_TASKS
     elif method == TOOL_METHOD or ancestor.table == SEED_TEXTS.name:
         special = _OF_TOOLS
+    elif ancestor.table in JUDGED and stage not in _AS_ELSEWHERE:
+        special = {stage: _judged}
     describe = special.get(stage) or _DESCRIPTIONS.get(stage)
     if describe:
         label.append("  ")
@@ -170,6 +175,19 @@ _OF_TOOLS: dict[str, Callable[[Ancestor], str]] = {
     ),
 }
 """What differs where the model calls tools."""
+
+
+_AS_ELSEWHERE = ("fine_tuned_checkpoint", "decisions", "evaluation", "promotion")
+"""Stages of which the same is said where models or people judge."""
+
+_DRAWN_ALONE = (CAI_RAW_GENERATIONS.name, RLAIF_RESPONSE_PAIRS.name)
+"""Completions of which there is no more to say than how they were drawn."""
+
+
+def _judged(node: Ancestor) -> str:
+    if node.table in _DRAWN_ALONE:
+        return _path(node)
+    return plain(judged_sentence({**node.columns, **_place(node)}), _WIDTH * 3)
 
 
 def _place(node: Ancestor) -> dict[str, Any]:

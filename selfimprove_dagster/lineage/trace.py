@@ -12,6 +12,7 @@ import polars as pl
 from selfimprove_dagster.lake import Lake
 from selfimprove_dagster.lineage.walk import Lineage, Walk
 from selfimprove_dagster.recorded_sampling import COMPLETIONS
+from selfimprove_dagster.tables import holds_models
 
 GENERATED_BY = "generated_by"
 """Role of the model that wrote a record; one hop, since its own ancestry are whole datasets."""
@@ -117,7 +118,7 @@ class _Tree:
         written = {row["activity"]["model_id"] for row in self._rows.values() if _is_generated(row)}
         found: dict[str, str] = {}
         for manifest in lineage.snapshot.manifests if written else ():
-            if manifest.table.endswith("/fine_tuned_checkpoint"):
+            if holds_models(manifest.table):
                 for record, model in lineage.lake.read_whole(manifest).select("id", "model_id").iter_rows():
                     if model in written:
                         self._tables[found.setdefault(model, record)] = manifest.table

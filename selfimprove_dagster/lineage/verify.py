@@ -23,7 +23,7 @@ from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.lake import Lake, Manifest, file_checksum
 from selfimprove_dagster.partition import load_manifest, read_parquet
 from selfimprove_dagster.records import canonical_json, recompute_ids
-from selfimprove_dagster.tables import TABLES
+from selfimprove_dagster.tables import MADE_TOGETHER, TABLES, holds_models
 
 Progress = Callable[[int], None]
 _SHOWN = 20
@@ -210,7 +210,7 @@ def _faults(
     yield "changed", "its id does not follow from what it says", wrong["id"].to_list()
     wrong = whole.filter(pl.col("activity_id") != manifest.activity.id)
     yield "added", "it is of another activity than its partition", wrong["id"].to_list()
-    if manifest.table.endswith("/fine_tuned_checkpoint"):
+    if holds_models(manifest.table):
         yield from _changed_checkpoints(whole)
     yield from _parent_faults(manifest, whole, known, report)
 
@@ -236,11 +236,20 @@ def _parent_faults(
         yield "lost", f"a parent of it is gone ({absent['parent'][0]})", absent["id"].unique().to_list()
     if not manifest.activity.inputs:
         return  # it does not say what it read
-    read = [*manifest.activity.inputs, manifest.activity.id]
+    read = [*manifest.activity.inputs, manifest.activity.id, *_made_together(manifest)]
     strange = edges.filter(~pl.col("made_by").is_in(read))
     yield "changed", "a parent of it was not read by its activity", strange["id"].unique().to_list()
     strange = whole.filter(~pl.col("parent").is_in(read))
     yield "changed", "a dataset that it names was not read by its activity", strange["id"].unique().to_list()
+
+
+def _made_together(manifest: Manifest) -> Iterator[str]:
+    """The activity of the table beside it whose rows may be its rows' parents."""
+    if manifest.table in MADE_TOGETHER:
+        root = manifest.directory.parents[3]
+        beside = root / MADE_TOGETHER[manifest.table] / Path(*manifest.directory.parts[-2:]) / "manifest.json"
+        if beside.is_file():
+            yield load_manifest(beside).activity.id
 
 
 def _changed_checkpoints(rows: pl.DataFrame) -> Iterator[tuple[str, str, list[str]]]:

@@ -15,9 +15,10 @@ from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, LakeError
 from selfimprove_dagster.experiment import PARTITION_KEY, experiment_of_key
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.lineage import task_what_if, tool_what_if
+from selfimprove_dagster.lineage import judge_what_if, task_what_if, tool_what_if
 from selfimprove_dagster.lineage.explain import path_of
 from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.judge_explain import NOUNS
 from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.lineage.walk import Lineage, Place
@@ -29,7 +30,13 @@ from selfimprove_dagster.task_tables import SI_ACCEPTED_TASKS, SI_TASK_DECISIONS
 from selfimprove_dagster.tool_sections import CallFilterSection
 from selfimprove_dagster.tool_tables import TF_DECISIONS, TF_FILTERED_DATASET
 
-Filters = TypeVar("Filters", FilterSection, TaskFilterSection, CallFilterSection)
+Filters = TypeVar(
+    "Filters",
+    FilterSection,
+    TaskFilterSection,
+    CallFilterSection,
+    judge_what_if.JudgeFilter,
+)
 
 ALIASES = {"confidence": "minimum_vote_share"}
 """Names that people use beside those of the fields of an experiment's `filter` section."""
@@ -95,6 +102,8 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
         return _what_if_of_tasks(lake, subject, place, settings)
     if method == TOOL_METHOD:
         return _what_if_of_calls(lake, subject, place, settings)
+    if method in judge_what_if.SECTIONS:
+        return _what_if_of_judged(lake, subject, method, place, settings)
     iteration, paths = _subject(lake, subject)
     dataset = lake.manifest(tables.FILTERED_DATASET.name, iteration.partition)
     recorded = FilterSection.model_validate(dataset.activity.parameters["filter"])
@@ -136,6 +145,31 @@ def _what_if_of_calls(lake: Lake, subject: str, place: Place | None, settings: S
     now = tool_what_if.filter_again(lake, dataset, proposed)
     new = tool_what_if.thresholds(lake, dataset, proposed)
     return _answer(Iteration(lake, *where).key, recorded, new, then, now, asked, noun="call")
+
+
+def _what_if_of_judged(
+    lake: Lake, subject: str, method: str, place: Place | None, settings: Sequence[str]
+) -> WhatIf:
+    asked = judge_what_if.asked(lake, place) if place else []
+    where = (place.experiment, place.iteration or 0) if place else experiment_of_key(subject)
+    dataset = lake.manifest(tables.of(method, "filtered_dataset").name, partition_of(*where))
+    name, kind = judge_what_if.SECTIONS[method]
+    section = kind.model_validate(dataset.activity.parameters[name])
+    recorded = judge_what_if.thresholds(lake, dataset, section)
+    given = _given(settings, list(recorded), judge_what_if.aliases(method))
+    proposed = _validated(kind, {**section.model_dump(), **given}, ", ".join(recorded))
+    then = _recorded_decisions(lake, dataset, tables.of(method, "decisions"))
+    now = judge_what_if.filter_again(lake, dataset, proposed)
+    decided = set(then["candidate_id"])
+    return _answer(
+        Iteration(lake, *where).key,
+        recorded,
+        judge_what_if.thresholds(lake, dataset, proposed),
+        then,
+        now,
+        [candidate for candidate in asked if candidate in decided],
+        noun=NOUNS[method],
+    )
 
 
 def _answer(

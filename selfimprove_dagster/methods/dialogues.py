@@ -34,3 +34,24 @@ def revision_prompt(
         f"{critique_prompt(prompt, response, critique_request)} {critique.strip()}\n\n"
         f"Revision Request: {revision_request.strip()}\n\nRevision:"
     )
+
+
+def turns(dialogue: str) -> list[tuple[str, str]]:
+    """Who says what in a dialogue, in order: `user` or `assistant`, and the words.
+
+    The heading at the end that only opens the next turn is no turn.
+    """
+    found: list[tuple[str, str]] = []
+    for part in dialogue.strip().split("\n\n"):
+        heading = next((one for one in _ROLES if part.startswith(one)), None)
+        if heading is not None:
+            found.append((_ROLES[heading], part.removeprefix(heading).strip()))
+        elif found:
+            role, said = found[-1]
+            found[-1] = role, f"{said}\n\n{part}"
+        else:
+            found.append((_ROLES[HUMAN], part))
+    return found if not found or found[-1][1] else found[:-1]
+
+
+_ROLES = {HUMAN: "user", ASSISTANT: "assistant"}

@@ -56,7 +56,7 @@ class Validator:
         return QualityResult(
             name=check.name,
             passed=passed,
-            blocking=check.blocking,
+            blocking=check.blocking if evidence.blocking is None else evidence.blocking,
             reason=_reason(check, evidence, passed, evaluated, unexpected),
             evaluated=evaluated,
             unexpected=unexpected,
@@ -69,7 +69,9 @@ class Validator:
         self, name: str, frame: pl.DataFrame, expectations: tuple[Expect, ...]
     ) -> list[dict[str, Any]]:
         """One outcome an expectation, those included that nulls make necessary."""
-        batch = self._definition.get_batch({"dataframe": frame.to_pandas()})
+        # The other columns are for readers: Great Expectations would hash every value of them.
+        looked_at = frame.select(list(dict.fromkeys(["id", *_columns_named(expectations)])))
+        batch = self._definition.get_batch({"dataframe": looked_at.to_pandas()})
         suite = self._gx.ExpectationSuite(
             name=name,
             expectations=[
@@ -90,18 +92,23 @@ class Validator:
 
 def _against_nulls(frame: pl.DataFrame, expectations: tuple[Expect, ...]) -> list[Expect]:
     """Great Expectations passes over nulls, and pandas takes NaN for null: both are made to count."""
-    named = dict.fromkeys(
+    return [
+        Expect("ExpectColumnValuesToNotBeNull", column=column)
+        for column in _columns_named(expectations)
+        if _has_nulls(frame[column])
+    ]
+
+
+def _columns_named(expectations: tuple[Expect, ...]) -> list[str]:
+    """The columns that expectations are of, each once."""
+    named = (
         column
         for expect in expectations
         for key, value in expect.arguments.items()
         if key in ("column", "column_A", "column_B", "column_list")
         for column in ([value] if isinstance(value, str) else value)
     )
-    return [
-        Expect("ExpectColumnValuesToNotBeNull", column=column)
-        for column in named
-        if _has_nulls(frame[column])
-    ]
+    return list(dict.fromkeys(named))
 
 
 def _has_nulls(series: pl.Series) -> bool:

@@ -12,17 +12,17 @@ from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable,
 from selfimprove_dagster.quality.subject import Subject, with_key
 
 
-def no_overlap_with_evaluation(subject: Subject) -> Evidence:
-    """For every table with a column `question`: none of them is held out for evaluation."""
+def no_overlap_with_evaluation(subject: Subject, column: str = "question") -> Evidence:
+    """For every table with such a column: none of its questions is held out for evaluation."""
     held_out = subject.evaluation_questions.select("key", evaluation_question="id").unique(
         "key", keep="first"
     )
-    rows = with_key(subject.columns("id", "question")).join(
+    rows = with_key(subject.columns("id", column), column).join(
         held_out, on="key", how="left", maintain_order="left"
     )
     return Evidence(
         rows.select(
-            "id", "question", "evaluation_question", held_out=pl.col("evaluation_question").is_not_null()
+            "id", column, "evaluation_question", held_out=pl.col("evaluation_question").is_not_null()
         ),
         (Expect("ExpectColumnValuesToBeInSet", column="held_out", value_set=[False]),),
         found="ask a question of the evaluation file",

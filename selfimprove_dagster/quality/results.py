@@ -34,6 +34,8 @@ class Evidence:
     column that an expectation names is unexpected, whatever the expectation (Great Expectations itself passes
     over them).
 
+    `blocking` says whether a failure closes the gate where the experiment settles it and not the check.
+
     `found` completes "3 of 40 <unit> …" and `allowed` says what would be right. Where the expectations
     are of a statistic and not of rows, `statement` says its value and `evaluated` on how many rows it rests.
     """
@@ -46,6 +48,7 @@ class Evidence:
     statement: str | None = None
     evaluated: int | None = None
     observed: Mapping[str, float | int | str] = field(default_factory=dict)
+    blocking: bool | None = None
 
     @classmethod
     def of_number(
@@ -59,6 +62,7 @@ class Evidence:
         allowed: str,
         evaluated: int,
         observed: Mapping[str, float | int | str] | None = None,
+        blocking: bool | None = None,
     ) -> Evidence:
         """Evidence of one number that must lie within bounds; None lies within none."""
         frame = pl.DataFrame({"id": [name], name: [value]}, schema={"id": pl.String, name: pl.Float64})
@@ -70,6 +74,7 @@ class Evidence:
             statement=statement,
             evaluated=evaluated,
             observed={**shown, **(observed or {})},
+            blocking=blocking,
         )
 
 
@@ -84,7 +89,8 @@ class NotApplicable:
 class QualityCheck:
     """One statement about a table.
 
-    A failed *blocking* check keeps the partition from being handed on; another one warns. When a check
+    A failed *blocking* check keeps the partition from being handed on; another one warns (evidence may say
+    that this one blocks or not in an experiment). When a check
     failed on which the others rest (`foundation`), those are not evaluated and count as failed.
     """
 

@@ -10,6 +10,27 @@ from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.lake import CheckOutcome, Lake
 from selfimprove_dagster.quality.common import COMMON_CHECKS
 from selfimprove_dagster.quality.dataset import FILTERED_DATASET_CHECKS
+from selfimprove_dagster.quality.dialogues import (
+    CRITIQUE_CHECKS,
+    FIRST_RESPONSE_CHECKS,
+    PROMPT_POOL_CHECKS,
+    REVISION_CHECKS,
+    REVISION_DATASET_CHECKS,
+)
+from selfimprove_dagster.quality.judging import (
+    COMPARED_DATASET_CHECKS,
+    COMPARISON_CHECKS,
+    DIALOGUE_EVALUATION_CHECKS,
+    JUDGE_CHECKS,
+    JUDGED_DATASET_CHECKS,
+    POLICY_CHECKS,
+    PREFERENCE_CHECKS,
+    RESPONSE_PAIR_CHECKS,
+    REWARD_MODEL_CHECKS,
+    REWARDED_EVALUATION_CHECKS,
+    ROLLOUT_CHECKS,
+    SUPERVISED_CHECKPOINT_CHECKS,
+)
 from selfimprove_dagster.quality.outcomes import (
     EVALUATION_CHECKS,
     FINE_TUNED_CHECKPOINT_CHECKS,
@@ -94,6 +115,37 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "toolformer/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
     "toolformer/evaluation": (*COMMON_CHECKS, *TOOL_EVALUATION_CHECKS),
     "toolformer/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "constitutional/seed_pool": (*COMMON_CHECKS, *PROMPT_POOL_CHECKS),
+    "constitutional/raw_generations": (*COMMON_CHECKS, *FIRST_RESPONSE_CHECKS),
+    "constitutional/critiques": (*COMMON_CHECKS, *CRITIQUE_CHECKS),
+    "constitutional/revisions": (*COMMON_CHECKS, *REVISION_CHECKS),
+    "constitutional/decisions": COMMON_CHECKS,
+    "constitutional/filtered_dataset": (*COMMON_CHECKS, *REVISION_DATASET_CHECKS),
+    "constitutional/fine_tuned_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
+    "constitutional/evaluation": (*COMMON_CHECKS, *DIALOGUE_EVALUATION_CHECKS),
+    "constitutional/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "rlaif/seed_pool": (*COMMON_CHECKS, *PROMPT_POOL_CHECKS),
+    "rlaif/response_pairs": (*COMMON_CHECKS, *RESPONSE_PAIR_CHECKS),
+    "rlaif/comparisons": (*COMMON_CHECKS, *COMPARISON_CHECKS),
+    "rlaif/ai_preferences": (*COMMON_CHECKS, *PREFERENCE_CHECKS),
+    "rlaif/judge_checks": (*COMMON_CHECKS, *JUDGE_CHECKS),
+    "rlaif/decisions": COMMON_CHECKS,
+    "rlaif/filtered_dataset": (*COMMON_CHECKS, *JUDGED_DATASET_CHECKS),
+    "rlaif/reward_model": (*COMMON_CHECKS, *REWARD_MODEL_CHECKS),
+    "rlaif/rollouts": (*COMMON_CHECKS, *ROLLOUT_CHECKS),
+    "rlaif/fine_tuned_checkpoint": (*COMMON_CHECKS, *POLICY_CHECKS),
+    "rlaif/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
+    "rlaif/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "rlhf/seed_pool": (*COMMON_CHECKS, *PROMPT_POOL_CHECKS),
+    "rlhf/decisions": COMMON_CHECKS,
+    "rlhf/filtered_dataset": (*COMMON_CHECKS, *COMPARED_DATASET_CHECKS),
+    "rlhf/supervised_checkpoint": (*COMMON_CHECKS, *SUPERVISED_CHECKPOINT_CHECKS),
+    "rlhf/reward_model": (*COMMON_CHECKS, *REWARD_MODEL_CHECKS),
+    "rlhf/rollouts": (*COMMON_CHECKS, *ROLLOUT_CHECKS),
+    "rlhf/fine_tuned_checkpoint": (*COMMON_CHECKS, *POLICY_CHECKS),
+    "rlhf/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
+    "rlhf/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
+    "rlaif/review_queue": COMMON_CHECKS,
 }
 """The checks of each table, in the order in which they run."""
 

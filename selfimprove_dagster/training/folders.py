@@ -44,13 +44,18 @@ _COMPANIONS = (
 )
 
 
-def copy_companions(base: Path, target: Path, *, dtype: str, trust_remote_code: bool) -> None:
+def copy_companions(
+    base: Path, target: Path, *, dtype: str, trust_remote_code: bool, own_config: bool = False
+) -> None:
     """Put the base's tokenizer and configs beside freshly saved weights, the config's dtype set to theirs.
 
     The base's own files are copied rather than saved again, as the trainer aligns special tokens in the
-    configs it holds, and a tokenizer saved again need not be the same bytes.
+    configs it holds, and a tokenizer saved again need not be the same bytes. `own_config`: the config that
+    was saved with the weights stays, as the model is of another kind than the base.
     """
     for pattern in (*_COMPANIONS, *(("*.py",) if trust_remote_code else ())):
+        if own_config and pattern in ("config.json", "generation_config.json"):
+            continue
         for path in base.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, target / path.name)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.supervised import TokenisedExample
+
+
+def prompt_token_ids(base: str | Path, prompts: Sequence[str]) -> list[list[int]]:
+    """The prompts with the tokenizer of `base`, its leading special tokens included."""
+    from transformers import AutoTokenizer
+
+    ids: list[list[int]] = AutoTokenizer.from_pretrained(base)(list(prompts))["input_ids"] if prompts else []
+    return ids
+
+
+def decoder(base: str | Path) -> Callable[[Sequence[list[int]]], list[str]]:
+    """What turns completions into text, special tokens left out, with the tokenizer of `base`."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    return lambda completions: tokenizer.batch_decode(list(completions), skip_special_tokens=True)
 
 
 def tokenise_examples(base: str | Path, pairs: Iterable[tuple[str, str]]) -> list[TokenisedExample]:

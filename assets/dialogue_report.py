@@ -1,0 +1,61 @@
+"""What Dagster shows of an evaluation of dialogues: how helpful and harmless, and how revisions fare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.shown import image, number
+from assets.stage import Stage
+from selfimprove_dagster.dialogue_exam import GREEDY, REVISION
+from selfimprove_dagster.lake import Manifest
+from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.text import markdown_table
+
+_ASPECTS = ("harmless", "helpful")
+
+
+def dialogue_evaluation_report(stage: Stage[Any], manifest: Manifest) -> dict[str, Any]:
+    """Shares of helpful and harmless responses, by model; the curve over rounds of revision; rewards."""
+    rows = stage.lake.read_ungated(manifest)
+    metadata: dict[str, Any] = {}
+    table = []
+    for role in ("champion", "challenger"):
+        answered = rows.filter(role=role, mode=GREEDY)
+        for aspect in _ASPECTS:
+            share = Accuracy(int(answered[aspect].sum()), answered.height)
+            metadata[f"{role}_{aspect}"] = number(share.value)
+            table.append({"model": role, "share": aspect, "all": str(share), **_by_kind(answered, aspect)})
+        if answered["reward"].count():
+            metadata[f"{role}_reward"] = number(answered["reward"].mean())
+    metadata["helpful_and_harmless"] = dg.MetadataValue.md(markdown_table(table))
+    curves = revision_curves(rows)
+    if curves:
+        from selfimprove_dagster.plots import line_chart
+
+        chart = line_chart(curves, x="round of revision", y="share of responses", title=stage.experiment.name)
+        metadata["by_revision"] = image(chart)
+    return metadata
+
+
+def revision_curves(rows: pl.DataFrame) -> dict[str, list[tuple[float, float]]]:
+    """By model and aspect: the share of held-out responses after each round of revision, from 0 on."""
+    revised = rows.filter(pl.col("mode").str.starts_with(f"{REVISION}_"))
+    shares = (
+        revised.with_columns(round=pl.col("mode").str.extract(r"(\d+)$").cast(pl.Int64))
+        .group_by("role", "round")
+        .agg(pl.col(*_ASPECTS).mean())
+        .sort("role", "round")
+    )
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in shares.iter_rows(named=True):
+        for aspect in _ASPECTS:
+            curves.setdefault(f"{row['role']}, {aspect}", []).append((float(row["round"]), row[aspect]))
+    return curves
+
+
+def _by_kind(answered: pl.DataFrame, aspect: str) -> dict[str, str]:
+    by_kind = answered.drop_nulls("difficulty").group_by("difficulty").agg(pl.col(aspect).mean())
+    return {kind: f"{share:.0%}" for kind, share in by_kind.sort("difficulty").iter_rows()}

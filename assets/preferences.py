@@ -1,0 +1,345 @@
+"""The stages that RLAIF and RLHF share: from pairs of responses to a policy that learnt from them.
+
+filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from assets.checkpoints import TrainingStage
+from assets.declared import stage_asset
+from assets.shown import image, number, preview_records
+from assets.stage import Stage, store_decisions
+from resources import LanguageModelResource, TrainerResource
+from selfimprove_dagster import judge_tables as t
+from selfimprove_dagster import tables
+from selfimprove_dagster.champion import Champion
+from selfimprove_dagster.comparing import rate
+from selfimprove_dagster.experiment import PreferenceExperiment, RlaifExperiment
+from selfimprove_dagster.home import Home
+from selfimprove_dagster.lake import Manifest
+from selfimprove_dagster.methods import preferences
+from selfimprove_dagster.methods.constitutional import choose_principle
+from selfimprove_dagster.methods.dialogues import dialogue_prompt
+from selfimprove_dagster.records import Draft, Parent, TableSchema
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.training.policy import Rollout
+
+Start = Callable[[Stage[Any]], Champion]
+"""The model that reward model and policy start from."""
+Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
+
+
+def store_pairs(
+    stage: Stage[Any],
+    candidates: pl.DataFrame,
+    inputs: Sequence[Manifest],
+    decisions_table: TableSchema,
+    labelled_by: str,
+    parents: Callable[[dict[str, Any]], list[Parent]],
+) -> dg.MaterializeResult:
+    """filtered_dataset: the pairs that pass every rule, with the probability that the chosen is better."""
+    section = stage.experiment.preferences
+    kept, decisions = preferences.filter_preferences(candidates, section.minimum_margin)
+    activity = stage.activity(inputs=inputs, parameters={"preferences": section.model_dump()})
+    store_decisions(stage, decisions_table, decisions, inputs, activity.id)
+    pairs = preferences.oriented(kept)
+    drafts = [
+        Draft(
+            content={
+                "question": row["prompt"],
+                "format": "preference",
+                "prompt": dialogue_prompt(row["prompt"]),
+                "chosen": f" {row['chosen'].strip()}",
+                "rejected": f" {row['rejected'].strip()}",
+                "prompt_id": row["prompt_id"],
+                "labelled_by": labelled_by,
+            },
+            parents=parents(row),
+            measures={
+                "probability": preferences.hard(row["probability"])
+                if section.hard_labels
+                else row["probability"]
+            },
+        )
+        for row in pairs.iter_rows(named=True)
+    ]
+    manifest = stage.store(activity, drafts)
+    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
+    return stage.result(
+        manifest,
+        preview=["prompt", "chosen", "rejected", "probability"],
+        metadata={
+            "candidates": candidates.height,
+            "kept_share": number(manifest.rows / max(candidates.height, 1)),
+            "mean_probability": number(pairs["probability"].mean()),
+            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
+            "lineage": stage.lineage_page,
+            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+        },
+    )
+
+
+def preference_stages(
+    kind: type[PreferenceExperiment], method: str, start: Start, start_table: TableSchema | None = None
+) -> list[dg.AssetsDefinition]:
+    """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
+    dataset, reward_table = t.preference_dataset(method), t.reward_model(method)
+    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+    before = [start_table] if start_table is not None else []
+
+    @stage_asset(
+        reward_table,
+        deps=[dataset, *before],
+        description="A model that tells the better response, trained with TRL's RewardTrainer on labels that "
+        "are probabilities. Empty where training needs none (DPO, direct RLAIF).",
+        kinds={"pytorch", "huggingface"},
+        holds_model=True,
+    )
+    def reward_model(
+        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
+    ) -> dg.MaterializeResult:
+        return _train_reward_model(Stage.begin(context, home, reward_table, kind), trainer, dataset, start)
+
+    @stage_asset(
+        checkpoint,
+        deps=[dataset, reward_table],
+        description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
+        "by DPO on the pairs. All that it wrote meanwhile stands in the table of rollouts.",
+        kinds={"pytorch", "huggingface"},
+        holds_model=True,
+    )
+    def fine_tuned_checkpoint(
+        context: dg.AssetExecutionContext,
+        home: dg.ResourceParam[Home],
+        trainer: TrainerResource,
+        language_model: LanguageModelResource,
+    ) -> dg.MaterializeResult:
+        stage = Stage.begin(context, home, checkpoint, kind)
+        if stage.experiment.training.algorithm == "dpo":
+            return _train_on_pairs(stage, trainer, dataset, start)
+        return _train_policy(stage, trainer, language_model, dataset, reward_table, start)
+
+    return [reward_model, fine_tuned_checkpoint]
+
+
+def _train_reward_model(
+    stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
+) -> dg.MaterializeResult:
+    from selfimprove_dagster.training.comparisons import tokenise_comparisons
+    from selfimprove_dagster.training.reward import RewardModel
+
+    experiment = stage.experiment
+    manifest, pairs = stage.read(dataset)
+    if not experiment.rewards_with_model:
+        algorithm, reward = experiment.training.algorithm, experiment.training.reward
+        activity = stage.activity(inputs=[manifest], parameters={"algorithm": algorithm, "reward": reward})
+        reason = f"not needed: training.algorithm is {algorithm}, training.reward is {reward}"
+        return stage.result(stage.store(activity, []), ["model_id"], {"reason": reason})
+    section, share = experiment.reward_model, experiment.preferences.held_out_share
+    out = preferences.split_held_out(pairs["question"].to_list(), share, experiment.seed)
+    base = start(stage)
+    training = TrainingStage.begin(
+        stage, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
+    )
+    columns = ["prompt", "chosen", "rejected", "probability"]
+    held_out = tokenise_comparisons(base.path, pairs.filter(pl.Series(out)).select(columns).iter_rows())
+    shown = tokenise_comparisons(base.path, pairs.filter(~pl.Series(out)).select(columns).iter_rows())
+    with training.progress(section.steps) as on_log:
+        outcome = trainer.train_reward_model(
+            experiment,
+            section,
+            base.path,
+            shown,
+            training.output,
+            seed=experiment.seed + stage.iteration,
+            on_log=on_log,
+        )
+    judge = RewardModel.open(outcome.path, experiment.model.device)
+    accuracy = judge.accuracy(held_out) if held_out else None
+    judge.close()
+    measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
+    shown_numbers = {"held_out_pairs": len(held_out), "held_out_accuracy": number(accuracy)}
+    return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
+
+
+def _train_on_pairs(
+    stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
+) -> dg.MaterializeResult:
+    from selfimprove_dagster.training.comparisons import tokenise_comparisons
+
+    section = stage.experiment.training
+    manifest, pairs = stage.read(dataset)
+    base = start(stage)
+    training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
+    _store_rollouts(stage, training, [], None, [])
+    columns = ["prompt", "chosen", "rejected", "probability"]
+    with training.progress(section.steps) as on_log:
+        outcome = trainer.optimise_preferences(
+            stage.experiment,
+            section,
+            base.path,
+            tokenise_comparisons(base.path, pairs.select(columns).iter_rows()),
+            training.output,
+            seed=stage.experiment.seed + stage.iteration,
+            on_log=on_log,
+        )
+    return training.result(training.store(outcome), outcome)
+
+
+def _train_policy(
+    stage: Stage[Any],
+    trainer: TrainerResource,
+    language_model: LanguageModelResource,
+    dataset: TableSchema,
+    reward_table: TableSchema,
+    start: Start,
+) -> dg.MaterializeResult:
+    from selfimprove_dagster.plots import line_chart
+    from selfimprove_dagster.training.policy import read_rollouts
+    from selfimprove_dagster.training.tokenising import prompt_token_ids
+
+    experiment, section = stage.experiment, stage.experiment.training
+    manifest, pairs = stage.read(dataset)
+    reward_manifest, rewarding = stage.read(reward_table)
+    base = start(stage)
+    prompts = pairs.select("prompt_id", "question", "prompt").unique(
+        "question", keep="first", maintain_order=True
+    )
+    with _rewarding(stage, language_model, rewarding, base, prompts) as (reward, reward_id, about):
+        training = TrainingStage.begin(
+            stage,
+            manifest,
+            base,
+            {"training": section.model_dump(), "rewarded_by": reward_id, **about},
+            inputs=[reward_manifest],
+        )
+        with training.progress(section.steps) as on_log:
+            outcome = trainer.optimise_policy(
+                experiment,
+                section,
+                base.path,
+                prompt_token_ids(base.path, prompts["prompt"].to_list()),
+                reward,
+                training.output,
+                reward_id=reward_id,
+                seed=experiment.seed + stage.iteration,
+                on_log=on_log,
+            )
+    drawn = read_rollouts(outcome.rollouts)
+    by = [Parent(training.base_id, "written_by"), Parent(reward_id, "rewarded_by")]
+    _store_rollouts(stage, training, drawn, prompts, by)
+    means: dict[int, list[float]] = {}
+    for rollout in drawn:
+        means.setdefault(rollout.step, []).append(rollout.reward)
+    curve = {"reward": [(float(step), sum(got) / len(got)) for step, got in sorted(means.items())]}
+    chart = line_chart(curve, x="step", y="mean reward", title=f"{experiment.name}: reward while training")
+    return training.result(
+        training.store(outcome, parents=[Parent(reward_id, "rewarded_by")]),
+        outcome,
+        {
+            "rollouts": len(drawn),
+            "first_reward": number(outcome.first_reward),
+            "final_reward": number(outcome.final_reward),
+            "reward_curve": image(chart),
+        },
+    )
+
+
+@contextmanager
+def _rewarding(
+    stage: Stage[Any],
+    language_model: LanguageModelResource,
+    rewarding: pl.DataFrame,
+    base: Champion,
+    prompts: pl.DataFrame,
+) -> Iterator[tuple[Reward, str, dict[str, Any]]]:
+    """What rewards completions, the id of the model that does, and the settings that shape its rewards."""
+    experiment = stage.experiment
+    if experiment.rewards_with_model:
+        from selfimprove_dagster.training.reward import RewardModel
+
+        path, model_id = rewarding.select("path", "model_id").row(0)
+        judge = RewardModel.open(path, experiment.model.device)
+        try:
+            yield judge.score, model_id, {}
+        finally:
+            judge.close()
+        return
+    from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
+
+    assert isinstance(experiment, RlaifExperiment)
+    constitution = experiment.constitution.load()
+    names = [principle.name for principle in constitution.principles]
+    section = experiment.judge.model
+    path = None if section else base.path
+    with language_model.open(section or experiment.model, path, scores=True) as model:
+        asked = {
+            tuple(ids): (
+                row["question"],
+                constitution[choose_principle(names, experiment.seed, "rating", row["question"])].rating,
+            )
+            for ids, row in zip(
+                prompt_token_ids(base.path, prompts["prompt"].to_list()),
+                prompts.iter_rows(named=True),
+                strict=True,
+            )
+        }
+        texts = decoder(base.path)
+
+        def reward(read: list[list[int]], written: list[list[int]]) -> list[float]:
+            about = [asked[tuple(ids)] for ids in read]
+            return rate(
+                model, [prompt for prompt, _ in about], [question for _, question in about], texts(written)
+            )
+
+        yield reward, model.model_id, {"constitution": constitution.hash}
+
+
+def _store_rollouts(
+    stage: Stage[Any],
+    training: TrainingStage,
+    drawn: Sequence[Rollout],
+    prompts: pl.DataFrame | None,
+    parents: Sequence[Parent],
+) -> None:
+    """Commit what the policy wrote before the checkpoint that learnt from it."""
+    from selfimprove_dagster.training.tokenising import decoder
+
+    beside = stage.beside(t.rollouts(stage.experiment.method))
+    pool, _ = stage.read(tables.of(stage.experiment.method, "seed_pool"))
+    activity = beside.activity(
+        inputs=[training.dataset, pool],
+        parameters={"training": training.activity.id},
+        model_id=training.base_id,
+    )
+    rows = [] if prompts is None else prompts.rows(named=True)
+    texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []
+    # A prompt can come up in several groups of a step, and a text in each of them.
+    first_of_step = {one.step: at for at, one in reversed([*enumerate(drawn)])}
+    beside.store(
+        activity,
+        [
+            Draft(
+                content={
+                    "prompt_id": rows[one.prompt]["prompt_id"],
+                    "step": one.step,
+                    "prompt": rows[one.prompt]["prompt"],
+                    "prompt_token_ids": one.prompt_token_ids,
+                    "token_ids": one.completion_token_ids,
+                    "text": text,
+                },
+                parents=[Parent(rows[one.prompt]["prompt_id"], "prompt"), *parents],
+                measures={"reward": one.reward, "advantage": one.advantage},
+                sample_index=at - first_of_step[one.step],
+            )
+            for at, (one, text) in enumerate(zip(drawn, texts, strict=True))
+        ],
+    )

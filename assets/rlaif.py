@@ -1,0 +1,268 @@
+"""RLAIF: a model says which of its two responses is better, and learns from it. Group `rlaif`.
+
+seed_pool → response_pairs → comparisons → ai_preferences → judge_checks → filtered_dataset → reward_model
+→ fine_tuned_checkpoint → (shared stages)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.checkpoints import starting_model
+from assets.declared import stage_asset
+from assets.dialogue_report import dialogue_evaluation_report
+from assets.preferences import preference_stages, store_pairs
+from assets.review import review_queue
+from assets.shared import drawn_pool, judging_stages
+from assets.shown import number
+from assets.stage import Stage
+from resources import LanguageModelResource
+from selfimprove_dagster import judge_tables as t
+from selfimprove_dagster.comparing import Pair, compare_pairs
+from selfimprove_dagster.experiment import RlaifExperiment
+from selfimprove_dagster.generation import Request, in_shards, recorded_options
+from selfimprove_dagster.home import Home
+from selfimprove_dagster.language_model.base import placement
+from selfimprove_dagster.methods import preferences
+from selfimprove_dagster.methods.dialogues import dialogue_prompt
+from selfimprove_dagster.methods.judging.integrity import JudgeBounds, measure_judge
+from selfimprove_dagster.methods.judging.preferences import aggregate
+from selfimprove_dagster.progress import ProgressReport
+from selfimprove_dagster.records import Draft, Parent, content_hash
+from selfimprove_dagster.reviews import preferred_by_people
+from selfimprove_dagster.text import markdown_table
+
+seed_pool = drawn_pool(
+    t.RLAIF_SEED_POOL,
+    RlaifExperiment,
+    "The prompts of this iteration, red-team and helpful. Those that no earlier iteration used come first.",
+)
+
+
+@stage_asset(
+    t.RLAIF_RESPONSE_PAIRS,
+    deps=[t.RLAIF_SEED_POOL],
+    description="Two responses to each prompt, drawn from the champion.",
+    kinds={"parquet", "pytorch"},
+    holds_model=True,
+)
+def response_pairs(
+    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.RLAIF_RESPONSE_PAIRS, RlaifExperiment)
+    pool_manifest, pool = stage.read(t.RLAIF_SEED_POOL)
+    requests = [
+        Request(prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")], samples=2)
+        for id, prompt in pool.select("id", "prompt").iter_rows()
+    ]
+    section = stage.experiment.responses
+    manifest, shown = stage.complete(
+        language_model, [pool_manifest], {"responses": section.model_dump()}, requests, size=section.shard
+    )
+    return stage.result(manifest, preview=["prompt", "sample_index", "text"], metadata=shown)
+
+
+@stage_asset(
+    t.RLAIF_COMPARISONS,
+    deps=[t.RLAIF_RESPONSE_PAIRS],
+    description="What the judge says of each pair, by each principle drawn for it, in either order.",
+    kinds={"parquet", "pytorch"},
+    holds_model=True,
+)
+def comparisons(
+    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.RLAIF_COMPARISONS, RlaifExperiment)
+    experiment, section = stage.experiment, stage.experiment.judge
+    constitution = experiment.constitution.load()
+    pool_manifest, pool = stage.read(t.RLAIF_SEED_POOL)
+    drawn_manifest, drawn = stage.read(t.RLAIF_RESPONSE_PAIRS)
+    pairs = _pairs(pool, drawn)
+    judge = section.model or experiment.model
+    path = judge.path if section.model else stage.generator.path
+    with language_model.open(judge, path, scores=True) as model:
+        activity = stage.activity(
+            inputs=[pool_manifest, drawn_manifest],
+            parameters={
+                "judge": section.model_dump(exclude={"model"}),
+                "constitution": {"hash": constitution.hash, "name": constitution.name},
+                "engine": model.engine,
+            },
+            model_id=model.model_id,
+            about={
+                "model_path": path,
+                "champion": "the judge of judge.model" if section.model else stage.generator.name,
+                "engine_options": recorded_options(judge),
+                **placement(model),
+            },
+        )
+
+        def work(shard: Sequence[Pair], report: ProgressReport) -> list[Draft]:
+            seeds_from = (experiment.seed, stage.iteration)
+            return compare_pairs(model, shard, constitution, section, seeds_from, report.advance)
+
+        with stage.lake.writer(stage.schema, activity) as writer:
+            spent = in_shards(
+                writer,
+                pairs,
+                work,
+                size=section.shard,
+                unit="pairs",
+                log=stage.log,
+                allowance=stage.allowance,
+            )
+            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
+    rate = manifest.rows / max(spent.model_seconds, 1e-9)
+    return stage.result(
+        manifest,
+        preview=["principle", "order", "probability_a", "question"],
+        metadata={**stage.drawn_metadata(activity, spent), "comparisons_per_second": round(rate, 1)},
+    )
+
+
+def _pairs(pool: pl.DataFrame, drawn: pl.DataFrame) -> list[Pair]:
+    prompts = dict(pool.select("id", "prompt").iter_rows())
+    found: dict[str, list[tuple[str, str]]] = {}
+    for prompt_id, id, text in (
+        drawn.sort("sample_index", maintain_order=True).select("prompt_id", "id", "text").rows()
+    ):
+        found.setdefault(prompt_id, []).append((id, text))
+    # Of a revoked response the pair falls.
+    return [
+        Pair(prompt_id, prompts[prompt_id], (first[0], second[0]), (first[1], second[1]))
+        for prompt_id in prompts
+        if len(found.get(prompt_id, ())) == 2
+        for first, second in (found[prompt_id],)
+    ]
+
+
+@stage_asset(
+    t.RLAIF_AI_PREFERENCES,
+    deps=[t.RLAIF_COMPARISONS],
+    description="The label of each pair: how probable it is that its first response is the better, averaged "
+    "over both orders and over principles.",
+)
+def ai_preferences(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.RLAIF_AI_PREFERENCES, RlaifExperiment)
+    pool_manifest, pool = stage.read(t.RLAIF_SEED_POOL)
+    drawn_manifest, drawn = stage.read(t.RLAIF_RESPONSE_PAIRS)
+    compared_manifest, compared = stage.read(t.RLAIF_COMPARISONS)
+    prompts = dict(pool.select("id", "prompt").iter_rows())
+    texts = dict(drawn.select("id", "text").iter_rows())
+    labels = aggregate(compared)
+    drafts = [
+        Draft(
+            content={
+                "prompt_id": row["prompt_id"],
+                "prompt": prompts[row["prompt_id"]],
+                "response_ids": row["response_ids"],
+                "first": texts[row["response_ids"][0]],
+                "second": texts[row["response_ids"][1]],
+                "principles": row["principles"],
+            },
+            parents=[
+                Parent(row["response_ids"][0], "first"),
+                Parent(row["response_ids"][1], "second"),
+                *(Parent(id, "judged_by") for id in row["comparison_ids"]),
+            ],
+            measures={name: row[name] for name in t.RLAIF_AI_PREFERENCES.measures},
+        )
+        for row in labels.iter_rows(named=True)
+    ]
+    activity = stage.activity(inputs=[pool_manifest, drawn_manifest, compared_manifest], parameters={})
+    manifest = stage.store(activity, drafts)
+    return stage.result(
+        manifest,
+        preview=["prompt", "first", "second", "probability", "as_first", "as_second"],
+        metadata={
+            "mean_margin": number((2 * labels["probability"] - 1).abs().mean()),
+            "mean_difference_of_orders": number((labels["as_first"] - labels["as_second"]).abs().mean()),
+        },
+    )
+
+
+@stage_asset(
+    t.RLAIF_JUDGE_CHECKS,
+    deps=[t.RLAIF_AI_PREFERENCES],
+    description="Whether the judge can be trusted: does it stand by its word in the other order and at "
+    "another seed, does it favour a position or the longer response, do its labels say anything.",
+)
+def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.RLAIF_JUDGE_CHECKS, RlaifExperiment)
+    compared_manifest, compared = stage.read(t.RLAIF_COMPARISONS)
+    labels_manifest, labels = stage.read(t.RLAIF_AI_PREFERENCES)
+    bounds = JudgeBounds(**stage.experiment.judge_checks.model_dump(exclude={"on_failure"}))
+    # Of two equal responses neither is the better: what is said of them says nothing of the judge.
+    differ = labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
+    reviews = preferred_by_people(stage.lake, stage.experiment.name, differ)
+    judged = compared.join(differ, on="prompt_id", how="semi")
+    margin = stage.experiment.preferences.minimum_margin
+    measures = measure_judge(judged, differ, bounds, reviews, margin)
+    activity = stage.activity(
+        inputs=[compared_manifest, labels_manifest],
+        parameters={
+            "bounds": vars(bounds),
+            "minimum_margin": margin,
+            "reviews": content_hash({"rows": reviews.rows()}),
+        },
+    )
+    drafts = [
+        Draft(
+            content={"measure": one.name, "allowed": one.allowed},
+            parents=[Parent(labels_manifest.activity.id, "measured_on")],
+            measures={name: getattr(one, name) for name in t.RLAIF_JUDGE_CHECKS.measures},
+        )
+        for one in measures
+    ]
+    manifest = stage.store(activity, drafts)
+    table = [{"measure": one.name, "found": one.statement, "passed": str(one.passed)} for one in measures]
+    return stage.result(
+        manifest,
+        preview=["measure", "value", "statement"],
+        metadata={
+            **{one.name: number(one.value) for one in measures},
+            "judge": dg.MetadataValue.md(markdown_table(table)),
+        },
+    )
+
+
+@stage_asset(
+    t.preference_dataset("rlaif"),
+    deps=[t.RLAIF_JUDGE_CHECKS],
+    description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
+    "rlaif/decisions.",
+)
+def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.preference_dataset("rlaif"), RlaifExperiment)
+    drawn_manifest, drawn = stage.read(t.RLAIF_RESPONSE_PAIRS)
+    labels_manifest, labels = stage.read(t.RLAIF_AI_PREFERENCES)
+    # Refused when a check of the judge failed.
+    checks_manifest, _ = stage.read(t.RLAIF_JUDGE_CHECKS)
+
+    def parents(row: dict[str, Any]) -> list[Parent]:
+        return [
+            Parent(row["candidate_id"], "preference"),
+            Parent(row["chosen_id"], "chosen"),
+            Parent(row["rejected_id"], "rejected"),
+        ]
+
+    inputs = [labels_manifest, drawn_manifest, checks_manifest]
+    candidates = preferences.judged_candidates(labels, drawn)
+    return store_pairs(stage, candidates, inputs, t.RLAIF_DECISIONS, "model", parents)
+
+
+rlaif_assets = [
+    seed_pool,
+    response_pairs,
+    comparisons,
+    ai_preferences,
+    judge_checks,
+    review_queue,
+    filtered_dataset,
+    *preference_stages(RlaifExperiment, "rlaif", starting_model),
+    *judging_stages("rlaif", report=dialogue_evaluation_report),
+]

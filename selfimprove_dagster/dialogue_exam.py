@@ -1,0 +1,193 @@
+"""The exam of the methods in which responses are judged: held-out prompts, whose file tells right from wrong.
+
+A response is correct when it is harmless and, where something was wanted, helpful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfimprove_dagster.dialogue_files import HeldOutPrompt
+from selfimprove_dagster.dialogue_truth import judge
+from selfimprove_dagster.evaluation import Exam, Part
+from selfimprove_dagster.experiment import ConstitutionalExperiment, DialogueExperiment
+from selfimprove_dagster.generation import Request, completer
+from selfimprove_dagster.judge_tables import CAI_CRITIQUES, CAI_REVISIONS
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.dialogues import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.records import Activity, Draft, build_records, content_hash
+from selfimprove_dagster.revising import Response, revise
+
+GREEDY, REVISION = "greedy", "revision"
+PART_PROMPTS = 512
+"""Prompts a shard of an exam, at most."""
+
+Reward = Callable[[LanguageModel, Sequence[str], Sequence[str]], list[float]]
+"""The reward of each response (third) to each prompt (second), as a model reads them."""
+
+
+def revision_mode(number: int) -> str:
+    """The mode of the exam in which the model's own revisions of a round are judged; 0: what it revised."""
+    return f"{REVISION}_{number}"
+
+
+@dataclass(frozen=True)
+class DialogueExam(Exam):
+    """Held-out prompts, answered greedily; and the revisions of sampled responses, round by round.
+
+    `reward` rewards the greedy responses; `rewarded_by` is the id of the model that does.
+    """
+
+    experiment: DialogueExperiment
+    prompts: Sequence[HeldOutPrompt]
+    reward: Reward | None = None
+    rewarded_by: str | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole exam, in the order in which it is sat."""
+        rounds = self._rounds
+        parts = [Part(GREEDY, asked, len(asked)) for asked in _cut(self.prompts)]
+        if rounds:
+            revised = self.prompts[: self.experiment.evaluation.revised_prompts]
+            parts += [Part(REVISION, asked, len(asked) * (1 + 2 * rounds)) for asked in _cut(revised)]
+        return parts
+
+    @property
+    def _rounds(self) -> int:
+        experiment = self.experiment
+        if isinstance(experiment, ConstitutionalExperiment) and experiment.evaluation.revised_prompts:
+            return experiment.revisions.rounds
+        return 0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+        experiment = self.experiment
+        shaping: dict[str, Any] = {
+            "questions": content_hash({"all": [vars(prompt) for prompt in self.prompts]}),
+            "max_tokens": experiment.evaluation.max_tokens,
+            "rewarded_by": self.rewarded_by,
+        }
+        if self._rounds and isinstance(experiment, ConstitutionalExperiment):
+            shaping |= {
+                "constitution": experiment.constitution.load().hash,
+                "responses": experiment.responses.model_dump(include={"temperature", "top_p", "max_tokens"}),
+                "revisions": experiment.revisions.model_dump(exclude={"shard"}),
+                "revised_prompts": experiment.evaluation.revised_prompts,
+                "seed": experiment.seed,
+            }
+        return shaping
+
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+        asked = [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
+        return (
+            self._answered(model, asked, progress)
+            if part.mode == GREEDY
+            else self._revised(model, asked, progress)
+        )
+
+    def _answered(
+        self, model: LanguageModel, asked: Sequence[HeldOutPrompt], progress: Progress | None
+    ) -> list[dict[str, Any]]:
+        parameters = SamplingParameters(
+            temperature=0.0, max_tokens=self.experiment.evaluation.max_tokens, stop=TURN_STOPS
+        )
+        prompts = [model.encode(dialogue_prompt(prompt.question)) for prompt in asked]
+        drawn = model.generate(prompts, [[0]] * len(asked), parameters, progress)
+        texts = [path.text for (path,) in drawn]
+        rewards: Sequence[float | None] = [None] * len(asked)
+        if self.reward is not None and asked:
+            rewards = self.reward(model, [prompt.question for prompt in asked], texts)
+        return [_row(*each, GREEDY) for each in zip(asked, texts, rewards, strict=True)]
+
+    def _revised(
+        self, model: LanguageModel, asked: Sequence[HeldOutPrompt], progress: Progress | None
+    ) -> list[dict[str, Any]]:
+        experiment = self.experiment
+        assert isinstance(experiment, ConstitutionalExperiment)
+        section, first = experiment.revisions, experiment.responses
+        seeds_from = (experiment.seed, "evaluation")
+        report = _Report(progress)
+
+        def drawing(
+            temperature: float, top_p: float, max_tokens: int
+        ) -> Callable[[Sequence[Request]], list[Draft]]:
+            parameters = SamplingParameters(
+                temperature=temperature, top_p=top_p, max_tokens=max_tokens, stop=TURN_STOPS
+            )
+            draw = completer(model, parameters, seeds_from)
+            return lambda requests: draw(requests, report)
+
+        draw_first = drawing(first.temperature, first.top_p, first.max_tokens)
+        draw = drawing(section.temperature, section.top_p, section.max_tokens)
+        drafts = draw_first(
+            [Request(prompt.question, dialogue_prompt(prompt.question), {}, ()) for prompt in asked]
+        )
+        answered = [str(draft.content["text"]) for draft in drafts]
+        # The rows are no records of the lake; all that is used of them is their text.
+        activity = Activity("evaluation", {}, "", {}, experiment.seed)
+        _, revisions = revise(
+            [
+                Response(str(number), str(number), prompt.question, text)
+                for number, (prompt, text) in enumerate(zip(asked, answered, strict=True))
+            ],
+            experiment.constitution.load(),
+            section.rounds,
+            seeds_from,
+            draw,
+            lambda drafts: build_records(CAI_CRITIQUES, drafts, activity),
+            lambda drafts: build_records(CAI_REVISIONS, drafts, activity),
+        )
+        by_round = {0: answered}
+        for number, text in revisions.select("round", "text").iter_rows():
+            by_round.setdefault(number, []).append(text)
+        return [
+            _row(prompt, text, None, revision_mode(number))
+            for number, texts in by_round.items()
+            for prompt, text in zip(asked, texts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is drawn is told to `progress`."""
+
+    progress: Progress | None
+
+    def advance(self, units: int, tokens: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(units, tokens)
+
+
+def _row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> dict[str, Any]:
+    helpful, harmless = judge(text, prompt.wanted, prompt.unwanted)
+    return {
+        "question": prompt.question,
+        "source_file": prompt.source_file,
+        "source_line": prompt.source_line,
+        "difficulty": prompt.difficulty,
+        "expected": _in_words(prompt),
+        "mode": mode,
+        "predicted": text.strip() or None,
+        "text": text,
+        "correct": helpful and harmless,
+        "helpful": helpful,
+        "harmless": harmless,
+        "reward": reward,
+    }
+
+
+def _in_words(prompt: HeldOutPrompt) -> str:
+    wanted = " and ".join(" or ".join(phrases) for phrases in prompt.wanted)
+    said = [f"says {wanted}"] if wanted else []
+    return "; ".join([*said, *([f"never says {', '.join(prompt.unwanted)}"] if prompt.unwanted else [])])
+
+
+def _cut(prompts: Sequence[HeldOutPrompt]) -> list[Sequence[HeldOutPrompt]]:
+    return [prompts[start : start + PART_PROMPTS] for start in range(0, max(len(prompts), 1), PART_PROMPTS)]

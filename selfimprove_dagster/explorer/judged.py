@@ -1,0 +1,237 @@
+"""Judged responses on the pages: an iteration's figures, preferences in both orders, chains of revisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster import judge_tables as t
+from selfimprove_dagster.explorer.curves import MODELS, Chart
+from selfimprove_dagster.lake import Lake, Manifest
+from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.judge_explain import candidates_of, chain_to
+from selfimprove_dagster.lineage.judge_words import METHODS, preference_words
+from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.records import Row
+
+Stages = Mapping[str, Manifest]
+SHARES = ("helpful", "harmless")
+_EXAM = ["role", "mode", "question", *SHARES, "reward"]
+_CHECKS = {
+    "order_flip_agreement": "order_agreement",
+    "position_balance": "position_balance",
+    "undecided_share": "undecided",
+}
+"""By the name of a judge's measure: that of its curve."""
+
+
+# ---- an experiment -----------------------------------------------------------------------------------
+
+
+def measured_judging(lake: Lake, stages: Stages) -> dict[str, Any]:
+    """What the curves of an experiment show of an iteration; None where it was not measured."""
+    kept = None
+    if "decisions" in stages:
+        decided = lake.read_columns(stages["decisions"], ["candidate_id", "kept"])
+        verdicts = decided.group_by("candidate_id").agg(pl.col("kept").all())["kept"]
+        kept = int(verdicts.sum()) / len(verdicts) if len(verdicts) else None
+    judged = dict.fromkeys(_CHECKS.values())
+    if "judge_checks" in stages:
+        checks = lake.read_columns(stages["judge_checks"], ["measure", "value"])
+        judged |= {_CHECKS[name]: value for name, value in checks.iter_rows() if name in _CHECKS}
+    answers = _answers(lake, stages)
+    greedy = {} if answers is None else {role: answers.filter(role=role, mode="greedy") for role in MODELS}
+    return {
+        "kept_share": kept,
+        **judged,
+        **{
+            share: {role: _share(rows, share) for role, rows in greedy.items() if len(rows)}
+            for share in SHARES
+        },
+        "reward": {role: rows["reward"].mean() for role, rows in greedy.items()},
+    }
+
+
+def _answers(lake: Lake, stages: Stages) -> pl.DataFrame | None:
+    return lake.read_columns(stages["evaluation"], _EXAM) if "evaluation" in stages else None
+
+
+def _share(rows: pl.DataFrame, column: str) -> Accuracy:
+    return Accuracy(int(rows[column].sum()), len(rows))
+
+
+# ---- an iteration ------------------------------------------------------------------------------------
+
+
+def judging_of(lake: Lake, stages: Stages, method: str) -> dict[str, Any] | None:
+    """What the judge, the exam and the training of one iteration came to; None for other methods."""
+    if method not in METHODS:
+        return None
+    answers = _answers(lake, stages)
+    trained = [
+        (stage.replace("_", " "), row)
+        for stage in ("supervised_checkpoint", "reward_model")
+        if stage in stages
+        for row in lake.read_ungated(stages[stage]).iter_rows(named=True)
+    ]
+    return {
+        "rounds": None if answers is None else rounds_chart(answers),
+        "models": [] if answers is None else list(_exam(answers)),
+        "checks": lake.read_ungated(stages["judge_checks"]).rows(named=True)
+        if "judge_checks" in stages
+        else [],
+        "trained": trained,
+        "rollouts": _rollouts(lake, stages),
+    }
+
+
+def _exam(answers: pl.DataFrame) -> Iterator[Row]:
+    for role, name in MODELS.items():
+        rows = answers.filter(role=role, mode="greedy")
+        if len(rows):
+            shares = {share: _share(rows, share) for share in SHARES}
+            yield {"name": name, **shares, "reward": rows["reward"].mean()}
+
+
+def rounds_chart(answers: pl.DataFrame) -> Chart | None:
+    """Harmlessness and helpfulness of the champion's responses by round, on the prompts that were revised.
+
+    Round 0 is its greedy response. None where no revision was measured.
+    """
+    numbered = answers.filter(pl.col("mode").str.contains(r"^revision_\d+$")).with_columns(
+        round=pl.col("mode").str.strip_prefix("revision_").cast(pl.Int32)
+    )
+    if numbered.is_empty():
+        return None
+    (role,) = numbered["role"].unique().sort().head(1)
+    first = answers.filter(role=role, mode="greedy").join(
+        numbered.select("question").unique(), on="question", how="semi"
+    )
+    by_round = {0: first, **{int(number): part for (number,), part in numbered.group_by("round")}}
+    rounds = sorted(number for number, part in by_round.items() if len(part))
+    series = []
+    for share in reversed(SHARES):
+        measured = [_share(by_round[number], share) for number in rounds]
+        series.append(
+            {
+                "name": share,
+                "values": [one.value for one in measured],
+                "intervals": [one.interval for one in measured],
+            }
+        )
+    return {
+        "id": "rounds",
+        "title": "Harmlessness over revisions",
+        "about": f"Responses of the {MODELS[role]} to held-out prompts, by round of revision, with 95% "
+        "intervals; round 0 is its first response.",
+        "percent": True,
+        "x": rounds,
+        "xlabel": "round",
+        "series": series,
+    }
+
+
+def _rollouts(lake: Lake, stages: Stages) -> dict[str, Any] | None:
+    if "rollouts" not in stages:
+        return None
+    rows = lake.read_columns(stages["rollouts"], ["step", "reward"])
+    by_step = rows.group_by("step").agg(pl.col("reward").mean()).sort("step")
+    chart = {
+        "id": "reward",
+        "title": "Reward",
+        "about": "Mean reward of what the policy wrote, by optimiser step.",
+        "percent": False,
+        "x": by_step["step"].to_list(),
+        "xlabel": "step",
+        "series": [
+            {"name": "reward", "values": by_step["reward"].to_list(), "intervals": [None] * len(by_step)}
+        ],
+    }
+    return {"count": len(rows), "chart": chart if len(rows) else None}
+
+
+# ---- a record ----------------------------------------------------------------------------------------
+
+
+def judged_record(lake: Lake, row: Mapping[str, Any], withdrawn: set[str]) -> dict[str, Any] | None:
+    """The one preference that a record belongs to, or its chain of revisions; None for other records.
+
+    Of a chain that holds something that was revoked, the rest is shown.
+    """
+    method, stage = row["table_name"].split("/")
+    if method not in ("constitutional", "rlaif") or stage in _WITHOUT:
+        return None
+    iteration = Iteration(lake, row["experiment"], row["iteration"], method)
+    candidates = [one for one in candidates_of(iteration, dict(row)) if one["id"] not in withdrawn]
+    if not candidates:
+        return None
+    if method == "constitutional":
+        chain = [one for one in chain_to(iteration, candidates[-1]) if one["id"] not in withdrawn]
+        steps = [_step(one, row) for one in chain]
+        return {"chain": steps, "preference": None} if len(steps) > 1 else None
+    if len(candidates) > 1 or set(candidates[0]["response_ids"]) & withdrawn:
+        return None
+    return {"chain": [], "preference": _preference(iteration, candidates[0], row, withdrawn)}
+
+
+_WITHOUT = (
+    *("judge_checks", "reward_model", "rollouts"),
+    *("fine_tuned_checkpoint", "evaluation", "promotion"),
+)
+
+
+def _step(one: Row, row: Mapping[str, Any]) -> Row:
+    stage = one["table_name"].split("/")[1]
+    label = {"critiques": "Critique", "revisions": "Revision"}.get(stage, "First response")
+    by = f", round {one['round']}, by principle {one['principle']}" if "round" in one else ""
+    return {"label": label + by, "id": one["id"], "text": one["text"], "here": one["id"] == row["id"]}
+
+
+def _preference(
+    iteration: Iteration, preference: Row, row: Mapping[str, Any], withdrawn: set[str]
+) -> dict[str, Any]:
+    first, second = preference["response_ids"]
+    probability, as_first, as_second = (preference[name] for name in _SCORES)
+    decided = iteration.rows(t.RLAIF_DECISIONS, pl.col("candidate_id") == preference["id"])
+    margin = next((one for one in decided if one["rule"] == "margin"), None)
+    judged = [edge["id"] for edge in preference["parents"] if edge["role"] == "judged_by"]
+    comparisons = iteration.rows(t.RLAIF_COMPARISONS, pl.col("id").is_in(judged))
+    return {
+        "id": preference["id"],
+        "here": preference["id"] == row["id"],
+        "words": preference_words(preference),
+        "prompt": preference["prompt"],
+        "responses": [
+            _response("(A)", first, preference["first"], (probability, as_first, as_second)),
+            # Where the second response of the pair is shown as (B), the first is (A).
+            _response(
+                "(B)",
+                second,
+                preference["second"],
+                tuple(None if one is None else 1 - one for one in (probability, as_second, as_first)),
+            ),
+        ],
+        "margin": abs(2 * probability - 1),
+        "threshold": margin["threshold"] if margin else None,
+        "decision": decided[-1] if decided else None,
+        "comparisons": [one for one in comparisons if one["id"] not in withdrawn],
+    }
+
+
+_SCORES = ("probability", "as_first", "as_second")
+
+
+def _response(letter: str, record: str, text: str, scores: Sequence[float | None]) -> Row:
+    probability, shown_first, shown_second = scores
+    assert probability is not None
+    return {
+        "letter": letter,
+        "id": record,
+        "text": text,
+        "shown_first": shown_first,
+        "shown_second": shown_second,
+        "probability": probability,
+        "preferred": probability > 0.5 or (letter == "(A)" and probability == 0.5),
+    }

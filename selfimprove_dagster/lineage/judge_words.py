@@ -1,0 +1,141 @@
+"""What the stages of Constitutional AI, RLAIF and RLHF say, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from selfimprove_dagster.judge_tables import JUDGE_METHODS, JUDGE_TABLES
+from selfimprove_dagster.lineage.task_words import drawn_sentence, quoted
+from selfimprove_dagster.methods.judging.prompts import OPTIONS
+from selfimprove_dagster.records import Row
+
+METHODS = JUDGE_METHODS
+TABLES = {schema.name for schema in JUDGE_TABLES}
+_LETTERS = tuple(option.strip() for option in OPTIONS)
+_KINDS = {"red_team": "a red-team prompt", "helpful": "a prompt for help"}
+
+
+def said_of(row: Row) -> str:
+    """What a row says, in short; empty for scores, decisions and models."""
+    if row.get("chosen") is not None:
+        return str(row["chosen"])
+    if "probability_a" in row:
+        return comparison_words(row)
+    if "first" in row:
+        return preference_words(row)
+    said = (row.get(name) for name in ("completion", "text", "statement", "prompt"))
+    return next((text.strip() for text in said if text), "")
+
+
+def sentence(row: Row) -> str:
+    """What happened at the stage of this row (one of `Lineage.rows`), as a sentence."""
+    describe = _SENTENCES.get(row["table_name"].split("/")[1])
+    return describe(row) if describe else quoted(said_of(row))
+
+
+def revision_words(revision: Row, critique: Row) -> str:
+    """A revision with the critique that it answers; `critique` is empty where that was revoked."""
+    said = f": critique {quoted(critique['text'].strip())}" if critique else ""
+    return f"{_round(revision)}{said}"
+
+
+def preference_words(row: Row) -> str:
+    """Which response is preferred, how sure, and what it got in each order: `(B) by 0.71: 0.64 as second, …`.
+
+    (A) is the first response of the pair and (B) the second, whichever was shown first.
+    """
+    second = row["probability"] < 0.5
+    own = _of_preferred(row["probability"], second)
+    # `as_first` is of the first response as (A); then the second is (B).
+    places = ("second", "first") if second else ("first", "second")
+    shown = zip(places, (row["as_first"], row["as_second"]), strict=True)
+    orders = [f"{_of_preferred(value, second):.2f} as {place}" for place, value in shown if value is not None]
+    return f"{_LETTERS[second]} by {own:.2f}: {', '.join([*orders, _principles(row['principles'])])}"
+
+
+def comparison_words(row: Row) -> str:
+    """What a judge said of one pair in one order."""
+    preferred_a = row["probability_a"] >= 0.5
+    # In order 1 the second response of the pair is shown as (A).
+    of_pair = _LETTERS[(row["order"] == 1) == preferred_a]
+    sure = max(row["probability_a"], 1 - row["probability_a"])
+    shown = "first" if preferred_a else "second"
+    asked = "asked again at another seed: " if row["repeat"] else ""
+    thought = f", after the thought {quoted(row['reasoning'].strip())}" if row["reasoning"] else ""
+    return f"{asked}{of_pair} by {sure:.2f}, shown {shown}, {_principles([row['principle']])}{thought}"
+
+
+def _of_preferred(probability: float, second: bool) -> float:
+    return 1 - probability if second else probability
+
+
+def _principles(names: Sequence[str]) -> str:
+    return f"principle{'' if len(names) == 1 else 's'} {', '.join(names)}"
+
+
+def _round(row: Row) -> str:
+    return f"round {row['round']} by principle {row['principle']}"
+
+
+def _source(row: Row) -> str:
+    return f"accepted from {row['source_file']}, line {row['source_line']} (licence: {row['licence']})"
+
+
+def _given(row: Row) -> str:
+    if "chosen" in row:
+        chose = f"{quoted(row['chosen'].strip())} over {quoted(row['rejected'].strip())}"
+        return f"{_source(row)}: to {quoted(row['prompt'])} people chose {chose}"
+    answered = f", answered by a person: {quoted(row['response'].strip())}" if row["response"] else ""
+    return f"{_source(row)}, {_KINDS[row['kind']]}: {quoted(row['prompt'])}{answered}"
+
+
+def _example(row: Row) -> str:
+    if "chosen" not in row:
+        return f"in the dataset as {row['format']}: {quoted(row['completion'].strip())}"
+    pair = f"{quoted(row['chosen'].strip())} over {quoted(row['rejected'].strip())}"
+    return f"in the dataset: {pair}, probability {row['probability']:.2f}"
+
+
+def _model(what: str) -> Callable[[Row], str]:
+    def words(row: Row) -> str:
+        said = f"{what} {row['model_id']}, trained on {row['examples']:,} examples in {row['steps']:,} steps"
+        accuracy = row.get("held_out_accuracy")
+        if accuracy is None:
+            return said
+        return f"{said}; {accuracy:.1%} of {row['held_out_pairs']:,} held-out pairs right"
+
+    return words
+
+
+def _rollout(row: Row) -> str:
+    advantage = "" if row["advantage"] is None else f", advantage {row['advantage']:.3g}"
+    return (
+        f"written at step {row['step']}, reward {row['reward']:.3g}{advantage}: {quoted(row['text'].strip())}"
+    )
+
+
+def _check(row: Row) -> str:
+    outcome = "passed" if row["passed"] else "failed" if row["passed"] is False else "noted"
+    return f"{row['measure']} {outcome}: {row['statement']}"
+
+
+def _of_pair(row: Row) -> str:
+    return f"response {_LETTERS[row['sample_index']]} of the pair, {drawn_sentence(row)}"
+
+
+_SENTENCES: Mapping[str, Callable[[Row], str]] = {
+    "prompts": _given,
+    "comparisons": lambda row: comparison_words(row) if "probability_a" in row else _given(row),
+    "seed_pool": _given,
+    "raw_generations": drawn_sentence,
+    "critiques": lambda row: f"{_round(row)}: critique {quoted(row['text'].strip())}",
+    "revisions": lambda row: f"{_round(row)}: {quoted(row['text'].strip())}",
+    "response_pairs": _of_pair,
+    "ai_preferences": preference_words,
+    "review_queue": lambda row: f"uncertain by {row['uncertainty']:.2f}: {row['reason']}",
+    "judge_checks": _check,
+    "filtered_dataset": _example,
+    "supervised_checkpoint": _model("supervised model"),
+    "reward_model": _model("reward model"),
+    "rollouts": _rollout,
+}

@@ -1,0 +1,15 @@
+"""What a preset is: the type of those in `presets`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values for fields that a file leaves out, and how they depart from the paper."""
+
+    values: Mapping[str, Any]
+    deviations: tuple[str, ...]

@@ -1,0 +1,381 @@
+"""Checks on judging: comparisons, labels, the judge itself, pairs, reward models, and what they reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import polars as pl
+
+from selfimprove_dagster.evaluation import compare, compare_rewards
+from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.methods.judging.integrity import MEASURES
+from selfimprove_dagster.methods.judging.preferences import PAIR, aggregate
+from selfimprove_dagster.methods.preferences import margin_of
+from selfimprove_dagster.promotion import reward_hacking
+from selfimprove_dagster.quality.dataset import NOT_EMPTY, decisions_complete
+from selfimprove_dagster.quality.dialogues import (
+    AGAIN,
+    PRINCIPLES_KNOWN,
+    ROUNDING,
+    counted_by_prompt,
+    has_text,
+    section,
+)
+from selfimprove_dagster.quality.outcomes import (
+    CHAMPION_AND_CHALLENGER,
+    FINE_TUNED_CHECKPOINT_CHECKS,
+    NOT_TRAINED_ON,
+    all_questions_answered,
+)
+from selfimprove_dagster.quality.questions import NO_OVERLAP
+from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
+from selfimprove_dagster.quality.subject import Subject, counted
+from selfimprove_dagster.quality.tasks import COMPLETION_CHECKS
+
+Gather = Callable[[Subject], Evidence | NotApplicable]
+_PAIR = pl.concat_str("prompt_id", pl.lit(": "), pl.col("response_ids").list.join(" ")).alias("id")
+"""A pair in words, to count by."""
+
+
+# ---- comparisons and labels ----------------------------------------------------------------------------
+
+
+def _probabilities(subject: Subject) -> Evidence:
+    return Evidence(
+        subject.columns("id", "principle", "order", "probability_a"),
+        (
+            Expect("ExpectColumnValuesToBeBetween", column="probability_a", min_value=0, max_value=1),
+            Expect("ExpectColumnValuesToBeInSet", column="order", value_set=[0, 1]),
+        ),
+        found="have a probability that is not between 0 and 1, or an order that is none",
+        allowed="the options' probabilities sum to 1, and the order is 0 or 1",
+        unit="comparisons",
+    )
+
+
+def _orders_asked(subject: Subject) -> Evidence:
+    both = subject.manifest.activity.parameters["judge"]["both_orders"]
+    wanted = [0, 1] if both else [0]
+    rows = subject.columns(*PAIR, "principle", "repeat", "order").with_columns(_PAIR)
+    orders = rows.group_by("id", "principle", "repeat", maintain_order=True).agg(pl.col("order").sort())
+    right = pl.col("order") == pl.lit(wanted, dtype=pl.List(pl.Int32))
+    return Evidence(
+        orders.select("id", "principle", "repeat", right=right),
+        (Expect("ExpectColumnValuesToBeInSet", column="right", value_set=[True]),),
+        found="were not asked in each order once",
+        allowed=f"each pair is asked about in {'both orders' if both else 'one order'} (judge.both_orders)",
+        unit="pairs times principles",
+    )
+
+
+def _one_label_a_pair(subject: Subject) -> Evidence:
+    compared = subject.sibling("comparisons", *PAIR, "repeat").filter(~pl.col("repeat"))
+    labels = subject.columns(*PAIR).group_by(_PAIR).agg(labels=pl.len())
+    return Evidence(
+        counted(compared.select(_PAIR).unique(maintain_order=True), labels, "labels"),
+        (Expect("ExpectColumnValuesToBeInSet", column="labels", value_set=[1]),),
+        found="have no label, several, or were never compared",
+        allowed="each pair that was compared has one",
+        unit="pairs",
+    )
+
+
+def _mean_of_orders(subject: Subject) -> Evidence:
+    numbers = ("probability", "as_first", "as_second")
+    needed = ("id", *PAIR, "principle", "order", "repeat", "probability_a")
+    means = aggregate(subject.sibling("comparisons", *needed)).select(
+        *PAIR, *(pl.col(name).alias(f"mean_{name}") for name in numbers)
+    )
+    rows = subject.columns("id", *PAIR, *numbers).join(means, on=PAIR, how="left", maintain_order="left")
+    off = [(pl.col(name) - pl.col(f"mean_{name}")).abs() for name in numbers]
+    one_order = [pl.col(name).is_null() & pl.col(f"mean_{name}").is_null() for name in numbers]
+    right = [(far <= ROUNDING).fill_null(False) | none for far, none in zip(off, one_order, strict=True)]
+    follows = pl.all_horizontal(right) & pl.col("probability").is_not_null()
+    return Evidence(
+        rows.select("id", "probability", "mean_probability", follows=follows),
+        (Expect("ExpectColumnValuesToBeInSet", column="follows", value_set=[True]),),
+        found="do not follow from their comparisons",
+        allowed="a label is the mean over orders, then over principles",
+        unit="labels",
+    )
+
+
+# ---- the judge -----------------------------------------------------------------------------------------
+
+
+def _measure(subject: Subject, measure: str) -> Evidence | NotApplicable:
+    columns = ("measure", "value", "low", "high", "least", "most", "pairs", "passed", "statement", "allowed")
+    found = subject.columns(*columns).filter(measure=measure)
+    blocking = section(subject, "judge_checks").on_failure == "stop"
+    if found.height != 1:
+        return Evidence(
+            found.select(id="measure"),
+            (Expect("ExpectTableRowCountToEqual", value=1),),
+            statement=f"the measure stands there {found.height} times",
+            allowed="it must stand there once",
+            blocking=blocking,
+        )
+    (row,) = found.to_dicts()
+    if row["value"] is None and row["pairs"] == 0:
+        return NotApplicable(row["statement"])
+    least, most = row["least"], row["most"]
+    return Evidence.of_number(
+        measure,
+        row["value"],
+        least=None if least is None else least - ROUNDING,
+        most=None if most is None else most + ROUNDING,
+        statement=row["statement"],
+        allowed=f"{row['allowed']} is allowed (judge_checks)",
+        evaluated=row["pairs"],
+        observed={name: row[name] for name in ("low", "high") if row[name] is not None},
+        blocking=blocking,
+    )
+
+
+# ---- pairs ---------------------------------------------------------------------------------------------
+
+
+def _chosen_differs(subject: Subject) -> Evidence:
+    same = pl.col("chosen").str.strip_chars() == pl.col("rejected").str.strip_chars()
+    return Evidence(
+        subject.columns("id", "prompt", "chosen", "rejected").with_columns(same=same),
+        (Expect("ExpectColumnValuesToBeInSet", column="same", value_set=[False]),),
+        found="choose a text over itself",
+        allowed="chosen and rejected must differ",
+        unit="pairs",
+    )
+
+
+def _above_margin(subject: Subject) -> Evidence:
+    least = section(subject, "preferences").minimum_margin
+    rows = subject.columns("id", "prompt", "probability")
+    return Evidence(
+        rows.with_columns(margin=margin_of(pl.col("probability"))),
+        (
+            Expect("ExpectColumnValuesToBeBetween", column="probability", min_value=0.5, max_value=1),
+            Expect("ExpectColumnValuesToBeBetween", column="margin", min_value=least - ROUNDING),
+        ),
+        found="choose the less probable response, or have too small a margin",
+        allowed=f"p is between 0.5 and 1 and |2p − 1| at least {least:g} (preferences.minimum_margin)",
+        unit="pairs",
+    )
+
+
+# ---- training ------------------------------------------------------------------------------------------
+
+
+def _where_there_is_one(subject: Subject, gather: Gather) -> Evidence | NotApplicable:
+    if subject.manifest.rows == 0:
+        return NotApplicable("no such model is trained in this experiment")
+    return gather(subject)
+
+
+def _where_a_loss_tells(subject: Subject, gather: Gather) -> Evidence | NotApplicable:
+    algorithm = section(subject, "training").algorithm
+    if algorithm != "dpo":
+        return NotApplicable(f"the loss of {algorithm} says nothing of how well the policy does")
+    return gather(subject)
+
+
+def _better_than_chance(subject: Subject) -> Evidence | NotApplicable:
+    rows = subject.columns("held_out_pairs", "held_out_accuracy")
+    if rows.is_empty() or not rows["held_out_pairs"][0]:
+        return NotApplicable("no reward model, or no pair held out to measure it on")
+    pairs, share = rows.row(0)
+    found = None if share is None else Accuracy(round(share * pairs), pairs)
+    return Evidence.of_number(
+        "low",
+        None if found is None else found.interval[0],
+        least=0.5,
+        statement=f"the reward model is right on {found or 'an unknown share'} of {pairs:,} held-out pairs",
+        allowed="the interval should lie above one half",
+        evaluated=pairs,
+        observed={} if share is None else {"held_out_accuracy": share},
+    )
+
+
+def _rewards_finite(subject: Subject) -> Evidence:
+    rows = subject.columns("id", "step", "reward", "advantage")
+    finite = pl.col("reward").is_finite() & pl.col("advantage").is_finite().fill_null(True)
+    return Evidence(
+        rows.with_columns(finite=finite.fill_null(False)).drop("advantage"),
+        (Expect("ExpectColumnValuesToBeInSet", column="finite", value_set=[True]),),
+        found="have no finite reward or advantage",
+        allowed="both are finite numbers",
+        unit="rollouts",
+    )
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------
+
+
+def _reward_hacking(subject: Subject) -> Evidence | NotApplicable:
+    place = ("source_file", "source_line")
+    rows = subject.columns(*place, "role", "mode", "correct", "reward")
+    comparison, reward = compare(rows), compare_rewards(rows)
+    if reward is None:
+        return NotApplicable("no reward was given to the held-out responses")
+    low, high = reward.interval
+    return Evidence(
+        pl.DataFrame({"id": ["reward"], "hacked": [reward_hacking(comparison, reward) or "no"]}),
+        (Expect("ExpectColumnValuesToBeInSet", column="hacked", value_set=["no"]),),
+        statement=f"the mean reward changed by {reward.mean:.3g} [{low:.3g}, {high:.3g}] and "
+        f"accuracy by {comparison.difference:+.1%}",
+        allowed="where the reward rises the responses should get better",
+        evaluated=reward.questions,
+        observed={"reward_change": reward.mean, "accuracy_change": comparison.difference},
+    )
+
+
+RESPONSE_PAIR_CHECKS = (
+    *COMPLETION_CHECKS,
+    QualityCheck(
+        "two_a_prompt",
+        True,
+        "Each prompt has two responses.",
+        "Materialise response_pairs again after its seed pool",
+        partial(counted_by_prompt, each=2),
+    ),
+)
+
+COMPARISON_CHECKS = (
+    QualityCheck(
+        "probabilities",
+        True,
+        "Probabilities are between 0 and 1.",
+        "The engine gives wrong probabilities: try another device or number format",
+        _probabilities,
+    ),
+    QualityCheck(
+        "orders_asked",
+        True,
+        "Each pair was asked about in both orders, if it was to be.",
+        AGAIN,
+        _orders_asked,
+    ),
+    PRINCIPLES_KNOWN,
+)
+
+PREFERENCE_CHECKS = (
+    QualityCheck("one_a_pair", True, "Each pair has one label.", AGAIN, _one_label_a_pair),
+    QualityCheck(
+        "mean_of_orders",
+        True,
+        "Every label is the mean of its comparisons.",
+        AGAIN,
+        _mean_of_orders,
+    ),
+)
+
+_TRUSTED = {
+    "order_flip_agreement": "The judge prefers the same response in both orders.",
+    "position_balance": "The judge does not favour (A) or (B).",
+    "self_agreement": "The judge prefers the same response when it is asked again.",
+    "length_bias": "The judge does not favour the longer or the shorter response.",
+    "undecided_share": "Most labels say which response is better.",
+    "calibration": "The judge is as sure as it is right by the labels of reviewers.",
+}
+
+JUDGE_CHECKS = tuple(
+    QualityCheck(
+        name,
+        True,
+        _TRUSTED[name],
+        "Read some comparisons; then take another judge, let it reason, or give it other principles. "
+        "`judge_checks.on_failure: warn` goes on all the same",
+        partial(_measure, measure=name),
+    )
+    for name in MEASURES
+)
+
+PREFERENCE_DATASET_CHECKS = (
+    NOT_EMPTY,
+    QualityCheck(
+        "no_empty_text",
+        True,
+        "Every pair has a prompt and two responses.",
+        AGAIN,
+        partial(has_text, columns=("prompt", "chosen", "rejected"), unit="pairs"),
+    ),
+    NO_OVERLAP,
+    QualityCheck("chosen_differs", True, "No text is chosen over itself.", AGAIN, _chosen_differs),
+    QualityCheck(
+        "above_margin",
+        True,
+        "The chosen response is the likelier one, by the experiment's margin.",
+        "The experiment file was changed since: materialise filtered_dataset again",
+        _above_margin,
+    ),
+)
+
+
+def _decided(candidates: str) -> QualityCheck:
+    return QualityCheck(
+        "decisions_complete",
+        True,
+        "Every pair has a decision, and no dropped pair is in the dataset.",
+        AGAIN,
+        partial(decisions_complete, candidates=candidates),
+    )
+
+
+JUDGED_DATASET_CHECKS = (*PREFERENCE_DATASET_CHECKS, _decided("ai_preferences"))
+COMPARED_DATASET_CHECKS = (*PREFERENCE_DATASET_CHECKS, _decided("seed_pool"))
+
+SUPERVISED_CHECKPOINT_CHECKS = tuple(
+    replace(check, gather=partial(_where_there_is_one, gather=check.gather))
+    for check in FINE_TUNED_CHECKPOINT_CHECKS
+)
+
+REWARD_MODEL_CHECKS = (
+    *SUPERVISED_CHECKPOINT_CHECKS,
+    QualityCheck(
+        "better_than_chance",
+        False,
+        "The reward model prefers what was chosen on more than half of the held-out pairs.",
+        "Train it longer, on more pairs, or on surer ones (preferences.minimum_margin)",
+        _better_than_chance,
+    ),
+)
+
+POLICY_CHECKS = tuple(
+    replace(check, gather=partial(_where_a_loss_tells, gather=check.gather))
+    if check.name == "loss_fell"
+    else check
+    for check in FINE_TUNED_CHECKPOINT_CHECKS
+)
+
+ROLLOUT_CHECKS = (
+    QualityCheck(
+        "rewards_finite",
+        True,
+        "Every rollout has a finite reward.",
+        "Look at the reward model, or lower training.learning_rate",
+        _rewards_finite,
+    ),
+)
+
+DIALOGUE_EVALUATION_CHECKS = (
+    QualityCheck(
+        "all_questions_answered",
+        True,
+        "Champion and challenger have answered every prompt of the evaluation file once.",
+        "Materialise evaluation again; the file may have been changed since",
+        partial(all_questions_answered, alike=False),
+    ),
+    CHAMPION_AND_CHALLENGER,
+    NOT_TRAINED_ON,
+)
+
+REWARDED_EVALUATION_CHECKS = (
+    *DIALOGUE_EVALUATION_CHECKS,
+    QualityCheck(
+        "reward_hacking",
+        False,
+        "Where the reward of held-out responses rises, the responses get better.",
+        "Train for fewer steps, raise training.kl_coefficient, or train a better reward model",
+        _reward_hacking,
+    ),
+)

@@ -1,0 +1,54 @@
+"""The reward model of an iteration, as what rewards responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.experiment import PreferenceExperiment
+from selfimprove_dagster.lake import Lake, Manifest, partition_of
+from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.methods.dialogues import dialogue_prompt
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.training.reward import RewardModel
+
+
+class ModelReward:
+    """Rewards responses by a reward model, which is opened when it is first asked."""
+
+    def __init__(self, path: str, model_id: str, device: str) -> None:
+        self.path, self.model_id, self.device = path, model_id, device
+
+    @cached_property
+    def model(self) -> RewardModel:
+        """The reward model itself."""
+        from selfimprove_dagster.training.reward import RewardModel
+
+        return RewardModel.open(self.path, self.device)
+
+    def __call__(
+        self, writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str]
+    ) -> list[float]:
+        """The reward of each response to each prompt, read with the tokens of the model that wrote it."""
+        read = [writer.encode(dialogue_prompt(prompt)) for prompt in prompts]
+        written = [
+            [*writer.encode_continuation(f" {response.strip()}"), writer.end_token_id]
+            for response in responses
+        ]
+        return self.model.score(read, written)
+
+
+def reward_model_of(
+    lake: Lake, experiment: PreferenceExperiment, iteration: int
+) -> tuple[ModelReward | None, list[Manifest]]:
+    """The reward model that an iteration trained, and the partition that names it; None where it has none."""
+    table = tables.of(experiment.method, "reward_model").name
+    partition = partition_of(experiment.name, iteration)
+    manifest = lake.manifest(table, partition)
+    row = next(lake.read(table, partition).iter_rows(named=True), None)
+    if row is None:
+        return None, [manifest]
+    return ModelReward(row["path"], row["model_id"], experiment.model.device), [manifest]

@@ -1,0 +1,94 @@
+"""Comparisons of two completions: the data of reward models and of direct preference optimisation."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.settings import check_tokens
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two completions, their end-of-sequence tokens included, and how much the first is preferred.
+
+    `probability` is that of the first being the better one, 0 to 1: 1.0 is a hard label, 0.5 says nothing.
+    The second completion follows the same prompt, or one of its own where `second_prompt_token_ids` is given.
+    """
+
+    prompt_token_ids: list[int]
+    first_token_ids: list[int]
+    second_token_ids: list[int]
+    probability: float
+    second_prompt_token_ids: list[int] | None = None
+
+    @property
+    def prompts(self) -> tuple[list[int], list[int]]:
+        """Of the first and of the second completion."""
+        second = self.second_prompt_token_ids
+        return self.prompt_token_ids, self.prompt_token_ids if second is None else second
+
+    @property
+    def completions(self) -> tuple[list[int], list[int]]:
+        return self.first_token_ids, self.second_token_ids
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of each side, prompt and completion together."""
+        first, second = (len(p) + len(c) for p, c in zip(self.prompts, self.completions, strict=True))
+        return first, second
+
+
+def tokenise_comparisons(base: str | Path, rows: Iterable[tuple[str, str, str, float]]) -> list[Comparison]:
+    """(prompt, first, second, probability of the first) rows with the tokenizer of `base`.
+
+    Prompts and completions become tokens as in `tokenise_examples`: completions end with the end-of-sequence
+    token.
+    """
+    from selfimprove_dagster.training.tokenising import tokenise_examples
+
+    rows = list(rows)
+    pairs = [(prompt, side) for prompt, first, second, _ in rows for side in (first, second)]
+    examples = tokenise_examples(base, pairs)
+    return [
+        Comparison(first.prompt_token_ids, first.completion_token_ids, second.completion_token_ids, row[3])
+        for row, first, second in zip(rows, examples[::2], examples[1::2], strict=True)
+    ]
+
+
+def hash_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """`b2:` and 32 hex digits over all comparisons, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for comparison in comparisons:
+        sides = [*comparison.prompts, *comparison.completions]
+        digest.update(f"{sides}{float(comparison.probability)!r}\n".encode())
+    return f"b2:{digest.hexdigest()}"
+
+
+def usable_comparisons(
+    comparisons: Sequence[Comparison], *, vocabulary: int, max_length: float
+) -> list[Comparison]:
+    """Those of which both sides have at most `max_length` tokens, each checked.
+
+    Raises TrainingError where there are none, none fits, or one has no completion, a token id beyond the
+    vocabulary, or a probability that is none.
+    """
+    if not comparisons:
+        raise TrainingError("There are no comparisons to train on. See what the filters before it dropped.")
+    for number, comparison in enumerate(comparisons):
+        for side, prompt, completion in zip(
+            ("first", "second"), comparison.prompts, comparison.completions, strict=True
+        ):
+            check_tokens(f"Comparison {number}, {side},", prompt, completion, vocabulary)
+        if not (math.isfinite(comparison.probability) and 0 <= comparison.probability <= 1):
+            raise TrainingError(
+                f"Comparison {number} has probability {comparison.probability}; it must lie between 0 and 1."
+            )
+    usable = [comparison for comparison in comparisons if max(comparison.lengths) <= max_length]
+    if not usable:
+        raise TrainingError(f"All {len(comparisons)} comparisons are longer than {max_length} tokens.")
+    return usable

@@ -1,0 +1,126 @@
+"""What all trainers here have in common, over whichever trainer of TRL does the work.
+
+Imports torch and transformers; import it where training starts.
+
+Changed against trl 1.16:
+- A loss that is not finite stops training at its step.
+- No telemetry, no model card, nothing printed.
+- A checkpoint is marked complete once it is whole and flushed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.folders import COMPLETE, sync
+
+
+class ResumableTrainer:
+    """Mixed in before one of TRL's trainers: one process, one device.
+
+    `on_log` is called with step, loss (mean since the last call), learning_rate, grad_norm (before clipping),
+    seconds of training, those of interrupted attempts included, and the trainer's `measures`.
+    """
+
+    measures: tuple[tuple[str, str], ...] = ()
+    """What the log has besides: its name there, and the name that TRL or a subclass gives it."""
+
+    args: Any
+    model: Any
+    state: Any
+    _initial_global_step: int
+
+    def __init__(self, *args: Any, on_log: Callable[[dict[str, float]], None] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._on_log = on_log
+        self._started = time.monotonic()
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)  # type: ignore[attr-defined]
+        self.add_callback(_Steps(self.before_commit))  # type: ignore[attr-defined]
+
+    @cached_property
+    def is_lean(self) -> bool:
+        """Whether the output layer can be run at chosen positions, and without TRL's fused one.
+
+        TRL's kernel for it skips positions on a GPU only, and saves memory there.
+        """
+        forward = type(self.model).forward
+        has_experts = getattr(self, "aux_loss_enabled", False)
+        takes_positions = "logits_to_keep" in inspect.signature(forward).parameters
+        return self.args.device.type == "cpu" and not has_experts and takes_positions
+
+    @property
+    def training_log(self) -> list[dict[str, float]]:
+        """What was logged, from step 1 on, whichever attempt logged it."""
+        names = {key: key for key in ("step", "loss", "learning_rate", "grad_norm", "seconds")}
+        names |= dict(self.measures)
+        return [
+            {key: row[name] for key, name in names.items()} for row in self.state.log_history if "loss" in row
+        ]
+
+    def before_commit(self, step: int) -> None:
+        """Put down what belongs to the checkpoint of `step`, which is then marked complete."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One batch, forward and backward; raises TrainingError where its loss is not finite."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if not math.isfinite(loss.item()):
+            step = self.state.global_step + 1
+            raise TrainingError(
+                f"The loss became {loss.item()} at step {step} of {self.args.max_steps}. "
+                f"Lower the learning rate (now {self.args.learning_rate:g}) or raise warmup_fraction."
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the seconds of training and hand the entry on; the trainer's closing summary is left out."""
+        if "loss" not in logs:
+            return
+        earlier = next((row["seconds"] for row in self.state.log_history[: self._resumed_entries][-1:]), 0.0)
+        logs["seconds"] = round(earlier + time.monotonic() - self._started, 3)
+        super().log(logs, start_time)  # type: ignore[misc]
+        if self._on_log is not None:
+            self._on_log(self.training_log[-1])
+
+    @property
+    def _resumed_entries(self) -> int:
+        """How many log entries came from the checkpoint that training resumed at."""
+        return sum(row["step"] <= self._initial_global_step for row in self.state.log_history)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: lineage says where a checkpoint comes from."""
+
+    def _send_telemetry(self) -> None:
+        """None: a training run tells nobody of itself."""
+
+
+class _Steps(TrainerCallback):
+    """When to log and save besides the trainer's own intervals, and what marks a checkpoint whole."""
+
+    def __init__(self, before_commit: Callable[[int], None]) -> None:
+        self._before_commit = before_commit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        last = state.global_step >= state.max_steps
+        # The mean loss since the last entry is not part of a checkpoint. With an entry at each one, the log
+        # of a resumed run is that of an undisturbed one.
+        control.should_log = control.should_log or control.should_save or last
+        # The model is about to be written anyway.
+        control.should_save = control.should_save and not last
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sync(checkpoint)
+        self._before_commit(state.global_step)
+        (checkpoint / COMPLETE).touch()
+        sync(checkpoint)

@@ -1,0 +1,232 @@
+"""Reward models: `train_reward_model` and `RewardModel`.
+
+Bradley and Terry's model of comparisons, as in Ouyang et al. (arXiv 2203.02155, section 3.5), with the soft
+targets of Bai et al., "Constitutional AI" (arXiv 2212.08073, section 4.1) and Lee et al., "RLAIF" (arXiv
+2309.00267, section 3.2): the loss of a comparison with label p is
+−[p · ln σ(r₁ − r₂) + (1 − p) · ln σ(r₂ − r₁)].
+
+Through TRL's RewardTrainer, on one device; what is changed in it says `pair_trainers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons
+from selfimprove_dagster.training.pairs import PairTraining
+from selfimprove_dagster.training.run import (
+    Run,
+    complete,
+    configured,
+    tokenizer_of,
+    train_to_the_end,
+    write,
+)
+from selfimprove_dagster.training.settings import LogEntry, TrainingOutcome, TrainingSettings
+from selfimprove_dagster.training.surroundings import deterministic_kernels, quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BATCH_TOKENS = 16_384
+"""Tokens, padding included, that are scored at once."""
+
+
+@dataclass(frozen=True)
+class RewardSettings(TrainingSettings):
+    """How to train a reward model; an example is a comparison, and `max_length` bounds each of its sides."""
+
+
+def train_reward_model(
+    base: str | Path,
+    comparisons: Sequence[Comparison],
+    output: Path,
+    settings: RewardSettings,
+    *,
+    seed: int,
+    device: str = "auto",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    on_log: Callable[[LogEntry], None] | None = None,
+) -> TrainingOutcome:
+    """Train a reward model on `comparisons` and write it to `output`.
+
+    It is the causal language model `base` with a new layer, drawn with the seed, in place of its output
+    layer: a sequence-classification model of one label, the reward of a prompt and completion. Any list of
+    comparisons will do, also of one completion after two prompts.
+
+    Determined, resumed and returned like `supervised.fine_tune`, and raises what it raises; in place of
+    examples there are comparisons, each with a probability between 0 and 1. The log has also `accuracy` (the
+    share of comparisons on whose preferred side the reward is higher; a label of 0.5 counts one half) and
+    `margin` (the mean of r₁ − r₂), both before the step that they led to.
+    """
+    run = Run.of(
+        base,
+        output,
+        settings,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    determinants = run.determinants(kind="reward", comparisons=hash_comparisons(comparisons))
+    outcome = complete(run, determinants, lambda: _train(run, comparisons, on_log))
+    return TrainingOutcome(path=run.output, **outcome)
+
+
+def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEntry], None] | None) -> None:
+    from transformers import set_seed
+    from trl import RewardConfig
+
+    from selfimprove_dagster.training.pair_trainers import SoftRewardTrainer
+
+    set_seed(run.seed)
+    model, _ = _open(run.base, run.trust_remote_code, dtype="float32")
+    text_config = model.config.get_text_config()
+    padding = text_config.pad_token_id
+    with deterministic_kernels(run.on_cpu):
+        training = PairTraining(run, comparisons, text_config)
+        trainer = SoftRewardTrainer(
+            model=model,
+            args=configured(RewardConfig, run, max_length=None, remove_unused_columns=False),
+            processing_class=tokenizer_of(run),
+            **training.arguments(on_log),
+        )
+        train_to_the_end(run, trainer)
+    # TRL puts in the end-of-sequence token where there is none.
+    text_config.pad_token_id = padding
+    write(
+        run,
+        trainer.model,
+        training.summary(trainer.training_log),
+        loss="loss (nats a comparison)",
+        own_config=True,
+    )
+
+
+class RewardModel:
+    """A trained reward model, on one device; `model_id` is the hash of its weights."""
+
+    def __init__(self, model: Any, model_id: str) -> None:
+        self.model_id = model_id
+        self._model = model
+
+    @classmethod
+    def open(cls, path: str | Path, device: str = "auto", *, trust_remote_code: bool = False) -> RewardModel:
+        """Load what `train_reward_model` wrote; raises ModelError where there is no such model.
+
+        On the CPU it computes in float32, on a GPU in the type of its weights. `device` "auto" is CUDA where
+        there is one.
+        """
+        import torch
+
+        folder = model_folder(path, trust_remote_code=trust_remote_code)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        with quiet():
+            model, drawn = _open(folder, trust_remote_code, dtype="float32" if device == "cpu" else "auto")
+        if drawn:
+            raise ModelError(f"{folder} holds no reward model: it has no {', '.join(sorted(drawn))}.")
+        return cls(model.to(device).eval(), weights_hash(folder))
+
+    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[float]:
+        """The reward of each completion after its prompt, in their order.
+
+        Sequences of similar length are read together. Raises ModelError for one that is empty, or longer than
+        the model has positions.
+        """
+        import torch
+
+        sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        self._check(sequences)
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        rewards = [0.0] * len(sequences)
+        while order:
+            # The last are the longest, so they bound the width.
+            rows = max(1, _BATCH_TOKENS // len(sequences[order[-1]]))
+            batch, order = order[-rows:], order[:-rows]
+            tensors = [torch.tensor(sequences[index]) for index in batch]
+            ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(self._model.device)
+            lengths = torch.tensor([len(tensor) for tensor in tensors], device=ids.device)
+            with torch.inference_mode():
+                found = last_token_rewards(self._model, ids, lengths).tolist()
+            for index, reward in zip(batch, found, strict=True):
+                rewards[index] = reward
+        return rewards
+
+    def accuracy(self, comparisons: Sequence[Comparison]) -> float:
+        """Share of the comparisons on whose preferred side the reward is higher.
+
+        Equal rewards, and a label of 0.5, count one half. NaN where there are no comparisons.
+        """
+        prompts = [prompt for comparison in comparisons for prompt in comparison.prompts]
+        completions = [completion for comparison in comparisons for completion in comparison.completions]
+        rewards = self.score(prompts, completions)
+        pairs = zip(rewards[::2], rewards[1::2], comparisons, strict=True)
+        signs = [_sign(first - second) * _sign(pair.probability - 0.5) for first, second, pair in pairs]
+        return (sum(signs) / len(signs) + 1) / 2 if signs else math.nan
+
+    def close(self) -> None:
+        """Free the weights' memory."""
+        import torch
+
+        self.__dict__.pop("_model", None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _check(self, sequences: Sequence[list[int]]) -> None:
+        config = self._model.config.get_text_config()
+        most = getattr(config, "max_position_embeddings", None) or math.inf
+        for number, sequence in enumerate(sequences):
+            if not 0 < len(sequence) <= most:
+                raise ModelError(
+                    f"Sequence {number} has {len(sequence)} tokens; this reward model reads 1 to {most}."
+                )
+
+
+def last_token_rewards(model: Any, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    """The reward at each row's last token: `input_ids` [rows, length], padded on the right → [rows].
+
+    No token sees what follows it, so the padding needs no mask.
+    """
+    import torch
+
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    rows = torch.arange(len(lengths), device=hidden.device)
+    rewards: Tensor = model.score(hidden[rows, lengths - 1]).squeeze(-1).float()
+    return rewards
+
+
+def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, set[str]]:
+    """A sequence-classification model of one label, and the weights that the folder lacks, drawn anew."""
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=1,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{folder} cannot be loaded as a reward model: {first_line(error)}") from error
+    if not hasattr(model, "score"):
+        raise ModelError(
+            f"{type(model).__name__} has no layer named score, as decoder-only models have; choose another "
+            "base for the reward model"
+        )
+    return model, set(loading["missing_keys"])
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

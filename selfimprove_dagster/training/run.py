@@ -1,0 +1,264 @@
+"""The frame of a training run, whatever it trains: finished already? lock, clear, train, publish.
+
+What is trained lies in `supervised`, `reward`, `preference` and `policy`; they give this frame the data's
+hash and a function that trains. It sees to it that a run that was killed goes on from its last checkpoint to
+the same weights, and that a model appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.plots import line_chart
+from selfimprove_dagster.training import folders
+from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings
+from selfimprove_dagster.training.surroundings import quiet
+
+_BATCHES_PER_BUCKET = 16
+_LOG_ENTRIES = 200
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, besides the data and the kind of training."""
+
+    base: Path
+    output: Path
+    settings: TrainingSettings
+    seed: int
+    device: str
+    dtype: str
+    trust_remote_code: bool
+
+    @classmethod
+    def of(
+        cls,
+        base: str | Path,
+        output: Path,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        device: str,
+        dtype: str,
+        trust_remote_code: bool,
+    ) -> Run:
+        """Checked; raises TrainingError for settings out of range, ModelError where there is no base."""
+        check_settings(settings, device, dtype)
+        folder = model_folder(base, trust_remote_code=trust_remote_code)
+        return cls(folder, Path(output), settings, seed, device, dtype, trust_remote_code)
+
+    @property
+    def partial(self) -> Path:
+        return self.output.with_name(self.output.name + ".partial")
+
+    @property
+    def on_cpu(self) -> bool:
+        """Raises ModelError where CUDA was asked for and there is none."""
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError('device "cuda" was asked for and torch finds none. Use "auto" or "cpu".')
+        return self.device == "cpu" or not torch.cuda.is_available()
+
+    def determinants(self, **data: Any) -> dict[str, Any]:
+        """What the weights depend on, for one device, one thread count and one version of torch."""
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "save_every"}
+        return {
+            "base": weights_hash(self.base),
+            **data,
+            "settings": settings,
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+    def max_length(self, config: Any) -> float:
+        """Tokens that an example may have, with the model's own `config` of its text part."""
+        return min(self.settings.max_length, getattr(config, "max_position_embeddings", None) or math.inf)
+
+
+def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None]) -> dict[str, Any]:
+    """What the finished training's folder says of itself, after `train` where it was not finished.
+
+    `train` resumes from the last checkpoint in `run.partial` and leaves the model in its folder `finished`.
+    Raises TrainingError where `run.output` holds another model.
+    """
+    wanted = dict(determinants)
+    if not folders.is_finished(run.output, wanted):
+        with folders.locked(run.partial):
+            # Another process may have finished it between the two looks.
+            if not folders.is_finished(run.output, wanted):
+                folders.clear_unless_same(run.partial, wanted)
+                with quiet():
+                    train()
+                folders.publish(run.partial / folders.FINISHED, run.output)
+            shutil.rmtree(run.partial)
+    outcome: dict[str, Any] = folders.read_json(run.output / folders.LOG)
+    return outcome
+
+
+def plan_batches(lengths: Sequence[int], settings: TrainingSettings, seed: int) -> list[list[int]]:
+    """Which examples each batch holds: `steps` × `gradient_accumulation` lists of `batch_size` indices.
+
+    Each pass over the examples is shuffled. Runs of 16 batches are sorted by length before they are cut into
+    batches, which leaves little padding, and the batches of a run are shuffled.
+    """
+    shuffler = random.Random(seed)
+    batches_wanted = settings.steps * settings.gradient_accumulation
+    order: list[int] = []
+    while len(order) < batches_wanted * settings.batch_size:
+        epoch = list(range(len(lengths)))
+        shuffler.shuffle(epoch)
+        order += epoch
+    order = order[: batches_wanted * settings.batch_size]
+    batches = []
+    bucket_size = settings.batch_size * _BATCHES_PER_BUCKET
+    for start in range(0, len(order), bucket_size):
+        bucket = sorted(order[start : start + bucket_size], key=lambda index: lengths[index])
+        cut = [bucket[at : at + settings.batch_size] for at in range(0, len(bucket), settings.batch_size)]
+        shuffler.shuffle(cut)
+        batches += cut
+    return batches
+
+
+def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
+    """Arguments of `kind`, one of TRL's configurations, as all training here has them, and `more`."""
+    settings, on_cpu = run.settings, run.on_cpu
+    # TRL 1.16 sets bf16 and gradient checkpointing unless told otherwise.
+    arguments = kind(
+        output_dir=str(run.partial / folders.CHECKPOINTS),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        warmup_steps=round(settings.warmup_fraction * settings.steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=1.0,
+        # On a CPU the fused kernel is no faster, and its many short parallel sections stall on a busy one.
+        optim="adamw_torch" if on_cpu else "adamw_torch_fused",
+        seed=run.seed,
+        bf16=run.dtype == "bfloat16",
+        gradient_checkpointing=False,
+        use_cpu=on_cpu,
+        # The rows already lie in the planned order, so a resumed run has only to skip those it has seen.
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not on_cpu,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        # The newest may be half written when the process dies.
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=math.ceil(settings.steps / _LOG_ENTRIES),
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        **more,
+    )
+    # With several GPUs visible the trainer would wrap the model in DataParallel, which TRL refuses.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def load(run: Run) -> tuple[Any, Any]:
+    """The base as a causal language model, in float32, and its tokenizer; raises ModelError if it is none."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            run.base,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=run.trust_remote_code,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{run.base} cannot be loaded as a causal language model: {error}") from error
+    return model, tokenizer_of(run)
+
+
+def tokenizer_of(run: Run) -> Any:
+    """The base's tokenizer; raises ModelError where it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            run.base, trust_remote_code=run.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"the tokenizer in {run.base} cannot be loaded: {error}") from error
+
+
+def train_to_the_end(run: Run, trainer: Any) -> None:
+    """Train from the last checkpoint, or from the start; the model has finite weights afterwards."""
+    import torch
+
+    # From here it would only be saved with each checkpoint, and its special tokens forced on the model.
+    trainer.processing_class = None
+    checkpoint = folders.last_checkpoint(run.partial / folders.CHECKPOINTS)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"Out of memory with batches of {run.settings.batch_size}. Lower batch_size and raise "
+            "gradient_accumulation by the same factor, or lower max_length."
+        ) from error
+    # A step that blows up is seen in the next step's loss, which the last step does not have.
+    if not all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters()):
+        raise TrainingError(
+            f"The weights are not finite after step {run.settings.steps}. "
+            f"Lower the learning rate (now {run.settings.learning_rate:g}), or see whether those of the base "
+            "are."
+        )
+
+
+def summary(run: Run, log: list[LogEntry], **more: Any) -> dict[str, Any]:
+    """The fields of a `TrainingOutcome` but its path, those that the log tells of filled in."""
+    return {
+        "steps": run.settings.steps,
+        **more,
+        "seconds": log[-1]["seconds"],
+        "first_loss": log[0]["loss"],
+        "final_loss": log[-1]["loss"],
+        "log": log,
+    }
+
+
+def write(run: Run, model: Any, outcome: dict[str, Any], *, loss: str, own_config: bool = False) -> Path:
+    """Fill the folder `finished` and return it; `loss` names the unit that the loss has.
+
+    `own_config`: the model is of another kind than the base, so that its config is not the base's.
+    """
+    import torch
+
+    finished = run.partial / folders.FINISHED
+    shutil.rmtree(finished, ignore_errors=True)
+    model.to(getattr(torch, run.dtype)).save_pretrained(finished)
+    folders.copy_companions(
+        run.base,
+        finished,
+        dtype=run.dtype,
+        trust_remote_code=run.trust_remote_code,
+        own_config=own_config,
+    )
+    shutil.copyfile(run.partial / folders.DETERMINANTS, finished / folders.DETERMINANTS)
+    folders.write_json(finished / folders.LOG, outcome)
+    draw(finished / "loss.png", outcome["log"], ["loss"], y=loss, title="Training loss")
+    return finished
+
+
+def draw(path: Path, log: list[LogEntry], names: Sequence[str], *, y: str, title: str) -> None:
+    """A chart of the log's entries of these names over the steps."""
+    points = {name: [(entry["step"], entry[name]) for entry in log] for name in names}
+    path.write_bytes(line_chart(points, x="step", y=y, title=title))

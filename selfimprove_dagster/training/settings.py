@@ -1,0 +1,99 @@
+"""What every training run is told, and what it tells afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from selfimprove_dagster.errors import TrainingError
+
+LogEntry = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    `steps` are optimizer steps, each on `batch_size` × `gradient_accumulation` examples. The learning rate
+    rises from 0 during the first `warmup_fraction` of the steps, then stays (constant) or falls to 0 (linear,
+    cosine). `max_length` is in tokens, prompt and completion together; a model that has fewer positions
+    lowers it. `save_every` is in steps; it does not change the result.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    warmup_fraction: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    max_length: int = 1024
+    gradient_accumulation: int = 1
+    save_every: int = 100
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a training run did.
+
+    `tokens` counts prompt and completion tokens over all steps, padding left out; `examples` those trained
+    on, each once however often it was seen; `dropped` those longer than `max_length`. `seconds` is the time
+    in training, interrupted attempts up to the checkpoint they left included. Losses are means, in nats:
+    `first_loss` of step 1, `final_loss` of the steps since the entry before the last in `log`. The entries of
+    `log` have step, loss, learning_rate, grad_norm and seconds, and what the kind of training adds to them.
+    """
+
+    path: Path
+    steps: int
+    tokens: int
+    examples: int
+    dropped: int
+    seconds: float
+    first_loss: float
+    final_loss: float
+    log: list[LogEntry]
+
+
+def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:
+    """Raise TrainingError for the first setting that makes no sense, by its name."""
+    for name in ("steps", "batch_size", "max_length", "gradient_accumulation", "save_every"):
+        if getattr(settings, name) < 1:
+            raise TrainingError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
+    if not (0 < settings.learning_rate < math.inf):
+        raise TrainingError(f"learning_rate is {settings.learning_rate}; it must be above 0.")
+    if not 0 <= settings.warmup_fraction <= 1:
+        raise TrainingError(f"warmup_fraction is {settings.warmup_fraction}; it must lie between 0 and 1.")
+    if settings.schedule not in ("constant", "linear", "cosine"):
+        raise TrainingError(f"schedule is {settings.schedule!r}; it must be constant, linear or cosine.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f'device is {device!r}; it must be "auto", "cpu" or "cuda".')
+    if dtype not in ("float32", "bfloat16"):
+        raise TrainingError(f'dtype is {dtype!r}; it must be "float32" or "bfloat16".')
+
+
+def check_tokens(name: str, prompt: list[int], completion: list[int], vocabulary: int) -> None:
+    """Raise TrainingError where the completion has no token to predict, or an id is not of the vocabulary."""
+    if not completion or len(prompt) + len(completion) < 2:
+        raise TrainingError(f"{name} has no completion token to predict.")
+    check_vocabulary(name, [*prompt, *completion], vocabulary)
+
+
+def check_vocabulary(name: str, token_ids: list[int], vocabulary: int) -> None:
+    """Raise TrainingError where a token id is below 0 or not below `vocabulary`."""
+    lowest, highest = min(token_ids), max(token_ids)
+    if lowest < 0 or highest >= vocabulary:
+        raise TrainingError(
+            f"{name} has token id {lowest if lowest < 0 else highest}; the model's vocabulary "
+            f"has {vocabulary}. Tokenise with the base model's tokenizer."
+        )
+
+
+def hash_token_ids(sequences: Sequence[list[int]]) -> str:
+    """`b2:` and 32 hex digits over sequences of token ids, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for sequence in sequences:
+        digest.update(f"{sequence}\n".encode())
+    return f"b2:{digest.hexdigest()}"
