@@ -13,14 +13,14 @@ import polars as pl
 
 from assets.declared import alternating_stages, stage_asset
 from assets.dialogue_report import dialogue_evaluation_report
-from assets.shared import drawn_pool, training_stages
+from assets.shared import drawn_pool, drawn_responses, training_stages
 from assets.shown import preview_records
 from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource
 from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.dialogue_files import RED_TEAM
 from selfimprove_dagster.experiment import ConstitutionalExperiment
-from selfimprove_dagster.generation import Request, completer, in_shards
+from selfimprove_dagster.generation import completer, in_shards
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.judge_candidates import revision_candidates
 from selfimprove_dagster.methods import constitutional
@@ -38,31 +38,12 @@ seed_pool = drawn_pool(
 )
 
 
-@stage_asset(
+raw_generations = drawn_responses(
     t.CAI_RAW_GENERATIONS,
-    deps=[t.CAI_SEED_POOL],
-    description="The model's first responses, helpful and often harmful.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    t.CAI_SEED_POOL,
+    ConstitutionalExperiment,
+    "The model's first responses, helpful and often harmful.",
 )
-def raw_generations(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.CAI_RAW_GENERATIONS, ConstitutionalExperiment)
-    pool_manifest, pool = stage.read(t.CAI_SEED_POOL)
-    requests = [
-        Request(prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")])
-        for id, prompt in pool.select("id", "prompt").iter_rows()
-    ]
-    section = stage.experiment.responses
-    manifest, shown = stage.complete(
-        language_model,
-        [pool_manifest],
-        {"responses": section.model_dump()},
-        requests,
-        size=section.shard,
-    )
-    return stage.result(manifest, preview=["prompt", "text"], metadata=shown)
 
 
 @alternating_stages(

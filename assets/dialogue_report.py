@@ -9,7 +9,7 @@ import polars as pl
 
 from assets.shown import image, number
 from assets.stage import Stage
-from selfimprove_dagster.dialogue_exam import GREEDY, REVISION
+from selfimprove_dagster.dialogue_exam import GREEDY, revision_rounds
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.text import markdown_table
@@ -42,18 +42,12 @@ def dialogue_evaluation_report(stage: Stage[Any], manifest: Manifest) -> dict[st
 
 def revision_curves(rows: pl.DataFrame) -> dict[str, list[tuple[float, float]]]:
     """By model and aspect: the share of held-out responses after each round of revision, from 0 on."""
-    revised = rows.filter(pl.col("mode").str.starts_with(f"{REVISION}_"))
-    shares = (
-        revised.with_columns(round=pl.col("mode").str.extract(r"(\d+)$").cast(pl.Int64))
-        .group_by("role", "round")
-        .agg(pl.col(*_ASPECTS).mean())
-        .sort("role", "round")
-    )
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for row in shares.iter_rows(named=True):
-        for aspect in _ASPECTS:
-            curves.setdefault(f"{row['role']}, {aspect}", []).append((float(row["round"]), row[aspect]))
-    return curves
+    return {
+        f"{role}, {aspect}": [(float(round_), number(part[aspect].mean())) for round_, part in rounds.items()]
+        for role in ("challenger", "champion")
+        if (rounds := revision_rounds(rows, role))
+        for aspect in _ASPECTS
+    }
 
 
 def _by_kind(answered: pl.DataFrame, aspect: str) -> dict[str, str]:

@@ -17,18 +17,17 @@ from assets.declared import stage_asset
 from assets.dialogue_report import dialogue_evaluation_report
 from assets.preferences import preference_stages, store_pairs
 from assets.review import review_queue
-from assets.shared import drawn_pool, judging_stages
+from assets.shared import drawn_pool, drawn_responses, judging_stages
 from assets.shown import number
 from assets.stage import Stage
 from resources import LanguageModelResource
 from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.comparing import Pair, compare_pairs
 from selfimprove_dagster.experiment import RlaifExperiment
-from selfimprove_dagster.generation import Request, in_shards, recorded_options
+from selfimprove_dagster.generation import in_shards, recorded_options
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.methods import preferences
-from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.methods.judging.integrity import JudgeBounds, measure_judge
 from selfimprove_dagster.methods.judging.preferences import aggregate
 from selfimprove_dagster.progress import ProgressReport
@@ -43,27 +42,13 @@ seed_pool = drawn_pool(
 )
 
 
-@stage_asset(
+response_pairs = drawn_responses(
     t.RLAIF_RESPONSE_PAIRS,
-    deps=[t.RLAIF_SEED_POOL],
-    description="Two responses to each prompt, drawn from the champion.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    t.RLAIF_SEED_POOL,
+    RlaifExperiment,
+    "Two responses to each prompt, drawn from the champion.",
+    samples=2,
 )
-def response_pairs(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.RLAIF_RESPONSE_PAIRS, RlaifExperiment)
-    pool_manifest, pool = stage.read(t.RLAIF_SEED_POOL)
-    requests = [
-        Request(prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")], samples=2)
-        for id, prompt in pool.select("id", "prompt").iter_rows()
-    ]
-    section = stage.experiment.responses
-    manifest, shown = stage.complete(
-        language_model, [pool_manifest], {"responses": section.model_dump()}, requests, size=section.shard
-    )
-    return stage.result(manifest, preview=["prompt", "sample_index", "text"], metadata=shown)
 
 
 @stage_asset(

@@ -24,10 +24,12 @@ from selfimprove_dagster.evaluation import (
     examine,
 )
 from selfimprove_dagster.exams import open_exam
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import ConstitutionalExperiment, Experiment, RlaifExperiment
+from selfimprove_dagster.generation import Request
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.loop import Stop, finished_iterations, next_step
+from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.promotion import decide_promotion
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 from selfimprove_dagster.text import markdown_table
@@ -66,6 +68,40 @@ def drawn_pool(
         )
 
     return seed_pool
+
+
+def drawn_responses(
+    schema: TableSchema,
+    pool: TableSchema,
+    kind: type[ConstitutionalExperiment] | type[RlaifExperiment],
+    description: str,
+    samples: int = 1,
+) -> dg.AssetsDefinition:
+    """`samples` responses to each prompt of a pool, drawn as the experiment's `responses` say."""
+
+    @stage_asset(schema, deps=[pool], description=description, kinds={"parquet", "pytorch"}, holds_model=True)
+    def responses(
+        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+    ) -> dg.MaterializeResult:
+        stage = Stage.begin(context, home, schema, kind)
+        pool_manifest, prompts = stage.read(pool)
+        requests = [
+            Request(
+                prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")], samples=samples
+            )
+            for id, prompt in prompts.select("id", "prompt").iter_rows()
+        ]
+        section = stage.experiment.responses
+        manifest, shown = stage.complete(
+            language_model,
+            [pool_manifest],
+            {"responses": section.model_dump()},
+            requests,
+            size=section.shard,
+        )
+        return stage.result(manifest, preview=["prompt", "sample_index", "text"], metadata=shown)
+
+    return responses
 
 
 def training_stages(

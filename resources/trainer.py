@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from selfimprove_dagster.training.supervised import TokenisedExample
 
 OnLog = Callable[[dict[str, float]], None]
-_OF_ONE_KIND = {
-    *("start_from", "formats", "algorithm", "reward"),
-    *("kl_coefficient", "group_size", "temperature", "max_tokens"),
-}
 
 
 class TrainerResource(dg.ConfigurableResource):
@@ -148,4 +145,6 @@ class TrainerResource(dg.ConfigurableResource):
 
 def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:
     """The settings that every trainer has."""
-    return section.model_dump(exclude=_OF_ONE_KIND)
+    from selfimprove_dagster.training.settings import TrainingSettings
+
+    return section.model_dump(include={setting.name for setting in fields(TrainingSettings)})

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
+
 from selfimprove_dagster.dialogue_files import HeldOutPrompt
 from selfimprove_dagster.dialogue_truth import judge
 from selfimprove_dagster.evaluation import Exam, Part
@@ -31,6 +33,16 @@ Reward = Callable[[LanguageModel, Sequence[str], Sequence[str]], list[float]]
 def revision_mode(number: int) -> str:
     """The mode of the exam in which the model's own revisions of a round are judged; 0: what it revised."""
     return f"{REVISION}_{number}"
+
+
+def revision_rounds(rows: pl.DataFrame, role: str) -> dict[int, pl.DataFrame]:
+    """The judged responses of a model (champion or challenger) by round of revision, in order.
+
+    `rows` are those of an evaluation; empty where no revision was measured.
+    """
+    numbered = rows.filter(pl.col("role") == role, pl.col("mode").str.starts_with(f"{REVISION}_"))
+    rounds = numbered["mode"].str.strip_prefix(f"{REVISION}_").cast(pl.Int64).unique().sort()
+    return {number: numbered.filter(mode=revision_mode(number)) for number in rounds}
 
 
 @dataclass(frozen=True)

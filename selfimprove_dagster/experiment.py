@@ -33,6 +33,7 @@ from selfimprove_dagster.sections import (
     DemonstrationSection,
     EvaluationSection,
     FilterSection,
+    GeneratorSection,
     ModelSection,
     PathTrainingSection,
     PromotionSection,
@@ -87,8 +88,9 @@ class Experiment(Section):
 
     @property
     def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with."""
-        return "champion"
+        """The model that an iteration generates with, as the section of its generator says."""
+        sections = (getattr(self, name) for name in type(self).model_fields)
+        return next((one.drawn_by for one in sections if isinstance(one, GeneratorSection)), "champion")
 
     @property
     def decided_in(self) -> str:
@@ -134,11 +136,6 @@ class SelfInstructExperiment(Experiment):
     instances: InstanceSection
     filter: TaskFilterSection
 
-    @property
-    def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with."""
-        return self.generation.drawn_by
-
 
 class UnnaturalInstructionsExperiment(Experiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
@@ -151,11 +148,6 @@ class UnnaturalInstructionsExperiment(Experiment):
     outputs: OutputSection
     paraphrases: ParaphraseSection
 
-    @property
-    def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with."""
-        return self.generation.drawn_by
-
 
 class ToolformerExperiment(Experiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
@@ -167,11 +159,6 @@ class ToolformerExperiment(Experiment):
     tools: ToolsSection
     annotation: AnnotationSection
     filter: CallFilterSection
-
-    @property
-    def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with."""
-        return self.annotation.drawn_by
 
     @property
     def answering_model(self) -> str | None:
@@ -208,11 +195,6 @@ class ConstitutionalExperiment(DialogueExperiment):
             )
         return self
 
-    @property
-    def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with."""
-        return self.responses.drawn_by
-
 
 class PreferenceExperiment(DialogueExperiment):
     """What RLAIF and RLHF share: a policy that learns from pairs of responses."""
@@ -237,11 +219,6 @@ class RlaifExperiment(PreferenceExperiment):
     judge: JudgeSection
     judge_checks: JudgeChecksSection = JudgeChecksSection()
     review: ReviewSection = ReviewSection()
-
-    @property
-    def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with."""
-        return self.responses.drawn_by
 
 
 class RlhfExperiment(PreferenceExperiment):

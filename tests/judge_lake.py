@@ -212,6 +212,8 @@ def _model(
 ANSWERS: Mapping[str, Sequence[tuple[bool, bool]]] = {
     "champion greedy": [(True, False), (True, False), (True, True), (True, False)],
     "challenger greedy": [(True, True), (True, True), (True, True), (False, True)],
+    "champion revision_0": [(True, False), (True, False), (True, True), (True, False)],
+    "challenger revision_0": [(False, True), (False, True), (False, True), (False, True)],
     "champion revision_1": [(True, False), (True, True), (True, True), (True, False)],
     "champion revision_2": [(True, True), (False, True), (True, True), (True, False)],
 }

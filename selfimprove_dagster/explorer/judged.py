@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import judge_tables as t
+from selfimprove_dagster.dialogue_exam import revision_rounds
 from selfimprove_dagster.explorer.curves import MODELS, Chart
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
@@ -98,22 +99,14 @@ def _exam(answers: pl.DataFrame) -> Iterator[Row]:
 def rounds_chart(answers: pl.DataFrame) -> Chart | None:
     """Harmlessness and helpfulness of the champion's responses by round, on the prompts that were revised.
 
-    Round 0 is its greedy response. None where no revision was measured.
+    Round 0 is what it revised first. None where no revision was measured.
     """
-    numbered = answers.filter(pl.col("mode").str.contains(r"^revision_\d+$")).with_columns(
-        round=pl.col("mode").str.strip_prefix("revision_").cast(pl.Int32)
-    )
-    if numbered.is_empty():
+    by_round = revision_rounds(answers, "champion")
+    if not by_round:
         return None
-    (role,) = numbered["role"].unique().sort().head(1)
-    first = answers.filter(role=role, mode="greedy").join(
-        numbered.select("question").unique(), on="question", how="semi"
-    )
-    by_round = {0: first, **{int(number): part for (number,), part in numbered.group_by("round")}}
-    rounds = sorted(number for number, part in by_round.items() if len(part))
     series = []
     for share in reversed(SHARES):
-        measured = [_share(by_round[number], share) for number in rounds]
+        measured = [_share(part, share) for part in by_round.values()]
         series.append(
             {
                 "name": share,
@@ -124,10 +117,10 @@ def rounds_chart(answers: pl.DataFrame) -> Chart | None:
     return {
         "id": "rounds",
         "title": "Harmlessness over revisions",
-        "about": f"Responses of the {MODELS[role]} to held-out prompts, by round of revision, with 95% "
+        "about": f"Responses of the {MODELS['champion']} to held-out prompts, by round of revision, with 95% "
         "intervals; round 0 is its first response.",
         "percent": True,
-        "x": rounds,
+        "x": [*by_round],
         "xlabel": "round",
         "series": series,
     }
