@@ -96,7 +96,7 @@ def compare_pairs(
             temperature=section.temperature, max_tokens=section.reasoning_tokens, stop=REASONING_STOPS
         )
         drawn = model.generate(
-            [model.encode(prompt) for prompt in reasoning_prompts],
+            model.encode_many(reasoning_prompts),
             [[one.seed] for one in questions],
             parameters,
             lambda rows, tokens: advance(0, tokens),
@@ -104,7 +104,7 @@ def compare_pairs(
         thoughts = [thought.text for (thought,) in drawn]
     prompts = [comparison_prompt(*each, thought) for each, thought in zip(asked, thoughts, strict=True)]
     likely = model.option_probabilities(
-        [model.encode(prompt) for prompt in prompts],
+        model.encode_many(prompts),
         [model.encode_continuation(option) for option in OPTIONS],
     )
     advance(len(pairs), 0)
@@ -135,7 +135,7 @@ def rate(
 ) -> list[float]:
     """The expected rating of each response, from −1 to 1: the reward of direct RLAIF."""
     likely = model.option_probabilities(
-        [model.encode(rating_prompt(*each)) for each in zip(prompts, questions, responses, strict=True)],
+        model.encode_many([rating_prompt(*each) for each in zip(prompts, questions, responses, strict=True)]),
         [model.encode_continuation(rating) for rating in RATINGS],
     )
     return [rescaled(expected_rating(probabilities)) for probabilities in likely]

@@ -110,7 +110,7 @@ class DialogueExam(Exam):
         parameters = SamplingParameters(
             temperature=0.0, max_tokens=self.experiment.evaluation.max_tokens, stop=TURN_STOPS
         )
-        prompts = [model.encode(dialogue_prompt(prompt.question)) for prompt in asked]
+        prompts = model.encode_many([dialogue_prompt(prompt.question) for prompt in asked])
         drawn = model.generate(prompts, [[0]] * len(asked), parameters, progress)
         texts = [path.text for (path,) in drawn]
         rewards: Sequence[float | None] = [None] * len(asked)

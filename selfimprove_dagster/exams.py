@@ -117,7 +117,7 @@ class QuestionExam(Exam):
             [seed_of(self.experiment.seed, "evaluation", text, index) for index in range(per_question)]
             for text in texts
         ]
-        paths = model.generate([model.encode(prompt) for prompt in prompts], seeds, parameters, progress)
+        paths = model.generate(model.encode_many(prompts), seeds, parameters, progress)
         ballots = pl.DataFrame(
             [
                 {
@@ -207,7 +207,7 @@ class TaskExam(Exam):
         parameters = SamplingParameters(
             temperature=0.0, max_tokens=section.max_tokens, stop=tuple(section.stop)
         )
-        prompts = [model.encode(task.prompt) for task in asked if isinstance(task, HeldOutTask)]
+        prompts = model.encode_many([task.prompt for task in asked if isinstance(task, HeldOutTask)])
         drawn = model.generate(prompts, [[0]] * len(prompts), parameters, progress)
         return [
             {

@@ -141,7 +141,8 @@ def completer(
     """Work for `in_shards`: draws the completions of requests; `read` adds columns that follow from one."""
 
     def draw(shard: Sequence[Request], report: Advancing) -> list[Draft]:
-        prompts = [request.token_ids or model.encode(request.prompt) for request in shard]
+        encoded = iter(model.encode_many([one.prompt for one in shard if not one.token_ids]))
+        prompts = [request.token_ids or next(encoded) for request in shard]
         seeds = [
             [
                 seed_of(*seeds_from, request.key, *([sample] if sample else []))
@@ -184,7 +185,7 @@ def _draw(
 ) -> list[Draft]:
     texts = questions["question"].to_list()
     prompts = [build_prompt(text, section.prompt_format, demonstrations) for text in texts]
-    token_ids = [model.encode(prompt) for prompt in prompts]
+    token_ids = model.encode_many(prompts)
     seeds = [[seed_of(*seeds_from, text, sample) for sample in range(section.paths)] for text in texts]
     drawn: list[list[Generation]] = [[] for _ in texts]
     undecided = list(range(len(texts)))

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,11 +78,29 @@ def file_name(path: Path) -> str:
 
 
 def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
-    """All questions of a file, and all lines that are none.
+    """All questions of a file, and all lines that are none; a file that has not changed is read once.
 
     Raises SeedFileError when the file as a whole cannot be read: missing, of an unknown kind, or not what
     its name says.
     """
+    path = Path(source.file)
+    try:
+        state = path.stat()
+    except OSError:
+        return _read_questions(source)
+    found, rejected = _remembered(source.model_dump_json(), type(source), state.st_mtime_ns, state.st_size)
+    return list(found), list(rejected)
+
+
+@lru_cache(maxsize=4)
+def _remembered(
+    settings: str, kind: type[QuestionFile], changed: int, size: int
+) -> tuple[list[Question], list[Rejected]]:
+    """What the file of these settings holds in this state of it."""
+    return _read_questions(kind.model_validate_json(settings))
+
+
+def _read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
     return read_each(
         Path(source.file),
         lambda row, line: _question(row, line, source),

@@ -33,7 +33,7 @@ class ModelReward:
         self, writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str]
     ) -> list[float]:
         """The reward of each response to each prompt, read with the tokens of the model that wrote it."""
-        read = [writer.encode(dialogue_prompt(prompt)) for prompt in prompts]
+        read = writer.encode_many([dialogue_prompt(prompt) for prompt in prompts])
         written = [
             [*writer.encode_continuation(f" {response.strip()}"), writer.end_token_id]
             for response in responses

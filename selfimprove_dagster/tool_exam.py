@@ -104,7 +104,7 @@ class ToolExam(Exam):
         return SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=tuple(section.stop))
 
     def _write(self, model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
-        prompts = [model.encode(text.question) for text in texts]
+        prompts = model.encode_many([text.question for text in texts])
         silent = without_calls(self._parameters, opening_token(model))
         drawn = model.generate(prompts, [[0]] * len(texts), silent)
         for text, (path,) in zip(texts, drawn, strict=True):

@@ -112,6 +112,9 @@ class FakeLanguageModel:
     def encode(self, text: str) -> list[int]:
         return [1, *text.encode()]
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

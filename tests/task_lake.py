@@ -75,6 +75,9 @@ class ScriptedModel:
     def encode(self, text: str) -> list[int]:
         return [1, *self.encode_continuation(text)]
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
     def encode_continuation(self, text: str) -> list[int]:
         return list(text.encode(errors="surrogatepass"))
 

@@ -46,11 +46,19 @@ class TokenText:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the tokenizer's leading special tokens if it has any."""
-        ids: list[int] = self.tokenizer.encode(text)
-        # Some tokenizers close the text as well; what is closed cannot be continued.
-        if ids[-1:] == [self.end_token_id] and self.encode_continuation(text)[-1:] != ids[-1:]:
-            ids.pop()
-        return ids
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, several times faster than one by one."""
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        end = self.end_token_id
+        for text, ids in zip(texts, rows, strict=True):
+            # Some tokenizers close the text as well; what is closed cannot be continued.
+            if ids[-1:] == [end] and self.encode_continuation(text)[-1:] != ids[-1:]:
+                ids.pop()
+        return rows
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` as it follows a prompt: without any special tokens."""
