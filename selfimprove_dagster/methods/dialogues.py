@@ -36,6 +36,13 @@ def revision_prompt(
     )
 
 
+def improvement_prompt(prompt: str, response: str) -> str:
+    """What a better response than the given one follows, without a word of how it is to be better
+    (PIT, 2310.00898, section 3).
+    """
+    return f"{dialogue_prompt(prompt)} {response.strip()}\n\nBetter response:"
+
+
 def turns(dialogue: str) -> list[tuple[str, str]]:
     """Who says what in a dialogue, in order: `user` or `assistant`, and the words.
 
