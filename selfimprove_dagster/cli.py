@@ -294,8 +294,26 @@ def generate(
         Path | None, typer.Option(help="JSON Lines or Parquet of title and text for WikiSearch.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest text in tokens, calls not counted.")] = 128,
+    improve: Annotated[
+        str,
+        typer.Option(
+            help="Let it refine its answers: self-refine, reflexion or pit; `embedded` is the dialogue model then."
+        ),
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Most new answers of a prompt, with --improve.")] = 4,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON Lines of all that is said on the way, with --improve.")
+    ] = None,
 ) -> None:
-    """Let a model write, and call tools while it writes (Toolformer, section 4.2)."""
+    """Let a model write, and call tools while it writes (Toolformer, section 4.2) or refine what it wrote."""
+    if improve and tools:
+        raise ExperimentError("--improve refines answers without tools: leave --tools away, or --improve")
+    if out and not improve:
+        raise ExperimentError("--out keeps the rounds of --improve: name a way to improve, or leave it away")
+    if improve:
+        from selfimprove_dagster.refining_text import refine_prompts
+
+        return refine_prompts(prompts, model, improve, rounds, max_tokens, out)
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import SamplingParameters, open_language_model
     from selfimprove_dagster.tool_use import generate_with_tools, opening_token

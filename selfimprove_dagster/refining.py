@@ -84,11 +84,11 @@ def self_refine(
     seeds_from: Seeds = (0,),
     advance: Progress = _silent,
 ) -> list[Trajectory]:
-    """Feedback and a better answer by turns, until the feedback is that it is fine (2303.17651, section 2)."""
+    """Feedback and a better answer by turns, until the feedback is that it is fine (2303.17651, 2)."""
     batch = _Batch(model, tasks, SELF_REFINE, settings, seeds_from, advance)
     for number in batch.rounds():
         batch.draw(FEEDBACK, number, _feedback)
-        batch.stop(FINE, _is_content)
+        batch.stop(FINE, _is_fine)
         batch.draw(ANSWER, number, lambda one: refinement_prompt(one.task.prompt, _tried(one, settings)))
         batch.stop(UNCHANGED, _repeats_itself)
     return batch.trajectories
@@ -121,7 +121,7 @@ def reflexion(
             batch.draw(EVALUATION, number, _feedback)
         else:
             batch.score_fine(number)
-        batch.stop(CONTENT, _is_content)
+        batch.stop(CONTENT, _is_fine)
         batch.draw(
             REFLECTION,
             number,
@@ -228,7 +228,7 @@ class _Batch:
                 logprobs=path.logprobs,
                 finish_reason=path.finish_reason,
                 seed=seed,
-                content=says_fine(path.text, self.settings.fine) if judges else None,
+                is_fine=says_fine(path.text, self.settings.fine) if judges else None,
                 error=fault(kind, path.text, path.finish_reason),
             )
             self._add(one, step)
@@ -250,8 +250,8 @@ class _Batch:
             if isinstance(value, str):
                 self._add(one, Step(EVALUATION, number, prompt, ids, error=value))
                 continue
-            content = value >= self.settings.content_from
-            self._add(one, Step(EVALUATION, number, prompt, ids, score=value, content=content))
+            is_fine = value >= self.settings.fine_from
+            self._add(one, Step(EVALUATION, number, prompt, ids, score=value, is_fine=is_fine))
 
     def evaluate(self, number: int, evaluate: Evaluate) -> None:
         """The same by what somebody else finds."""
@@ -265,7 +265,7 @@ class _Batch:
                 prompt_token_ids=(),
                 text=verdict.text.strip(),
                 score=verdict.score,
-                content=verdict.content,
+                is_fine=verdict.is_fine,
             )
             self._add(one, step)
 
@@ -325,8 +325,8 @@ def _tried(one: Trajectory, settings: Refining) -> list[tuple[str, str]]:
     return tried if settings.history else tried[-1:]
 
 
-def _is_content(one: Trajectory) -> bool:
-    return bool(one.steps[-1].content)
+def _is_fine(one: Trajectory) -> bool:
+    return bool(one.steps[-1].is_fine)
 
 
 def _repeats_itself(one: Trajectory) -> bool:

@@ -16,8 +16,8 @@ class Refining:
     """How answers are refined.
 
     `history`: Self-Refine shows all earlier answers with their feedback, not the last alone. `evaluator`, of
-    Reflexion: the probability that the model's feedback is `fine`, content from `content_from` on, or the
-    feedback itself, content where it says so. `memory`: reflections shown at most.
+    Reflexion: the probability that the model's feedback is `fine`, which is enough from `fine_from` on, or the
+    feedback itself. `memory`: reflections shown at most.
     """
 
     rounds: int = 4
@@ -28,7 +28,7 @@ class Refining:
     memory: int = MEMORY
     fine: str = FINE_FEEDBACK
     evaluator: Literal["probability", "feedback"] = "probability"
-    content_from: float = 0.5
+    fine_from: float = 0.5
 
     @property
     def sampling(self) -> SamplingParameters:
@@ -51,7 +51,7 @@ class Task:
 class Evaluation:
     """What an evaluator finds of an answer; `text` is shown where it is reflected on."""
 
-    content: bool
+    is_fine: bool
     score: float | None = None
     text: str = ""
 
@@ -64,9 +64,9 @@ Evaluate = Callable[[Sequence[Task], Sequence[str]], Sequence[Evaluation]]
 class Step:
     """One text of a task: what was read and what was written.
 
-    `round` is 0 for the first answer; all that leads to the answer of round n is of round n. `content` says of
-    feedback and evaluations whether there is nothing to change, `score` by how much. `seed` is None where
-    nothing was drawn, and `error` says what is wrong with the text, or why there is none.
+    `round` is 0 for the first answer; all that leads to the answer of round n is of round n. `is_fine` says
+    of feedback and evaluations whether there is nothing to change, `score` how sure that is. `seed` is None
+    where nothing was drawn, and `error` says what is wrong with the text, or why there is none.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Step:
     finish_reason: str | None = None
     seed: int | None = None
     score: float | None = None
-    content: bool | None = None
+    is_fine: bool | None = None
     error: str | None = None
 
     @property
@@ -95,7 +95,7 @@ class Step:
     def to_json(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain data."""
         told = ("kind", "round", "prompt", "text", "tokens_in", "tokens_out")
-        return {name: getattr(self, name) for name in (*told, "finish_reason", "score", "content", "error")}
+        return {name: getattr(self, name) for name in (*told, "finish_reason", "score", "is_fine", "error")}
 
 
 @dataclass
