@@ -9,6 +9,7 @@ from typing import Any
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
 from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.methods.refinement import WAYS
 
 Chart = dict[str, Any]
 MODELS = {"champion": "champion", "challenger": "new checkpoint"}
@@ -78,6 +79,10 @@ _OTHERS |= {
     "constitutional": (_JUDGED,),
     "rlaif": (_JUDGED, *_JUDGE),
     "rlhf": (_JUDGED,),
+    "refinement": tuple(
+        _Curve(way, way.replace("_", "-").capitalize(), "Held-out accuracy after its last round.", True)
+        for way in WAYS
+    ),
 }
 _SHARES = {
     "helpful": ("Helpfulness", "Held-out responses that do what was asked, with 95% intervals."),

@@ -70,6 +70,7 @@ KINDS = {
     "supervised_checkpoint": "Supervised model",
     "review_queue": "Item for review",
     "labels": "What a person said",
+    "refinements": "Step of a refinement",
 }
 """What people call a record, by stage."""
 _OF_TASKS = {"seed_pool": "Task of the pool", "raw_generations": "Completion"}

@@ -196,7 +196,7 @@ def _place(node: Ancestor) -> dict[str, Any]:
 
 def _made_by(node: Ancestor) -> str:
     """Model and parameters of a record that a model wrote."""
-    if node.table not in COMPLETIONS or not node.activity:
+    if node.table not in COMPLETIONS or not node.activity or node.columns.get("seed") is None:
         return ""
     parameters: dict[str, Any] = node.activity["parameters"]
     by = f"from {node.activity['about']['champion']} {node.activity['model_id']} with {parameters['engine']}"
