@@ -17,6 +17,7 @@ from selfimprove_dagster.experiment import (
     LmsiExperiment,
     RlaifExperiment,
     RlhfExperiment,
+    SeededExperiment,
     ToolformerExperiment,
 )
 from selfimprove_dagster.judge_sections import ComparisonFile, PromptFile
@@ -97,7 +98,9 @@ _READ_AS: dict[type[Section], tuple[SeedKind, tuple[str, ...]]] = {
 
 
 def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) -> tuple[Manifest, int, int]:
-    """Import the experiment's seed file, or another one that is read as that is."""
+    """Import the experiment's seed file, or another one that is read as that is. Raises SeedFileError."""
+    if not isinstance(experiment, SeededExperiment):
+        raise SeedFileError(f"experiment {experiment.name}: {experiment.method} learns from no seeds")
     source = experiment.seeds
     if path is not None:
         whole = {} if isinstance(source, TaskFile) else {"rows": None}

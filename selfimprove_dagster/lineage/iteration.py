@@ -141,7 +141,7 @@ class Iteration:
             drawn = next(given[name] for name in _DRAWN if name in given)
             chosen += f": {drawn:,} of {given['pool']:,} seeds, the least used first"
         return [
-            Step(tables.seeds_of(self.method).name, accepted, parent, passed=True),
+            Step(tables.SEEDS_OF[self.method].name, accepted, parent, passed=True),
             Step(self.table("seed_pool").name, chosen, pooled["id"], passed=True),
         ]
 
