@@ -52,9 +52,9 @@ _Answered = tuple[str, str, str, str]
 @stage_asset(
     t.REFINEMENTS,
     deps=[t.RF_RAW_GENERATIONS],
-    description="Every answer, feedback, evaluation and reflection by which the model refined its first answers, "
-    "in each way that the experiment names, and why it stopped. What failed keeps its error and its last good "
-    "answer.",
+    description="Every answer, feedback, evaluation and reflection by which the model refined its first "
+    "answers, in each way that the experiment names, and why it stopped. What failed keeps its error and its "
+    "last good answer.",
     kinds={"parquet", "pytorch"},
     holds_model=True,
 )
@@ -62,7 +62,7 @@ def refinements(
     context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
 ) -> dg.MaterializeResult:
     stage = Stage.begin(context, home, t.REFINEMENTS, RefinementExperiment)
-    section = stage.experiment.refinement
+    section = stage.experiment.refining
     pool_manifest, pool = stage.read(t.RF_SEED_POOL)
     first_manifest, first = stage.read(t.RF_RAW_GENERATIONS)
     answered: list[_Answered] = (
@@ -71,7 +71,7 @@ def refinements(
         .select("prompt_id", "first_id", "prompt", "text")
         .rows()
     )
-    inputs, settings = [pool_manifest, first_manifest], {"refinement": section.model_dump()}
+    inputs, settings = [pool_manifest, first_manifest], {"refining": section.model_dump()}
 
     def prepare(model: LanguageModel) -> Work[_Answered]:
         activity_id = stage.drawing(model, inputs, settings).id
@@ -119,8 +119,8 @@ def refinements(
 @stage_asset(
     t.RF_EVALUATION,
     deps=[t.REFINEMENTS],
-    description="Held-out accuracy of the first answers and, round by round, of each way to refine them, against "
-    "the tokens that it takes. The only stage that reads true answers.",
+    description="Held-out accuracy of the first answers and, round by round, of each way to refine them, "
+    "against the tokens that it takes. The only stage that reads true answers.",
     kinds={"parquet", "pytorch"},
     holds_model=True,
 )
@@ -163,7 +163,7 @@ def evaluation(
 
 
 def refinement_report(rows: pl.DataFrame, title: str) -> dict[str, Any]:
-    """Accuracy after each round against tokens: numbers, a table and a plot; and why held-out tasks stopped."""
+    """Accuracy after each round against tokens: numbers, a table and a plot; and why tasks stopped."""
     from selfimprove_dagster.plots import line_chart
 
     measured = after_rounds(rows)

@@ -262,7 +262,7 @@ def generate(
     improve: Annotated[
         str,
         typer.Option(
-            help="Let it refine its answers: self-refine, reflexion or pit; `embedded` is the dialogue model then."
+            help="Let it refine its answers: self-refine, reflexion or pit; `embedded` is the dialogue model."
         ),
     ] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Most new answers of a prompt, with --improve.")] = 4,
@@ -278,7 +278,8 @@ def generate(
     if improve:
         from selfimprove_dagster.refining_text import refine_prompts
 
-        return refine_prompts(prompts, model, improve, rounds, max_tokens, out)
+        refine_prompts(prompts, model, improve, rounds, max_tokens, out)
+        return
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import SamplingParameters, open_language_model
     from selfimprove_dagster.tool_use import generate_with_tools, opening_token

@@ -34,7 +34,7 @@ _DRAWN: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {
     judge_tables.CAI_REVISIONS.name: ("revisions", lambda given: TURN_STOPS),
     judge_tables.RLAIF_RESPONSE_PAIRS.name: ("responses", lambda given: TURN_STOPS),
     RF_RAW_GENERATIONS.name: ("responses", lambda given: TURN_STOPS),
-    REFINEMENTS.name: ("refinement", lambda given: TURN_STOPS),
+    REFINEMENTS.name: ("refining", lambda given: TURN_STOPS),
 }
 """By table: the section of the experiment whose settings its activity records, and where completions end."""
 

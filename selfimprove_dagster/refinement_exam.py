@@ -39,7 +39,7 @@ class RefinementExam(Exam):
     @property
     def parts(self) -> list[Part]:
         """The whole exam, in the order in which it is sat."""
-        modes = (GREEDY, *self.experiment.refinement.ways)
+        modes = (GREEDY, *self.experiment.refining.ways)
         return [Part(mode, asked, len(asked)) for mode in modes for asked in cut(self.prompts)]
 
     @property
@@ -48,7 +48,7 @@ class RefinementExam(Exam):
         return {
             "questions": content_hash({"all": [vars(prompt) for prompt in self.prompts]}),
             "max_tokens": self.experiment.evaluation.max_tokens,
-            "refinement": self.experiment.refinement.model_dump(exclude={"shard"}),
+            "refining": self.experiment.refining.model_dump(exclude={"shard"}),
             "seed": self.experiment.seed,
         }
 
@@ -66,7 +66,7 @@ class RefinementExam(Exam):
                 {**judged(prompt, path.text, GREEDY), **_spent(took), "stopped": None, "error": None}
                 for prompt, path, took in zip(asked, first, cost, strict=True)
             ]
-        section = self.experiment.refinement
+        section = self.experiment.refining
         refined = improve(
             model,
             [

@@ -18,7 +18,7 @@ REFINEMENT = {
     "paper": Preset(
         values={
             "responses": {"prompts": 1_000, "temperature": 0.7, "max_tokens": 300},
-            "refinement": {
+            "refining": {
                 "ways": ["self_refine", "reflexion", "pit"],
                 "rounds": 4,
                 "temperature": 0.7,
@@ -39,7 +39,7 @@ REFINEMENT = {
     "practical": Preset(
         values={
             "responses": {"prompts": 400, "temperature": 0.8, "max_tokens": 48},
-            "refinement": {
+            "refining": {
                 "ways": ["self_refine", "reflexion", "pit"],
                 "rounds": 4,
                 "temperature": 0.0,

@@ -61,10 +61,15 @@ def stops(rows: pl.DataFrame) -> Mapping[str, Mapping[str, int]]:
 
 def _measured(way: str, number: int, rows: pl.DataFrame, first: pl.DataFrame) -> AfterRound:
     both = first.select(*_PLACE, before="correct").join(rows, on=_PLACE, how="inner")
+    correct, helpful, harmless = (
+        Accuracy(int(rows[name].sum()), len(rows)) for name in ("correct", "helpful", "harmless")
+    )
     return AfterRound(
         way,
         number,
-        *(Accuracy(int(rows[name].sum()), len(rows)) for name in ("correct", "helpful", "harmless")),
-        tokens=float((rows["tokens_in"] + rows["tokens_out"]).mean() or 0.0),  # type: ignore[arg-type]
+        correct,
+        helpful,
+        harmless,
+        tokens=int((rows["tokens_in"] + rows["tokens_out"]).sum()) / max(len(rows), 1),
         against_original=PairedComparison.of(both["before"].to_list(), both["correct"].to_list()),
     )

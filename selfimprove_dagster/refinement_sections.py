@@ -11,7 +11,7 @@ from selfimprove_dagster.sections import Section
 from selfimprove_dagster.trajectories import Refining
 
 
-class RefinementSection(Section):
+class RefiningSection(Section):
     """How answers are refined."""
 
     ways: list[Literal["self_refine", "reflexion", "pit"]] = Field(

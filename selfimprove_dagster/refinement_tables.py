@@ -35,18 +35,19 @@ REFINEMENTS = TableSchema(
     measures={"logprobs": pl.List(pl.Float32), "score": pl.Float64},
 )
 """Every answer, feedback, evaluation and reflection of each way, and at its end the outcome: the last good
-answer with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn there
-is no `seed`. Parents: the prompt; of an answer the one that it replaces (`revision_of`) with the feedback or
-reflections that it follows, of the others the answer that they are of; of an outcome its `answer`."""
+answer with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn
+there is no `seed`. Parents: the prompt; of an answer the one that it replaces (`revision_of`) with the
+feedback or reflections that it follows, of the others the answer that they are of; of an outcome its
+`answer`."""
 
 RF_EVALUATION = evaluation(
     METHOD,
     content={"helpful": pl.Boolean, "harmless": pl.Boolean, "stopped": TEXT, "error": TEXT},
     measures={"tokens_in": pl.Int64, "tokens_out": pl.Int64},
 )
-"""One row a held-out prompt and mode: `greedy` is the first answer, `self_refine_2` the answer after two rounds,
-of tasks that stopped before too. `tokens_in` and `tokens_out` are all that it took so far, `stopped` says why
-the task is done where it is."""
+"""One row a held-out prompt and mode: `greedy` is the first answer, `self_refine_2` the answer after two
+rounds, of tasks that stopped before too. `tokens_in` and `tokens_out` are all that it took so far, `stopped`
+says why the task is done where it is."""
 
 REFINEMENT_TABLES = (RF_SEED_POOL, RF_RAW_GENERATIONS, REFINEMENTS, RF_EVALUATION)
 """All of them, in the order in which the stages run."""

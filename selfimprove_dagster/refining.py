@@ -4,8 +4,8 @@
     for one in improve(model, [Task("1", "How do I …?")], "self_refine", Refining(rounds=4, max_tokens=64)):
         print(one.answer, one.stopped, one.error)
 
-Tasks of a round are asked in one batch, which those that are done leave. A task that fails keeps its error and
-its last good answer. What is drawn follows from `seeds_from`, the way (not of first answers), the kind of
+Tasks of a round are asked in one batch, which those that are done leave. A task that fails keeps its error
+and its last good answer. What is drawn follows from `seeds_from`, the way (not of first answers), the kind of
 step, the round and the task's key, and from no other task.
 """
 

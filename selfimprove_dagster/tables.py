@@ -12,6 +12,7 @@ from selfimprove_dagster.judge_tables import (
     SEED_PROMPTS,
 )
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
 from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.shared_tables import (
     SOURCE,
@@ -111,6 +112,7 @@ TABLES = {
         *TASK_TABLES,
         *TOOL_TABLES,
         *JUDGE_TABLES,
+        *REFINEMENT_TABLES,
         REVIEW_LABELS,
     )
 }
@@ -135,6 +137,7 @@ SEEDS_OF = {
     "constitutional": SEED_PROMPTS,
     "rlaif": SEED_PROMPTS,
     "rlhf": SEED_COMPARISONS,
+    "refinement": SEED_PROMPTS,
 }
 """The table of what people gave to the experiments of a method; one without seeds has none."""
 

@@ -16,8 +16,8 @@ class Refining:
     """How answers are refined.
 
     `history`: Self-Refine shows all earlier answers with their feedback, not the last alone. `evaluator`, of
-    Reflexion: the probability that the model's feedback is `fine`, which is enough from `fine_from` on, or the
-    feedback itself. `memory`: reflections shown at most.
+    Reflexion: the probability that the model's feedback is `fine`, which is enough from `fine_from` on, or
+    the feedback itself. `memory`: reflections shown at most.
     """
 
     rounds: int = 4

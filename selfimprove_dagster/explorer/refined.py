@@ -37,15 +37,13 @@ def refining_of(lake: Lake, stages: Stages) -> dict[str, Any]:
             }
             for way, rounds in ways.items()
         ]
-        costs = "; ".join(
-            f"{way.replace('_', '-')} {rounds[-1].tokens:,.0f}" for way, rounds in ways.items()
-        )
+        costs = "; ".join(f"{way.replace('_', '-')} {rounds[-1].tokens:,.0f}" for way, rounds in ways.items())
         first = next(iter(ways.values()))[0]
         chart = {
             "id": "rounds",
             "title": "Held-out accuracy over rounds",
-            "about": "By way, with 95% intervals; round 0 is the first answer. Tokens a prompt, read and drawn: "
-            f"{first.tokens:,.0f} for the first answer; with all rounds {costs}.",
+            "about": "By way, with 95% intervals; round 0 is the first answer. Tokens a prompt, read and "
+            f"drawn: {first.tokens:,.0f} for the first answer; with all rounds {costs}.",
             "percent": True,
             "x": [one.round for one in max(ways.values(), key=len)],
             "xlabel": "round",

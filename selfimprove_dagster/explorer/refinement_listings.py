@@ -15,8 +15,8 @@ REFINEMENT_STEPS = Listing(
     asks="prompts and texts",
     needed=("refinements",),
     source=f"FROM ({_TASKS}) {HERE}",
-    select="id, id AS link, left(title, 400) AS title, left(coalesce(text, error, ''), 400) AS body, way, kind, "
-    "round, score",
+    select="id, id AS link, left(title, 400) AS title, left(coalesce(text, error, ''), 400) AS body, way, "
+    "kind, round, score",
     words=("title", "text"),
     facets=(Facet("way", "way"), Facet("kind", "kind")),
     columns=(_WAY, Column("kind", "kind", "kind"), _ROUND, Column("score", "score", "score", True)),

@@ -11,12 +11,13 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import EXPERIMENTS, Experiment
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
 from selfimprove_dagster.explorer.judged import judging_of, measured_judging
 from selfimprove_dagster.explorer.pool import pool_of
+from selfimprove_dagster.explorer.refined import measured_refinement
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
@@ -25,6 +26,7 @@ from selfimprove_dagster.lineage.search import search as search_words
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.loop import Stop, decide_next
 from selfimprove_dagster.methods.lmsi import distinct_ngram_share
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.status import IterationResult, results
 
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
@@ -72,7 +74,7 @@ def _state(rows: Sequence[IterationResult]) -> str:
     if not rows:
         return "not started"
     last = rows[-1]
-    if last.promoted is not None:
+    if last.promoted is not None or last.by_way:
         return f"{len(rows)} iteration{'' if len(rows) == 1 else 's'} finished"
     return f"iteration {last.iteration} is " + ("held by a gate" if last.closed_gates else "under way")
 
@@ -109,6 +111,13 @@ def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str
         stages = _stages(lake, settled.name, row.iteration)
         measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
         return {"result": row, "counts": row.counts(settled.method), **measure(lake, stages)}
+    if settled.method == REFINEMENT:
+        stages = _stages(lake, settled.name, row.iteration)
+        return {
+            "result": row,
+            "counts": row.counts(settled.method),
+            **measured_refinement(lake, stages),
+        }
     partition = {"experiment": settled.name, "iteration": f"{row.iteration:03d}"}
 
     def column(stage: str, *names: str) -> pl.DataFrame | None:
@@ -201,6 +210,7 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "pool": pool_of(lake, name, number, stages),
         "calls": calls_of_iteration(lake, stages),
         "judging": judging_of(lake, stages, method_of(stages)),
+        "ended": EXPERIMENTS[method_of(stages)].ends_with in stages,
         "promotion": _only_row(lake, stages.get("promotion")),
         "checkpoint": _only_row(lake, stages.get("fine_tuned_checkpoint")),
         "generator": generations.activity.about.get("champion", "") if generations else "",

@@ -37,7 +37,9 @@ def explain_refined(lake: Lake, lineage: Lineage, place: Place) -> Explanation:
         verdict = f"its answer was refined in {count(len(outcomes), 'way')}, {failed:,} failed"
     shown = chain if place.table == t.REFINEMENTS.name else [*chain[:1], *outcomes]
     told = lineage.rows([one["id"] for one in shown], withdrawn=True)
-    steps = [Step(one["table_name"], sentence(told[one["id"]]), one["id"], passed=_passed(one)) for one in shown]
+    steps = [
+        Step(one["table_name"], sentence(told[one["id"]]), one["id"], passed=_passed(one)) for one in shown
+    ]
     if gone:
         verdict = f"{gone[0].reason}, so it is no longer handed on; otherwise: {verdict}"
     return explanation(
@@ -46,7 +48,7 @@ def explain_refined(lake: Lake, lineage: Lineage, place: Place) -> Explanation:
 
 
 def steps_of(iteration: Iteration, prompt_id: str, way: str | None) -> list[Row]:
-    """The first answer to a prompt, then the steps of one way, or of all, in the order in which they were made.
+    """The first answer to a prompt, then the steps of one way, or of all, in the order of their making.
 
     Rows have `table_name`.
     """

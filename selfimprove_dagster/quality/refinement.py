@@ -19,7 +19,7 @@ LEVEL = 0.05
 
 
 def _one_outcome(subject: Subject) -> Evidence:
-    ways = section(subject, "refinement").ways
+    ways = section(subject, "refining").ways
     outcomes = subject.columns("prompt_id", "way", "kind").filter(kind=OUTCOME, way=pl.col("way").is_in(ways))
     found = outcomes.group_by(id="prompt_id").agg(outcomes=pl.len())
     return Evidence(
@@ -32,7 +32,7 @@ def _one_outcome(subject: Subject) -> Evidence:
 
 
 def _rounds_follow(subject: Subject) -> Evidence:
-    most = section(subject, "refinement").rounds
+    most = section(subject, "refining").rounds
     answers = subject.columns("prompt_id", "way", "kind", "round").filter(kind=ANSWER)
     made = answers.group_by("prompt_id", "way", maintain_order=True).agg(
         last=pl.col("round").max(), answers=pl.len(), rounds=pl.col("round").n_unique()
@@ -40,11 +40,13 @@ def _rounds_follow(subject: Subject) -> Evidence:
     whole = (pl.col("last") == pl.col("answers")) & (pl.col("rounds") == pl.col("answers"))
     return Evidence(
         made.select(
-            pl.format("{} {}", "prompt_id", "way").alias("id"), "last", follow=whole & (pl.col("last") <= most)
+            pl.format("{} {}", "prompt_id", "way").alias("id"),
+            "last",
+            follow=whole & (pl.col("last") <= most),
         ),
         (Expect("ExpectColumnValuesToBeInSet", column="follow", value_set=[True]),),
         found="leave a round out, have two answers in one, or too many rounds",
-        allowed=f"rounds follow each other from 1, at most to {most} (refinement.rounds)",
+        allowed=f"rounds follow each other from 1, at most to {most} (refining.rounds)",
         unit="refined answers",
     )
 
@@ -54,7 +56,9 @@ def _ends_with_last_good(subject: Subject) -> Evidence:
     good = rows.filter(pl.col("error").is_null(), kind=ANSWER).sort("round")
     last = good.group_by("prompt_id", "way").agg(last=pl.col("text").last())
     first = subject.sibling("raw_generations", "prompt_id", "text").rename({"text": "first"})
-    outcomes = rows.filter(kind=OUTCOME).join(last, on=["prompt_id", "way"], how="left", maintain_order="left")
+    outcomes = rows.filter(kind=OUTCOME).join(
+        last, on=["prompt_id", "way"], how="left", maintain_order="left"
+    )
     ends = outcomes.join(first, on="prompt_id", how="left", maintain_order="left").select(
         "id",
         outcome=pl.col("text").fill_null("").str.strip_chars(),
@@ -90,11 +94,13 @@ def _few_fail(subject: Subject) -> Evidence:
 
 
 def _every_mode_answered(subject: Subject) -> Evidence:
-    refinement = section(subject, "refinement")
-    modes = 1 + len(refinement.ways) * refinement.rounds
+    refining = section(subject, "refining")
+    modes = 1 + len(refining.ways) * refining.rounds
     place = ["source_file", "source_line"]
-    counts = subject.columns(*place, "mode").group_by(place).agg(
-        answers=pl.len().cast(pl.Int64), modes=pl.col("mode").n_unique().cast(pl.Int64)
+    counts = (
+        subject.columns(*place, "mode")
+        .group_by(place)
+        .agg(answers=pl.len().cast(pl.Int64), modes=pl.col("mode").n_unique().cast(pl.Int64))
     )
     asked = subject.evaluation_questions.select("id", *place, "question")
     frame = asked.join(counts, on=place, how="full", coalesce=True).with_columns(
@@ -110,7 +116,7 @@ def _every_mode_answered(subject: Subject) -> Evidence:
             Expect("ExpectColumnValuesToNotBeInSet", column="question", value_set=["none"]),
         ),
         found="lack an answer, have one twice, or are not in the evaluation file",
-        allowed=f"each has the first answer and those of {refinement.rounds} rounds in each way: {modes}",
+        allowed=f"each has the first answer and those of {refining.rounds} rounds in each way: {modes}",
         unit="evaluation questions",
         observed={"questions": asked.height},
     )
@@ -145,7 +151,7 @@ REFINEMENT_CHECKS = (
         "few_fail",
         False,
         f"At most {FAILED_SHARE:.0%} of the tasks fail.",
-        "Read their errors: raise refinement.max_tokens, or show less (refinement.history)",
+        "Read their errors: raise refining.max_tokens, or show less (refining.history)",
         _few_fail,
     ),
 )
@@ -163,7 +169,7 @@ REFINEMENT_EVALUATION_CHECKS = (
             f"{way}_not_worse",
             False,
             f"Answers refined by {way.replace('_', '-')} are not worse than the first answers.",
-            "Read what was won and lost; take another way, fewer rounds, or a model that judges itself better",
+            "Read what was won and lost; take another way, fewer rounds, or a model that judges better",
             partial(_not_worse, way=way),
         )
         for way in WAYS
