@@ -171,7 +171,7 @@ def refinement_report(rows: pl.DataFrame, title: str) -> dict[str, Any]:
     table = []
     for one in measured:
         low, high = one.against_original.interval
-        change = f"{one.against_original.difference:+.1%} [{low:+.1%}, {high:+.1%}]" if one.round else ""
+        change = f"{one.against_original.difference:+.1%} [{low:+.1%}, {high:+.1%}]" if one.round else "–"
         table.append(
             {
                 "answers": one.way.replace("_", "-"),

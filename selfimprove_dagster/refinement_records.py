@@ -72,7 +72,8 @@ def _made_from(kind: str, made: dict[str, list[str]], settings: Refining) -> lis
         return [Parent(answer, "reflection_of"), Parent(made[EVALUATION][-1], "evaluation")]
     if kind != ANSWER:
         return [Parent(answer, f"{kind}_of")]
-    shown = slice(None) if settings.history else slice(-1, None)
+    # Only Self-Refine's prompts hold earlier answers, each with its feedback.
+    shown = slice(None) if settings.history and made[FEEDBACK] else slice(-1, None)
     return [
         Parent(answer, "revision_of"),
         *(Parent(earlier, "earlier_answer") for earlier in made[ANSWER][shown][:-1]),

@@ -223,7 +223,7 @@ class _Batch:
                 round=number,
                 prompt=prompt,
                 prompt_token_ids=ids,
-                text=path.text.strip(),
+                text=path.text,
                 token_ids=path.token_ids,
                 logprobs=path.logprobs,
                 finish_reason=path.finish_reason,

@@ -49,7 +49,7 @@ def refine_prompts(
 def _print(one: Trajectory) -> None:
     console.print(plain(one.task.prompt, len(one.task.prompt)), markup=False, style="bold")
     for step in one.steps:
-        said = step.text or step.error or ""
+        said = step.text.strip() or step.error or ""
         if step.score is not None:
             said = f"{step.score:.0%} sure that it is fine"
         cost = f"({step.tokens_in:,} tokens read, {step.tokens_out:,} drawn)"

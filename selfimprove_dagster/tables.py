@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.errors import PartitionMissing
 from selfimprove_dagster.judge_tables import (
     CAI_CRITIQUES,
     CAI_REVISIONS,
@@ -143,5 +144,7 @@ SEEDS_OF = {
 
 
 def of(method: str, stage: str) -> TableSchema:
-    """The table of a stage that every training method has."""
+    """The table of a stage. Raises PartitionMissing for a method that has no such stage."""
+    if f"{method}/{stage}" not in TABLES:
+        raise PartitionMissing(f"the method {method} has no stage {stage}: there is nothing to look for")
     return TABLES[f"{method}/{stage}"]

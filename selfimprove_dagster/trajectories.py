@@ -62,7 +62,7 @@ Evaluate = Callable[[Sequence[Task], Sequence[str]], Sequence[Evaluation]]
 
 @dataclass(frozen=True)
 class Step:
-    """One text of a task: what was read and what was written.
+    """One text of a task: what was read, and what was written, as it was drawn.
 
     `round` is 0 for the first answer; all that leads to the answer of round n is of round n. `is_fine` says
     of feedback and evaluations whether there is nothing to change, `score` how sure that is. `seed` is None
@@ -94,8 +94,8 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain data."""
-        told = ("kind", "round", "prompt", "text", "tokens_in", "tokens_out")
-        return {name: getattr(self, name) for name in (*told, "finish_reason", "score", "is_fine", "error")}
+        told = ("kind", "round", "prompt", "tokens_in", "tokens_out", "finish_reason", "score", "is_fine")
+        return {name: getattr(self, name) for name in told} | {"text": self.text.strip(), "error": self.error}
 
 
 @dataclass
@@ -111,11 +111,10 @@ class Trajectory:
     @property
     def answers(self) -> dict[int, str]:
         """The good answers by round."""
-        given = {0: self.task.answer} if self.task.answer is not None and self.task.answer.strip() else {}
-        return {
-            **given,
-            **{one.round: one.text for one in self.steps if one.kind == ANSWER and one.error is None},
-        }
+        given = {0: (self.task.answer or "").strip()}
+        drawn = (one for one in self.steps if one.kind == ANSWER and one.error is None)
+        said = given | {one.round: one.text.strip() for one in drawn}
+        return {number: text for number, text in said.items() if text}
 
     @property
     def answer(self) -> str | None:
@@ -139,7 +138,7 @@ class Trajectory:
 
     def texts(self, kind: str) -> list[str]:
         """Of the good steps of a kind, in order."""
-        return [one.text for one in self.steps if one.kind == kind and one.error is None]
+        return [one.text.strip() for one in self.steps if one.kind == kind and one.error is None]
 
     def to_json(self) -> list[dict[str, Any]]:
         """Its steps, then its outcome, as plain data."""

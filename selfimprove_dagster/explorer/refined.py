@@ -9,19 +9,13 @@ from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
 from selfimprove_dagster.lineage.judge_words import step_words
 from selfimprove_dagster.lineage.refinement_explain import steps_of
-from selfimprove_dagster.methods.refinement import OUTCOME, WAYS
+from selfimprove_dagster.methods.refinement import OUTCOME
 from selfimprove_dagster.records import Row
 from selfimprove_dagster.refinement_results import AfterRound, after_rounds, curves
 from selfimprove_dagster.refinement_tables import METHOD, REFINEMENTS
 
 Stages = Mapping[str, Manifest]
 _EXAM = ("mode", "source_file", "source_line", "correct", "helpful", "harmless", "tokens_in", "tokens_out")
-
-
-def measured_refinement(lake: Lake, stages: Stages) -> dict[str, Any]:
-    """What the curves of an experiment show of an iteration: accuracy after the last round, by way."""
-    found = dict.fromkeys(WAYS)
-    return found | {way: rounds[-1].correct.value for way, rounds in _curves(lake, stages).items()}
 
 
 def refining_of(lake: Lake, stages: Stages) -> dict[str, Any]:

@@ -11,13 +11,12 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment import EXPERIMENTS, Experiment
+from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, TrainingExperiment
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
 from selfimprove_dagster.explorer.judged import judging_of, measured_judging
 from selfimprove_dagster.explorer.pool import pool_of
-from selfimprove_dagster.explorer.refined import measured_refinement
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
@@ -102,6 +101,7 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "follows": _follows(lake, settled),
         "rows": rows,
         "voted": settled.method == "lmsi",
+        "trained": isinstance(settled, TrainingExperiment),
         "charts": charts(settled, rows),
     }
 
@@ -112,12 +112,7 @@ def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str
         measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
         return {"result": row, "counts": row.counts(settled.method), **measure(lake, stages)}
     if settled.method == REFINEMENT:
-        stages = _stages(lake, settled.name, row.iteration)
-        return {
-            "result": row,
-            "counts": row.counts(settled.method),
-            **measured_refinement(lake, stages),
-        }
+        return {"result": row, "counts": row.counts(settled.method)}
     partition = {"experiment": settled.name, "iteration": f"{row.iteration:03d}"}
 
     def column(stage: str, *names: str) -> pl.DataFrame | None:

@@ -20,7 +20,7 @@ LEVEL = 0.05
 
 def _one_outcome(subject: Subject) -> Evidence:
     ways = section(subject, "refining").ways
-    outcomes = subject.columns("prompt_id", "way", "kind").filter(kind=OUTCOME, way=pl.col("way").is_in(ways))
+    outcomes = subject.columns("prompt_id", "way", "kind").filter(pl.col("way").is_in(ways), kind=OUTCOME)
     found = outcomes.group_by(id="prompt_id").agg(outcomes=pl.len())
     return Evidence(
         counted(subject.sibling("seed_pool", "id", "prompt"), found, "outcomes"),
