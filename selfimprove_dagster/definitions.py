@@ -16,6 +16,7 @@ from assets.sensors import next_iteration_sensor, seed_inbox
 from assets.toolformer import toolformer_assets
 from assets.unnatural_instructions import unnatural_instructions_assets
 from resources import HomeResource, LanguageModelResource, TrainerResource
+from selfimprove_dagster.experiment import EXPERIMENTS
 
 METHODS = {
     "lmsi": lmsi_assets,
@@ -36,8 +37,8 @@ defs = dg.Definitions(
             dg.define_asset_job(
                 f"{method}_iteration",
                 selection=dg.AssetSelection.groups(method),
-                description="One iteration, from seed pool to promotion. A process a step, so that a model's "
-                "memory is free when its step ends.",
+                description=f"One iteration, up to {EXPERIMENTS[method].ends_with}. A process a step, so that a "
+                "model's memory is free when its step ends.",
             )
             for method in METHODS
         ),
