@@ -68,7 +68,7 @@ def main() -> None:
         f"({cost:.0f}); `lists`: of the {sum(one.difficulty == 'list' for one in prompts)} prompts that ask "
         "for three things.",
         "",
-        "| way | correct after rounds 0 to 4 | helpful | harmless | lists | tokens | why it stopped | seconds |",
+        "| way | correct by round | helpful | harmless | lists | tokens | why it stopped | seconds |",
         "|---|---|---:|---:|---:|---:|---|---:|",
     ]
     for name, way, changed in ARMS:

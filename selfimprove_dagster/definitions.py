@@ -37,8 +37,8 @@ defs = dg.Definitions(
             dg.define_asset_job(
                 f"{method}_iteration",
                 selection=dg.AssetSelection.groups(method),
-                description=f"One iteration, up to {EXPERIMENTS[method].ends_with}. A process a step, so that a "
-                "model's memory is free when its step ends.",
+                description=f"One iteration, up to {EXPERIMENTS[method].ends_with}. A process a step, so "
+                "that a model's memory is free when its step ends.",
             )
             for method in METHODS
         ),

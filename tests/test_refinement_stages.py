@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +15,7 @@ from starlette.testclient import TestClient
 from selfimprove_dagster import refinement_tables as t
 from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.replay import replay
 from selfimprove_dagster.lineage.verify import verify
@@ -28,7 +30,7 @@ from selfimprove_dagster.methods.refinement import (
     STOPS,
     WAYS,
 )
-from selfimprove_dagster.quality import run_suite
+from selfimprove_dagster.quality import QualityResult, run_suite
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.refinement_results import after_rounds, curves, stops
 from selfimprove_dagster.status import results
@@ -197,3 +199,46 @@ def test_only_the_exam_is_judged_by_the_truth() -> None:
     assert not {"wanted", "unwanted", "correct", "expected"} & {
         name for schema in before for name in (*schema.content, *schema.measures)
     }
+
+
+# ---- checks: each fails where its fault was planted ------------------------------------------------------
+
+OUT = pl.col("kind") == OUTCOME
+FAULTS: dict[str, tuple[TableSchema, Callable[[pl.DataFrame], pl.DataFrame]]] = {
+    "one_outcome": (t.REFINEMENTS, lambda rows: rows.filter(pl.col("id") != rows.filter(OUT)["id"][3])),
+    "rounds_follow": (
+        t.REFINEMENTS,
+        lambda rows: rows.with_columns(pl.when(~OUT).then(pl.col("round") + 1).otherwise(pl.col("round"))),
+    ),
+    "last_good_answer": (
+        t.REFINEMENTS,
+        lambda rows: rows.with_columns(text=pl.when(OUT).then(pl.lit("No.")).otherwise(pl.col("text"))),
+    ),
+    "few_fail": (
+        t.REFINEMENTS,
+        lambda rows: rows.with_columns(stopped=pl.when(OUT).then(pl.lit(FAILED))),
+    ),
+    "all_questions_answered": (t.RF_EVALUATION, lambda rows: rows.tail(-1)),
+    "pit_not_worse": (
+        t.RF_EVALUATION,
+        lambda rows: rows.with_columns(pl.col("correct") & (pl.col("mode") != f"pit_{ROUNDS}")),
+    ),
+}
+WARNING = {"few_fail", "pit_not_worse"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_by_its_check(home: Home, tmp_path: Path, name: str) -> None:
+    shutil.copytree(home.root / "lake", tmp_path / "lake")
+    lake, experiment = Lake(tmp_path / "lake"), home.experiment("refined")
+    schema, spoil = FAULTS[name]
+
+    def checked() -> QualityResult:
+        results = run_suite(schema.name, lake, experiment, 0, only=[name])
+        return next(result for result in results if result.name == name)
+
+    assert checked().passed
+    activity = lake.manifest(schema.name, partition_of("refined", 0)).activity
+    lake.write(schema, activity, spoil(rows(home, schema)))
+    found = checked()
+    assert not found.passed and found.blocking == (name not in WARNING)
