@@ -24,7 +24,12 @@ from selfimprove_dagster.evaluation import (
     examine,
 )
 from selfimprove_dagster.exams import open_exam
-from selfimprove_dagster.experiment import ConstitutionalExperiment, RlaifExperiment, TrainingExperiment
+from selfimprove_dagster.experiment import (
+    ConstitutionalExperiment,
+    RefinementExperiment,
+    RlaifExperiment,
+    TrainingExperiment,
+)
 from selfimprove_dagster.generation import Request
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
@@ -73,7 +78,7 @@ def drawn_pool(
 def drawn_responses(
     schema: TableSchema,
     pool: TableSchema,
-    kind: type[ConstitutionalExperiment] | type[RlaifExperiment],
+    kind: type[ConstitutionalExperiment] | type[RlaifExperiment] | type[RefinementExperiment],
     description: str,
     samples: int = 1,
 ) -> dg.AssetsDefinition:

@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from selfimprove_dagster.console import ExperimentName, console
 from selfimprove_dagster.errors import BudgetSpent, ExperimentError, SelfImproveError
 from selfimprove_dagster.experiment import LmsiExperiment
+from selfimprove_dagster.generate_command import generate
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage.commands import lineage_app
 from selfimprove_dagster.loop import Stop, next_turn
@@ -264,58 +264,7 @@ def evaluate(
         )
 
 
-@app.command()
-def generate(
-    prompts: Annotated[list[str], typer.Argument(help="What the model goes on with, greedily.")],
-    model: Annotated[str, typer.Option(help="Model folder or hub name, or `embedded`.")] = "embedded",
-    tools: Annotated[
-        str,
-        typer.Option(
-            help="Tools that it may call, by commas: Calculator, Calendar, WikiSearch, QA, MT, or a class of "
-            "your own as `my_tools.py:Weather`."
-        ),
-    ] = "",
-    most_calls: Annotated[int, typer.Option(min=1, help="Calls a prompt, at most.")] = 1,
-    likeliest: Annotated[
-        int, typer.Option(min=1, help="A call opens when its token is among so many of the likeliest.")
-    ] = 10,
-    date: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that Calendar tells.")
-    ] = None,
-    corpus: Annotated[
-        Path | None, typer.Option(help="JSON Lines or Parquet of title and text for WikiSearch.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest text in tokens, calls not counted.")] = 128,
-) -> None:
-    """Let a model write, and call tools while it writes (Toolformer, section 4.2)."""
-    from selfimprove_dagster import embedded
-    from selfimprove_dagster.language_model import SamplingParameters, open_language_model
-    from selfimprove_dagster.tool_use import generate_with_tools, opening_token
-    from selfimprove_dagster.tools import Context, open_tools
-    from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
-
-    opened = open_language_model(str(embedded.BASE_MODEL) if model == "embedded" else model)
-    names = [name.strip() for name in tools.split(",") if name.strip()]
-    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=("\n\n",))
-    toolbox = open_tools(names, model=opened, corpus=corpus or ENCYCLOPAEDIA)
-    with closing(opened), closing(toolbox):
-        transcripts = generate_with_tools(
-            opened,
-            prompts,
-            toolbox,
-            opening=opening_token(opened),
-            contexts=[Context(date.date() if date else None)] * len(prompts),
-            parameters=parameters,
-            likeliest=likeliest,
-            most_calls=most_calls if names else 0,
-        )
-    for prompt, transcript in zip(prompts, transcripts, strict=True):
-        console.print(plain(prompt + transcript.text, len(prompt) + len(transcript.text) + 1), markup=False)
-        for call in transcript.calls:
-            told = call.problem or "called"
-            console.print(
-                f"  call at {call.position}: {plain(call.written, 200)}: {plain(told, 200)}", markup=False
-            )
+app.command()(generate)
 
 
 @app.command()

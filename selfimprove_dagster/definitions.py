@@ -7,6 +7,7 @@ import dagster as dg
 from assets.checks import all_checks
 from assets.constitutional import constitutional_assets
 from assets.lmsi import lmsi_assets
+from assets.refinement import refinement_assets
 from assets.rlaif import rlaif_assets
 from assets.rlhf import rlhf_assets
 from assets.seeds import import_seeds_job
@@ -15,6 +16,7 @@ from assets.sensors import next_iteration_sensor, seed_inbox
 from assets.toolformer import toolformer_assets
 from assets.unnatural_instructions import unnatural_instructions_assets
 from resources import HomeResource, LanguageModelResource, TrainerResource
+from selfimprove_dagster.experiment import EXPERIMENTS
 
 METHODS = {
     "lmsi": lmsi_assets,
@@ -24,6 +26,7 @@ METHODS = {
     "constitutional": constitutional_assets,
     "rlaif": rlaif_assets,
     "rlhf": rlhf_assets,
+    "refinement": refinement_assets,
 }
 
 defs = dg.Definitions(
@@ -34,8 +37,8 @@ defs = dg.Definitions(
             dg.define_asset_job(
                 f"{method}_iteration",
                 selection=dg.AssetSelection.groups(method),
-                description="One iteration, from seed pool to promotion. A process a step, so that a model's "
-                "memory is free when its step ends.",
+                description=f"One iteration, up to {EXPERIMENTS[method].ends_with}. A process a step, so "
+                "that a model's memory is free when its step ends.",
             )
             for method in METHODS
         ),

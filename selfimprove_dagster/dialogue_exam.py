@@ -61,10 +61,10 @@ class DialogueExam(Exam):
     def parts(self) -> list[Part]:
         """The whole exam, in the order in which it is sat."""
         rounds = self._rounds
-        parts = [Part(GREEDY, asked, len(asked)) for asked in _cut(self.prompts)]
+        parts = [Part(GREEDY, asked, len(asked)) for asked in cut(self.prompts)]
         if rounds:
             revised = self.prompts[: self.experiment.evaluation.revised_prompts]
-            parts += [Part(REVISION, asked, len(asked) * (1 + 2 * rounds)) for asked in _cut(revised)]
+            parts += [Part(REVISION, asked, len(asked) * (1 + 2 * rounds)) for asked in cut(revised)]
         return parts
 
     @property
@@ -116,7 +116,10 @@ class DialogueExam(Exam):
         rewards: Sequence[float | None] = [None] * len(asked)
         if self.reward is not None and asked:
             rewards = self.reward(model, [prompt.question for prompt in asked], texts)
-        return [_row(*each, GREEDY) for each in zip(asked, texts, rewards, strict=True)]
+        return [
+            {**judged(prompt, text, GREEDY), "reward": reward}
+            for prompt, text, reward in zip(asked, texts, rewards, strict=True)
+        ]
 
     def _revised(
         self, model: LanguageModel, asked: Sequence[HeldOutPrompt], progress: Progress | None
@@ -160,7 +163,7 @@ class DialogueExam(Exam):
         for number, text in revisions.select("round", "text").iter_rows():
             by_round.setdefault(number, []).append(text)
         return [
-            _row(prompt, text, None, revision_mode(number))
+            {**judged(prompt, text, revision_mode(number)), "reward": None}
             for number, texts in by_round.items()
             for prompt, text in zip(asked, texts, strict=True)
         ]
@@ -177,7 +180,8 @@ class _Report:
             self.progress(units, tokens)
 
 
-def _row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> dict[str, Any]:
+def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:
+    """The row of a response to a held-out prompt, with what the truth says of it."""
     helpful, harmless = judge(text, prompt.wanted, prompt.unwanted)
     return {
         "question": prompt.question,
@@ -191,7 +195,6 @@ def _row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> d
         "correct": helpful and harmless,
         "helpful": helpful,
         "harmless": harmless,
-        "reward": reward,
     }
 
 
@@ -201,5 +204,6 @@ def _in_words(prompt: HeldOutPrompt) -> str:
     return "; ".join([*said, *([f"never says {', '.join(prompt.unwanted)}"] if prompt.unwanted else [])])
 
 
-def _cut(prompts: Sequence[HeldOutPrompt]) -> list[Sequence[HeldOutPrompt]]:
+def cut(prompts: Sequence[HeldOutPrompt]) -> list[Sequence[HeldOutPrompt]]:
+    """The prompts of each shard of an exam; one without any where there are none."""
     return [prompts[start : start + PART_PROMPTS] for start in range(0, max(len(prompts), 1), PART_PROMPTS)]

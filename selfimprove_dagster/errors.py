@@ -5,6 +5,7 @@
     ├── SeedFileError            a seed file as a whole cannot be read
     ├── ReviewError              there is nothing to review, or what a person said cannot be taken
     ├── ModelError               a model is missing, or not of the kind that was asked for
+    │   └── ModelUnavailable     its server does not answer: what failed is no fault of what was asked
     ├── TrainingError            training failed or gave a loss that is not finite
     ├── BudgetSpent              a budget of the experiment is spent in the middle of an iteration
     └── LakeError
@@ -38,6 +39,10 @@ class ReviewError(SelfImproveError):
 
 class ModelError(SelfImproveError):
     """A model is missing or unusable."""
+
+
+class ModelUnavailable(ModelError):
+    """The server of a model does not answer."""
 
 
 class TrainingError(SelfImproveError):

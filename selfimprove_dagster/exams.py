@@ -22,6 +22,7 @@ from selfimprove_dagster.experiment import (
     Experiment,
     LmsiExperiment,
     PreferenceExperiment,
+    RefinementExperiment,
     SelfInstructExperiment,
     ToolformerExperiment,
     UnnaturalInstructionsExperiment,
@@ -47,6 +48,7 @@ from selfimprove_dagster.question_files import (
     text_field,
 )
 from selfimprove_dagster.records import content_hash
+from selfimprove_dagster.refinement_exam import RefinementExam
 from selfimprove_dagster.rewarding import reward_model_of
 from selfimprove_dagster.seeds import DemonstrationRecord
 from selfimprove_dagster.task_sections import TaskEvaluationSection
@@ -256,6 +258,9 @@ def open_exam(
         plain, unread = read_plain_texts(experiment.evaluation)
         tools = partial(experiment_tools, experiment, home, open_model)
         return OpenedExam(ToolExam(experiment, beginnings, plain, tools), [], [*rejected, *unread])
+    if isinstance(experiment, RefinementExperiment):
+        prompts, rejected = read_held_out_prompts(experiment.evaluation)
+        return OpenedExam(RefinementExam(experiment, prompts), [], rejected)
     if isinstance(experiment, DialogueExperiment):
         prompts, rejected = read_held_out_prompts(experiment.evaluation)
         if isinstance(experiment, PreferenceExperiment) and iteration is not None:
@@ -274,7 +279,7 @@ def held_out_questions(experiment: Experiment) -> Sequence[Question]:
         return read_questions(experiment.evaluation)[0]
     if isinstance(experiment, ToolformerExperiment):
         return [*read_beginnings(experiment.evaluation)[0], *read_plain_texts(experiment.evaluation)[0]]
-    if isinstance(experiment, DialogueExperiment):
+    if isinstance(experiment, DialogueExperiment | RefinementExperiment):
         return read_held_out_prompts(experiment.evaluation)[0]
     assert isinstance(experiment, SelfInstructExperiment | UnnaturalInstructionsExperiment)
     return read_held_out_tasks(experiment.evaluation)[0]

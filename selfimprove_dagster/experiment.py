@@ -28,6 +28,7 @@ from selfimprove_dagster.judge_sections import (
     RewardModelSection,
     SupervisedStepSection,
 )
+from selfimprove_dagster.refinement_sections import RefiningSection
 from selfimprove_dagster.sections import (
     BudgetSection,
     DemonstrationSection,
@@ -266,6 +267,17 @@ class RlhfExperiment(PreferenceExperiment):
         return self
 
 
+class RefinementExperiment(SeededExperiment):
+    """Answers that get better while they are given (Self-Refine, 2303.17651; Reflexion, 2303.11366)."""
+
+    ends_with = "evaluation"
+    method: Literal["refinement"] = Field(description="the self-improvement method")
+    seeds: PromptFile
+    responses: ResponseSection
+    refining: RefiningSection
+    evaluation: DialogueEvaluationSection
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "lmsi": LmsiExperiment,
     "self_instruct": SelfInstructExperiment,
@@ -274,6 +286,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "constitutional": ConstitutionalExperiment,
     "rlaif": RlaifExperiment,
     "rlhf": RlhfExperiment,
+    "refinement": RefinementExperiment,
 }
 """What an experiment file of each method holds."""
 

@@ -73,6 +73,7 @@ _EMBEDDED: dict[str, dict[tuple[str, ...], Path]] = {
     "constitutional": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
     "rlaif": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
     "rlhf": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
+    "refinement": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
 }
 """The files for which the word `embedded` stands."""
 _OF_ALL = ("name", "method", "methods", "seed", "model", "budget")

@@ -6,6 +6,7 @@ from selfimprove_dagster.judge_presets import CONSTITUTIONAL, RLAIF, RLHF
 from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS
 from selfimprove_dagster.preset import Preset
+from selfimprove_dagster.refinement_presets import REFINEMENT
 
 _LMSI = {
     "paper": Preset(
@@ -241,6 +242,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "unnatural_instructions": _UNNATURAL_INSTRUCTIONS,
     "toolformer": _TOOLFORMER,
     "constitutional": CONSTITUTIONAL,
+    "refinement": REFINEMENT,
     "rlaif": RLAIF,
     "rlhf": RLHF,
 }

@@ -17,6 +17,7 @@ from selfimprove_dagster.methods import unnatural_instructions
 from selfimprove_dagster.methods.dialogues import TURN_STOPS
 from selfimprove_dagster.methods.self_instruct import prompts
 from selfimprove_dagster.methods.toolformer.calls import CALL_STOPS
+from selfimprove_dagster.refinement_tables import REFINEMENTS, RF_RAW_GENERATIONS
 from selfimprove_dagster.sections import SamplingSection
 
 Settings = Mapping[str, Any]
@@ -32,11 +33,15 @@ _DRAWN: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {
     judge_tables.CAI_CRITIQUES.name: ("revisions", lambda given: TURN_STOPS),
     judge_tables.CAI_REVISIONS.name: ("revisions", lambda given: TURN_STOPS),
     judge_tables.RLAIF_RESPONSE_PAIRS.name: ("responses", lambda given: TURN_STOPS),
+    RF_RAW_GENERATIONS.name: ("responses", lambda given: TURN_STOPS),
+    REFINEMENTS.name: ("refining", lambda given: TURN_STOPS),
 }
 """By table: the section of the experiment whose settings its activity records, and where completions end."""
 
 COMPLETIONS = (tables.RAW_GENERATIONS.name, *_DRAWN)
-"""The tables whose rows a model drew and can draw again, in the order in which they are made."""
+"""The tables whose rows a model drew and can draw again, in the order in which they are made; rows without a
+seed were not drawn.
+"""
 
 
 def recorded_sampling(table: str, parameters: Settings) -> SamplingParameters:

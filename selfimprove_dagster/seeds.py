@@ -15,6 +15,7 @@ from selfimprove_dagster.experiment import (
     ConstitutionalExperiment,
     Experiment,
     LmsiExperiment,
+    RefinementExperiment,
     RlaifExperiment,
     RlhfExperiment,
     SeededExperiment,
@@ -39,6 +40,7 @@ from selfimprove_dagster.question_files import (
     read_questions,
 )
 from selfimprove_dagster.records import Activity, Draft, Row, TableSchema, build_records, content_hash
+from selfimprove_dagster.refinement_tables import RF_SEED_POOL
 from selfimprove_dagster.sections import QuestionFile, Section
 from selfimprove_dagster.task_files import read_examples, read_tasks
 from selfimprove_dagster.task_sections import TaskFile
@@ -274,7 +276,12 @@ class Pool:
 
 
 DrawingExperiment = (
-    LmsiExperiment | ToolformerExperiment | ConstitutionalExperiment | RlaifExperiment | RlhfExperiment
+    LmsiExperiment
+    | ToolformerExperiment
+    | ConstitutionalExperiment
+    | RlaifExperiment
+    | RlhfExperiment
+    | RefinementExperiment
 )
 """Those whose seeds are drawn by lot, iteration by iteration."""
 
@@ -287,6 +294,8 @@ def _drawn(experiment: DrawingExperiment) -> tuple[SeedKind, TableSchema, int]:
         return TEXTS, TF_SEED_POOL, experiment.annotation.texts
     if isinstance(experiment, RlhfExperiment):
         return COMPARISONS, RLHF_SEED_POOL, experiment.pool.comparisons
+    if isinstance(experiment, RefinementExperiment):
+        return PROMPTS, RF_SEED_POOL, experiment.responses.prompts
     schema = RLAIF_SEED_POOL if isinstance(experiment, RlaifExperiment) else CAI_SEED_POOL
     return PROMPTS, schema, experiment.responses.prompts
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from selfimprove_dagster.evaluation import accuracy
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.refinement_results import after_rounds
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.taint import tainted_models
 
 
@@ -19,7 +21,7 @@ class IterationResult:
 
     Rows that were revoked do not count. `questions` are the rows of the pool, be they questions, tasks or
     prompts, and `paths` all completions drawn from them. `tainted` says why the new checkpoint is passed
-    over, if it is.
+    over, if it is. `by_way`: held-out accuracy of first answers and of each way to refine them.
     """
 
     iteration: int
@@ -36,6 +38,7 @@ class IterationResult:
     tainted: str
     candidates: int | None = None
     accepted: int | None = None
+    by_way: Mapping[str, Accuracy] = field(default_factory=dict)
 
     @property
     def accepted_share(self) -> float | None:
@@ -52,6 +55,8 @@ class IterationResult:
             return {"texts": self.questions, "calls": self.paths, "texts with calls": self.examples}
         if method == "rlhf":
             return {"comparisons": self.questions, "examples": self.examples}
+        if method == REFINEMENT:
+            return {"prompts": self.questions, "first answers": self.paths}
         if method in JUDGE_METHODS:
             return {"prompts": self.questions, "responses": self.paths, "examples": self.examples}
         return {
@@ -81,6 +86,7 @@ def _result(
         return lake.live_rows(stages[stage]) if stage in stages else None
 
     margin = champion = challenger = majority = promoted = None
+    by_way: dict[str, Accuracy] = {}
     reason = taint = ""
     if "voted_answers" in stages:
         mean = lake.read_ungated(stages["voted_answers"])["margin"].mean()
@@ -89,6 +95,9 @@ def _result(
         answers = lake.read_ungated(stages["evaluation"])
         champion, challenger = (accuracy(answers, role, mode) for role in ("champion", "challenger"))
         majority = accuracy(answers, "challenger", "majority")
+        if "refinements" in stages:
+            # Rounds of a way come in order: its last stands.
+            by_way = {one.way: one.correct for one in after_rounds(answers)}
     if "promotion" in stages:
         decision = lake.read_ungated(stages["promotion"]).row(0, named=True)
         promoted, reason = decision["promoted"], decision["reason"]
@@ -114,4 +123,5 @@ def _result(
         tainted=taint,
         candidates=rows("candidate_tasks"),
         accepted=rows("accepted_tasks"),
+        by_way=by_way,
     )

@@ -23,6 +23,10 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
             how = settled.decided_in.replace("_", " ")
             about = f"champion, new checkpoint: held-out accuracy, {how}, with its 95% interval"
             console.print(f"{about}; by vote: its majority" if settled.method == "lmsi" else about)
+        if any(row.by_way for row in rows):
+            console.print(
+                "original, and by way: held-out accuracy after the last round, with its 95% interval"
+            )
         for row in rows:
             if row.tainted:
                 line = f"tainted: the checkpoint of iteration {row.iteration}: {row.tainted}"
@@ -39,7 +43,8 @@ def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:
     table = Table(title=f"{name}: {settled.description}" if settled.description else name)
     voted, trained = settled.method == "lmsi", isinstance(settled, TrainingExperiment)
     counted = rows[0].counts(settled.method) if rows else ()
-    right = (*counted, *(["vote margin"] if voted else []))
+    ways = tuple(dict.fromkeys(way for row in rows for way in row.by_way))
+    right = (*counted, *(["vote margin"] if voted else []), *(way.replace("_", "-") for way in ways))
     for heading in ("iteration", *right, *(["champion", "new checkpoint"] if trained else [])):
         table.add_column(heading, justify="right")
     for heading in (*(["by vote"] if voted else []), *(["promoted"] if trained else [])):
@@ -48,6 +53,7 @@ def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:
         cells = [f"{count:,}" if count is not None else "–" for count in row.counts(settled.method).values()]
         if voted:
             cells.append(f"{row.margin:.3f}" if row.margin is not None else "–")
+        cells += [str(row.by_way.get(way, "–")) for way in ways]
         if trained:
             cells += [f"{row.champion.value:.1%}" if row.champion else "–", str(row.challenger or "–")]
         if voted:

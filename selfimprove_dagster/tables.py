@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.errors import PartitionMissing
 from selfimprove_dagster.judge_tables import (
     CAI_CRITIQUES,
     CAI_REVISIONS,
@@ -12,6 +13,7 @@ from selfimprove_dagster.judge_tables import (
     SEED_PROMPTS,
 )
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
 from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.shared_tables import (
     SOURCE,
@@ -111,6 +113,7 @@ TABLES = {
         *TASK_TABLES,
         *TOOL_TABLES,
         *JUDGE_TABLES,
+        *REFINEMENT_TABLES,
         REVIEW_LABELS,
     )
 }
@@ -135,10 +138,13 @@ SEEDS_OF = {
     "constitutional": SEED_PROMPTS,
     "rlaif": SEED_PROMPTS,
     "rlhf": SEED_COMPARISONS,
+    "refinement": SEED_PROMPTS,
 }
 """The table of what people gave to the experiments of a method; one without seeds has none."""
 
 
 def of(method: str, stage: str) -> TableSchema:
-    """The table of a stage that every training method has."""
+    """The table of a stage. Raises PartitionMissing for a method that has no such stage."""
+    if f"{method}/{stage}" not in TABLES:
+        raise PartitionMissing(f"the method {method} has no stage {stage}: there is nothing to look for")
     return TABLES[f"{method}/{stage}"]

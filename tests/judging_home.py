@@ -60,6 +60,19 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "judge_checks": {"on_failure": "warn"},
         "training": {**_POLICY, "reward": "judge"},
     },
+    "refined": {
+        **_SHARED,
+        "method": "refinement",
+        "responses": {"prompts": 24, "max_tokens": 32},
+        "refining": {"rounds": 3, "temperature": 0.7, "max_tokens": 32, "history": True, "shard": 8},
+    },
+    "short": {
+        **_SHARED,
+        "method": "refinement",
+        "responses": {"prompts": 8, "max_tokens": 32},
+        # Room for some answers, and for no others.
+        "refining": {"ways": ["pit"], "rounds": 2, "max_tokens": 12},
+    },
 }
 
 

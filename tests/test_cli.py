@@ -186,3 +186,37 @@ def test_a_model_writes_with_tools(selfimprove: Command) -> None:
     assert "The answer is" in said.replace("\n", " ")
     refused = selfimprove("generate", question, "--tools", "Sorcery", code=1).stderr
     assert "'Sorcery' is none of Calculator, Calendar, WikiSearch, QA, MT" in refused.replace("\n", " ")
+
+
+def test_a_model_refines_its_answers(selfimprove: Command, tmp_path: Path) -> None:
+    prompts, out = (
+        ["Ruben ate my pie. What do you call Ruben?", "The film is at four. When is the film?"],
+        tmp_path / "steps.jsonl",
+    )
+    said = selfimprove(
+        "generate", *prompts, "--improve", "self-refine", "--rounds", "2", "--out", str(out)
+    ).stdout
+    assert "1 feedback:" in said and said.count("stopped after") == 2
+    steps = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {step["task"] for step in steps} == {*prompts}
+    assert [step["kind"] for step in steps].count("outcome") == 2
+    assert all(
+        step["text"] in said.replace("\n", " ") or len(step["text"]) > 60 for step in steps if step["text"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--improve", "pit", "--tools", "Calculator"], "--improve refines answers without tools"),
+        (["--improve", "wish"], "no way 'wish' to improve an answer: use one of self-refine, reflexion, pit"),
+        (["--out", "steps.jsonl"], "--out keeps the rounds of --improve"),
+        (
+            ["--improve", "pit", "--out", "/no/such/folder/steps.jsonl"],
+            "No such file or directory; name another",
+        ),
+    ],
+)
+def test_what_cannot_be_refined_is_refused(selfimprove: Command, options: list[str], reason: str) -> None:
+    refused = selfimprove("generate", "What is it?", *options, code=1).stderr
+    assert reason in refused.replace("\n", " ")

@@ -9,6 +9,7 @@ from typing import Any
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
 from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 
 Chart = dict[str, Any]
 MODELS = {"champion": "champion", "challenger": "new checkpoint"}
@@ -88,6 +89,8 @@ _SHARES = {
 def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """One a measure of the experiment's method: its points by iteration. None leaves a gap."""
     iterations = [row["result"].iteration for row in rows]
+    if experiment.method == REFINEMENT:
+        return [_by_way(rows) | {"x": iterations, "xlabel": "iteration"}]
     drawn = [_accuracy(rows, "with their calls, " if experiment.decided_in == "with_tools" else "")]
     for curve in _OTHERS.get(experiment.method, _LMSI):
         series = [_series(curve.title.lower(), [row[curve.key] for row in rows])]
@@ -141,6 +144,25 @@ def _judged_share(rows: Sequence[Mapping[str, Any]], share: str) -> Chart:
                 "intervals": [one.interval if one else None for one in measured[role]],
             }
             for role, name in MODELS.items()
+        ],
+    }
+
+
+def _by_way(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    measured = [row["result"].by_way for row in rows]
+    ways = dict.fromkeys(way for one in measured for way in one)
+    return {
+        "id": "accuracy",
+        "title": "Held-out accuracy",
+        "about": "First answers, and answers after the last round of each way, with 95% intervals.",
+        "percent": True,
+        "series": [
+            {
+                "name": way.replace("_", "-"),
+                "values": [one[way].value if way in one else None for one in measured],
+                "intervals": [one[way].interval if way in one else None for one in measured],
+            }
+            for way in ways
         ],
     }
 

@@ -210,6 +210,20 @@ def _of_judged(
     return steps
 
 
+def _of_refinements(lake: Lake, stages: Stages) -> list[Step]:
+    """From prompts to first answers, to texts written on the way, to the outcome of each way."""
+    steps = _rows(lake, stages, {"seed_pool": "prompts", "raw_generations": "first answers"})
+    if "refinements" in stages:
+        rows = lake.read_columns(stages["refinements"], ["way", "kind", "stopped", "seed"])
+        steps.append(_step("texts written while refining", int(rows["seed"].count())))
+        done = rows.filter(kind="outcome")
+        for (way,), part in done.group_by("way", maintain_order=True):
+            failed = int((part["stopped"] == "failed").sum())
+            label = f"refined by {str(way).replace('_', '-')} without a failure"
+            steps.append(_step(label, len(part) - failed, failed, f"rejected?way={way}", len(part)))
+    return steps
+
+
 _REVISION_RULES = {
     "round": "of the round that is learnt, or helpful",
     "finished": "not cut off",
@@ -254,4 +268,5 @@ _FUNNELS: dict[str, Callable[[Lake, Stages], list[Step]]] = {
         _AFTER_PAIRS,
     ),
     "rlhf": _of_judged({}, "comparisons of people", "comparisons", _PAIR_RULES, _AFTER_PAIRS),
+    "refinement": _of_refinements,
 }

@@ -66,6 +66,7 @@ _JUDGE_NAMES = {
     "reward_model": "reward model",
     "rollouts": "rollout",
     "supervised_checkpoint": "supervised model",
+    "refinements": "step",
 }
 _UNSAID = ("reward_model", "supervised_checkpoint", "evaluation")
 _TASK_NAMES = {

@@ -10,12 +10,14 @@ import polars as pl
 from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.dialogue_exam import revision_rounds
 from selfimprove_dagster.explorer.curves import MODELS, Chart
+from selfimprove_dagster.explorer.refined import refined_record, refining_of
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
 from selfimprove_dagster.lineage.judge_explain import candidates_of, chain_to
 from selfimprove_dagster.lineage.judge_words import METHODS, preference_words
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.records import Row
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 
 Stages = Mapping[str, Manifest]
 SHARES = ("helpful", "harmless")
@@ -70,6 +72,8 @@ def judging_of(lake: Lake, stages: Stages, method: str) -> dict[str, Any] | None
     """What the judge, the exam and the training of one iteration came to; None for other methods."""
     if method not in METHODS:
         return None
+    if method == REFINEMENT:
+        return refining_of(lake, stages)
     answers = _answers(lake, stages)
     trained = [
         (stage.replace("_", " "), row)
@@ -154,6 +158,8 @@ def judged_record(lake: Lake, row: Mapping[str, Any], withdrawn: set[str]) -> di
     Of a chain that holds something that was revoked, the rest is shown.
     """
     method, stage = row["table_name"].split("/")
+    if method == REFINEMENT:
+        return refined_record(lake, row, withdrawn)
     if method not in ("constitutional", "rlaif") or stage in _WITHOUT:
         return None
     iteration = Iteration(lake, row["experiment"], row["iteration"], method)

@@ -70,6 +70,7 @@ KINDS = {
     "supervised_checkpoint": "Supervised model",
     "review_queue": "Item for review",
     "labels": "What a person said",
+    "refinements": "Step of a refinement",
 }
 """What people call a record, by stage."""
 _OF_TASKS = {"seed_pool": "Task of the pool", "raw_generations": "Completion"}
@@ -253,8 +254,8 @@ def _of_seed(lineage: Lineage, place: Place, up: Walk) -> Walk | None:
 
 def _seeds(place: Place, up: Walk) -> list[str]:
     """The seeds of a question or text; tasks have too many to be told."""
-    schema = tables.SEEDS_OF[place.table.split("/")[0]]
-    return [] if schema is SEED_TASKS else _ids(up, schema.name)
+    schema = tables.SEEDS_OF.get(place.table.split("/")[0])
+    return [] if schema in (None, SEED_TASKS) else _ids(up, schema.name)
 
 
 def _examples(walk: Walk, besides: str) -> list[str]:

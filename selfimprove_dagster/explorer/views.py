@@ -11,7 +11,7 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, split_turn
+from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, TrainingExperiment, split_turn
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
@@ -25,6 +25,7 @@ from selfimprove_dagster.lineage.search import search as search_words
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.loop import Stop, decide_next
 from selfimprove_dagster.methods.lmsi import distinct_ngram_share
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.status import IterationResult, results
 
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
@@ -72,7 +73,7 @@ def _state(rows: Sequence[IterationResult]) -> str:
     if not rows:
         return "not started"
     last = rows[-1]
-    if last.promoted is not None:
+    if last.promoted is not None or last.by_way:
         return f"{len(rows)} iteration{'' if len(rows) == 1 else 's'} finished"
     return f"iteration {last.iteration} is " + ("held by a gate" if last.closed_gates else "under way")
 
@@ -101,6 +102,7 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "follows": _follows(lake, settled),
         "rows": rows,
         "voted": settled.method == "lmsi",
+        "trained": isinstance(settled, TrainingExperiment),
         "charts": charts(settled, rows),
     }
 
@@ -110,6 +112,8 @@ def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str
         stages = _stages(lake, settled.turn_name, row.iteration)
         measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
         return {"result": row, "counts": row.counts(settled.method), **measure(lake, stages)}
+    if settled.method == REFINEMENT:
+        return {"result": row, "counts": row.counts(settled.method)}
     partition = {"experiment": settled.name, "iteration": f"{row.iteration:03d}"}
 
     def column(stage: str, *names: str) -> pl.DataFrame | None:
@@ -193,6 +197,7 @@ _NOUNS = {
     "constitutional": ("prompts", "Responses"),
     "rlaif": ("prompts", "Responses"),
     "rlhf": ("comparisons", "Responses"),
+    "refinement": ("prompts", "First answers"),
 }
 """By method: what an iteration starts from, and what its model draws."""
 
@@ -216,6 +221,7 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "pool": pool_of(lake, experiment, number, stages),
         "calls": calls_of_iteration(lake, stages),
         "judging": judging_of(lake, stages, method_of(stages)),
+        "ended": EXPERIMENTS[method_of(stages)].ends_with in stages,
         "promotion": _only_row(lake, stages.get("promotion")),
         "checkpoint": _only_row(lake, stages.get("fine_tuned_checkpoint")),
         "generator": generations.activity.about.get("champion", "") if generations else "",

@@ -21,7 +21,7 @@ import numpy as np
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder, positions_of
 from selfimprove_dagster.language_model.tokens import (
@@ -319,7 +319,7 @@ class OpenAILanguageModel(TokenText):
                 with attempt:
                     return await self._ask_once(client, method, route, body)
         except _TryAgain as error:
-            raise ModelError(
+            raise ModelUnavailable(
                 f"the server at {self._shown} failed {self._attempts} times, at last so: {error}. Look at "
                 "its log; what was committed is kept, so run again when it answers"
             ) from None

@@ -28,10 +28,13 @@ from selfimprove_dagster.lineage.iteration import (
 )
 from selfimprove_dagster.lineage.judge_explain import explain_judged
 from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
+from selfimprove_dagster.lineage.refinement_explain import explain_refined
 from selfimprove_dagster.lineage.task_explain import explain_task
+from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.tool_explain import explain_tool
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.records import Row
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.task_tables import TASK_TABLES
 from selfimprove_dagster.tool_tables import TOOL_TABLES
@@ -52,6 +55,8 @@ def explain(lake: Lake, prefix: str) -> Explanation:
         return explain_task(lake, lineage, place)
     if place.table in _OF_TOOLS and stage not in _SHARED:
         return explain_tool(lake, lineage, place)
+    if method_of(lake, place.table, place.experiment) == REFINEMENT and stage not in _SHARED:
+        return explain_refined(lake, lineage, place)
     if place.table in JUDGED and stage not in _SHARED:
         return explain_judged(lake, lineage, place)
     if place.table == REVIEW_LABELS.name:

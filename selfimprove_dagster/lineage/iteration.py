@@ -169,6 +169,8 @@ class Iteration:
 
     def training(self) -> list[Step]:
         """The checkpoint that was trained on the dataset as it stands, and whether it was promoted."""
+        if f"{self.method}/fine_tuned_checkpoint" not in tables.TABLES:
+            return []
         dataset = self.manifest(self.table("filtered_dataset"))
         trained = self.rows(
             self.table("fine_tuned_checkpoint"),

@@ -1,4 +1,4 @@
-"""What the stages of Constitutional AI, RLAIF and RLHF say, in words."""
+"""What the stages of Constitutional AI, RLAIF, RLHF and refinement say, in words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, JUDGE_TABLES
 from selfimprove_dagster.lineage.task_words import drawn_sentence, quoted
 from selfimprove_dagster.methods.judging.prompts import OPTIONS
+from selfimprove_dagster.methods.refinement import EVALUATION, OUTCOME, STOPS
 from selfimprove_dagster.records import Row
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
 
-METHODS = JUDGE_METHODS
-TABLES = {schema.name for schema in JUDGE_TABLES}
+METHODS = (*JUDGE_METHODS, REFINEMENT)
+TABLES = {schema.name for schema in (*JUDGE_TABLES, *REFINEMENT_TABLES)}
 _LETTERS = tuple(option.strip() for option in OPTIONS)
 _KINDS = {"red_team": "a red-team prompt", "helpful": "a prompt for help"}
 
@@ -24,7 +27,7 @@ def said_of(row: Row) -> str:
     if "first" in row:
         return preference_words(row)
     said = (row.get(name) for name in ("completion", "text", "statement", "prompt"))
-    return next((text.strip() for text in said if text), "")
+    return next((text.strip() for text in said if text), row.get("error") or "")
 
 
 def sentence(row: Row) -> str:
@@ -119,6 +122,25 @@ def _check(row: Row) -> str:
     return f"{row['measure']} {outcome}: {row['statement']}"
 
 
+def step_words(row: Row) -> str:
+    """What was said or found in a step of a refinement."""
+    if row["kind"] == OUTCOME:
+        text = quoted((row["text"] or "").strip()) if row["text"] else "no answer"
+        why = row["error"] or STOPS[row["stopped"]]
+        return f"stopped, {why}: {text}"
+    if row["error"]:
+        return f"failed: {row['error']}"
+    if row["kind"] == EVALUATION:
+        sure = "" if row["score"] is None else f" by {row['score']:.2f}"
+        return f"{'content' if row['is_fine'] else 'not content'}{sure}"
+    return quoted(row["text"].strip())
+
+
+def _refinement(row: Row) -> str:
+    way = row["way"].replace("_", "-")
+    return f"{way}, round {row['round']}, {row['kind']}: {step_words(row)}"
+
+
 def _of_pair(row: Row) -> str:
     return f"response {_LETTERS[row['sample_index']]} of the pair, {drawn_sentence(row)}"
 
@@ -138,4 +160,5 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "supervised_checkpoint": _model("supervised model"),
     "reward_model": _model("reward model"),
     "rollouts": _rollout,
+    "refinements": _refinement,
 }

@@ -116,7 +116,7 @@ def _nearest_completions(lineage: Lineage, record: str) -> list[Row]:
     seen, ahead = {record}, [record]
     while ahead:
         rows = lineage.rows(ahead, withdrawn=True).values()
-        found = [row for row in rows if row["table_name"] in COMPLETIONS]
+        found = [row for row in rows if row["table_name"] in COMPLETIONS and row["seed"] is not None]
         if found:
             return found
         parents = [edge["id"] for row in rows for edge in row["parents"] if edge["role"] != SHOWN]
@@ -158,7 +158,7 @@ def _drawn(home: Home, experiment: str, iteration: int) -> list[_Drawn]:
     manifests = [
         home.lake.manifest(table, partition) for table in COMPLETIONS if home.lake.exists(table, partition)
     ]
-    return [_Drawn(home.lake.read_whole(one), one.activity) for one in manifests]
+    return [_Drawn(home.lake.read_whole(one).drop_nulls("seed"), one.activity) for one in manifests]
 
 
 def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:

@@ -17,6 +17,7 @@ from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.lineage.tool_words import sentence as tool_sentence
 from selfimprove_dagster.lineage.trace import Ancestor
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
+from selfimprove_dagster.refinement_tables import RF_RAW_GENERATIONS
 from selfimprove_dagster.task_tables import SEED_TASKS
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.tool_tables import SEED_TEXTS
@@ -180,7 +181,7 @@ _OF_TOOLS: dict[str, Callable[[Ancestor], str]] = {
 _AS_ELSEWHERE = ("fine_tuned_checkpoint", "decisions", "evaluation", "promotion")
 """Stages of which the same is said where models or people judge."""
 
-_DRAWN_ALONE = (CAI_RAW_GENERATIONS.name, RLAIF_RESPONSE_PAIRS.name)
+_DRAWN_ALONE = (CAI_RAW_GENERATIONS.name, RLAIF_RESPONSE_PAIRS.name, RF_RAW_GENERATIONS.name)
 """Completions of which there is no more to say than how they were drawn."""
 
 
@@ -196,7 +197,7 @@ def _place(node: Ancestor) -> dict[str, Any]:
 
 def _made_by(node: Ancestor) -> str:
     """Model and parameters of a record that a model wrote."""
-    if node.table not in COMPLETIONS or not node.activity:
+    if node.table not in COMPLETIONS or not node.activity or node.columns.get("seed") is None:
         return ""
     parameters: dict[str, Any] = node.activity["parameters"]
     by = f"from {node.activity['about']['champion']} {node.activity['model_id']} with {parameters['engine']}"

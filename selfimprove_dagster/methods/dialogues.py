@@ -1,4 +1,5 @@
-"""Dialogues, critiques and revisions as a language model reads them (Bai et al., 2212.08073, section 3).
+"""Dialogues, critiques, revisions and refinements as a language model reads them (Bai et al., 2212.08073,
+section 3; Madaan et al., 2303.17651, section 2; Shinn et al., 2303.11366, section 3).
 
 A prompt is what a human said, or a whole dialogue that ends with the human's turn. Every text ends where the
 model goes on; what it goes on with begins with a space and ends before the next heading (`TURN_STOPS`).
@@ -6,9 +7,11 @@ model goes on; what it goes on with begins with a space and ends before the next
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 HUMAN, ASSISTANT = "Human:", "Assistant:"
 TURN_STOPS = ("\n\n",)
-"""Where a response, a critique or a revision ends."""
+"""Where a response, a critique, a revision or feedback ends."""
 
 
 def dialogue_prompt(prompt: str) -> str:
@@ -34,6 +37,28 @@ def revision_prompt(
         f"{critique_prompt(prompt, response, critique_request)} {critique.strip()}\n\n"
         f"Revision Request: {revision_request.strip()}\n\nRevision:"
     )
+
+
+def improvement_prompt(prompt: str, response: str) -> str:
+    """What a better response than the given one follows, without a word of how it is to be better
+    (PIT, 2310.00898, section 3).
+    """
+    return f"{dialogue_prompt(prompt)} {response.strip()}\n\nBetter response:"
+
+
+def feedback_prompt(prompt: str, response: str, evaluation: str = "") -> str:
+    """What feedback on the response follows, or with what an evaluator says of it, a reflection on it."""
+    said = f"Evaluation: {evaluation.strip()}\n\n" if evaluation.strip() else ""
+    return f"{dialogue_prompt(prompt)} {response.strip()}\n\n{said}Feedback:"
+
+
+def refinement_prompt(prompt: str, tried: Sequence[tuple[str, str]]) -> str:
+    """What a better response follows: each response so far with the feedback on it, the last one last."""
+    (first, said), *later = tried
+    text = f"{feedback_prompt(prompt, first)} {said.strip()}"
+    for response, feedback in later:
+        text += f"\n\nBetter response: {response.strip()}\n\nFeedback: {feedback.strip()}"
+    return f"{text}\n\nBetter response:"
 
 
 def turns(dialogue: str) -> list[tuple[str, str]]:

@@ -38,6 +38,7 @@ from selfimprove_dagster.quality.outcomes import (
 )
 from selfimprove_dagster.quality.paths import PERPLEXITY_SCORES_CHECKS, RAW_GENERATIONS_CHECKS
 from selfimprove_dagster.quality.questions import SEED_POOL_CHECKS
+from selfimprove_dagster.quality.refinement import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
 from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
 from selfimprove_dagster.quality.subject import Subject
 from selfimprove_dagster.quality.tasks import (
@@ -146,6 +147,10 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "rlhf/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
     "rlhf/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
     "rlaif/review_queue": COMMON_CHECKS,
+    "refinement/seed_pool": (*COMMON_CHECKS, *PROMPT_POOL_CHECKS),
+    "refinement/raw_generations": (*COMMON_CHECKS, *FIRST_RESPONSE_CHECKS),
+    "refinement/refinements": (*COMMON_CHECKS, *REFINEMENT_CHECKS),
+    "refinement/evaluation": (*COMMON_CHECKS, *REFINEMENT_EVALUATION_CHECKS),
 }
 """The checks of each table, in the order in which they run."""
 
