@@ -11,6 +11,7 @@ from assets.rlaif import rlaif_assets
 from assets.rlhf import rlhf_assets
 from assets.seeds import import_seeds_job
 from assets.self_instruct import self_instruct_assets
+from assets.self_knowledge import self_knowledge_assets
 from assets.sensors import next_iteration_sensor, seed_inbox
 from assets.toolformer import toolformer_assets
 from assets.unnatural_instructions import unnatural_instructions_assets
@@ -24,6 +25,7 @@ METHODS = {
     "constitutional": constitutional_assets,
     "rlaif": rlaif_assets,
     "rlhf": rlhf_assets,
+    "self_knowledge": self_knowledge_assets,
 }
 
 defs = dg.Definitions(

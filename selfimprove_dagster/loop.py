@@ -19,6 +19,7 @@ _YIELDS = {
     "constitutional": ("raw_generations", "filtered_dataset", ("responses", "examples")),
     "rlaif": ("ai_preferences", "filtered_dataset", ("pairs", "pairs kept")),
     "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
+    "self_knowledge": ("questions", "discrimination_score", ("questions", "picks")),
 }
 _YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
 """What a method generates, what of it passes the filters, and what people call the two."""

@@ -6,6 +6,7 @@ from selfimprove_dagster.judge_presets import CONSTITUTIONAL, RLAIF, RLHF
 from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS
 from selfimprove_dagster.preset import Preset
+from selfimprove_dagster.self_knowledge_presets import SELF_KNOWLEDGE
 
 _LMSI = {
     "paper": Preset(
@@ -243,5 +244,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "constitutional": CONSTITUTIONAL,
     "rlaif": RLAIF,
     "rlhf": RLHF,
+    "self_knowledge": SELF_KNOWLEDGE,
 }
 """The presets of each method."""

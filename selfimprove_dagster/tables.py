@@ -13,6 +13,7 @@ from selfimprove_dagster.judge_tables import (
 )
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.review_tables import REVIEW_LABELS
+from selfimprove_dagster.self_knowledge_tables import SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.shared_tables import (
     SOURCE,
     TEXT,
@@ -111,6 +112,7 @@ TABLES = {
         *TASK_TABLES,
         *TOOL_TABLES,
         *JUDGE_TABLES,
+        *SELF_KNOWLEDGE_TABLES,
         REVIEW_LABELS,
     )
 }

@@ -39,6 +39,13 @@ from selfimprove_dagster.quality.outcomes import (
 from selfimprove_dagster.quality.paths import PERPLEXITY_SCORES_CHECKS, RAW_GENERATIONS_CHECKS
 from selfimprove_dagster.quality.questions import SEED_POOL_CHECKS
 from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
+from selfimprove_dagster.quality.self_knowledge import (
+    CANDIDATE_CHECKS,
+    DISCRIMINATION_GAP_CHECKS,
+    DISCRIMINATION_SCORE_CHECKS,
+    GENERATION_SCORE_CHECKS,
+    SK_QUESTION_CHECKS,
+)
 from selfimprove_dagster.quality.subject import Subject
 from selfimprove_dagster.quality.tasks import (
     ACCEPTED_CHECKS,
@@ -146,6 +153,11 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "rlhf/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
     "rlhf/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
     "rlaif/review_queue": COMMON_CHECKS,
+    "self_knowledge/questions": (*COMMON_CHECKS, *SK_QUESTION_CHECKS),
+    "self_knowledge/candidates": (*COMMON_CHECKS, *CANDIDATE_CHECKS),
+    "self_knowledge/generation_score": (*COMMON_CHECKS, *GENERATION_SCORE_CHECKS),
+    "self_knowledge/discrimination_score": (*COMMON_CHECKS, *DISCRIMINATION_SCORE_CHECKS),
+    "self_knowledge/discrimination_gap": (*COMMON_CHECKS, *DISCRIMINATION_GAP_CHECKS),
 }
 """The checks of each table, in the order in which they run."""
 
