@@ -251,6 +251,8 @@ def discrimination_gap(
             found = measure_gap(rows["score"].to_list(), rows["picked_right"].to_list())
             told = MeasuredGap(task.name, by, found.gap, found.low, found.high, found.questions)
             choices = rows["choices"].explode()
+            unread = choices.null_count() / max(len(choices), 1)
+            not_read = f"; {unread:.1%} of its choices could not be read" if unread else ""
             drafts.append(
                 Draft(
                     content={"task": task.name, "kind": task.kind, "by": by, "model_id": model_id},
@@ -264,9 +266,9 @@ def discrimination_gap(
                         "gap": found.gap,
                         "gap_low": found.low,
                         "gap_high": found.high,
-                        "unread_share": choices.null_count() / max(len(choices), 1),
+                        "unread_share": unread,
                         "statement": f"{told}: {found.discrimination:.1%} of what it picks is right, "
-                        f"{found.generation:.1%} of what it says",
+                        f"{found.generation:.1%} of what it says{not_read}",
                     },
                 )
             )

@@ -30,7 +30,7 @@ SELF_KNOWLEDGE = {
             "budget": {"iterations": 1},
         },
         deviations=(
-            "two candidates a question at temperature 1, both orders, two principles a dialogue, as rlaif has it",
+            "two candidates at temperature 1, both orders, two principles a dialogue, as rlaif has it",
             *_MEASURED,
         ),
     ),

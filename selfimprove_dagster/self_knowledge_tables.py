@@ -74,10 +74,9 @@ SK_DISCRIMINATION_GAP = TableSchema(
         "statement": TEXT,
     },
 )
-"""One row a task and way of picking: both scores, their difference with its 95% interval, and how many of the
-choices could not be read. The generation score is what picking by lot scores, `best` what an always right pick
-does. Parents: both tables of scores,
-as sets, and the model."""
+"""One row a task and way of picking: both scores, their difference with its 95% interval, and the share of
+choices that could not be read. The generation score is what picking by lot scores, `best` what a judge that
+is always right would. Parents: both tables of scores, as sets, and the model."""
 
 SELF_KNOWLEDGE_TABLES = (
     SK_QUESTIONS,

@@ -10,7 +10,11 @@ from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.measurement import Accuracy
+from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
 from selfimprove_dagster.taint import tainted_models
+
+_DRAWN = ("response_pairs", "candidates")
+"""What is drawn of a method without raw_generations."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class IterationResult:
 
     Rows that were revoked do not count. `questions` are the rows of the pool, be they questions, tasks or
     prompts, and `paths` all completions drawn from them. `tainted` says why the new checkpoint is passed
-    over, if it is.
+    over, if it is; `ended` whether the method came to its last stage.
     """
 
     iteration: int
@@ -36,6 +40,7 @@ class IterationResult:
     tainted: str
     candidates: int | None = None
     accepted: int | None = None
+    ended: bool = False
 
     @property
     def accepted_share(self) -> float | None:
@@ -52,6 +57,8 @@ class IterationResult:
             return {"texts": self.questions, "calls": self.paths, "texts with calls": self.examples}
         if method == "rlhf":
             return {"comparisons": self.questions, "examples": self.examples}
+        if method == SELF_KNOWLEDGE:
+            return {"questions": self.questions, "candidates": self.paths}
         if method in JUDGE_METHODS:
             return {"prompts": self.questions, "responses": self.paths, "examples": self.examples}
         return {
@@ -69,14 +76,20 @@ def results(lake: Lake, experiment: Experiment) -> list[IterationResult]:
         by_iteration.setdefault(manifest.iteration, {})[manifest.table.split("/")[1]] = manifest
     tainted = tainted_models(lake, experiment.name)
     return [
-        _result(lake, iteration, stages, tainted, experiment.decided_in)
+        _result(lake, iteration, stages, tainted, experiment)
         for iteration, stages in sorted(by_iteration.items())
     ]
 
 
 def _result(
-    lake: Lake, iteration: int, stages: dict[str, Manifest], tainted: Mapping[str, str], mode: str
+    lake: Lake,
+    iteration: int,
+    stages: dict[str, Manifest],
+    tainted: Mapping[str, str],
+    experiment: Experiment,
 ) -> IterationResult:
+    mode = experiment.decided_in
+
     def rows(stage: str) -> int | None:
         return lake.live_rows(stages[stage]) if stage in stages else None
 
@@ -89,6 +102,8 @@ def _result(
         answers = lake.read_ungated(stages["evaluation"])
         champion, challenger = (accuracy(answers, role, mode) for role in ("champion", "challenger"))
         majority = accuracy(answers, "challenger", "majority")
+    if "discrimination_gap" in stages:
+        reason = "; ".join(lake.read_ungated(stages["discrimination_gap"])["statement"])
     if "promotion" in stages:
         decision = lake.read_ungated(stages["promotion"]).row(0, named=True)
         promoted, reason = decision["promoted"], decision["reason"]
@@ -101,8 +116,8 @@ def _result(
     )
     return IterationResult(
         iteration=iteration,
-        questions=rows("seed_pool"),
-        paths=rows("response_pairs" if "response_pairs" in stages else "raw_generations"),
+        questions=rows("questions" if "questions" in stages else "seed_pool"),
+        paths=rows(next((name for name in _DRAWN if name in stages), "raw_generations")),
         examples=rows("filtered_dataset"),
         margin=margin,
         champion=champion,
@@ -114,4 +129,5 @@ def _result(
         tainted=taint,
         candidates=rows("candidate_tasks"),
         accepted=rows("accepted_tasks"),
+        ended=experiment.ends_with in stages,
     )

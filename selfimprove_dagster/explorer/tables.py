@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from selfimprove_dagster.explorer.judge_listings import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
 from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
+from selfimprove_dagster.explorer.self_knowledge_listings import PICKS, WRONG_PICKS
 from selfimprove_dagster.explorer.views import method_of, stages_of
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
@@ -74,14 +75,17 @@ def examples(home: Home, name: str, iteration: int, asked: Mapping[str, str]) ->
     """One page of an iteration's examples."""
     stages = stages_of(home, name, iteration)
     return _shown(
-        home, _table(asked, name, iteration), {**EXAMPLES, **JUDGE_EXAMPLES}[method_of(stages)], stages
+        home,
+        _table(asked, name, iteration),
+        {**EXAMPLES, **JUDGE_EXAMPLES, **PICKS}[method_of(stages)],
+        stages,
     )
 
 
 def rejected(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
     """One page of what did not become an example, each with the rule that dropped it; `of` says of what."""
     stages = stages_of(home, name, iteration)
-    kinds = {**DROPPED, **JUDGE_DROPPED}[method_of(stages)]
+    kinds = {**DROPPED, **JUDGE_DROPPED, **WRONG_PICKS}[method_of(stages)]
     kind = asked.get("of", "")
     kind = kind if kind in kinds else next(iter(kinds))
     shown = _shown(home, _table(asked, name, iteration), kinds[kind], stages)
