@@ -206,6 +206,7 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "pool": pool_of(lake, name, number, stages),
         "calls": calls_of_iteration(lake, stages),
         "judging": judging_of(lake, stages, method_of(stages)),
+        "picks": method_of(stages) == SELF_KNOWLEDGE,
         "gaps": _gaps(lake, stages),
         "promotion": _only_row(lake, stages.get("promotion")),
         "checkpoint": _only_row(lake, stages.get("fine_tuned_checkpoint")),
