@@ -320,6 +320,6 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
 
 def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[str]:
     model: Any = kind
-    for part in location:
+    for part in (one for one in location if isinstance(one, str)):
         model = _section_in(model.model_fields[part].annotation)
     return sorted(model.model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,31 @@ from starlette.testclient import TestClient
 
 from assets.partitions import iterations
 from assets.rlaif import comparisons, response_pairs, seed_pool
+from assets.self_knowledge import candidates, questions
 from resources import HomeResource, LanguageModelResource
 from selfimprove_dagster import self_knowledge_tables as t
-from selfimprove_dagster.champion import NEWEST
+from selfimprove_dagster import tables
 from selfimprove_dagster.choosing import Choice, pick_all
 from selfimprove_dagster.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
-from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted
+from selfimprove_dagster.errors import (
+    ExperimentError,
+    JudgeNotTrusted,
+    RevocationError,
+    SeedFileError,
+)
+from selfimprove_dagster.exams import open_exam
 from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.judge_tables import RLAIF_COMPARISONS
+from selfimprove_dagster.knowledge_exam import is_right, recorded_task, truth
 from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.lineage import Lineage
 from selfimprove_dagster.lineage.explain import explain
+from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.methods.judging.gate import MeasuredGap, decide
 from selfimprove_dagster.methods.self_knowledge import measure_gap
@@ -39,7 +49,11 @@ from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import Activity, Draft, build_records
 from selfimprove_dagster.runs import run_iteration
 from selfimprove_dagster.self_knowledge import gate, measured_gaps
-from selfimprove_dagster.self_knowledge_sections import DiscriminationSection, SelfKnowledgeSection
+from selfimprove_dagster.self_knowledge_sections import (
+    DiscriminationSection,
+    KnowledgeTask,
+    SelfKnowledgeSection,
+)
 
 KNOWS: dict[str, Any] = {
     "method": "self_knowledge",
@@ -171,6 +185,46 @@ def test_the_pages_show_gaps_and_picks(home: Home) -> None:
         assert client.get(f"/records/{rows(home, schema)['id'][0]}").status_code == 200
 
 
+def test_a_revoked_question_takes_its_candidates_and_picks_but_not_the_measurement(
+    home: Home, tmp_path: Path
+) -> None:
+    lake = Lake(shutil.copytree(home.lake.root, tmp_path / "lake"))
+    asked = rows(home, t.SK_QUESTIONS)["id"][0]
+    fallen = revoke(lake, "record", asked, "knows", "Ada", "not ours")
+    assert dict(fallen.counts.select("table", "rows").iter_rows()) == {
+        t.SK_QUESTIONS.name: 1,
+        t.SK_CANDIDATES.name: 3,
+        t.SK_GENERATION_SCORE.name: 1,
+        t.SK_DISCRIMINATION_SCORE.name: 2,
+    }
+    assert not verify(lake).findings
+    gap = rows(home, t.SK_DISCRIMINATION_GAP)["id"][0]
+    with pytest.raises(RevocationError, match="of which no example is made"):
+        revoke(lake, "record", gap, "knows", "Ada", "not ours")
+
+
+def test_a_changed_task_is_not_scored_by_the_truth_of_then(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "sums.jsonl"
+    file.write_text('{"question": "What is 2 + 2?", "answer": "4"}\n')
+    task = KnowledgeTask(name="sums", kind="questions", file=str(file))
+    recorded = [recorded_task(task)]
+    (question,) = truth([task], recorded).values()
+    assert is_right(question, "The answer is 4.") == (True, True)
+    assert is_right(question, "The answer is 5.") == (False, True)
+    assert is_right(question, "Well.") == (False, False)
+    file.write_text('{"question": "What is 2 + 2?", "answer": "5"}\n')
+    with pytest.raises(SeedFileError, match="was changed since its questions were asked"):
+        truth([task], recorded)
+    file.unlink()
+    with pytest.raises(SeedFileError, match="task sums: there is no file"):
+        recorded_task(task)
+
+
+def test_it_has_no_exam_besides(home: Home) -> None:
+    with pytest.raises(ExperimentError, match="its own stages are the measurement"):
+        open_exam(home, home.experiment("knows"), lambda path: pytest.fail("no model is needed"))
+
+
 # ---- settings ------------------------------------------------------------------------------------------
 
 
@@ -187,6 +241,16 @@ def test_the_model_is_that_of_the_experiment_whose_champion_is_measured(home: Ho
     path.write_text(yaml.safe_dump({**settings, "of": "later"}))
     with pytest.raises(ExperimentError, match="later measures another experiment and has no champion"):
         home.experiment("later")
+    path.unlink()
+
+
+def test_a_wrong_field_of_a_task_is_named_with_those_that_it_has(home: Home) -> None:
+    path = home.experiments / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**KNOWS, "tasks": [{**KNOWS["tasks"][0], "lines": 3}]}))
+    with pytest.raises(
+        ExperimentError, match=r"tasks\.0\.lines: there is no such field; allowed here: answer"
+    ):
+        home.experiment("wrong")
     path.unlink()
 
 
@@ -295,13 +359,13 @@ def test_the_newest_gap_of_the_very_model_and_way_counts(tmp_path: Path) -> None
     assert [one.gap for one in measured_gaps(lake, "b2:one", "probability")] == [pytest.approx(0.15)]
 
 
-def judge(home: Home) -> dg.ExecuteInProcessResult:
-    """RLAIF up to the stage in which the judge is asked."""
+def materialise(key: str, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+    """These stages of one partition, as a run of Dagster."""
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(iterations.name), ["ai-000"])
+        instance.add_dynamic_partitions(str(iterations.name), [key])
         return dg.materialize(
-            [seed_pool, response_pairs, comparisons],
-            partition_key="ai-000",
+            assets,
+            partition_key=key,
             instance=instance,
             resources={"home": HomeResource(), "language_model": LanguageModelResource()},
             raise_on_error=False,
@@ -316,7 +380,8 @@ def test_rlaif_stops_before_a_judge_that_is_worse_than_chance_and_goes_on_after_
     (home.experiments / "ai.yaml").write_text(
         yaml.safe_dump({**EXPERIMENTS["ai"], "self_knowledge": {"tasks": ["dialogues"]}})
     )
-    stopped = judge(home)
+    until_judged = seed_pool, response_pairs, comparisons
+    stopped = materialise("ai-000", *until_judged)
     (failure,) = [event for event in stopped.all_events if event.is_step_failure]
     assert failure.step_key == "rlaif__comparisons"
     said = failure.step_failure_data.user_failure_data
@@ -327,7 +392,7 @@ def test_rlaif_stops_before_a_judge_that_is_worse_than_chance_and_goes_on_after_
     assert not home.lake.exists(RLAIF_COMPARISONS.name, partition_of("ai", 0)), "the judge was not asked"
 
     plant(home.lake, 0.03, 0.09, model_id)
-    went_on = judge(home)
+    went_on = materialise("ai-000", *until_judged)
     assert went_on.success
     about = home.lake.manifest(RLAIF_COMPARISONS.name, partition_of("ai", 0)).activity.about
     assert about["self_knowledge"] == (
@@ -338,5 +403,25 @@ def test_rlaif_stops_before_a_judge_that_is_worse_than_chance_and_goes_on_after_
     assert shown.metadata["self_knowledge"].value == about["self_knowledge"]
 
 
-def test_newest_lies_after_every_iteration() -> None:
-    assert NEWEST > 999
+def test_the_newest_champion_of_another_experiment_is_measured(home: Home, tmp_path: Path) -> None:
+    champion = shutil.copytree(DIALOGUE_MODEL, tmp_path / "champion")
+    promotion = tables.of("rlaif", "promotion")
+    activity = Activity(promotion.name, partition_of("ai", 7), "1", {}, 0)
+    said = {
+        "promoted": True,
+        "reason": "planted",
+        "challenger_model_id": "b2:new",
+        "champion_model_id": "b2:old",
+    }
+    draft = Draft(
+        content={**said, "questions": 1, "gained": 1, "lost": 0},
+        measures=dict.fromkeys(promotion.measures) | {"challenger_path": str(champion)},
+    )
+    home.lake.write(promotion, activity, build_records(promotion, [draft], activity))
+    task = {"name": "dialogues", "kind": "dialogues", "file": "embedded", "rows": "0:4"}
+    settings = {"method": "self_knowledge", "of": "ai", "tasks": [task]}
+    (home.experiments / "later.yaml").write_text(yaml.safe_dump(settings))
+    assert materialise("later-000", questions, candidates).success
+    about = home.lake.manifest(t.SK_CANDIDATES.name, partition_of("later", 0)).activity.about
+    assert about["champion"] == "the checkpoint of iteration 7"
+    assert about["model_path"] == str(champion)
