@@ -42,8 +42,11 @@ class TrainingStage:
         base: Champion,
         parameters: Mapping[str, Any],
         inputs: Sequence[Manifest] = (),
+        about: Mapping[str, Any] | None = None,
     ) -> TrainingStage:
-        """`parameters` are all settings that shape the outcome; `inputs` are read besides the dataset."""
+        """`parameters` are all settings that shape the outcome; `inputs` are read besides the dataset, and
+        `about` is told besides.
+        """
         from selfimprove_dagster.language_model.folder import model_folder
         from selfimprove_dagster.language_model.weights import weights_hash
 
@@ -52,7 +55,7 @@ class TrainingStage:
             inputs=[dataset, *inputs],
             parameters={**parameters, "dtype": stage.experiment.model.dtype},
             model_id=base_id,
-            about={"model_path": base.path},
+            about={"model_path": base.path, **(about or {})},
         )
         return cls(stage, activity, base, base_id, dataset)
 

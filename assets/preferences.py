@@ -14,6 +14,7 @@ import polars as pl
 
 from assets.checkpoints import TrainingStage
 from assets.declared import stage_asset
+from assets.self_knowledge_gate import heed_self_knowledge
 from assets.shown import image, number, preview_records
 from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource, TrainerResource
@@ -213,13 +214,14 @@ def _train_policy(
     prompts = pairs.select("prompt_id", "question", "prompt").unique(
         "question", keep="first", maintain_order=True
     )
-    with _rewarding(stage, language_model, rewarding, base, prompts) as (reward, reward_id, about):
+    with _rewarding(stage, language_model, rewarding, base, prompts) as (reward, reward_id, shaping, told):
         training = TrainingStage.begin(
             stage,
             manifest,
             base,
-            {"training": section.model_dump(), "rewarded_by": reward_id, **about},
+            {"training": section.model_dump(), "rewarded_by": reward_id, **shaping},
             inputs=[reward_manifest],
+            about=told,
         )
         with training.progress(section.steps) as on_log:
             outcome = trainer.optimise_policy(
@@ -249,6 +251,7 @@ def _train_policy(
             "first_reward": number(outcome.first_reward),
             "final_reward": number(outcome.final_reward),
             "reward_curve": image(chart),
+            **told,
         },
     )
 
@@ -260,8 +263,10 @@ def _rewarding(
     rewarding: pl.DataFrame,
     base: Champion,
     prompts: pl.DataFrame,
-) -> Iterator[tuple[Reward, str, dict[str, Any]]]:
-    """What rewards completions, the id of the model that does, and the settings that shape its rewards."""
+) -> Iterator[tuple[Reward, str, dict[str, Any], dict[str, str]]]:
+    """What rewards completions, the id of the model that does, the settings that shape its rewards, and what
+    was measured of it.
+    """
     experiment = stage.experiment
     if experiment.rewards_with_model:
         from selfimprove_dagster.training.reward import RewardModel
@@ -269,7 +274,7 @@ def _rewarding(
         path, model_id = rewarding.select("path", "model_id").row(0)
         judge = RewardModel.open(path, experiment.model.device)
         try:
-            yield judge.score, model_id, {}
+            yield judge.score, model_id, {}, {}
         finally:
             judge.close()
         return
@@ -281,6 +286,7 @@ def _rewarding(
     section = experiment.judge.model
     path = None if section else base.path
     with language_model.open(section or experiment.model, path, scores=True) as model:
+        verdict = heed_self_knowledge(stage, experiment.self_knowledge, model.model_id, "probability")
         asked = {
             tuple(ids): (
                 row["question"],
@@ -300,7 +306,7 @@ def _rewarding(
                 model, [prompt for prompt, _ in about], [question for _, question in about], texts(written)
             )
 
-        yield reward, model.model_id, {"constitution": constitution.hash}
+        yield reward, model.model_id, {"constitution": constitution.hash}, verdict
 
 
 def _store_rollouts(

@@ -17,6 +17,7 @@ from assets.declared import stage_asset
 from assets.dialogue_report import dialogue_evaluation_report
 from assets.preferences import preference_stages, store_pairs
 from assets.review import review_queue
+from assets.self_knowledge_gate import heed_self_knowledge
 from assets.shared import drawn_pool, drawn_responses, judging_stages
 from assets.shown import number
 from assets.stage import Stage
@@ -70,6 +71,7 @@ def comparisons(
     judge = section.model or experiment.model
     path = judge.path if section.model else stage.generator.path
     with language_model.open(judge, path, scores=True) as model:
+        verdict = heed_self_knowledge(stage, experiment.self_knowledge, model.model_id, "probability")
         activity = stage.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={
@@ -83,6 +85,7 @@ def comparisons(
                 "champion": "the judge of judge.model" if section.model else stage.generator.name,
                 "engine_options": recorded_options(judge),
                 **placement(model),
+                **verdict,
             },
         )
 
@@ -105,7 +108,11 @@ def comparisons(
     return stage.result(
         manifest,
         preview=["principle", "order", "probability_a", "question"],
-        metadata={**stage.drawn_metadata(activity, spent), "comparisons_per_second": round(rate, 1)},
+        metadata={
+            **stage.drawn_metadata(activity, spent),
+            "comparisons_per_second": round(rate, 1),
+            **verdict,
+        },
     )
 
 

@@ -12,8 +12,8 @@ import polars as pl
 
 from assets.shown import page_url, preview_table, table_metadata
 from resources import LanguageModelResource
-from selfimprove_dagster.champion import Champion, champion_before
-from selfimprove_dagster.experiment import Experiment, experiment_of_key
+from selfimprove_dagster.champion import NEWEST, Champion, champion_before
+from selfimprove_dagster.experiment import Experiment, SelfKnowledgeExperiment, experiment_of_key
 from selfimprove_dagster.generation import Item, Request, Work, completer, in_shards, recorded_options
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Lake, Manifest, Spent, partition_of
@@ -70,7 +70,9 @@ class Stage(Generic[E]):
 
     @property
     def champion(self) -> Champion:
-        """The model that this iteration starts from."""
+        """The model that this iteration starts from; where another experiment is measured, its newest."""
+        if isinstance(self.experiment, SelfKnowledgeExperiment) and self.experiment.of:
+            return champion_before(self.lake, self.home.experiment(self.experiment.of), NEWEST)
         return champion_before(self.lake, self.experiment, self.iteration)
 
     @property
@@ -215,6 +217,7 @@ class Stage(Generic[E]):
             requests,
             lambda model: completer(model, parameters, seeds_from, read),
             size=size,
+            each=lambda request: request.samples,
         )
 
     def drawn_metadata(self, activity: Activity, spent: Spent) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.taint import tainted_models
 
+NEWEST = 1_000_000
+"""An iteration after all."""
+
 
 @dataclass(frozen=True)
 class Champion:

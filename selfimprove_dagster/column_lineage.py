@@ -13,6 +13,7 @@ from selfimprove_dagster.column_sources import Source, each, new, of, same, trai
 from selfimprove_dagster.judge_columns import JUDGE_COLUMN_SOURCES
 from selfimprove_dagster.refinement_columns import REFINEMENT_COLUMN_SOURCES
 from selfimprove_dagster.review_columns import REVIEW_COLUMN_SOURCES
+from selfimprove_dagster.self_knowledge_columns import SELF_KNOWLEDGE_COLUMN_SOURCES
 from selfimprove_dagster.task_columns import TASK_COLUMN_SOURCES
 from selfimprove_dagster.tool_columns import TOOL_COLUMN_SOURCES
 
@@ -83,6 +84,7 @@ COLUMN_SOURCES: Mapping[str, Mapping[str, list[Source]]] = {
     **TASK_COLUMN_SOURCES,
     **TOOL_COLUMN_SOURCES,
     **JUDGE_COLUMN_SOURCES,
+    **SELF_KNOWLEDGE_COLUMN_SOURCES,
     **REVIEW_COLUMN_SOURCES,
     **REFINEMENT_COLUMN_SOURCES,
 }

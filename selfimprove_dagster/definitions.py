@@ -12,6 +12,7 @@ from assets.rlaif import rlaif_assets
 from assets.rlhf import rlhf_assets
 from assets.seeds import import_seeds_job
 from assets.self_instruct import self_instruct_assets
+from assets.self_knowledge import self_knowledge_assets
 from assets.sensors import next_iteration_sensor, seed_inbox
 from assets.toolformer import toolformer_assets
 from assets.unnatural_instructions import unnatural_instructions_assets
@@ -27,6 +28,7 @@ METHODS = {
     "rlaif": rlaif_assets,
     "rlhf": rlhf_assets,
     "refinement": refinement_assets,
+    "self_knowledge": self_knowledge_assets,
 }
 
 defs = dg.Definitions(

@@ -7,6 +7,7 @@
     ├── ModelError               a model is missing, or not of the kind that was asked for
     │   └── ModelUnavailable     its server does not answer: what failed is no fault of what was asked
     ├── TrainingError            training failed or gave a loss that is not finite
+    ├── JudgeNotTrusted          a model is to judge that was measured to pick no better than by lot
     ├── BudgetSpent              a budget of the experiment is spent in the middle of an iteration
     └── LakeError
         ├── PartitionMissing     nothing is committed there yet
@@ -47,6 +48,10 @@ class ModelUnavailable(ModelError):
 
 class TrainingError(SelfImproveError):
     """Training failed, or its loss is not a number."""
+
+
+class JudgeNotTrusted(SelfImproveError):
+    """What was measured of a model's judgement does not let it judge."""
 
 
 class BudgetSpent(SelfImproveError):

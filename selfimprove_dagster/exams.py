@@ -16,6 +16,7 @@ import polars as pl
 from selfimprove_dagster import seeds
 from selfimprove_dagster.dialogue_exam import DialogueExam
 from selfimprove_dagster.dialogue_files import read_held_out_prompts
+from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.evaluation import Exam, Part
 from selfimprove_dagster.experiment import (
     DialogueExperiment,
@@ -24,6 +25,7 @@ from selfimprove_dagster.experiment import (
     PreferenceExperiment,
     RefinementExperiment,
     SelfInstructExperiment,
+    SelfKnowledgeExperiment,
     ToolformerExperiment,
     UnnaturalInstructionsExperiment,
 )
@@ -268,6 +270,11 @@ def open_exam(
             name = reward.model_id if reward else None
             return OpenedExam(DialogueExam(experiment, prompts, reward, name), inputs, rejected)
         return OpenedExam(DialogueExam(experiment, prompts), [], rejected)
+    if isinstance(experiment, SelfKnowledgeExperiment):
+        raise ExperimentError(
+            f"experiment {experiment.name}: {experiment.method} has no evaluation file; its own stages are "
+            "the measurement: run it"
+        )
     assert isinstance(experiment, SelfInstructExperiment | UnnaturalInstructionsExperiment)
     tasks, rejected = read_held_out_tasks(experiment.evaluation)
     return OpenedExam(TaskExam(experiment, tasks), [], rejected)

@@ -28,6 +28,7 @@ from selfimprove_dagster.judge_sections import (
     RewardModelSection,
     SupervisedStepSection,
 )
+from selfimprove_dagster.methods.dialogues import TURN_STOPS
 from selfimprove_dagster.refinement_sections import RefiningSection
 from selfimprove_dagster.sections import (
     BudgetSection,
@@ -43,6 +44,12 @@ from selfimprove_dagster.sections import (
     Section,
     TrainingSection,
     VotingSection,
+)
+from selfimprove_dagster.self_knowledge_sections import (
+    CandidateSection,
+    DiscriminationSection,
+    KnowledgeTask,
+    SelfKnowledgeSection,
 )
 from selfimprove_dagster.task_sections import (
     ClassificationSection,
@@ -250,6 +257,7 @@ class RlaifExperiment(PreferenceExperiment):
     judge: JudgeSection
     judge_checks: JudgeChecksSection = JudgeChecksSection()
     review: ReviewSection = ReviewSection()
+    self_knowledge: SelfKnowledgeSection = SelfKnowledgeSection()
 
 
 class RlhfExperiment(PreferenceExperiment):
@@ -278,6 +286,38 @@ class RefinementExperiment(SeededExperiment):
     evaluation: DialogueEvaluationSection
 
 
+class SelfKnowledgeExperiment(Experiment):
+    """Whether a model can judge itself: generation against discrimination (Jiang et al., 2404.04298)."""
+
+    scores = True
+    ends_with = "discrimination_gap"
+    method: Literal["self_knowledge"] = Field(description="the self-improvement method")
+    of: str | None = Field(
+        None,
+        pattern=NAME_PATTERN,
+        description="the experiment whose current champion is measured, in place of model.path",
+    )
+    tasks: tuple[KnowledgeTask, ...] = Field(min_length=1, description="what the model is measured on")
+    constitution: ConstitutionSection
+    candidates: CandidateSection
+    discrimination: DiscriminationSection
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> SelfKnowledgeExperiment:
+        names = [task.name for task in self.tasks]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"tasks must have different names; twice: {', '.join(sorted(twice))}")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """The strings that end a candidate."""
+        if self.candidates.stop is not None:
+            return self.candidates.stop
+        kinds = {task.kind for task in self.tasks}
+        return [*(TURN_STOPS if "dialogues" in kinds else ()), *(["\n\nQ:"] if "questions" in kinds else ())]
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "lmsi": LmsiExperiment,
     "self_instruct": SelfInstructExperiment,
@@ -287,6 +327,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "rlaif": RlaifExperiment,
     "rlhf": RlhfExperiment,
     "refinement": RefinementExperiment,
+    "self_knowledge": SelfKnowledgeExperiment,
 }
 """What an experiment file of each method holds."""
 

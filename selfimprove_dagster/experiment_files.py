@@ -74,8 +74,11 @@ _EMBEDDED: dict[str, dict[tuple[str, ...], Path]] = {
     "rlaif": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
     "rlhf": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
     "refinement": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
+    "self_knowledge": _DIALOGUES,
 }
 """The files for which the word `embedded` stands."""
+_EMBEDDED_TASKS = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_EVALUATION}
+"""The same of the members of `tasks`, by their kind."""
 _OF_ALL = ("name", "method", "methods", "seed", "model", "budget")
 _PATHS = (
     *(("model", "path"), ("seeds", "file"), ("evaluation", "file"), ("demonstrations", "file")),
@@ -96,6 +99,10 @@ def load_chain(path: str | Path) -> list[Experiment]:
     Raises ExperimentError naming file, field and what is allowed.
     """
     path = Path(path)
+    return parse_chain(_read(path), folder=path.parent, origin=str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -111,7 +118,7 @@ def load_chain(path: str | Path) -> list[Experiment]:
     data.setdefault("name", path.stem)
     if data["name"] != path.stem:
         raise ExperimentError(f"{path}: name is {data['name']!r} but must equal the file name, {path.stem!r}")
-    return parse_chain(data, folder=path.parent, origin=str(path))
+    return data
 
 
 def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> list[Experiment]:
@@ -164,6 +171,8 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
     presets = PRESETS[method]
     preset = _one_of(presets, data.get("preset", "practical"), f"{origin}: preset")
     kind = EXPERIMENTS[method]
+    if "of" in kind.model_fields and isinstance(data.get("of"), str) and "model" not in data:
+        data = {**data, "model": _model_of(data["of"], folder, origin)}
     try:
         merged = _resolve(_merge(presets[preset].values, data), folder.absolute(), _EMBEDDED[method])
         return kind.model_validate(merged)
@@ -172,6 +181,15 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
         raise ExperimentError(f"{origin} has wrong values:\n{lines}") from None
     except _UnsetVariable as error:
         raise ExperimentError(f"{origin}: {error}") from None
+
+
+def _model_of(name: str, folder: Path, origin: str) -> dict[str, Any]:
+    """The model section of the experiment whose champion another one measures."""
+    path = folder / f"{name}.yaml"
+    measured = _read(path)
+    if "of" in measured:
+        raise ExperimentError(f"{origin}: of: {name} measures another experiment and has no champion")
+    return parse_chain(measured, folder=folder, origin=str(path))[0].model.model_dump()
 
 
 def _one_of(known: Mapping[str, Any], given: Any, where: str) -> str:
@@ -250,24 +268,31 @@ def _resolve(data: dict[str, Any], folder: Path, files: Mapping[tuple[str, ...],
         data["demonstrations"] = {"file": "embedded", **shown}
     if isinstance(tools, Mapping) and isinstance(tools.get("names"), list):
         data["tools"] = {**tools, "names": [_tool(name, folder) for name in tools["names"]]}
+    given = data.get("tasks")
+    tasks = [task for task in given if isinstance(task, dict)] if isinstance(given, list) else []
+    for task in (one for one in tasks if isinstance(one.get("file"), str)):
+        task["file"] = _settled(task["file"], "file", folder, _EMBEDDED_TASKS.get(str(task.get("kind"))))
+    if tasks and all(task.get("kind") == "questions" for task in tasks):
+        files = {**files, ("model", "path"): embedded.BASE_MODEL}
     for *sections, key in _PATHS:
         values: Any = data
         for section in sections:
             values = values.get(section) if isinstance(values, Mapping) else None
         if not isinstance(values, dict) or not isinstance(values.get(key), str):
             continue  # validation says what is missing
-        text = _VARIABLE.sub(_variable, values[key])
-        if text == "embedded" and (*sections, key) in files:
-            text = str(files[*sections, key])
-        elif (
-            key.endswith("file")
-            or key == "corpus"
-            or text.startswith((".", "~", "/"))
-            or (folder / text).exists()
-        ):
-            text = os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
-        values[key] = text
+        values[key] = _settled(values[key], key, folder, files.get((*sections, key)))
     return data
+
+
+def _settled(given: str, key: str, folder: Path, embedded_file: Path | None) -> str:
+    """The value of a field that names a file or model; `embedded_file` is what the word `embedded` means."""
+    text = _VARIABLE.sub(_variable, given)
+    if text == "embedded" and embedded_file is not None:
+        return str(embedded_file)
+    is_file = key.endswith("file") or key == "corpus" or text.startswith((".", "~", "/"))
+    if is_file or (folder / text).exists():
+        return os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
+    return text
 
 
 def _tool(name: Any, folder: Path) -> Any:
@@ -296,6 +321,6 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
 
 def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[str]:
     model: Any = kind
-    for part in location:
+    for part in (one for one in location if isinstance(one, str)):
         model = _section_in(model.model_fields[part].annotation)
     return sorted(model.model_fields)

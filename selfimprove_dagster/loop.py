@@ -20,6 +20,7 @@ _YIELDS = {
     "rlaif": ("ai_preferences", "filtered_dataset", ("pairs", "pairs kept")),
     "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
     "refinement": ("raw_generations", "refinements", ("first answers", "steps")),
+    "self_knowledge": ("questions", "discrimination_score", ("questions", "picks")),
 }
 _YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
 """What a method generates, what of it passes the filters, and what people call the two."""

@@ -97,3 +97,38 @@ class MeanChange:
             return None
         mean, half = fmean(changes), Z95 * stdev(changes) / sqrt(len(changes))
         return cls(len(changes), mean, (mean - half, mean + half))
+
+
+@dataclass(frozen=True)
+class PairedShares:
+    """Two shares from 0 to 1 of each question, such as how many of its samples are right: their means, and
+    the mean difference with its 95% interval.
+    """
+
+    questions: int
+    before: float
+    after: float
+    squares: float
+    """Sum of the squared differences."""
+
+    @classmethod
+    def of(cls, before: Sequence[float], after: Sequence[float]) -> PairedShares:
+        """From both shares of each question, in the same order."""
+        changes = [new - old for old, new in zip(before, after, strict=True)]
+        old, new = (fmean(shares) if shares else float("nan") for shares in (before, after))
+        return cls(len(changes), old, new, sum(change * change for change in changes))
+
+    @property
+    def difference(self) -> float:
+        """The second minus the first."""
+        return self.after - self.before if self.questions else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the difference: that of `PairedComparison`, which adds a question gained and one
+        lost, for differences that may lie in between; the same where every share is 0 or 1.
+        """
+        n = self.questions + 2
+        mean = self.difference * self.questions / n
+        half = Z95 * sqrt(((self.squares + 2) / n - mean**2) / n)
+        return max(-1.0, mean - half), min(1.0, mean + half)

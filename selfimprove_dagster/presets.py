@@ -7,6 +7,7 @@ from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS
 from selfimprove_dagster.preset import Preset
 from selfimprove_dagster.refinement_presets import REFINEMENT
+from selfimprove_dagster.self_knowledge_presets import SELF_KNOWLEDGE
 
 _LMSI = {
     "paper": Preset(
@@ -245,5 +246,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "refinement": REFINEMENT,
     "rlaif": RLAIF,
     "rlhf": RLHF,
+    "self_knowledge": SELF_KNOWLEDGE,
 }
 """The presets of each method."""

@@ -19,6 +19,7 @@ from selfimprove_dagster.methods.self_instruct import prompts
 from selfimprove_dagster.methods.toolformer.calls import CALL_STOPS
 from selfimprove_dagster.refinement_tables import REFINEMENTS, RF_RAW_GENERATIONS
 from selfimprove_dagster.sections import SamplingSection
+from selfimprove_dagster.self_knowledge_tables import SK_CANDIDATES
 
 Settings = Mapping[str, Any]
 
@@ -35,6 +36,7 @@ _DRAWN: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {
     judge_tables.RLAIF_RESPONSE_PAIRS.name: ("responses", lambda given: TURN_STOPS),
     RF_RAW_GENERATIONS.name: ("responses", lambda given: TURN_STOPS),
     REFINEMENTS.name: ("refining", lambda given: TURN_STOPS),
+    SK_CANDIDATES.name: ("candidates", lambda given: tuple(given["stop"])),
 }
 """By table: the section of the experiment whose settings its activity records, and where completions end."""
 

@@ -12,7 +12,11 @@ from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.refinement_results import after_rounds
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
 from selfimprove_dagster.taint import tainted_models
+
+_DRAWN = ("response_pairs", "candidates")
+"""What is drawn of a method without raw_generations."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class IterationResult:
 
     Rows that were revoked do not count. `questions` are the rows of the pool, be they questions, tasks or
     prompts, and `paths` all completions drawn from them. `tainted` says why the new checkpoint is passed
-    over, if it is. `by_way`: held-out accuracy of first answers and of each way to refine them.
+    over, if it is; `ended` whether the method came to its last stage. `by_way`: held-out accuracy of first
+    answers and of each way to refine them.
     """
 
     iteration: int
@@ -39,6 +44,7 @@ class IterationResult:
     candidates: int | None = None
     accepted: int | None = None
     by_way: Mapping[str, Accuracy] = field(default_factory=dict)
+    ended: bool = False
 
     @property
     def accepted_share(self) -> float | None:
@@ -57,6 +63,8 @@ class IterationResult:
             return {"comparisons": self.questions, "examples": self.examples}
         if method == REFINEMENT:
             return {"prompts": self.questions, "first answers": self.paths}
+        if method == SELF_KNOWLEDGE:
+            return {"questions": self.questions, "candidates": self.paths}
         if method in JUDGE_METHODS:
             return {"prompts": self.questions, "responses": self.paths, "examples": self.examples}
         return {
@@ -74,14 +82,20 @@ def results(lake: Lake, experiment: Experiment) -> list[IterationResult]:
         by_iteration.setdefault(manifest.iteration, {})[manifest.table.split("/")[1]] = manifest
     tainted = tainted_models(lake, experiment.name)
     return [
-        _result(lake, iteration, stages, tainted, experiment.decided_in)
+        _result(lake, iteration, stages, tainted, experiment)
         for iteration, stages in sorted(by_iteration.items())
     ]
 
 
 def _result(
-    lake: Lake, iteration: int, stages: dict[str, Manifest], tainted: Mapping[str, str], mode: str
+    lake: Lake,
+    iteration: int,
+    stages: dict[str, Manifest],
+    tainted: Mapping[str, str],
+    experiment: Experiment,
 ) -> IterationResult:
+    mode = experiment.decided_in
+
     def rows(stage: str) -> int | None:
         return lake.live_rows(stages[stage]) if stage in stages else None
 
@@ -98,6 +112,8 @@ def _result(
         if "refinements" in stages:
             # Rounds of a way come in order: its last stands.
             by_way = {one.way: one.correct for one in after_rounds(answers)}
+    if "discrimination_gap" in stages:
+        reason = "; ".join(lake.read_ungated(stages["discrimination_gap"])["statement"])
     if "promotion" in stages:
         decision = lake.read_ungated(stages["promotion"]).row(0, named=True)
         promoted, reason = decision["promoted"], decision["reason"]
@@ -110,8 +126,8 @@ def _result(
     )
     return IterationResult(
         iteration=iteration,
-        questions=rows("seed_pool"),
-        paths=rows("response_pairs" if "response_pairs" in stages else "raw_generations"),
+        questions=rows("questions" if "questions" in stages else "seed_pool"),
+        paths=rows(next((name for name in _DRAWN if name in stages), "raw_generations")),
         examples=rows("filtered_dataset"),
         margin=margin,
         champion=champion,
@@ -124,4 +140,5 @@ def _result(
         candidates=rows("candidate_tasks"),
         accepted=rows("accepted_tasks"),
         by_way=by_way,
+        ended=experiment.ends_with in stages,
     )

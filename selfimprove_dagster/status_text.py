@@ -31,6 +31,9 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
             if row.tainted:
                 line = f"tainted: the checkpoint of iteration {row.iteration}: {row.tainted}"
                 console.print(line, style="red", markup=False, soft_wrap=True)
+        for row in rows if not isinstance(settled, TrainingExperiment) else ():
+            if row.reason:
+                console.print(f"iteration {row.iteration}: {plain(row.reason)}", markup=False, soft_wrap=True)
         for gate in (gate for row in rows for gate in row.closed_gates):
             console.print(f"closed gate: {plain(gate)}", style="red", markup=False)
     step = decide_next(lake, chain[0])

@@ -15,6 +15,7 @@ from selfimprove_dagster.judge_tables import (
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
 from selfimprove_dagster.review_tables import REVIEW_LABELS
+from selfimprove_dagster.self_knowledge_tables import SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.shared_tables import (
     SOURCE,
     TEXT,
@@ -114,6 +115,7 @@ TABLES = {
         *TOOL_TABLES,
         *JUDGE_TABLES,
         *REFINEMENT_TABLES,
+        *SELF_KNOWLEDGE_TABLES,
         REVIEW_LABELS,
     )
 }

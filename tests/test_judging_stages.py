@@ -19,6 +19,7 @@ from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.self_knowledge_tables import SELF_KNOWLEDGE_TABLES
 
 ROOT = Path(__file__).parents[1]
 TRUTH = ("selfimprove_dagster.dialogue_truth", "selfimprove_dagster.embedded.dialogue_world")
@@ -159,6 +160,19 @@ def test_the_policy_starts_from_the_supervised_step_and_is_rewarded_by_the_rewar
     assert rewarded["reward"].is_finite().all()
 
 
+def test_what_was_measured_of_the_judge_is_told_where_it_is_trusted(home: Home) -> None:
+    """Nothing was, and the experiments say to go on then."""
+    for name, stage in (
+        ("ai", "comparisons"),
+        ("direct", "comparisons"),
+        ("direct", "fine_tuned_checkpoint"),
+    ):
+        about = home.lake.manifest(f"rlaif/{stage}", partition_of(name, 0)).activity.about
+        assert about["self_knowledge"] == "go on: no discrimination gap was measured on any task"
+    rewarded_by_model = home.lake.manifest("rlaif/fine_tuned_checkpoint", partition_of("ai", 0)).activity
+    assert "self_knowledge" not in rewarded_by_model.about
+
+
 def test_dpo_and_direct_rlaif_need_no_reward_model(home: Home) -> None:
     assert rows(home, t.reward_model("rlhf"), "pairs").is_empty()
     assert rows(home, t.rollouts("rlhf"), "pairs").is_empty()
@@ -179,7 +193,7 @@ def test_the_lake_holds_what_it_says(home: Home) -> None:
 
 
 def test_no_training_stage_can_see_the_truth() -> None:
-    """The truth is in the evaluation file alone, and only the exam's module reads it."""
+    """The truth is in the evaluation file alone, and only the exams' modules read it."""
     for path in (DIALOGUE_PROMPTS, DIALOGUE_COMPARISONS):
         fields = {field for line in path.read_text().splitlines() for field in json.loads(line)}
         assert fields <= {"prompt", "kind", "response", "chosen", "rejected"}
@@ -196,8 +210,8 @@ def test_no_training_stage_can_see_the_truth() -> None:
         "selfimprove_dagster/dialogue_exam.py",
         "selfimprove_dagster/embedded/dialogue_recipe.py",
         "selfimprove_dagster/embedded/dialogue_texts.py",
+        "selfimprove_dagster/knowledge_exam.py",
     }
-    told = {
-        column for schema in t.JUDGE_TABLES for column in schema.content if column in ("wanted", "unwanted")
-    }
+    judged = (*t.JUDGE_TABLES, *SELF_KNOWLEDGE_TABLES)
+    told = {column for schema in judged for column in schema.content if column in ("wanted", "unwanted")}
     assert not told

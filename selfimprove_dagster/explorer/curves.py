@@ -10,6 +10,7 @@ from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
 
 Chart = dict[str, Any]
 MODELS = {"champion": "champion", "challenger": "new checkpoint"}
@@ -91,6 +92,8 @@ def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Ch
     iterations = [row["result"].iteration for row in rows]
     if experiment.method == REFINEMENT:
         return [_by_way(rows) | {"x": iterations, "xlabel": "iteration"}]
+    if experiment.method == SELF_KNOWLEDGE:
+        return [_gap(rows) | {"x": iterations, "xlabel": "iteration"}]
     drawn = [_accuracy(rows, "with their calls, " if experiment.decided_in == "with_tools" else "")]
     for curve in _OTHERS.get(experiment.method, _LMSI):
         series = [_series(curve.title.lower(), [row[curve.key] for row in rows])]
@@ -113,6 +116,30 @@ def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Ch
     if experiment.method in PREFERENCE_METHODS:
         drawn.append(_reward(rows))
     return [chart | {"x": iterations, "xlabel": "iteration"} for chart in drawn]
+
+
+def _gap(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """The discrimination gap of each task and way of picking; None where an iteration has none."""
+    measured = [{(gap["task"], gap["by"]): gap for gap in row["gaps"]} for row in rows]
+    names = dict.fromkeys(name for found in measured for name in found)
+    return {
+        "id": "gap",
+        "title": "Discrimination gap",
+        "about": "How much oftener what the model picks among its own answers is right than what a lot "
+        "picks, with 95% intervals. Below zero it picks worse than chance.",
+        "percent": True,
+        "series": [
+            {
+                "name": f"{task}, by {by}",
+                "values": [found.get((task, by), {}).get("gap") for found in measured],
+                "intervals": [
+                    (found[task, by]["gap_low"], found[task, by]["gap_high"]) if (task, by) in found else None
+                    for found in measured
+                ],
+            }
+            for task, by in names
+        ],
+    }
 
 
 def _series(name: str, values: Sequence[float | None]) -> dict[str, Any]:

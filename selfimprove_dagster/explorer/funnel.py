@@ -224,6 +224,16 @@ def _of_refinements(lake: Lake, stages: Stages) -> list[Step]:
     return steps
 
 
+def _of_picks(lake: Lake, stages: Stages) -> list[Step]:
+    """From questions to candidates, to picks, to those that are right."""
+    found = _rows(lake, stages, {"questions": "questions", "candidates": "candidates"})
+    if "discrimination_score" in stages:
+        right = lake.read_columns(stages["discrimination_score"], ["right"])["right"]
+        found.append(_step("picks among them", len(right), of=len(right)))
+        found.append(_step("picks that are right", int(right.sum()), of=len(right)))
+    return found
+
+
 _REVISION_RULES = {
     "round": "of the round that is learnt, or helpful",
     "finished": "not cut off",
@@ -267,6 +277,7 @@ _FUNNELS: dict[str, Callable[[Lake, Stages], list[Step]]] = {
         _PAIR_RULES,
         _AFTER_PAIRS,
     ),
+    "self_knowledge": _of_picks,
     "rlhf": _of_judged({}, "comparisons of people", "comparisons", _PAIR_RULES, _AFTER_PAIRS),
     "refinement": _of_refinements,
 }

@@ -10,6 +10,8 @@ from selfimprove_dagster.explorer.shown import href, short_id
 from selfimprove_dagster.lineage import Walk
 from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
 from selfimprove_dagster.lineage.judge_words import said_of as judged_words
+from selfimprove_dagster.lineage.self_knowledge_words import TABLES as SELF_KNOWLEDGE
+from selfimprove_dagster.lineage.self_knowledge_words import said_of as measured_words
 from selfimprove_dagster.lineage.task_words import text_of
 from selfimprove_dagster.lineage.tool_words import said_of
 from selfimprove_dagster.task_tables import TASK_TABLES
@@ -32,6 +34,8 @@ def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: 
         said = "" if stage in _UNSAID else judged_words(dict(row))
         name = _JUDGE_NAMES.get(stage, stage)
         return plain(f"{name}: {said}" if said else name, 42)
+    if table in SELF_KNOWLEDGE:
+        return plain(f"{_MEASURED_NAMES[stage]}: {measured_words(dict(row))}", 42)
     if table in _TASK_TABLES:
         name = _TASK_NAMES.get(stage, _NAMES.get(stage, stage))
         describe = _LABELS.get(stage) if stage in _ALIKE else None
@@ -67,6 +71,13 @@ _JUDGE_NAMES = {
     "rollouts": "rollout",
     "supervised_checkpoint": "supervised model",
     "refinements": "step",
+}
+_MEASURED_NAMES = {
+    "questions": "question",
+    "candidates": "candidate",
+    "generation_score": "score",
+    "discrimination_score": "pick",
+    "discrimination_gap": "gap",
 }
 _UNSAID = ("reward_model", "supervised_checkpoint", "evaluation")
 _TASK_NAMES = {

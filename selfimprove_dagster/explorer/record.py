@@ -68,6 +68,11 @@ KINDS = {
     "reward_model": "Reward model",
     "rollouts": "Rollout",
     "supervised_checkpoint": "Supervised model",
+    "questions": "Question to measure by",
+    "candidates": "Candidate",
+    "generation_score": "Generation score",
+    "discrimination_score": "Pick among candidates",
+    "discrimination_gap": "Discrimination gap",
     "review_queue": "Item for review",
     "labels": "What a person said",
     "refinements": "Step of a refinement",
@@ -89,7 +94,7 @@ _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
 _BULKY = {
     *("prompt_token_ids", "token_ids", "logprobs", "log", "votes", "paths", "neighbours", "instances"),
-    *("positions", "probabilities", "calls"),
+    *("positions", "probabilities", "calls", "prompts", "texts"),
 }
 _MOST = 400
 """Ancestors that a page draws and lists; a record of this library has far fewer."""

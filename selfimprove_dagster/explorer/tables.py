@@ -12,6 +12,7 @@ from selfimprove_dagster.experiment import split_turn
 from selfimprove_dagster.explorer.judge_listings import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
 from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
 from selfimprove_dagster.explorer.refinement_listings import REFINEMENT_FAILURES, REFINEMENT_STEPS
+from selfimprove_dagster.explorer.self_knowledge_listings import PICKS, WRONG_PICKS
 from selfimprove_dagster.explorer.views import method_of, stages_of
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
@@ -76,14 +77,15 @@ class _Table:
 def examples(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
     """One page of an iteration's examples."""
     stages = stages_of(home, name, iteration)
-    listings = {**EXAMPLES, **JUDGE_EXAMPLES, REFINEMENT: REFINEMENT_STEPS}
+    listings = {**EXAMPLES, **JUDGE_EXAMPLES, **PICKS, REFINEMENT: REFINEMENT_STEPS}
     return _shown(home, _table(asked, name, iteration), listings[method_of(stages)], stages)
 
 
 def rejected(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
     """One page of what did not become an example, each with the rule that dropped it; `of` says of what."""
     stages = stages_of(home, name, iteration)
-    kinds = {**DROPPED, **JUDGE_DROPPED, REFINEMENT: {"tasks": REFINEMENT_FAILURES}}[method_of(stages)]
+    dropped = {**DROPPED, **JUDGE_DROPPED, **WRONG_PICKS, REFINEMENT: {"tasks": REFINEMENT_FAILURES}}
+    kinds = dropped[method_of(stages)]
     kind = asked.get("of", "")
     kind = kind if kind in kinds else next(iter(kinds))
     shown = _shown(home, _table(asked, name, iteration), kinds[kind], stages)

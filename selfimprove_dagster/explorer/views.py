@@ -26,8 +26,10 @@ from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.loop import Stop, decide_next
 from selfimprove_dagster.methods.lmsi import distinct_ngram_share
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
 from selfimprove_dagster.status import IterationResult, results
 
+_GAP = "discrimination_gap"
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
 _ORDER = {name: position for position, name in enumerate(tables.TABLES)}
 
@@ -73,7 +75,7 @@ def _state(rows: Sequence[IterationResult]) -> str:
     if not rows:
         return "not started"
     last = rows[-1]
-    if last.promoted is not None or last.by_way:
+    if last.ended:
         return f"{len(rows)} iteration{'' if len(rows) == 1 else 's'} finished"
     return f"iteration {last.iteration} is " + ("held by a gate" if last.closed_gates else "under way")
 
@@ -108,6 +110,9 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 
 def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str, Any]:
+    if settled.method == SELF_KNOWLEDGE:
+        gaps = _gaps(lake, _stages(lake, settled.turn_name, row.iteration))
+        return {"result": row, "counts": row.counts(settled.method), "gaps": gaps}
     if settled.method == TOOL_METHOD or settled.method in JUDGE_METHODS:
         stages = _stages(lake, settled.turn_name, row.iteration)
         measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
@@ -198,6 +203,7 @@ _NOUNS = {
     "rlaif": ("prompts", "Responses"),
     "rlhf": ("comparisons", "Responses"),
     "refinement": ("prompts", "First answers"),
+    "self_knowledge": ("questions", "Candidates"),
 }
 """By method: what an iteration starts from, and what its model draws."""
 
@@ -207,7 +213,7 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
     lake, stages = home.lake, stages_of(home, name, number)
     experiment, _ = split_turn(name)
     others = {manifest.iteration for manifest in lake.manifests("*/*", experiment)}
-    generations = stages.get("raw_generations") or stages.get("response_pairs")
+    generations = stages.get("raw_generations") or stages.get("response_pairs") or stages.get("candidates")
     ordered = sorted(stages.items(), key=lambda item: _ORDER.get(item[1].table, len(_ORDER)))
     return {
         "name": name,
@@ -222,6 +228,8 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "calls": calls_of_iteration(lake, stages),
         "judging": judging_of(lake, stages, method_of(stages)),
         "ended": EXPERIMENTS[method_of(stages)].ends_with in stages,
+        "picks": method_of(stages) == SELF_KNOWLEDGE,
+        "gaps": _gaps(lake, stages),
         "promotion": _only_row(lake, stages.get("promotion")),
         "checkpoint": _only_row(lake, stages.get("fine_tuned_checkpoint")),
         "generator": generations.activity.about.get("champion", "") if generations else "",
@@ -242,6 +250,11 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
             for stage, manifest in ordered
         ],
     }
+
+
+def _gaps(lake: Lake, stages: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """The discrimination gaps that an iteration measured."""
+    return lake.read_ungated(stages[_GAP]).rows(named=True) if _GAP in stages else []
 
 
 def _only_row(lake: Lake, manifest: Manifest | None) -> dict[str, Any] | None:

@@ -29,6 +29,8 @@ from selfimprove_dagster.lineage.iteration import (
 from selfimprove_dagster.lineage.judge_explain import explain_judged
 from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
 from selfimprove_dagster.lineage.refinement_explain import explain_refined
+from selfimprove_dagster.lineage.self_knowledge_words import TABLES as SELF_KNOWLEDGE
+from selfimprove_dagster.lineage.self_knowledge_words import sentence
 from selfimprove_dagster.lineage.task_explain import explain_task
 from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.tool_explain import explain_tool
@@ -57,6 +59,8 @@ def explain(lake: Lake, prefix: str) -> Explanation:
         return explain_tool(lake, lineage, place)
     if method_of(lake, place.table, place.experiment) == REFINEMENT and stage not in _SHARED:
         return explain_refined(lake, lineage, place)
+    if place.table in SELF_KNOWLEDGE:
+        return _explain_measurement(lake, place, lineage.rows([place.id], withdrawn=True)[place.id])
     if place.table in JUDGED and stage not in _SHARED:
         return explain_judged(lake, lineage, place)
     if place.table == REVIEW_LABELS.name:
@@ -205,6 +209,14 @@ def _explain_label(lake: Lake, place: Place, row: Row) -> Explanation:
         f"it to a file that an experiment names; {step.reason}"
     )
     return explanation(place, verdict, steps=(step, *gone))
+
+
+def _explain_measurement(lake: Lake, place: Place, row: Row) -> Explanation:
+    """Of what was asked, said, scored and picked to measure how well a model judges itself."""
+    step = Step(place.table, sentence(row), place.id)
+    gone = all_revoked(lake, place.experiment, {place.id, row.get("question_id", "")})
+    verdict = f"it measures whether a model can judge itself, and none is trained on it: {step.reason}"
+    return explanation(place, verdict, in_dataset=False, steps=(step, *gone))
 
 
 def _revoked_sources(lake: Lake, experiment: str, ids: set[str]) -> list[Step]:

@@ -11,6 +11,8 @@ from rich.tree import Tree
 from selfimprove_dagster.judge_tables import CAI_RAW_GENERATIONS, RLAIF_RESPONSE_PAIRS
 from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
 from selfimprove_dagster.lineage.judge_words import sentence as judged_sentence
+from selfimprove_dagster.lineage.self_knowledge_words import TABLES as SELF_KNOWLEDGE
+from selfimprove_dagster.lineage.self_knowledge_words import sentence as measured_sentence
 from selfimprove_dagster.lineage.task_records import TASK_METHODS
 from selfimprove_dagster.lineage.task_words import sentence, text_of
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
@@ -63,6 +65,8 @@ def _label(ancestor: Ancestor) -> Text:
         special = _OF_TOOLS
     elif ancestor.table in JUDGED and stage not in _AS_ELSEWHERE:
         special = {stage: _judged}
+    elif ancestor.table in SELF_KNOWLEDGE:
+        special = {stage: _measured}
     describe = special.get(stage) or _DESCRIPTIONS.get(stage)
     if describe:
         label.append("  ")
@@ -189,6 +193,12 @@ def _judged(node: Ancestor) -> str:
     if node.table in _DRAWN_ALONE:
         return _path(node)
     return plain(judged_sentence({**node.columns, **_place(node)}), _WIDTH * 3)
+
+
+def _measured(node: Ancestor) -> str:
+    if node.table in COMPLETIONS:
+        return _path(node)
+    return plain(measured_sentence({**node.columns, **_place(node)}), _WIDTH * 3)
 
 
 def _place(node: Ancestor) -> dict[str, Any]:

@@ -40,6 +40,13 @@ from selfimprove_dagster.quality.paths import PERPLEXITY_SCORES_CHECKS, RAW_GENE
 from selfimprove_dagster.quality.questions import SEED_POOL_CHECKS
 from selfimprove_dagster.quality.refinement import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
 from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
+from selfimprove_dagster.quality.self_knowledge import (
+    CANDIDATE_CHECKS,
+    DISCRIMINATION_GAP_CHECKS,
+    DISCRIMINATION_SCORE_CHECKS,
+    GENERATION_SCORE_CHECKS,
+    SK_QUESTION_CHECKS,
+)
 from selfimprove_dagster.quality.subject import Subject
 from selfimprove_dagster.quality.tasks import (
     ACCEPTED_CHECKS,
@@ -151,6 +158,11 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "refinement/raw_generations": (*COMMON_CHECKS, *FIRST_RESPONSE_CHECKS),
     "refinement/refinements": (*COMMON_CHECKS, *REFINEMENT_CHECKS),
     "refinement/evaluation": (*COMMON_CHECKS, *REFINEMENT_EVALUATION_CHECKS),
+    "self_knowledge/questions": (*COMMON_CHECKS, *SK_QUESTION_CHECKS),
+    "self_knowledge/candidates": (*COMMON_CHECKS, *CANDIDATE_CHECKS),
+    "self_knowledge/generation_score": (*COMMON_CHECKS, *GENERATION_SCORE_CHECKS),
+    "self_knowledge/discrimination_score": (*COMMON_CHECKS, *DISCRIMINATION_SCORE_CHECKS),
+    "self_knowledge/discrimination_gap": (*COMMON_CHECKS, *DISCRIMINATION_GAP_CHECKS),
 }
 """The checks of each table, in the order in which they run."""
 

@@ -6,6 +6,9 @@ is read off the probabilities of the option tokens, so a comparison costs one fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from string import ascii_uppercase
+
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
 
 OPTIONS = (" (A)", " (B)")
@@ -15,6 +18,7 @@ RATINGS = tuple(f" {rating}" for rating in range(1, 11))
 REASONING_STOPS = ("\n",)
 _ANSWER = "The answer is:"
 _REASONING = "Let's think step by step:"
+_RIGHT = "Which of these answers is right?"
 
 
 def comparison_prompt(prompt: str, question: str, first: str, second: str, reasoning: str = "") -> str:
@@ -33,7 +37,26 @@ def rating_prompt(prompt: str, question: str, response: str) -> str:
     return f"{dialogue_prompt(prompt)} {response.strip()}\n\n{question.strip()}\nFrom 1 to 10:"
 
 
-def _compared(prompt: str, question: str, first: str, second: str) -> str:
-    (one, two) = (option.strip() for option in OPTIONS)
+def options(count: int) -> tuple[str, ...]:
+    """What the answer to a choice among so many goes on with: ` (A)`, ` (B)`, …, ` (Z)` at most."""
+    return tuple(f" ({letter})" for letter in ascii_uppercase[:count])
+
+
+def choice_prompt(prompt: str, question: str, responses: Sequence[str]) -> str:
+    """What the judge's option follows, of any number of responses; of two, `comparison_prompt`."""
+    return f"{_compared(prompt, question, *responses)}\n{_ANSWER}"
+
+
+def answer_choice_prompt(problem: str, answers: Sequence[str]) -> str:
+    """The same of answers to a problem that has a right one."""
+    return f"Q: {problem.strip()}\n\n{_listed(_RIGHT, answers)}\n{_ANSWER}"
+
+
+def _compared(prompt: str, question: str, *responses: str) -> str:
     said = dialogue_prompt(prompt).rpartition("\n\n")[0]
-    return f"{said}\n\n{question.strip()}\n{one} {first.strip()}\n{two} {second.strip()}"
+    return f"{said}\n\n{_listed(question, responses)}"
+
+
+def _listed(question: str, texts: Sequence[str]) -> str:
+    lines = zip(options(len(texts)), texts, strict=True)
+    return "\n".join([question.strip(), *(f"{option.strip()} {text.strip()}" for option, text in lines)])
