@@ -6,7 +6,7 @@ filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -21,16 +21,26 @@ from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import Champion
 from selfimprove_dagster.comparing import rate
-from selfimprove_dagster.experiment import PreferenceExperiment, RlaifExperiment
+from selfimprove_dagster.experiment import (
+    PitExperiment,
+    PreferenceExperiment,
+    RlaifExperiment,
+    RlhfExperiment,
+)
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.judge_sections import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.methods import preferences
 from selfimprove_dagster.methods.constitutional import choose_principle
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
+from selfimprove_dagster.pit_sections import ComparisonSource
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 
 if TYPE_CHECKING:
+    from selfimprove_dagster.training.comparisons import Comparison
     from selfimprove_dagster.training.policy import Rollout
+    from selfimprove_dagster.training.reward import RewardModel
+    from selfimprove_dagster.training.settings import TrainingOutcome
 
 Start = Callable[[Stage[Any]], Champion]
 """The model that reward model and policy start from."""
@@ -87,6 +97,39 @@ def store_pairs(
     )
 
 
+def compared_pairs(
+    schema: TableSchema,
+    pool_table: TableSchema,
+    decisions_table: TableSchema,
+    kind: type[RlhfExperiment] | type[PitExperiment],
+    description: str,
+) -> dg.AssetsDefinition:
+    """filtered_dataset, where comparisons were made before: those of the pool that pass every rule."""
+
+    @stage_asset(schema, deps=[pool_table], description=description)
+    def filtered_dataset(
+        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
+    ) -> dg.MaterializeResult:
+        stage = Stage.begin(context, home, schema, kind)
+        pool_manifest, pool = stage.read(pool_table)
+
+        def parents(row: dict[str, Any]) -> list[Parent]:
+            return [Parent(row["candidate_id"], "comparison")]
+
+        candidates = preferences.compared_candidates(pool)
+        by = labelled_by(stage.experiment)
+        return store_pairs(stage, candidates, [pool_manifest], decisions_table, by, parents)
+
+    return filtered_dataset
+
+
+def labelled_by(experiment: RlhfExperiment | PitExperiment) -> str:
+    """Who chose: people, or the experiment whose preferences are learnt from."""
+    source = experiment.seeds
+    given = source.experiment if isinstance(source, ComparisonSource) else None
+    return f"the experiment {given}" if given else "people"
+
+
 def preference_stages(
     kind: type[PreferenceExperiment], method: str, start: Start, start_table: TableSchema | None = None
 ) -> list[dg.AssetsDefinition]:
@@ -134,7 +177,6 @@ def _train_reward_model(
     stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
 ) -> dg.MaterializeResult:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
-    from selfimprove_dagster.training.reward import RewardModel
 
     experiment = stage.experiment
     manifest, pairs = stage.read(dataset)
@@ -152,22 +194,35 @@ def _train_reward_model(
     columns = ["prompt", "chosen", "rejected", "probability"]
     held_out = tokenise_comparisons(base.path, pairs.filter(pl.Series(out)).select(columns).iter_rows())
     shown = tokenise_comparisons(base.path, pairs.filter(~pl.Series(out)).select(columns).iter_rows())
+    outcome, judge = fit_reward_model(training, trainer, section, shown)
+    with closing(judge):
+        accuracy = judge.accuracy(held_out) if held_out else None
+    measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
+    shown_numbers = {"held_out_pairs": len(held_out), "held_out_accuracy": number(accuracy)}
+    return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
+
+
+def fit_reward_model(
+    training: TrainingStage,
+    trainer: TrainerResource,
+    section: RewardModelSection,
+    comparisons: Sequence[Comparison],
+) -> tuple[TrainingOutcome, RewardModel]:
+    """A reward model trained on comparisons, and open to be measured."""
+    from selfimprove_dagster.training.reward import RewardModel
+
+    experiment = training.stage.experiment
     with training.progress(section.steps) as on_log:
         outcome = trainer.train_reward_model(
             experiment,
             section,
-            base.path,
-            shown,
+            training.base.path,
+            comparisons,
             training.output,
-            seed=experiment.seed + stage.iteration,
+            seed=experiment.seed + training.stage.iteration,
             on_log=on_log,
         )
-    judge = RewardModel.open(outcome.path, experiment.model.device)
-    accuracy = judge.accuracy(held_out) if held_out else None
-    judge.close()
-    measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
-    shown_numbers = {"held_out_pairs": len(held_out), "held_out_accuracy": number(accuracy)}
-    return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
+    return outcome, RewardModel.open(outcome.path, experiment.model.device)
 
 
 def _train_on_pairs(
@@ -179,7 +234,7 @@ def _train_on_pairs(
     manifest, pairs = stage.read(dataset)
     base = start(stage)
     training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
-    _store_rollouts(stage, training, [], None, [])
+    _store_rollouts(training, t.rollouts(stage.experiment.method), [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
         outcome = trainer.optimise_preferences(
@@ -202,11 +257,7 @@ def _train_policy(
     reward_table: TableSchema,
     start: Start,
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.plots import line_chart
-    from selfimprove_dagster.training.policy import read_rollouts
-    from selfimprove_dagster.training.tokenising import prompt_token_ids
-
-    experiment, section = stage.experiment, stage.experiment.training
+    section = stage.experiment.training
     manifest, pairs = stage.read(dataset)
     reward_manifest, rewarding = stage.read(reward_table)
     base = start(stage)
@@ -221,21 +272,43 @@ def _train_policy(
             {"training": section.model_dump(), "rewarded_by": reward_id, **about},
             inputs=[reward_manifest],
         )
-        with training.progress(section.steps) as on_log:
-            outcome = trainer.optimise_policy(
-                experiment,
-                section,
-                base.path,
-                prompt_token_ids(base.path, prompts["prompt"].to_list()),
-                reward,
-                training.output,
-                reward_id=reward_id,
-                seed=experiment.seed + stage.iteration,
-                on_log=on_log,
-            )
+        return optimise_policy(
+            training, trainer, section, prompts, (reward, reward_id), t.rollouts(stage.experiment.method)
+        )
+
+
+def optimise_policy(
+    training: TrainingStage,
+    trainer: TrainerResource,
+    section: PolicyTrainingSection,
+    prompts: pl.DataFrame,
+    rewarding: tuple[Reward, str],
+    rollouts_table: TableSchema,
+) -> dg.MaterializeResult:
+    """The policy optimised on prompts (`prompt_id, prompt` and, where it improves what is a record,
+    `reference_id`) against a reward and the id of the model that gives it; the rollouts are stored before.
+    """
+    from selfimprove_dagster.plots import line_chart
+    from selfimprove_dagster.training.policy import read_rollouts
+    from selfimprove_dagster.training.tokenising import prompt_token_ids
+
+    stage, (reward, reward_id) = training.stage, rewarding
+    experiment, base = stage.experiment, training.base
+    with training.progress(section.steps) as on_log:
+        outcome = trainer.optimise_policy(
+            experiment,
+            section,
+            base.path,
+            prompt_token_ids(base.path, prompts["prompt"].to_list()),
+            reward,
+            training.output,
+            reward_id=reward_id,
+            seed=experiment.seed + stage.iteration,
+            on_log=on_log,
+        )
     drawn = read_rollouts(outcome.rollouts)
     by = [Parent(training.base_id, "written_by"), Parent(reward_id, "rewarded_by")]
-    _store_rollouts(stage, training, drawn, prompts, by)
+    _store_rollouts(training, rollouts_table, drawn, prompts, by)
     means: dict[int, list[float]] = {}
     for rollout in drawn:
         means.setdefault(rollout.step, []).append(rollout.reward)
@@ -304,8 +377,8 @@ def _rewarding(
 
 
 def _store_rollouts(
-    stage: Stage[Any],
     training: TrainingStage,
+    table: TableSchema,
     drawn: Sequence[Rollout],
     prompts: pl.DataFrame | None,
     parents: Sequence[Parent],
@@ -313,7 +386,8 @@ def _store_rollouts(
     """Commit what the policy wrote before the checkpoint that learnt from it."""
     from selfimprove_dagster.training.tokenising import decoder
 
-    beside = stage.beside(t.rollouts(stage.experiment.method))
+    stage = training.stage
+    beside = stage.beside(table)
     pool, _ = stage.read(tables.of(stage.experiment.method, "seed_pool"))
     activity = beside.activity(
         inputs=[training.dataset, pool],
@@ -321,6 +395,7 @@ def _store_rollouts(
         model_id=training.base_id,
     )
     rows = [] if prompts is None else prompts.rows(named=True)
+    improving = prompts is not None and "reference_id" in prompts.columns
     texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []
     # A prompt can come up in several groups of a step, and a text in each of them.
     first_of_step = {one.step: at for at, one in reversed([*enumerate(drawn)])}
@@ -336,7 +411,11 @@ def _store_rollouts(
                     "token_ids": one.completion_token_ids,
                     "text": text,
                 },
-                parents=[Parent(rows[one.prompt]["prompt_id"], "prompt"), *parents],
+                parents=[
+                    Parent(rows[one.prompt]["prompt_id"], "prompt"),
+                    *([Parent(rows[one.prompt]["reference_id"], "reference")] if improving else []),
+                    *parents,
+                ],
                 measures={"reward": one.reward, "advantage": one.advantage},
                 sample_index=at - first_of_step[one.step],
             )

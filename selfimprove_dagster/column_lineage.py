@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from selfimprove_dagster import tables
 from selfimprove_dagster.column_sources import Source, each, new, of, same, training_stages
 from selfimprove_dagster.judge_columns import JUDGE_COLUMN_SOURCES
+from selfimprove_dagster.pit_columns import PIT_COLUMN_SOURCES
 from selfimprove_dagster.review_columns import REVIEW_COLUMN_SOURCES
 from selfimprove_dagster.task_columns import TASK_COLUMN_SOURCES
 from selfimprove_dagster.tool_columns import TOOL_COLUMN_SOURCES
@@ -82,5 +83,6 @@ COLUMN_SOURCES: Mapping[str, Mapping[str, list[Source]]] = {
     **TASK_COLUMN_SOURCES,
     **TOOL_COLUMN_SOURCES,
     **JUDGE_COLUMN_SOURCES,
+    **PIT_COLUMN_SOURCES,
     **REVIEW_COLUMN_SOURCES,
 }

@@ -7,6 +7,7 @@ import dagster as dg
 from assets.checks import all_checks
 from assets.constitutional import constitutional_assets
 from assets.lmsi import lmsi_assets
+from assets.pit import pit_assets
 from assets.rlaif import rlaif_assets
 from assets.rlhf import rlhf_assets
 from assets.seeds import import_seeds_job
@@ -24,6 +25,7 @@ METHODS = {
     "constitutional": constitutional_assets,
     "rlaif": rlaif_assets,
     "rlhf": rlhf_assets,
+    "pit": pit_assets,
 }
 
 defs = dg.Definitions(

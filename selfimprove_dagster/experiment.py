@@ -28,6 +28,14 @@ from selfimprove_dagster.judge_sections import (
     RewardModelSection,
     SupervisedStepSection,
 )
+from selfimprove_dagster.pit_sections import (
+    ComparisonSource,
+    CurriculumSection,
+    GapChecksSection,
+    ImprovementEvaluationSection,
+    ImproverSection,
+    ReferenceSection,
+)
 from selfimprove_dagster.sections import (
     BudgetSection,
     DemonstrationSection,
@@ -236,6 +244,36 @@ class RlhfExperiment(PreferenceExperiment):
         return self
 
 
+class PitExperiment(DialogueExperiment):
+    """Improvement learnt from preferences, without being told how (Wang et al., 2310.00898)."""
+
+    method: Literal["pit"] = Field(description="the self-improvement method")
+    seeds: ComparisonSource
+    evaluation: ImprovementEvaluationSection
+    pool: ComparisonPoolSection
+    preferences: PreferenceFilterSection
+    improver: ImproverSection
+    gap_reward_model: RewardModelSection
+    gap_checks: GapChecksSection = GapChecksSection()
+    curriculum: CurriculumSection
+    references: ReferenceSection
+    training: PolicyTrainingSection
+
+    @model_validator(mode="after")
+    def _gap_rewards(self) -> PitExperiment:
+        if self.training.algorithm == "dpo" or self.training.reward != "reward_model":
+            raise ValueError(
+                "a policy is rewarded by the gap here: training.algorithm is grpo or rloo, and "
+                "training.reward is reward_model"
+            )
+        return self
+
+    @property
+    def decided_in(self) -> str:
+        """The mode of the exam by which a checkpoint is compared with the champion."""
+        return self.evaluation.decided_in
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "lmsi": LmsiExperiment,
     "self_instruct": SelfInstructExperiment,
@@ -244,6 +282,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "constitutional": ConstitutionalExperiment,
     "rlaif": RlaifExperiment,
     "rlhf": RlhfExperiment,
+    "pit": PitExperiment,
 }
 """What an experiment file of each method holds."""
 

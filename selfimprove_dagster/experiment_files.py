@@ -66,6 +66,7 @@ _EMBEDDED: dict[str, dict[tuple[str, ...], Path]] = {
     "constitutional": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
     "rlaif": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
     "rlhf": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
+    "pit": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
 }
 """The files for which the word `embedded` stands."""
 _PATHS = (

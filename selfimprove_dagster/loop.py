@@ -11,6 +11,7 @@ from selfimprove_dagster.errors import BudgetSpent
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.lake import Lake, Manifest, Spent
 from selfimprove_dagster.partition import spent_on
+from selfimprove_dagster.pit_seeds import newest_preferences
 from selfimprove_dagster.sections import BudgetSection
 
 _YIELDS = {
@@ -19,6 +20,7 @@ _YIELDS = {
     "constitutional": ("raw_generations", "filtered_dataset", ("responses", "examples")),
     "rlaif": ("ai_preferences", "filtered_dataset", ("pairs", "pairs kept")),
     "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
+    "pit": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
 }
 _YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
 """What a method generates, what of it passes the filters, and what people call the two."""
@@ -92,7 +94,14 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
     goes on while the stages of an unfinished iteration have spent the budget.
     """
     finished = finished_iterations(lake, experiment)
-    if not finished and not lake.manifests(tables.seeds_of(experiment.method).name, experiment.name):
+    giver = getattr(experiment.seeds, "experiment", None)
+    if not finished and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
+        return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
+    if (
+        not finished
+        and not giver
+        and not lake.manifests(tables.seeds_of(experiment.method).name, experiment.name)
+    ):
         return Stop("not started: no seeds were imported; drop a file into its inbox, or start it by hand")
     step = next_step(experiment.budget, finished)
     if isinstance(step, Continue):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfimprove_dagster.judge_presets import CONSTITUTIONAL, RLAIF, RLHF
 from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS
+from selfimprove_dagster.pit_presets import PIT
 from selfimprove_dagster.preset import Preset
 
 _LMSI = {
@@ -243,5 +244,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "constitutional": CONSTITUTIONAL,
     "rlaif": RLAIF,
     "rlhf": RLHF,
+    "pit": PIT,
 }
 """The presets of each method."""

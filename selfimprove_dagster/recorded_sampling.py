@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from selfimprove_dagster import judge_tables, tables, tool_tables
+from selfimprove_dagster import judge_tables, pit_tables, tables, tool_tables
 from selfimprove_dagster import task_tables as t
 from selfimprove_dagster.generation import sampling_parameters
 from selfimprove_dagster.language_model.base import SamplingParameters
@@ -32,6 +32,7 @@ _DRAWN: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {
     judge_tables.CAI_CRITIQUES.name: ("revisions", lambda given: TURN_STOPS),
     judge_tables.CAI_REVISIONS.name: ("revisions", lambda given: TURN_STOPS),
     judge_tables.RLAIF_RESPONSE_PAIRS.name: ("responses", lambda given: TURN_STOPS),
+    pit_tables.PIT_POLICY_REFERENCES.name: ("references", lambda given: TURN_STOPS),
 }
 """By table: the section of the experiment whose settings its activity records, and where completions end."""
 

@@ -11,6 +11,7 @@ from selfimprove_dagster.judge_tables import (
     SEED_COMPARISONS,
     SEED_PROMPTS,
 )
+from selfimprove_dagster.pit_tables import PIT_TABLES
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.review_tables import REVIEW_LABELS
 from selfimprove_dagster.shared_tables import (
@@ -111,6 +112,7 @@ TABLES = {
         *TASK_TABLES,
         *TOOL_TABLES,
         *JUDGE_TABLES,
+        *PIT_TABLES,
         REVIEW_LABELS,
     )
 }
@@ -118,7 +120,10 @@ TABLES = {
 MADE_TOGETHER = {CAI_CRITIQUES.name: CAI_REVISIONS.name, CAI_REVISIONS.name: CAI_CRITIQUES.name}
 """Tables whose rows have parents in each other, so that no activity of one can be an input of the other's."""
 
-MODELS = ("fine_tuned_checkpoint", "supervised_checkpoint", "reward_model")
+MODELS = (
+    *("fine_tuned_checkpoint", "supervised_checkpoint", "reward_model"),
+    *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint"),
+)
 """The stages whose rows are models that were trained."""
 
 
@@ -133,6 +138,7 @@ _SEEDS = {
     "constitutional": SEED_PROMPTS,
     "rlaif": SEED_PROMPTS,
     "rlhf": SEED_COMPARISONS,
+    "pit": SEED_COMPARISONS,
 }
 
 

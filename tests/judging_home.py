@@ -52,6 +52,20 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "reward_model": {"steps": 4},
         "training": {**_POLICY, "algorithm": "dpo"},
     },
+    "pit": {
+        **_SHARED,
+        "method": "pit",
+        "pool": {"comparisons": 60},
+        "preferences": {"held_out_share": 0.2},
+        "improver": {"steps": 3, "plain_share": 0.5},
+        "gap_reward_model": {"steps": 3},
+        # Three steps teach no order.
+        "gap_checks": {"on_failure": "warn"},
+        "curriculum": {"steps": 2},
+        "references": {"max_tokens": 32},
+        "evaluation": {**_SHARED["evaluation"], "rounds": 2, "shard": 16},  # type: ignore[dict-item]
+        "training": _POLICY,
+    },
     "direct": {
         **_SHARED,
         "method": "rlaif",

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import judge_tables as t
-from selfimprove_dagster.dialogue_exam import revision_rounds
+from selfimprove_dagster.dialogue_exam import REVISION, judged_rounds
 from selfimprove_dagster.explorer.curves import MODELS, Chart
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
@@ -101,7 +101,7 @@ def rounds_chart(answers: pl.DataFrame) -> Chart | None:
 
     Round 0 is what it revised first. None where no revision was measured.
     """
-    by_round = revision_rounds(answers, "champion")
+    by_round = judged_rounds(answers, "champion", REVISION)
     if not by_round:
         return None
     series = []

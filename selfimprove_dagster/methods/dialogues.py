@@ -36,6 +36,11 @@ def revision_prompt(
     )
 
 
+def improvement_prompt(prompt: str, response: str) -> str:
+    """What a better response than the one given follows, without a word on what is wrong with it."""
+    return f"{dialogue_prompt(prompt)} {response.strip()}\n\nBetter response:"
+
+
 def turns(dialogue: str) -> list[tuple[str, str]]:
     """Who says what in a dialogue, in order: `user` or `assistant`, and the words.
 
