@@ -115,7 +115,7 @@ def _shards(experiment: PitExperiment) -> list[_Shard]:
     return [_Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, PIT) for at, part in enumerate(parts)]
 
 
-def _gap_metadata(rows: pl.DataFrame) -> dict[str, str]:
+def _gap_metadata(rows: pl.DataFrame) -> dict[str, dg.MetadataValue[str]]:
     originals = rows.filter(way=ORIGINAL)
     return {
         f"gap_reward_{way}": dg.MetadataValue.md("\n".join(f"- {one}" for one in gaps))

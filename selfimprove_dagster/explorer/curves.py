@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfimprove_dagster.dialogue_exam import IMPROVED
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
 from selfimprove_dagster.measurement import Accuracy
@@ -78,6 +79,7 @@ _OTHERS |= {
     "constitutional": (_JUDGED,),
     "rlaif": (_JUDGED, *_JUDGE),
     "rlhf": (_JUDGED,),
+    "pit": (_JUDGED,),
 }
 _SHARES = {
     "helpful": ("Helpfulness", "Held-out responses that do what was asked, with 95% intervals."),
@@ -88,7 +90,7 @@ _SHARES = {
 def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """One a measure of the experiment's method: its points by iteration. None leaves a gap."""
     iterations = [row["result"].iteration for row in rows]
-    drawn = [_accuracy(rows, "with their calls, " if experiment.decided_in == "with_tools" else "")]
+    drawn = [_accuracy(rows, _decided_by(experiment.decided_in))]
     for curve in _OTHERS.get(experiment.method, _LMSI):
         series = [_series(curve.title.lower(), [row[curve.key] for row in rows])]
         if curve is _YIELD:
@@ -110,6 +112,14 @@ def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Ch
     if experiment.method in PREFERENCE_METHODS:
         drawn.append(_reward(rows))
     return [chart | {"x": iterations, "xlabel": "iteration"} for chart in drawn]
+
+
+def _decided_by(mode: str) -> str:
+    """What answers are compared, in words."""
+    kind, _, number = mode.partition("_")
+    if kind == IMPROVED:
+        return f"Responses after {number} round{'s' * (number != '1')} of improvement,"
+    return "Greedy answers, with their calls," if mode == "with_tools" else "Greedy answers,"
 
 
 def _series(name: str, values: Sequence[float | None]) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], how: str) -> Chart:
     return {
         "id": "accuracy",
         "title": "Held-out accuracy",
-        "about": f"Greedy answers, {how}with 95% intervals. The champion is the model that the iteration "
+        "about": f"{how} with 95% intervals. The champion is the model that the iteration "
         "started from, the new checkpoint the one that it trained.",
         "percent": True,
         "series": [

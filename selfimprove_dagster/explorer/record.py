@@ -68,6 +68,14 @@ KINDS = {
     "reward_model": "Reward model",
     "rollouts": "Rollout",
     "supervised_checkpoint": "Supervised model",
+    "improver_dataset": "Example of improving",
+    "improver_checkpoint": "Improver",
+    "gap_pairs": "Comparison of gaps",
+    "gap_reward_model": "Gap reward model",
+    "curriculum_rollouts": "Rollout of the first phase",
+    "curriculum_checkpoint": "Policy of the first phase",
+    "policy_references": "Reference of the second phase",
+    "improvement_rounds": "Held-out response",
     "review_queue": "Item for review",
     "labels": "What a person said",
 }
@@ -82,13 +90,13 @@ _OF_JUDGED = {"seed_pool": "Prompt", "raw_generations": "First response", "evalu
 _TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
     *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
-    *("response", "chosen", "rejected", "first", "second", "statement"),
+    *("response", "chosen", "rejected", "first_prompt", "first", "second_prompt", "second", "statement"),
 )
 _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
 _BULKY = {
     *("prompt_token_ids", "token_ids", "logprobs", "log", "votes", "paths", "neighbours", "instances"),
-    *("positions", "probabilities", "calls"),
+    *("positions", "probabilities", "calls", "gap_means", "gap_order"),
 }
 _MOST = 400
 """Ancestors that a page draws and lists; a record of this library has far fewer."""

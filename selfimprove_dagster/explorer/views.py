@@ -179,6 +179,7 @@ _NOUNS = {
     "constitutional": ("prompts", "Responses"),
     "rlaif": ("prompts", "Responses"),
     "rlhf": ("comparisons", "Responses"),
+    "pit": ("comparisons", "Responses"),
 }
 """By method: what an iteration starts from, and what its model draws."""
 

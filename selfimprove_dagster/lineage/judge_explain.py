@@ -1,7 +1,7 @@
 """Why a response or a preference stands in the training set, or why not, where a model or people judge.
 
 What the filters choose from is a *candidate*: of Constitutional AI a revision of some round, a first response
-or a person's (which goes by the id of its prompt), of RLAIF a preference, of RLHF a comparison.
+or a person's (which goes by the id of its prompt), of RLAIF a preference, of RLHF and PIT a comparison.
 """
 
 from __future__ import annotations
@@ -36,24 +36,44 @@ from selfimprove_dagster.lineage.judge_words import preference_words, revision_w
 from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.task_words import quoted
 from selfimprove_dagster.lineage.walk import Lineage, Place
+from selfimprove_dagster.pit_tables import PIT_SEED_POOL
 from selfimprove_dagster.records import Row, TableSchema
 
-NOUNS = {"constitutional": "candidate", "rlaif": "preference", "rlhf": "comparison"}
+NOUNS = {
+    "constitutional": "candidate",
+    "rlaif": "preference",
+    "rlhf": "comparison",
+    "pit": "comparison",
+}
 """What people call what the filters of a method choose from."""
 _CANDIDATES = {
     "constitutional": (t.CAI_REVISIONS, t.CAI_RAW_GENERATIONS, t.CAI_SEED_POOL),
     "rlaif": (t.RLAIF_AI_PREFERENCES,),
     "rlhf": (t.RLHF_SEED_POOL,),
+    "pit": (PIT_SEED_POOL,),
 }
-_POOLS = {"constitutional": t.CAI_SEED_POOL, "rlaif": t.RLAIF_SEED_POOL, "rlhf": t.RLHF_SEED_POOL}
-_ASIDE = ("judge_checks", "review_queue", "rollouts", "reward_model", "supervised_checkpoint")
+_POOLS = {
+    "constitutional": t.CAI_SEED_POOL,
+    "rlaif": t.RLAIF_SEED_POOL,
+    "rlhf": t.RLHF_SEED_POOL,
+    "pit": PIT_SEED_POOL,
+}
+_COMPARED = ("rlhf", "pit")
+"""Methods whose seeds are comparisons, which are what their filters choose from."""
+_ASIDE = (
+    *("judge_checks", "review_queue", "rollouts", "reward_model", "supervised_checkpoint"),
+    *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint", "curriculum_rollouts"),
+    "improvement_rounds",
+)
 """Stages of which no candidate is made."""
+_OF_EXAMPLE = ("improver_dataset", "gap_pairs", "policy_references")
+"""Stages whose rows were made of an example, the pair `example_id`."""
 _MADE_FROM = ("completion", "preference", "comparison")
 """The roles of the candidate that an example was made from."""
 
 
 def explain_judged(lake: Lake, lineage: Lineage, place: Place) -> Explanation:
-    """The explanation of a record of Constitutional AI, RLAIF or RLHF, seeds included."""
+    """The explanation of a record of Constitutional AI, RLAIF, RLHF or PIT, seeds included."""
     row = lineage.rows([place.id], withdrawn=True)[place.id]
     if place.iteration is None:
         return _explain_seed(lake, lineage, place, row)
@@ -72,6 +92,9 @@ def candidates_of(iteration: Iteration, row: Row) -> list[Row]:
     elif stage == "filtered_dataset":
         made = [edge["id"] for edge in row["parents"] if edge["role"] in _MADE_FROM]
         wanted = pl.col("id").is_in(made or [row["prompt_id"]])
+    elif stage in _OF_EXAMPLE:
+        example = iteration.row(iteration.table("filtered_dataset"), "id", row["example_id"])
+        wanted = pl.col("id") == example.get("prompt_id", row["prompt_id"])
     elif stage == "critiques":
         wanted = pl.col("id").is_in(
             [one["id"] for one in iteration.rows(t.CAI_REVISIONS, pl.col("critique_id") == row["id"])]
@@ -82,7 +105,7 @@ def candidates_of(iteration: Iteration, row: Row) -> list[Row]:
         first, second = row["response_ids"]
         pair = pl.col("response_ids").list
         return iteration.rows(t.RLAIF_AI_PREFERENCES, (pair.get(0) == first) & (pair.get(1) == second))
-    elif stage == "seed_pool" and method != "rlhf":
+    elif stage == "seed_pool" and method not in _COMPARED:
         return _of_prompt(iteration, row["id"])
     else:
         wanted = pl.col("id") == row["id"]
@@ -125,7 +148,9 @@ def _explain_aside(iteration: Iteration, place: Place, row: Row) -> Explanation:
         verdict = f"it is asked of people, and no dataset holds it: {step.reason}"
         return explanation(place, verdict, steps=(step, *gone))
     verdict = step.reason
-    if stage == "rollouts":
+    if stage == "improvement_rounds":
+        verdict = f"of a held-out prompt, so that nothing is trained on it: {step.reason}"
+    if stage.endswith("rollouts"):
         verdict = f"the policy wrote it while it was trained, and no dataset holds it: {step.reason}"
     return explanation(place, verdict, steps=(step, *gone, *iteration.training()))
 
@@ -267,6 +292,10 @@ class Story:
                     yield self._step(rows[record])
             yield replace(self._step(candidate), score=candidate["probability"])
 
+    def _made_of(self) -> list[Step]:
+        """The record itself, where it was made of an example."""
+        return [self._step(self.row)] if self.place.table.endswith(_OF_EXAMPLE) else []
+
     def _step(self, row: Row) -> Step:
         whole = row if "activity" in row else self.lineage.rows([row["id"]], withdrawn=True)[row["id"]]
         return Step(whole["table_name"], sentence(whole), whole["id"])
@@ -300,9 +329,9 @@ class Story:
         """What a candidate is, and what was said for it."""
         if self.iteration.method == "rlaif":
             return preference_words(candidate)
-        if self.iteration.method == "rlhf":
+        if self.iteration.method in _COMPARED:
             return (
-                f"people chose {quoted(candidate['chosen'].strip())} over "
+                f"{self._chooser} chose {quoted(candidate['chosen'].strip())} over "
                 f"{quoted(candidate['rejected'].strip())}"
             )
         if candidate["table_name"] == t.CAI_SEED_POOL.name:
@@ -310,6 +339,11 @@ class Story:
         if candidate["table_name"] == t.CAI_RAW_GENERATIONS.name:
             return "the first response"
         return revision_words(candidate, next((row for row in self.chain if _is_of(row, candidate)), {}))
+
+    @property
+    def _chooser(self) -> str:
+        """Who preferred: people, or the experiment whose preferences are learnt from."""
+        return next((str(row["labelled_by"]) for row in self.examples.values()), "people")
 
     def _verdict(self, candidate: Row, rules: list[Step]) -> str:
         key, short = self.iteration.key, self._in_short(candidate)
@@ -343,7 +377,7 @@ class Story:
             schema = self.iteration.table("filtered_dataset")
             for row in examples if not fates else ():
                 said = sentence({**row, "table_name": schema.name})
-                steps = [*steps, Step(schema.name, said, row["id"], passed=True)]
+                steps = [*steps, Step(schema.name, said, row["id"], passed=True), *self._made_of()]
             gates, training = self.iteration.gates(), self.iteration.training()
             verdict += training_verdict(self.iteration.number, training, gates)
         if gone:
