@@ -17,7 +17,8 @@ from assets.checkpoints import TrainingStage, fine_tuned, starting_model, traine
 from assets.declared import stage_asset
 from assets.dialogue_report import dialogue_evaluation_report
 from assets.improvement_rounds import improvement_rounds
-from assets.preferences import compared_pairs, fit_reward_model, optimise_policy
+from assets.policies import fit_reward_model, optimise_policy
+from assets.preferences import compared_pairs
 from assets.shared import drawn_pool, judging_stages
 from assets.shown import number
 from assets.stage import Stage

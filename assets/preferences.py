@@ -14,7 +14,8 @@ import polars as pl
 
 from assets.checkpoints import TrainingStage
 from assets.declared import stage_asset
-from assets.shown import image, number, preview_records
+from assets.policies import Reward, fit_reward_model, optimise_policy, store_rollouts
+from assets.shown import number, preview_records
 from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster import judge_tables as t
@@ -28,7 +29,6 @@ from selfimprove_dagster.experiment import (
     RlhfExperiment,
 )
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_sections import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.methods import preferences
 from selfimprove_dagster.methods.constitutional import choose_principle
@@ -37,14 +37,10 @@ from selfimprove_dagster.pit_sections import ComparisonSource
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 
 if TYPE_CHECKING:
-    from selfimprove_dagster.training.comparisons import Comparison
-    from selfimprove_dagster.training.policy import Rollout
-    from selfimprove_dagster.training.reward import RewardModel
-    from selfimprove_dagster.training.settings import TrainingOutcome
+    pass
 
 Start = Callable[[Stage[Any]], Champion]
 """The model that reward model and policy start from."""
-Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
 
 
 def store_pairs(
@@ -202,29 +198,6 @@ def _train_reward_model(
     return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
 
 
-def fit_reward_model(
-    training: TrainingStage,
-    trainer: TrainerResource,
-    section: RewardModelSection,
-    comparisons: Sequence[Comparison],
-) -> tuple[TrainingOutcome, RewardModel]:
-    """A reward model trained on comparisons, and open to be measured."""
-    from selfimprove_dagster.training.reward import RewardModel
-
-    experiment = training.stage.experiment
-    with training.progress(section.steps) as on_log:
-        outcome = trainer.train_reward_model(
-            experiment,
-            section,
-            training.base.path,
-            comparisons,
-            training.output,
-            seed=experiment.seed + training.stage.iteration,
-            on_log=on_log,
-        )
-    return outcome, RewardModel.open(outcome.path, experiment.model.device)
-
-
 def _train_on_pairs(
     stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
 ) -> dg.MaterializeResult:
@@ -234,7 +207,7 @@ def _train_on_pairs(
     manifest, pairs = stage.read(dataset)
     base = start(stage)
     training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
-    _store_rollouts(training, t.rollouts(stage.experiment.method), [], None, [])
+    store_rollouts(training, t.rollouts(stage.experiment.method), [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
         outcome = trainer.optimise_preferences(
@@ -275,55 +248,6 @@ def _train_policy(
         return optimise_policy(
             training, trainer, section, prompts, (reward, reward_id), t.rollouts(stage.experiment.method)
         )
-
-
-def optimise_policy(
-    training: TrainingStage,
-    trainer: TrainerResource,
-    section: PolicyTrainingSection,
-    prompts: pl.DataFrame,
-    rewarding: tuple[Reward, str],
-    rollouts_table: TableSchema,
-) -> dg.MaterializeResult:
-    """The policy optimised on prompts (`prompt_id, prompt` and, where it improves what is a record,
-    `reference_id`) against a reward and the id of the model that gives it; the rollouts are stored before.
-    """
-    from selfimprove_dagster.plots import line_chart
-    from selfimprove_dagster.training.policy import read_rollouts
-    from selfimprove_dagster.training.tokenising import prompt_token_ids
-
-    stage, (reward, reward_id) = training.stage, rewarding
-    experiment, base = stage.experiment, training.base
-    with training.progress(section.steps) as on_log:
-        outcome = trainer.optimise_policy(
-            experiment,
-            section,
-            base.path,
-            prompt_token_ids(base.path, prompts["prompt"].to_list()),
-            reward,
-            training.output,
-            reward_id=reward_id,
-            seed=experiment.seed + stage.iteration,
-            on_log=on_log,
-        )
-    drawn = read_rollouts(outcome.rollouts)
-    by = [Parent(training.base_id, "written_by"), Parent(reward_id, "rewarded_by")]
-    _store_rollouts(training, rollouts_table, drawn, prompts, by)
-    means: dict[int, list[float]] = {}
-    for rollout in drawn:
-        means.setdefault(rollout.step, []).append(rollout.reward)
-    curve = {"reward": [(float(step), sum(got) / len(got)) for step, got in sorted(means.items())]}
-    chart = line_chart(curve, x="step", y="mean reward", title=f"{experiment.name}: reward while training")
-    return training.result(
-        training.store(outcome, parents=[Parent(reward_id, "rewarded_by")]),
-        outcome,
-        {
-            "rollouts": len(drawn),
-            "first_reward": number(outcome.first_reward),
-            "final_reward": number(outcome.final_reward),
-            "reward_curve": image(chart),
-        },
-    )
 
 
 @contextmanager
@@ -374,51 +298,3 @@ def _rewarding(
             )
 
         yield reward, model.model_id, {"constitution": constitution.hash}
-
-
-def _store_rollouts(
-    training: TrainingStage,
-    table: TableSchema,
-    drawn: Sequence[Rollout],
-    prompts: pl.DataFrame | None,
-    parents: Sequence[Parent],
-) -> None:
-    """Commit what the policy wrote before the checkpoint that learnt from it."""
-    from selfimprove_dagster.training.tokenising import decoder
-
-    stage = training.stage
-    beside = stage.beside(table)
-    pool, _ = stage.read(tables.of(stage.experiment.method, "seed_pool"))
-    activity = beside.activity(
-        inputs=[training.dataset, pool],
-        parameters={"training": training.activity.id},
-        model_id=training.base_id,
-    )
-    rows = [] if prompts is None else prompts.rows(named=True)
-    improving = prompts is not None and "reference_id" in prompts.columns
-    texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []
-    # A prompt can come up in several groups of a step, and a text in each of them.
-    first_of_step = {one.step: at for at, one in reversed([*enumerate(drawn)])}
-    beside.store(
-        activity,
-        [
-            Draft(
-                content={
-                    "prompt_id": rows[one.prompt]["prompt_id"],
-                    "step": one.step,
-                    "prompt": rows[one.prompt]["prompt"],
-                    "prompt_token_ids": one.prompt_token_ids,
-                    "token_ids": one.completion_token_ids,
-                    "text": text,
-                },
-                parents=[
-                    Parent(rows[one.prompt]["prompt_id"], "prompt"),
-                    *([Parent(rows[one.prompt]["reference_id"], "reference")] if improving else []),
-                    *parents,
-                ],
-                measures={"reward": one.reward, "advantage": one.advantage},
-                sample_index=at - first_of_step[one.step],
-            )
-            for at, (one, text) in enumerate(zip(drawn, texts, strict=True))
-        ],
-    )

@@ -13,7 +13,7 @@ from selfimprove_dagster.dialogue_exam import GREEDY, IMPROVED, REVISION, judged
 from selfimprove_dagster.explorer.curves import MODELS, Chart
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_explain import candidates_of, chain_to
+from selfimprove_dagster.lineage.judge_records import candidates_of, chain_to
 from selfimprove_dagster.lineage.judge_words import METHODS, preference_words
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.records import Row

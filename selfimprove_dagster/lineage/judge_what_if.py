@@ -12,7 +12,7 @@ from selfimprove_dagster.judge_candidates import revision_candidates
 from selfimprove_dagster.judge_sections import PreferenceFilterSection, RevisionFilterSection
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_explain import candidates_of
+from selfimprove_dagster.lineage.judge_records import candidates_of
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.methods.constitutional import filter_revisions
 from selfimprove_dagster.methods.preferences import (
