@@ -55,7 +55,9 @@ def checks_of_asset(asset: str) -> dg.AssetChecksDefinition:
         experiment, iteration = experiment_of_key(context.partition_key)
         for table in tables:
             try:
-                results = run_suite(table, home.lake, home.experiment(experiment), iteration)
+                results = run_suite(
+                    table, home.lake, home.experiment(experiment, asset.split("/")[0]), iteration
+                )
             except SelfImproveError as error:
                 raise dg.Failure(description=str(error), allow_retries=False) from error
             for result in results:

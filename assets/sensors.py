@@ -26,7 +26,7 @@ _RUNNING = [
 
 
 def next_iteration_sensor(method: str) -> dg.SensorDefinition:
-    """A sensor that asks, for every experiment of the method, whether another iteration follows.
+    """A sensor that asks, for every experiment with the method, whether it is its turn.
 
     It requests runs of the job `<method>_iteration`.
     """
@@ -35,18 +35,19 @@ def next_iteration_sensor(method: str) -> dg.SensorDefinition:
         name=f"next_{method}_iteration",
         job_name=f"{method}_iteration",
         minimum_interval_seconds=15,
-        description="After a promotion decision: adds the next iteration's partition and requests its run, "
-        "or says why the loop stops. Starts an experiment's first iteration once seeds were imported for it.",
+        description="After a promotion decision, or the turn of the method before in a chain: adds the next "
+        "iteration's partition and requests its run, or says why the loop stops. Starts an experiment's first "
+        "iteration once seeds were imported for it.",
     )
     def next_iteration(context: dg.SensorEvaluationContext, home: dg.ResourceParam[Home]) -> dg.SensorResult:
         requests, keys, remarks = [], [], []
-        for experiment, problem in _experiments(home):
-            if experiment is None or experiment.method != method:
+        for experiment, problem in _experiments(home, method):
+            if experiment is None:
                 remarks += [problem] if problem else []
                 continue
             step = decide_next(home.lake, experiment)
-            if isinstance(step, Stop):
-                remarks.append(f"{experiment.name}: {step.reason}")
+            if isinstance(step, Stop) or step.method != method:
+                remarks.append(f"{experiment.name}: {step.in_words}")
                 continue
             key = experiment.partition_key(step.iteration)
             if _is_running(context.instance, key):
@@ -56,7 +57,7 @@ def next_iteration_sensor(method: str) -> dg.SensorDefinition:
             requests.append(
                 dg.RunRequest(
                     # With a budget that was raised, an iteration that spent it goes on.
-                    run_key=f"{key}:{step.after}:{experiment.budget.tokens}:{experiment.budget.model_seconds}",
+                    run_key=f"{key}:{method}:{step.after}:{experiment.budget.tokens}:{experiment.budget.model_seconds}",
                     partition_key=key,
                     tags={"selfimprove/experiment": experiment.name},
                 )
@@ -104,11 +105,11 @@ def _settled_files(inbox: Path) -> list[Path]:
     ]
 
 
-def _experiments(home: Home) -> Iterator[tuple[Experiment | None, str]]:
-    """Each experiment, or what is wrong with its file: one bad file must not halt the others."""
+def _experiments(home: Home, method: str) -> Iterator[tuple[Experiment | None, str]]:
+    """Each experiment with this method, or what is wrong with a file: one must not halt the others."""
     for name in home.experiment_names():
         try:
-            yield home.experiment(name), ""
+            yield next((one for one in home.chain(name) if one.method == method), None), ""
         except SelfImproveError as error:
             yield None, f"{name}: {error}"
 

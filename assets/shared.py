@@ -24,11 +24,11 @@ from selfimprove_dagster.evaluation import (
     examine,
 )
 from selfimprove_dagster.exams import open_exam
-from selfimprove_dagster.experiment import ConstitutionalExperiment, Experiment, RlaifExperiment
+from selfimprove_dagster.experiment import ConstitutionalExperiment, RlaifExperiment, TrainingExperiment
 from selfimprove_dagster.generation import Request
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
-from selfimprove_dagster.loop import Stop, finished_iterations, next_step
+from selfimprove_dagster.loop import next_turn
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.promotion import decide_promotion
 from selfimprove_dagster.records import Draft, Parent, TableSchema
@@ -130,7 +130,7 @@ def training_stages(
     def fine_tuned_checkpoint(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
     ) -> dg.MaterializeResult:
-        return _train(Stage.begin(context, home, checkpoint, Experiment), trainer, dataset)
+        return _train(Stage.begin(context, home, checkpoint, TrainingExperiment), trainer, dataset)
 
     return [fine_tuned_checkpoint, *judging_stages(method, report)]
 
@@ -154,7 +154,7 @@ def judging_stages(
     def evaluation_asset(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
     ) -> dg.MaterializeResult:
-        stage = Stage.begin(context, home, evaluation, Experiment)
+        stage = Stage.begin(context, home, evaluation, TrainingExperiment)
         return _evaluate(stage, language_model, checkpoint, report)
 
     @stage_asset(
@@ -165,19 +165,21 @@ def judging_stages(
     def promotion_asset(
         context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
     ) -> dg.MaterializeResult:
-        return _promote(Stage.begin(context, home, promotion, Experiment), checkpoint, evaluation)
+        return _promote(Stage.begin(context, home, promotion, TrainingExperiment), checkpoint, evaluation)
 
     return [evaluation_asset, promotion_asset]
 
 
-def _train(stage: Stage[Experiment], trainer: TrainerResource, dataset: TableSchema) -> dg.MaterializeResult:
+def _train(
+    stage: Stage[TrainingExperiment], trainer: TrainerResource, dataset: TableSchema
+) -> dg.MaterializeResult:
     manifest, examples = stage.read(dataset)
     shown = examples.select("prompt", "completion").iter_rows()
     return fine_tuned(stage, trainer, manifest, starting_model(stage), shown)
 
 
 def _evaluate(
-    stage: Stage[Experiment],
+    stage: Stage[TrainingExperiment],
     language_model: LanguageModelResource,
     checkpoint: TableSchema,
     report: Report,
@@ -216,7 +218,7 @@ def _evaluate(
 
 
 def _report_evaluation(
-    stage: Stage[Experiment], manifest: Manifest, metadata: dict[str, Any]
+    stage: Stage[TrainingExperiment], manifest: Manifest, metadata: dict[str, Any]
 ) -> dg.MaterializeResult:
     rows = stage.lake.read_ungated(manifest)
     decided_in = stage.experiment.decided_in
@@ -242,7 +244,7 @@ def _report_evaluation(
     return stage.result(manifest, ["role", "mode", "question", "expected", "predicted", "correct"], metadata)
 
 
-def _accuracy_chart(stage: Stage[Experiment]) -> bytes:
+def _accuracy_chart(stage: Stage[TrainingExperiment]) -> bytes:
     """Held-out accuracy of champion and challenger, iteration by iteration, up to this one."""
     from selfimprove_dagster.plots import line_chart
 
@@ -260,7 +262,7 @@ def _accuracy_chart(stage: Stage[Experiment]) -> bytes:
 
 
 def _promote(
-    stage: Stage[Experiment], checkpoint: TableSchema, evaluation: TableSchema
+    stage: Stage[TrainingExperiment], checkpoint: TableSchema, evaluation: TableSchema
 ) -> dg.MaterializeResult:
     checkpoint_manifest, trained = stage.read(checkpoint)
     evaluation_manifest, rows = stage.read(evaluation)
@@ -306,7 +308,7 @@ def _promote(
     )
     manifest = stage.store(activity, [draft])
     stage.log(reason)
-    step = next_step(stage.experiment.budget, finished_iterations(stage.lake, stage.experiment))
+    step = next_turn(stage.lake, stage.experiment)
     return stage.result(
         manifest,
         preview=["promoted", "reason"],
@@ -318,6 +320,6 @@ def _promote(
                 stage.lake, stage.experiment, stage.iteration + 1
             ).path,
             "lineage": stage.lineage_page,
-            "what_follows": step.reason if isinstance(step, Stop) else f"iteration {step.iteration}",
+            "what_follows": step.in_words,
         },
     )

@@ -13,7 +13,6 @@ import polars as pl
 from assets.shown import page_url, preview_table, table_metadata
 from resources import LanguageModelResource
 from selfimprove_dagster.champion import Champion, champion_before
-from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment import Experiment, experiment_of_key
 from selfimprove_dagster.generation import Item, Request, Work, completer, in_shards, recorded_options
 from selfimprove_dagster.home import Home
@@ -52,13 +51,8 @@ class Stage(Generic[E]):
         Raises ExperimentError on a malformed key, and on an experiment of another method.
         """
         name, iteration = experiment_of_key(context.partition_key)
-        experiment = home.experiment(name)
-        method = schema.name.split("/")[0]
-        if experiment.method != method or not isinstance(experiment, kind):
-            raise ExperimentError(
-                f"experiment {name} is of the method {experiment.method}: materialise the group "
-                f"{experiment.method}, not {method}"
-            )
+        experiment = home.experiment(name, schema.name.split("/")[0])
+        assert isinstance(experiment, kind)
         code_version = context.assets_def.code_versions_by_key[dg.AssetKey(schema.name.split("/"))] or ""
         return cls(context, home, schema, experiment, iteration, code_version)
 

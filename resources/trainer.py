@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import Experiment, TrainingExperiment
 from selfimprove_dagster.judge_sections import (
     PolicyTrainingSection,
     RewardModelSection,
@@ -34,7 +34,7 @@ class TrainerResource(dg.ConfigurableResource):
 
     def fine_tune(
         self,
-        experiment: Experiment,
+        experiment: TrainingExperiment,
         base: str | Path,
         examples: Sequence[TokenisedExample],
         output: Path,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 
 from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.taint import tainted_models
 
 
@@ -15,31 +16,45 @@ class Champion:
     """The model that an iteration starts from.
 
     `model_id` is known for promoted checkpoints and None for the base model before anything opened it;
-    `iteration` is the one that promoted it, None for the base model.
+    `iteration` is the one that promoted it, None for the base model; `method` did it, in a chain of several.
     """
 
     path: str
     model_id: str | None = None
     iteration: int | None = None
     promotion_activity_id: str | None = None
+    method: str | None = None
 
     @property
     def name(self) -> str:
         """For people."""
-        return "the base model" if self.iteration is None else f"the checkpoint of iteration {self.iteration}"
+        if self.iteration is None:
+            return "the base model"
+        by = f"{self.method}, " if self.method else ""
+        return f"the checkpoint of {by}iteration {self.iteration}"
+
+
+def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:
+    """When a method of a chain had its turn: the iteration, and the method's place in it."""
+    method = manifest.table.split("/")[0]
+    return manifest.iteration, experiment.chain.index(method) if method in experiment.chain else -1
 
 
 def champion_before(
     lake: Lake, experiment: Experiment, iteration: int, tainted: Container[str] | None = None
 ) -> Champion:
-    """The champion that iteration `iteration` starts from: what was promoted last before it and is clean.
+    """The champion that the experiment's method starts from in iteration `iteration`: what was promoted last
+    before, by an earlier iteration or by a method before it in the chain, and is clean.
 
     `tainted` are the ids of models to pass over; by default, those that learnt from what was revoked.
     """
     if tainted is None:
         tainted = tainted_models(lake, experiment.name)
-    for manifest in reversed(lake.manifests("*/promotion", experiment.name)):
-        if manifest.iteration >= iteration:
+    turn = (iteration, experiment.chain.index(experiment.method))
+    for manifest in sorted(
+        lake.manifests("*/promotion", experiment.name), key=partial(turn_of, experiment), reverse=True
+    ):
+        if turn_of(experiment, manifest) >= turn:
             continue
         row = lake.read(manifest.table, manifest.partition).row(0, named=True)
         if row["promoted"] and row["challenger_model_id"] not in tainted:
@@ -48,5 +63,6 @@ def champion_before(
                 model_id=row["challenger_model_id"],
                 iteration=manifest.iteration,
                 promotion_activity_id=manifest.activity.id,
+                method=manifest.table.split("/")[0] if len(experiment.chain) > 1 else None,
             )
     return Champion(path=experiment.model.path)

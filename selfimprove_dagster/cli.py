@@ -20,7 +20,7 @@ from selfimprove_dagster.errors import BudgetSpent, ExperimentError, SelfImprove
 from selfimprove_dagster.experiment import LmsiExperiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lineage.commands import lineage_app
-from selfimprove_dagster.loop import Stop, decide_next, finished_iterations, next_step
+from selfimprove_dagster.loop import Stop, next_turn
 from selfimprove_dagster.progress import duration
 from selfimprove_dagster.review_commands import review_app
 from selfimprove_dagster.text import plain
@@ -80,10 +80,13 @@ def run(
     from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
-    settled = home.experiment(experiment)
-    console.print(f"experiment {settled.name}, preset {settled.preset}, which departs from the paper in that")
-    for deviation in PRESETS[settled.method][settled.preset].deviations:
-        console.print(f"  - {deviation}", markup=False)
+    chain = home.chain(experiment)
+    settled = chain[0]
+    for one in chain:
+        of = f"{one.method} of " if len(chain) > 1 else ""
+        console.print(f"{of}experiment {one.name}, preset {one.preset}, which departs from the paper in that")
+        for deviation in PRESETS[one.method][one.preset].deviations:
+            console.print(f"  - {deviation}", markup=False)
     if estimate:
         if not isinstance(settled, LmsiExperiment):
             raise ExperimentError(f"--estimate forecasts lmsi alone, and {settled.name} is {settled.method}")
@@ -91,13 +94,13 @@ def run(
         return
     done = 0
     while iterations is None or done < iterations:
-        step = next_step(settled.budget, finished_iterations(home.lake, settled))
+        step = next_turn(home.lake, settled)
         if isinstance(step, Stop):
             console.print(f"stopped: {step.reason}", markup=False)
             break
-        console.rule(f"iteration {step.iteration}")
+        console.rule(step.in_words)
         try:
-            problems = run_iteration(home, settled, step.iteration)
+            problems = run_iteration(home, home.experiment(experiment, step.method), step.iteration)
         except BudgetSpent as spent:
             console.print(f"stopped: {spent}", markup=False, soft_wrap=True)
             break
@@ -106,7 +109,7 @@ def run(
                 console.print(plain(problem), style="red", markup=False, soft_wrap=True)
             console.print("What was committed is kept; mend the cause and run the same command again.")
             raise typer.Exit(1)
-        done += 1
+        done += step.method == settled.chain[-1]
     status(experiment)
 
 
@@ -114,7 +117,7 @@ def _show_estimate(home: Home, experiment: LmsiExperiment) -> None:
     from resources import TrainerResource
     from selfimprove_dagster.estimate import estimate
 
-    step = next_step(experiment.budget, finished_iterations(home.lake, experiment))
+    step = next_turn(home.lake, experiment)
     if isinstance(step, Stop):
         console.print(f"nothing to forecast: {step.reason}", markup=False)
         return
@@ -160,48 +163,10 @@ def fields(
 @app.command()
 def status(experiment: ExperimentName) -> None:
     """The table of an experiment's iterations, and what follows."""
-    from selfimprove_dagster.status import results
+    from selfimprove_dagster.status_text import print_status
 
     home = Home.from_environment()
-    settled = home.experiment(experiment)
-    table = Table(title=f"{settled.name}: {settled.description}" if settled.description else settled.name)
-    gates: list[str] = []
-    tainted: list[str] = []
-    rows = results(home.lake, settled)
-    voted = settled.method == "lmsi"
-    counted = rows[0].counts(settled.method) if rows else ()
-    margins, votes = (["vote margin"], ["by vote"]) if voted else ([], [])
-    for heading in ("iteration", *counted, *margins, "champion", "new checkpoint"):
-        table.add_column(heading, justify="right")
-    for heading in (*votes, "promoted"):
-        table.add_column(heading)
-    for row in rows:
-        margin = f"{row.margin:.3f}" if row.margin is not None else "–"
-        majority = f"{row.challenger_majority.value:.1%}" if row.challenger_majority else "–"
-        table.add_row(
-            str(row.iteration),
-            *(f"{value:,}" if value is not None else "–" for value in row.counts(settled.method).values()),
-            *([margin] if voted else []),
-            f"{row.champion.value:.1%}" if row.champion else "–",
-            str(row.challenger or "–"),
-            *([majority] if voted else []),
-            ("–" if row.promoted is None else "yes" if row.promoted else "no")
-            + (", tainted" if row.tainted else ""),
-        )
-        gates += row.closed_gates
-        if row.tainted:
-            tainted.append(f"tainted: the checkpoint of iteration {row.iteration}: {row.tainted}")
-    console.print(table)
-    how = settled.decided_in.replace("_", " ")
-    about = f"champion, new checkpoint: held-out accuracy, {how}, with its 95% interval"
-    console.print(f"{about}; by vote: its majority" if voted else about)
-    for line in tainted:
-        console.print(line, style="red", markup=False, soft_wrap=True)
-    for gate in gates:
-        console.print(f"closed gate: {plain(gate)}", style="red", markup=False)
-    step = decide_next(home.lake, settled)
-    follows = step.reason if isinstance(step, Stop) else f"iteration {step.iteration} can follow"
-    console.print(f"next: {follows}", markup=False)
+    print_status(home.lake, home.chain(experiment))
 
 
 @seeds_app.command("import")

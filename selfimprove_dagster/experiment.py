@@ -79,6 +79,8 @@ class Experiment(Section):
 
     scores: ClassVar[bool] = False
     """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
+    ends_with: ClassVar[str] = "promotion"
+    """The stage with which an iteration is finished."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
@@ -86,12 +88,11 @@ class Experiment(Section):
     description: str = Field("", description="one line for people")
     preset: Literal["paper", "practical"] = Field("practical", description="where left-out fields come from")
     method: str = Field(description="the self-improvement method")
+    methods: tuple[str, ...] = Field(
+        (), description="several methods, which take turns in each iteration on the same line of champions"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="from which every random choice follows")
     model: ModelSection
-    seeds: QuestionFile | TaskFile | TextFile | PromptFile | ComparisonFile
-    evaluation: EvaluationSection | TaskEvaluationSection | ToolEvaluationSection | DialogueEvaluationSection
-    training: TrainingSection
-    promotion: PromotionSection = PromotionSection()
     budget: BudgetSection = BudgetSection()
 
     @property
@@ -99,6 +100,11 @@ class Experiment(Section):
         """The model that an iteration generates with, as the section of its generator says."""
         sections = (getattr(self, name) for name in type(self).model_fields)
         return next((one.drawn_by for one in sections if isinstance(one, GeneratorSection)), "champion")
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The methods of the experiment in the order in which an iteration runs them."""
+        return self.methods or (self.method,)
 
     @property
     def decided_in(self) -> str:
@@ -110,7 +116,21 @@ class Experiment(Section):
         return f"{self.name}-{iteration:03d}"
 
 
-class LmsiExperiment(Experiment):
+class SeededExperiment(Experiment):
+    """What the methods have that begin with a file of seeds."""
+
+    seeds: QuestionFile | TaskFile | TextFile | PromptFile | ComparisonFile
+
+
+class TrainingExperiment(SeededExperiment):
+    """What the methods have that train a model and promote it."""
+
+    evaluation: EvaluationSection | TaskEvaluationSection | ToolEvaluationSection | DialogueEvaluationSection
+    training: TrainingSection
+    promotion: PromotionSection = PromotionSection()
+
+
+class LmsiExperiment(TrainingExperiment):
     """Self-consistency as a teacher (Huang et al., 2210.11610)."""
 
     method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")
@@ -132,7 +152,7 @@ class LmsiExperiment(Experiment):
         return self
 
 
-class SelfInstructExperiment(Experiment):
+class SelfInstructExperiment(TrainingExperiment):
     """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
 
     scores = True
@@ -145,7 +165,7 @@ class SelfInstructExperiment(Experiment):
     filter: TaskFilterSection
 
 
-class UnnaturalInstructionsExperiment(Experiment):
+class UnnaturalInstructionsExperiment(TrainingExperiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
 
     scores = True
@@ -157,7 +177,7 @@ class UnnaturalInstructionsExperiment(Experiment):
     paraphrases: ParaphraseSection
 
 
-class ToolformerExperiment(Experiment):
+class ToolformerExperiment(TrainingExperiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
     scores = True
@@ -174,12 +194,17 @@ class ToolformerExperiment(Experiment):
         return (self.tools.answered_by or self.model.path) if {"QA", "MT"} & {*self.tools.names} else None
 
     @property
+    def chain(self) -> tuple[str, ...]:
+        """The methods of the experiment in the order in which an iteration runs them."""
+        return self.methods or (self.method,)
+
+    @property
     def decided_in(self) -> str:
         """The mode of the exam by which a checkpoint is compared with the champion."""
         return "with_tools"
 
 
-class DialogueExperiment(Experiment):
+class DialogueExperiment(TrainingExperiment):
     """What the methods have in which responses to people are judged."""
 
     evaluation: DialogueEvaluationSection

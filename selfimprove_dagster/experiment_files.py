@@ -10,6 +10,13 @@ Whatever the file leaves out comes from the preset of its method: `paper` has th
 paper, `practical` those that work for a small model on a small machine. What departs from the paper is listed
 in each preset's `deviations` and printed by `selfimprove run`.
 
+An experiment can chain methods, which then take turns on one line of champions:
+
+    methods: [constitutional, rlaif]
+    model: {path: mine}
+    constitutional: {revisions: {rounds: 2}}
+    rlaif: {judge: {principles: 4}}
+
 Paths are relative to the file's own folder. In paths, `${NAME}` and `${NAME:-default}` are replaced from the
 environment; the default stands in for a variable that is unset or empty. The word `embedded` stands for the
 model, questions and demonstrations that ship with the project.
@@ -69,6 +76,7 @@ _EMBEDDED: dict[str, dict[tuple[str, ...], Path]] = {
     "pit": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
 }
 """The files for which the word `embedded` stands."""
+_OF_ALL = ("name", "method", "methods", "seed", "model", "budget")
 _PATHS = (
     *(("model", "path"), ("seeds", "file"), ("evaluation", "file"), ("demonstrations", "file")),
     *(("evaluation", "plain_file"), ("tools", "corpus"), ("tools", "answered_by")),
@@ -78,7 +86,15 @@ _PATHS = (
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """Read and validate an experiment file. Raises ExperimentError naming file, field and what is allowed."""
+    """The experiment of a file; of a chain, its first method's. Raises ExperimentError; see `load_chain`."""
+    return load_chain(path)[0]
+
+
+def load_chain(path: str | Path) -> list[Experiment]:
+    """Read and validate an experiment file: the settings of its method, or of each of its methods in order.
+
+    Raises ExperimentError naming file, field and what is allowed.
+    """
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -95,7 +111,51 @@ def load_experiment(path: str | Path) -> Experiment:
     data.setdefault("name", path.stem)
     if data["name"] != path.stem:
         raise ExperimentError(f"{path}: name is {data['name']!r} but must equal the file name, {path.stem!r}")
-    return parse_experiment(data, folder=path.parent, origin=str(path))
+    return parse_chain(data, folder=path.parent, origin=str(path))
+
+
+def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> list[Experiment]:
+    """Validate plain data as one method's experiment, or as a chain of several methods'.
+
+    In a chain, the sections of a method stand under its name; what stands beside them holds for every method
+    that has such a field.
+    """
+    if "methods" not in data:
+        return [parse_experiment(data, folder=folder, origin=origin)]
+    methods = data["methods"]
+    if not isinstance(methods, list) or not methods:
+        raise ExperimentError(f"{origin}: methods must be a list, such as [constitutional, rlaif]")
+    for method in methods:
+        _one_of(EXPERIMENTS, method, f"{origin}: methods")
+    if len({*methods}) < len(methods):
+        raise ExperimentError(f"{origin}: methods names one twice; each can run once in an iteration")
+    if "method" in data:
+        raise ExperimentError(f"{origin} has both method and methods; leave one out")
+    shared = {name: value for name, value in data.items() if name not in methods}
+    fields = {method: {*EXPERIMENTS[method].model_fields} for method in methods}
+    for name in {*shared} - {name for known in fields.values() for name in known}:
+        raise ExperimentError(
+            f"{origin}: {name}: none of {', '.join(methods)} has such a field; what belongs to one method "
+            "stands under its name"
+        )
+    chain = []
+    for method in methods:
+        own = data.get(method) or {}
+        if not isinstance(own, Mapping) or own.keys() & {*_OF_ALL}:
+            raise ExperimentError(
+                f"{origin}: {method} must hold that method's sections; {', '.join(_OF_ALL)} are the same for "
+                "all methods and stand at the top"
+            )
+        common = {name: value for name, value in shared.items() if name in fields[method]}
+        settings = {**_merge(common, own), "method": method, "methods": methods}
+        chain.append(parse_experiment(settings, folder=folder, origin=f"{origin}, {method}"))
+    for one in chain[1:]:
+        if one.model != chain[0].model:
+            raise ExperimentError(
+                f"{origin}: the methods of a chain improve one model, but model.path is "
+                f"{chain[0].model.path} for {chain[0].method} and {one.model.path} for {one.method}"
+            )
+    return chain
 
 
 def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> Experiment:

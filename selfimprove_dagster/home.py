@@ -17,7 +17,7 @@ from pathlib import Path
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.experiment_files import load_experiment
+from selfimprove_dagster.experiment_files import load_chain
 from selfimprove_dagster.lake import Lake
 
 
@@ -55,15 +55,29 @@ class Home:
         """Folder into which people drop seed files."""
         return self.root / "inbox" / experiment
 
-    def experiment(self, name: str) -> Experiment:
-        """The experiment of that name. Raises ExperimentError naming those that exist."""
+    def experiment(self, name: str, method: str | None = None) -> Experiment:
+        """The experiment of that name; of a chain, the settings of `method`, or of its first.
+
+        Raises ExperimentError naming those that exist.
+        """
+        chain = self.chain(name)
+        found = next((one for one in chain if method in (None, one.method)), None)
+        if found is None:
+            raise ExperimentError(
+                f"experiment {name} is of the method {', '.join(chain[0].chain)}: materialise the group "
+                f"{' or '.join(chain[0].chain)}, not {method}"
+            )
+        return found
+
+    def chain(self, name: str) -> list[Experiment]:
+        """The settings of each method of an experiment, in order. Raises ExperimentError."""
         path = self.experiments / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(self.experiment_names()) or "none"
             raise ExperimentError(
                 f"there is no experiment {name!r} in {self.experiments}; there are: {known}"
             )
-        return load_experiment(path)
+        return load_chain(path)
 
     def experiment_names(self) -> list[str]:
         """Names of all experiment files, valid or not."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import BudgetSpent
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import EXPERIMENTS, Experiment
 from selfimprove_dagster.lake import Lake, Manifest, Spent
 from selfimprove_dagster.partition import spent_on
 from selfimprove_dagster.pit_seeds import newest_preferences
@@ -30,26 +30,38 @@ _YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted
 class IterationSummary:
     """What the stop rules need to know of a finished iteration.
 
-    `candidates` and `yielded`: what was generated, and what of it passed the filters; `words` call them.
+    `promoted` is None where nothing is trained. `candidates` and `yielded`: what was generated, and what
+    passed the filters; `words` call them.
     """
 
     iteration: int
-    promoted: bool
+    promoted: bool | None
     candidates: int
     yielded: int
     tokens: int
     seconds: float
     model_seconds: float = 0.0
-    promotion_activity_id: str = ""
+    decided_by: str = ""
     words: tuple[str, str] = ("paths", "examples")
+
+    @property
+    def share(self) -> float:
+        """What of the generated passed the filters, from 0 to 1."""
+        return self.yielded / self.candidates if self.candidates else 0.0
 
 
 @dataclass(frozen=True)
 class Continue:
-    """Run this iteration next. `after` names the decision that it follows from."""
+    """Run this iteration next; in a chain, this method of it. `after` names the decision that it follows."""
 
     iteration: int
     after: str
+    method: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        return f"iteration {self.iteration} of {self.method}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class Stop:
     """Do not go on, and why."""
 
     reason: str
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        return self.reason
 
 
 def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Continue | Stop:
@@ -66,10 +83,10 @@ def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Co
     last = finished[-1]
     spent = sum((Spent(summary.tokens, summary.model_seconds) for summary in finished), Spent())
     hours = sum(summary.seconds for summary in finished) / 3600
-    share = last.yielded / last.candidates if last.candidates else 0.0
+    share = last.share
     unpromoted = 0
     for summary in reversed(finished):
-        if summary.promoted:
+        if summary.promoted is not False:
             break
         unpromoted += 1
     if last.iteration + 1 >= budget.iterations:
@@ -86,26 +103,53 @@ def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Co
         )
     if unpromoted >= budget.patience:
         return Stop(f"no gain: none of the last {unpromoted} iterations was promoted")
-    return Continue(last.iteration + 1, after=last.promotion_activity_id)
+    return Continue(last.iteration + 1, after=last.decided_by)
+
+
+def next_turn(lake: Lake, experiment: Experiment) -> Continue | Stop:
+    """What follows in an experiment: the next method of an iteration that is under way, or `next_step`."""
+    turns = [finished_iterations(lake, experiment, method) for method in experiment.chain]
+    last = [finished[-1].iteration if finished else -1 for finished in turns]
+    for method, before, done in zip(experiment.chain[1:], turns, last[1:], strict=False):
+        if done < last[0]:
+            return Continue(last[0], before[-1].decided_by, method)
+    by_iteration: dict[int, list[IterationSummary]] = {}
+    for one in (one for finished in turns for one in finished):
+        by_iteration.setdefault(one.iteration, []).append(one)
+    step = next_step(experiment.budget, [_together(each) for _, each in sorted(by_iteration.items())])
+    return replace(step, method=experiment.chain[0]) if isinstance(step, Continue) else step
+
+
+def _together(turns: Sequence[IterationSummary]) -> IterationSummary:
+    """One iteration of all methods of a chain. It yields what the most fruitful of them does."""
+    promotions = [one.promoted for one in turns if one.promoted is not None]
+    return replace(
+        max(turns, key=lambda one: one.share),
+        promoted=any(promotions) if promotions else None,
+        tokens=sum(one.tokens for one in turns),
+        seconds=sum(one.seconds for one in turns),
+        model_seconds=sum(one.model_seconds for one in turns),
+        decided_by=turns[-1].decided_by,
+    )
 
 
 def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
-    """What follows in an experiment: `next_step`, except that nothing starts before seeds were imported, or
+    """What follows in an experiment: `next_turn`, except that nothing starts before seeds were imported, or
     goes on while the stages of an unfinished iteration have spent the budget.
     """
-    finished = finished_iterations(lake, experiment)
-    giver = getattr(experiment.seeds, "experiment", None)
-    if not finished and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
-        return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
-    if (
-        not finished
-        and not giver
-        and not lake.manifests(tables.seeds_of(experiment.method).name, experiment.name)
-    ):
-        return Stop("not started: no seeds were imported; drop a file into its inbox, or start it by hand")
-    step = next_step(experiment.budget, finished)
+    step = next_turn(lake, experiment)
     if isinstance(step, Continue):
-        left = lake.unfinished(f"{experiment.method}/*", experiment.name)
+        first = step.iteration == 0 and step.method == experiment.chain[0]
+        seeds = tables.SEEDS_OF.get(step.method)
+        giver = getattr(getattr(experiment, "seeds", None), "experiment", None)
+        if first and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
+            return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
+        imported = seeds is None or giver or lake.manifests(seeds.name, experiment.name)
+        if first and not imported:
+            return Stop(
+                "not started: no seeds were imported; drop a file into its inbox, or start it by hand"
+            )
+        left = [one for method in experiment.chain for one in lake.unfinished(f"{method}/*", experiment.name)]
         spent = sum(map(spent_on, left), _committed(lake, experiment))
         if over := _overspent(experiment.budget, spent):
             return Stop(f"{over.reason} in the middle of iteration {step.iteration}; {over.remedy}")
@@ -152,7 +196,7 @@ def _overspent(budget: BudgetSection, spent: Spent) -> _Overspent | None:
 
 def _committed(lake: Lake, experiment: Experiment, but: tuple[str, int] | None = None) -> Spent:
     """What the committed stages of all iterations took, one of them left out."""
-    manifests = lake.manifests(f"{experiment.method}/*", experiment.name)
+    manifests = [one for method in experiment.chain for one in lake.manifests(f"{method}/*", experiment.name)]
     counted = (one.activity.about for one in manifests if (one.table, one.iteration) != but)
     return sum(map(_spent, counted), Spent())
 
@@ -161,30 +205,34 @@ def _spent(about: Mapping[str, Any]) -> Spent:
     return Spent(int(about.get("tokens", 0)), float(about.get("model_seconds", 0.0)))
 
 
-def finished_iterations(lake: Lake, experiment: Experiment) -> list[IterationSummary]:
-    """Summaries of the experiment's iterations that came to a promotion decision, in order."""
-    generated, passed, words = _YIELDS.get(experiment.method, _YIELD_OF_TASKS)
+def finished_iterations(
+    lake: Lake, experiment: Experiment, method: str | None = None
+) -> list[IterationSummary]:
+    """Summaries of the iterations that a method, the experiment's own or this one, came to the end of."""
+    method = method or experiment.method
+    end = EXPERIMENTS[method].ends_with
+    generated, passed, words = _YIELDS.get(method, _YIELD_OF_TASKS)
     by_iteration: dict[int, dict[str, Manifest]] = {}
-    for manifest in lake.manifests(f"{experiment.method}/*", experiment.name):
+    for manifest in lake.manifests(f"{method}/*", experiment.name):
         stage = manifest.table.split("/")[1]
         by_iteration.setdefault(manifest.iteration, {})[stage] = manifest
     summaries = []
     for iteration, stages in sorted(by_iteration.items()):
-        if "promotion" not in stages:
+        if end not in stages:
             continue
-        row = lake.read_ungated(stages["promotion"]).row(0, named=True)
+        promoted = lake.read_ungated(stages["promotion"])["promoted"][0] if "promotion" in stages else None
         abouts = [manifest.activity.about for manifest in stages.values()]
         spent = sum(map(_spent, abouts), Spent())
         summaries.append(
             IterationSummary(
                 iteration=iteration,
-                promoted=row["promoted"],
+                promoted=promoted,
                 candidates=stages[generated].rows if generated in stages else 0,
                 yielded=stages[passed].rows if passed in stages else 0,
                 tokens=spent.tokens,
                 seconds=sum(float(about.get("seconds", 0.0)) for about in abouts),
                 model_seconds=spent.model_seconds,
-                promotion_activity_id=stages["promotion"].activity.id,
+                decided_by=stages[end].activity.id,
                 words=words,
             )
         )

@@ -18,6 +18,7 @@ from selfimprove_dagster.experiment import (
     PitExperiment,
     RlaifExperiment,
     RlhfExperiment,
+    SeededExperiment,
     ToolformerExperiment,
 )
 from selfimprove_dagster.judge_sections import ComparisonFile, PromptFile
@@ -104,7 +105,9 @@ _READ_AS: dict[type[Section], tuple[SeedKind, tuple[str, ...]]] = {
 
 
 def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) -> tuple[Manifest, int, int]:
-    """Import the experiment's seed file, or another one that is read as that is."""
+    """Import the experiment's seed file, or another one that is read as that is. Raises SeedFileError."""
+    if not isinstance(experiment, SeededExperiment):
+        raise SeedFileError(f"experiment {experiment.name}: {experiment.method} learns from no seeds")
     source = experiment.seeds
     if path is not None:
         whole = {} if isinstance(source, TaskFile) else {"rows": None}

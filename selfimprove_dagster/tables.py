@@ -132,19 +132,17 @@ def holds_models(table: str) -> bool:
     return table.split("/")[1] in MODELS
 
 
-_SEEDS = {
+SEEDS_OF = {
     "lmsi": SEEDS,
+    "self_instruct": SEED_TASKS,
+    "unnatural_instructions": SEED_TASKS,
     "toolformer": SEED_TEXTS,
     "constitutional": SEED_PROMPTS,
     "rlaif": SEED_PROMPTS,
     "rlhf": SEED_COMPARISONS,
     "pit": SEED_COMPARISONS,
 }
-
-
-def seeds_of(method: str) -> TableSchema:
-    """The table of what people gave to the experiments of a method."""
-    return _SEEDS.get(method, SEED_TASKS)
+"""The table of what people gave to the experiments of a method; one without seeds has none."""
 
 
 def of(method: str, stage: str) -> TableSchema:

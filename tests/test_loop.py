@@ -30,7 +30,7 @@ def after(*promotions: bool, budget: dict[str, Any] | None = None, **changes: An
     """What follows iterations that were promoted or not; `changes` are those of each summary."""
     given: dict[str, Any] = {"candidates": 100, "yielded": 50, "tokens": 1_000, "seconds": 3_600.0, **changes}
     finished = [
-        IterationSummary(number, promoted, promotion_activity_id=f"act:{number}", **given)
+        IterationSummary(number, promoted, decided_by=f"act:{number}", **given)
         for number, promoted in enumerate(promotions)
     ]
     return next_step(BudgetSection(**{"iterations": 100, **(budget or {})}), finished)
@@ -129,7 +129,7 @@ def test_nothing_starts_before_seeds_were_imported(lake: Lake, tmp_path: Path) -
         "not started: no seeds were imported; drop a file"
     )
     store(lake, tables.SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
-    assert decide_next(lake, experiment) == Continue(0, after="start")
+    assert decide_next(lake, experiment) == Continue(0, after="start", method="lmsi")
 
 
 def test_finished_iterations_are_those_with_a_promotion_decision(lake: Lake, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_finished_iterations_are_those_with_a_promotion_decision(lake: Lake, tmp
     manifest = finish(lake, 0, True)
     (summary,) = finished_iterations(lake, experiment)
     assert (summary.iteration, summary.promoted, summary.seconds, summary.tokens) == (0, True, 3.5, 7)
-    assert decide_next(lake, experiment) == Continue(1, after=manifest.activity.id)
+    assert decide_next(lake, experiment) == Continue(1, after=manifest.activity.id, method="lmsi")
     (result,) = results(lake, experiment)
     assert (result.questions, result.promoted, result.reason, result.paths) == (2, True, "because", None)
 

@@ -132,7 +132,7 @@ class Iteration:
         """The seed of a question or text, and that it was chosen."""
         if not pooled:
             return []
-        accepted, given_by = f"accepted from {source_of(pooled)}", tables.seeds_of(self.method).name
+        accepted, given_by = f"accepted from {source_of(pooled)}", tables.SEEDS_OF[self.method].name
         if pooled["parents"] and (giver := self._giver(pooled["parents"][0]["id"])):
             accepted = f"taken from the dataset of {giver.experiment}-{giver.iteration:03d}, which had it of "
             accepted, given_by = accepted + source_of(pooled), giver.table

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.experiment import TrainingExperiment
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, numbers, with_key
@@ -215,6 +216,7 @@ def _keys(lake: Lake, manifest: Manifest, source: str) -> pl.DataFrame:
 
 
 def _consistent(subject: Subject) -> Evidence:
+    assert isinstance(subject.experiment, TrainingExperiment)
     level = subject.experiment.promotion.level
     columns = (
         "promoted",
