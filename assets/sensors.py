@@ -35,9 +35,9 @@ def next_iteration_sensor(method: str) -> dg.SensorDefinition:
         name=f"next_{method}_iteration",
         job_name=f"{method}_iteration",
         minimum_interval_seconds=15,
-        description="After a promotion decision, or the turn of the method before in a chain: adds the next "
-        "iteration's partition and requests its run, or says why the loop stops. Starts an experiment's first "
-        "iteration once seeds were imported for it.",
+        description="After a promotion decision, or the turn of the method before: adds the next "
+        "iteration's partition and requests its run, or says why the loop stops. Starts the first iteration "
+        "of an experiment once seeds were imported for it.",
     )
     def next_iteration(context: dg.SensorEvaluationContext, home: dg.ResourceParam[Home]) -> dg.SensorResult:
         requests, keys, remarks = [], [], []

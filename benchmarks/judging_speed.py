@@ -5,7 +5,9 @@
 The same pairs of responses, principles and orders, by the embedded dialogue model. `probabilities` is what
 the pipeline does. `text` lets the model write its answer (the published prompts end in "The answer is:") with
 this project's engine and reads (A) or (B) out of it; `model.generate` does so with transformers alone, in
-padded batches. Text also gives no probability: where it must be a soft label, it has to be drawn many times.
+padded batches and question by question. One answer is a hard label. What the pipeline trains on is a
+probability: to read it off text, the answer is drawn SAMPLES times, which leaves a standard error of up to
+1 / (2 √SAMPLES).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +31,7 @@ from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
 
 ANSWER_TOKENS = 8
+SAMPLES = 16
 BATCH = 32
 
 
@@ -52,37 +56,46 @@ def main() -> None:
     ]
     assert len(prompts) == sum(len(questions_of(pair, constitution, section, (0,))) for pair in pairs)
     encoded = [model.encode(prompt) for prompt in prompts]
-    parameters = SamplingParameters(temperature=0.0, max_tokens=ANSWER_TOKENS, stop=("\n",))
     plain = AutoModelForCausalLM.from_pretrained(DIALOGUE_MODEL).eval()
     tokenizer = AutoTokenizer.from_pretrained(DIALOGUE_MODEL, padding_side="left")
 
     def by_probabilities() -> int:
         return len(compare_pairs(model, pairs, constitution, section, (0,)))
 
-    def by_text() -> int:
-        drawn = model.generate(encoded, [[0]] * len(encoded), parameters)
-        return sum(bool(re.search(r"\(([AB])\)", path.text)) for (path,) in drawn)
+    def by_text(samples: int) -> int:
+        temperature = 0.0 if samples == 1 else 1.0
+        parameters = SamplingParameters(temperature, max_tokens=ANSWER_TOKENS, stop=("\n",))
+        drawn = model.generate(encoded, [list(range(samples))] * len(encoded), parameters)
+        return sum(any(re.search(r"\(([AB])\)", path.text) for path in paths) for paths in drawn)
 
-    def by_generate() -> int:
+    def by_generate(together: int, samples: int) -> int:
         read = 0
-        for start in range(0, len(prompts), BATCH):
-            batch = tokenizer(prompts[start : start + BATCH], return_tensors="pt", padding=True)
+        for start in range(0, len(prompts), together):
+            batch = tokenizer(prompts[start : start + together], return_tensors="pt", padding=True)
             with torch.inference_mode():
                 written = plain.generate(
                     **{name: batch[name] for name in ("input_ids", "attention_mask")},
-                    do_sample=False,
+                    do_sample=samples > 1,
+                    num_return_sequences=samples,
                     max_new_tokens=ANSWER_TOKENS,
                     pad_token_id=tokenizer.pad_token_id,
                 )
             texts = tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :])
-            read += sum(bool(re.search(r"\(([AB])\)", text)) for text in texts)
+            found = [bool(re.search(r"\(([AB])\)", text)) for text in texts]
+            read += sum(any(found[at : at + samples]) for at in range(0, len(found), samples))
         return read
 
     rows = {}
     for name, way in (
-        ("probabilities of the options", by_probabilities),
-        ("text, this project's engine", by_text),
-        ("text, `model.generate`", by_generate),
+        ("probabilities of the options: soft label", by_probabilities),
+        ("text, this project's engine: hard label", partial(by_text, 1)),
+        (f"text, `model.generate`, {BATCH} together: hard label", partial(by_generate, BATCH, 1)),
+        ("text, `model.generate`, one by one: hard label", partial(by_generate, 1, 1)),
+        (f"text, this project's engine, {SAMPLES} samples: soft label", partial(by_text, SAMPLES)),
+        (
+            f"text, `model.generate`, {BATCH} × {SAMPLES} samples: soft label",
+            partial(by_generate, BATCH, SAMPLES),
+        ),
     ):
         taken, read = [], 0
         for _ in range(options.rounds):
@@ -90,7 +103,7 @@ def main() -> None:
             read = way()
             taken.append(time.perf_counter() - started)
         rows[name] = (min(taken), read)
-    fastest = rows["probabilities of the options"][0]
+    fastest = rows["probabilities of the options: soft label"][0]
     lines = [
         f"{len(pairs):,} pairs in both orders, {len(prompts):,} questions; best of {options.rounds} rounds.",
         "",
