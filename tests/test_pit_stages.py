@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from selfimprove_dagster import judge_tables, seeds
 from selfimprove_dagster import pit_tables as t
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import plan
@@ -25,11 +26,11 @@ from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.loop import Stop, decide_next
 from selfimprove_dagster.methods.dialogues import improvement_prompt
 from selfimprove_dagster.methods.pit import GAP_TERMS
+from selfimprove_dagster.pit_sections import GapChecksSection
 from selfimprove_dagster.quality import run_suite
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import TableSchema
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 
 
@@ -217,24 +218,65 @@ def test_the_lake_holds_what_it_says(home: Home) -> None:
     assert not report.findings and report.rows > 0
 
 
-def test_checks_fail_where_the_gaps_say_nothing(home: Home) -> None:
-    experiment = home.experiment("taught")
-    table = t.PIT_GAP_REWARD_MODEL.name
-    results = {one.name: one for one in run_suite(table, home.lake, experiment, 0)}
-    assert not results["gap_ordered"].blocking, "gap_checks.on_failure is warn"
-    found = one(home, t.PIT_GAP_REWARD_MODEL)["gap_order"]
-    widest = next(one for one in found if (one["first"], one["second"]) == ("w,l", "l,w"))
-    assert results["gap_ordered"].passed == (widest["low"] >= 0)
-    strict = experiment.model_copy(
-        update={"gap_checks": experiment.gap_checks.model_copy(update={"on_failure": "stop"})}  # type: ignore[attr-defined]
-    )
-    (again,) = (
-        one
-        for one in run_suite(table, home.lake, strict, 0, only=["gap_ordered"])
-        if one.name == "gap_ordered"
-    )
-    assert again.blocking
-    run_suite(table, home.lake, experiment, 0, only=["gap_ordered"])
+# ---- checks ------------------------------------------------------------------------------------------------
+
+
+def _gaps(**means: float) -> pl.Expr:
+    """Gaps by the two kinds that they compare, each sure to a tenth and right on all of ten pairs."""
+    order = [
+        {
+            "first": pair[0],
+            "second": pair[1],
+            "mean": mean,
+            "low": mean - 0.1,
+            "high": mean + 0.1,
+            "right": 10,
+            "pairs": 10,
+        }
+        for pair, mean in zip((*GAP_TERMS, ("w,w", "l,l")), means.values(), strict=True)
+    ]
+    return pl.lit(pl.Series([order], dtype=pl.List(t.ORDERED))).alias("gap_order")
+
+
+SOUND = {"wl_ww": 1.0, "wl_ll": 1.0, "wl_lw": 2.0, "ww_lw": 1.0, "ll_lw": 1.0, "ww_ll": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("schema", "check", "change", "passes"),
+    [
+        (t.PIT_GAP_REWARD_MODEL, "gap_ordered", _gaps(**SOUND), True),
+        (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**SOUND), True),
+        (t.PIT_GAP_REWARD_MODEL, "gap_ordered", _gaps(**{**SOUND, "wl_lw": 0.05}), False),
+        (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**{**SOUND, "ll_lw": -0.5}), False),
+        (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**{**SOUND, "ww_ll": 0.7}), False),
+        (t.PIT_GAP_PAIRS, "five_a_pair", pl.lit("w,l").alias("first_kind"), False),
+        (t.PIT_IMPROVEMENT_ROUNDS, "rounds_complete", pl.lit("original").alias("way"), False),
+        (t.PIT_IMPROVEMENT_ROUNDS, "tells_rounds_apart", pl.col("tie_reward").alias("gap_reward"), False),
+    ],
+)
+def test_checks_fail_exactly_where_a_fault_was_planted(
+    home: Home, tmp_path: Path, schema: TableSchema, check: str, change: pl.Expr, passes: bool
+) -> None:
+    shutil.copytree(home.lake.root, tmp_path / "lake")
+    lake = Lake(tmp_path / "lake")
+    manifest = lake.manifest(schema.name, partition_of("taught", 0))
+    lake.write(schema, manifest.activity, lake.read_ungated(manifest).with_columns(change))
+    results = run_suite(schema.name, lake, home.experiment("taught"), 0, only=[check])
+    assert [one.passed for one in results if one.name == check] == [passes]
+
+
+def test_every_term_and_round_is_there(home: Home) -> None:
+    for schema in (t.PIT_GAP_PAIRS, t.PIT_IMPROVEMENT_ROUNDS):
+        for result in run_suite(schema.name, home.lake, home.experiment("taught"), 0):
+            assert result.passed or not result.blocking, result.reason
+
+
+def test_a_model_that_orders_no_gaps_stops_the_policy_unless_it_may_go_on(home: Home) -> None:
+    experiment, table = home.experiment("taught"), t.PIT_GAP_REWARD_MODEL.name
+    strict = experiment.model_copy(update={"gap_checks": GapChecksSection()})
+    for settled, blocking in ((strict, True), (experiment, False)):
+        results = run_suite(table, home.lake, settled, 0, only=["gap_ordered"])
+        assert [one.blocking for one in results if one.name == "gap_ordered"] == [blocking]
 
 
 @pytest.mark.parametrize("page", ["", "/0", "/0/examples", "/0/rejected", "/0/rollouts"])
