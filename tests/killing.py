@@ -1,6 +1,6 @@
 """Runs iterations and kills them: a program, since its processes are forked before any thread is started.
 
-    python tests/killing.py FOLDER
+    python tests/killing.py FOLDER PLAN
 
 Every attempt is a fork of this one warm process, which has imported everything and computed nothing. The
 undisturbed attempt counts its moments (a shard half written, an fsync, a rename, a step of training, paths
@@ -24,32 +24,84 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from judging_home import EXPERIMENTS as JUDGED
 from small_lake import SMALL_EXPERIMENT
 
-MOMENTS_IN_STAGE = {
-    "seed_pool": 1,
-    "raw_generations": 8,
-    "perplexity_scores": 2,
-    "voted_answers": 2,
-    "filtered_dataset": 3,
-    "fine_tuned_checkpoint": 5,
-    "evaluation": 4,
-    "promotion": 1,
-}
-"""Kills at counted moments; with those below, 30."""
-KILLS_BY_TIME = 4
-HOMES = 4
 LANES = 2
 """Homes in which runs go on at the same time."""
 
-EXPERIMENT = {
-    **SMALL_EXPERIMENT,
-    "seeds": {"file": "embedded", "rows": "0:60", "licence": "Apache-2.0"},
-    "sampling": {"questions": 24, "paths": 8, "shard_questions": 4},
-    "training": {"steps": 6, "batch_size": 8, "save_every": 2},
-    "budget": {"iterations": 1},
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment, and how often its process is killed: at counted moments by stage, in the order in which
+    the stages run, and after random times. The former are spread over some homes.
+    """
+
+    experiment: dict[str, Any]
+    kills: dict[str, int]
+    by_time: int = 0
+    homes: int = LANES
+
+    @property
+    def stages(self) -> list[str]:
+        return list(self.kills)
+
+
+PLANS = {
+    "lmsi": Plan(
+        {
+            **SMALL_EXPERIMENT,
+            "seeds": {"file": "embedded", "rows": "0:60", "licence": "Apache-2.0"},
+            "sampling": {"questions": 24, "paths": 8, "shard_questions": 4},
+            "training": {"steps": 6, "batch_size": 8, "save_every": 2},
+            "budget": {"iterations": 1},
+        },
+        {
+            "seed_pool": 1,
+            "raw_generations": 8,
+            "perplexity_scores": 2,
+            "voted_answers": 2,
+            "filtered_dataset": 3,
+            "fine_tuned_checkpoint": 5,
+            "evaluation": 4,
+            "promotion": 1,
+        },
+        by_time=4,
+        homes=4,
+    ),
+    "constitutional": Plan(
+        {**JUDGED["cai"], "training": {"steps": 4, "save_every": 2}},
+        {
+            "seed_pool": 0,
+            "raw_generations": 0,
+            "revisions": 4,
+            "filtered_dataset": 1,
+            "fine_tuned_checkpoint": 0,
+            "evaluation": 1,
+            "promotion": 0,
+        },
+    ),
+    "rlaif": Plan(
+        {
+            **JUDGED["ai"],
+            "reward_model": {"steps": 4, "save_every": 2},
+            "training": {**JUDGED["ai"]["training"], "save_every": 1},
+        },
+        {
+            "seed_pool": 0,
+            "response_pairs": 0,
+            "comparisons": 2,
+            "ai_preferences": 1,
+            "judge_checks": 1,
+            "review_queue": 0,
+            "filtered_dataset": 1,
+            "reward_model": 2,
+            "fine_tuned_checkpoint": 3,
+            "evaluation": 0,
+            "promotion": 0,
+        },
+    ),
 }
-STAGES = list(MOMENTS_IN_STAGE)
 
 
 @dataclass
@@ -59,6 +111,7 @@ class Moments:
     `earlier` are the counts of the attempts before it in the same home.
     """
 
+    plan: Plan
     earlier: Counter[str] = field(default_factory=Counter)
     target: tuple[int, int] | None = None
     journal: Path | None = None
@@ -69,7 +122,7 @@ class Moments:
         """One more moment; `torn` leaves its file half written, if this is where the process dies."""
         self.counts[self.stage] += 1
         count = self.earlier[self.stage] + self.counts[self.stage]
-        if self.target is not None and (STAGES.index(self.stage), count) >= self.target:
+        if self.target is not None and (self.plan.stages.index(self.stage), count) >= self.target:
             if torn is not None:
                 torn()
             self.write_down()
@@ -82,11 +135,11 @@ class Moments:
     def install(self) -> None:
         """Wrap what the product calls at each moment. The product itself knows nothing of this."""
         import polars as pl
+        from transformers import Trainer
 
         from assets.stage import Stage
         from selfimprove_dagster.progress import ProgressReport
         from selfimprove_dagster.quality.expectations import Validator
-        from selfimprove_dagster.training.completion_trainer import CompletionTrainer
 
         begin = Stage.begin.__func__  # type: ignore[attr-defined]
 
@@ -104,7 +157,7 @@ class Moments:
             (os, "rename"),
             (os, "unlink"),
             (ProgressReport, "advance"),
-            (CompletionTrainer, "training_step"),
+            (Trainer, "training_step"),
         ):
             setattr(owner, name, self._passing(getattr(owner, name)))
         pl.DataFrame.write_parquet = self._tearing(pl.DataFrame.write_parquet)  # type: ignore[method-assign]
@@ -129,9 +182,9 @@ class Moments:
         return torn
 
 
-def new_home(folder: Path) -> Path:
+def new_home(folder: Path, plan: Plan) -> Path:
     (folder / "experiments").mkdir(parents=True)
-    (folder / "experiments" / "small.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    (folder / "experiments" / "small.yaml").write_text(yaml.safe_dump({**plan.experiment, "name": "small"}))
     return folder
 
 
@@ -140,11 +193,11 @@ def run(folder: Path, moments: Moments) -> None:
     os.environ["SELFIMPROVE_HOME"] = str(folder / "home")
     os.environ["SELFIMPROVE_EXPERIMENTS"] = str(folder / "experiments")
     os.environ["DAGSTER_HOME"] = str(folder / "home" / "dagster")
-    from selfimprove_dagster import exams
+    from selfimprove_dagster import dialogue_exam, exams
     from selfimprove_dagster.home import Home
     from selfimprove_dagster.runs import run_iteration
 
-    exams.PART_PATHS = 8
+    exams.PART_PATHS = dialogue_exam.PART_PROMPTS = 8
     moments.install()
     home = Home.from_environment()
     problems = run_iteration(home, home.experiment("small"), 0)
@@ -227,35 +280,35 @@ def watch(folder: Path, parent: int) -> None:
         time.sleep(0.5)
 
 
-def kill_at_moments(home: Path, targets: list[tuple[int, int]]) -> list[list[Any]]:
+def kill_at_moments(home: Path, plan: Plan, targets: list[tuple[int, int]]) -> list[list[Any]]:
     """Runs in one home, each killed at its moment, and one that ends; where each was killed."""
     killed_at, earlier = [], Counter[str]()
     for target in [*targets, None]:
-        killed = attempt(home, Moments(earlier, target))
+        killed = attempt(home, Moments(plan, earlier, target))
         assert killed == (target is not None), f"{target} in {home}: killed is {killed}"
         if target is not None:
             journal = json.loads((home / "journal.json").read_text())
             earlier += Counter(journal["counts"])
-            killed_at.append([STAGES[target[0]], target[1], journal["stage"]])
+            killed_at.append([plan.stages[target[0]], target[1], journal["stage"]])
     return killed_at
 
 
-def kill_after_seconds(home: Path, draw: random.Random) -> int:
+def kill_after_seconds(home: Path, plan: Plan, draw: random.Random) -> int:
     """The same after random times; how many attempts that took."""
     killed = attempts = 0
-    while killed < KILLS_BY_TIME:
-        killed += attempt(home, Moments(), after=draw.uniform(0.3, 6.0))
+    while killed < plan.by_time:
+        killed += attempt(home, Moments(plan), after=draw.uniform(0.3, 6.0))
         attempts += 1
-    assert not attempt(home, Moments())
+    assert not attempt(home, Moments(plan))
     return attempts
 
 
-def warm_up(folder: Path) -> Counter[str]:
+def warm_up(folder: Path, plan: Plan) -> Counter[str]:
     """Import what an iteration imports, found by running one in a fork; returns its moments by stage."""
-    home = new_home(folder / "undisturbed")
+    home = new_home(folder / "undisturbed", plan)
 
     def work() -> None:
-        moments = Moments(journal=home / "journal.json")
+        moments = Moments(plan, journal=home / "journal.json")
         run(home, moments)
         moments.write_down()
         (folder / "modules").write_text("\n".join(sorted(sys.modules)))
@@ -270,25 +323,25 @@ def warm_up(folder: Path) -> Counter[str]:
     return Counter(json.loads((home / "journal.json").read_text())["counts"])
 
 
-def main(folder: Path) -> None:
-    moments, draw = warm_up(folder), random.Random(20_260_901)
+def main(folder: Path, plan: Plan) -> None:
+    moments, draw = warm_up(folder, plan), random.Random(20_260_901)
     targets = sorted(
-        (STAGES.index(stage), draw.randint(1, moments[stage]))
-        for stage, kills in MOMENTS_IN_STAGE.items()
+        (plan.stages.index(stage), draw.randint(1, moments[stage]))
+        for stage, kills in plan.kills.items()
         for _ in range(kills)
     )
-    homes = [new_home(folder / f"home-{number}") for number in range(HOMES)]
-    by_time = new_home(folder / "home-by-time")
+    homes = [new_home(folder / f"home-{number}", plan) for number in range(plan.homes)]
+    by_time = new_home(folder / "home-by-time", plan) if plan.by_time else None
     watching = os.getpid()
     reader = forked(folder, lambda: watch(folder, watching))
 
     def lane(first: int) -> None:
         killed = [
             at
-            for number in range(first, HOMES, LANES)
-            for at in kill_at_moments(homes[number], targets[number::HOMES])
+            for number in range(first, plan.homes, LANES)
+            for at in kill_at_moments(homes[number], plan, targets[number :: plan.homes])
         ]
-        attempts = kill_after_seconds(by_time, draw) if first == 0 else 0
+        attempts = kill_after_seconds(by_time, plan, draw) if by_time and first == 0 else 0
         (folder / f"lane-{first}.json").write_text(json.dumps([killed, attempts]))
 
     lanes = [forked(homes[first], lambda first=first: lane(first)) for first in range(LANES)]
@@ -299,10 +352,10 @@ def main(folder: Path) -> None:
     killed, attempts = zip(
         *(json.loads((folder / f"lane-{n}.json").read_text()) for n in range(LANES)), strict=True
     )
-    report = {"moments": moments, "killed": [at for lane in killed for at in lane], "by_time": KILLS_BY_TIME}
+    report = {"moments": moments, "killed": [at for lane in killed for at in lane], "by_time": plan.by_time}
     print(json.dumps({**report, "attempts_by_time": sum(attempts)}))
 
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent.parent)]
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), PLANS[sys.argv[2]])

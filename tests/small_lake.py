@@ -76,6 +76,22 @@ def store(
     return lake.write(schema, activity, frame), frame["id"].to_list()
 
 
+def promotion_draft(challenger: str, promoted: bool) -> Draft:
+    """A decision on a challenger, which lies under this name."""
+    content = {
+        "promoted": promoted,
+        "reason": "because",
+        "challenger_model_id": f"b2:{challenger}",
+        "champion_model_id": "b2:base",
+        "questions": 10,
+        "gained": 2,
+        "lost": 1,
+    }
+    measures: dict[str, Any] = dict.fromkeys(tables.PROMOTION.measures, 0.5)
+    measures |= {"challenger_path": f"/checkpoints/{challenger}", "champion_path": "/base"}
+    return Draft(content, measures=measures)
+
+
 def seed_draft(question: str = "What is 1 + 1?", line: int = 1) -> Draft:
     """A row of the table of seeds."""
     return Draft({"question": question, "source_file": "seeds.jsonl", "source_line": line, "licence": "MIT"})

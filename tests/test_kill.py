@@ -1,4 +1,4 @@
-"""An iteration killed with SIGKILL at 30 random moments ends as an undisturbed one does."""
+"""An iteration killed with SIGKILL at random moments, 30 for `lmsi`, ends as an undisturbed one does."""
 
 from __future__ import annotations
 
@@ -19,17 +19,26 @@ from selfimprove_dagster.lineage.verify import verify
 
 pytestmark = pytest.mark.slow
 
+_COMPLETIONS = ("raw_generations", "response_pairs", "critiques", "revisions")
+
+
+@pytest.fixture(scope="module", params=killing.PLANS)
+def plan(request: pytest.FixtureRequest) -> str:
+    """The name of the plan of kills."""
+    name: str = request.param
+    return name
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(plan: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kill")
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path) -> dict[str, Any]:
+def report(folder: Path, plan: str) -> dict[str, Any]:
     """What the killing did; its homes lie under `folder`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    program = [sys.executable, str(Path(killing.__file__)), str(folder)]
+    program = [sys.executable, str(Path(killing.__file__)), str(folder), plan]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -46,11 +55,13 @@ def survivors(folder: Path, report: dict[str, Any]) -> list[Lake]:
     return [Lake(home / "home" / "lake") for home in sorted(folder.glob("home-*"))]
 
 
-def test_the_kills_fell_on_every_stage(report: dict[str, Any]) -> None:
+def test_the_kills_fell_where_they_were_planned(report: dict[str, Any], plan: str) -> None:
     killed = Counter(stage for _, _, stage in report["killed"])
-    assert len(report["killed"]) + report["by_time"] == 30
-    assert set(killed) == set(killing.STAGES)
-    assert all(report["moments"][stage] >= 10 for stage in killing.STAGES)
+    kills = killing.PLANS[plan].kills
+    assert len(report["killed"]) == sum(kills.values())
+    assert plan != "lmsi" or len(report["killed"]) + report["by_time"] == 30
+    assert set(killed) == {stage for stage, count in kills.items() if count}
+    assert all(report["moments"][stage] >= 10 for stage in kills)
 
 
 def test_ids_and_rows_are_those_of_an_undisturbed_run(undisturbed: Lake, survivors: list[Lake]) -> None:
@@ -72,7 +83,8 @@ def test_files_are_the_same_and_none_is_left_over(undisturbed: Lake, survivors: 
     def sums(lake: Lake) -> dict[str, str]:
         return {file.name: file.checksum for one in lake.manifests() for file in one.files}
 
-    timed = ("raw_generations", "evaluation", "fine_tuned_checkpoint", "promotion")
+    # What a model did tells how long it took.
+    timed = (*_COMPLETIONS, "comparisons", "reward_model", "evaluation", "fine_tuned_checkpoint", "promotion")
     apart = {
         file.name for one in undisturbed.manifests() for file in one.files if one.table.split("/")[1] in timed
     }

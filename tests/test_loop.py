@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_lake import make_experiment, seed_draft, store
+from small_lake import make_experiment, promotion_draft, seed_draft, store
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import Champion, champion_before
@@ -21,7 +21,6 @@ from selfimprove_dagster.loop import (
     next_step,
 )
 from selfimprove_dagster.progress import ProgressReport
-from selfimprove_dagster.records import Draft
 from selfimprove_dagster.sections import BudgetSection
 from selfimprove_dagster.status import results
 
@@ -96,27 +95,12 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def promotion_draft(iteration: int, promoted: bool) -> Draft:
-    content = {
-        "promoted": promoted,
-        "reason": "because",
-        "challenger_model_id": f"b2:{iteration}",
-        "champion_model_id": "b2:base",
-        "questions": 10,
-        "gained": 2,
-        "lost": 1,
-    }
-    measures: dict[str, Any] = dict.fromkeys(tables.PROMOTION.measures, 0.5)
-    measures |= {"challenger_path": f"/checkpoints/{iteration}", "champion_path": "/base"}
-    return Draft(content, measures=measures)
-
-
 def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
     """An iteration of which only what the loop reads is there."""
     manifest, _ = store(
         lake,
         tables.PROMOTION,
-        [promotion_draft(iteration, promoted)],
+        [promotion_draft(str(iteration), promoted)],
         iteration=iteration,
         about={"seconds": 1.5},
     )

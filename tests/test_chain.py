@@ -1,0 +1,167 @@
+"""Several methods in one experiment, taking turns on one line of champions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from daemons import make_home, running
+from judging_home import EXPERIMENTS as JUDGED
+from small_lake import promotion_draft, store
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.champion import champion_before
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment_files import parse_chain
+from selfimprove_dagster.home import Home
+from selfimprove_dagster.lake import Lake, Manifest, partition_of
+from selfimprove_dagster.lineage.revoke import revoke
+from selfimprove_dagster.loop import Continue, Stop, decide_next, next_turn
+from selfimprove_dagster.taint import tainted_models
+
+CHAIN: dict[str, Any] = {
+    "name": "both",
+    "methods": ["constitutional", "rlaif"],
+    "seed": 5,
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded", "licence": "Apache-2.0"},
+    "evaluation": JUDGED["ai"]["evaluation"],
+    # A few steps teach nothing, and forty prompts prove little: every checkpoint is to be promoted.
+    "promotion": {"level": 1e-9},
+    "budget": {"iterations": 1, "minimum_yield": 0.0},
+    "constitutional": {key: JUDGED["cai"][key] for key in ("responses", "revisions", "training")},
+    "rlaif": {
+        key: JUDGED["ai"][key]
+        for key in ("responses", "judge", "judge_checks", "preferences", "reward_model", "training")
+    },
+}
+
+
+def parse(**changes: Any) -> list[Experiment]:
+    return parse_chain({**CHAIN, **changes}, folder=Path("/nowhere"), origin="both.yaml")
+
+
+def refused(**changes: Any) -> str:
+    with pytest.raises(ExperimentError) as caught:
+        parse(**changes)
+    return str(caught.value)
+
+
+def test_each_method_gets_what_is_shared_and_what_stands_under_its_name() -> None:
+    first, second = parse()
+    assert [one.method for one in (first, second)] == ["constitutional", "rlaif"] == [*first.chain]
+    assert {one.seed for one in (first, second)} == {5}
+    assert first.revisions.rounds == 2  # type: ignore[attr-defined]
+    assert second.responses.prompts == 60  # type: ignore[attr-defined]
+    assert second.reward_model.steps == 4  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_a_chain_is_refused_in_words() -> None:
+    assert "'sorcery' is not one of" in refused(methods=["rlaif", "sorcery"])
+    assert "names one twice" in refused(methods=["rlaif", "rlaif"])
+    assert "must be a list" in refused(methods="rlaif")
+    assert "both method and methods" in refused(method="rlaif")
+    assert "none of constitutional, rlaif has such a field" in refused(voting={})
+    assert "stand at the top" in refused(rlaif={"seed": 1})
+    assert "rlaif has wrong values" in refused(rlaif={"judge": {"principles": 0}})
+    apart = refused(methods=["lmsi", "rlaif"], constitutional=None, evaluation={"file": "embedded"})
+    assert "none of lmsi, rlaif has such a field" in apart
+
+
+def test_methods_of_a_chain_improve_one_model() -> None:
+    shared = {key: CHAIN[key] for key in ("name", "model", "budget")}
+    with pytest.raises(
+        ExperimentError, match=r"improve one model, but model.path is .* for lmsi and .* for rlaif"
+    ):
+        parse_chain(
+            {
+                **shared,
+                "methods": ["lmsi", "rlaif"],
+                "seeds": {"file": "embedded"},
+                "evaluation": {"file": "embedded"},
+            },
+            folder=Path("/nowhere"),
+        )
+
+
+def decided(lake: Lake, method: str, iteration: int, promoted: bool) -> Manifest:
+    """A method's promotion decision."""
+    manifest, _ = store(
+        lake,
+        tables.of(method, "promotion"),
+        [promotion_draft(f"{method}{iteration}", promoted)],
+        partition=partition_of("both", iteration),
+    )
+    return manifest
+
+
+def test_methods_take_turns_and_each_starts_from_what_the_one_before_promoted(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    cai, rlaif = parse(budget={"iterations": 2, "minimum_yield": 0.0})
+    assert next_turn(lake, cai) == Continue(0, "start", "constitutional")
+    first = decided(lake, "constitutional", 0, promoted=True)
+    assert next_turn(lake, rlaif) == Continue(0, first.activity.id, "rlaif") == next_turn(lake, cai)
+    assert champion_before(lake, cai, 0).iteration is None
+    assert champion_before(lake, rlaif, 0).path == "/checkpoints/constitutional0"
+    assert champion_before(lake, rlaif, 0).name == "the checkpoint of constitutional, iteration 0"
+    second = decided(lake, "rlaif", 0, promoted=False)
+    assert next_turn(lake, cai) == Continue(1, second.activity.id, "constitutional")
+    assert champion_before(lake, cai, 1).path == "/checkpoints/constitutional0"
+    decided(lake, "constitutional", 1, promoted=False)
+    decided(lake, "rlaif", 1, promoted=True)
+    assert isinstance(next_turn(lake, cai), Stop)
+    assert champion_before(lake, cai, 2).path == "/checkpoints/rlaif1"
+    assert champion_before(lake, rlaif, 1).path == "/checkpoints/constitutional0"
+
+
+def test_an_iteration_of_a_chain_counts_as_promoted_if_any_of_its_methods_was(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    cai, _ = parse(budget={"iterations": 9, "patience": 2, "minimum_yield": 0.0})
+    for iteration, promoted in enumerate([(True, False), (False, False)]):
+        for method, one in zip(("constitutional", "rlaif"), promoted, strict=True):
+            decided(lake, method, iteration, one)
+    assert isinstance(next_turn(lake, cai), Continue)
+    for method in ("constitutional", "rlaif"):
+        decided(lake, method, 2, promoted=False)
+    assert next_turn(lake, cai) == Stop("no gain: none of the last 2 iterations was promoted")
+
+
+@pytest.mark.slow
+def test_a_daemon_runs_the_methods_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lineage and revocation reach from one method's records to the other's."""
+    home = make_home(tmp_path, monkeypatch, CHAIN)
+    from selfimprove_dagster.seeds import import_file
+
+    cai, rlaif = home.chain("both")
+    assert isinstance(decide_next(home.lake, cai), Stop)  # nothing starts by itself without seeds
+    import_file(home.lake, cai)
+    with running(tmp_path) as wait:
+        wait(lambda: bool(home.lake.manifests("rlaif/promotion", "both")), 600)
+    assert next_turn(home.lake, cai) == Stop("iteration budget spent: 1 of 1 iterations are done")
+    trained = rows(home, "constitutional/fine_tuned_checkpoint").row(0, named=True)
+    assert home.lake.manifests("rlaif/response_pairs", "both")[0].activity.model_id == trained["model_id"]
+    assert champion_before(home.lake, rlaif, 1).method == "rlaif"
+
+    # What the second method learnt from was written by the checkpoint of the first, which learnt from this.
+    example = rows(home, "constitutional/filtered_dataset")["id"][0]
+    revoke(home.lake, "record", example, None, "ann", "wrong")
+    tainted = tainted_models(home.lake, "both")
+    assert {trained["model_id"], rows(home, "rlaif/fine_tuned_checkpoint")["model_id"][0]} <= {*tainted}
+    assert champion_before(home.lake, rlaif, 1).iteration is None
+
+
+def rows(home: Home, table: str) -> Any:
+    return home.lake.read_ungated(home.lake.manifests(table, "both")[0])
+
+
+def test_a_chain_is_one_file(tmp_path: Path) -> None:
+    home = Home(root=tmp_path / "home", experiments=tmp_path)
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(CHAIN))
+    assert [one.method for one in home.chain("both")] == ["constitutional", "rlaif"]
+    assert home.experiment("both").method == "constitutional"
+    assert home.experiment("both", "rlaif").method == "rlaif"
+    with pytest.raises(ExperimentError, match="materialise the group constitutional or rlaif, not lmsi"):
+        home.experiment("both", "lmsi")
