@@ -33,7 +33,6 @@ from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.methods import preferences
 from selfimprove_dagster.methods.constitutional import choose_principle
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
-from selfimprove_dagster.pit_sections import ComparisonSource
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 
 if TYPE_CHECKING:
@@ -113,17 +112,11 @@ def compared_pairs(
             return [Parent(row["candidate_id"], "comparison")]
 
         candidates = preferences.compared_candidates(pool)
-        by = labelled_by(stage.experiment)
+        giver = stage.experiment.taught_by
+        by = f"the experiment {giver}" if giver else "people"
         return store_pairs(stage, candidates, [pool_manifest], decisions_table, by, parents)
 
     return filtered_dataset
-
-
-def labelled_by(experiment: RlhfExperiment | PitExperiment) -> str:
-    """Who chose: people, or the experiment whose preferences are learnt from."""
-    source = experiment.seeds
-    given = source.experiment if isinstance(source, ComparisonSource) else None
-    return f"the experiment {given}" if given else "people"
 
 
 def preference_stages(

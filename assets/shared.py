@@ -50,7 +50,7 @@ def drawn_pool(
     def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
         stage = Stage.begin(context, home, schema, kind)
         imported = {}
-        if stage.experiment.seeds.file:
+        if stage.experiment.taught_by is None:
             _, accepted, rejected = seeds.import_file(stage.lake, stage.experiment)
             imported = {"imported_from_seed_file": accepted, "rejected_lines": rejected}
         pool = seeds.pool(stage.lake, stage.experiment, stage.iteration)

@@ -107,6 +107,11 @@ class Experiment(Section):
         return self.methods or (self.method,)
 
     @property
+    def taught_by(self) -> str | None:
+        """The experiment whose preferences are the seeds of this one, if they come of one."""
+        return None
+
+    @property
     def decided_in(self) -> str:
         """The mode of the exam by which a checkpoint is compared with the champion."""
         return "greedy"
@@ -292,6 +297,11 @@ class PitExperiment(DialogueExperiment):
                 "training.reward is reward_model"
             )
         return self
+
+    @property
+    def taught_by(self) -> str | None:
+        """The experiment whose preferences are the seeds of this one, if they come of one."""
+        return self.seeds.experiment
 
     @property
     def decided_in(self) -> str:

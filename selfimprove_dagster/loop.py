@@ -141,7 +141,7 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
     if isinstance(step, Continue):
         first = step.iteration == 0 and step.method == experiment.chain[0]
         seeds = tables.SEEDS_OF.get(step.method)
-        giver = getattr(getattr(experiment, "seeds", None), "experiment", None)
+        giver = experiment.taught_by
         if first and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
             return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
         imported = seeds is None or giver or lake.manifests(seeds.name, experiment.name)

@@ -17,15 +17,17 @@ from selfimprove_dagster.sections import Section
 class ComparisonSource(ComparisonFile):
     """Where preferences come from: a file of comparisons, or the dataset of another experiment."""
 
-    file: str = Field("", description="path of a file of comparisons, or `embedded`; empty with `experiment`")
+    file: str = Field(
+        "", description="path of a file of comparisons, or `embedded`; not read with `experiment`"
+    )
     experiment: str | None = Field(
-        None, description="an experiment of rlaif or rlhf: its newest filtered_dataset, in place of a file"
+        None, description="an experiment of rlaif or rlhf: its newest filtered_dataset, in place of the file"
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> ComparisonSource:
-        if bool(self.file) == bool(self.experiment):
-            raise ValueError("name either a file or an experiment")
+        if not (self.file or self.experiment):
+            raise ValueError("name a file or an experiment")
         return self
 
 

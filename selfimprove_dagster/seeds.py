@@ -313,8 +313,8 @@ def pool(lake: Lake, experiment: DrawingExperiment, iteration: int) -> Pool:
     all.
     """
     kind, schema, count = _drawn(experiment)
-    if isinstance(experiment.seeds, ComparisonSource) and experiment.seeds.experiment:
-        imports, everything = preferences_of(lake, experiment.seeds.experiment, experiment.name, iteration)
+    if giver := experiment.taught_by:
+        imports, everything = preferences_of(lake, giver, experiment.name, iteration)
     else:
         imports, everything = _imported(lake, experiment, kind)
     earlier = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.experiment_files import parse_chain
 from selfimprove_dagster.methods import pit
 from selfimprove_dagster.methods.dialogues import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.pit_measures import measure_gaps
@@ -225,3 +228,34 @@ def test_a_round_that_changes_nothing_is_not_told_apart() -> None:
     rounds = [_round(0, [("a", "A", None, None)]), _round(1, [("a", "A", 0.0, 0.0)])]
     (only,) = pit.round_gaps(pl.concat(rounds))
     assert not only.tells_apart and str(only) == "round 1: 0 of 1 responses changed"
+
+
+# ---- experiment files -------------------------------------------------------------------------------------
+
+_CHAIN: dict[str, Any] = {
+    "name": "both",
+    "methods": ["rlhf", "pit"],
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded"},
+    "evaluation": {"file": "embedded"},
+}
+
+
+def test_in_a_chain_pit_learns_from_what_the_methods_before_it_preferred(tmp_path: Path) -> None:
+    people, improver = parse_chain({**_CHAIN, "pit": {"seeds": {"experiment": "both"}}}, folder=tmp_path)
+    assert (people.taught_by, improver.taught_by) == (None, "both")
+    assert improver.decided_in == "improved_1"
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"seeds": {"file": ""}}, "name a file or an experiment"),
+        ({"training": {"algorithm": "dpo"}}, "a policy is rewarded by the gap here"),
+        ({"evaluation": {"rounds": 1, "decided_in": "improved_2"}}, "only 1 rounds are made"),
+        ({"evaluation": {"decided_in": "revision_1"}}, "should match pattern"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, section: Any, problem: str) -> None:
+    with pytest.raises(ExperimentError, match=problem):
+        parse_chain({**_CHAIN, "pit": section}, folder=tmp_path)

@@ -104,7 +104,7 @@ def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
     """Ids of all records that a row may descend from, of the tables whose tags are asked for."""
     experiment = subject.experiment.name
     ids = [pl.DataFrame(schema={"id": pl.String})]
-    giver = getattr(getattr(subject.experiment, "seeds", None), "experiment", None)
+    giver = subject.experiment.taught_by
     for table in TABLES.values():
         if table.tag not in tags:
             continue
