@@ -1,4 +1,8 @@
-"""The presets of PIT. The paper's numbers are as remembered: Wang et al. (2310.00898, section 4)."""
+"""The presets of PIT (Wang et al., 2310.00898).
+
+The paper trains PaLM 2, whose settings were not at hand: the steps, batches and learning rates of `paper` are
+those usual for models of some billions of parameters.
+"""
 
 from __future__ import annotations
 
@@ -34,44 +38,44 @@ PIT = {
             "budget": {"iterations": 1},
         },
         deviations=(
-            "policy optimisation is RLOO; the paper's optimiser is REINFORCE-like with a value function",
-            "steps, batches and learning rates are of the order of the paper's, which it gives for PaLM 2",
+            "policy optimisation is RLOO; TRL has no PPO",
+            "steps, batches and learning rates are not the paper's, which trains PaLM 2",
             "references of the second phase are the policy's improvements of y_l",
             "improvements of held-out responses are greedy; the paper samples them",
         ),
     ),
     "practical": Preset(
         values={
-            "pool": {"comparisons": 800},
+            "pool": {"comparisons": 1_600},
             "preferences": {"minimum_margin": 0.0},
-            "improver": {"steps": 100, "learning_rate": 5e-4, "batch_size": 32, "plain_share": 0.3},
+            "improver": {"steps": 20, "learning_rate": 1e-4, "batch_size": 32, "plain_share": 0.3},
             "gap_reward_model": {
-                "steps": 150,
+                "steps": 125,
                 "learning_rate": 5e-4,
                 "batch_size": 64,
                 "warmup_fraction": 0.1,
             },
-            "curriculum": {"steps": 30, "references": "both"},
+            "curriculum": {"steps": 40, "references": "both"},
             "references": {"samples": 1, "temperature": 1.0, "max_tokens": 48},
             "evaluation": {"max_tokens": 48, "rounds": 3, "decided_in": "improved_1"},
             "training": {
                 "start_from": "champion",
                 "algorithm": "grpo",
-                "steps": 30,
-                "learning_rate": 2e-4,
+                "steps": 40,
+                "learning_rate": 1e-4,
                 "batch_size": 32,
                 "warmup_fraction": 0.1,
                 "schedule": "constant",
-                "kl_coefficient": 0.05,
+                "kl_coefficient": 0.1,
                 "group_size": 8,
                 "max_tokens": 48,
-                "save_every": 30,
+                "save_every": 20,
             },
             "budget": {"iterations": 1},
         },
         deviations=(
-            "800 comparisons; 100 steps of 32 for the improver, 150 of 64 comparisons for the gap reward",
-            "30 and 30 steps of 32 responses for the two phases of the curriculum",
+            "1,600 comparisons; 20 steps of 32 at 1e-4 for the improver, 125 of 64 comparisons for the gap reward",
+            "40 and 40 steps of 32 responses at 1e-4, β = 0.1, for the two phases of the curriculum",
             "of 30% of the pairs x alone is answered by y_w too, so that the model still responds",
             "policy optimisation is GRPO, not PPO, which TRL no longer has",
             "improvements of held-out responses are greedy; the paper samples them",

@@ -250,7 +250,7 @@ def test_in_a_chain_pit_learns_from_what_the_methods_before_it_preferred(tmp_pat
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
-        ({"seeds": {"file": ""}}, "name a file or an experiment"),
+        ({"seeds": {"file": None, "experiment": None}}, "seeds.file: Input should be a valid string"),
         ({"training": {"algorithm": "dpo"}}, "a policy is rewarded by the gap here"),
         ({"evaluation": {"rounds": 1, "decided_in": "improved_2"}}, "only 1 rounds are made"),
         ({"evaluation": {"decided_in": "revision_1"}}, "should match pattern"),
