@@ -74,7 +74,7 @@ PIT = {
             "budget": {"iterations": 1},
         },
         deviations=(
-            "1,600 comparisons; 20 steps of 32 at 1e-4 for the improver, 125 of 64 comparisons for the gap reward",
+            "1,600 pairs; 20 steps of 32 at 1e-4 for the improver, 125 of 64 comparisons for the gap reward",
             "40 and 40 steps of 32 responses at 1e-4, β = 0.1, for the two phases of the curriculum",
             "of 30% of the pairs x alone is answered by y_w too, so that the model still responds",
             "policy optimisation is GRPO, not PPO, which TRL no longer has",
