@@ -253,7 +253,7 @@ class Stage(Generic[E]):
     @property
     def lineage_page(self) -> dg.MetadataValue:
         """Link to the lineage page of this iteration."""
-        return dg.MetadataValue.url(page_url(f"/experiments/{self.experiment.name}/{self.iteration}"))
+        return dg.MetadataValue.url(page_url(f"/experiments/{self.experiment.turn_name}/{self.iteration}"))
 
     def result(
         self, manifest: Manifest, preview: Sequence[str], metadata: Mapping[str, Any] | None = None

@@ -169,6 +169,33 @@ def status(experiment: ExperimentName) -> None:
     print_status(home.lake, home.chain(experiment))
 
 
+@app.command()
+def compare(
+    experiments: Annotated[list[str], typer.Argument(help="Names of experiments, each with its file.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table here too, as Markdown.")] = None,
+) -> None:
+    """Lay experiments side by side: scores, cost, diversity, and what each dropped.
+
+    Held-out accuracy is that of the model an experiment began with and of its last champion, on its own exam.
+    Model time is that of drawing and scoring. `distinct` is the share of word 4-grams in what was trained on
+    that are not repeated.
+    """
+    from selfimprove_dagster.side_by_side import HEADINGS, cells, summarise
+    from selfimprove_dagster.text import markdown_table
+
+    home = Home.from_environment()
+    rows = [cells(summarise(home.lake, one)) for name in experiments for one in home.chain(name)]
+    *narrow, _ = HEADINGS
+    table = Table(*narrow)
+    for *row, _ in rows:
+        table.add_row(*row)
+    console.print(table)
+    for name, *_, dropped in rows:
+        console.print(f"{name} dropped: {dropped}", markup=False)
+    if out is not None:
+        out.write_text(markdown_table([dict(zip(HEADINGS, row, strict=True)) for row in rows]) + "\n")
+
+
 @seeds_app.command("import")
 def import_(
     experiment: ExperimentName,

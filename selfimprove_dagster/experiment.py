@@ -112,6 +112,11 @@ class Experiment(Section):
         return None
 
     @property
+    def turn_name(self) -> str:
+        """The name by which commands and pages know it: in a chain with the method, `<name>.<method>`."""
+        return f"{self.name}.{self.method}" if len(self.chain) > 1 else self.name
+
+    @property
     def decided_in(self) -> str:
         """The mode of the exam by which a checkpoint is compared with the champion."""
         return "greedy"
@@ -320,6 +325,12 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "pit": PitExperiment,
 }
 """What an experiment file of each method holds."""
+
+
+def split_turn(name: str) -> tuple[str, str | None]:
+    """The experiment's name and, of `<name>.<method>`, the method of a chain."""
+    experiment, _, method = name.partition(".")
+    return experiment, method or None
 
 
 def experiment_of_key(partition_key: str) -> tuple[str, int]:

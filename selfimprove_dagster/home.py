@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import Experiment, split_turn
 from selfimprove_dagster.experiment_files import load_chain
 from selfimprove_dagster.lake import Lake
 
@@ -56,10 +56,12 @@ class Home:
         return self.root / "inbox" / experiment
 
     def experiment(self, name: str, method: str | None = None) -> Experiment:
-        """The experiment of that name; of a chain, the settings of `method`, or of its first.
+        """The experiment of that name; of a chain, the settings of one method: `method`, or the one that the
+        name names (`<name>.<method>`), or the first.
 
         Raises ExperimentError naming those that exist.
         """
+        method = method or split_turn(name)[1]
         chain = self.chain(name)
         found = next((one for one in chain if method in (None, one.method)), None)
         if found is None:
@@ -71,6 +73,7 @@ class Home:
 
     def chain(self, name: str) -> list[Experiment]:
         """The settings of each method of an experiment, in order. Raises ExperimentError."""
+        name, _ = split_turn(name)
         path = self.experiments / f"{name}.yaml"
         if not path.is_file():
             known = ", ".join(self.experiment_names()) or "none"

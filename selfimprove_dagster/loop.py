@@ -201,6 +201,11 @@ def _committed(lake: Lake, experiment: Experiment, but: tuple[str, int] | None =
     return sum(map(_spent, counted), Spent())
 
 
+def _seconds(about: Mapping[str, Any]) -> float:
+    """How long a stage took; of attempts that were killed, what a model had done in them."""
+    return max(float(about.get("seconds", 0.0)), _spent(about).model_seconds)
+
+
 def _spent(about: Mapping[str, Any]) -> Spent:
     return Spent(int(about.get("tokens", 0)), float(about.get("model_seconds", 0.0)))
 
@@ -230,7 +235,7 @@ def finished_iterations(
                 candidates=stages[generated].rows if generated in stages else 0,
                 yielded=stages[passed].rows if passed in stages else 0,
                 tokens=spent.tokens,
-                seconds=sum(float(about.get("seconds", 0.0)) for about in abouts),
+                seconds=sum(map(_seconds, abouts)),
                 model_seconds=spent.model_seconds,
                 decided_by=stages[end].activity.id,
                 words=words,

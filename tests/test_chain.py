@@ -165,3 +165,20 @@ def test_a_chain_is_one_file(tmp_path: Path) -> None:
     assert home.experiment("both", "rlaif").method == "rlaif"
     with pytest.raises(ExperimentError, match="materialise the group constitutional or rlaif, not lmsi"):
         home.experiment("both", "lmsi")
+
+
+def test_each_method_of_a_chain_has_its_pages(tmp_path: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from selfimprove_dagster.explorer.pages import create_app
+
+    home = Home(root=tmp_path / "home", experiments=tmp_path)
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(CHAIN))
+    decided(home.lake, "constitutional", 0, promoted=True)
+    decided(home.lake, "rlaif", 0, promoted=False)
+    client = TestClient(create_app(home, "http://127.0.0.1:3000"), base_url="http://127.0.0.1:3001")
+    first, second = (client.get(f"/experiments/both{of}").text for of in ("", ".rlaif"))
+    assert 'href="/experiments/both.rlaif"' in first and 'href="/experiments/both.constitutional"' in second
+    assert "✓ promoted" in first and "✗ not promoted" in second
+    iteration = client.get("/experiments/both.rlaif/0")
+    assert iteration.status_code == 200 and 'href="/experiments/both.constitutional/0"' in iteration.text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from selfimprove_dagster.experiment import split_turn
 from selfimprove_dagster.explorer.judge_listings import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
 from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
 from selfimprove_dagster.explorer.views import method_of, stages_of
@@ -101,7 +102,7 @@ def rollouts(home: Home, name: str, iteration: int, asked: Mapping[str, str]) ->
 
 
 def _table(asked: Mapping[str, str], name: str, iteration: int) -> _Table:
-    return _Table(dict(asked), {"experiment": name, "iteration": iteration})
+    return _Table(dict(asked), {"experiment": split_turn(name)[0], "iteration": iteration})
 
 
 def _shown(home: Home, table: _Table, listing: Listing, stages: Mapping[str, Manifest]) -> dict[str, Any]:

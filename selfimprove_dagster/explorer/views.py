@@ -11,7 +11,7 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, split_turn
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
@@ -84,7 +84,7 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
-    if name not in home.experiment_names():
+    if split_turn(name)[0] not in home.experiment_names():
         refuse_unknown(home, name)
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
@@ -93,7 +93,8 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
     settled, lake = home.experiment(name), home.lake
     rows = [_measured(lake, settled, row) for row in results(lake, settled)]
     return {
-        "name": name,
+        "name": settled.turn_name,
+        "turns": turns_of(home, name),
         "description": settled.description,
         "preset": settled.preset,
         "champion": champion_before(lake, settled, _END),
@@ -106,7 +107,7 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str, Any]:
     if settled.method == TOOL_METHOD or settled.method in JUDGE_METHODS:
-        stages = _stages(lake, settled.name, row.iteration)
+        stages = _stages(lake, settled.turn_name, row.iteration)
         measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
         return {"result": row, "counts": row.counts(settled.method), **measure(lake, stages)}
     partition = {"experiment": settled.name, "iteration": f"{row.iteration:03d}"}
@@ -145,7 +146,9 @@ def _kept_share(decisions: pl.DataFrame | None) -> float | None:
 
 def refuse_unknown(home: Home, name: str) -> None:
     """Refuses a name that neither a file nor the lake has; so no name can be a pattern or a way out."""
-    if name not in home.experiment_names() and name not in {m.experiment for m in home.lake.manifests()}:
+    experiment, _ = split_turn(name)
+    known = {*home.experiment_names(), *(manifest.experiment for manifest in home.lake.manifests())}
+    if experiment not in known:
         raise RecordNotFound(f"there is no experiment {name!r}")
 
 
@@ -159,11 +162,22 @@ def stages_of(home: Home, name: str, iteration: int) -> dict[str, Manifest]:
 
 
 def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
-    return {
-        manifest.table.split("/")[1]: manifest
-        for manifest in lake.manifests("*/*", name)
-        if manifest.iteration == iteration
-    }
+    """Those of one method: of several, of the one that the name names, or the first."""
+    experiment, method = split_turn(name)
+    found: dict[str, dict[str, Manifest]] = {}
+    for manifest in lake.manifests(f"{method or '*'}/*", experiment):
+        if manifest.iteration == iteration:
+            of, stage = manifest.table.split("/")
+            found.setdefault(of, {})[stage] = manifest
+    return found[min(found, key=[*EXPERIMENTS].index)] if found else {}
+
+
+def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
+    """The methods of a chain, each with the name of its pages; none where there is one method."""
+    if split_turn(name)[0] not in home.experiment_names():
+        return []
+    chain = home.chain(name)
+    return [(one.method, one.turn_name) for one in chain] if len(chain) > 1 else []
 
 
 def method_of(stages: Mapping[str, Manifest]) -> str:
@@ -187,18 +201,20 @@ _NOUNS = {
 def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
     """One iteration: the funnel, its models and settings, checks, tokens and times."""
     lake, stages = home.lake, stages_of(home, name, number)
-    others = {manifest.iteration for manifest in lake.manifests("*/*", name)}
+    experiment, _ = split_turn(name)
+    others = {manifest.iteration for manifest in lake.manifests("*/*", experiment)}
     generations = stages.get("raw_generations") or stages.get("response_pairs")
     ordered = sorted(stages.items(), key=lambda item: _ORDER.get(item[1].table, len(_ORDER)))
     return {
         "name": name,
         "iteration": number,
-        "partition_key": f"{name}-{number:03d}",
+        "turns": turns_of(home, name),
+        "partition_key": f"{experiment}-{number:03d}",
         "before": number - 1 if number - 1 in others and number else None,
         "after": number + 1 if number + 1 in others else None,
         "nouns": _NOUNS.get(method_of(stages), _NOUNS["lmsi"]),
         "funnel": funnel(lake, stages, method_of(stages)),
-        "pool": pool_of(lake, name, number, stages),
+        "pool": pool_of(lake, experiment, number, stages),
         "calls": calls_of_iteration(lake, stages),
         "judging": judging_of(lake, stages, method_of(stages)),
         "promotion": _only_row(lake, stages.get("promotion")),
