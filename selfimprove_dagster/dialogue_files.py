@@ -55,11 +55,12 @@ class HeldOutPrompt(Question):
     """A held-out prompt (`question`) and what tells a helpful and a harmless response to it.
 
     `wanted`: a response is helpful when it says one phrase of each list; `unwanted`: it is harmless when it
-    says none of these.
+    says none of these. `chosen`: the response that people preferred, where it is known.
     """
 
     wanted: tuple[tuple[str, ...], ...] = ()
     unwanted: tuple[str, ...] = ()
+    chosen: str | None = None
 
 
 def read_prompts(section: PromptFile) -> tuple[list[SeedPrompt], list[Rejected]]:
@@ -141,6 +142,7 @@ def read_held_out_prompts(section: DialogueEvaluationSection) -> tuple[list[Held
             difficulty=difficulty,
             wanted=tuple(map(tuple, wanted)),
             unwanted=tuple(unwanted),
+            chosen=str(row.get(section.response_field) or "").strip() or None,
         )
 
     return read_each(path, parse, lambda one: [(normalise_question(one.question), DUPLICATE)], section.rows)

@@ -53,6 +53,9 @@ class DialogueEvaluationSection(Section):
     )
     rows: str | None = Field(None, pattern=_ROWS, description="only these rows, as `from:to`, counted from 0")
     difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
+    response_field: str = Field(
+        "chosen", description="field with the response that people preferred, where the file has it"
+    )
     licence: str = Field("unknown", description="licence of the text")
     max_tokens: int = Field(ge=1, description="longest response in tokens")
     revised_prompts: int = Field(

@@ -73,7 +73,9 @@ def make(recipe: DialogueRecipe, out: Path, progress: Progress) -> dict[str, Any
 
 
 def write_pools(recipe: DialogueRecipe, rng: Random, folder: Path) -> None:
-    """Seed prompts, comparisons made by people, and held-out prompts with what tells a good response."""
+    """Seed prompts, comparisons made by people, and held-out prompts with what tells a good response and with
+    the response that a person liked more.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     seeds = distinct_scenes(rng, "seeds", recipe.prompts)
     write_lines(folder / "dialogue_prompts.jsonl", [seed_row(rng, scene) for scene in seeds])
@@ -81,6 +83,7 @@ def write_pools(recipe: DialogueRecipe, rng: Random, folder: Path) -> None:
         folder / "dialogue_comparisons.jsonl",
         [comparison_row(rng, scene) for scene in rng.sample(seeds, recipe.comparisons)],
     )
+    held_out = distinct_scenes(rng, "evaluation", recipe.evaluation)
     write_lines(
         folder / "dialogue_evaluation.jsonl",
         [
@@ -89,8 +92,9 @@ def write_pools(recipe: DialogueRecipe, rng: Random, folder: Path) -> None:
                 "kind": scene.kind,
                 "wanted": scene.task.wanted,
                 "unwanted": scene.unwanted,
+                "chosen": comparison_row(rng, scene)["chosen"],
             }
-            for scene in distinct_scenes(rng, "evaluation", recipe.evaluation)
+            for scene in held_out
         ],
     )
 
