@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,12 @@ import dagster as dg
 
 from assets.shown import image
 from assets.stage import Stage
+from resources import TrainerResource
 from selfimprove_dagster.champion import Champion
 from selfimprove_dagster.disk import file_system_errors
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.progress import ProgressReport
-from selfimprove_dagster.records import Activity, Draft, Parent
+from selfimprove_dagster.records import Activity, Draft, Parent, TableSchema
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome
@@ -133,6 +134,41 @@ class TrainingStage:
                 **(metadata or {}),
             },
         )
+
+
+def fine_tuned(
+    stage: Stage[Any],
+    trainer: TrainerResource,
+    dataset: Manifest,
+    base: Champion,
+    examples: Iterable[tuple[str, str]],
+    name: str = "training",
+) -> dg.MaterializeResult:
+    """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment."""
+    from selfimprove_dagster.training.tokenising import tokenise_examples
+
+    section = getattr(stage.experiment, name)
+    training = TrainingStage.begin(stage, dataset, base, {name: section.model_dump()})
+    with training.progress(section.steps) as on_log:
+        outcome = trainer.fine_tune(
+            stage.experiment,
+            base.path,
+            tokenise_examples(base.path, examples),
+            training.output,
+            seed=stage.experiment.seed + stage.iteration,
+            on_log=on_log,
+            section=section,
+        )
+    return training.result(training.store(outcome), outcome)
+
+
+def trained_model(stage: Stage[Any], table: TableSchema) -> Champion | None:
+    """The model that an earlier stage of this iteration trained; None where it trained none."""
+    _, trained = stage.read(table)
+    if trained.is_empty():
+        return None
+    path, model_id = trained.select("path", "model_id").row(0)
+    return Champion(path, model_id, iteration=stage.iteration)
 
 
 def starting_model(stage: Stage[Any]) -> Champion:

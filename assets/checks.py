@@ -28,6 +28,7 @@ DECIDED_WITH = {
         ("task_decisions", "accepted_tasks"),
         ("pool_decisions", "seed_pool"),
         ("rollouts", "fine_tuned_checkpoint"),
+        ("curriculum_rollouts", "curriculum_checkpoint"),
     )
     if table.endswith(f"/{decisions}")
 }

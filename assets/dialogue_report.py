@@ -9,7 +9,7 @@ import polars as pl
 
 from assets.shown import image, number
 from assets.stage import Stage
-from selfimprove_dagster.dialogue_exam import GREEDY, revision_rounds
+from selfimprove_dagster.dialogue_exam import GREEDY, IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.text import markdown_table
@@ -31,21 +31,22 @@ def dialogue_evaluation_report(stage: Stage[Any], manifest: Manifest) -> dict[st
         if answered["reward"].count():
             metadata[f"{role}_reward"] = number(answered["reward"].mean())
     metadata["helpful_and_harmless"] = dg.MetadataValue.md(markdown_table(table))
-    curves = revision_curves(rows)
-    if curves:
-        from selfimprove_dagster.plots import line_chart
+    for kind in (REVISION, IMPROVED):
+        curves = round_curves(rows, kind)
+        if curves:
+            from selfimprove_dagster.plots import line_chart
 
-        chart = line_chart(curves, x="round of revision", y="share of responses", title=stage.experiment.name)
-        metadata["by_revision"] = image(chart)
+            chart = line_chart(curves, x="round", y="share of responses", title=stage.experiment.name)
+            metadata[f"by_round_{kind}"] = image(chart)
     return metadata
 
 
-def revision_curves(rows: pl.DataFrame) -> dict[str, list[tuple[float, float]]]:
-    """By model and aspect: the share of held-out responses after each round of revision, from 0 on."""
+def round_curves(rows: pl.DataFrame, kind: str) -> dict[str, list[tuple[float, float]]]:
+    """By model and aspect: the share of held-out responses after each round of revision or improvement."""
     return {
         f"{role}, {aspect}": [(float(round_), number(part[aspect].mean())) for round_, part in rounds.items()]
         for role in ("challenger", "champion")
-        if (rounds := revision_rounds(rows, role))
+        if (rounds := judged_rounds(rows, role, kind))
         for aspect in _ASPECTS
     }
 

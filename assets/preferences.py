@@ -6,7 +6,7 @@ filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -14,15 +14,21 @@ import polars as pl
 
 from assets.checkpoints import TrainingStage
 from assets.declared import stage_asset
+from assets.policies import Reward, fit_reward_model, optimise_policy, store_rollouts
 from assets.self_knowledge_gate import heed_self_knowledge
-from assets.shown import image, number, preview_records
+from assets.shown import number, preview_records
 from assets.stage import Stage, store_decisions
 from resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import Champion
 from selfimprove_dagster.comparing import rate
-from selfimprove_dagster.experiment import PreferenceExperiment, RlaifExperiment
+from selfimprove_dagster.experiment import (
+    PitExperiment,
+    PreferenceExperiment,
+    RlaifExperiment,
+    RlhfExperiment,
+)
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.methods import preferences
@@ -31,11 +37,10 @@ from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.records import Draft, Parent, TableSchema
 
 if TYPE_CHECKING:
-    from selfimprove_dagster.training.policy import Rollout
+    pass
 
 Start = Callable[[Stage[Any]], Champion]
 """The model that reward model and policy start from."""
-Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
 
 
 def store_pairs(
@@ -88,6 +93,33 @@ def store_pairs(
     )
 
 
+def compared_pairs(
+    schema: TableSchema,
+    pool_table: TableSchema,
+    decisions_table: TableSchema,
+    kind: type[RlhfExperiment] | type[PitExperiment],
+    description: str,
+) -> dg.AssetsDefinition:
+    """filtered_dataset, where comparisons were made before: those of the pool that pass every rule."""
+
+    @stage_asset(schema, deps=[pool_table], description=description)
+    def filtered_dataset(
+        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
+    ) -> dg.MaterializeResult:
+        stage = Stage.begin(context, home, schema, kind)
+        pool_manifest, pool = stage.read(pool_table)
+
+        def parents(row: dict[str, Any]) -> list[Parent]:
+            return [Parent(row["candidate_id"], "comparison")]
+
+        candidates = preferences.compared_candidates(pool)
+        giver = stage.experiment.taught_by
+        by = f"the experiment {giver}" if giver else "people"
+        return store_pairs(stage, candidates, [pool_manifest], decisions_table, by, parents)
+
+    return filtered_dataset
+
+
 def preference_stages(
     kind: type[PreferenceExperiment], method: str, start: Start, start_table: TableSchema | None = None
 ) -> list[dg.AssetsDefinition]:
@@ -135,7 +167,6 @@ def _train_reward_model(
     stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
 ) -> dg.MaterializeResult:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
-    from selfimprove_dagster.training.reward import RewardModel
 
     experiment = stage.experiment
     manifest, pairs = stage.read(dataset)
@@ -153,19 +184,9 @@ def _train_reward_model(
     columns = ["prompt", "chosen", "rejected", "probability"]
     held_out = tokenise_comparisons(base.path, pairs.filter(pl.Series(out)).select(columns).iter_rows())
     shown = tokenise_comparisons(base.path, pairs.filter(~pl.Series(out)).select(columns).iter_rows())
-    with training.progress(section.steps) as on_log:
-        outcome = trainer.train_reward_model(
-            experiment,
-            section,
-            base.path,
-            shown,
-            training.output,
-            seed=experiment.seed + stage.iteration,
-            on_log=on_log,
-        )
-    judge = RewardModel.open(outcome.path, experiment.model.device)
-    accuracy = judge.accuracy(held_out) if held_out else None
-    judge.close()
+    outcome, judge = fit_reward_model(training, trainer, section, shown)
+    with closing(judge):
+        accuracy = judge.accuracy(held_out) if held_out else None
     measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
     shown_numbers = {"held_out_pairs": len(held_out), "held_out_accuracy": number(accuracy)}
     return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
@@ -180,7 +201,7 @@ def _train_on_pairs(
     manifest, pairs = stage.read(dataset)
     base = start(stage)
     training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
-    _store_rollouts(stage, training, [], None, [])
+    store_rollouts(training, t.rollouts(stage.experiment.method), [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
         outcome = trainer.optimise_preferences(
@@ -203,11 +224,7 @@ def _train_policy(
     reward_table: TableSchema,
     start: Start,
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.plots import line_chart
-    from selfimprove_dagster.training.policy import read_rollouts
-    from selfimprove_dagster.training.tokenising import prompt_token_ids
-
-    experiment, section = stage.experiment, stage.experiment.training
+    section = stage.experiment.training
     manifest, pairs = stage.read(dataset)
     reward_manifest, rewarding = stage.read(reward_table)
     base = start(stage)
@@ -223,37 +240,15 @@ def _train_policy(
             inputs=[reward_manifest],
             about=told,
         )
-        with training.progress(section.steps) as on_log:
-            outcome = trainer.optimise_policy(
-                experiment,
-                section,
-                base.path,
-                prompt_token_ids(base.path, prompts["prompt"].to_list()),
-                reward,
-                training.output,
-                reward_id=reward_id,
-                seed=experiment.seed + stage.iteration,
-                on_log=on_log,
-            )
-    drawn = read_rollouts(outcome.rollouts)
-    by = [Parent(training.base_id, "written_by"), Parent(reward_id, "rewarded_by")]
-    _store_rollouts(stage, training, drawn, prompts, by)
-    means: dict[int, list[float]] = {}
-    for rollout in drawn:
-        means.setdefault(rollout.step, []).append(rollout.reward)
-    curve = {"reward": [(float(step), sum(got) / len(got)) for step, got in sorted(means.items())]}
-    chart = line_chart(curve, x="step", y="mean reward", title=f"{experiment.name}: reward while training")
-    return training.result(
-        training.store(outcome, parents=[Parent(reward_id, "rewarded_by")]),
-        outcome,
-        {
-            "rollouts": len(drawn),
-            "first_reward": number(outcome.first_reward),
-            "final_reward": number(outcome.final_reward),
-            "reward_curve": image(chart),
-            **told,
-        },
-    )
+        return optimise_policy(
+            training,
+            trainer,
+            section,
+            prompts,
+            (reward, reward_id),
+            t.rollouts(stage.experiment.method),
+            told,
+        )
 
 
 @contextmanager
@@ -307,45 +302,3 @@ def _rewarding(
             )
 
         yield reward, model.model_id, {"constitution": constitution.hash}, verdict
-
-
-def _store_rollouts(
-    stage: Stage[Any],
-    training: TrainingStage,
-    drawn: Sequence[Rollout],
-    prompts: pl.DataFrame | None,
-    parents: Sequence[Parent],
-) -> None:
-    """Commit what the policy wrote before the checkpoint that learnt from it."""
-    from selfimprove_dagster.training.tokenising import decoder
-
-    beside = stage.beside(t.rollouts(stage.experiment.method))
-    pool, _ = stage.read(tables.of(stage.experiment.method, "seed_pool"))
-    activity = beside.activity(
-        inputs=[training.dataset, pool],
-        parameters={"training": training.activity.id},
-        model_id=training.base_id,
-    )
-    rows = [] if prompts is None else prompts.rows(named=True)
-    texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []
-    # A prompt can come up in several groups of a step, and a text in each of them.
-    first_of_step = {one.step: at for at, one in reversed([*enumerate(drawn)])}
-    beside.store(
-        activity,
-        [
-            Draft(
-                content={
-                    "prompt_id": rows[one.prompt]["prompt_id"],
-                    "step": one.step,
-                    "prompt": rows[one.prompt]["prompt"],
-                    "prompt_token_ids": one.prompt_token_ids,
-                    "token_ids": one.completion_token_ids,
-                    "text": text,
-                },
-                parents=[Parent(rows[one.prompt]["prompt_id"], "prompt"), *parents],
-                measures={"reward": one.reward, "advantage": one.advantage},
-                sample_index=at - first_of_step[one.step],
-            )
-            for at, (one, text) in enumerate(zip(drawn, texts, strict=True))
-        ],
-    )

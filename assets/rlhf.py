@@ -10,10 +10,10 @@ from typing import Any
 
 import dagster as dg
 
-from assets.checkpoints import TrainingStage, starting_model
+from assets.checkpoints import fine_tuned, starting_model, trained_model
 from assets.declared import stage_asset
 from assets.dialogue_report import dialogue_evaluation_report
-from assets.preferences import preference_stages, store_pairs
+from assets.preferences import compared_pairs, preference_stages
 from assets.shared import drawn_pool, judging_stages
 from assets.stage import Stage
 from resources import TrainerResource
@@ -21,8 +21,6 @@ from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.champion import Champion
 from selfimprove_dagster.experiment import RlhfExperiment
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.methods import preferences
-from selfimprove_dagster.records import Parent
 
 seed_pool = drawn_pool(
     t.RLHF_SEED_POOL,
@@ -31,20 +29,13 @@ seed_pool = drawn_pool(
 )
 
 
-@stage_asset(
+filtered_dataset = compared_pairs(
     t.preference_dataset("rlhf"),
-    deps=[t.RLHF_SEED_POOL],
-    description="The pairs of responses as people chose. Each rule's word on each stands in rlhf/decisions.",
+    t.RLHF_SEED_POOL,
+    t.RLHF_DECISIONS,
+    RlhfExperiment,
+    "The pairs of responses as people chose. Each rule's word on each stands in rlhf/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.preference_dataset("rlhf"), RlhfExperiment)
-    pool_manifest, pool = stage.read(t.RLHF_SEED_POOL)
-
-    def parents(row: dict[str, Any]) -> list[Parent]:
-        return [Parent(row["candidate_id"], "comparison")]
-
-    candidates = preferences.compared_candidates(pool)
-    return store_pairs(stage, candidates, [pool_manifest], t.RLHF_DECISIONS, "people", parents)
 
 
 @stage_asset(
@@ -58,36 +49,18 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
 def supervised_checkpoint(
     context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.training.tokenising import tokenise_examples
-
     stage = Stage.begin(context, home, t.RLHF_SUPERVISED_CHECKPOINT, RlhfExperiment)
-    experiment, section = stage.experiment, stage.experiment.supervised
     manifest, pairs = stage.read(t.preference_dataset("rlhf"))
-    if section.steps == 0:
+    if stage.experiment.supervised.steps == 0:
         activity = stage.activity(inputs=[manifest], parameters={"steps": 0})
         return stage.result(stage.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})
-    base = starting_model(stage)
-    training = TrainingStage.begin(stage, manifest, base, {"supervised": section.model_dump()})
-    with training.progress(section.steps) as on_log:
-        outcome = trainer.fine_tune(
-            experiment,
-            base.path,
-            tokenise_examples(base.path, pairs.select("prompt", "chosen").iter_rows()),
-            training.output,
-            seed=experiment.seed + stage.iteration,
-            on_log=on_log,
-            section=section,
-        )
-    return training.result(training.store(outcome), outcome)
+    shown = pairs.select("prompt", "chosen").iter_rows()
+    return fine_tuned(stage, trainer, manifest, starting_model(stage), shown, "supervised")
 
 
 def after_supervised_step(stage: Stage[Any]) -> Champion:
     """The model of the supervised step; where there is none, the one that training starts from."""
-    _, trained = stage.read(t.RLHF_SUPERVISED_CHECKPOINT)
-    if trained.is_empty():
-        return starting_model(stage)
-    path, model_id = trained.select("path", "model_id").row(0)
-    return Champion(path, model_id, iteration=stage.iteration)
+    return trained_model(stage, t.RLHF_SUPERVISED_CHECKPOINT) or starting_model(stage)
 
 
 rlhf_assets = [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from assets.checkpoints import TrainingStage, starting_model
+from assets.checkpoints import fine_tuned, starting_model
 from assets.declared import stage_asset
 from assets.shown import image
 from assets.stage import Stage
@@ -44,29 +44,38 @@ Report = Callable[[Stage[Any], Manifest], dict[str, Any]]
 
 
 def drawn_pool(
-    schema: TableSchema, kind: type[seeds.DrawingExperiment], description: str
+    schema: TableSchema,
+    kind: type[seeds.DrawingExperiment],
+    description: str,
+    deps: Sequence[TableSchema] = (),
 ) -> dg.AssetsDefinition:
     """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
 
-    @stage_asset(schema, description=description)
+    @stage_asset(schema, deps=deps, description=description)
     def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
         stage = Stage.begin(context, home, schema, kind)
-        _, accepted, rejected = seeds.import_file(stage.lake, stage.experiment)
+        imported = {}
+        if stage.experiment.taught_by is None:
+            _, accepted, rejected = seeds.import_file(stage.lake, stage.experiment)
+            imported = {"imported_from_seed_file": accepted, "rejected_lines": rejected}
         pool = seeds.pool(stage.lake, stage.experiment, stage.iteration)
         text = next(iter(schema.content))
         activity = stage.activity(
             inputs=pool.inputs, parameters={f"{text}s": len(pool.chosen), "pool": pool.size}
         )
         drafts = [
-            Draft(content={name: row[name] for name in schema.content}, parents=[Parent(row["id"], "seed")])
+            Draft(
+                content={name: row[name] for name in schema.content},
+                parents=[Parent(row["id"], "seed")],
+                measures={name: row[name] for name in schema.measures},
+            )
             for row in pool.chosen.iter_rows(named=True)
         ]
         return stage.result(
             stage.store(activity, drafts),
             preview=[text, "source_file", "source_line"],
             metadata={
-                "imported_from_seed_file": accepted,
-                "rejected_lines": rejected,
+                **imported,
                 "pool": pool.size,
                 "never_used_before": pool.fresh,
             },
@@ -131,15 +140,17 @@ def training_stages(
     return [fine_tuned_checkpoint, *judging_stages(method, report)]
 
 
-def judging_stages(method: str, report: Report = lambda stage, manifest: {}) -> list[dg.AssetsDefinition]:
-    """evaluation → promotion of the method's fine-tuned checkpoint."""
+def judging_stages(
+    method: str, report: Report = lambda stage, manifest: {}, after: Sequence[TableSchema] = ()
+) -> list[dg.AssetsDefinition]:
+    """evaluation → promotion of the method's fine-tuned checkpoint; the exam may read tables `after` it."""
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
     evaluation = tables.of(method, "evaluation")
     promotion = tables.of(method, "promotion")
 
     @stage_asset(
         evaluation,
-        deps=[checkpoint],
+        deps=[checkpoint, *after],
         description="Held-out accuracy of champion and challenger on the same questions, greedy and by "
         "majority. The only stage that reads true answers.",
         kinds={"parquet", "pytorch"},
@@ -167,22 +178,9 @@ def judging_stages(method: str, report: Report = lambda stage, manifest: {}) -> 
 def _train(
     stage: Stage[TrainingExperiment], trainer: TrainerResource, dataset: TableSchema
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.training.tokenising import tokenise_examples
-
-    section = stage.experiment.training
     manifest, examples = stage.read(dataset)
-    base = starting_model(stage)
-    training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
-    with training.progress(section.steps) as on_log:
-        outcome = trainer.fine_tune(
-            stage.experiment,
-            base.path,
-            tokenise_examples(base.path, examples.select("prompt", "completion").iter_rows()),
-            training.output,
-            seed=stage.experiment.seed + stage.iteration,
-            on_log=on_log,
-        )
-    return training.result(training.store(outcome), outcome)
+    shown = examples.select("prompt", "completion").iter_rows()
+    return fine_tuned(stage, trainer, manifest, starting_model(stage), shown)
 
 
 def _evaluate(

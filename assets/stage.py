@@ -152,10 +152,14 @@ class Stage(Generic[E]):
         return manifests, frames
 
     def drawing(
-        self, model: LanguageModel, inputs: Sequence[Manifest], parameters: Mapping[str, Any]
+        self,
+        model: LanguageModel,
+        inputs: Sequence[Manifest],
+        parameters: Mapping[str, Any],
+        by: Champion | None = None,
     ) -> Activity:
-        """The activity of a stage in which the generator, open as `model`, works."""
-        generator = self.generator
+        """The activity of a stage in which the generator, or `by`, works, open as `model`."""
+        generator = by or self.generator
         return self.activity(
             inputs=inputs,
             parameters={**parameters, "engine": model.engine},
@@ -179,10 +183,13 @@ class Stage(Generic[E]):
         size: int,
         unit: str = "completions",
         each: Callable[[Item], int] = lambda item: 1,
+        by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
-        """Let the generator work on all items, shard by shard; the partition, and what Dagster shows."""
-        with language_model.open(self.experiment.model, self.generator.path, self.experiment.scores) as model:
-            activity = self.drawing(model, inputs, settings)
+        """Let the generator, or the model `by`, work on all items, shard by shard; the partition, and what
+        Dagster shows."""
+        path = (by or self.generator).path
+        with language_model.open(self.experiment.model, path, self.experiment.scores) as model:
+            activity = self.drawing(model, inputs, settings, by)
             with self.lake.writer(self.schema, activity) as writer:
                 spent = in_shards(
                     writer,
@@ -206,6 +213,7 @@ class Stage(Generic[E]):
         *,
         size: int,
         read: Callable[[Generation], Mapping[str, Any]] = lambda drawn: {},
+        by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
         """The same for one completion a request, drawn as the settings say."""
         parameters = recorded_sampling(self.schema.name, settings)
@@ -218,6 +226,7 @@ class Stage(Generic[E]):
             lambda model: completer(model, parameters, seeds_from, read),
             size=size,
             each=lambda request: request.samples,
+            by=by,
         )
 
     def drawn_metadata(self, activity: Activity, spent: Spent) -> dict[str, Any]:

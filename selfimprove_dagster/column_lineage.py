@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from selfimprove_dagster import tables
 from selfimprove_dagster.column_sources import Source, each, new, of, same, training_stages
 from selfimprove_dagster.judge_columns import JUDGE_COLUMN_SOURCES
+from selfimprove_dagster.pit_columns import PIT_COLUMN_SOURCES
 from selfimprove_dagster.refinement_columns import REFINEMENT_COLUMN_SOURCES
 from selfimprove_dagster.review_columns import REVIEW_COLUMN_SOURCES
 from selfimprove_dagster.self_knowledge_columns import SELF_KNOWLEDGE_COLUMN_SOURCES
@@ -85,6 +86,7 @@ COLUMN_SOURCES: Mapping[str, Mapping[str, list[Source]]] = {
     **TOOL_COLUMN_SOURCES,
     **JUDGE_COLUMN_SOURCES,
     **SELF_KNOWLEDGE_COLUMN_SOURCES,
+    **PIT_COLUMN_SOURCES,
     **REVIEW_COLUMN_SOURCES,
     **REFINEMENT_COLUMN_SOURCES,
 }

@@ -7,6 +7,7 @@ import dagster as dg
 from assets.checks import all_checks
 from assets.constitutional import constitutional_assets
 from assets.lmsi import lmsi_assets
+from assets.pit import pit_assets
 from assets.refinement import refinement_assets
 from assets.rlaif import rlaif_assets
 from assets.rlhf import rlhf_assets
@@ -29,6 +30,7 @@ METHODS = {
     "rlhf": rlhf_assets,
     "refinement": refinement_assets,
     "self_knowledge": self_knowledge_assets,
+    "pit": pit_assets,
 }
 
 defs = dg.Definitions(

@@ -22,7 +22,7 @@ from selfimprove_dagster.methods.dialogues import TURN_STOPS, dialogue_prompt
 from selfimprove_dagster.records import Activity, Draft, build_records, content_hash
 from selfimprove_dagster.revising import Response, revise
 
-GREEDY, REVISION = "greedy", "revision"
+GREEDY, REVISION, IMPROVED = "greedy", "revision", "improved"
 PART_PROMPTS = 512
 """Prompts a shard of an exam, at most."""
 
@@ -35,14 +35,14 @@ def revision_mode(number: int) -> str:
     return f"{REVISION}_{number}"
 
 
-def revision_rounds(rows: pl.DataFrame, role: str) -> dict[int, pl.DataFrame]:
-    """The judged responses of a model (champion or challenger) by round of revision, in order.
+def judged_rounds(rows: pl.DataFrame, role: str, kind: str) -> dict[int, pl.DataFrame]:
+    """The judged responses of a model (champion or challenger) by round of revision or improvement, in order.
 
-    `rows` are those of an evaluation; empty where no revision was measured.
+    `rows` are those of an evaluation; empty where no such round (REVISION, IMPROVED) was measured.
     """
-    numbered = rows.filter(pl.col("role") == role, pl.col("mode").str.starts_with(f"{REVISION}_"))
-    rounds = numbered["mode"].str.strip_prefix(f"{REVISION}_").cast(pl.Int64).unique().sort()
-    return {number: numbered.filter(mode=revision_mode(number)) for number in rounds}
+    numbered = rows.filter(pl.col("role") == role, pl.col("mode").str.starts_with(f"{kind}_"))
+    rounds = numbered["mode"].str.strip_prefix(f"{kind}_").cast(pl.Int64).unique().sort()
+    return {number: numbered.filter(mode=f"{kind}_{number}") for number in rounds}
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,7 @@ class DialogueExam(Exam):
         rewards: Sequence[float | None] = [None] * len(asked)
         if self.reward is not None and asked:
             rewards = self.reward(model, [prompt.question for prompt in asked], texts)
-        return [
-            {**judged(prompt, text, GREEDY), "reward": reward}
-            for prompt, text, reward in zip(asked, texts, rewards, strict=True)
-        ]
+        return [judged_row(*each, GREEDY) for each in zip(asked, texts, rewards, strict=True)]
 
     def _revised(
         self, model: LanguageModel, asked: Sequence[HeldOutPrompt], progress: Progress | None
@@ -163,7 +160,7 @@ class DialogueExam(Exam):
         for number, text in revisions.select("round", "text").iter_rows():
             by_round.setdefault(number, []).append(text)
         return [
-            {**judged(prompt, text, revision_mode(number)), "reward": None}
+            judged_row(prompt, text, None, revision_mode(number))
             for number, texts in by_round.items()
             for prompt, text in zip(asked, texts, strict=True)
         ]
@@ -180,8 +177,13 @@ class _Report:
             self.progress(units, tokens)
 
 
+def judged_row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> dict[str, Any]:
+    """The row of an exam for a response to a held-out prompt, with what the truth and the reward say of it."""
+    return {**judged(prompt, text, mode), "reward": reward}
+
+
 def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:
-    """The row of a response to a held-out prompt, with what the truth says of it."""
+    """The row of an exam for a response to a held-out prompt, with what the truth says of it."""
     helpful, harmless = judge(text, prompt.wanted, prompt.unwanted)
     return {
         "question": prompt.question,

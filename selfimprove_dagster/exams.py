@@ -22,6 +22,7 @@ from selfimprove_dagster.experiment import (
     DialogueExperiment,
     Experiment,
     LmsiExperiment,
+    PitExperiment,
     PreferenceExperiment,
     RefinementExperiment,
     SelfInstructExperiment,
@@ -32,6 +33,7 @@ from selfimprove_dagster.experiment import (
 from selfimprove_dagster.filters.novelty import rouge_l_f1
 from selfimprove_dagster.generation import sampling_parameters
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.improvement_exam import ImprovementExam, improvements_of
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
 from selfimprove_dagster.lots import seed_of
@@ -265,6 +267,10 @@ def open_exam(
         return OpenedExam(RefinementExam(experiment, prompts), [], rejected)
     if isinstance(experiment, DialogueExperiment):
         prompts, rejected = read_held_out_prompts(experiment.evaluation)
+        if isinstance(experiment, PitExperiment) and iteration is not None:
+            improved, made = improvements_of(home.lake, experiment.name, iteration)
+            improvements = ImprovementExam(experiment, prompts, improved=improved, made_by=made.activity.id)
+            return OpenedExam(improvements, [made], rejected)
         if isinstance(experiment, PreferenceExperiment) and iteration is not None:
             reward, inputs = reward_model_of(home.lake, experiment, iteration)
             name = reward.model_id if reward else None

@@ -29,6 +29,14 @@ from selfimprove_dagster.judge_sections import (
     SupervisedStepSection,
 )
 from selfimprove_dagster.methods.dialogues import TURN_STOPS
+from selfimprove_dagster.pit_sections import (
+    ComparisonSource,
+    CurriculumSection,
+    GapChecksSection,
+    ImprovementEvaluationSection,
+    ImproverSection,
+    ReferenceSection,
+)
 from selfimprove_dagster.refinement_sections import RefiningSection
 from selfimprove_dagster.sections import (
     BudgetSection,
@@ -105,6 +113,11 @@ class Experiment(Section):
     def chain(self) -> tuple[str, ...]:
         """The methods of the experiment in the order in which an iteration runs them."""
         return self.methods or (self.method,)
+
+    @property
+    def taught_by(self) -> str | None:
+        """The experiment whose preferences are the seeds of this one, if they come of one."""
+        return None
 
     @property
     def turn_name(self) -> str:
@@ -318,6 +331,41 @@ class SelfKnowledgeExperiment(Experiment):
         return [*(TURN_STOPS if "dialogues" in kinds else ()), *(["\n\nQ:"] if "questions" in kinds else ())]
 
 
+class PitExperiment(DialogueExperiment):
+    """Improvement learnt from preferences, without being told how (Wang et al., 2310.00898)."""
+
+    method: Literal["pit"] = Field(description="the self-improvement method")
+    seeds: ComparisonSource
+    evaluation: ImprovementEvaluationSection
+    pool: ComparisonPoolSection
+    preferences: PreferenceFilterSection
+    improver: ImproverSection
+    gap_reward_model: RewardModelSection
+    gap_checks: GapChecksSection = GapChecksSection()
+    curriculum: CurriculumSection
+    references: ReferenceSection
+    training: PolicyTrainingSection
+
+    @model_validator(mode="after")
+    def _gap_rewards(self) -> PitExperiment:
+        if self.training.algorithm == "dpo" or self.training.reward != "reward_model":
+            raise ValueError(
+                "a policy is rewarded by the gap here: training.algorithm is grpo or rloo, and "
+                "training.reward is reward_model"
+            )
+        return self
+
+    @property
+    def taught_by(self) -> str | None:
+        """The experiment whose preferences are the seeds of this one, if they come of one."""
+        return self.seeds.experiment
+
+    @property
+    def decided_in(self) -> str:
+        """The mode of the exam by which a checkpoint is compared with the champion."""
+        return self.evaluation.decided_in
+
+
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "lmsi": LmsiExperiment,
     "self_instruct": SelfInstructExperiment,
@@ -328,6 +376,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "rlhf": RlhfExperiment,
     "refinement": RefinementExperiment,
     "self_knowledge": SelfKnowledgeExperiment,
+    "pit": PitExperiment,
 }
 """What an experiment file of each method holds."""
 

@@ -75,6 +75,7 @@ _EMBEDDED: dict[str, dict[tuple[str, ...], Path]] = {
     "rlhf": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
     "refinement": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
     "self_knowledge": _DIALOGUES,
+    "pit": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
 }
 """The files for which the word `embedded` stands."""
 _EMBEDDED_TASKS = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_EVALUATION}

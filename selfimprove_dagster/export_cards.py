@@ -14,7 +14,6 @@ from selfimprove_dagster.judge_tables import (
     RLAIF_COMPARISONS,
     RLAIF_RESPONSE_PAIRS,
     RLAIF_SEED_POOL,
-    RLHF_SEED_POOL,
 )
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.recorded_sampling import recorded_sampling
@@ -156,20 +155,26 @@ def _rlaif(lake: Lake, dataset: Manifest) -> CardWords:
     )
 
 
-def _rlhf(lake: Lake, dataset: Manifest) -> CardWords:
-    return CardWords(
-        citation='Ouyang et al., "Training language models to follow instructions with human feedback", '
-        "2203.02155",
-        truth="The responses and the labels are those of the files.",
-        sources=lake.read_ungated(lake.manifest(RLHF_SEED_POOL.name, dataset.partition)),
-        noun="comparisons",
-        of_sources="",
-        drawn=None,
-        sampling="",
-        decisions=("decisions",),
-        made_by="are pairs of responses between which people chose",
-        columns=_OF_PAIRS,
-    )
+def _of_comparisons(method: str, citation: str) -> Callable[[Lake, Manifest], CardWords]:
+    def words(lake: Lake, dataset: Manifest) -> CardWords:
+        by = [*lake.read_ungated(dataset)["labelled_by"].unique().sort()]
+        people = by in ([], ["people"])
+        return CardWords(
+            citation=citation,
+            truth="The responses and the labels are those of the files."
+            if people
+            else f"The responses and the labels are those of {', '.join(map(code_span, by))}.",
+            sources=lake.read_ungated(lake.manifest(f"{method}/seed_pool", dataset.partition)),
+            noun="comparisons",
+            of_sources="",
+            drawn=None,
+            sampling="",
+            decisions=("decisions",),
+            made_by=f"are pairs of responses between which {'people' if people else ', '.join(by)} chose",
+            columns=_OF_PAIRS,
+        )
+
+    return words
 
 
 CARDS: Mapping[str, Callable[[Lake, Manifest], CardWords]] = {
@@ -186,6 +191,13 @@ CARDS: Mapping[str, Callable[[Lake, Manifest], CardWords]] = {
     "toolformer": _of_tools,
     "constitutional": _constitutional,
     "rlaif": _rlaif,
-    "rlhf": _rlhf,
+    "rlhf": _of_comparisons(
+        "rlhf",
+        'Ouyang et al., "Training language models to follow instructions with human feedback", 2203.02155',
+    ),
+    "pit": _of_comparisons(
+        "pit",
+        'Wang et al., "Enabling Language Models to Implicitly Learn Self-Improvement", 2310.00898',
+    ),
 }
 """By method."""

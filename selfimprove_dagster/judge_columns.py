@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.column_sources import (
     Columns,
@@ -18,19 +20,19 @@ from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.shared_tables import fine_tuned_checkpoint
 
 _PAIR = ("prompt", "chosen", "rejected")
-_TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
+TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 
 
 def _in_pool(pool: TableSchema, seeds: TableSchema) -> Columns:
     return {"parents": of(seeds, "id"), **same(seeds, *pool.content)}
 
 
-def _model(table: TableSchema, dataset: TableSchema, trained_on: list[Source]) -> Columns:
-    """Of a model that is trained before the policy is."""
+def model_columns(table: TableSchema, dataset: TableSchema, trained_on: list[Source]) -> Columns:
+    """Of a model that is trained before the policy is; `trained_on` are the columns that it learns from."""
     measured = [name for name in table.measures if name.startswith("held_out")]
     return {
         **each(of(dataset, "activity_id"), "parents", "dataset_activity_id"),
-        **each(trained_on, *_TRAINED, *measured),
+        **each(trained_on, *TRAINED, *measured),
         "examples": of(dataset, "id"),
         **new("base_model_id", "steps", "path", "seconds"),
     }
@@ -46,19 +48,27 @@ def _preference_stages(method: str, prompts: list[Source], started: list[Source]
     stages[checkpoint.name] |= {
         "parents": [*of(dataset, "activity_id"), *reward, *started],
         "base_model_id": started,
-        **each(policy, *_TRAINED),
+        **each(policy, *TRAINED),
     }
     stages[exam.name]["reward"] = [*of(checkpoint, "model_id"), *reward]
     return {
-        rewarding.name: _model(rewarding, dataset, pairs),
-        written.name: {
-            "parents": [prompts[0], *reward, *started],
-            "prompt_id": prompts[:1],
-            **each(prompts[1:], "prompt", "prompt_token_ids"),
-            **each([*prompts[1:], *reward], "token_ids", "text", "reward", "advantage"),
-            **new("step"),
-        },
+        rewarding.name: model_columns(rewarding, dataset, pairs),
+        written.name: rollout_columns(prompts, [*reward, *started]),
         **stages,
+    }
+
+
+def rollout_columns(
+    prompts: list[Source], models: list[Source], references: Sequence[Source] = ()
+) -> Columns:
+    """Of rollouts: the ids of prompts and then what these show, the models that wrote and rewarded, and the
+    ids of what was improved, if anything was."""
+    return {
+        "parents": [prompts[0], *references, *models],
+        "prompt_id": prompts[:1],
+        **each(prompts[1:], "prompt", "prompt_token_ids"),
+        **each([*prompts[1:], *models], "token_ids", "text", "reward", "advantage"),
+        **new("step"),
     }
 
 
@@ -169,7 +179,7 @@ _RLHF: dict[str, Columns] = {
         "question": of(t.RLHF_SEED_POOL, "prompt"),
         **new("format", "labelled_by", "probability"),
     },
-    _SUPERVISED.name: _model(_SUPERVISED, _PEOPLE, of(_PEOPLE, "prompt", "chosen")),
+    _SUPERVISED.name: model_columns(_SUPERVISED, _PEOPLE, of(_PEOPLE, "prompt", "chosen")),
     **_preference_stages("rlhf", of(t.RLHF_SEED_POOL, "id", "prompt"), of(_SUPERVISED, "model_id")),
 }
 

@@ -18,17 +18,17 @@ from selfimprove_dagster.shared_tables import (
     promotion,
 )
 
-JUDGE_METHODS = ("constitutional", "rlaif", "rlhf")
-PREFERENCE_METHODS = ("rlaif", "rlhf")
+JUDGE_METHODS = ("constitutional", "rlaif", "rlhf", "pit")
+PREFERENCE_METHODS = ("rlaif", "rlhf", "pit")
 """Those that train on pairs of responses."""
 
 _PROMPT: dict[str, Any] = {"prompt": TEXT, "kind": TEXT, "response": TEXT, **SOURCE}
-_COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **SOURCE}
+COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **SOURCE}
 
 SEED_PROMPTS = TableSchema("seeds/prompts", "sprompt", content=_PROMPT)
 """Prompts as they were imported, by file and line; `kind` and a person's `response` where the file has it."""
 
-SEED_COMPARISONS = TableSchema("seeds/comparisons", "scomp", content=_COMPARED)
+SEED_COMPARISONS = TableSchema("seeds/comparisons", "scomp", content=COMPARED)
 """Comparisons that people made, by file and line."""
 
 CAI_SEED_POOL = TableSchema("constitutional/seed_pool", "prompt", content=_PROMPT)
@@ -172,11 +172,11 @@ def reward_model(method: str) -> TableSchema:
     )
 
 
-def rollouts(method: str) -> TableSchema:
-    """What the policy wrote while it was trained, with what it was rewarded; parents: the prompt, and the
-    models that wrote and that rewarded it."""
+def rollouts(method: str, stage: str = "rollouts") -> TableSchema:
+    """What the policy wrote while it was trained, with what it was rewarded; parents: the prompt, the models
+    that wrote and that rewarded it, and the reference that it improves, if any."""
     return TableSchema(
-        f"{method}/rollouts",
+        f"{method}/{stage}",
         "roll",
         content={
             "prompt_id": TEXT,
@@ -190,7 +190,7 @@ def rollouts(method: str) -> TableSchema:
     )
 
 
-RLHF_SEED_POOL = TableSchema("rlhf/seed_pool", "comp", content=_COMPARED)
+RLHF_SEED_POOL = TableSchema("rlhf/seed_pool", "comp", content=COMPARED)
 """The comparisons of one iteration; parent: the seed."""
 
 RLHF_DECISIONS = decisions("rlhf/decisions")
@@ -206,8 +206,8 @@ RLHF_SUPERVISED_CHECKPOINT = TableSchema(
 
 
 def dialogue_evaluation(method: str) -> TableSchema:
-    """One row a held-out prompt, model and mode (greedy; revision_1, …), with what the truth says of the
-    response, and what the reward model does."""
+    """One row a held-out prompt, model and mode (greedy; revision_1, …; improved_1, …), with what the
+    truth says of the response, and what the reward model does."""
     return evaluation(
         method,
         content={"helpful": pl.Boolean, "harmless": pl.Boolean},

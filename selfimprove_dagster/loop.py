@@ -11,6 +11,7 @@ from selfimprove_dagster.errors import BudgetSpent
 from selfimprove_dagster.experiment import EXPERIMENTS, Experiment
 from selfimprove_dagster.lake import Lake, Manifest, Spent
 from selfimprove_dagster.partition import spent_on
+from selfimprove_dagster.pit_seeds import newest_preferences
 from selfimprove_dagster.sections import BudgetSection
 
 _YIELDS = {
@@ -21,6 +22,7 @@ _YIELDS = {
     "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
     "refinement": ("raw_generations", "refinements", ("first answers", "steps")),
     "self_knowledge": ("questions", "discrimination_score", ("questions", "picks")),
+    "pit": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
 }
 _YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
 """What a method generates, what of it passes the filters, and what people call the two."""
@@ -141,7 +143,11 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
     if isinstance(step, Continue):
         first = step.iteration == 0 and step.method == experiment.chain[0]
         seeds = tables.SEEDS_OF.get(step.method)
-        if first and seeds is not None and not lake.manifests(seeds.name, experiment.name):
+        giver = experiment.taught_by
+        if first and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
+            return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
+        imported = seeds is None or giver or lake.manifests(seeds.name, experiment.name)
+        if first and not imported:
             return Stop(
                 "not started: no seeds were imported; drop a file into its inbox, or start it by hand"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfimprove_dagster.judge_presets import CONSTITUTIONAL, RLAIF, RLHF
 from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS
+from selfimprove_dagster.pit_presets import PIT
 from selfimprove_dagster.preset import Preset
 from selfimprove_dagster.refinement_presets import REFINEMENT
 from selfimprove_dagster.self_knowledge_presets import SELF_KNOWLEDGE
@@ -247,5 +248,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "rlaif": RLAIF,
     "rlhf": RLHF,
     "self_knowledge": SELF_KNOWLEDGE,
+    "pit": PIT,
 }
 """The presets of each method."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from selfimprove_dagster import judge_tables, tables, tool_tables
+from selfimprove_dagster import judge_tables, pit_tables, tables, tool_tables
 from selfimprove_dagster import task_tables as t
 from selfimprove_dagster.generation import sampling_parameters
 from selfimprove_dagster.language_model.base import SamplingParameters
@@ -37,6 +37,7 @@ _DRAWN: dict[str, tuple[str, Callable[[Settings], tuple[str, ...]]]] = {
     RF_RAW_GENERATIONS.name: ("responses", lambda given: TURN_STOPS),
     REFINEMENTS.name: ("refining", lambda given: TURN_STOPS),
     SK_CANDIDATES.name: ("candidates", lambda given: tuple(given["stop"])),
+    pit_tables.PIT_POLICY_REFERENCES.name: ("references", lambda given: TURN_STOPS),
 }
 """By table: the section of the experiment whose settings its activity records, and where completions end."""
 

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.experiment import PreferenceExperiment
+from selfimprove_dagster.experiment import DialogueExperiment
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.language_model.base import LanguageModel
-from selfimprove_dagster.methods.dialogues import dialogue_prompt
+from selfimprove_dagster.methods.dialogues import dialogue_prompt, improvement_prompt
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.reward import RewardModel
@@ -33,7 +33,22 @@ class ModelReward:
         self, writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str]
     ) -> list[float]:
         """The reward of each response to each prompt, read with the tokens of the model that wrote it."""
-        read = writer.encode_many([dialogue_prompt(prompt) for prompt in prompts])
+        return self.after(writer, [dialogue_prompt(prompt) for prompt in prompts], responses)
+
+    def gaps(
+        self,
+        writer: LanguageModel,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        references: Sequence[str],
+    ) -> list[float]:
+        """The gap r_gap(x, y, y_ref) of each response to its reference, by a model of gaps (PIT)."""
+        asked = [improvement_prompt(*each) for each in zip(prompts, references, strict=True)]
+        return self.after(writer, asked, responses)
+
+    def after(self, writer: LanguageModel, texts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """The reward of each response after the whole text that it follows."""
+        read = writer.encode_many(texts)
         written = [
             [*writer.encode_continuation(f" {response.strip()}"), writer.end_token_id]
             for response in responses
@@ -42,10 +57,10 @@ class ModelReward:
 
 
 def reward_model_of(
-    lake: Lake, experiment: PreferenceExperiment, iteration: int
+    lake: Lake, experiment: DialogueExperiment, iteration: int, stage: str = "reward_model"
 ) -> tuple[ModelReward | None, list[Manifest]]:
     """The reward model that an iteration trained, and the partition that names it; None where it has none."""
-    table = tables.of(experiment.method, "reward_model").name
+    table = tables.of(experiment.method, stage).name
     partition = partition_of(experiment.name, iteration)
     manifest = lake.manifest(table, partition)
     row = next(lake.read(table, partition).iter_rows(named=True), None)

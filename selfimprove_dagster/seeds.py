@@ -15,6 +15,7 @@ from selfimprove_dagster.experiment import (
     ConstitutionalExperiment,
     Experiment,
     LmsiExperiment,
+    PitExperiment,
     RefinementExperiment,
     RlaifExperiment,
     RlhfExperiment,
@@ -31,6 +32,9 @@ from selfimprove_dagster.judge_tables import (
 )
 from selfimprove_dagster.lake import Lake, Manifest, file_checksum
 from selfimprove_dagster.lots import lots
+from selfimprove_dagster.pit_sections import ComparisonSource
+from selfimprove_dagster.pit_seeds import preferences_of
+from selfimprove_dagster.pit_tables import PIT_SEED_POOL
 from selfimprove_dagster.question_files import (
     EXCERPT,
     Rejected,
@@ -94,7 +98,10 @@ _READ_AS: dict[type[Section], tuple[SeedKind, tuple[str, ...]]] = {
     TaskFile: (TASKS, ()),
     TextFile: (TEXTS, ("text_field", "date_field", "source_field", "rows", "longest")),
     PromptFile: (PROMPTS, ("prompt_field", "kind_field", "response_field", "rows", "longest")),
-    ComparisonFile: (COMPARISONS, ("prompt_field", "chosen_field", "rejected_field", "rows", "longest")),
+    **dict.fromkeys(
+        (ComparisonFile, ComparisonSource),
+        (COMPARISONS, ("prompt_field", "chosen_field", "rejected_field", "rows", "longest")),
+    ),
 }
 """By section: what its file holds, and the fields that say how it is read."""
 
@@ -282,6 +289,7 @@ DrawingExperiment = (
     | RlaifExperiment
     | RlhfExperiment
     | RefinementExperiment
+    | PitExperiment
 )
 """Those whose seeds are drawn by lot, iteration by iteration."""
 
@@ -296,6 +304,8 @@ def _drawn(experiment: DrawingExperiment) -> tuple[SeedKind, TableSchema, int]:
         return COMPARISONS, RLHF_SEED_POOL, experiment.pool.comparisons
     if isinstance(experiment, RefinementExperiment):
         return PROMPTS, RF_SEED_POOL, experiment.responses.prompts
+    if isinstance(experiment, PitExperiment):
+        return COMPARISONS, PIT_SEED_POOL, experiment.pool.comparisons
     schema = RLAIF_SEED_POOL if isinstance(experiment, RlaifExperiment) else CAI_SEED_POOL
     return PROMPTS, schema, experiment.responses.prompts
 
@@ -303,24 +313,15 @@ def _drawn(experiment: DrawingExperiment) -> tuple[SeedKind, TableSchema, int]:
 def pool(lake: Lake, experiment: DrawingExperiment, iteration: int) -> Pool:
     """Choose an iteration's seeds by lot: those that no earlier iteration used first.
 
-    `size` counts all seeds, `fresh` those of the chosen that were never used before. Raises SeedFileError
-    when there is no seed at all.
+    They are what was imported, or what the dataset of another experiment holds. `size` counts all seeds,
+    `fresh` those of the chosen that were never used before. Raises SeedFileError when there is no seed at
+    all.
     """
     kind, schema, count = _drawn(experiment)
-    imports = lake.manifests(kind.schema.name, experiment.name)
-    everything = pl.concat(
-        [pl.DataFrame(schema=kind.schema.polars), *(lake.read_ungated(manifest) for manifest in imports)]
-    )
-    if not imports:
-        raise SeedFileError(
-            f"experiment {experiment.name} has no seeds: none were imported yet; import a file"
-        )
-    if everything.is_empty():
-        raise SeedFileError(
-            f"experiment {experiment.name} has no seeds: every line of its seed file was rejected; "
-            f"look at the table {tables.REJECTED_SEEDS.name} for the reasons, and at "
-            "`selfimprove lineage revocations`"
-        )
+    if giver := experiment.taught_by:
+        imports, everything = preferences_of(lake, giver, experiment.name, iteration)
+    else:
+        imports, everything = _imported(lake, experiment, kind)
     earlier = [
         manifest
         for manifest in lake.manifests(schema.name, experiment.name)
@@ -336,6 +337,27 @@ def pool(lake: Lake, experiment: DrawingExperiment, iteration: int) -> Pool:
     drawn = drawn.sort("uses", "lot", "id")
     chosen = drawn.head(count)
     return Pool(chosen, [*imports, *earlier], len(everything), int((chosen["uses"] == 0).sum()))
+
+
+def _imported(
+    lake: Lake, experiment: DrawingExperiment, kind: SeedKind
+) -> tuple[list[Manifest], pl.DataFrame]:
+    """The seeds of all files that were imported; of a comparison its label too, which nobody doubts."""
+    imports = lake.manifests(kind.schema.name, experiment.name)
+    everything = pl.concat(
+        [pl.DataFrame(schema=kind.schema.polars), *(lake.read_ungated(manifest) for manifest in imports)]
+    )
+    if not imports:
+        raise SeedFileError(
+            f"experiment {experiment.name} has no seeds: none were imported yet; import a file"
+        )
+    if everything.is_empty():
+        raise SeedFileError(
+            f"experiment {experiment.name} has no seeds: every line of its seed file was rejected; "
+            f"look at the table {tables.REJECTED_SEEDS.name} for the reasons, and at "
+            "`selfimprove lineage revocations`"
+        )
+    return imports, everything.with_columns(probability=pl.lit(1.0)) if kind is COMPARISONS else everything
 
 
 def demonstrations(

@@ -59,7 +59,7 @@ class IterationResult:
             return {"questions": self.questions, "samples": self.paths, "kept": self.examples}
         if method == "toolformer":
             return {"texts": self.questions, "calls": self.paths, "texts with calls": self.examples}
-        if method == "rlhf":
+        if method in ("rlhf", "pit"):
             return {"comparisons": self.questions, "examples": self.examples}
         if method == REFINEMENT:
             return {"prompts": self.questions, "first answers": self.paths}

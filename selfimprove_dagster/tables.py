@@ -12,6 +12,7 @@ from selfimprove_dagster.judge_tables import (
     SEED_COMPARISONS,
     SEED_PROMPTS,
 )
+from selfimprove_dagster.pit_tables import PIT_TABLES
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
 from selfimprove_dagster.review_tables import REVIEW_LABELS
@@ -116,6 +117,7 @@ TABLES = {
         *JUDGE_TABLES,
         *REFINEMENT_TABLES,
         *SELF_KNOWLEDGE_TABLES,
+        *PIT_TABLES,
         REVIEW_LABELS,
     )
 }
@@ -123,7 +125,10 @@ TABLES = {
 MADE_TOGETHER = {CAI_CRITIQUES.name: CAI_REVISIONS.name, CAI_REVISIONS.name: CAI_CRITIQUES.name}
 """Tables whose rows have parents in each other, so that no activity of one can be an input of the other's."""
 
-MODELS = ("fine_tuned_checkpoint", "supervised_checkpoint", "reward_model")
+MODELS = (
+    *("fine_tuned_checkpoint", "supervised_checkpoint", "reward_model"),
+    *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint"),
+)
 """The stages whose rows are models that were trained."""
 
 
@@ -141,6 +146,7 @@ SEEDS_OF = {
     "rlaif": SEED_PROMPTS,
     "rlhf": SEED_COMPARISONS,
     "refinement": SEED_PROMPTS,
+    "pit": SEED_COMPARISONS,
 }
 """The table of what people gave to the experiments of a method; one without seeds has none."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,20 @@ _SHARED = {
     "budget": {"iterations": 1},
 }
 _POLICY = {"steps": 3, "batch_size": 16, "group_size": 4, "max_tokens": 32, "learning_rate": 1e-4}
+_PIT: dict[str, Any] = {
+    **_SHARED,
+    "method": "pit",
+    "pool": {"comparisons": 60},
+    "preferences": {"held_out_share": 0.2},
+    "improver": {"steps": 3, "plain_share": 0.5},
+    "gap_reward_model": {"steps": 3, "batch_size": 16},
+    # Three steps teach no order.
+    "gap_checks": {"on_failure": "warn"},
+    "curriculum": {"steps": 2},
+    "references": {"max_tokens": 32},
+    "evaluation": {**_SHARED["evaluation"], "rounds": 2, "shard": 16},  # type: ignore[dict-item]
+    "training": _POLICY,
+}
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "cai": {
         **_SHARED,
@@ -52,6 +68,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "reward_model": {"steps": 4},
         "training": {**_POLICY, "algorithm": "dpo"},
     },
+    "pit": _PIT,
+    "taught": {**_PIT, "seeds": {"experiment": "people"}},
     "direct": {
         **_SHARED,
         "method": "rlaif",
@@ -89,9 +107,33 @@ def run(home: Home, *names: str) -> None:
     """The first iteration of these experiments."""
     from selfimprove_dagster.runs import run_iteration
 
+    with _at(home):
+        for name in names:
+            assert run_iteration(home, home.experiment(name), 0) == []
+
+
+def materialise(home: Home, name: str, *tables: str) -> None:
+    """Some stages of the first iteration and no others, as from the Dagster UI."""
+    import dagster as dg
+
+    from assets.partitions import iterations
+    from selfimprove_dagster.definitions import defs
+
+    with _at(home), dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(iterations.name), [f"{name}-000"])
+        job = defs.resolve_job_def(f"{tables[0].split('/')[0]}_iteration")
+        outcome = job.execute_in_process(
+            instance=instance,
+            partition_key=f"{name}-000",
+            asset_selection=[dg.AssetKey(table.split("/")) for table in tables],
+        )
+    assert outcome.success
+
+
+@contextmanager
+def _at(home: Home) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SELFIMPROVE_HOME", str(home.root))
         patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
         patch.setenv("DAGSTER_HOME", str(home.dagster))
-        for name in names:
-            assert run_iteration(home, home.experiment(name), 0) == []
+        yield

@@ -396,7 +396,9 @@ def test_texts_of_prompts_and_critiques_are_found(lake: Lake) -> None:
     assert search(lake, PROMPTS[0][0], table="prompts")[0].table == "seeds/prompts"
 
 
-@pytest.mark.parametrize("table", [name for name in COMPLETIONS if name.split("/")[0] in t.JUDGE_METHODS])
+@pytest.mark.parametrize(
+    "table", [name for name in COMPLETIONS if name.split("/")[0] in EXPERIMENTS.values()]
+)
 def test_the_sampling_is_what_was_recorded(lake: Lake, table: str) -> None:
     (manifest,) = lake.manifests(table)
     drawn = recorded_sampling(table, manifest.activity.parameters)

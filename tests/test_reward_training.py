@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from test_training import END, ENVIRONMENT, make_base, weights
 
 from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.methods.pit import GAP_TERMS, KINDS, gap_loss
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons, tokenise_comparisons
 from selfimprove_dagster.training.reward import RewardModel, RewardSettings, train_reward_model
 from selfimprove_dagster.training.settings import TrainingOutcome
@@ -169,6 +170,27 @@ def test_a_reward_can_depend_on_a_prompt_of_its_own(base: Path, tmp_path: Path) 
     settings = dataclasses.replace(SETTINGS, steps=40)
     train_reward_model(base, comparisons, tmp_path / "model", settings, seed=0)
     assert RewardModel.open(tmp_path / "model", "cpu").accuracy(comparisons) > 0.9
+
+
+def test_the_trainer_adds_up_the_five_terms_of_a_pairs_gap_loss(base: Path, tmp_path: Path) -> None:
+    """PIT's reward of a response against a reference, before a step that moves it by nothing to speak of."""
+    said = {"w": [GOOD, 5, END], "l": [BAD, 6, 7, END]}
+    asked = {name: [1, 9, *said[name]] for name in said}
+
+    def side(kind: str) -> tuple[list[int], list[int]]:
+        response, reference = kind.split(",")
+        return asked[reference], said[response]
+
+    terms = []
+    for above, below in GAP_TERMS:
+        (prompt, first), (other_prompt, second) = side(above), side(below)
+        terms.append(Comparison(prompt, first, second, 0.9, second_prompt_token_ids=other_prompt))
+    settings = RewardSettings(steps=1, learning_rate=1e-12, batch_size=len(terms))
+    trained = train_reward_model(base, terms, tmp_path / "model", settings, seed=3)
+    model = RewardModel.open(trained.path, "cpu")
+    rewards = {kind: model.score([prompt], [text])[0] for kind in KINDS for prompt, text in [side(kind)]}
+    assert len({round(reward, 6) for reward in rewards.values()}) == 4, "the four gaps are told apart"
+    assert trained.first_loss * len(terms) == pytest.approx(gap_loss(rewards, 0.9), rel=1e-4)
 
 
 def test_rewards_do_not_depend_on_the_rows_around(

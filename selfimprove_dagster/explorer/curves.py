@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfimprove_dagster.dialogue_exam import IMPROVED
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
 from selfimprove_dagster.measurement import Accuracy
@@ -80,6 +81,7 @@ _OTHERS |= {
     "constitutional": (_JUDGED,),
     "rlaif": (_JUDGED, *_JUDGE),
     "rlhf": (_JUDGED,),
+    "pit": (_JUDGED,),
 }
 _SHARES = {
     "helpful": ("Helpfulness", "Held-out responses that do what was asked, with 95% intervals."),
@@ -94,7 +96,7 @@ def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Ch
         return [_by_way(rows) | {"x": iterations, "xlabel": "iteration"}]
     if experiment.method == SELF_KNOWLEDGE:
         return [_gap(rows) | {"x": iterations, "xlabel": "iteration"}]
-    drawn = [_accuracy(rows, "with their calls, " if experiment.decided_in == "with_tools" else "")]
+    drawn = [_accuracy(rows, _decided_by(experiment.decided_in))]
     for curve in _OTHERS.get(experiment.method, _LMSI):
         series = [_series(curve.title.lower(), [row[curve.key] for row in rows])]
         if curve is _YIELD:
@@ -140,6 +142,14 @@ def _gap(rows: Sequence[Mapping[str, Any]]) -> Chart:
             for task, by in names
         ],
     }
+
+
+def _decided_by(mode: str) -> str:
+    """What answers are compared, in words."""
+    kind, _, number = mode.partition("_")
+    if kind == IMPROVED:
+        return f"Responses after {number} round{'s' * (number != '1')} of improvement,"
+    return "Greedy answers, with their calls," if mode == "with_tools" else "Greedy answers,"
 
 
 def _series(name: str, values: Sequence[float | None]) -> dict[str, Any]:
@@ -213,7 +223,7 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], how: str) -> Chart:
     return {
         "id": "accuracy",
         "title": "Held-out accuracy",
-        "about": f"Greedy answers, {how}with 95% intervals. The champion is the model that the iteration "
+        "about": f"{how} with 95% intervals. The champion is the model that the iteration "
         "started from, the new checkpoint the one that it trained.",
         "percent": True,
         "series": [

@@ -280,4 +280,19 @@ _FUNNELS: dict[str, Callable[[Lake, Stages], list[Step]]] = {
     "self_knowledge": _of_picks,
     "rlhf": _of_judged({}, "comparisons of people", "comparisons", _PAIR_RULES, _AFTER_PAIRS),
     "refinement": _of_refinements,
+    "pit": _of_judged(
+        {},
+        "comparisons",
+        "comparisons",
+        _PAIR_RULES,
+        {
+            "filtered_dataset": "pairs: training examples",
+            "improver_dataset": "examples of improving and responding",
+            "gap_pairs": "comparisons of gaps, five a pair",
+            "curriculum_rollouts": "rollouts on references from the data",
+            "policy_references": "the policy's own references",
+            "rollouts": "rollouts on these",
+            "improvement_rounds": "held-out responses and their improvements",
+        },
+    ),
 }

@@ -78,8 +78,19 @@ _MEASURED_NAMES = {
     "generation_score": "score",
     "discrimination_score": "pick",
     "discrimination_gap": "gap",
+    "improver_dataset": "example of improving",
+    "improver_checkpoint": "improver",
+    "gap_pairs": "gaps",
+    "gap_reward_model": "gap reward model",
+    "curriculum_rollouts": "rollout",
+    "curriculum_checkpoint": "first phase",
+    "policy_references": "reference",
+    "improvement_rounds": "round",
 }
-_UNSAID = ("reward_model", "supervised_checkpoint", "evaluation")
+_UNSAID = (
+    *("reward_model", "supervised_checkpoint", "evaluation"),
+    *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint"),
+)
 _TASK_NAMES = {
     "tasks": "seed task",
     "seed_pool": "pool",

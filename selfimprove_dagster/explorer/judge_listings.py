@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selfimprove_dagster.explorer.listings import HERE, Column, Facet, Listing, dropped
+from selfimprove_dagster.judge_tables import PREFERENCE_METHODS
 
 _FORMAT = Column("format", "format", "format")
 _PAIR = "(A) ' || trim(first) || '\n(B) ' || trim(second)"
@@ -70,10 +71,24 @@ def _rollouts(method: str) -> Listing:
     )
 
 
+def _compared(method: str, what: str) -> Listing:
+    return dropped(
+        method,
+        "decisions",
+        f"{what} that are not trained on, each with the rule that dropped it.",
+        "comparison",
+        "SELECT id AS of, prompt AS title, '✓ ' || trim(chosen) || '\n✗ ' || trim(rejected) AS body "
+        f'FROM "{method}"."seed_pool" {HERE}',
+        ("seed_pool",),
+        "prompt and responses",
+    )
+
+
 JUDGE_EXAMPLES: Mapping[str, Listing] = {
     "constitutional": _CAI_EXAMPLES,
     "rlaif": _pairs("rlaif"),
     "rlhf": _pairs("rlhf"),
+    "pit": _pairs("pit"),
 }
 JUDGE_DROPPED: Mapping[str, Mapping[str, Listing]] = {
     "constitutional": {
@@ -100,18 +115,8 @@ JUDGE_DROPPED: Mapping[str, Mapping[str, Listing]] = {
             "prompt and responses",
         )
     },
-    "rlhf": {
-        "comparisons": dropped(
-            "rlhf",
-            "decisions",
-            "Comparisons of people that are not trained on, each with the rule that dropped it.",
-            "comparison",
-            "SELECT id AS of, prompt AS title, '✓ ' || trim(chosen) || '\n✗ ' || trim(rejected) AS body "
-            f'FROM "rlhf"."seed_pool" {HERE}',
-            ("seed_pool",),
-            "prompt and responses",
-        )
-    },
+    "rlhf": {"comparisons": _compared("rlhf", "Comparisons of people")},
+    "pit": {"comparisons": _compared("pit", "Comparisons")},
 }
-ROLLOUTS: Mapping[str, Listing] = {method: _rollouts(method) for method in ("rlaif", "rlhf")}
+ROLLOUTS: Mapping[str, Listing] = {method: _rollouts(method) for method in PREFERENCE_METHODS}
 """What the policy wrote while it was trained, by method."""

@@ -8,12 +8,13 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import judge_tables as t
-from selfimprove_dagster.dialogue_exam import revision_rounds
+from selfimprove_dagster import tables
+from selfimprove_dagster.dialogue_exam import GREEDY, IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.explorer.curves import MODELS, Chart
 from selfimprove_dagster.explorer.refined import refined_record, refining_of
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_explain import candidates_of, chain_to
+from selfimprove_dagster.lineage.judge_records import candidates_of, chain_to
 from selfimprove_dagster.lineage.judge_words import METHODS, preference_words
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.records import Row
@@ -77,8 +78,8 @@ def judging_of(lake: Lake, stages: Stages, method: str) -> dict[str, Any] | None
     answers = _answers(lake, stages)
     trained = [
         (stage.replace("_", " "), row)
-        for stage in ("supervised_checkpoint", "reward_model")
-        if stage in stages
+        for stage in tables.MODELS
+        if stage in stages and stage != "fine_tuned_checkpoint"
         for row in lake.read_ungated(stages[stage]).iter_rows(named=True)
     ]
     return {
@@ -105,19 +106,9 @@ def rounds_chart(answers: pl.DataFrame) -> Chart | None:
 
     Round 0 is what it revised first. None where no revision was measured.
     """
-    by_round = revision_rounds(answers, "champion")
+    by_round = judged_rounds(answers, "champion", REVISION)
     if not by_round:
-        return None
-    series = []
-    for share in reversed(SHARES):
-        measured = [_share(part, share) for part in by_round.values()]
-        series.append(
-            {
-                "name": share,
-                "values": [one.value for one in measured],
-                "intervals": [one.interval for one in measured],
-            }
-        )
+        return improvement_chart(answers)
     return {
         "id": "rounds",
         "title": "Harmlessness over revisions",
@@ -126,7 +117,44 @@ def rounds_chart(answers: pl.DataFrame) -> Chart | None:
         "percent": True,
         "x": [*by_round],
         "xlabel": "round",
-        "series": series,
+        "series": [_line(share, [*by_round.values()], share) for share in reversed(SHARES)],
+    }
+
+
+def improvement_chart(answers: pl.DataFrame) -> Chart | None:
+    """The same by round of improvement, of both models; both improve the champion's greedy responses.
+
+    None where no improvement was measured.
+    """
+    original = answers.filter(role="champion", mode=GREEDY)
+    by_model = {
+        name: {0: original, **judged_rounds(answers, role, IMPROVED)} for role, name in MODELS.items()
+    }
+    rounds = max(by_model.values(), key=len)
+    if len(rounds) == 1:
+        return None
+    return {
+        "id": "rounds",
+        "title": "Improvement over rounds",
+        "about": f"Held-out responses of the {MODELS['champion']} (round 0), improved in turn by the "
+        f"{MODELS['challenger']} and, asked alike, by the {MODELS['champion']} itself, with 95% intervals.",
+        "percent": True,
+        "x": [*rounds],
+        "xlabel": "round",
+        "series": [
+            _line(f"{share}, {name}", [*by_round.values()], share)
+            for name, by_round in by_model.items()
+            for share in reversed(SHARES)
+        ],
+    }
+
+
+def _line(name: str, parts: Sequence[pl.DataFrame], share: str) -> dict[str, Any]:
+    measured = [_share(part, share) for part in parts]
+    return {
+        "name": name,
+        "values": [one.value for one in measured],
+        "intervals": [one.interval for one in measured],
     }
 
 

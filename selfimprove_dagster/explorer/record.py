@@ -73,6 +73,14 @@ KINDS = {
     "generation_score": "Generation score",
     "discrimination_score": "Pick among candidates",
     "discrimination_gap": "Discrimination gap",
+    "improver_dataset": "Example of improving",
+    "improver_checkpoint": "Improver",
+    "gap_pairs": "Comparison of gaps",
+    "gap_reward_model": "Gap reward model",
+    "curriculum_rollouts": "Rollout of the first phase",
+    "curriculum_checkpoint": "Policy of the first phase",
+    "policy_references": "Reference of the second phase",
+    "improvement_rounds": "Held-out response",
     "review_queue": "Item for review",
     "labels": "What a person said",
     "refinements": "Step of a refinement",
@@ -88,13 +96,13 @@ _OF_JUDGED = {"seed_pool": "Prompt", "raw_generations": "First response", "evalu
 _TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
     *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
-    *("response", "chosen", "rejected", "first", "second", "statement"),
+    *("response", "chosen", "rejected", "first_prompt", "first", "second_prompt", "second", "statement"),
 )
 _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
 _BULKY = {
     *("prompt_token_ids", "token_ids", "logprobs", "log", "votes", "paths", "neighbours", "instances"),
-    *("positions", "probabilities", "calls", "prompts", "texts"),
+    *("positions", "probabilities", "calls", "prompts", "texts", "gap_means", "gap_order"),
 }
 _MOST = 400
 """Ancestors that a page draws and lists; a record of this library has far fewer."""

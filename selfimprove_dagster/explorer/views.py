@@ -204,6 +204,7 @@ _NOUNS = {
     "rlhf": ("comparisons", "Responses"),
     "refinement": ("prompts", "First answers"),
     "self_knowledge": ("questions", "Candidates"),
+    "pit": ("comparisons", "Responses"),
 }
 """By method: what an iteration starts from, and what its model draws."""
 

@@ -16,7 +16,10 @@ from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.question_files import normalise_question
 from selfimprove_dagster.records import TableSchema
 
-_AFTER = (*tables.MODELS, "judge_checks", "rollouts", "evaluation", "promotion")
+_AFTER = (
+    *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improver_dataset", "gap_pairs"),
+    *("policy_references", "improvement_rounds", "evaluation", "promotion"),
+)
 """The stages whose settings do not shape a dataset; nor do decisions, which say what others decided."""
 
 

@@ -18,6 +18,8 @@ from selfimprove_dagster.records import Row, TableSchema
 _ORDER = {table: position for position, table in enumerate(tables.TABLES)}
 _DRAWN = ("questions", "texts", "prompts", "comparisons")
 """The setting that says how many seeds were drawn, whatever they are."""
+_EXAMPLE = f"{tables.FILTERED_DATASET.tag}:"
+"""How the ids of examples begin, of which another experiment's seeds may be."""
 UNDECIDED = "undecided"
 """The fate of a path that no filter has seen yet."""
 
@@ -130,7 +132,10 @@ class Iteration:
         """The seed of a question or text, and that it was chosen."""
         if not pooled:
             return []
-        accepted = f"accepted from {source_of(pooled)}"
+        accepted, given_by = f"accepted from {source_of(pooled)}", tables.SEEDS_OF[self.method].name
+        if pooled["parents"] and (giver := self._giver(pooled["parents"][0]["id"])):
+            accepted = f"taken from the dataset of {giver.experiment}-{giver.iteration:03d}, which had it of "
+            accepted, given_by = accepted + source_of(pooled), giver.table
         if pooled.get("date"):
             accepted += f", written on {pooled['date']}"
         parent = pooled["parents"][0]["id"] if pooled["parents"] else None
@@ -141,9 +146,18 @@ class Iteration:
             drawn = next(given[name] for name in _DRAWN if name in given)
             chosen += f": {drawn:,} of {given['pool']:,} seeds, the least used first"
         return [
-            Step(tables.SEEDS_OF[self.method].name, accepted, parent, passed=True),
+            Step(given_by, accepted, parent, passed=True),
             Step(self.table("seed_pool").name, chosen, pooled["id"], passed=True),
         ]
+
+    def _giver(self, record: str) -> Manifest | None:
+        """The dataset of another experiment that holds a seed; None for seeds that were imported."""
+        pool = self.manifest(self.table("seed_pool"))
+        for source in pool.activity.inputs if pool and record.startswith(_EXAMPLE) else ():
+            for manifest in self.lake.manifests("*/filtered_dataset"):
+                if manifest.activity.id == source:
+                    return manifest
+        return None
 
     def vote(self, question: str) -> list[Step]:
         """The vote on a question."""
@@ -168,19 +182,25 @@ class Iteration:
         ]
 
     def training(self) -> list[Step]:
-        """The checkpoint that was trained on the dataset as it stands, and whether it was promoted."""
+        """The checkpoint that was trained on the dataset as it stands, or on what a model that was trained on
+        it wrote; and whether it was promoted."""
         if f"{self.method}/fine_tuned_checkpoint" not in tables.TABLES:
             return []
         dataset = self.manifest(self.table("filtered_dataset"))
+        if dataset is None:
+            return []
+        own = dataset.activity.id
+        made_of = [one.activity.id for one in self.manifests.values() if own in one.activity.inputs]
         trained = self.rows(
-            self.table("fine_tuned_checkpoint"),
-            pl.col("dataset_activity_id") == (dataset.activity.id if dataset else ""),
+            self.table("fine_tuned_checkpoint"), pl.col("dataset_activity_id").is_in([own, *made_of])
         )
         if not trained:
             return []
         (checkpoint,) = trained
         said = f"the checkpoint {checkpoint['model_id']} was trained on it"
-        if dataset and checkpoint["examples"] < dataset.rows:
+        if checkpoint["dataset_activity_id"] != own:
+            said = f"the checkpoint {checkpoint['model_id']} was trained on what came of it"
+        elif checkpoint["examples"] < dataset.rows:
             said += (
                 f", or on others of its {dataset.rows:,} examples: "
                 f"{dataset.rows - checkpoint['examples']:,} were too long for it"

@@ -1,13 +1,13 @@
 """Why a response or a preference stands in the training set, or why not, where a model or people judge.
 
 What the filters choose from is a *candidate*: of Constitutional AI a revision of some round, a first response
-or a person's (which goes by the id of its prompt), of RLAIF a preference, of RLHF a comparison.
+or a person's (which goes by the id of its prompt), of RLAIF a preference, of RLHF and PIT a comparison.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,28 +32,32 @@ from selfimprove_dagster.lineage.iteration import (
     Step,
     all_revoked,
 )
+from selfimprove_dagster.lineage.judge_records import (
+    CANDIDATES,
+    COMPARED,
+    MADE_FROM,
+    NOUNS,
+    OF_EXAMPLE,
+    POOLS,
+    candidates_of,
+    chain_to,
+)
 from selfimprove_dagster.lineage.judge_words import preference_words, revision_words, said_of, sentence
 from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.task_words import quoted
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.records import Row, TableSchema
+from selfimprove_dagster.records import Row
 
-NOUNS = {"constitutional": "candidate", "rlaif": "preference", "rlhf": "comparison"}
-"""What people call what the filters of a method choose from."""
-_CANDIDATES = {
-    "constitutional": (t.CAI_REVISIONS, t.CAI_RAW_GENERATIONS, t.CAI_SEED_POOL),
-    "rlaif": (t.RLAIF_AI_PREFERENCES,),
-    "rlhf": (t.RLHF_SEED_POOL,),
-}
-_POOLS = {"constitutional": t.CAI_SEED_POOL, "rlaif": t.RLAIF_SEED_POOL, "rlhf": t.RLHF_SEED_POOL}
-_ASIDE = ("judge_checks", "review_queue", "rollouts", "reward_model", "supervised_checkpoint")
+_ASIDE = (
+    *("judge_checks", "review_queue", "rollouts", "reward_model", "supervised_checkpoint"),
+    *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint", "curriculum_rollouts"),
+    "improvement_rounds",
+)
 """Stages of which no candidate is made."""
-_MADE_FROM = ("completion", "preference", "comparison")
-"""The roles of the candidate that an example was made from."""
 
 
 def explain_judged(lake: Lake, lineage: Lineage, place: Place) -> Explanation:
-    """The explanation of a record of Constitutional AI, RLAIF or RLHF, seeds included."""
+    """The explanation of a record of Constitutional AI, RLAIF, RLHF or PIT, seeds included."""
     row = lineage.rows([place.id], withdrawn=True)[place.id]
     if place.iteration is None:
         return _explain_seed(lake, lineage, place, row)
@@ -62,55 +66,6 @@ def explain_judged(lake: Lake, lineage: Lineage, place: Place) -> Explanation:
     if stage in _ASIDE:
         return _explain_aside(iteration, place, row)
     return Story(lineage, iteration, place, row).told()
-
-
-def candidates_of(iteration: Iteration, row: Row) -> list[Row]:
-    """The candidates that a row of this iteration is, is about, was made from or was used for."""
-    stage, method = row["table_name"].split("/")[1], iteration.method
-    if stage in ("decisions", "review_queue"):
-        wanted = pl.col("id") == row["candidate_id" if stage == "decisions" else "item_id"]
-    elif stage == "filtered_dataset":
-        made = [edge["id"] for edge in row["parents"] if edge["role"] in _MADE_FROM]
-        wanted = pl.col("id").is_in(made or [row["prompt_id"]])
-    elif stage == "critiques":
-        wanted = pl.col("id").is_in(
-            [one["id"] for one in iteration.rows(t.CAI_REVISIONS, pl.col("critique_id") == row["id"])]
-        )
-    elif stage == "response_pairs":
-        return iteration.rows(t.RLAIF_AI_PREFERENCES, pl.col("response_ids").list.contains(row["id"]))
-    elif stage == "comparisons":
-        first, second = row["response_ids"]
-        pair = pl.col("response_ids").list
-        return iteration.rows(t.RLAIF_AI_PREFERENCES, (pair.get(0) == first) & (pair.get(1) == second))
-    elif stage == "seed_pool" and method != "rlhf":
-        return _of_prompt(iteration, row["id"])
-    else:
-        wanted = pl.col("id") == row["id"]
-    return [found for schema in _CANDIDATES[method] for found in _tabled(iteration, schema, wanted)]
-
-
-def _of_prompt(iteration: Iteration, prompt: str) -> list[Row]:
-    """The candidates of a prompt that were decided on, and those that may be."""
-    of = pl.col("prompt_id") == prompt
-    if iteration.method == "rlaif":
-        return _tabled(iteration, t.RLAIF_AI_PREFERENCES, of)
-    found = [
-        *_tabled(iteration, t.CAI_SEED_POOL, pl.col("id") == prompt),
-        *_tabled(iteration, t.CAI_RAW_GENERATIONS, of),
-        *sorted(_tabled(iteration, t.CAI_REVISIONS, of), key=lambda row: int(row["round"])),
-    ]
-    decided = _decided(iteration, found)
-    return [row for row in found if row["id"] in decided] if decided else found[1:]
-
-
-def _tabled(iteration: Iteration, schema: TableSchema, wanted: pl.Expr) -> list[Row]:
-    return [{**row, "table_name": schema.name} for row in iteration.rows(schema, wanted)]
-
-
-def _decided(iteration: Iteration, candidates: Sequence[Row]) -> set[str]:
-    ids = [row["id"] for row in candidates]
-    rows = iteration.rows(iteration.table("decisions"), pl.col("candidate_id").is_in(ids))
-    return {row["candidate_id"] for row in rows}
 
 
 def _explain_aside(iteration: Iteration, place: Place, row: Row) -> Explanation:
@@ -125,7 +80,9 @@ def _explain_aside(iteration: Iteration, place: Place, row: Row) -> Explanation:
         verdict = f"it is asked of people, and no dataset holds it: {step.reason}"
         return explanation(place, verdict, steps=(step, *gone))
     verdict = step.reason
-    if stage == "rollouts":
+    if stage == "improvement_rounds":
+        verdict = f"of a held-out prompt, so that nothing is trained on it: {step.reason}"
+    if stage.endswith("rollouts"):
         verdict = f"the policy wrote it while it was trained, and no dataset holds it: {step.reason}"
     return explanation(place, verdict, steps=(step, *gone, *iteration.training()))
 
@@ -138,7 +95,7 @@ def _explain_seed(lake: Lake, lineage: Lineage, place: Place, row: Row) -> Expla
     if method is None:
         verdict = f"{what} of {row['source_file']}, line {row['source_line']}: no iteration has used it yet"
         return explanation(place, verdict, in_dataset=False, steps=(accepted, *gone))
-    pool = _POOLS[method]
+    pool = POOLS[method]
 
     def fates(number: int, record: str) -> list[Fate]:
         iteration = Iteration(lake, place.experiment, number, method)
@@ -170,7 +127,7 @@ class Story:
     def candidates(self) -> list[Row]:
         """In the order of their rounds."""
         found = candidates_of(self.iteration, self.row)
-        schema = _CANDIDATES[self.iteration.method][0]
+        schema = CANDIDATES[self.iteration.method][0]
         return [{"table_name": schema.name, **row} for row in found]
 
     @cached_property
@@ -191,7 +148,7 @@ class Story:
         )
         made: dict[str, Row] = {}
         for row in rows:
-            sources = [edge["id"] for edge in row["parents"] if edge["role"] in _MADE_FROM]
+            sources = [edge["id"] for edge in row["parents"] if edge["role"] in MADE_FROM]
             made[next(iter(sources), row["prompt_id"])] = row
         return made
 
@@ -202,7 +159,7 @@ class Story:
 
     @cached_property
     def prompt(self) -> Row:
-        return self.iteration.row(_POOLS[self.iteration.method], "id", self._prompt_id)
+        return self.iteration.row(POOLS[self.iteration.method], "id", self._prompt_id)
 
     @cached_property
     def chain(self) -> list[Row]:
@@ -236,7 +193,7 @@ class Story:
             verdict = f"{count(len(self.fates), noun)}, {kept:,} kept{by_rule(self.fates)}"
             return self._settled(verdict, steps, tuple(self.fates))
         if not self.candidates:
-            if self.place.table != _POOLS[self.iteration.method].name:
+            if self.place.table != POOLS[self.iteration.method].name:
                 steps.append(self._step(self.row))
             verdict = f"not in the dataset of {self.iteration.key}: {self._unused()}"
             return self._settled(verdict, steps)
@@ -266,6 +223,10 @@ class Story:
                 if record in rows:
                     yield self._step(rows[record])
             yield replace(self._step(candidate), score=candidate["probability"])
+
+    def _made_of(self) -> list[Step]:
+        """The record itself, where it was made of an example."""
+        return [self._step(self.row)] if self.place.table.endswith(OF_EXAMPLE) else []
 
     def _step(self, row: Row) -> Step:
         whole = row if "activity" in row else self.lineage.rows([row["id"]], withdrawn=True)[row["id"]]
@@ -300,9 +261,9 @@ class Story:
         """What a candidate is, and what was said for it."""
         if self.iteration.method == "rlaif":
             return preference_words(candidate)
-        if self.iteration.method == "rlhf":
+        if self.iteration.method in COMPARED:
             return (
-                f"people chose {quoted(candidate['chosen'].strip())} over "
+                f"{self._chooser} chose {quoted(candidate['chosen'].strip())} over "
                 f"{quoted(candidate['rejected'].strip())}"
             )
         if candidate["table_name"] == t.CAI_SEED_POOL.name:
@@ -310,6 +271,11 @@ class Story:
         if candidate["table_name"] == t.CAI_RAW_GENERATIONS.name:
             return "the first response"
         return revision_words(candidate, next((row for row in self.chain if _is_of(row, candidate)), {}))
+
+    @property
+    def _chooser(self) -> str:
+        """Who preferred: people, or the experiment whose preferences are learnt from."""
+        return next((str(row["labelled_by"]) for row in self.examples.values()), "people")
 
     def _verdict(self, candidate: Row, rules: list[Step]) -> str:
         key, short = self.iteration.key, self._in_short(candidate)
@@ -343,7 +309,7 @@ class Story:
             schema = self.iteration.table("filtered_dataset")
             for row in examples if not fates else ():
                 said = sentence({**row, "table_name": schema.name})
-                steps = [*steps, Step(schema.name, said, row["id"], passed=True)]
+                steps = [*steps, Step(schema.name, said, row["id"], passed=True), *self._made_of()]
             gates, training = self.iteration.gates(), self.iteration.training()
             verdict += training_verdict(self.iteration.number, training, gates)
         if gone:
@@ -355,20 +321,6 @@ class Story:
             steps=(*steps, *gone, *gates, *training),
             fates=fates,
         )
-
-
-def chain_to(iteration: Iteration, candidate: Row) -> list[Row]:
-    """First response, critique, revision …, in the order in which they were written, up to this one.
-
-    Only what a person wrote has none. Rows have `table_name`.
-    """
-    found: list[Row] = []
-    ahead = candidate["id"]
-    while revised := next(iter(_tabled(iteration, t.CAI_REVISIONS, pl.col("id") == ahead)), None):
-        critiques = _tabled(iteration, t.CAI_CRITIQUES, pl.col("id") == revised["critique_id"])
-        found = [*critiques, revised, *found]
-        ahead = revised["revises_id"]
-    return [*_tabled(iteration, t.CAI_RAW_GENERATIONS, pl.col("id") == ahead), *found]
 
 
 def _is_of(critique: Row, revision: Row) -> bool:

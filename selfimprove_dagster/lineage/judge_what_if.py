@@ -12,7 +12,7 @@ from selfimprove_dagster.judge_candidates import revision_candidates
 from selfimprove_dagster.judge_sections import PreferenceFilterSection, RevisionFilterSection
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_explain import candidates_of
+from selfimprove_dagster.lineage.judge_records import candidates_of
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.methods.constitutional import filter_revisions
 from selfimprove_dagster.methods.preferences import (
@@ -20,6 +20,7 @@ from selfimprove_dagster.methods.preferences import (
     filter_preferences,
     judged_candidates,
 )
+from selfimprove_dagster.pit_tables import PIT_SEED_POOL
 from selfimprove_dagster.records import TableSchema
 
 JudgeFilter = RevisionFilterSection | PreferenceFilterSection
@@ -28,18 +29,21 @@ SECTIONS: dict[str, tuple[str, type[JudgeFilter]]] = {
     "constitutional": ("filter", RevisionFilterSection),
     "rlaif": ("preferences", PreferenceFilterSection),
     "rlhf": ("preferences", PreferenceFilterSection),
+    "pit": ("preferences", PreferenceFilterSection),
 }
 """By method: the section of the experiment that says what is kept, and how it is read."""
 THRESHOLDS = {
     "constitutional": ("round", "helpful_share"),
     "rlaif": ("minimum_margin",),
     "rlhf": ("minimum_margin",),
+    "pit": ("minimum_margin",),
 }
 """Those settings of the section by which candidates are kept."""
 _READ: dict[str, tuple[TableSchema, ...]] = {
     "constitutional": (t.CAI_SEED_POOL, t.CAI_RAW_GENERATIONS, t.CAI_REVISIONS),
     "rlaif": (t.RLAIF_AI_PREFERENCES, t.RLAIF_RESPONSE_PAIRS),
     "rlhf": (t.RLHF_SEED_POOL,),
+    "pit": (PIT_SEED_POOL,),
 }
 
 
@@ -66,7 +70,8 @@ def asked(lake: Lake, place: Place) -> list[str]:
 
 _AFTER = (
     *("judge_checks", "reward_model", "rollouts", "supervised_checkpoint"),
-    *("fine_tuned_checkpoint", "evaluation", "promotion"),
+    *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint", "curriculum_rollouts"),
+    *("improvement_rounds", "fine_tuned_checkpoint", "evaluation", "promotion"),
 )
 
 

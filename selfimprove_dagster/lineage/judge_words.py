@@ -1,19 +1,22 @@
-"""What the stages of Constitutional AI, RLAIF, RLHF and refinement say, in words."""
+"""What the stages of the methods in which responses are judged say, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from selfimprove_dagster.improving import PIT, UNTAUGHT
 from selfimprove_dagster.judge_tables import JUDGE_METHODS, JUDGE_TABLES
 from selfimprove_dagster.lineage.task_words import drawn_sentence, quoted
 from selfimprove_dagster.methods.judging.prompts import OPTIONS
+from selfimprove_dagster.methods.pit import IMPROVEMENT
 from selfimprove_dagster.methods.refinement import EVALUATION, OUTCOME, STOPS
+from selfimprove_dagster.pit_tables import PIT_TABLES
 from selfimprove_dagster.records import Row
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
 
 METHODS = (*JUDGE_METHODS, REFINEMENT)
-TABLES = {schema.name for schema in (*JUDGE_TABLES, *REFINEMENT_TABLES)}
+TABLES = {schema.name for schema in (*JUDGE_TABLES, *REFINEMENT_TABLES, *PIT_TABLES)}
 _LETTERS = tuple(option.strip() for option in OPTIONS)
 _KINDS = {"red_team": "a red-team prompt", "helpful": "a prompt for help"}
 
@@ -22,6 +25,8 @@ def said_of(row: Row) -> str:
     """What a row says, in short; empty for scores, decisions and models."""
     if row.get("chosen") is not None:
         return str(row["chosen"])
+    if "first_kind" in row:
+        return gap_words(row)
     if "probability_a" in row:
         return comparison_words(row)
     if "first" in row:
@@ -92,6 +97,29 @@ def _given(row: Row) -> str:
     return f"{_source(row)}, {_KINDS[row['kind']]}: {quoted(row['prompt'])}{answered}"
 
 
+def gap_words(row: Row) -> str:
+    """A term of the gap loss: which response is above which, each against its reference."""
+    sides = (f"r({row[f'{which}_kind']}), {quoted(row[which].strip())}" for which in ("first", "second"))
+    return f"{' above '.join(sides)}, probability {row['probability']:.2f}"
+
+
+def _improver_example(row: Row) -> str:
+    after = "the worse response" if row["format"] == IMPROVEMENT else "the prompt alone"
+    return f"learnt after {after}: {quoted(row['completion'].strip())}"
+
+
+def _round_of_improvement(row: Row) -> str:
+    if row["round"] == 0:
+        return f"the champion's response to a held-out prompt: {quoted(row['text'].strip())}"
+    by = {PIT: "by the new checkpoint", UNTAUGHT: "by the champion, asked alike"}.get(row["way"], row["way"])
+    gap = (
+        ""
+        if row["gap_reward"] is None
+        else f", gap reward {row['gap_reward']:.3g} against {row['tie_reward']:.3g}"
+    )
+    return f"improved {by} in round {row['round']}{gap}: {quoted(row['text'].strip())}"
+
+
 def _example(row: Row) -> str:
     if "chosen" not in row:
         return f"in the dataset as {row['format']}: {quoted(row['completion'].strip())}"
@@ -158,6 +186,14 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "judge_checks": _check,
     "filtered_dataset": _example,
     "supervised_checkpoint": _model("supervised model"),
+    "improver_dataset": _improver_example,
+    "improver_checkpoint": _model("improver"),
+    "gap_pairs": gap_words,
+    "gap_reward_model": _model("gap reward model"),
+    "curriculum_checkpoint": _model("policy of the first phase"),
+    "curriculum_rollouts": _rollout,
+    "policy_references": lambda row: f"a reference of the second phase, {drawn_sentence(row)}",
+    "improvement_rounds": _round_of_improvement,
     "reward_model": _model("reward model"),
     "rollouts": _rollout,
     "refinements": _refinement,

@@ -20,7 +20,10 @@ from selfimprove_dagster.seeds import shows
 from selfimprove_dagster.taint import taint, tainted_models
 
 _IDENTIFIED = ("seed", "record")
-_JUDGEMENTS = (*tables.MODELS, "judge_checks", "rollouts", "evaluation", "promotion", "discrimination_gap")
+_JUDGEMENTS = (
+    *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improvement_rounds"),
+    *("evaluation", "promotion", "discrimination_gap"),
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.lineage import judge_what_if, task_what_if, tool_what_if
 from selfimprove_dagster.lineage.explain import path_of
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_explain import NOUNS
+from selfimprove_dagster.lineage.judge_records import NOUNS
 from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.lineage.walk import Lineage, Place

@@ -38,16 +38,17 @@ def judged_candidates(preferences: pl.DataFrame, responses: pl.DataFrame) -> pl.
 
 
 def compared_candidates(comparisons: pl.DataFrame) -> pl.DataFrame:
-    """The same columns from comparisons that people made (`id`, `prompt`, `chosen`, `rejected`): the first is
-    the chosen one, with probability 1, and nobody's finish reason is known.
+    """The same columns from comparisons made before (`id`, `prompt`, `chosen`, `rejected`): the first is the
+    chosen one, with their `probability` or, where people chose, 1; no finish reason is known.
     """
+    given = "probability" in comparisons.columns
     nothing = pl.lit(None, dtype=pl.String)
     return comparisons.select(
         prompt_id="id",
         prompt="prompt",
         first="chosen",
         second="rejected",
-        probability=pl.lit(1.0),
+        probability=pl.col("probability") if given else pl.lit(1.0),
         candidate_id="id",
         first_id=nothing,
         second_id=nothing,

@@ -104,11 +104,15 @@ def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
     """Ids of all records that a row may descend from, of the tables whose tags are asked for."""
     experiment = subject.experiment.name
     ids = [pl.DataFrame(schema={"id": pl.String})]
+    giver = subject.experiment.taught_by
     for table in TABLES.values():
         if table.tag not in tags:
             continue
         for manifest in subject.lake.manifests(table.name, experiment):
             if _may_be_ancestor(subject, manifest):
+                ids.append(subject.lake.read_columns(manifest, ["id"]))
+        for manifest in subject.lake.manifests(table.name, giver) if giver else ():
+            if manifest.activity.id in subject.manifest.activity.inputs:
                 ids.append(subject.lake.read_columns(manifest, ["id"]))
     if _ACTIVITY in tags:
         activities = [manifest.activity.id for manifest in subject.lake.manifests("*/*", experiment)]

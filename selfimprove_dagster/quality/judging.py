@@ -214,7 +214,8 @@ def _rewards_finite(subject: Subject) -> Evidence:
 def _reward_hacking(subject: Subject) -> Evidence | NotApplicable:
     place = ("source_file", "source_line")
     rows = subject.columns(*place, "role", "mode", "correct", "reward")
-    comparison, reward = compare(rows), compare_rewards(rows)
+    mode = subject.experiment.decided_in
+    comparison, reward = compare(rows, mode), compare_rewards(rows, mode)
     if reward is None:
         return NotApplicable("no reward was given to the held-out responses")
     low, high = reward.interval

@@ -17,6 +17,12 @@ from selfimprove_dagster.quality.dialogues import (
     REVISION_CHECKS,
     REVISION_DATASET_CHECKS,
 )
+from selfimprove_dagster.quality.improving import (
+    GAP_PAIR_CHECKS,
+    GAP_REWARD_MODEL_CHECKS,
+    IMPROVEMENT_ROUND_CHECKS,
+    IMPROVER_DATASET_CHECKS,
+)
 from selfimprove_dagster.quality.judging import (
     COMPARED_DATASET_CHECKS,
     COMPARISON_CHECKS,
@@ -163,6 +169,21 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "self_knowledge/generation_score": (*COMMON_CHECKS, *GENERATION_SCORE_CHECKS),
     "self_knowledge/discrimination_score": (*COMMON_CHECKS, *DISCRIMINATION_SCORE_CHECKS),
     "self_knowledge/discrimination_gap": (*COMMON_CHECKS, *DISCRIMINATION_GAP_CHECKS),
+    "pit/seed_pool": (*COMMON_CHECKS, *PROMPT_POOL_CHECKS),
+    "pit/decisions": COMMON_CHECKS,
+    "pit/filtered_dataset": (*COMMON_CHECKS, *COMPARED_DATASET_CHECKS),
+    "pit/improver_dataset": (*COMMON_CHECKS, *IMPROVER_DATASET_CHECKS),
+    "pit/improver_checkpoint": (*COMMON_CHECKS, *FINE_TUNED_CHECKPOINT_CHECKS),
+    "pit/gap_pairs": (*COMMON_CHECKS, *GAP_PAIR_CHECKS),
+    "pit/gap_reward_model": (*COMMON_CHECKS, *GAP_REWARD_MODEL_CHECKS),
+    "pit/curriculum_rollouts": (*COMMON_CHECKS, *ROLLOUT_CHECKS),
+    "pit/curriculum_checkpoint": (*COMMON_CHECKS, *POLICY_CHECKS),
+    "pit/policy_references": (*COMMON_CHECKS, *COMPLETION_CHECKS),
+    "pit/rollouts": (*COMMON_CHECKS, *ROLLOUT_CHECKS),
+    "pit/fine_tuned_checkpoint": (*COMMON_CHECKS, *POLICY_CHECKS),
+    "pit/improvement_rounds": (*COMMON_CHECKS, *IMPROVEMENT_ROUND_CHECKS),
+    "pit/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
+    "pit/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
 }
 """The checks of each table, in the order in which they run."""
 

@@ -49,13 +49,24 @@ def tokenise_comparisons(base: str | Path, rows: Iterable[tuple[str, str, str, f
     Prompts and completions become tokens as in `tokenise_examples`: completions end with the end-of-sequence
     token.
     """
+    return tokenise_sides(base, ((prompt, one, prompt, other, p) for prompt, one, other, p in rows))
+
+
+def tokenise_sides(base: str | Path, rows: Iterable[tuple[str, str, str, str, float]]) -> list[Comparison]:
+    """The same of (first prompt, first, second prompt, second, probability of the first) rows."""
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     rows = list(rows)
-    pairs = [(prompt, side) for prompt, first, second, _ in rows for side in (first, second)]
+    pairs = [side for row in rows for side in ((row[0], row[1]), (row[2], row[3]))]
     examples = tokenise_examples(base, pairs)
     return [
-        Comparison(first.prompt_token_ids, first.completion_token_ids, second.completion_token_ids, row[3])
+        Comparison(
+            first.prompt_token_ids,
+            first.completion_token_ids,
+            second.completion_token_ids,
+            row[4],
+            None if row[0] == row[2] else second.prompt_token_ids,
+        )
         for row, first, second in zip(rows, examples[::2], examples[1::2], strict=True)
     ]
 

@@ -1,0 +1,157 @@
+"""The tables of PIT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.judge_tables import (
+    COMPARED,
+    dialogue_evaluation,
+    preference_dataset,
+    reward_model,
+    rollouts,
+)
+from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.shared_tables import (
+    TEXT,
+    completions,
+    decisions,
+    fine_tuned_checkpoint,
+    promotion,
+)
+
+PIT_SEED_POOL = TableSchema("pit/seed_pool", "comp", content=COMPARED, measures={"probability": pl.Float64})
+"""The pairs of one iteration; parent: the comparison of a file, or the example of another experiment.
+`probability` is that of the chosen response being the better one, 1 where a person chose."""
+
+PIT_DECISIONS = decisions("pit/decisions")
+"""What each rule said of each pair."""
+
+PIT_FILTERED_DATASET = preference_dataset("pit")
+
+PIT_IMPROVER_DATASET = TableSchema(
+    "pit/improver_dataset",
+    "imp",
+    content={
+        "example_id": TEXT,
+        "prompt_id": TEXT,
+        "question": TEXT,
+        "format": TEXT,
+        "prompt": TEXT,
+        "completion": TEXT,
+    },
+)
+"""What the supervised step learns: y_w after x and y_l (format `improvement`), or after x alone (`response`);
+parent: the pair (`example_id`)."""
+
+
+def _model(stage: str, tag: str, **measures: Any) -> TableSchema:
+    plain = fine_tuned_checkpoint("pit")
+    return TableSchema(f"pit/{stage}", tag, content=plain.content, measures={**plain.measures, **measures})
+
+
+PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft")
+"""One row: the model fine-tuned to improve y_l to y_w."""
+
+PIT_GAP_PAIRS = TableSchema(
+    "pit/gap_pairs",
+    "gap",
+    content={
+        "example_id": TEXT,
+        "prompt_id": TEXT,
+        "question": TEXT,
+        "first_kind": TEXT,
+        "second_kind": TEXT,
+        "first_prompt": TEXT,
+        "first": TEXT,
+        "second_prompt": TEXT,
+        "second": TEXT,
+        "held_out": pl.Boolean,
+    },
+    measures={"probability": pl.Float64},
+)
+"""Five comparisons a pair, a term of the gap loss each: `first_kind` "w,l" is y_w against the reference y_l.
+`probability` is that of the first being above the second; parent: the pair (`example_id`)."""
+
+ORDERED = pl.Struct(
+    {
+        "first": TEXT,
+        "second": TEXT,
+        "mean": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "right": pl.Int64,
+        "pairs": pl.Int64,
+    }
+)
+GAP_MEAN = pl.Struct({"kind": TEXT, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64})
+PIT_GAP_REWARD_MODEL = TableSchema(
+    "pit/gap_reward_model",
+    "grm",
+    content=reward_model("pit").content,
+    measures={
+        **reward_model("pit").measures,
+        "held_out_loss": pl.Float64,
+        "gap_means": pl.List(GAP_MEAN),
+        "gap_order": pl.List(ORDERED),
+    },
+)
+"""One row: the model of r_gap. Of pairs that it never saw: the share of the comparisons ordered right, the
+loss a pair in nats, the mean reward of each kind with its 95% interval, and how the kinds compare."""
+
+PIT_CURRICULUM_ROLLOUTS = rollouts("pit", "curriculum_rollouts")
+PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur")
+"""One row: the policy after the first phase, whose references were the responses of the data."""
+
+PIT_POLICY_REFERENCES = completions("pit/policy_references", "ref", prompt_id=TEXT, example_id=TEXT)
+"""What the policy of the first phase made of each y_l: the references of the second. Parents: the prompt, and
+the pair (`example_id`)."""
+
+PIT_ROLLOUTS = rollouts("pit")
+PIT_CHECKPOINT = fine_tuned_checkpoint("pit")
+PIT_IMPROVEMENT_ROUNDS = TableSchema(
+    "pit/improvement_rounds",
+    "round",
+    content={
+        "way": TEXT,
+        "round": pl.Int32,
+        "model_id": TEXT,
+        "question": TEXT,
+        "source_file": TEXT,
+        "source_line": pl.Int64,
+        "improves_id": TEXT,
+        "prompt": TEXT,
+        "text": TEXT,
+        "finish_reason": TEXT,
+        "prompt_tokens": pl.Int64,
+        "tokens": pl.Int64,
+    },
+    measures={"gap_reward": pl.Float64, "tie_reward": pl.Float64},
+)
+"""Held-out prompts, and what was made of the first response to each, round by round. `way`: `original` (round
+0, the champion's greedy response), `pit` (improved by the new checkpoint), `untaught` (by the champion, asked
+alike). `gap_reward` is r_gap of the text against the one that it improves (`improves_id`), `tie_reward` that
+of the improved text against itself. Parents: the model that wrote it, and the row that it improves."""
+
+PIT_EVALUATION = dialogue_evaluation("pit")
+
+PIT_TABLES = (
+    PIT_SEED_POOL,
+    PIT_DECISIONS,
+    PIT_FILTERED_DATASET,
+    PIT_IMPROVER_DATASET,
+    PIT_IMPROVER_CHECKPOINT,
+    PIT_GAP_PAIRS,
+    PIT_GAP_REWARD_MODEL,
+    PIT_CURRICULUM_ROLLOUTS,
+    PIT_CURRICULUM_CHECKPOINT,
+    PIT_POLICY_REFERENCES,
+    PIT_ROLLOUTS,
+    PIT_CHECKPOINT,
+    PIT_IMPROVEMENT_ROUNDS,
+    PIT_EVALUATION,
+    promotion("pit"),
+)
+"""All of them, in the order in which the stages run."""
