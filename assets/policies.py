@@ -58,7 +58,8 @@ def optimise_policy(
     told: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult:
     """The policy optimised on prompts (`prompt_id, prompt` and, where it improves what is a record,
-    `reference_id`) against a reward and the id of the model that gives it; the rollouts are stored before. Dagster is `told` more than that.
+    `reference_id`) against a reward and the id of the model that gives it; the rollouts are stored before.
+    Dagster is `told` more than that.
     """
     from selfimprove_dagster.plots import line_chart
     from selfimprove_dagster.training.policy import read_rollouts

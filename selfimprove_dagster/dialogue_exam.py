@@ -178,7 +178,7 @@ class _Report:
 
 
 def judged_row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> dict[str, Any]:
-    """The row of an exam for a response to a held-out prompt, with what the truth and the reward say of it."""
+    """The row of an exam for a response to a held-out prompt, its reward with it."""
     return {**judged(prompt, text, mode), "reward": reward}
 
 
