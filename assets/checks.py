@@ -15,8 +15,8 @@ import dagster as dg
 
 from assets.partitions import iterations
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.experiment import experiment_of_key
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.naming import experiment_of_key
 from selfimprove_dagster.quality import SUITES, QualityCheck, QualityResult, run_suite
 from selfimprove_dagster.text import markdown_table, plain
 

@@ -18,11 +18,16 @@ from selfimprove_dagster.exams import held_out_questions
 from selfimprove_dagster.experiment import PitExperiment
 from selfimprove_dagster.generation import in_shards
 from selfimprove_dagster.home import Home
-from selfimprove_dagster.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver
+from selfimprove_dagster.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver, refine
 from selfimprove_dagster.methods.pit import round_gaps
+from selfimprove_dagster.methods.refinement import REFLEXION, SELF_REFINE
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.records import Draft, build_records
 from selfimprove_dagster.rewarding import reward_model_of
+from selfimprove_dagster.trajectories import Refining
+
+TOLD = (SELF_REFINE, REFLEXION)
+"""The ways in which the champion is told how its responses are to be better."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class _Shard:
     t.PIT_IMPROVEMENT_ROUNDS,
     deps=[t.PIT_CHECKPOINT, t.PIT_GAP_REWARD_MODEL],
     description="The champion's response to each held-out prompt, and improvements of it in turn: by the new "
-    "checkpoint (pit), and by the champion, asked alike (untaught). The truth is not read.",
+    "checkpoint (pit), by the champion, asked alike (untaught), and by the champion with feedback "
+    "(self_refine) and with reflections (reflexion). The truth is not read.",
     kinds={"parquet", "pytorch"},
     holds_model=True,
 )
@@ -53,12 +59,14 @@ def improvement_rounds(
     reward, reward_inputs = reward_model_of(stage.lake, experiment, stage.iteration, "gap_reward_model")
     assert reward is not None
     shards = _shards(experiment)
+    refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
     with ExitStack() as opened:
         model = opened.enter_context(language_model.open(experiment.model, champion.path))
         activity = stage.activity(
             inputs=[checkpoint_manifest, *reward_inputs],
             parameters={
                 "rounds": section.rounds,
+                "refining": vars(refining),
                 "max_tokens": section.max_tokens,
                 "questions": section.model_dump(include={"file", "rows"}),
                 "champion": model.model_id,
@@ -80,6 +88,8 @@ def improvement_rounds(
                 if shard.way == ORIGINAL:
                     return improver.respond(shard.asked)
                 originals = writer.read_shard(shard.originals)
+                if shard.way in TOLD:
+                    return refine(model, shard.way, shard.asked, originals, refining, record, report.advance)
                 return improver.improve(shard.asked, originals, section.rounds, reward.gaps, record)
 
             spent = in_shards(
@@ -88,7 +98,7 @@ def improvement_rounds(
                 work,
                 size=1,
                 unit="responses",
-                each=lambda shard: len(shard.asked) * (1 if shard.way == ORIGINAL else section.rounds),
+                each=lambda shard: len(shard.asked) * (section.rounds if shard.way in (PIT, UNTAUGHT) else 1),
                 log=stage.log,
                 allowance=stage.allowance,
             )
@@ -106,13 +116,15 @@ def improvement_rounds(
 
 
 def _shards(experiment: PitExperiment) -> list[_Shard]:
-    """First responses, then the champion's improvements, then the checkpoint's: a model is opened once."""
+    """First responses, what the champion makes of them, what the checkpoint does: a model is opened once."""
     asked = [
         HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
     ]
     size = experiment.evaluation.shard
     parts = [asked[start : start + size] for start in range(0, max(len(asked), 1), size)]
-    return [_Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, PIT) for at, part in enumerate(parts)]
+    return [
+        _Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT) for at, part in enumerate(parts)
+    ]
 
 
 def _gap_metadata(rows: pl.DataFrame) -> dict[str, dg.MetadataValue[str]]:

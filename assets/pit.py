@@ -2,7 +2,8 @@
 
 seed_pool → filtered_dataset ┬→ improver_dataset → improver_checkpoint ─┬→ curriculum_checkpoint
                              └→ gap_pairs → gap_reward_model ───────────┘
-curriculum_checkpoint → policy_references → fine_tuned_checkpoint → improvement_rounds → (shared stages)
+curriculum_checkpoint → policy_references → fine_tuned_checkpoint → improvement_rounds → win_rates
+→ (shared stages)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from assets.preferences import compared_pairs
 from assets.shared import drawn_pool, judging_stages
 from assets.shown import number
 from assets.stage import Stage
+from assets.win_rates import win_rate_table, win_rates_asset
 from resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster import judge_tables
 from selfimprove_dagster import pit_tables as t
@@ -295,6 +297,12 @@ def _trained(stage: Stage[PitExperiment], table: TableSchema) -> Champion:
     return model
 
 
+def _report(stage: Stage[Any], manifest: Manifest) -> dict[str, Any]:
+    """What an evaluation of dialogues shows, and who won."""
+    _, met = stage.read(t.PIT_WIN_RATES)
+    return {**dialogue_evaluation_report(stage, manifest), **win_rate_table(met)}
+
+
 pit_assets = [
     seed_pool,
     filtered_dataset,
@@ -306,5 +314,6 @@ pit_assets = [
     policy_references,
     fine_tuned_checkpoint,
     improvement_rounds,
-    *judging_stages("pit", dialogue_evaluation_report, after=[t.PIT_IMPROVEMENT_ROUNDS]),
+    win_rates_asset,
+    *judging_stages("pit", _report, after=[t.PIT_WIN_RATES]),
 ]

@@ -15,6 +15,7 @@ import dagster as dg
 import polars as pl
 
 from assets.declared import stage_asset
+from assets.self_knowledge_gate import heed_self_knowledge
 from assets.shared import drawn_pool, drawn_responses
 from assets.shown import image, number
 from assets.stage import Stage
@@ -26,7 +27,7 @@ from selfimprove_dagster.experiment import RefinementExperiment
 from selfimprove_dagster.generation import Work
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.language_model.base import LanguageModel
-from selfimprove_dagster.methods.refinement import FAILED, OUTCOME, STOPS
+from selfimprove_dagster.methods.refinement import FAILED, OUTCOME, REFLEXION, SELF_REFINE, STOPS
 from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.records import Draft
 from selfimprove_dagster.refinement_records import drafts_of
@@ -73,7 +74,11 @@ def refinements(
     )
     inputs, settings = [pool_manifest, first_manifest], {"refining": section.model_dump()}
 
+    heeded: dict[str, str] = {}
+
     def prepare(model: LanguageModel) -> Work[_Answered]:
+        if {*section.ways} & {SELF_REFINE, REFLEXION}:  # the model judges its answers by what it writes
+            heeded.update(heed_self_knowledge(stage, stage.experiment.self_knowledge, model.model_id, "text"))
         activity_id = stage.drawing(model, inputs, settings).id
         seeds_from = (stage.experiment.seed, stage.iteration)
 
@@ -109,6 +114,7 @@ def refinements(
         ["way", "kind", "round", "text", "is_fine", "stopped"],
         {
             **shown,
+            **heeded,
             "failed": done.filter(stopped=FAILED).height,
             **{f"{way}_{stopped}": count for way, stopped, count in counted.iter_rows()},
             "lineage": stage.lineage_page,

@@ -13,7 +13,7 @@ import polars as pl
 from assets.shown import page_url, preview_table, table_metadata
 from resources import LanguageModelResource
 from selfimprove_dagster.champion import NEWEST, Champion, champion_before
-from selfimprove_dagster.experiment import Experiment, SelfKnowledgeExperiment, experiment_of_key
+from selfimprove_dagster.experiment import Experiment, SelfKnowledgeExperiment
 from selfimprove_dagster.generation import Item, Request, Work, completer, in_shards, recorded_options
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Lake, Manifest, Spent, partition_of
@@ -23,6 +23,7 @@ from selfimprove_dagster.language_model.base import (
     placement,
 )
 from selfimprove_dagster.loop import Allowance
+from selfimprove_dagster.naming import experiment_of_key
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import Activity, Draft, Parent, TableSchema, build_records, content_hash
 

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.judge_sections import (
     ComparisonFile,
     ComparisonPoolSection,
@@ -29,6 +27,7 @@ from selfimprove_dagster.judge_sections import (
     SupervisedStepSection,
 )
 from selfimprove_dagster.methods.dialogues import TURN_STOPS
+from selfimprove_dagster.naming import NAME_PATTERN
 from selfimprove_dagster.pit_sections import (
     ComparisonSource,
     CurriculumSection,
@@ -36,6 +35,7 @@ from selfimprove_dagster.pit_sections import (
     ImprovementEvaluationSection,
     ImproverSection,
     ReferenceSection,
+    WinRateSection,
 )
 from selfimprove_dagster.refinement_sections import RefiningSection
 from selfimprove_dagster.sections import (
@@ -77,9 +77,6 @@ from selfimprove_dagster.tool_sections import (
     ToolEvaluationSection,
     ToolsSection,
 )
-
-NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"
-PARTITION_KEY = re.compile(r"^(?P<experiment>[a-z][a-z0-9_]{0,39})-(?P<iteration>[0-9]{3})$")
 
 
 class Experiment(Section):
@@ -297,6 +294,7 @@ class RefinementExperiment(SeededExperiment):
     responses: ResponseSection
     refining: RefiningSection
     evaluation: DialogueEvaluationSection
+    self_knowledge: SelfKnowledgeSection = SelfKnowledgeSection()
 
 
 class SelfKnowledgeExperiment(Experiment):
@@ -345,6 +343,17 @@ class PitExperiment(DialogueExperiment):
     curriculum: CurriculumSection
     references: ReferenceSection
     training: PolicyTrainingSection
+    constitution: ConstitutionSection
+    win_rates: WinRateSection = WinRateSection()
+
+    @model_validator(mode="after")
+    def _competing_round_is_made(self) -> PitExperiment:
+        if self.win_rates.round > self.evaluation.rounds:
+            raise ValueError(
+                f"win_rates.round is {self.win_rates.round}, but evaluation.rounds makes "
+                f"{self.evaluation.rounds}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gap_rewards(self) -> PitExperiment:
@@ -379,19 +388,3 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "pit": PitExperiment,
 }
 """What an experiment file of each method holds."""
-
-
-def split_turn(name: str) -> tuple[str, str | None]:
-    """The experiment's name and, of `<name>.<method>`, the method of a chain."""
-    experiment, _, method = name.partition(".")
-    return experiment, method or None
-
-
-def experiment_of_key(partition_key: str) -> tuple[str, int]:
-    """Experiment name and iteration of a partition key. Raises ExperimentError on any other text."""
-    match = PARTITION_KEY.fullmatch(partition_key)
-    if not match:
-        raise ExperimentError(
-            f"partition {partition_key!r} is not of the form <experiment>-<NNN>, as demo-000"
-        )
-    return match["experiment"], int(match["iteration"])

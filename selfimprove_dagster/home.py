@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import Experiment, split_turn
+from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.experiment_files import load_chain
 from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.naming import split_turn
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ import polars as pl
 
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
 from selfimprove_dagster.methods.dialogues import TURN_STOPS, dialogue_prompt, improvement_prompt
+from selfimprove_dagster.methods.refinement import ANSWER
 from selfimprove_dagster.records import Draft, Parent
+from selfimprove_dagster.refining import improve
+from selfimprove_dagster.trajectories import Refining, Task
 
 ORIGINAL, UNTAUGHT, PIT = "original", "untaught", "pit"
 """The ways of `improvement_rounds`: what is improved, and who improves it."""
@@ -104,3 +107,54 @@ class Improver:
                 asked, prompts, encoded, drawn, improved, ties, strict=True
             )
         ]
+
+
+def refine(
+    model: LanguageModel,
+    way: str,
+    asked: Sequence[HeldOut],
+    originals: pl.DataFrame,
+    settings: Refining,
+    record: Record,
+    progress: Progress = lambda tasks, tokens: None,
+) -> list[Draft]:
+    """The answers of Self-Refine or Reflexion after each original, as far as each way goes.
+
+    `originals` are the recorded rows of `respond`, in the order of `asked`. `progress` is told of prompts.
+    """
+    tasks = [
+        Task(one.question, one.question, text) for one, text in zip(asked, originals["text"], strict=True)
+    ]
+    refined = improve(model, tasks, way, settings, (0,), progress)
+    current = originals["id"].to_list()
+    made: list[Draft] = []
+    for number in range(1, settings.rounds + 1):
+        at, drafts = [], []
+        for index, (held_out, one) in enumerate(zip(asked, refined, strict=True)):
+            said = [step for step in one.steps if step.round == number]
+            answer = next((step for step in said if step.kind == ANSWER and step.error is None), None)
+            if answer is None:
+                continue
+            at.append(index)
+            drafts.append(
+                Draft(
+                    content={
+                        **vars(held_out),
+                        "way": way,
+                        "round": number,
+                        "model_id": model.model_id,
+                        "improves_id": current[index],
+                        "prompt": answer.prompt,
+                        "text": answer.text,
+                        "finish_reason": answer.finish_reason,
+                        "prompt_tokens": sum(step.tokens_in for step in said),
+                        "tokens": sum(step.tokens_out for step in said),
+                    },
+                    parents=[Parent(model.model_id, "written_by"), Parent(current[index], "improvement_of")],
+                    measures={"gap_reward": None, "tie_reward": None},
+                )
+            )
+        for index, id in zip(at, record(drafts)["id"], strict=True):
+            current[index] = id
+        made += drafts
+    return made

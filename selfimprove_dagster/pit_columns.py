@@ -123,4 +123,10 @@ PIT_COLUMN_SOURCES: dict[str, Columns] = {
         **each([*_POLICY, *_GAP], "gap_reward", "tie_reward"),
         **new("way", "round", "question", "source_file", "source_line", "improves_id"),
     },
+    t.PIT_WIN_RATES.name: {
+        **each(of(t.PIT_IMPROVEMENT_ROUNDS, "id"), "parents", "first_id", "second_id"),
+        **each(_IMPROVED, "first_text", "second_text", "outcome", "preferred"),
+        **same(t.PIT_IMPROVEMENT_ROUNDS, "question", "source_file", "source_line"),
+        **new("first", "second", "judge"),
+    },
 }

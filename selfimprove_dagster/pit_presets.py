@@ -11,6 +11,7 @@ from selfimprove_dagster.preset import Preset
 PIT = {
     "paper": Preset(
         values={
+            "constitution": {"file": "embedded"},
             "pool": {"comparisons": 160_000},
             "preferences": {"minimum_margin": 0.0},
             "improver": {"steps": 5_000, "learning_rate": 3e-5, "batch_size": 32},
@@ -46,6 +47,7 @@ PIT = {
     ),
     "practical": Preset(
         values={
+            "constitution": {"file": "embedded"},
             "pool": {"comparisons": 1_600},
             "preferences": {"minimum_margin": 0.0},
             "improver": {"steps": 20, "learning_rate": 1e-4, "batch_size": 32, "plain_share": 0.3},

@@ -11,7 +11,7 @@ from selfimprove_dagster.judge_sections import (
     DialogueEvaluationSection,
     SupervisedStepSection,
 )
-from selfimprove_dagster.sections import Section
+from selfimprove_dagster.sections import ModelSection, Section
 
 
 class ComparisonSource(ComparisonFile):
@@ -85,3 +85,13 @@ class ImprovementEvaluationSection(DialogueEvaluationSection):
         if self.decided_in != "greedy" and int(self.decided_in.split("_")[1]) > self.rounds:
             raise ValueError(f"decided_in is {self.decided_in}, but only {self.rounds} rounds are made")
         return self
+
+
+class WinRateSection(Section):
+    """Who is set against whom on held-out prompts, and who judges besides the truth and the model itself."""
+
+    round: int = Field(1, ge=1, description="the round of PIT's improvements that competes")
+    rounds: int = Field(4, ge=1, le=32, description="most rounds of Self-Refine and of Reflexion")
+    judges: list[ModelSection] = Field([], description="engines that judge as well, each as `model` is given")
+    principles: int = Field(1, ge=1, description="principles by which a model judges each pair")
+    shard: int = Field(512, ge=1, description="contests a shard: what a killed run loses at most")

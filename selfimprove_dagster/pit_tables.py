@@ -132,8 +132,32 @@ PIT_IMPROVEMENT_ROUNDS = TableSchema(
 )
 """Held-out prompts, and what was made of the first response to each, round by round. `way`: `original` (round
 0, the champion's greedy response), `pit` (improved by the new checkpoint), `untaught` (by the champion, asked
-alike). `gap_reward` is r_gap of the text against the one that it improves (`improves_id`), `tie_reward` that
-of the improved text against itself. Parents: the model that wrote it, and the row that it improves."""
+alike), `self_refine` and `reflexion` (by the champion, told how: a row an answer, whose tokens are those of
+all that its round said). `gap_reward` is r_gap of the text against the one that it improves (`improves_id`),
+`tie_reward` that of the improved text against itself. Parents: the model that wrote it, and the row that it
+improves."""
+
+PIT_WIN_RATES = TableSchema(
+    "pit/win_rates",
+    "win",
+    content={
+        "first": TEXT,
+        "second": TEXT,
+        "judge": TEXT,
+        "question": TEXT,
+        "source_file": TEXT,
+        "source_line": pl.Int64,
+        "first_id": TEXT,
+        "second_id": TEXT,
+        "first_text": TEXT,
+        "second_text": TEXT,
+        "outcome": TEXT,
+    },
+    measures={"preferred": pl.Float64},
+)
+"""One row a held-out prompt, pair of ways (`first` against `second`) and judge: whether the first wins, loses
+or ties, and how probably it is the better. Parents: the two responses (y_w, `chosen`, is no record), and the
+model that judged."""
 
 PIT_EVALUATION = dialogue_evaluation("pit")
 
@@ -151,6 +175,7 @@ PIT_TABLES = (
     PIT_ROLLOUTS,
     PIT_CHECKPOINT,
     PIT_IMPROVEMENT_ROUNDS,
+    PIT_WIN_RATES,
     PIT_EVALUATION,
     promotion("pit"),
 )

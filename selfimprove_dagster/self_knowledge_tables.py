@@ -59,7 +59,7 @@ read, and `score` is the generation score then. Parents: the question, its gener
 
 SK_DISCRIMINATION_GAP = TableSchema(
     f"{METHOD}/discrimination_gap",
-    "gap",
+    "dgap",
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},
     measures={
         "questions": pl.Int64,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,9 +12,11 @@ from selfimprove_dagster.evaluation import accuracy, compare
 from selfimprove_dagster.experiment import Experiment
 from selfimprove_dagster.lake import Lake, Manifest
 from selfimprove_dagster.loop import finished_iterations
-from selfimprove_dagster.measurement import Accuracy, PairedComparison
 from selfimprove_dagster.methods.lmsi import distinct_ngram_share
 from selfimprove_dagster.progress import duration
+from selfimprove_dagster.refinement_results import after_rounds
+from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
 
 _WRITTEN = ("completion", "chosen", "output")
 """The column of a dataset that holds what is learnt to be written."""
@@ -24,18 +26,21 @@ _WRITTEN = ("completion", "chosen", "output")
 class MethodSummary:
     """What one method of an experiment came to; None where it has nothing of the kind.
 
-    `before`, `after`: held-out accuracy of the model that it began with and of its last champion, compared on
-    the same questions by `change`. `distinct`: distinct word 4-grams over all of what was trained on.
-    `dropped`: candidates that each rule dropped, the most first.
+    `before`, `after`: held-out accuracy of the model that it began with and of its last champion; `change` is
+    the difference on the same questions with its 95% interval. Where nothing is trained they are those of
+    first answers and of answers refined in the best `way`, or of picks by lot and of the model's own picks.
+    `distinct`: distinct word 4-grams over all of what was trained on. `dropped`: candidates that each rule
+    dropped, the most first.
     """
 
     experiment: str
     method: str
     iterations: int
     promoted: int | None
-    before: Accuracy | None
-    after: Accuracy | None
-    change: PairedComparison | None
+    before: float | None
+    after: float | None
+    change: tuple[float, float, float] | None
+    way: str
     tokens: int
     model_seconds: float
     seconds: float
@@ -65,16 +70,16 @@ def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
         counted = lake.read_ungated(one).filter(~pl.col("kept")).group_by("rule").len()
         dropped.update(dict(counted.iter_rows()))
     promotions = [one.promoted for one in finished if one.promoted is not None]
-    sat = _sat(lake, stages.get("evaluation", ())) if promotions else None
-    mode = experiment.decided_in
+    before, after, change, way = _scores(lake, experiment, stages) if finished else (None, None, None, "")
     return MethodSummary(
         experiment=experiment.name,
         method=experiment.method,
         iterations=len(finished),
         promoted=sum(promotions) if promotions else None,
-        before=None if sat is None else accuracy(sat, "champion", mode),
-        after=None if sat is None else accuracy(sat, "challenger", mode),
-        change=None if sat is None else compare(sat, mode),
+        before=before,
+        after=after,
+        change=change,
+        way=way,
         tokens=sum(one.tokens for one in finished),
         model_seconds=sum(one.model_seconds for one in finished),
         seconds=sum(one.seconds for one in finished),
@@ -82,6 +87,29 @@ def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
         distinct=distinct_ngram_share(written) if written else None,
         dropped=tuple(dropped.most_common()),
     )
+
+
+Scores = tuple[float | None, float | None, tuple[float, float, float] | None, str]
+
+
+def _scores(lake: Lake, experiment: Experiment, stages: Mapping[str, Sequence[Manifest]]) -> Scores:
+    """What is compared of a method, and how it changed."""
+    if experiment.method == SELF_KNOWLEDGE:
+        row = lake.read_ungated(stages["discrimination_gap"][-1]).row(0, named=True)
+        change = row["gap"], row["gap_low"], row["gap_high"]
+        return row["generation"], row["discrimination"], change, f"picked by {row['by']}"
+    if experiment.method == REFINEMENT:
+        original, *refined = after_rounds(lake.read_ungated(stages["evaluation"][-1]))
+        if not refined:
+            return original.correct.value, None, None, ""
+        last = {one.way: one for one in refined}
+        best = max(last.values(), key=lambda one: one.correct.value)
+        change = best.against_original.difference, *best.against_original.interval
+        return original.correct.value, best.correct.value, change, best.way.replace("_", "-")
+    sat, mode = _sat(lake, stages["evaluation"]), experiment.decided_in
+    compared = compare(sat, mode)
+    before, after = (accuracy(sat, role, mode).value for role in ("champion", "challenger"))
+    return before, after, (compared.difference, *compared.interval), ""
 
 
 def _sat(lake: Lake, evaluations: Sequence[Manifest]) -> pl.DataFrame:
@@ -111,12 +139,13 @@ def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
     """A summary in words, one of each of `HEADINGS`; of the rules, those that dropped the most."""
     change = "–"
     if one.change is not None:
-        low, high = one.change.interval
-        change = f"{one.change.difference:+.1%} [{low:+.1%}, {high:+.1%}]"
+        difference, low, high = one.change
+        change = f"{difference:+.1%} [{low:+.1%}, {high:+.1%}]"
+    way = f" ({one.way})" if one.way else ""
     return [
         one.experiment if one.experiment == one.method else f"{one.experiment}: {one.method}",
         "–" if one.promoted is None else f"{one.promoted} of {one.iterations}",
-        "–" if one.before is None or one.after is None else f"{one.before.value:.1%} → {one.after.value:.1%}",
+        "–" if one.before is None or one.after is None else f"{one.before:.1%} → {one.after:.1%}{way}",
         change,
         f"{one.tokens:,}",
         duration(one.model_seconds),

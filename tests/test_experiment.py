@@ -10,9 +10,10 @@ import yaml
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import Experiment, ToolformerExperiment, experiment_of_key
+from selfimprove_dagster.experiment import Experiment, ToolformerExperiment
 from selfimprove_dagster.experiment_files import describe_fields, load_experiment, parse_experiment
 from selfimprove_dagster.home import Home
+from selfimprove_dagster.naming import experiment_of_key
 from selfimprove_dagster.presets import PRESETS
 from selfimprove_dagster.tool_sections import CallSamplingSection
 

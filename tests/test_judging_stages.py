@@ -211,6 +211,7 @@ def test_no_training_stage_can_see_the_truth() -> None:
         "selfimprove_dagster/embedded/dialogue_recipe.py",
         "selfimprove_dagster/embedded/dialogue_texts.py",
         "selfimprove_dagster/knowledge_exam.py",
+        "selfimprove_dagster/win_rate_exam.py",
     }
     judged = (*t.JUDGE_TABLES, *SELF_KNOWLEDGE_TABLES)
     told = {column for schema in judged for column in schema.content if column in ("wanted", "unwanted")}

@@ -10,6 +10,7 @@ from small_lake import make_experiment, promotion_draft, store
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.measurement import PairedComparison
 from selfimprove_dagster.records import Draft
 from selfimprove_dagster.side_by_side import cells, summarise
 
@@ -50,12 +51,12 @@ def test_the_model_it_began_with_against_the_last_champion(lake: Lake, tmp_path:
     one = summarise(lake, experiment)
     assert (one.iterations, one.promoted) == (2, 1)
     assert one.before is not None and one.after is not None and one.change is not None
-    assert (one.before.correct, one.after.correct) == (2, 6), "the last challenger was not promoted"
-    assert (one.change.gained, one.change.lost, one.change.questions) == (4, 0, 10)
+    assert (one.before, one.after) == (0.2, 0.6), "the last challenger was not promoted"
+    assert one.change == pytest.approx((0.4, *PairedComparison(10, 4, 0).interval))
     assert (one.tokens, one.seconds) == (100, 6.0)
     sat(lake, 2, "b2:6", "b2:9", promoted=True)
     after = summarise(lake, experiment).after
-    assert after is not None and after.correct == 9
+    assert after == 0.9
 
 
 def test_what_was_learnt_and_what_was_dropped(lake: Lake, tmp_path: Path) -> None:

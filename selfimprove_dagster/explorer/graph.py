@@ -86,6 +86,7 @@ _MEASURED_NAMES = {
     "curriculum_checkpoint": "first phase",
     "policy_references": "reference",
     "improvement_rounds": "round",
+    "win_rates": "contest",
 }
 _UNSAID = (
     *("reward_model", "supervised_checkpoint", "evaluation"),

@@ -19,6 +19,7 @@ from selfimprove_dagster.lineage.judge_words import METHODS, preference_words
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.records import Row
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.win_rates import win_rates
 
 Stages = Mapping[str, Manifest]
 SHARES = ("helpful", "harmless")
@@ -90,6 +91,11 @@ def judging_of(lake: Lake, stages: Stages, method: str) -> dict[str, Any] | None
         else [],
         "trained": trained,
         "rollouts": _rollouts(lake, stages),
+        "contests": [
+            *win_rates(lake.read_columns(stages["win_rates"], ["first", "second", "judge", "outcome"]))
+        ]
+        if "win_rates" in stages
+        else [],
     }
 
 

@@ -81,6 +81,7 @@ KINDS = {
     "curriculum_checkpoint": "Policy of the first phase",
     "policy_references": "Reference of the second phase",
     "improvement_rounds": "Held-out response",
+    "win_rates": "Contest of held-out responses",
     "review_queue": "Item for review",
     "labels": "What a person said",
     "refinements": "Step of a refinement",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from selfimprove_dagster.experiment import split_turn
 from selfimprove_dagster.explorer.judge_listings import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
 from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
 from selfimprove_dagster.explorer.refinement_listings import REFINEMENT_FAILURES, REFINEMENT_STEPS
@@ -17,6 +16,7 @@ from selfimprove_dagster.explorer.views import method_of, stages_of
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Manifest
 from selfimprove_dagster.lineage import RecordNotFound
+from selfimprove_dagster.naming import split_turn
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 
 ROWS = 50

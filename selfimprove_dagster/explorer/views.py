@@ -11,7 +11,7 @@ import polars as pl
 from selfimprove_dagster import tables
 from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, TrainingExperiment, split_turn
+from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, TrainingExperiment
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
@@ -25,6 +25,7 @@ from selfimprove_dagster.lineage.search import search as search_words
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.loop import Stop, decide_next
 from selfimprove_dagster.methods.lmsi import distinct_ngram_share
+from selfimprove_dagster.naming import split_turn
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
 from selfimprove_dagster.status import IterationResult, results

@@ -10,15 +10,15 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.experiment import experiment_of_key
 from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.naming import experiment_of_key
 from selfimprove_dagster.question_files import normalise_question
 from selfimprove_dagster.records import TableSchema
 
 _AFTER = (
     *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improver_dataset", "gap_pairs"),
-    *("policy_references", "improvement_rounds", "evaluation", "promotion"),
+    *("policy_references", "improvement_rounds", "win_rates", "evaluation", "promotion"),
 )
 """The stages whose settings do not shape a dataset; nor do decisions, which say what others decided."""
 

@@ -51,7 +51,7 @@ from selfimprove_dagster.records import Row
 _ASIDE = (
     *("judge_checks", "review_queue", "rollouts", "reward_model", "supervised_checkpoint"),
     *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint", "curriculum_rollouts"),
-    "improvement_rounds",
+    *("improvement_rounds", "win_rates"),
 )
 """Stages of which no candidate is made."""
 
@@ -80,7 +80,7 @@ def _explain_aside(iteration: Iteration, place: Place, row: Row) -> Explanation:
         verdict = f"it is asked of people, and no dataset holds it: {step.reason}"
         return explanation(place, verdict, steps=(step, *gone))
     verdict = step.reason
-    if stage == "improvement_rounds":
+    if stage in ("improvement_rounds", "win_rates"):
         verdict = f"of a held-out prompt, so that nothing is trained on it: {step.reason}"
     if stage.endswith("rollouts"):
         verdict = f"the policy wrote it while it was trained, and no dataset holds it: {step.reason}"

@@ -71,7 +71,7 @@ def asked(lake: Lake, place: Place) -> list[str]:
 _AFTER = (
     *("judge_checks", "reward_model", "rollouts", "supervised_checkpoint"),
     *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint", "curriculum_rollouts"),
-    *("improvement_rounds", "fine_tuned_checkpoint", "evaluation", "promotion"),
+    *("improvement_rounds", "win_rates", "fine_tuned_checkpoint", "evaluation", "promotion"),
 )
 
 

@@ -9,7 +9,7 @@ from selfimprove_dagster.judge_tables import JUDGE_METHODS, JUDGE_TABLES
 from selfimprove_dagster.lineage.task_words import drawn_sentence, quoted
 from selfimprove_dagster.methods.judging.prompts import OPTIONS
 from selfimprove_dagster.methods.pit import IMPROVEMENT
-from selfimprove_dagster.methods.refinement import EVALUATION, OUTCOME, STOPS
+from selfimprove_dagster.methods.refinement import EVALUATION, OUTCOME, REFLEXION, SELF_REFINE, STOPS
 from selfimprove_dagster.pit_tables import PIT_TABLES
 from selfimprove_dagster.records import Row
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
@@ -111,13 +111,30 @@ def _improver_example(row: Row) -> str:
 def _round_of_improvement(row: Row) -> str:
     if row["round"] == 0:
         return f"the champion's response to a held-out prompt: {quoted(row['text'].strip())}"
-    by = {PIT: "by the new checkpoint", UNTAUGHT: "by the champion, asked alike"}.get(row["way"], row["way"])
+    by = _IMPROVED_BY.get(row["way"], row["way"])
     gap = (
         ""
         if row["gap_reward"] is None
         else f", gap reward {row['gap_reward']:.3g} against {row['tie_reward']:.3g}"
     )
     return f"improved {by} in round {row['round']}{gap}: {quoted(row['text'].strip())}"
+
+
+_IMPROVED_BY = {
+    PIT: "by the new checkpoint",
+    UNTAUGHT: "by the champion, asked alike",
+    SELF_REFINE: "by the champion with feedback of its own",
+    REFLEXION: "by the champion with reflections of its own",
+}
+
+
+def _contest(row: Row) -> str:
+    said = {"win": "wins against", "loss": "loses to", "tie": "ties with"}[row["outcome"]]
+    first, second = (row[name].replace("_", "-") for name in ("first", "second"))
+    return (
+        f"{first} {said} {second} by {row['judge']} ({row['preferred']:.2f}): "
+        f"{quoted(row['first_text'].strip())} against {quoted(row['second_text'].strip())}"
+    )
 
 
 def _example(row: Row) -> str:
@@ -194,6 +211,7 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "curriculum_rollouts": _rollout,
     "policy_references": lambda row: f"a reference of the second phase, {drawn_sentence(row)}",
     "improvement_rounds": _round_of_improvement,
+    "win_rates": _contest,
     "reward_model": _model("reward model"),
     "rollouts": _rollout,
     "refinements": _refinement,

@@ -21,7 +21,7 @@ from selfimprove_dagster.taint import taint, tainted_models
 
 _IDENTIFIED = ("seed", "record")
 _JUDGEMENTS = (
-    *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improvement_rounds"),
+    *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improvement_rounds", "win_rates"),
     *("evaluation", "promotion", "discrimination_gap"),
 )
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, LakeError
-from selfimprove_dagster.experiment import PARTITION_KEY, experiment_of_key
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.lineage import judge_what_if, task_what_if, tool_what_if
 from selfimprove_dagster.lineage.explain import path_of
@@ -23,6 +22,7 @@ from selfimprove_dagster.lineage.task_records import method_of
 from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.methods import lmsi
+from selfimprove_dagster.naming import PARTITION_KEY, experiment_of_key
 from selfimprove_dagster.records import Row, TableSchema
 from selfimprove_dagster.sections import FilterSection
 from selfimprove_dagster.task_sections import TaskFilterSection

@@ -14,6 +14,7 @@ from selfimprove_dagster.quality.judging import REWARD_MODEL_CHECKS
 from selfimprove_dagster.quality.questions import NO_OVERLAP
 from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, counted
+from selfimprove_dagster.win_rates import outcome
 
 MOST_TIE_SHARE = 0.25
 """Of the way from r(l,w) to r(w,l): by how much r(w,w) and r(l,l) may differ and still count as alike."""
@@ -171,3 +172,40 @@ IMPROVEMENT_ROUND_CHECKS = (
         _tells_rounds_apart,
     ),
 )
+
+
+def _outcomes(subject: Subject) -> Evidence:
+    rows = subject.columns("id", "preferred", "outcome", "first_text", "second_text")
+    says = rows["preferred"].map_elements(outcome, return_dtype=pl.String)
+    return Evidence(
+        rows.with_columns(says=says),
+        (
+            Expect("ExpectColumnValuesToBeBetween", column="preferred", min_value=0, max_value=1),
+            Expect("ExpectColumnPairValuesToBeEqual", column_A="outcome", column_B="says"),
+        ),
+        found="do not follow from how much the first response is preferred",
+        allowed="a win is above one half, a loss below, a tie at it",
+        unit="contests",
+    )
+
+
+def _every_judge(subject: Subject) -> Evidence:
+    met = subject.columns("first", "second", "judge", "source_file", "source_line")
+    place = pl.concat_str("source_file", "source_line", separator=":")
+    heard = met.group_by(id=pl.concat_str("first", "second", place, separator=" ")).agg(
+        judges=pl.col("judge").n_unique()
+    )
+    return Evidence(
+        heard.with_columns(pl.col("judges").cast(pl.Int64)),
+        (Expect("ExpectColumnValuesToBeInSet", column="judges", value_set=[met["judge"].n_unique()]),),
+        found="were not decided by every judge",
+        allowed=f"each contest is decided by {', '.join(met['judge'].unique().sort())}",
+        unit="contests",
+    )
+
+
+WIN_RATE_CHECKS = (
+    QualityCheck("outcomes_follow", True, "Outcomes follow from preferences.", AGAIN, _outcomes),
+    QualityCheck("every_judge_decided", True, "Every judge decided every contest.", AGAIN, _every_judge),
+)
+"""Of win_rates."""

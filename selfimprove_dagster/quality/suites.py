@@ -22,6 +22,7 @@ from selfimprove_dagster.quality.improving import (
     GAP_REWARD_MODEL_CHECKS,
     IMPROVEMENT_ROUND_CHECKS,
     IMPROVER_DATASET_CHECKS,
+    WIN_RATE_CHECKS,
 )
 from selfimprove_dagster.quality.judging import (
     COMPARED_DATASET_CHECKS,
@@ -182,6 +183,7 @@ SUITES: dict[str, tuple[QualityCheck, ...]] = {
     "pit/rollouts": (*COMMON_CHECKS, *ROLLOUT_CHECKS),
     "pit/fine_tuned_checkpoint": (*COMMON_CHECKS, *POLICY_CHECKS),
     "pit/improvement_rounds": (*COMMON_CHECKS, *IMPROVEMENT_ROUND_CHECKS),
+    "pit/win_rates": (*COMMON_CHECKS, *WIN_RATE_CHECKS),
     "pit/evaluation": (*COMMON_CHECKS, *REWARDED_EVALUATION_CHECKS),
     "pit/promotion": (*COMMON_CHECKS, *PROMOTION_CHECKS),
 }
