@@ -128,7 +128,7 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
     In a chain, the sections of a method stand under its name; what stands beside them holds for every method
     that has such a field.
     """
-    if "methods" not in data:
+    if not data.get("methods"):
         return [parse_experiment(data, folder=folder, origin=origin)]
     methods = data["methods"]
     if not isinstance(methods, list) or not methods:

@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,16 +87,18 @@ def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]
         state = path.stat()
     except OSError:
         return _read_questions(source)
-    found, rejected = _remembered(source.model_dump_json(), type(source), state.st_mtime_ns, state.st_size)
+    key = repr(source), state.st_mtime_ns, state.st_size
+    if key not in _READ:
+        while len(_READ) >= _MOST_READ:
+            _READ.pop(next(iter(_READ)))
+        _READ[key] = _read_questions(source)
+    found, rejected = _READ[key]
     return list(found), list(rejected)
 
 
-@lru_cache(maxsize=4)
-def _remembered(
-    settings: str, kind: type[QuestionFile], changed: int, size: int
-) -> tuple[list[Question], list[Rejected]]:
-    """What the file of these settings holds in this state of it."""
-    return _read_questions(kind.model_validate_json(settings))
+_READ: dict[tuple[str, int, int], tuple[list[Question], list[Rejected]]] = {}
+"""By settings and state of their file: what it holds."""
+_MOST_READ = 4
 
 
 def _read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:

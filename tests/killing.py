@@ -74,8 +74,8 @@ PLANS = {
         {
             "seed_pool": 0,
             "raw_generations": 0,
-            "revisions": 4,
-            "filtered_dataset": 1,
+            "revisions": 3,
+            "filtered_dataset": 0,
             "fine_tuned_checkpoint": 0,
             "evaluation": 1,
             "promotion": 0,
@@ -90,13 +90,13 @@ PLANS = {
         {
             "seed_pool": 0,
             "response_pairs": 0,
-            "comparisons": 2,
-            "ai_preferences": 1,
-            "judge_checks": 1,
+            "comparisons": 1,
+            "ai_preferences": 0,
+            "judge_checks": 0,
             "review_queue": 0,
-            "filtered_dataset": 1,
-            "reward_model": 2,
-            "fine_tuned_checkpoint": 3,
+            "filtered_dataset": 0,
+            "reward_model": 1,
+            "fine_tuned_checkpoint": 2,
             "evaluation": 0,
             "promotion": 0,
         },
@@ -182,7 +182,7 @@ class Moments:
         return torn
 
 
-def new_home(folder: Path, plan: Plan) -> Path:
+def new_home(folder: Path, plan: Plan = PLANS["lmsi"]) -> Path:
     (folder / "experiments").mkdir(parents=True)
     (folder / "experiments" / "small.yaml").write_text(yaml.safe_dump({**plan.experiment, "name": "small"}))
     return folder

@@ -199,7 +199,15 @@ def _open(
 
 
 def _fine_tune(
-    self: Any, experiment: Any, base: Any, examples: Sequence[Any], output: Path, *, seed: int, on_log: Any
+    self: Any,
+    experiment: Any,
+    base: Any,
+    examples: Sequence[Any],
+    output: Path,
+    *,
+    seed: int,
+    on_log: Any,
+    section: Any = None,
 ) -> Any:
     import numpy as np
     from safetensors.numpy import save_file

@@ -103,7 +103,7 @@ def test_the_loop_stops_with_the_reason_while_an_unfinished_iteration_has_spent_
         "token budget spent: 24 of 24 tokens in the middle of iteration 0; "
         "raise budget.tokens in the experiment file and run again to go on"
     )
-    assert decide_next(lake, with_budget(experiment, tokens=25)) == Continue(0, after="start")
+    assert decide_next(lake, with_budget(experiment, tokens=25)) == Continue(0, after="start", method="lmsi")
 
 
 @pytest.mark.slow
@@ -122,7 +122,9 @@ def test_a_run_stops_with_its_reason_and_goes_on_to_the_end(
     file = home.experiments / "small.yaml"
 
     def run_with(budget: dict[str, int]) -> str:
-        file.write_text(yaml.safe_dump({**killing.EXPERIMENT, "budget": {"iterations": 1, **budget}}))
+        file.write_text(
+            yaml.safe_dump({**killing.PLANS["lmsi"].experiment, "budget": {"iterations": 1, **budget}})
+        )
         done = CliRunner().invoke(app, ["run", "small"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.output

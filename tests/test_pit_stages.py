@@ -30,6 +30,7 @@ from selfimprove_dagster.pit_sections import GapChecksSection
 from selfimprove_dagster.quality import run_suite
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.win_rates import CONTESTS, win_rates
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,7 +132,8 @@ def test_references_can_be_drawn_again(home: Home) -> None:
 
 def test_each_round_improves_the_one_before(home: Home) -> None:
     rounds = of(home, t.PIT_IMPROVEMENT_ROUNDS)
-    made = rounds.group_by("way", "round").len().sort("way", "round").rows()
+    all_of_them = rounds.filter(pl.col("way").is_in(["original", "pit", "untaught"]))
+    made = all_of_them.group_by("way", "round").len().sort("way", "round").rows()
     assert made == [
         (way, number, 40)
         for way, number in (
@@ -149,10 +151,32 @@ def test_each_round_improves_the_one_before(home: Home) -> None:
         before = by_id[improved]
         assert (row["improves_id"], row["round"]) == (improved, before["round"] + 1)
         assert before["way"] == ("original" if row["round"] == 1 else row["way"])
-        assert row["prompt"] == improvement_prompt(row["question"], before["text"])
         assert (row["model_id"] == challenger) == (row["way"] == "pit")
+        if row["way"] in ("self_refine", "reflexion"):
+            assert before["text"].strip() in row["prompt"] and "Feedback:" in row["prompt"]
+            continue
+        assert row["prompt"] == improvement_prompt(row["question"], before["text"])
         if row["text"].strip() == before["text"].strip():
             assert row["gap_reward"] == pytest.approx(row["tie_reward"], abs=1e-4)
+
+
+def test_contests_are_between_recorded_responses_and_every_judge_decides_them(home: Home) -> None:
+    rounds, met = of(home, t.PIT_IMPROVEMENT_ROUNDS), of(home, t.PIT_WIN_RATES)
+    by_id = {row["id"]: row for row in rounds.iter_rows(named=True)}
+    assert met.group_by("first", "second", "judge").len()["len"].to_list() == [40] * (len(CONTESTS) * 2)
+    judges = {row["judge"]: {*parents(row, "judged_by")} for row in met.iter_rows(named=True)}
+    assert judges == {
+        "ground truth": set(),
+        "the model itself": {rounds.filter(way="original")["model_id"][0]},
+    }
+    for row in met.iter_rows(named=True):
+        first = by_id[row["first_id"]]
+        assert (first["question"], first["text"]) == (row["question"], row["first_text"])
+        assert {*parents(row, "compared")} == {row["first_id"], row["second_id"]} - {None}
+        assert (row["second_id"] is None) == (row["second"] == "chosen")
+    table = {(one["first"], one["second"], one["judge"]): one for one in win_rates(met)}
+    lost = table["original", "chosen", "ground truth"]
+    assert lost["losses"] > lost["wins"], "what people chose is better than what the base model says"
 
 
 def test_the_exam_judges_the_rounds_of_either_model(home: Home) -> None:
@@ -250,6 +274,7 @@ SOUND = {"wl_ww": 1.0, "wl_ll": 1.0, "wl_lw": 2.0, "ww_lw": 1.0, "ll_lw": 1.0, "
         (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**{**SOUND, "ll_lw": -0.5}), False),
         (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**{**SOUND, "ww_ll": 0.7}), False),
         (t.PIT_GAP_PAIRS, "five_a_pair", pl.lit("w,l").alias("first_kind"), False),
+        (t.PIT_WIN_RATES, "outcomes_follow", pl.lit("win").alias("outcome"), False),
         (t.PIT_IMPROVEMENT_ROUNDS, "rounds_complete", pl.lit("original").alias("way"), False),
         (t.PIT_IMPROVEMENT_ROUNDS, "tells_rounds_apart", pl.col("tie_reward").alias("gap_reward"), False),
     ],
@@ -266,7 +291,7 @@ def test_checks_fail_exactly_where_a_fault_was_planted(
 
 
 def test_every_term_and_round_is_there(home: Home) -> None:
-    for schema in (t.PIT_GAP_PAIRS, t.PIT_IMPROVEMENT_ROUNDS):
+    for schema in (t.PIT_GAP_PAIRS, t.PIT_IMPROVEMENT_ROUNDS, t.PIT_WIN_RATES):
         for result in run_suite(schema.name, home.lake, home.experiment("taught"), 0):
             assert result.passed or not result.blocking, result.reason
 

@@ -92,7 +92,8 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
     Raises TrainingError where `run.output` holds another model.
     """
     wanted = dict(determinants)
-    if not folders.is_finished(run.output, wanted):
+    # A run that was killed after its folder was put in place leaves the other one behind.
+    if run.partial.exists() or not folders.is_finished(run.output, wanted):
         with folders.locked(run.partial):
             # Another process may have finished it between the two looks.
             if not folders.is_finished(run.output, wanted):
