@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.home import Home
 
 _SHARED = {
@@ -69,7 +70,12 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "training": {**_POLICY, "algorithm": "dpo"},
     },
     "pit": _PIT,
-    "taught": {**_PIT, "seeds": {"experiment": "people"}},
+    "taught": {
+        **_PIT,
+        "seeds": {"experiment": "people"},
+        # Any engine can judge; here, the same model once more.
+        "win_rates": {"judges": [{"path": str(DIALOGUE_MODEL)}]},
+    },
     "direct": {
         **_SHARED,
         "method": "rlaif",

@@ -87,6 +87,31 @@ def test_methods_of_a_chain_improve_one_model() -> None:
         )
 
 
+def test_any_methods_can_take_turns_on_a_model_of_the_users_own() -> None:
+    chain = parse_chain(
+        {
+            "name": "everything",
+            "methods": ["self_instruct", "lmsi", "constitutional", "rlaif", "pit"],
+            "model": {"path": "someone/model"},
+            "self_instruct": {
+                "seeds": {"file": "tasks.jsonl"},
+                "evaluation": {"file": "tasks_out.jsonl"},
+            },
+            "lmsi": {"seeds": {"file": "questions.jsonl"}, "evaluation": {"file": "held_out.jsonl"}},
+            "constitutional": {
+                "seeds": {"file": "prompts.jsonl"},
+                "evaluation": {"file": "prompts_out.jsonl"},
+            },
+            "rlaif": {"seeds": {"file": "prompts.jsonl"}, "evaluation": {"file": "prompts_out.jsonl"}},
+            "pit": {"seeds": {"experiment": "everything"}, "evaluation": {"file": "prompts_out.jsonl"}},
+        },
+        folder=Path("/somewhere"),
+    )
+    assert [one.method for one in chain] == [*chain[0].chain]
+    assert {one.model.path for one in chain} == {"someone/model"}
+    assert chain[-1].taught_by == "everything"
+
+
 def decided(lake: Lake, method: str, iteration: int, promoted: bool) -> Manifest:
     """A method's promotion decision."""
     manifest, _ = store(

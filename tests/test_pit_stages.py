@@ -15,6 +15,7 @@ from test_judging_stages import parents, rows
 
 from selfimprove_dagster import judge_tables, seeds
 from selfimprove_dagster import pit_tables as t
+from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Lake, partition_of
@@ -163,12 +164,10 @@ def test_each_round_improves_the_one_before(home: Home) -> None:
 def test_contests_are_between_recorded_responses_and_every_judge_decides_them(home: Home) -> None:
     rounds, met = of(home, t.PIT_IMPROVEMENT_ROUNDS), of(home, t.PIT_WIN_RATES)
     by_id = {row["id"]: row for row in rounds.iter_rows(named=True)}
-    assert met.group_by("first", "second", "judge").len()["len"].to_list() == [40] * (len(CONTESTS) * 2)
+    assert met.group_by("first", "second", "judge").len()["len"].to_list() == [40] * (len(CONTESTS) * 3)
     judges = {row["judge"]: {*parents(row, "judged_by")} for row in met.iter_rows(named=True)}
-    assert judges == {
-        "ground truth": set(),
-        "the model itself": {rounds.filter(way="original")["model_id"][0]},
-    }
+    itself = {rounds.filter(way="original")["model_id"][0]}
+    assert judges == {"ground truth": set(), "the model itself": itself, str(DIALOGUE_MODEL): itself}
     for row in met.iter_rows(named=True):
         first = by_id[row["first_id"]]
         assert (first["question"], first["text"]) == (row["question"], row["first_text"])

@@ -14,6 +14,7 @@ import yaml
 from judging_home import EXPERIMENTS
 from starlette.testclient import TestClient
 
+from assets import refinement
 from assets.partitions import iterations
 from assets.rlaif import comparisons, response_pairs, seed_pool
 from assets.self_knowledge import candidates, questions
@@ -325,13 +326,15 @@ def test_a_model_that_picks_the_worse_is_stopped(better: bool, action: str, gap:
         assert decide([told]).action == action
 
 
-def plant(lake: Lake, low: float, high: float, model_id: str, task: str = "dialogues") -> None:
+def plant(
+    lake: Lake, low: float, high: float, model_id: str, task: str = "dialogues", by: str = "probability"
+) -> None:
     """A measured gap, newer than all in the lake."""
     number = len(lake.manifests(t.SK_DISCRIMINATION_GAP.name, "planted"))
     activity = Activity(t.SK_DISCRIMINATION_GAP.name, partition_of("planted", number), "1", {}, 0)
     numbers = {"gap": (low + high) / 2, "gap_low": low, "gap_high": high, "generation": 0.5, "best": 0.7}
     draft = Draft(
-        content={"task": task, "kind": "dialogues", "by": "probability", "model_id": model_id},
+        content={"task": task, "kind": "dialogues", "by": by, "model_id": model_id},
         measures={
             **numbers,
             "questions": 300,
@@ -401,6 +404,19 @@ def test_rlaif_stops_before_a_judge_that_is_worse_than_chance_and_goes_on_after_
     )
     (shown,) = went_on.asset_materializations_for_node("rlaif__comparisons")
     assert shown.metadata["self_knowledge"].value == about["self_knowledge"]
+
+
+def test_feedback_of_a_model_that_is_worse_than_chance_by_text_is_not_asked_for(home: Home) -> None:
+    plant(home.lake, -0.2, -0.1, weights_hash(Path(DIALOGUE_MODEL)), task="refined", by="text")
+    settings = {**EXPERIMENTS["short"], "self_knowledge": {"tasks": ["refined"]}}
+    for ways, stops in ((["pit"], False), (["self_refine"], True)):
+        settings["refining"] = {**settings["refining"], "ways": ways}
+        (home.experiments / "short.yaml").write_text(yaml.safe_dump(settings))
+        done = materialise(
+            "short-000", refinement.seed_pool, refinement.raw_generations, refinement.refinements
+        )
+        failed = [event.step_key for event in done.all_events if event.is_step_failure]
+        assert failed == (["refinement__refinements"] if stops else []), ways
 
 
 def test_the_newest_champion_of_another_experiment_is_measured(home: Home, tmp_path: Path) -> None:

@@ -283,7 +283,10 @@ def test_a_finished_model_is_returned_as_it_is(
 ) -> None:
     monkeypatch.setattr(supervised, "_train", lambda *_: pytest.fail("trained again"))
     saved_more_often = dataclasses.replace(SETTINGS, save_every=3)
+    left = undisturbed.path.with_name("model.partial")
+    (left / "checkpoints").mkdir(parents=True)  # by a run that was killed when all was done but this
     assert fine_tune(base, make_examples(), undisturbed.path, saved_more_often, seed=7) == undisturbed
+    assert not left.exists()
     with pytest.raises(TrainingError, match="other seed"):
         fine_tune(base, make_examples(), undisturbed.path, SETTINGS, seed=8)
     with pytest.raises(TrainingError, match="other examples"):
