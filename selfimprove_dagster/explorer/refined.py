@@ -43,7 +43,7 @@ def refining_of(lake: Lake, stages: Stages) -> dict[str, Any]:
             "xlabel": "round",
             "series": series,
         }
-    return {"rounds": chart, "models": [], "checks": [], "trained": [], "rollouts": None}
+    return {"rounds": chart, "models": [], "checks": [], "trained": [], "rollouts": None, "contests": []}
 
 
 def refined_record(lake: Lake, row: Mapping[str, Any], withdrawn: set[str]) -> dict[str, Any] | None:

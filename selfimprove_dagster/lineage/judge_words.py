@@ -29,6 +29,8 @@ def said_of(row: Row) -> str:
         return gap_words(row)
     if "probability_a" in row:
         return comparison_words(row)
+    if "outcome" in row:
+        return _contest(row)
     if "first" in row:
         return preference_words(row)
     said = (row.get(name) for name in ("completion", "text", "statement", "prompt"))
