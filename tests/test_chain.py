@@ -9,6 +9,8 @@ import pytest
 import yaml
 from daemons import make_home, running
 from judging_home import EXPERIMENTS as JUDGED
+from judging_home import make_home as make_judging_home
+from judging_home import run
 from small_lake import promotion_draft, store
 
 from selfimprove_dagster import tables
@@ -38,6 +40,9 @@ CHAIN: dict[str, Any] = {
         for key in ("responses", "judge", "judge_checks", "preferences", "reward_model", "training")
     },
 }
+
+_SHARED = ("model", "budget")
+"""What the methods of a chain have in common."""
 
 
 def parse(**changes: Any) -> list[Experiment]:
@@ -207,3 +212,36 @@ def test_each_method_of_a_chain_has_its_pages(tmp_path: Path) -> None:
     assert "✓ promoted" in first and "✗ not promoted" in second
     iteration = client.get("/experiments/both.rlaif/0")
     assert iteration.status_code == 200 and 'href="/experiments/both.constitutional/0"' in iteration.text
+
+
+@pytest.mark.slow
+def test_four_methods_learn_from_each_other(tmp_path: Path) -> None:
+    """The last learns from the preferences of the one before; what the first learnt from fells them all."""
+    home = make_judging_home(tmp_path)
+    pit = {key: value for key, value in JUDGED["pit"].items() if key not in ("method", "seeds", *_SHARED)}
+    chain = {
+        **CHAIN,
+        "name": "four",
+        "methods": ["self_knowledge", "constitutional", "rlaif", "pit"],
+        "self_knowledge": {
+            "tasks": [{"name": "dialogues", "kind": "dialogues", "file": "embedded", "rows": "0:40"}]
+        },
+        "pit": {**pit, "seeds": {"experiment": "four"}},
+    }
+    (home.experiments / "four.yaml").write_text(yaml.safe_dump(chain))
+    turns = []
+    while isinstance(step := next_turn(home.lake, home.experiment("four")), Continue):
+        run(home, f"four.{step.method}")
+        turns.append(step.method)
+    assert turns == chain["methods"] and len({*turns}) == 4
+
+    def rows_of(table: str) -> Any:
+        return home.lake.read_ungated(home.lake.manifest(table, partition_of("four", 0)))
+
+    taught = {*rows_of("rlaif/filtered_dataset")["id"]}
+    pool = rows_of("pit/seed_pool")
+    assert {edge["id"] for edges in pool["parents"] for edge in edges if edge["role"] == "seed"} <= taught
+    trained = [rows_of(f"{method}/fine_tuned_checkpoint")["model_id"][0] for method in turns[1:]]
+    assert rows_of("pit/improver_checkpoint")["base_model_id"][0] == trained[1]
+    revoke(home.lake, "record", rows_of("constitutional/filtered_dataset")["id"][0], None, "ann", "wrong")
+    assert {*trained} <= {*tainted_models(home.lake, "four")}
