@@ -245,7 +245,8 @@ def paraphrases(
     t.UI_FILTERED_DATASET,
     deps=[t.UI_TASK_OUTPUTS, t.UI_PARAPHRASES, t.UI_ACCEPTED_TASKS],
     description="The training examples: every answered task so far, under its own instruction and under each "
-    "paraphrase of it.",
+    "paraphrase of it; of examples that say the same the first.",
+    code_version="2",
 )
 def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
     stage = Stage.begin(context, home, t.UI_FILTERED_DATASET, UnnaturalInstructionsExperiment)
@@ -271,6 +272,7 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         rephrased.rename({"id": "candidate_id"}), stage.experiment.paraphrases.most
     )
     examples: list[tuple[Row, list[Parent]]] = []
+    reworded: list[tuple[Row, list[Parent]]] = []
     by_task: dict[str, list[Row]] = {}
     for row in other_words.iter_rows(named=True):
         by_task.setdefault(row["task_id"], []).append(row)
@@ -279,13 +281,20 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         examples.append((_example(row, row["instruction"], row["candidate_id"]), parents))
         for other in by_task.get(row["task_id"], ()):
             example = _example(row, other["paraphrase"], other["candidate_id"])
-            examples.append((example, [*parents, Parent(other["candidate_id"], "paraphrase")]))
+            reworded.append((example, [*parents, Parent(other["candidate_id"], "paraphrase")]))
+    # A paraphrase can be the instruction of another task.
+    examples += reworded
+    columns = dict.fromkeys(("candidate_id", "instruction", "input", "output"), pl.String)
+    kept, on_copies = apply_filters(
+        pl.DataFrame([row for row, _ in examples], schema=columns), [method.first_of_its_words]
+    )
+    different = {*kept["candidate_id"]}
     return store_examples(
         stage,
         t.UI_DECISIONS,
         inputs,
-        pl.concat([decisions, on_words]),
-        examples,
+        pl.concat([decisions, on_words, on_copies]),
+        [one for one in examples if one[0]["candidate_id"] in different],
         measures=(),
         parameters={
             "paraphrases": stage.experiment.paraphrases.most,

@@ -159,3 +159,18 @@ def test_at_most_two_paraphrases_that_say_something_else() -> None:
         "p:3": "nothing was said",
         "p:5": "number 3 of its task, at most 2",
     }
+
+
+def test_of_examples_that_say_the_same_the_first_stays() -> None:
+    same = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+    examples = pl.DataFrame(
+        [
+            {"candidate_id": "out:1", **same},
+            {"candidate_id": "out:2", **same, "input": "1 and 3"},
+            {"candidate_id": "par:1", **same},
+            {"candidate_id": "par:2", **same, "output": "4"},
+        ]
+    )
+    said = unnatural.first_of_its_words(examples)
+    assert said["kept"].to_list() == [True, True, False, True]
+    assert said.row(2, named=True)["nearest_id"] == "out:1"

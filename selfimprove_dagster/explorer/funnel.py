@@ -145,6 +145,7 @@ _PARAPHRASE_RULES = {
     "fields": "could be read",
     "copy": "say it in other words",
     "duplicate": "not the same as another",
+    "same_example": "not the same as another example",
     "paraphrases_per_task": "within the most of a task",
 }
 _DRAWN = (

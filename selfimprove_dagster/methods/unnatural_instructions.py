@@ -193,6 +193,21 @@ def not_known(known: Mapping[str, str]) -> Filter:
     return decide
 
 
+def first_of_its_words(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Of examples with the same `instruction`, `input` and `output`, keep the first."""
+    first = pl.col("candidate_id").first().over("instruction", "input", "output")
+    kept = pl.col("candidate_id") == first
+    return decision(
+        candidates,
+        "same_example",
+        kept=kept,
+        reason=pl.when(kept)
+        .then(pl.lit("says what none before it does"))
+        .otherwise(pl.format("says what {} does", first)),
+        nearest_id=pl.when(kept).then(None).otherwise(first),
+    )
+
+
 def filter_paraphrases(candidates: pl.DataFrame, most: int = 2) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The paraphrases to train on, and a decision for each at every rule it reached.
 
