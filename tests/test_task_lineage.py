@@ -117,9 +117,9 @@ def test_the_output_and_the_paraphrase_of_an_example_are_explained(lake: Lake) -
     examples = rows(lake, t.UI_FILTERED_DATASET)
     of_paraphrase = examples.filter(pl.col("parents").list.len() == 3).row(0, named=True)
     explanation = explain(lake, of_paraphrase["id"])
-    assert stages(explanation)[-11:-2] == [
-        *("readable", "held_out", "banned", "empty_output", "fields", "copy", "duplicate"),
-        *("paraphrases_per_task", "filtered_dataset"),
+    assert stages(explanation)[-13:-2] == [
+        *("readable", "held_out", "banned", "empty_output", "same_example", "fields", "copy", "duplicate"),
+        *("paraphrases_per_task", "same_example", "filtered_dataset"),
     ]
     assert {"task_outputs", "paraphrases", "accepted_tasks"} <= set(stages(explanation))
 
