@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -35,9 +35,6 @@ from selfimprove_dagster.methods import preferences
 from selfimprove_dagster.methods.constitutional import choose_principle
 from selfimprove_dagster.methods.dialogues import dialogue_prompt
 from selfimprove_dagster.records import Draft, Parent, TableSchema
-
-if TYPE_CHECKING:
-    pass
 
 Start = Callable[[Stage[Any]], Champion]
 """The model that reward model and policy start from."""

@@ -228,7 +228,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Held-out accuracy of a model on an experiment's evaluation questions."""
-    from selfimprove_dagster.champion import champion_before
+    from selfimprove_dagster.champion import NEWEST, champion_before
     from selfimprove_dagster.evaluation import accuracy_of_rows
     from selfimprove_dagster.exams import open_exam
     from selfimprove_dagster.language_model import LanguageModel, open_language_model
@@ -237,7 +237,7 @@ def evaluate(
 
     home = Home.from_environment()
     settled = home.experiment(experiment)
-    champion = champion_before(home.lake, settled, 1_000)
+    champion = champion_before(home.lake, settled, NEWEST)
 
     def open_model(path: str) -> closing[LanguageModel]:
         return closing(open_language_model(path, **settled.model.engine_options()))

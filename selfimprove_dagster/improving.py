@@ -81,7 +81,7 @@ class Improver:
         ties: Sequence[float | None],
     ) -> list[Draft]:
         parameters = SamplingParameters(temperature=0.0, max_tokens=self.max_tokens, stop=TURN_STOPS)
-        encoded = [self.model.encode(prompt) for prompt in prompts]
+        encoded = self.model.encode_many(prompts)
         drawn = self.model.generate(encoded, [[0]] * len(encoded), parameters, self.progress)
         writer = Parent(self.model.model_id, "written_by")
         return [

@@ -58,7 +58,7 @@ class RefinementExam(Exam):
         """The rows of `sit` that belong to one of the `parts`."""
         asked = [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
         advance = progress or (lambda tasks, tokens: None)
-        read = [model.encode(dialogue_prompt(prompt.question)) for prompt in asked]
+        read = model.encode_many([dialogue_prompt(prompt.question) for prompt in asked])
         first = self._first(model, read, lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens))
         cost = [(len(ids), len(path.token_ids)) for ids, path in zip(read, first, strict=True)]
         if part.mode == GREEDY:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.champion import champion_before
+from selfimprove_dagster.champion import NEWEST, champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
 from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, TrainingExperiment
 from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
@@ -57,7 +57,7 @@ def _summary(home: Home, lake: Lake, name: str) -> dict[str, Any]:
         settled = home.experiment(name)
         rows = results(lake, settled)
         summary["description"] = settled.description
-        summary["champion"] = champion_before(lake, settled, _END).name
+        summary["champion"] = champion_before(lake, settled, NEWEST).name
         measured = [row for row in rows if row.promoted is not None and row.champion and row.challenger]
         if measured:
             last = measured[-1]
@@ -67,9 +67,6 @@ def _summary(home: Home, lake: Lake, name: str) -> dict[str, Any]:
     except SelfImproveError as error:
         summary["problem"] = str(error)
     return summary
-
-
-_END = 1_000_000
 
 
 def _state(rows: Sequence[IterationResult]) -> str:
@@ -101,7 +98,7 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "turns": turns_of(home, name),
         "description": settled.description,
         "preset": settled.preset,
-        "champion": champion_before(lake, settled, _END),
+        "champion": champion_before(lake, settled, NEWEST),
         "follows": _follows(lake, settled),
         "rows": rows,
         "voted": settled.method == "lmsi",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from selfimprove_dagster.champion import champion_before
+from selfimprove_dagster.champion import NEWEST, champion_before
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Lake
@@ -19,7 +19,6 @@ from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.revocations import Revocation
 from selfimprove_dagster.text import plain
 
-_AFTER_ALL = 1_000_000
 _LISTED = 50
 
 
@@ -50,8 +49,8 @@ def show(console: Console, home: Home, settled: Plan) -> None:
             experiment = home.experiment(name)
         except ExperimentError:
             continue
-        before = champion_before(home.lake, experiment, _AFTER_ALL)
-        after = champion_before(home.lake, experiment, _AFTER_ALL, all_tainted(home.lake, settled, name))
+        before = champion_before(home.lake, experiment, NEWEST)
+        after = champion_before(home.lake, experiment, NEWEST, all_tainted(home.lake, settled, name))
         change = (
             f"falls back from {before.name} to {after.name}" if before != after else f"stays {before.name}"
         )
