@@ -48,10 +48,7 @@ class TrainingStage:
         """`parameters` are all settings that shape the outcome; `inputs` are read besides the dataset, and
         `about` is told besides.
         """
-        from selfimprove_dagster.language_model.folder import model_folder
-        from selfimprove_dagster.language_model.weights import weights_hash
-
-        base_id = base.model_id or weights_hash(model_folder(base.path))
+        base_id = base.identity
         activity = stage.activity(
             inputs=[dataset, *inputs],
             parameters={**parameters, "dtype": stage.experiment.model.dtype},

@@ -22,7 +22,7 @@ from selfimprove_dagster.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Impr
 from selfimprove_dagster.methods.pit import round_gaps
 from selfimprove_dagster.methods.refinement import REFLEXION, SELF_REFINE
 from selfimprove_dagster.progress import ProgressReport
-from selfimprove_dagster.records import Draft, build_records
+from selfimprove_dagster.records import Draft, build_records, content_hash
 from selfimprove_dagster.rewarding import reward_model_of
 from selfimprove_dagster.trajectories import Refining
 
@@ -58,7 +58,10 @@ def improvement_rounds(
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
     reward, reward_inputs = reward_model_of(stage.lake, experiment, stage.iteration, "gap_reward_model")
     assert reward is not None
-    shards = _shards(experiment)
+    asked = [
+        HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
+    ]
+    shards = _shards(asked, section.shard)
     refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
     with ExitStack() as opened:
         model = opened.enter_context(language_model.open(experiment.model, champion.path))
@@ -68,7 +71,7 @@ def improvement_rounds(
                 "rounds": section.rounds,
                 "refining": vars(refining),
                 "max_tokens": section.max_tokens,
-                "questions": section.model_dump(include={"file", "rows"}),
+                "questions": content_hash({"all": [vars(one) for one in asked]}),
                 "champion": model.model_id,
                 "engine": model.engine,
             },
@@ -115,12 +118,8 @@ def improvement_rounds(
     )
 
 
-def _shards(experiment: PitExperiment) -> list[_Shard]:
+def _shards(asked: Sequence[HeldOut], size: int) -> list[_Shard]:
     """First responses, what the champion makes of them, what the checkpoint does: a model is opened once."""
-    asked = [
-        HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
-    ]
-    size = experiment.evaluation.shard
     parts = [asked[start : start + size] for start in range(0, max(len(asked), 1), size)]
     return [
         _Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT) for at, part in enumerate(parts)

@@ -133,14 +133,11 @@ def refinements(
 def evaluation(
     context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.language_model.folder import model_folder
-    from selfimprove_dagster.language_model.weights import weights_hash
-
     stage = Stage.begin(context, home, t.RF_EVALUATION, RefinementExperiment)
     experiment, generator = stage.experiment, stage.generator
     # Read for what its gate says; the exam's answers are its own.
     refined, _ = stage.read(t.REFINEMENTS)
-    model_id = generator.model_id or weights_hash(model_folder(generator.path))
+    model_id = generator.identity
     open_model = partial(language_model.open, experiment.model)
     opened = open_exam(stage.home, experiment, open_model, stage.iteration)
     activity = stage.activity(

@@ -189,13 +189,10 @@ def _evaluate(
     checkpoint: TableSchema,
     report: Report,
 ) -> dg.MaterializeResult:
-    from selfimprove_dagster.language_model.folder import model_folder
-    from selfimprove_dagster.language_model.weights import weights_hash
-
     experiment, champion = stage.experiment, stage.champion
     checkpoint_manifest, trained = stage.read(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    champion_id = champion.model_id or weights_hash(model_folder(champion.path))
+    champion_id = champion.identity
     open_model = partial(language_model.open, experiment.model)
     opened = open_exam(stage.home, experiment, open_model, stage.iteration)
     exam = opened.exam

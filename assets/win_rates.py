@@ -18,7 +18,7 @@ from selfimprove_dagster.experiment import PitExperiment
 from selfimprove_dagster.generation import in_shards
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.progress import ProgressReport
-from selfimprove_dagster.records import Draft, Parent
+from selfimprove_dagster.records import Draft, Parent, content_hash
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.win_rate_exam import chosen_responses, preferred_by_truth
 from selfimprove_dagster.win_rates import (
@@ -64,7 +64,8 @@ def win_rates_asset(
         parameters={
             "win_rates": section.model_dump(exclude={"shard"}),
             "constitution": constitution.hash,
-            "champion": champion.model_id or champion.path,
+            "questions": content_hash({"all": [vars(prompt) for prompt in prompts]}),
+            "champion": champion.identity,
         },
         about={"model_path": champion.path, "champion": champion.name},
     )

@@ -36,6 +36,14 @@ class Champion:
         by = f"{self.method}, " if self.method else ""
         return f"the checkpoint of {by}iteration {self.iteration}"
 
+    @property
+    def identity(self) -> str:
+        """Its `model_id`; that of the base model is read off its weights. Raises ModelError without any."""
+        from selfimprove_dagster.language_model.folder import model_folder
+        from selfimprove_dagster.language_model.weights import weights_hash
+
+        return self.model_id or weights_hash(model_folder(self.path))
+
 
 def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:
     """When a method of a chain had its turn: the iteration, and the method's place in it."""

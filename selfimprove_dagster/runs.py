@@ -7,8 +7,9 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import psutil
@@ -74,9 +75,12 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
         _bury_killed_runs(instance, key)
         instance.add_dynamic_partitions(str(iterations.name), [key])
         job = defs.resolve_job_def(f"{experiment.method}_iteration")
-        with _index_kept_open(folder):
+        run_id = str(uuid4())
+        instance.all_logs(run_id)  # none yet: where events are kept in SQLite, this makes the run's file
+        with _events_kept_open(folder, run_id):
             outcome = job.execute_in_process(
                 instance=instance,
+                run_id=run_id,
                 partition_key=key,
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -93,18 +97,18 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
 
 
 @contextmanager
-def _index_kept_open(folder: Path) -> Iterator[None]:
-    """Hold a connection to Dagster's SQLite index of events, if that is where it keeps them.
+def _events_kept_open(folder: Path, run_id: str) -> Iterator[None]:
+    """Hold connections to Dagster's SQLite files of events, the run's and the index, if those are there.
 
     Dagster opens and closes one an event, and SQLite clears its write-ahead log away whenever the last one is
     closed: several flushes to the disk an event, seconds an iteration.
     """
-    index = folder / "history" / "runs" / "index.db"
-    if not index.is_file():
-        yield
-        return
-    with closing(sqlite3.connect(index)) as connection:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    with ExitStack() as held:
+        for name in ("index", run_id):
+            file = folder / "history" / "runs" / f"{name}.db"
+            if file.is_file():
+                connection = held.enter_context(closing(sqlite3.connect(file)))
+                connection.execute("SELECT 1 FROM sqlite_master").fetchall()
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,24 @@ def test_what_is_revoked_in_the_other_experiment_falls_here_too(home: Home) -> N
     fallen = plan(home.lake, "record", seed, None, "a tester", "a mistake")
     assert {"pit/filtered_dataset", "pit/gap_pairs", "pit/improver_dataset"} <= {*fallen.counts["table"]}
     assert one(home, t.PIT_CHECKPOINT)["model_id"] in fallen.tainted["taught"]
+
+
+def test_no_id_depends_on_where_things_lie(home: Home) -> None:
+    """Activities hold hashes of files and models; only what an experiment calls a judge is its own word."""
+    for manifest in home.lake.manifests():
+        parameters = dict(manifest.activity.parameters)
+        if settings := parameters.pop("win_rates", None):
+            parameters["win_rates"] = {name: each for name, each in settings.items() if name != "judges"}
+        assert not [text for text in _strings(parameters) if Path(text).is_absolute()], manifest.table
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for each in value.values() for text in _strings(each))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for each in value for text in _strings(each))
 
 
 def test_the_lake_holds_what_it_says(home: Home) -> None:

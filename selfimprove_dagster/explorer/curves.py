@@ -8,7 +8,7 @@ from typing import Any
 
 from selfimprove_dagster.dialogue_exam import IMPROVED
 from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.judge_tables import JUDGE_METHODS, PREFERENCE_METHODS
+from selfimprove_dagster.judge_tables import JUDGE_METHODS
 from selfimprove_dagster.measurement import Accuracy
 from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
 from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
@@ -115,7 +115,7 @@ def charts(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> list[Ch
         drawn.append(_plain_texts(rows))
     if experiment.method in JUDGE_METHODS:
         drawn[1:1] = [_judged_share(rows, share) for share in _SHARES]
-    if experiment.method in PREFERENCE_METHODS:
+    if any(reward is not None for row in rows for reward in row.get("reward", {}).values()):
         drawn.append(_reward(rows))
     return [chart | {"x": iterations, "xlabel": "iteration"} for chart in drawn]
 
