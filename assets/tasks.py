@@ -142,7 +142,7 @@ def score_instructions(
             shown = model.encode(context_text)
 
             def score(shard: Sequence[tuple[str, str]], report: ProgressReport) -> list[Draft]:
-                said = [model.encode_continuation(" " + instruction) for _, instruction in shard]
+                said = model.encode_continuations([f" {instruction}" for _, instruction in shard])
                 found = pl.DataFrame({"logprobs": model.score([shown] * len(shard), said)})
                 scores = found.select(**perplexity_of(pl.col("logprobs")))
                 report.advance(len(shard))

@@ -3,11 +3,14 @@
     python benchmarks/toolformer_scoring.py                       the embedded model
     python benchmarks/toolformer_scoring.py --model DIRECTORY     another model
     python benchmarks/toolformer_scoring.py --threads 1 --processor-time      where others use the machine
+    python benchmarks/toolformer_scoring.py --home .selfimprove               the calls of a round
 
 Texts are the embedded pool's questions, alone or several in one text. Scoring: at `--positions` places of
 each text `--calls` different calls of the calculator with their results (the paper has 20 and 10 at most),
 each under three prefixes. In one workload no two calls of a text are the same; in the other they are drawn
-from `--distinct` calls a text, since samples at neighbouring places often agree. Contenders:
+from `--distinct` calls a text, since samples at neighbouring places often agree. With `--home`, candidates
+are instead those of an experiment's round: what its model drew in `--texts` of its texts, with what
+the tools gave. Contenders:
 
 - `a forward a prefix`: prefix and whole text in one `model(...)`, batch of one, as first scripts do;
 - `padded batches`: the same sequences, padded to the longest of `--batch`, in the order of the candidates;
@@ -40,11 +43,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import transformers
 from generation_speed import machine
 
+from selfimprove_dagster import tool_tables as t
 from selfimprove_dagster import tool_use
+from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 from selfimprove_dagster.methods.toolformer.calls import Call, PlacedCall
@@ -80,6 +86,23 @@ def candidates_of(
                 chosen = draw.sample(shared, calls)
             found += [(index, PlacedCall(position, call)) for call in chosen]
     return found
+
+
+def round_of(home: Path, experiment: str, count: int) -> tuple[list[str], Candidates]:
+    """Texts of the experiment's first round, and the calls in them that it has scored."""
+    lake, partition = Lake(home / "lake"), partition_of(experiment, 0)
+    pool = dict(lake.read(t.TF_SEED_POOL.name, partition).select("id", "text").iter_rows())
+    scored = lake.read(t.TF_PERPLEXITY_SCORES.name, partition)["candidate_id"]
+    calls = lake.read(t.TF_TOOL_RESULTS.name, partition).filter(pl.col("id").is_in(scored.implode()))
+    chosen = sorted(set(calls["text_id"]))[:count]
+    candidates = [
+        (
+            chosen.index(row["text_id"]),
+            PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])),
+        )
+        for row in calls.filter(pl.col("text_id").is_in(chosen)).iter_rows(named=True)
+    ]
+    return [pool[one] for one in chosen], candidates
 
 
 def some_sums(draw: random.Random, count: int) -> list[Call]:
@@ -183,11 +206,10 @@ def compare_scoring(
     plain: Any,
     engine: TransformersLanguageModel,
     texts: Sequence[str],
-    distinct: int | None,
+    candidates: Candidates,
     options: argparse.Namespace,
 ) -> None:
     """Print the table of scoring."""
-    candidates = candidates_of(engine, texts, options.positions, options.calls, distinct)
     some = candidates[:: options.share]
     sequences, all_sequences = (sequences_of(engine, texts, chosen) for chosen in (some, candidates))
     contenders: dict[str, Callable[[], Any]] = {
@@ -275,6 +297,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
     parser.add_argument("--processor-time", action="store_true", help="seconds of computing, not of waiting")
+    parser.add_argument("--home", type=Path, help="a folder with a round of Toolformer, such as .selfimprove")
+    parser.add_argument("--experiment", default="toolformer", help="whose round")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -297,11 +321,17 @@ def main() -> None:
         f"torch {torch.__version__}, {engine.engine}; "
         f"{plain.num_parameters():,} parameters\n"
     )
+    if options.home:
+        read, calls = round_of(options.home, options.experiment, options.texts)
+        print(f"## Scoring calls: {len(read)} texts of a round of the experiment {options.experiment}\n")
+        compare_scoring(plain, engine, read, calls, options)
+        return
     for title, chosen in {"one question": texts, f"{options.joined} questions": joined}.items():
         for distinct in (None, options.distinct):
             calls = "all calls different" if distinct is None else f"{distinct} different calls a text"
             print(f"## Scoring calls: {title} a text, {calls}\n")
-            compare_scoring(plain, engine, chosen, distinct, options)
+            candidates = candidates_of(engine, chosen, options.positions, options.calls, distinct)
+            compare_scoring(plain, engine, chosen, candidates, options)
     print("## Finding positions\n")
     compare_positions(plain, engine, texts, options)
 

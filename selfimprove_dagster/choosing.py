@@ -114,7 +114,7 @@ def _by_probability(
         asked = [way.prompt for ways in shown for way in ways if len(way.order) == count]
         likely = (
             model.option_probabilities(
-                [model.encode(prompt) for prompt in asked],
+                model.encode_many(asked),
                 [model.encode_continuation(option) for option in options(count)],
             )
             if asked
@@ -134,7 +134,7 @@ def _by_text(
     section: DiscriminationSection,
     advance: Advance,
 ) -> Iterator[dict[str, Any]]:
-    prompts = [model.encode(way.prompt) for ways in shown for way in ways]
+    prompts = model.encode_many([way.prompt for ways in shown for way in ways])
     greedy = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=_LINE)
     written = iter(
         model.generate(prompts, [[0]] * len(prompts), greedy, lambda rows, tokens: advance(0, tokens))

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from selfimprove_dagster.console import ExperimentName, console
 from selfimprove_dagster.errors import BudgetSpent, ExperimentError, SelfImproveError
@@ -180,20 +180,19 @@ def compare(
     Model time is that of drawing and scoring. `distinct` is the share of word 4-grams in what was trained on
     that are not repeated.
     """
-    from selfimprove_dagster.side_by_side import HEADINGS, cells, summarise
-    from selfimprove_dagster.text import markdown_table
+    from selfimprove_dagster.side_by_side import HEADINGS, cells, markdown, summarise
 
     home = Home.from_environment()
     rows = [cells(summarise(home.lake, one)) for name in experiments for one in home.chain(name)]
     *narrow, _ = HEADINGS
-    table = Table(*narrow)
+    table = Table(*(Column(name, overflow="fold") for name in narrow))
     for *row, _ in rows:
         table.add_row(*row)
     console.print(table)
     for name, *_, dropped in rows:
         console.print(f"{name} dropped: {dropped}", markup=False)
     if out is not None:
-        out.write_text(markdown_table([dict(zip(HEADINGS, row, strict=True)) for row in rows]) + "\n")
+        out.write_text(markdown(rows))
 
 
 @seeds_app.command("import")

@@ -197,7 +197,7 @@ class _Batch:
         """Let the model write a text of this kind for each active task that is wanted."""
         drawn = [one for one in self.active if wanted(one)]
         prompts = [asked(one) for one in drawn]
-        read = [self.model.encode(prompt) for prompt in prompts]
+        read = self.model.encode_many(prompts)
         # Ways that draw first answers draw the same.
         named = (*self.seeds_from, *([self.way] if number else []), kind, number)
         seeds = [seed_of(*named, one.task.key) for one in drawn]
@@ -238,7 +238,7 @@ class _Batch:
         scored = self.active
         fine = self.model.encode_continuation(f" {self.settings.fine.strip()}")
         prompts = [_feedback(one) for one in scored]
-        read = [self.model.encode(prompt) for prompt in prompts]
+        read = self.model.encode_many(prompts)
 
         def score(rows: Sequence[int]) -> list[float]:
             logprobs = self.model.score([read[row] for row in rows], [fine] * len(rows))

@@ -49,11 +49,8 @@ class ModelReward:
     def after(self, writer: LanguageModel, texts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """The reward of each response after the whole text that it follows."""
         read = writer.encode_many(texts)
-        written = [
-            [*writer.encode_continuation(f" {response.strip()}"), writer.end_token_id]
-            for response in responses
-        ]
-        return self.model.score(read, written)
+        said = writer.encode_continuations([f" {response.strip()}" for response in responses])
+        return self.model.score(read, [[*ids, writer.end_token_id] for ids in said])
 
 
 def reward_model_of(

@@ -154,3 +154,9 @@ def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
         "–" if one.distinct is None else f"{one.distinct:.2f}",
         ", ".join(f"{rule} {count:,}" for rule, count in one.dropped[:most_rules]) or "–",
     ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The `cells` of summaries as a table; they hold numbers and checked names, nothing to escape."""
+    lines = (HEADINGS, ["---"] * len(HEADINGS), *rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

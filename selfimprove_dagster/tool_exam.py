@@ -137,7 +137,7 @@ class ToolExam(Exam):
 
     @staticmethod
     def _predict(model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
-        ids = [model.encode_continuation(text.question) for text in texts]
+        ids = model.encode_continuations([text.question for text in texts])
         begin = model.encode("") or [model.end_token_id]
         for logprobs in model.score([begin] * len(ids), ids):
             yield {"nats": -sum(logprobs), "tokens": len(logprobs)}

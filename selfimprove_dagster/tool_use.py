@@ -177,9 +177,8 @@ def score_calls(
 
     Raises ValueError for a call without a result, or after which no token begins.
     """
-    ids = {
-        text: model.encode_continuation(texts[text]) for text in dict.fromkeys(text for text, _ in candidates)
-    }
+    read = list(dict.fromkeys(text for text, _ in candidates))
+    ids = dict(zip(read, model.encode_continuations([texts[text] for text in read]), strict=True))
     starts = {text: _known_starts(model, texts[text], tokens) for text, tokens in ids.items()}
     windows = []
     for text, placed in candidates:
@@ -214,10 +213,12 @@ def _losses(
     for text, first, prefix in windows:
         firsts.setdefault((text, prefix), set()).add(first)
     begin = _begun(model, "")
+    named = list(dict.fromkeys(prefix for _, prefix in firsts if prefix))
+    encoded = model.encode_continuations([prefix + SEPARATOR for prefix in named])
+    opened = {"": [], **dict(zip(named, encoded, strict=True))}
     contexts, continuations = [], []
     for (text, prefix), several in firsts.items():
-        opened = model.encode_continuation(prefix + SEPARATOR) if prefix else []
-        contexts.append([*begin, *opened, *ids[text][: min(several)]])
+        contexts.append([*begin, *opened[prefix], *ids[text][: min(several)]])
         continuations.append(ids[text][min(several) : max(several) + WINDOW])
     found = dict(zip(firsts, model.score(contexts, continuations), strict=True))
 

@@ -29,6 +29,9 @@ class ToldModel:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
     encode_continuation = encode
 
     def decode(self, token_ids: Sequence[int]) -> str:

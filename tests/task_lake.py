@@ -78,6 +78,9 @@ class ScriptedModel:
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode_continuation(text) for text in texts]
+
     def encode_continuation(self, text: str) -> list[int]:
         return list(text.encode(errors="surrogatepass"))
 

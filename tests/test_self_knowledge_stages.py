@@ -277,6 +277,9 @@ class Planted:
     def encode(self, text: str) -> list[int]:
         return [*text.encode()]
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
     encode_continuation = encode
 
     def _likely(self, context: Sequence[int], options: int) -> list[float]:

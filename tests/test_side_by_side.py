@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from small_lake import make_experiment, promotion_draft, store
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.lake import Lake
 from selfimprove_dagster.measurement import PairedComparison
 from selfimprove_dagster.records import Draft
-from selfimprove_dagster.side_by_side import cells, summarise
+from selfimprove_dagster.side_by_side import HEADINGS, cells, markdown, summarise
 
 EXAM: dict[str, Any] = dict.fromkeys(tables.EVALUATION.content)
 
@@ -93,6 +94,8 @@ def test_what_was_learnt_and_what_was_dropped(lake: Lake, tmp_path: Path) -> Non
     shown = cells(one)
     assert shown[0] == "demo: lmsi" and shown[-1] == "vote_share 2, duplicate 1"
     assert "10.0% → 10.0%" in shown
+    table = MarkdownIt("gfm-like", {"linkify": False}).render(markdown([shown]))
+    assert table.count("<th>") == table.count("<td>") == len(HEADINGS) and "<td>10.0% → 10.0%</td>" in table
 
 
 def test_an_experiment_that_never_ran_is_empty(lake: Lake, tmp_path: Path) -> None:

@@ -252,6 +252,9 @@ class Scripted:
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode_continuation(text) for text in texts]
+
     def encode_continuation(self, text: str) -> list[int]:
         return [ord(character) for character in text for _ in range(1 + self.wide)]
 

@@ -65,6 +65,9 @@ class LanguageModel(Protocol):
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` as it follows a prompt: without any special tokens."""
 
+    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_continuation` of each text, several times faster than one by one."""
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the ids, special tokens left out."""
 

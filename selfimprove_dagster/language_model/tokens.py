@@ -62,8 +62,14 @@ class TokenText:
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` as it follows a prompt: without any special tokens."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        return self.encode_continuations([text])[0]
+
+    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_continuation` of each text, several times faster than one by one."""
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return rows
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the ids, special tokens left out."""
