@@ -4,7 +4,9 @@
 
 One round for three seeds in two arms, from the same sampled calls. `by loss` is `experiments/toolformer.yaml`
 as it ships. `by lot` keeps as many calls of each tool, at random. The checkpoints go on with the same
-held-out beginnings as the base model, with tools and without, and predict the same plain texts.
+held-out beginnings as the base model, with tools and without, and predict the same plain texts. Beside the
+checkpoint of `by loss` the base model, trained alike on the same texts without their calls, predicts these
+too (the paper's Table 8 compares with a model fine-tuned on C, not C*).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import platform
 import statistics
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +25,19 @@ import polars as pl
 import yaml
 from lmsi_improvement import iterate, open_home
 
+from resources import TrainerResource
 from selfimprove_dagster.evaluation import accuracy, accuracy_by_difficulty, compare
+from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.experiment import ToolformerExperiment
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.measurement import Accuracy, PairedComparison
 from selfimprove_dagster.methods.toolformer.rules import counts_at
-from selfimprove_dagster.tool_exam import WITH_TOOLS, WITHOUT
+from selfimprove_dagster.tool_exam import PLAIN, WITH_TOOLS, WITHOUT
 from selfimprove_dagster.tool_statistics import CallUse, call_use, plain_losses
 from selfimprove_dagster.toolboxes import call_candidates
+from selfimprove_dagster.training.tokenising import tokenise_examples
 
 SHIPPED = Path(__file__).parent.parent / "experiments" / "toolformer.yaml"
 ARMS = {"by loss": "loss", "by lot": "lot"}
@@ -49,6 +57,7 @@ class Round:
     comparison: PairedComparison
     use: CallUse
     losses: dict[str, float]
+    loss_without_calls: float | None
     counts: pl.DataFrame
 
 
@@ -59,7 +68,9 @@ def run_arm(home: Home, arm: str, seed: int) -> Round:
     settings["filter"] = {**settings.get("filter", {}), "chosen_by": ARMS[arm]}
     settings |= {"name": name, "seed": seed, "budget": {"iterations": 1}}
     (home.experiments / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-    iterate(home, home.experiment(name))
+    experiment = home.experiment(name)
+    assert isinstance(experiment, ToolformerExperiment)
+    iterate(home, experiment)
     partition = partition_of(name, 0)
     examples, answers, pool, results, scores = (
         home.lake.read(f"toolformer/{table}", partition)
@@ -79,8 +90,22 @@ def run_arm(home: Home, arm: str, seed: int) -> Round:
         comparison=compare(answers, WITH_TOOLS),
         use=call_use(answers, "challenger"),
         losses=plain_losses(answers),
+        loss_without_calls=plain_loss_without_calls(home, experiment, examples) if arm == "by loss" else None,
         counts=counts_at(call_candidates(results, scores)),
     )
+
+
+def plain_loss_without_calls(home: Home, experiment: ToolformerExperiment, examples: pl.DataFrame) -> float:
+    """Nats a token on the plain texts after training on the texts of the examples without their calls."""
+    base = experiment.model.path
+    texts = tokenise_examples(base, [("", text) for text in examples["question"]])
+    outcome = TrainerResource().fine_tune(
+        experiment, base, texts, home.root / "without_calls" / experiment.name, seed=experiment.seed
+    )
+    exam = open_exam(home, experiment, open_language_model).exam
+    with closing(open_language_model(outcome.path)) as model:
+        rows = [row for part in exam.parts if part.mode == PLAIN for row in exam.sit_part(model, part)]
+    return sum(row["nats"] for row in rows) / sum(row["tokens"] for row in rows)
 
 
 def share(value: float | None) -> str:
@@ -100,8 +125,8 @@ def main() -> None:
     lines = [
         "| arm | seed | texts with calls | calls kept | base model | without tools | with tools "
         "| with tools against base (95%) | called | well formed | with a result | helped | hurt "
-        "| plain perplexity |",
-        "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---|",
+        "| plain perplexity | without calls |",
+        "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     rounds = {(arm, seed): run_arm(home, arm, seed) for arm in options.arms for seed in options.seeds}
     for (arm, seed), made in rounds.items():
@@ -112,14 +137,15 @@ def main() -> None:
             f"| {made.base.value:.1%} | {made.without.value:.1%} | {made.with_tools.value:.1%} "
             f"| {made.comparison.difference:+.1%} [{low:+.1%}, {high:+.1%}] "
             f"| {share(made.use.called)} | {share(made.use.well_formed)} | {share(made.use.with_result)} "
-            f"| {share(made.use.helped)} | {share(made.use.hurt)} | {before:.2f} → {after:.2f} |"
+            f"| {share(made.use.helped)} | {share(made.use.hurt)} | {before:.2f} → {after:.2f} "
+            f"| {'–' if made.loss_without_calls is None else f'{math.exp(made.loss_without_calls):.2f}'} |"
         )
     for arm in options.arms:
         values = [made.comparison.difference for (of, _), made in rounds.items() if of == arm]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         lines.append(
             f"| **{arm}** | mean | | | | | | **{statistics.mean(values):+.1%}**, deviation {spread:.1%}, "
-            f"from {min(values):+.1%} to {max(values):+.1%} | | | | | | |"
+            f"from {min(values):+.1%} to {max(values):+.1%} | | | | | | | |"
         )
     lines += ["", "Accuracy by kind of beginning, means over the seeds: base, without tools, with tools.", ""]
     lines += ["| kind | arm | base model | without tools | with tools |", "|---|---|---:|---:|---:|"]
@@ -147,7 +173,8 @@ def main() -> None:
     lines += [
         "",
         "*Helped*: of the beginnings in which a call gave a result, right with tools and wrong without; "
-        "*hurt*: the other way round.",
+        "*hurt*: the other way round. *Without calls*: plain perplexity of the base model trained on the "
+        "same texts without their calls.",
         "",
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"{(time.monotonic() - started) / 60:.0f} minutes. Command: `python "
