@@ -13,6 +13,8 @@ from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.tables import TABLES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_column_is_accounted_for_and_names_columns_that_exist(table: str) -> None:

@@ -43,8 +43,8 @@ GROWING: dict[str, Any] = {
     "generation": {"prompts": 30},
     "training": {"steps": 2, "batch_size": 4},
     "promotion": {"level": 0.001},
-    # Thirty prompts a time fill the pool of short tasks soon: about half of what comes is new at first.
-    "budget": {"iterations": 6, "minimum_yield": 0.3, "patience": 6},
+    # Thirty prompts a time fill the pool soon: two thirds of what comes is new at first, then less than half.
+    "budget": {"iterations": 6, "minimum_yield": 0.5, "patience": 6},
 }
 
 

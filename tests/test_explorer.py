@@ -28,6 +28,8 @@ from selfimprove_dagster.status import results
 from selfimprove_dagster.text import readable
 from selfimprove_dagster.ui import dagster_command, listen, serve_pages
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = (
     "<script>window.hacked = 1</script><img src=x onerror=alert(1)>\n\x1b[31mred\x1b[0m \x1b]0;title\x07"
     "‮kcab‬ ​ {{ 7 * 7 }} '; DROP TABLE records; -- </script> | `x` 🇺🇸"

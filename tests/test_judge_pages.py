@@ -31,6 +31,8 @@ from selfimprove_dagster.lineage.search import search
 from selfimprove_dagster.methods.dialogues import dialogue_prompt, turns
 from selfimprove_dagster.status import results
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["judge_home"]
 
 

@@ -21,6 +21,8 @@ from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.self_knowledge_tables import SELF_KNOWLEDGE_TABLES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TRUTH = ("selfimprove_dagster.dialogue_truth", "selfimprove_dagster.embedded.dialogue_world")
 

@@ -89,6 +89,15 @@ def save_model(directory: Path, kind: str) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_lanes() -> Iterator[None]:
+    """Two streams of work, however many threads the other tests are given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "llama", "llama")

@@ -34,6 +34,8 @@ from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.win_rates import CONTESTS, win_rates
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

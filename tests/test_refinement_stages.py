@@ -35,6 +35,8 @@ from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.refinement_results import after_rounds, curves, stops
 from selfimprove_dagster.status import results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ROUNDS = 3
 

@@ -42,6 +42,8 @@ from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.records import Row, TableSchema
 from selfimprove_dagster.task_sections import TaskFilterSection
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["task_home"]
 
 DRAWN = [name for name in COMPLETIONS if name.split("/")[0] in ("self_instruct", "unnatural_instructions")]

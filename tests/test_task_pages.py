@@ -28,6 +28,8 @@ from selfimprove_dagster.lineage.search import search
 from selfimprove_dagster.records import TableSchema
 from selfimprove_dagster.status import results
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["task_home"]
 
 METHODS = {"si": "self_instruct", "ui": "unnatural_instructions"}

@@ -19,6 +19,8 @@ from selfimprove_dagster.lake import Lake, partition_of
 from selfimprove_dagster.quality import SUITES, QualityResult, run_suite
 from selfimprove_dagster.tables import TABLES
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"self_instruct": "si", "unnatural_instructions": "ui"}
 TASKS = [table for table in SUITES if table.split("/")[0] in NAMES]
 

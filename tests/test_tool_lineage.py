@@ -38,6 +38,8 @@ from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.records import Row, TableSchema
 from selfimprove_dagster.tool_sections import CallFilterSection
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["tool_home"]
 
 BEST = (

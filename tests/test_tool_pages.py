@@ -29,6 +29,8 @@ from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["tool_home"]
 
 

@@ -3,16 +3,20 @@
 (() => {
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  // Intervals as whiskers, moved apart so that those of two series can be told.
+  // How a series is told from the others: the styles of pages.css, over again where they are not enough.
+  const dashes = [[6, 4], [], [2, 3], [10, 3, 2, 3]];
+  const style = (data, at) => (data.series.length > 1 ? at % dashes.length : 1);
+
+  // Intervals as whiskers, moved apart so that those of several series can be told.
   const whiskers = (data) => (plot) => {
     const { ctx } = plot;
     ctx.save();
     data.series.forEach((series, at) => {
-      ctx.strokeStyle = colour(`--series-${data.series.length > 1 ? at + 1 : 2}`);
+      ctx.strokeStyle = colour(`--series-${style(data, at) + 1}`);
       ctx.lineWidth = 1.5 * devicePixelRatio;
       series.intervals.forEach((interval, point) => {
         if (!interval) return;
-        const x = plot.valToPos(data.x[point], "x", true) + (at ? 3 : -3) * devicePixelRatio;
+        const x = plot.valToPos(data.x[point], "x", true) + (6 * at - 3 * (data.series.length - 1)) * devicePixelRatio;
         const [low, high] = interval.map((value) => plot.valToPos(value, "y", true));
         const half = 3 * devicePixelRatio;
         ctx.beginPath();
@@ -55,11 +59,10 @@
       series: [
         {},
         ...data.series.map((series, at) => {
-          const second = at === 1 || data.series.length === 1;
-          const stroke = colour(second ? "--series-2" : "--series-1");
+          const chosen = style(data, at), stroke = colour(`--series-${chosen + 1}`);
           return {
-            stroke, width: many ? 1.5 : 2.5, dash: second ? [] : [6, 4],
-            points: { show: !many, size: 8, fill: second ? stroke : colour("--card") },
+            stroke, width: many ? 1.5 : 2.5, dash: dashes[chosen],
+            points: { show: !many, size: 8, fill: chosen % 2 ? stroke : colour("--card") },
           };
         }),
       ],
