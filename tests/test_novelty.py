@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,6 +21,9 @@ from rouge_score.rouge_scorer import _score_lcs  # type: ignore[import-untyped]
 
 from selfimprove_dagster.filters import novelty
 from selfimprove_dagster.filters.novelty import NoveltyPool, Verdict, rouge_l_f1, tokens
+
+# rouge_score's log would close the stream that it found, pytest's own, as soon as a test runs a command.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @cache
