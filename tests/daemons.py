@@ -20,11 +20,12 @@ from selfimprove_dagster.runs import prepare_dagster_home
 ROOT = Path(__file__).parent.parent
 
 
-def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, Any]) -> Home:
-    """An installation with one experiment, its own Dagster home and a workspace."""
+def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch, *experiments: Mapping[str, Any]) -> Home:
+    """An installation with these experiments, its own Dagster home and a workspace."""
     home = Home(root=folder / "home", experiments=folder / "experiments")
     home.experiments.mkdir()
-    (home.experiments / f"{settings['name']}.yaml").write_text(yaml.safe_dump(dict(settings)))
+    for settings in experiments:
+        (home.experiments / f"{settings['name']}.yaml").write_text(yaml.safe_dump(dict(settings)))
     location = {
         "relative_path": str(ROOT / "tests" / "in_process_location.py"),
         "working_directory": str(ROOT),

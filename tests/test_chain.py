@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from daemons import make_home, running
 from judging_home import EXPERIMENTS as JUDGED
 from judging_home import make_home as make_judging_home
 from judging_home import run
@@ -21,7 +20,7 @@ from selfimprove_dagster.experiment_files import parse_chain
 from selfimprove_dagster.home import Home
 from selfimprove_dagster.lake import Lake, Manifest, partition_of
 from selfimprove_dagster.lineage.revoke import revoke
-from selfimprove_dagster.loop import Continue, Stop, decide_next, next_turn
+from selfimprove_dagster.loop import Continue, Stop, next_turn
 from selfimprove_dagster.taint import tainted_models
 
 CHAIN: dict[str, Any] = {
@@ -157,34 +156,6 @@ def test_an_iteration_of_a_chain_counts_as_promoted_if_any_of_its_methods_was(tm
     for method in ("constitutional", "rlaif"):
         decided(lake, method, 2, promoted=False)
     assert next_turn(lake, cai) == Stop("no gain: none of the last 2 iterations was promoted")
-
-
-@pytest.mark.slow
-def test_a_daemon_runs_the_methods_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And lineage and revocation reach from one method's records to the other's."""
-    home = make_home(tmp_path, monkeypatch, CHAIN)
-    from selfimprove_dagster.seeds import import_file
-
-    cai, rlaif = home.chain("both")
-    assert isinstance(decide_next(home.lake, cai), Stop)  # nothing starts by itself without seeds
-    import_file(home.lake, cai)
-    with running(tmp_path) as wait:
-        wait(lambda: bool(home.lake.manifests("rlaif/promotion", "both")), 600)
-    assert next_turn(home.lake, cai) == Stop("iteration budget spent: 1 of 1 iterations are done")
-    trained = rows(home, "constitutional/fine_tuned_checkpoint").row(0, named=True)
-    assert home.lake.manifests("rlaif/response_pairs", "both")[0].activity.model_id == trained["model_id"]
-    assert champion_before(home.lake, rlaif, 1).method == "rlaif"
-
-    # What the second method learnt from was written by the checkpoint of the first, which learnt from this.
-    example = rows(home, "constitutional/filtered_dataset")["id"][0]
-    revoke(home.lake, "record", example, None, "ann", "wrong")
-    tainted = tainted_models(home.lake, "both")
-    assert {trained["model_id"], rows(home, "rlaif/fine_tuned_checkpoint")["model_id"][0]} <= {*tainted}
-    assert champion_before(home.lake, rlaif, 1).iteration is None
-
-
-def rows(home: Home, table: str) -> Any:
-    return home.lake.read_ungated(home.lake.manifests(table, "both")[0])
 
 
 def test_a_chain_is_one_file(tmp_path: Path) -> None:
