@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfimprove_dagster import tables
@@ -172,6 +172,8 @@ def test_ids_recomputed_from_parquet_are_the_ids_that_were_given(
     """For any rows of every table: what Parquet gives back hashes to what was hashed before it was stored."""
     folder = tmp_path_factory.mktemp("lake")
 
+    # Eighty tables of a few types of columns: between them, thousands of rows.
+    @settings(max_examples=30)
     @given(drafts=drafts_of(schema))
     def check(drafts: list[Draft]) -> None:
         activity = Activity(schema.name, {"experiment": "demo", "iteration": "000"}, "1", {}, 0)
