@@ -192,7 +192,7 @@ def compare(
     for name, *_, dropped in rows:
         console.print(f"{name} dropped: {dropped}", markup=False)
     if out is not None:
-        out.write_text(markdown(rows))
+        out.write_text(markdown(rows), encoding="utf-8")
 
 
 @seeds_app.command("import")
