@@ -72,9 +72,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         (home.experiments / "seeds.jsonl").write_text("\n".join(questions[:4]) + "\n")
         loop, pool, (cai, _) = home.experiment("loop"), home.experiment("pool"), home.chain("both")
         for experiment in (pool, cai):
-            assert isinstance(
-                decide_next(home.lake, experiment), Stop
-            )  # nothing starts by itself without seeds
+            # Nothing starts by itself without seeds.
+            assert isinstance(decide_next(home.lake, experiment), Stop)
             import_file(home.lake, experiment)
         with running(folder) as wait:
             _drop_into_the_inbox(home)

@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch_threads import torch_threads
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -92,10 +93,8 @@ def save_model(directory: Path, kind: str) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def two_lanes() -> Iterator[None]:
     """Two streams of work, however many threads the other tests are given."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_training import END, ENVIRONMENT, make_base, weights
+from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.policy import (
@@ -47,12 +48,8 @@ def share_wanted(_: list[list[int]], completions: list[list[int]]) -> list[float
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from test_reward_training import cross_entropy, make_comparisons
 from test_training import ENVIRONMENT, make_base, weights
+from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.comparisons import Comparison
@@ -26,12 +27,8 @@ SETTINGS = PreferenceSettings(steps=24, learning_rate=3e-3, batch_size=6, save_e
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

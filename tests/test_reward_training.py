@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_training import END, ENVIRONMENT, make_base, weights
+from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.methods.pit import GAP_TERMS, KINDS, gap_loss
@@ -31,12 +32,8 @@ GOOD, BAD = 40, 41
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.plots import line_chart
@@ -66,12 +67,8 @@ def make_base(folder: Path, *, tied: bool = True) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Weights are compared bit by bit, and models this small gain nothing from a second thread."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
