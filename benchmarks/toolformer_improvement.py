@@ -105,7 +105,8 @@ def plain_loss_without_calls(home: Home, experiment: ToolformerExperiment, examp
     exam = open_exam(home, experiment, open_language_model).exam
     with closing(open_language_model(outcome.path)) as model:
         rows = [row for part in exam.parts if part.mode == PLAIN for row in exam.sit_part(model, part)]
-    return sum(row["nats"] for row in rows) / sum(row["tokens"] for row in rows)
+    (loss,) = plain_losses(pl.DataFrame(rows).with_columns(role=pl.lit("without calls"))).values()
+    return loss
 
 
 def share(value: float | None) -> str:
