@@ -13,11 +13,12 @@ from typing import Any
 
 import dagster as dg
 
-from assets.partitions import iterations
+from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.naming import experiment_of_key
-from selfimprove_dagster.quality import SUITES, QualityCheck, QualityResult, run_suite
+from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.quality.results import QualityCheck, QualityResult
+from selfimprove_dagster.quality.suites import SUITES, run_suite
 from selfimprove_dagster.text import markdown_table, plain
 
 DECIDED_WITH = {
@@ -33,6 +34,7 @@ DECIDED_WITH = {
     if table.endswith(f"/{decisions}")
 }
 """Tables that are no assets of their own, and the asset that writes them beside its own table."""
+
 
 _LONGEST_REASON = 2_000
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.partitions import iterations
-from assets.seeds import IMPORTED_FOLDER, SeedImport, import_seeds_job
+from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.assets.seeds import IMPORTED_FOLDER, SeedImport, import_seeds_job
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import file_checksum
-from selfimprove_dagster.loop import Stop, decide_next
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.loop.rules import Stop, decide_next
 
 _SETTLED_SECONDS = 2.0
+
+
 _RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

@@ -36,7 +36,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from selfimprove_dagster.language_model import SamplingParameters, open_language_model
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 
 MAX_TOKENS = 128

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.shared_tables import evaluation, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.table import TableSchema, evaluation, fine_tuned_checkpoint, promotion
 
 Source = tuple[str, str]
 """A table's name and one of its columns."""
+
+
 Columns = dict[str, list[Source]]
 
 

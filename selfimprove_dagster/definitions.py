@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.checks import all_checks
-from assets.constitutional import constitutional_assets
-from assets.lmsi import lmsi_assets
-from assets.pit import pit_assets
-from assets.refinement import refinement_assets
-from assets.rlaif import rlaif_assets
-from assets.rlhf import rlhf_assets
-from assets.seeds import import_seeds_job
-from assets.self_instruct import self_instruct_assets
-from assets.self_knowledge import self_knowledge_assets
-from assets.sensors import next_iteration_sensor, seed_inbox
-from assets.toolformer import toolformer_assets
-from assets.unnatural_instructions import unnatural_instructions_assets
-from resources import HomeResource, LanguageModelResource, TrainerResource
-from selfimprove_dagster.experiment import EXPERIMENTS
+from selfimprove_dagster.assets.checks import all_checks
+from selfimprove_dagster.assets.seeds import import_seeds_job
+from selfimprove_dagster.assets.sensors import next_iteration_sensor, seed_inbox
+from selfimprove_dagster.known_experiments import EXPERIMENTS
+from selfimprove_dagster.methods.constitutional.stages import constitutional_assets
+from selfimprove_dagster.methods.lmsi.stages import lmsi_assets
+from selfimprove_dagster.methods.pit.stages import pit_assets
+from selfimprove_dagster.methods.refinement.stages import refinement_assets
+from selfimprove_dagster.methods.rlaif.stages import rlaif_assets
+from selfimprove_dagster.methods.rlhf.stages import rlhf_assets
+from selfimprove_dagster.methods.self_instruct.stages import self_instruct_assets
+from selfimprove_dagster.methods.self_knowledge.stages import self_knowledge_assets
+from selfimprove_dagster.methods.toolformer.stages import toolformer_assets
+from selfimprove_dagster.methods.unnatural_instructions.stages import unnatural_instructions_assets
+from selfimprove_dagster.resources.home import HomeResource
+from selfimprove_dagster.resources.language_model import LanguageModelResource
+from selfimprove_dagster.resources.trainer import TrainerResource
 
 METHODS = {
     "lmsi": lmsi_assets,
@@ -32,6 +34,7 @@ METHODS = {
     "self_knowledge": self_knowledge_assets,
     "pit": pit_assets,
 }
+
 
 defs = dg.Definitions(
     assets=[asset for assets in METHODS.values() for asset in assets],

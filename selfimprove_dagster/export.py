@@ -23,21 +23,33 @@ import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.export_cards import CARDS, CardWords
-from selfimprove_dagster.judge_tables import PREFERENCE_METHODS
-from selfimprove_dagster.lake import Lake, Manifest, file_checksum, partition_of
-from selfimprove_dagster.methods.dialogues import turns
-from selfimprove_dagster.records import Row, TableSchema
+from selfimprove_dagster.families.dialogues.prompts import turns
+from selfimprove_dagster.families.preferences.tables import PREFERENCE_METHODS
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.table import Row, TableSchema
 from selfimprove_dagster.text import code_span, markdown_table
 
 FORMATS = ("huggingface", "parquet", "jsonl", "prov-json", "alpaca", "chat")
+
+
 _COLUMNS = ("id", "prompt", "completion", "format", "question", "answer", "round")
 """What a dataset of prompts and completions has; `round` only where responses were revised."""
+
+
 _TEXT_COLUMNS = ("id", "prompt", "completion", "format", pl.col("question").alias("text"), "calls")
+
+
 _PAIR_COLUMNS = ("id", "prompt", "chosen", "rejected", "format", "question", "labelled_by")
+
+
 _INSTRUCTING = ("alpaca", "chat")
 """Layouts of instructions and what follows them."""
+
+
 _TASK_COLUMNS = {
     **{name: name for name in ("id", "prompt", "completion", "format", "instruction", "input")},
     "output": "answer",

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.judge_tables import (
-    CAI_REVISIONS,
-    CAI_SEED_POOL,
-    RLAIF_COMPARISONS,
-    RLAIF_RESPONSE_PAIRS,
-    RLAIF_SEED_POOL,
-)
-from selfimprove_dagster.lake import Lake, Manifest
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.methods.constitutional.tables import CAI_REVISIONS, CAI_SEED_POOL
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS, RLAIF_RESPONSE_PAIRS, RLAIF_SEED_POOL
+from selfimprove_dagster.methods.toolformer.tables import TF_RAW_GENERATIONS, TF_SEED_POOL, TF_TOOL_RESULTS
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.text import code_span
-from selfimprove_dagster.tool_tables import TF_RAW_GENERATIONS, TF_SEED_POOL, TF_TOOL_RESULTS
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,13 @@ class CardWords:
 
 
 def _lmsi(lake: Lake, dataset: Manifest) -> CardWords:
-    drawn = lake.manifest(tables.RAW_GENERATIONS.name, dataset.partition)
+    drawn = lake.manifest(RAW_GENERATIONS.name, dataset.partition)
     sampling = drawn.activity.parameters
     paths = f"{sampling['sampling']['paths']} paths a question, {drawn.rows:,} paths in all"
     return CardWords(
         citation='Huang et al., "Large Language Models Can Self-Improve", 2210.11610',
         truth="No true answer was used.",
-        sources=lake.read_ungated(lake.manifest(tables.SEED_POOL.name, dataset.partition)),
+        sources=lake.read_ungated(lake.manifest(SEED_POOL.name, dataset.partition)),
         noun="questions",
         of_sources="",
         drawn=drawn,

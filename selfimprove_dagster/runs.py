@@ -15,10 +15,12 @@ import dagster as dg
 import psutil
 
 from selfimprove_dagster.errors import BudgetSpent, PartitionBusy
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
 
 _PROCESS_TAG = "selfimprove/process"
+
+
 _INSTANCE_SETTINGS = """\
 nux:
   enabled: false
@@ -48,7 +50,7 @@ def prepare_dagster_home(home: Home) -> Path:
 
 def prepare_dagster_ui(home: Home) -> None:
     """Make Dagster's home, and the first partition of every experiment, so that the UI can materialise it."""
-    from assets.partitions import iterations
+    from selfimprove_dagster.assets.partitions import iterations
 
     prepare_dagster_home(home)
     keys = [f"{name}-000" for name in home.experiment_names()]
@@ -65,7 +67,7 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
     """
     # What Dagster says of its own betas is for developers of this project, not for users of its command line.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
-    from assets.partitions import iterations
+    from selfimprove_dagster.assets.partitions import iterations
     from selfimprove_dagster.definitions import defs
 
     folder = prepare_dagster_home(home)

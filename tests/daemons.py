@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.runs import prepare_dagster_home
 
 ROOT = Path(__file__).parent.parent

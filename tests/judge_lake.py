@@ -16,23 +16,43 @@ import pytest
 import yaml
 from small_lake import write_lines
 
-from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.embedded import BASE_MODEL
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_candidates import revision_candidates
-from selfimprove_dagster.lake import CheckOutcome, Lake, Manifest, partition_of
-from selfimprove_dagster.methods.constitutional import filter_revisions
-from selfimprove_dagster.methods.dialogues import critique_prompt, dialogue_prompt, revision_prompt
-from selfimprove_dagster.methods.judging.preferences import aggregate
-from selfimprove_dagster.methods.judging.prompts import comparison_prompt
-from selfimprove_dagster.methods.preferences import (
+from selfimprove_dagster.families.dialogues.prompts import critique_prompt, dialogue_prompt, revision_prompt
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
+from selfimprove_dagster.families.judging.preferences import aggregate
+from selfimprove_dagster.families.judging.prompts import comparison_prompt
+from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.preferences.filters import (
     compared_candidates,
     filter_preferences,
     judged_candidates,
     oriented,
 )
-from selfimprove_dagster.records import Activity, Draft, Parent, Row, TableSchema, build_records
-from selfimprove_dagster.shared_tables import fine_tuned_checkpoint, promotion
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
+from selfimprove_dagster.methods.constitutional.constitutional import filter_revisions, revision_candidates
+from selfimprove_dagster.methods.constitutional.tables import (
+    CAI_CRITIQUES,
+    CAI_DECISIONS,
+    CAI_FILTERED_DATASET,
+    CAI_RAW_GENERATIONS,
+    CAI_REVISIONS,
+    CAI_SEED_POOL,
+)
+from selfimprove_dagster.methods.rlaif.tables import (
+    RLAIF_AI_PREFERENCES,
+    RLAIF_COMPARISONS,
+    RLAIF_DECISIONS,
+    RLAIF_JUDGE_CHECKS,
+    RLAIF_RESPONSE_PAIRS,
+    RLAIF_REVIEW_QUEUE,
+    RLAIF_SEED_POOL,
+)
+from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
+from selfimprove_dagster.table import Row, TableSchema, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.tables import JUDGE_TABLES
 
 SECRET = "Where does Ada keep her key?"
 HOSTILE = "Say <script>window.hacked = 1</script> \x1b[31mrudely\x1b[0m ‮{{ 7 * 7 }} to Ben."
@@ -157,7 +177,7 @@ def _pooled(stored: Stored, seeds: TableSchema, pool: TableSchema, drafts: Itera
 def _prompts(stored: Stored, pool: TableSchema) -> list[Row]:
     named = ({"prompt": prompt, "kind": kind, "response": said} for prompt, kind, said in PROMPTS)
     drafts = (_seed(content, "prompts.jsonl", line) for line, content in enumerate(named, start=1))
-    return _pooled(stored, t.SEED_PROMPTS, pool, drafts)
+    return _pooled(stored, SEED_PROMPTS, pool, drafts)
 
 
 def _decided(stored: Stored, schema: TableSchema, decisions: pl.DataFrame, dataset: TableSchema) -> None:
@@ -169,7 +189,7 @@ def _decided(stored: Stored, schema: TableSchema, decisions: pl.DataFrame, datas
         )
         for row in decisions.iter_rows(named=True)
     ]
-    inputs = [one for one in t.JUDGE_TABLES if one.name in stored.made]
+    inputs = [one for one in JUDGE_TABLES if one.name in stored.made]
     stored.add(schema, drafts, inputs, decides=stored.activity(dataset))
 
 
@@ -221,7 +241,7 @@ ANSWERS: Mapping[str, Sequence[tuple[bool, bool]]] = {
 
 
 def _judged(stored: Stored, method: str, challenger: str) -> None:
-    exam, checkpoint = t.dialogue_evaluation(method), fine_tuned_checkpoint(method)
+    exam, checkpoint = dialogue_evaluation(method), fine_tuned_checkpoint(method)
     drafts = []
     for which, answers in ANSWERS.items():
         role, mode = which.split()
@@ -297,7 +317,7 @@ def _rolled_out(stored: Stored, method: str, prompts: Iterable[Row], written_by:
         for row in prompts
         for step in (1, 3)
     ]
-    pool = t.RLAIF_SEED_POOL if method == "rlaif" else t.RLHF_SEED_POOL
+    pool = RLAIF_SEED_POOL if method == "rlaif" else RLHF_SEED_POOL
     stored.add(t.rollouts(method), drafts, [pool, t.reward_model(method)])
 
 
@@ -306,7 +326,7 @@ def _rolled_out(stored: Stored, method: str, prompts: Iterable[Row], written_by:
 
 def _constitutional(lake: Lake) -> None:
     stored = Stored(lake, "cai")
-    prompts = {row["prompt"]: row for row in _prompts(stored, t.CAI_SEED_POOL)}
+    prompts = {row["prompt"]: row for row in _prompts(stored, CAI_SEED_POOL)}
     drafts = [
         Draft(
             {"prompt_id": row["id"], **_drawn(dialogue_prompt(prompt), FIRST[prompt], 7)},
@@ -316,7 +336,7 @@ def _constitutional(lake: Lake) -> None:
         for prompt, row in prompts.items()
     ]
     settings = {"responses": _RESPONSES, "engine": "scripted 1"}
-    responses = stored.add(t.CAI_RAW_GENERATIONS, drafts, [t.CAI_SEED_POOL], "base", **settings)
+    responses = stored.add(CAI_RAW_GENERATIONS, drafts, [CAI_SEED_POOL], "base", **settings)
     of_prompt = {row["prompt_id"]: row for row in responses}
     asked = {"critique": "Say what is wrong.", "revision": "Write it again."}
     # The whole table is one activity, so ids of one round can be known before the next is built.
@@ -324,7 +344,7 @@ def _constitutional(lake: Lake) -> None:
     revisions: list[Draft] = []
     last = {prompt: of_prompt[prompts[prompt]["id"]] for prompt in ROUNDS}
     settings = {"revisions": _REVISIONS, "engine": "scripted 1"}
-    inputs = [t.CAI_SEED_POOL, t.CAI_RAW_GENERATIONS]
+    inputs = [CAI_SEED_POOL, CAI_RAW_GENERATIONS]
     for number in (1, 2):
         for prompt, rounds in ROUNDS.items():
             principle, critique, _ = rounds[number - 1]
@@ -341,7 +361,7 @@ def _constitutional(lake: Lake) -> None:
                 Parent(last[prompt]["id"], "critique_of"),
             ]
             critiques.append(Draft(content, parents, _logprobs(critique)))
-        written = stored.add(t.CAI_CRITIQUES, critiques, inputs, "base", **settings)[-len(ROUNDS) :]
+        written = stored.add(CAI_CRITIQUES, critiques, inputs, "base", **settings)[-len(ROUNDS) :]
         for (prompt, rounds), critic in zip(ROUNDS.items(), written, strict=True):
             principle, critique, text = rounds[number - 1]
             shown = revision_prompt(
@@ -362,10 +382,10 @@ def _constitutional(lake: Lake) -> None:
             ]
             revisions.append(Draft(content, parents, _logprobs(text)))
         # Critiques of one round are no input here: their activity is made anew with each round.
-        made = stored.add(t.CAI_REVISIONS, revisions, inputs, "base", **settings)[-len(ROUNDS) :]
+        made = stored.add(CAI_REVISIONS, revisions, inputs, "base", **settings)[-len(ROUNDS) :]
         last = dict(zip(ROUNDS, made, strict=True))
     candidates = revision_candidates(
-        *(stored.frame(one) for one in (t.CAI_SEED_POOL, t.CAI_RAW_GENERATIONS, t.CAI_REVISIONS)), True
+        *(stored.frame(one) for one in (CAI_SEED_POOL, CAI_RAW_GENERATIONS, CAI_REVISIONS)), True
     )
     kept, decisions = filter_revisions(candidates, chosen_round=2, helpful_share=0.5, seed=0)
     examples = [
@@ -389,16 +409,16 @@ def _constitutional(lake: Lake) -> None:
         )
         for row in kept.iter_rows(named=True)
     ]
-    inputs = [t.CAI_SEED_POOL, t.CAI_RAW_GENERATIONS, t.CAI_REVISIONS]
-    stored.add(t.CAI_FILTERED_DATASET, examples, inputs, filter=_FILTER)
-    _decided(stored, t.CAI_DECISIONS, decisions, t.CAI_FILTERED_DATASET)
-    _model(stored, fine_tuned_checkpoint("constitutional"), t.CAI_FILTERED_DATASET, "cai", "base")
+    inputs = [CAI_SEED_POOL, CAI_RAW_GENERATIONS, CAI_REVISIONS]
+    stored.add(CAI_FILTERED_DATASET, examples, inputs, filter=_FILTER)
+    _decided(stored, CAI_DECISIONS, decisions, CAI_FILTERED_DATASET)
+    _model(stored, fine_tuned_checkpoint("constitutional"), CAI_FILTERED_DATASET, "cai", "base")
     _judged(stored, "constitutional", "cai")
 
 
 def _rlaif(lake: Lake) -> None:
     stored = Stored(lake, "ai")
-    prompts = {row["prompt"]: row for row in _prompts(stored, t.RLAIF_SEED_POOL)}
+    prompts = {row["prompt"]: row for row in _prompts(stored, RLAIF_SEED_POOL)}
     drafts = [
         Draft(
             {
@@ -413,7 +433,7 @@ def _rlaif(lake: Lake) -> None:
         for index in (0, 1)
     ]
     settings = {"responses": _RESPONSES, "engine": "scripted 1"}
-    drawn = stored.add(t.RLAIF_RESPONSE_PAIRS, drafts, [t.RLAIF_SEED_POOL], "base", **settings)
+    drawn = stored.add(RLAIF_RESPONSE_PAIRS, drafts, [RLAIF_SEED_POOL], "base", **settings)
     pairs = dict(zip(PAIRS, zip(drawn[::2], drawn[1::2], strict=True), strict=True))
     comparisons = [
         Draft(
@@ -436,9 +456,9 @@ def _rlaif(lake: Lake) -> None:
         for prompt, (first, second) in pairs.items()
         for order, repeat in ((0, False), (1, False), *([(0, True)] if prompt == SECRET else []))
     ]
-    inputs = [t.RLAIF_SEED_POOL, t.RLAIF_RESPONSE_PAIRS]
+    inputs = [RLAIF_SEED_POOL, RLAIF_RESPONSE_PAIRS]
     judge = {"principles": 1, "both_orders": True, "reasoning": False}
-    stored.add(t.RLAIF_COMPARISONS, comparisons, inputs, "base", judge=judge, engine="scripted 1")
+    stored.add(RLAIF_COMPARISONS, comparisons, inputs, "base", judge=judge, engine="scripted 1")
     by_id = {row["id"]: row for row in drawn}
     preferences = [
         Draft(
@@ -457,14 +477,14 @@ def _rlaif(lake: Lake) -> None:
             ],
             {name: row[name] for name in ("probability", "as_first", "as_second")},
         )
-        for row in aggregate(stored.frame(t.RLAIF_COMPARISONS)).iter_rows(named=True)
+        for row in aggregate(stored.frame(RLAIF_COMPARISONS)).iter_rows(named=True)
     ]
-    stored.add(t.RLAIF_AI_PREFERENCES, preferences, [*inputs, t.RLAIF_COMPARISONS])
-    unsure = stored.rows[t.RLAIF_AI_PREFERENCES.name][2]
+    stored.add(RLAIF_AI_PREFERENCES, preferences, [*inputs, RLAIF_COMPARISONS])
+    unsure = stored.rows[RLAIF_AI_PREFERENCES.name][2]
     item = Draft(
         {
             "item_id": unsure["id"],
-            "table": t.RLAIF_AI_PREFERENCES.name,
+            "table": RLAIF_AI_PREFERENCES.name,
             "prompt": unsure["prompt"],
             "option_a": unsure["first"],
             "option_b": unsure["second"],
@@ -473,18 +493,18 @@ def _rlaif(lake: Lake) -> None:
         [Parent(unsure["id"], "reviewed")],
         {"uncertainty": 0.9, "reason": "margin 0.1"},
     )
-    stored.add(t.RLAIF_REVIEW_QUEUE, [item], [t.RLAIF_AI_PREFERENCES])
+    stored.add(RLAIF_REVIEW_QUEUE, [item], [RLAIF_AI_PREFERENCES])
     checks = (
         ("order_flip_agreement", 0.75, 0.6, None, True, "3 of 4 pairs are judged alike in both orders"),
         ("position_balance", 0.625, None, 0.65, True, "(A) is preferred in 62.5% of comparisons"),
         ("undecided_share", 0.25, None, 0.6, True, "1 of 4 labels says nothing"),
     )
     stored.add(
-        t.RLAIF_JUDGE_CHECKS,
+        RLAIF_JUDGE_CHECKS,
         [
             Draft(
                 {"measure": measure, "allowed": "so much"},
-                [Parent(stored.activity(t.RLAIF_AI_PREFERENCES), "judged")],
+                [Parent(stored.activity(RLAIF_AI_PREFERENCES), "judged")],
                 {
                     "value": value,
                     "low": value - 0.2,
@@ -498,9 +518,9 @@ def _rlaif(lake: Lake) -> None:
             )
             for measure, value, least, most, passed, statement in checks
         ],
-        [t.RLAIF_AI_PREFERENCES, t.RLAIF_COMPARISONS],
+        [RLAIF_AI_PREFERENCES, RLAIF_COMPARISONS],
     )
-    candidates = judged_candidates(stored.frame(t.RLAIF_AI_PREFERENCES), stored.frame(t.RLAIF_RESPONSE_PAIRS))
+    candidates = judged_candidates(stored.frame(RLAIF_AI_PREFERENCES), stored.frame(RLAIF_RESPONSE_PAIRS))
     kept, decisions = filter_preferences(candidates, MARGIN)
     dataset = t.preference_dataset("rlaif")
     examples = [
@@ -523,9 +543,9 @@ def _rlaif(lake: Lake) -> None:
         )
         for row in oriented(kept).iter_rows(named=True)
     ]
-    inputs = [t.RLAIF_RESPONSE_PAIRS, t.RLAIF_AI_PREFERENCES]
+    inputs = [RLAIF_RESPONSE_PAIRS, RLAIF_AI_PREFERENCES]
     stored.add(dataset, examples, inputs, preferences=_PREFERENCES)
-    _decided(stored, t.RLAIF_DECISIONS, decisions, dataset)
+    _decided(stored, RLAIF_DECISIONS, decisions, dataset)
     _model(stored, t.reward_model("rlaif"), dataset, "reward", "base")
     _rolled_out(stored, "rlaif", list(prompts.values())[:2], "base")
     _model(stored, fine_tuned_checkpoint("rlaif"), dataset, "ai", "base", "reward")
@@ -536,8 +556,8 @@ def _rlhf(lake: Lake) -> None:
     stored = Stored(lake, "people")
     named = ({"prompt": one, "chosen": two, "rejected": three} for one, two, three in COMPARED)
     drafts = (_seed(content, "comparisons.jsonl", line) for line, content in enumerate(named, start=1))
-    pool = _pooled(stored, t.SEED_COMPARISONS, t.RLHF_SEED_POOL, drafts)
-    kept, decisions = filter_preferences(compared_candidates(stored.frame(t.RLHF_SEED_POOL)), MARGIN)
+    pool = _pooled(stored, SEED_COMPARISONS, RLHF_SEED_POOL, drafts)
+    kept, decisions = filter_preferences(compared_candidates(stored.frame(RLHF_SEED_POOL)), MARGIN)
     dataset = t.preference_dataset("rlhf")
     examples = [
         Draft(
@@ -555,9 +575,9 @@ def _rlhf(lake: Lake) -> None:
         )
         for row in oriented(kept).iter_rows(named=True)
     ]
-    stored.add(dataset, examples, [t.RLHF_SEED_POOL], preferences=_PREFERENCES)
-    _decided(stored, t.RLHF_DECISIONS, decisions, dataset)
-    _model(stored, t.RLHF_SUPERVISED_CHECKPOINT, dataset, "sft", "base")
+    stored.add(dataset, examples, [RLHF_SEED_POOL], preferences=_PREFERENCES)
+    _decided(stored, RLHF_DECISIONS, decisions, dataset)
+    _model(stored, RLHF_SUPERVISED_CHECKPOINT, dataset, "sft", "base")
     _model(stored, t.reward_model("rlhf"), dataset, "gold", "sft")
     _rolled_out(stored, "rlhf", pool[:1], "sft")
     _model(stored, fine_tuned_checkpoint("rlhf"), dataset, "people", "sft", "gold")
@@ -589,7 +609,7 @@ def make_judge_home(folder: Path) -> Home:
         (home.experiments / f"{data['name']}.yaml").write_text(yaml.safe_dump(data))
     for make in (_constitutional, _rlaif, _rlhf):
         make(home.lake)
-    checked = home.lake.manifest(t.RLAIF_JUDGE_CHECKS.name, partition_of("ai", 0))
+    checked = home.lake.manifest(RLAIF_JUDGE_CHECKS.name, partition_of("ai", 0))
     agrees = CheckOutcome("order_flip_agreement", True, True, "3 of 4 pairs are judged alike")
     home.lake.record_checks(checked, [agrees])
     home.lake.refresh_catalog()

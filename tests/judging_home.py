@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
 
 _SHARED = {
     "model": {"path": "embedded"},
@@ -122,7 +122,7 @@ def materialise(home: Home, name: str, *tables: str) -> None:
     """Some stages of the first iteration and no others, as from the Dagster UI."""
     import dagster as dg
 
-    from assets.partitions import iterations
+    from selfimprove_dagster.assets.partitions import iterations
     from selfimprove_dagster.definitions import defs
 
     with _at(home), dg.DagsterInstance.ephemeral() as instance:

@@ -137,9 +137,9 @@ class Moments:
         import polars as pl
         from transformers import Trainer
 
-        from assets.stage import Stage
-        from selfimprove_dagster.progress import ProgressReport
         from selfimprove_dagster.quality.expectations import Validator
+        from selfimprove_dagster.stage import Stage
+        from selfimprove_dagster.work.progress import ProgressReport
 
         begin = Stage.begin.__func__  # type: ignore[attr-defined]
 
@@ -193,11 +193,13 @@ def run(folder: Path, moments: Moments) -> None:
     os.environ["SELFIMPROVE_HOME"] = str(folder / "home")
     os.environ["SELFIMPROVE_EXPERIMENTS"] = str(folder / "experiments")
     os.environ["DAGSTER_HOME"] = str(folder / "home" / "dagster")
-    from selfimprove_dagster import dialogue_exam, exams
-    from selfimprove_dagster.home import Home
+    from selfimprove_dagster.families.dialogues import exam as dialogue_exam
+    from selfimprove_dagster.families.tasks import exam as task_exam
+    from selfimprove_dagster.home.home import Home
+    from selfimprove_dagster.methods.lmsi import exam as lmsi_exam
     from selfimprove_dagster.runs import run_iteration
 
-    exams.PART_PATHS = dialogue_exam.PART_PROMPTS = 8
+    lmsi_exam.PART_PATHS = task_exam.PART_PATHS = dialogue_exam.PART_PROMPTS = 8
     moments.install()
     home = Home.from_environment()
     problems = run_iteration(home, home.experiment("small"), 0)
@@ -259,7 +261,8 @@ def watch(folder: Path, parent: int) -> None:
     """Read all that is committed, again and again, and write down whatever is not whole."""
     import duckdb
 
-    from selfimprove_dagster.lake import Lake, file_checksum
+    from selfimprove_dagster.lake.disk import file_checksum
+    from selfimprove_dagster.lake.lake import Lake
 
     while os.getppid() == parent:
         for root in folder.glob("*/home/lake"):

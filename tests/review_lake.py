@@ -9,16 +9,17 @@ from typing import Any
 import yaml
 from small_lake import SMALL_EXPERIMENT, store
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_tables import (
+from selfimprove_dagster.families.preferences.tables import rollouts
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, VOTED_ANSWERS
+from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_AI_PREFERENCES,
     RLAIF_RESPONSE_PAIRS,
     RLAIF_SEED_POOL,
-    rollouts,
 )
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.records import Draft, Parent
 
 HOSTILE = (
     "=HYPERLINK(1)<script>window.hacked = 1</script><img src=x onerror=alert(1)>\n\x1b[31mred\x1b[0m "
@@ -60,7 +61,7 @@ def add_votes(lake: Lake, *ballots: Sequence[str], iteration: int = 0) -> list[s
         for number, answers in enumerate(ballots)
         for index, answer in enumerate(answers)
     ]
-    _, ids = store(lake, tables.RAW_GENERATIONS, paths, iteration=iteration)
+    _, ids = store(lake, RAW_GENERATIONS, paths, iteration=iteration)
     drafts, start = [], 0
     for number, answers in enumerate(ballots):
         mine, start = ids[start : start + len(answers)], start + len(answers)
@@ -86,7 +87,7 @@ def add_votes(lake: Lake, *ballots: Sequence[str], iteration: int = 0) -> list[s
                 {"vote_share": lead / len(answers), "margin": (lead - rest) / len(answers)},
             )
         )
-    return store(lake, tables.VOTED_ANSWERS, drafts, iteration=iteration)[1]
+    return store(lake, VOTED_ANSWERS, drafts, iteration=iteration)[1]
 
 
 def add_preferences(lake: Lake, told: Sequence[tuple[float, float, float]] = PREFERENCES) -> list[str]:

@@ -8,13 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.experiment_files import parse_experiment
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
-from selfimprove_dagster.quality import SUITES
-from selfimprove_dagster.records import Activity, Draft, Parent, TableSchema, build_records
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    DEMONSTRATIONS,
+    FILTERED_DATASET,
+    PROMOTION,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.quality.suites import SUITES
+from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.table import TableSchema
 
 LMSI = [table for table in SUITES if table.startswith("lmsi/")]
 """The tables of the method `lmsi`."""
@@ -87,7 +98,7 @@ def promotion_draft(challenger: str, promoted: bool) -> Draft:
         "gained": 2,
         "lost": 1,
     }
-    measures: dict[str, Any] = dict.fromkeys(tables.PROMOTION.measures, 0.5)
+    measures: dict[str, Any] = dict.fromkeys(PROMOTION.measures, 0.5)
     measures |= {"challenger_path": f"/checkpoints/{challenger}", "champion_path": "/base"}
     return Draft(content, measures=measures)
 
@@ -153,10 +164,10 @@ def known_ancestry(lake: Lake, text: str = "1 + 1 = 2. The answer is 2.", **colu
     batch = {"partition": {"experiment": "demo", "batch": "b"}}
     question = {"question": "What is 1 + 1?", "source_file": "s.jsonl", "source_line": 7, "licence": "MIT"}
     question |= {key: value for key, value in columns.items() if key in question}
-    _, (seed,) = store(lake, tables.SEEDS, [Draft(question)], **batch)
+    _, (seed,) = store(lake, SEEDS, [Draft(question)], **batch)
     worked = [Draft({**question, "reasoning": "So.", "answer": str(n), "source_line": n}) for n in (1, 2)]
-    _, shown = store(lake, tables.DEMONSTRATIONS, worked, **batch)
-    _, (asked,) = store(lake, tables.SEED_POOL, [Draft(question, [Parent(seed, "seed")])])
+    _, shown = store(lake, DEMONSTRATIONS, worked, **batch)
+    _, (asked,) = store(lake, SEED_POOL, [Draft(question, [Parent(seed, "seed")])])
     paths = [
         Draft(
             {
@@ -178,7 +189,7 @@ def known_ancestry(lake: Lake, text: str = "1 + 1 = 2. The answer is 2.", **colu
     sampling = {"paths": 4, "top_p": 1.0, "top_k": 0}
     _, drawn = store(
         lake,
-        tables.RAW_GENERATIONS,
+        RAW_GENERATIONS,
         paths,
         parameters={"sampling": sampling, "engine": "fake 1", "temperature": 0.7},
         model_id="b2:fake",
@@ -201,11 +212,11 @@ def known_ancestry(lake: Lake, text: str = "1 + 1 = 2. The answer is 2.", **colu
         [Parent(asked, "question"), *(Parent(path, "voted_from") for path in drawn)],
         {"vote_share": 1.0, "margin": 1.0},
     )
-    _, (vote,) = store(lake, tables.VOTED_ANSWERS, [ballot])
+    _, (vote,) = store(lake, VOTED_ANSWERS, [ballot])
     decided = {"stage": "lmsi/filtered_dataset", "rule": "duplicate", "nearest_id": None}
     store(
         lake,
-        tables.DECISIONS,
+        DECISIONS,
         [
             Draft(
                 {**decided, "candidate_id": path, "kept": path == drawn[0], "reason": "the same text"},
@@ -231,7 +242,7 @@ def known_ancestry(lake: Lake, text: str = "1 + 1 = 2. The answer is 2.", **colu
         ],
         {"vote_share": 1.0, "perplexity": 1.45},
     )
-    _, (kept,) = store(lake, tables.FILTERED_DATASET, [example])
+    _, (kept,) = store(lake, FILTERED_DATASET, [example])
     return KnownAncestry(seed, asked, shown, drawn, vote, kept)
 
 

@@ -20,7 +20,7 @@ import yaml
 from small_lake import write_lines
 
 from selfimprove_dagster.embedded import BASE_MODEL
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.base import FinishReason, Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.lots import seed_of
@@ -215,7 +215,7 @@ def _fine_tune(
     import numpy as np
     from safetensors.numpy import save_file
 
-    from selfimprove_dagster.training.supervised import TrainingOutcome
+    from selfimprove_dagster.training.settings import TrainingOutcome
 
     output.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -228,7 +228,8 @@ def _fine_tune(
 
 def make_task_home(folder: Path) -> Home:
     """A home with the experiments `si` and `ui`, two iterations of each in its lake."""
-    from resources import LanguageModelResource, TrainerResource
+    from selfimprove_dagster.resources.language_model import LanguageModelResource
+    from selfimprove_dagster.resources.trainer import TrainerResource
     from selfimprove_dagster.runs import run_iteration
 
     home = Home(root=folder / "home", experiments=folder / "experiments")

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.generation import generate_paths, sampling_parameters
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.methods.adaptive import expected_gain, is_decided, leader_probability
-from selfimprove_dagster.methods.answers import extract_answers
-from selfimprove_dagster.sections import AdaptiveSection
+from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.methods.lmsi.adaptive import expected_gain, is_decided, leader_probability
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 1), (7, 7), (20, 5)])
@@ -135,11 +135,11 @@ def drawn(tmp_path: Path, name: str, adaptive: AdaptiveSection | None) -> tuple[
     experiment = make_experiment(tmp_path)
     section = experiment.sampling.model_copy(update={"paths": 24, "adaptive": adaptive})
     drafts = [seed_draft(f"What is {n} + 1?", n) for n in range(6)]
-    manifest, _ = store(lake, tables.SEED_POOL, drafts)
+    manifest, _ = store(lake, SEED_POOL, drafts)
     questions = lake.read_ungated(manifest)
     model = FakeLanguageModel()
-    activity = activity_of(tables.RAW_GENERATIONS)
-    with lake.writer(tables.RAW_GENERATIONS, activity) as writer:
+    activity = activity_of(RAW_GENERATIONS)
+    with lake.writer(RAW_GENERATIONS, activity) as writer:
         generate_paths(
             writer,
             model,

@@ -12,13 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.answers import (
-    answers_agree,
-    canonical_answer,
-    extract_answer,
-    extract_answers,
-)
-from selfimprove_dagster.methods.numerals import format_number
+from selfimprove_dagster.answers.answers import extract_answer, extract_answers
+from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
+from selfimprove_dagster.answers.numerals import format_number
 
 BARE = [
     # numbers and their separators

@@ -13,17 +13,20 @@ import yaml
 from small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
 from typer.testing import CliRunner
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.cli import app
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import BudgetSpent
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.generation import generate_paths, sampling_parameters
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, Spent
-from selfimprove_dagster.loop import Allowance, Continue, Stop, decide_next
-from selfimprove_dagster.sections import BudgetSection
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.sections import BudgetSection
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Spent
+from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.tables import EVALUATION, RAW_GENERATIONS
+from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.work.budget import Allowance
 
-RAW = tables.RAW_GENERATIONS
+RAW = RAW_GENERATIONS
 FIVE = pl.DataFrame({"id": [f"q:{n}" for n in range(5)], "question": [f"{n}?" for n in range(5)]})
 
 
@@ -76,7 +79,7 @@ def test_tokens_stop_generation_between_shards_and_a_higher_budget_goes_on(tmp_p
 def test_what_other_stages_took_counts_and_the_stage_itself_does_not(tmp_path: Path) -> None:
     lake, experiment = Lake(tmp_path / "lake"), make_experiment(tmp_path)
     store(lake, RAW, [], about={"tokens": 1_000, "model_seconds": 5.0})
-    store(lake, tables.EVALUATION, [], about={"tokens": 10, "model_seconds": 2.0})
+    store(lake, EVALUATION, [], about={"tokens": 10, "model_seconds": 2.0})
     store(lake, RAW, [], iteration=1, about={"tokens": 100, "model_seconds": 1.0})
     assert Allowance.of(lake, experiment, RAW.name, 0).before == Spent(110, 3.0)
     assert Allowance.of(lake, experiment, RAW.name, 2).before == Spent(1_110, 8.0)
@@ -93,7 +96,7 @@ def test_the_loop_stops_with_the_reason_while_an_unfinished_iteration_has_spent_
     tmp_path: Path,
 ) -> None:
     lake, experiment = Lake(tmp_path / "lake"), make_experiment(tmp_path)
-    store(lake, tables.SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
+    store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
     poor = with_budget(experiment, tokens=24)
     with pytest.raises(BudgetSpent):
         draw(lake, poor, FakeLanguageModel(), Allowance.of(lake, poor, RAW.name, 0))
@@ -118,7 +121,7 @@ def test_a_run_stops_with_its_reason_and_goes_on_to_the_end(
         "DAGSTER_HOME": home.dagster,
     }.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("selfimprove_dagster.exams.PART_PATHS", 8)
+    monkeypatch.setattr("selfimprove_dagster.methods.lmsi.exam.PART_PATHS", 8)
     file = home.experiments / "small.yaml"
 
     def run_with(budget: dict[str, int]) -> str:

@@ -13,15 +13,16 @@ from judging_home import run
 from small_lake import promotion_draft, store
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.experiment_files import parse_chain
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.files import parse_chain
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.revoke import revoke
-from selfimprove_dagster.loop import Continue, Stop, next_turn
-from selfimprove_dagster.taint import tainted_models
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.rules import Continue, Stop, next_turn
 
 CHAIN: dict[str, Any] = {
     "name": "both",

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from test_quality import QUESTIONS, Iterations, build_iterations
 
-from assets.checks import all_checks, checks_of_asset
-from assets.partitions import iterations
-from resources import HomeResource
-from selfimprove_dagster.quality import SUITES
+from selfimprove_dagster.assets.checks import all_checks, checks_of_asset
+from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.quality.suites import SUITES
+from selfimprove_dagster.resources.home import HomeResource
 
 PARTITION = "tiny-001"
 

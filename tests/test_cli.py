@@ -17,9 +17,9 @@ import pytest
 import yaml
 from small_lake import LMSI, SMALL_EXPERIMENT
 
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.quality import SUITES
-from selfimprove_dagster.records import recompute_ids
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.records import recompute_ids
+from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.column_lineage import COLUMN_SOURCES, HASHES
 from selfimprove_dagster.definitions import defs
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, VOTED_ANSWERS
+from selfimprove_dagster.table import TableSchema
 from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
@@ -27,13 +28,13 @@ def test_every_column_is_accounted_for_and_names_columns_that_exist(table: str) 
 
 
 def test_the_columns_of_an_example_lead_to_what_was_generated_and_voted() -> None:
-    columns = COLUMN_SOURCES[tables.FILTERED_DATASET.name]
+    columns = COLUMN_SOURCES[FILTERED_DATASET.name]
     assert columns["completion"] == [("lmsi/raw_generations", "text"), ("lmsi/voted_answers", "voted_answer")]
-    assert COLUMN_SOURCES[tables.VOTED_ANSWERS.name]["voted_answer"] == [("lmsi/raw_generations", "text")]
+    assert COLUMN_SOURCES[VOTED_ANSWERS.name]["voted_answer"] == [("lmsi/raw_generations", "text")]
 
 
 @pytest.mark.parametrize("schema", TABLES.values(), ids=lambda schema: schema.name)
-def test_columns_of_the_same_name_have_the_same_type_as_their_source(schema: tables.TableSchema) -> None:
+def test_columns_of_the_same_name_have_the_same_type_as_their_source(schema: TableSchema) -> None:
     for column, sources in COLUMN_SOURCES[schema.name].items():
         if len(sources) == 1 and sources[0][1] == column:
             assert schema.polars[column] == TABLES[sources[0][0]].polars[column]
@@ -97,7 +98,7 @@ def test_stages_link_to_the_lineage_pages(instance: dg.DagsterInstance, finished
     for stage in ("filtered_dataset", "fine_tuned_checkpoint", "promotion"):
         link = metadata_of(instance, stage)["lineage"]
         assert link == dg.MetadataValue.url("http://127.0.0.1:3001/experiments/small/1")
-    manifest = finished_home.lake.manifests(tables.FILTERED_DATASET.name)[-1]
+    manifest = finished_home.lake.manifests(FILTERED_DATASET.name)[-1]
     first = finished_home.lake.read_ungated(manifest)["id"][0]
     listed = metadata_of(instance, "filtered_dataset")["preview_records"].value
     assert (

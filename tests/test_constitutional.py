@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.constitutional import choose_principle, filter_revisions
+from selfimprove_dagster.methods.constitutional.constitutional import choose_principle, filter_revisions
 
 NAMES = [f"principle {number}" for number in range(16)]
 

@@ -12,14 +12,16 @@ import pytest
 from daemons import make_home, running
 from test_chain import CHAIN
 
-from selfimprove_dagster import embedded, tables
-from selfimprove_dagster.champion import champion_before
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.home import Home
+from selfimprove_dagster import embedded
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.revoke import revoke
-from selfimprove_dagster.loop import Stop, decide_next, finished_iterations, next_turn
-from selfimprove_dagster.seeds import import_file
-from selfimprove_dagster.taint import tainted_models
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.rules import Stop, decide_next, finished_iterations, next_turn
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
+from selfimprove_dagster.seeds.imports import import_file
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 
 pytestmark = pytest.mark.slow
 
@@ -91,19 +93,19 @@ def test_iterations_follow_from_an_inbox_until_a_rule_stops_them(home: Home) -> 
     # The file was imported, its bad lines are on record, and it is out of the way.
     assert not list(inbox.glob("*.jsonl"))
     assert (inbox / "imported" / "more.jsonl").is_file()
-    rejected = [home.lake.read_ungated(m) for m in home.lake.manifests(tables.REJECTED_SEEDS.name, "loop")]
+    rejected = [home.lake.read_ungated(m) for m in home.lake.manifests(REJECTED_SEEDS.name, "loop")]
     assert sorted(line for frame in rejected for line in frame["source_line"]) == [17, 18]
 
     # The second iteration starts from the first one's promoted checkpoint.
     first, second = (m for m in home.lake.manifests("lmsi/promotion", "loop"))
     promoted = home.lake.read_ungated(first).row(0, named=True)
-    generations = home.lake.manifests(tables.RAW_GENERATIONS.name, "loop")[1]
+    generations = home.lake.manifests(RAW_GENERATIONS.name, "loop")[1]
     expected = promoted["challenger_model_id" if promoted["promoted"] else "champion_model_id"]
     assert generations.activity.model_id == expected
     assert second.iteration == 1
 
     # The budget of two iterations is spent.
-    assert len(home.lake.manifests(tables.SEED_POOL.name, "loop")) == 2
+    assert len(home.lake.manifests(SEED_POOL.name, "loop")) == 2
 
 
 def test_a_pool_grows_until_its_yield_is_too_small(home: Home) -> None:

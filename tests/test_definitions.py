@@ -7,10 +7,10 @@ import sys
 
 import dagster as dg
 
-from assets.checks import DECIDED_WITH
+from selfimprove_dagster.assets.checks import DECIDED_WITH
 from selfimprove_dagster.definitions import METHODS, defs
-from selfimprove_dagster.experiment import EXPERIMENTS
-from selfimprove_dagster.quality import SUITES
+from selfimprove_dagster.known_experiments import EXPERIMENTS
+from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.tables import TABLES
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.dialogue_truth import judge
+from selfimprove_dagster.families.dialogues.exam import judge
 
 WORDS = st.lists(st.sampled_from(["tea", "hall", "oaf", "the", "is"]), max_size=6)
 

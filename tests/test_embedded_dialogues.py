@@ -22,19 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.constitution import Principle
-from selfimprove_dagster.dialogue_truth import judge
-from selfimprove_dagster.embedded import dialogue_texts as texts
-from selfimprove_dagster.embedded import dialogue_world as world
-from selfimprove_dagster.embedded.dialogue_recipe import DialogueRecipe
-from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model
-from selfimprove_dagster.methods.dialogues import (
+from selfimprove_dagster.families.dialogues.constitution import Principle
+from selfimprove_dagster.families.dialogues.exam import judge
+from selfimprove_dagster.families.dialogues.prompts import (
     TURN_STOPS,
     critique_prompt,
     dialogue_prompt,
     revision_prompt,
 )
-from selfimprove_dagster.methods.judging.prompts import (
+from selfimprove_dagster.families.judging.prompts import (
     OPTIONS,
     RATINGS,
     REASONING_STOPS,
@@ -42,6 +38,11 @@ from selfimprove_dagster.methods.judging.prompts import (
     rating_prompt,
     reasoning_prompt,
 )
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.recipes import dialogue_texts as texts
+from selfimprove_dagster.recipes import dialogue_world as world
+from selfimprove_dagster.recipes.dialogue_recipe import DialogueRecipe
 
 KINDS = (*world.RED_TEAM, *world.HELPFUL)
 ROUNDS = 4

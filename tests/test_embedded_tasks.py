@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.embedded import task_grammar as world
-from selfimprove_dagster.embedded import task_texts
-from selfimprove_dagster.embedded.task_families import FAMILIES, Family
+from selfimprove_dagster.families.tasks.tasks import task_prompt
 from selfimprove_dagster.methods.self_instruct import prompts
-from selfimprove_dagster.methods.tasks import task_prompt
-from selfimprove_dagster.methods.unnatural_instructions import (
+from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
     example_prompt,
     paraphrase_prompt,
     parse_example,
 )
+from selfimprove_dagster.recipes import task_grammar as world
+from selfimprove_dagster.recipes import task_texts
+from selfimprove_dagster.recipes.task_families import FAMILIES, Family
 
 FEW_SHOT_FLOOR = 0.60
 ZERO_SHOT_BAND = (0.15, 0.40)
@@ -213,7 +213,8 @@ def test_files_are_small() -> None:
 def test_it_can_do_with_examples_what_it_does_not_do_when_merely_asked(
     evaluation: list[dict[str, Any]], seeds: list[dict[str, Any]]
 ) -> None:
-    from selfimprove_dagster.language_model import SamplingParameters, open_language_model
+    from selfimprove_dagster.language_model import open_language_model
+    from selfimprove_dagster.language_model.base import SamplingParameters
 
     model = open_language_model(str(embedded.TASK_MODEL))
     shown = "\n\n".join(

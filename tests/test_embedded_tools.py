@@ -15,13 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster import embedded, tool_use
-from selfimprove_dagster.embedded import tool_texts
-from selfimprove_dagster.embedded import tool_world as world
-from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model
-from selfimprove_dagster.methods.toolformer.calls import Call, PlacedCall, read_call, take_out
+from selfimprove_dagster import embedded
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import Losses
-from selfimprove_dagster.tools import Context, Toolbox, open_tools
+from selfimprove_dagster.recipes import tool_texts
+from selfimprove_dagster.recipes import tool_world as world
+from selfimprove_dagster.tools.base import Context
+from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, take_out
+from selfimprove_dagster.tools.registry import open_tools
+from selfimprove_dagster.tools.toolbox import Toolbox
 
 BASE_CEILING = 0.20
 TOOLS = ("Calculator", "Calendar", "WikiSearch", "QA", "MT")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from resources import TrainerResource
-from selfimprove_dagster.cli import app
-from selfimprove_dagster.estimate import Forecast, estimate
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.cli.main import app
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.methods.lmsi.estimate import Forecast, estimate
+from selfimprove_dagster.resources.trainer import TrainerResource
 
 pytestmark = pytest.mark.slow
 

@@ -10,12 +10,12 @@ import yaml
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment import Experiment, ToolformerExperiment
-from selfimprove_dagster.experiment_files import describe_fields, load_experiment, parse_experiment
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.naming import experiment_of_key
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.home.files import describe_fields, load_experiment, parse_experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.methods.toolformer.settings import CallSamplingSection, ToolformerExperiment
 from selfimprove_dagster.presets import PRESETS
-from selfimprove_dagster.tool_sections import CallSamplingSection
 
 SMALLEST: dict[str, Any] = {
     "model": {"path": "embedded"},

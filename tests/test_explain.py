@@ -14,16 +14,28 @@ import pytest
 from rich.console import Console
 from small_lake import KnownAncestry, known_ancestry, seed_draft, store
 
-from selfimprove_dagster import tables
+from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, LakeError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import CheckOutcome, Lake, partition_of
-from selfimprove_dagster.lineage import RecordNotFound
-from selfimprove_dagster.lineage.explain import Explanation, explain
-from selfimprove_dagster.lineage.explain_text import explanation_text, what_if_text
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.lineage.explain import explain
+from selfimprove_dagster.lineage.explanation import Explanation
+from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.lineage.what_if import filter_again, what_if
-from selfimprove_dagster.records import Draft, Parent
-from selfimprove_dagster.sections import FilterSection
+from selfimprove_dagster.methods.lmsi.settings import FilterSection
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    DEMONSTRATIONS,
+    FILTERED_DATASET,
+    FINE_TUNED_CHECKPOINT,
+    PROMOTION,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 
 
 @pytest.fixture
@@ -44,14 +56,14 @@ def shown(renderable: Any) -> str:
 def checkpoint(lake: Lake, dataset: str, **promotion: Any) -> None:
     """A checkpoint that was trained on the dataset of that activity, and whether it was promoted."""
     content = {"model_id": "b2:new", "base_model_id": "b2:old", "dataset_activity_id": dataset}
-    measures = dict.fromkeys(tables.FINE_TUNED_CHECKPOINT.measures)
+    measures = dict.fromkeys(FINE_TUNED_CHECKPOINT.measures)
     trained = Draft({**content, "examples": 1, "steps": 1}, [Parent(dataset, "trained_on")], measures)
-    store(lake, tables.FINE_TUNED_CHECKPOINT, [trained])
+    store(lake, FINE_TUNED_CHECKPOINT, [trained])
     if promotion:
         models = {"challenger_model_id": "b2:new", "champion_model_id": "b2:old"}
         counts = {"questions": 1, "gained": 0, "lost": 1}
-        decided = Draft({**promotion, **models, **counts}, measures=dict.fromkeys(tables.PROMOTION.measures))
-        store(lake, tables.PROMOTION, [decided])
+        decided = Draft({**promotion, **models, **counts}, measures=dict.fromkeys(PROMOTION.measures))
+        store(lake, PROMOTION, [decided])
 
 
 # ---- a small lake whose ancestry is known ---------------------------------------------------------------
@@ -97,7 +109,7 @@ def test_a_dropped_path_is_explained_up_to_the_rule_that_dropped_it(lake: Lake) 
 
 def test_a_decision_is_explained_by_its_path(lake: Lake) -> None:
     known = known_ancestry(lake)
-    decision = lake.read(tables.DECISIONS.name, partition_of("demo", 0)).row(2, named=True)
+    decision = lake.read(DECISIONS.name, partition_of("demo", 0)).row(2, named=True)
     explanation = explain(lake, decision["id"])
     assert explanation.id == decision["id"]
     assert explanation.steps == explain(lake, known.paths[2]).steps
@@ -105,11 +117,11 @@ def test_a_decision_is_explained_by_its_path(lake: Lake) -> None:
 
 def test_a_path_that_no_filter_has_seen_is_undecided(lake: Lake) -> None:
     known_ancestry(lake)
-    path = lake.read(tables.RAW_GENERATIONS.name, partition_of("demo", 0)).drop(
+    path = lake.read(RAW_GENERATIONS.name, partition_of("demo", 0)).drop(
         *("id", "content_hash", "parents", "activity_id", "sample_index", "logprobs")
     )
     _, (fresh,) = store(
-        lake, tables.RAW_GENERATIONS, [Draft(path.row(0, named=True), (), {"logprobs": []})], iteration=1
+        lake, RAW_GENERATIONS, [Draft(path.row(0, named=True), (), {"logprobs": []})], iteration=1
     )
     explanation = explain(lake, fresh)
     assert explanation.verdict == "not in a dataset: the filters of demo-001 have not seen it yet"
@@ -130,7 +142,7 @@ def test_of_a_question_the_fate_of_every_path_is_told(lake: Lake, of: str) -> No
 def test_of_a_seed_its_iterations_are_told_and_what_became_of_its_paths(lake: Lake) -> None:
     known = known_ancestry(lake)
     question = {**seed_draft().content, "source_line": 7}
-    _, (again,) = store(lake, tables.SEED_POOL, [Draft(question, [Parent(known.seed, "seed")])], iteration=1)
+    _, (again,) = store(lake, SEED_POOL, [Draft(question, [Parent(known.seed, "seed")])], iteration=1)
     explanation = explain(lake, known.seed)
     assert [(use.iteration, use.question, use.paths) for use in explanation.uses] == [
         (0, known.question, {"duplicate": 3, "kept": 1}),
@@ -150,7 +162,7 @@ def test_a_rejected_line_is_explained_by_its_reason(lake: Lake) -> None:
         "licence": "MIT",
     }
     batch = {"experiment": "demo", "batch": "b"}
-    _, (rejected,) = store(lake, tables.REJECTED_SEEDS, [Draft(bad)], partition=batch)
+    _, (rejected,) = store(lake, REJECTED_SEEDS, [Draft(bad)], partition=batch)
     explanation = explain(lake, rejected)
     assert explanation.verdict == "s.jsonl, line 3 (licence: MIT) is no seed: no question"
     assert explanation.in_dataset is False
@@ -175,9 +187,7 @@ def test_the_checkpoint_that_learnt_from_it_is_named(
     lake: Lake, promotion: dict[str, Any], ending: str
 ) -> None:
     known = known_ancestry(lake)
-    checkpoint(
-        lake, lake.manifest(tables.FILTERED_DATASET.name, partition_of("demo", 0)).activity.id, **promotion
-    )
+    checkpoint(lake, lake.manifest(FILTERED_DATASET.name, partition_of("demo", 0)).activity.id, **promotion)
     explanation = explain(lake, known.example)
     assert explanation.verdict.endswith(ending)
     assert explain(lake, "ckpt:").steps == explanation.steps[6:]
@@ -191,7 +201,7 @@ def test_a_checkpoint_of_an_earlier_dataset_is_not_said_to_have_learnt_from_it(l
 
 def test_a_closed_gate_is_told(lake: Lake) -> None:
     known = known_ancestry(lake)
-    votes = lake.manifest(tables.VOTED_ANSWERS.name, partition_of("demo", 0))
+    votes = lake.manifest(VOTED_ANSWERS.name, partition_of("demo", 0))
     outcomes = [CheckOutcome("margin", False, True, "too narrow"), CheckOutcome("ties", False, False, "many")]
     lake.record_checks(votes, outcomes)
     explanation = explain(lake, known.example)
@@ -205,9 +215,9 @@ def test_a_closed_gate_is_told(lake: Lake) -> None:
 def test_what_was_revoked_is_explained_and_said_to_be_revoked(lake: Lake, gone: str) -> None:
     known = known_ancestry(lake)
     schemas = {
-        "example": tables.FILTERED_DATASET,
-        "seed": tables.SEEDS,
-        "demonstrations": tables.DEMONSTRATIONS,
+        "example": FILTERED_DATASET,
+        "seed": SEEDS,
+        "demonstrations": DEMONSTRATIONS,
     }
     (manifest,) = lake.manifests(schemas[gone].name)
     record = known.demonstrations[0] if gone == "demonstrations" else getattr(known, gone)
@@ -244,7 +254,7 @@ def test_hostile_text_is_inert(lake: Lake, of: str) -> None:
 
 def test_every_example_is_explained_as_one(finished_home: Home) -> None:
     lake = finished_home.lake
-    examples = lake.read(tables.FILTERED_DATASET.name, partition_of("small", 1))
+    examples = lake.read(FILTERED_DATASET.name, partition_of("small", 1))
     for record in examples["id"].head(5):
         explanation = explain(lake, record)
         assert explanation.in_dataset
@@ -264,8 +274,8 @@ def test_every_example_is_explained_as_one(finished_home: Home) -> None:
 def test_a_duplicate_is_shown_the_path_that_it_lost_to(finished_home: Home) -> None:
     lake = finished_home.lake
     where = partition_of("small", 0)
-    lost = lake.read(tables.DECISIONS.name, where).filter(pl.col("nearest_id").is_not_null())
-    texts = dict(lake.read(tables.RAW_GENERATIONS.name, where).select("id", "text").iter_rows())
+    lost = lake.read(DECISIONS.name, where).filter(pl.col("nearest_id").is_not_null())
+    texts = dict(lake.read(RAW_GENERATIONS.name, where).select("id", "text").iter_rows())
     for row in lost.head(3).iter_rows(named=True):
         last = explain(lake, row["candidate_id"]).steps
         nearest = next(step.nearest for step in last if step.rule == "duplicate")
@@ -279,16 +289,16 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(
     finished_home: Home, iteration: int
 ) -> None:
     lake, where = finished_home.lake, partition_of("small", iteration)
-    dataset = lake.manifest(tables.FILTERED_DATASET.name, where)
+    dataset = lake.manifest(FILTERED_DATASET.name, where)
     again = filter_again(lake, dataset, FilterSection(**dataset.activity.parameters["filter"]))
-    recorded = lake.read(tables.DECISIONS.name, where).select(again.columns)
+    recorded = lake.read(DECISIONS.name, where).select(again.columns)
     assert len(recorded) > 100
     assert again.equals(recorded)
 
 
 def test_another_threshold_says_what_would_be_kept(finished_home: Home) -> None:
     lake, where = finished_home.lake, partition_of("small", 0)
-    examples = lake.read(tables.FILTERED_DATASET.name, where).sort("vote_share")
+    examples = lake.read(FILTERED_DATASET.name, where).sort("vote_share")
     weakest, strongest = examples.row(0, named=True), examples.row(-1, named=True)
     limit = (weakest["vote_share"] + strongest["vote_share"]) / 2
     answer = what_if(lake, weakest["id"], [f"confidence={limit}"])
@@ -308,7 +318,7 @@ def test_another_threshold_says_what_would_be_kept(finished_home: Home) -> None:
 def test_a_looser_filter_gains_by_the_rule_that_had_dropped(finished_home: Home) -> None:
     lake = finished_home.lake
     answer = what_if(lake, "small-000", ["drop_duplicates=false", "maximum_paths=null"])
-    dropped = lake.read(tables.DECISIONS.name, partition_of("small", 0)).filter(~pl.col("kept"))
+    dropped = lake.read(DECISIONS.name, partition_of("small", 0)).filter(~pl.col("kept"))
     counts = dict(dropped["rule"].value_counts().iter_rows())
     assert answer.gained == {
         rule: counts[rule] for rule in ("duplicate", "paths_per_question") if rule in counts
@@ -336,7 +346,7 @@ def test_a_setting_that_is_none_is_refused_with_those_that_are(
 
 def test_records_without_an_iteration_are_no_subject(finished_home: Home) -> None:
     with pytest.raises(ExperimentError, match="give one, as small-000"):
-        what_if(finished_home.lake, first_id(finished_home, tables.SEEDS.name), ["confidence=0.5"])
+        what_if(finished_home.lake, first_id(finished_home, SEEDS.name), ["confidence=0.5"])
 
 
 def first_id(home: Home, table: str) -> str:
@@ -347,8 +357,8 @@ def first_id(home: Home, table: str) -> str:
 def test_votes_that_are_newer_than_the_dataset_are_refused(finished_home: Home, tmp_path: Path) -> None:
     shutil.copytree(finished_home.lake.root, tmp_path / "lake")
     lake = Lake(tmp_path / "lake")
-    votes = lake.manifest(tables.VOTED_ANSWERS.name, partition_of("small", 0))
+    votes = lake.manifest(VOTED_ANSWERS.name, partition_of("small", 0))
     newer = replace(votes.activity, code_version="2")
-    lake.write(tables.VOTED_ANSWERS, newer, lake.read_whole(votes))
+    lake.write(VOTED_ANSWERS, newer, lake.read_whole(votes))
     with pytest.raises(LakeError, match="lmsi/voted_answers was made again after the dataset"):
         what_if(lake, "small-000", ["confidence=0.5"])

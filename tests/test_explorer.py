@@ -21,12 +21,12 @@ from starlette.testclient import TestClient
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.explorer.pages import create_app
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.explorer.server import dagster_command, listen, serve_pages
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lineage.revoke import revoke
-from selfimprove_dagster.status import results
+from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.text import readable
-from selfimprove_dagster.ui import dagster_command, listen, serve_pages
 
 pytestmark = pytest.mark.slow
 
@@ -462,7 +462,7 @@ def test_dagster_is_started_for_this_machine_only() -> None:
 
 
 def test_commands_and_code_location_start_without_the_web_server() -> None:
-    for module in ("selfimprove_dagster.cli", "selfimprove_dagster.definitions"):
+    for module in ("selfimprove_dagster.cli.main", "selfimprove_dagster.definitions"):
         code = f"import sys, {module}; print('starlette' in sys.modules, 'uvicorn' in sys.modules)"
         said = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True

@@ -19,9 +19,9 @@ from small_lake import known_ancestry
 from test_explorer import HOSTILE, every_page, new_home
 
 from selfimprove_dagster.explorer.pages import create_app
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.ui import listen
+from selfimprove_dagster.explorer.server import listen
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -11,14 +11,15 @@ import pytest
 import yaml
 from small_lake import known_ancestry, make_experiment
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, GateClosed, PartitionMissing
-from selfimprove_dagster.experiment import Experiment
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.export import export_dataset, last_dataset
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import CheckOutcome, Lake, partition_of
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.revocations import Revocation
 from selfimprove_dagster.lineage.trace import trace
-from selfimprove_dagster.revocations import Revocation
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
 
 
 @pytest.fixture
@@ -165,4 +166,4 @@ def test_a_dataset_that_is_not_there_is_named(lake: Lake, experiment: Experiment
     with pytest.raises(PartitionMissing, match="nothing committed for experiment demo, iteration 007"):
         last_dataset(lake, experiment, 7)
     assert last_dataset(lake, experiment).partition == partition_of("demo", 0)
-    assert last_dataset(lake, experiment).table == tables.FILTERED_DATASET.name
+    assert last_dataset(lake, experiment).table == FILTERED_DATASET.name

@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.filters import Filter, apply_filters
-from selfimprove_dagster.filters.chain import DECISION_COLUMNS
-from selfimprove_dagster.filters.diversity import at_most_per_question, drop_duplicates
-from selfimprove_dagster.filters.perplexity import perplexity_at_most, perplexity_of
-from selfimprove_dagster.filters.self_consistency import (
+from selfimprove_dagster.filters.rules import (
+    DECISION_COLUMNS,
+    Filter,
     agrees_with_vote,
+    apply_filters,
+    at_most_per_question,
+    drop_duplicates,
+    perplexity_at_most,
+    perplexity_of,
     vote_share_at_least,
     votes_at_least,
 )

@@ -11,9 +11,9 @@ from typing import Any
 import killing
 import pytest
 
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import PartitionWriter
 from selfimprove_dagster.lineage.verify import verify
-from selfimprove_dagster.partition import PartitionWriter
 from selfimprove_dagster.runs import run_iteration
 
 pytestmark = pytest.mark.slow

@@ -10,17 +10,17 @@ import polars as pl
 import pytest
 from small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.exams import QuestionExam
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.generation import generate_paths, sampling_parameters
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import Draft, Parent, build_records, recompute_ids
 from selfimprove_dagster.lots import lots, seed_of
-from selfimprove_dagster.question_files import Question
-from selfimprove_dagster.records import Draft, Parent, build_records, recompute_ids
-from selfimprove_dagster.seeds import DemonstrationRecord
+from selfimprove_dagster.methods.lmsi.exam import QuestionExam
+from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.tables import EVALUATION, RAW_GENERATIONS, SEED_POOL
+from selfimprove_dagster.seeds.files import Question
+from selfimprove_dagster.seeds.tables import SEEDS
 
-RAW = tables.RAW_GENERATIONS
+RAW = RAW_GENERATIONS
 SHOWN = [DemonstrationRecord("demo:1", "1 + 1?", "One and one.", "2")]
 
 
@@ -180,14 +180,14 @@ def test_an_exam_is_cut_into_parts_of_so_many_paths(tmp_path: Path, monkeypatch:
     section = {"file": "h.jsonl", "majority_questions": 3, "majority_paths": 5}
     exam = exam_of(make_experiment(tmp_path, evaluation=section), held_out("0", "0", "7"))
     whole = exam.sit(FakeLanguageModel())
-    monkeypatch.setattr("selfimprove_dagster.exams.PART_PATHS", 10)
+    monkeypatch.setattr("selfimprove_dagster.methods.lmsi.exam.PART_PATHS", 10)
     parts = [(part.mode, len(part.questions), part.paths) for part in exam.parts]
     assert parts == [("greedy", 3, 3), ("majority", 2, 10), ("majority", 1, 5)]
     assert exam.sit(FakeLanguageModel()) == whole
 
 
 def test_an_exam_without_questions_gives_no_rows(tmp_path: Path) -> None:
-    from selfimprove_dagster.evaluation import accuracy_of_rows
+    from selfimprove_dagster.evaluation.exam import accuracy_of_rows
 
     exam = exam_of(make_experiment(tmp_path), [])
     assert exam.sit(FakeLanguageModel()) == []
@@ -204,7 +204,7 @@ def commit_exam(lake: Lake, exam: Any, iteration: int, *sat: tuple[str, str]) ->
             Draft({**row, "role": role, "model_id": model_id}, [Parent(model_id, "answered_by")])
             for row in answers
         ]
-    store(lake, tables.EVALUATION, drafts, iteration=iteration, parameters={"exam": exam.parameters})
+    store(lake, EVALUATION, drafts, iteration=iteration, parameters={"exam": exam.parameters})
     return answers
 
 
@@ -213,12 +213,12 @@ def test_a_model_that_sat_this_very_exam_does_not_sit_it_again(
 ) -> None:
     lake, exam = Lake(tmp_path / "lake"), exam_of(experiment, held_out("0", "1", "2"))
     answers = commit_exam(lake, exam, 0, ("champion", "b2:base"), ("challenger", "b2:new"))
-    remembered = exam.remembered(lake, tables.EVALUATION, 1, "b2:new")
+    remembered = exam.remembered(lake, EVALUATION, 1, "b2:new")
     by_place = [(row["mode"], row["source_line"]) for row in remembered]
     assert by_place == [(row["mode"], row["source_line"]) for row in answers]
     assert remembered == answers
-    assert exam.remembered(lake, tables.EVALUATION, 1, "b2:other") is None
-    assert exam.remembered(lake, tables.EVALUATION, 0, "b2:new") is None, "only earlier iterations count"
+    assert exam.remembered(lake, EVALUATION, 1, "b2:other") is None
+    assert exam.remembered(lake, EVALUATION, 0, "b2:new") is None, "only earlier iterations count"
 
 
 def test_a_model_that_is_its_own_challenger_is_remembered_once(
@@ -226,7 +226,7 @@ def test_a_model_that_is_its_own_challenger_is_remembered_once(
 ) -> None:
     lake, exam = Lake(tmp_path / "lake"), exam_of(experiment, held_out("0", "1"))
     answers = commit_exam(lake, exam, 0, ("champion", "b2:same"), ("challenger", "b2:same"))
-    assert exam.remembered(lake, tables.EVALUATION, 1, "b2:same") == answers
+    assert exam.remembered(lake, EVALUATION, 1, "b2:same") == answers
 
 
 def test_an_exam_that_differs_in_anything_is_another_one(tmp_path: Path, experiment: Experiment) -> None:
@@ -242,12 +242,12 @@ def test_an_exam_that_differs_in_anything_is_another_one(tmp_path: Path, experim
         dataclasses.replace(exam, demonstrations=SHOWN),
     ]
     for other in others:
-        assert other.remembered(lake, tables.EVALUATION, 1, "b2:base") is None
-    assert exam.remembered(lake, tables.EVALUATION, 1, "b2:base") is not None
+        assert other.remembered(lake, EVALUATION, 1, "b2:base") is None
+    assert exam.remembered(lake, EVALUATION, 1, "b2:base") is not None
 
 
 def test_two_models_are_compared_on_the_same_questions() -> None:
-    evaluation = pytest.importorskip("selfimprove_dagster.evaluation")
+    evaluation = pytest.importorskip("selfimprove_dagster.evaluation.exam")
 
     def row(role: str, line: int, correct: bool, mode: str = "greedy") -> Draft:
         said = {
@@ -270,7 +270,7 @@ def test_two_models_are_compared_on_the_same_questions() -> None:
         *(row("challenger", line, correct) for line, correct in ((3, True), (2, True), (1, False))),
         row("challenger", 1, True, "majority"),
     ]
-    rows = build_records(tables.EVALUATION, drafts, activity_of(tables.EVALUATION))
+    rows = build_records(EVALUATION, drafts, activity_of(EVALUATION))
     comparison = evaluation.compare(rows)
     assert (comparison.questions, comparison.gained, comparison.lost) == (3, 2, 1)
     assert str(evaluation.accuracy(rows, "challenger", "majority")).startswith("100.0%")
@@ -281,5 +281,5 @@ def test_two_models_are_compared_on_the_same_questions() -> None:
 
 def test_seed_rows_are_not_asked_for_their_answers() -> None:
     """What training reads has no column for a true answer."""
-    assert seed_draft().content.keys() == tables.SEEDS.content.keys()
-    assert not {"answer", "expected"} & (tables.SEEDS.content.keys() | tables.SEED_POOL.content.keys())
+    assert seed_draft().content.keys() == SEEDS.content.keys()
+    assert not {"answer", "expected"} & (SEEDS.content.keys() | SEED_POOL.content.keys())

@@ -13,13 +13,18 @@ from markdown_it import MarkdownIt
 from small_lake import KnownAncestry, known_ancestry, make_experiment, write_lines
 from typer.testing import CliRunner
 
-from assets.shown import preview_records, preview_table
-from selfimprove_dagster import tables
-from selfimprove_dagster.cli import app
+from selfimprove_dagster.assets.factory import preview_records, preview_table
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.export import export_dataset
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.prov import prov_json, trace_document
-from selfimprove_dagster.seeds import import_seeds
+from selfimprove_dagster.methods.lmsi.tables import (
+    FILTERED_DATASET,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.seeds.imports import import_seeds
 from selfimprove_dagster.text import code_span, markdown_table, plain
 
 HOSTILE = {
@@ -96,7 +101,7 @@ def test_plain_text_is_one_line_of_visible_characters_soon(hostile: str) -> None
 
 def test_previews_show_no_tag_link_or_image_that_is_not_ours(hostile: str, tmp_path: Path) -> None:
     lake, _ = hostile_lake(tmp_path, hostile)
-    for table in (tables.SEED_POOL, tables.RAW_GENERATIONS, tables.VOTED_ANSWERS, tables.FILTERED_DATASET):
+    for table in (SEED_POOL, RAW_GENERATIONS, VOTED_ANSWERS, FILTERED_DATASET):
         manifest = lake.manifests(table.name)[0]
         page = rendered(preview_table(lake, manifest, list(table.content)))
         assert page.tags <= {"table", "thead", "tbody", "tr", "th", "td", "code"}

@@ -15,30 +15,46 @@ from hypothesis import strategies as st
 from judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
 from test_task_lineage import first, role, shown, stages
 
-from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster import tables
+from selfimprove_dagster.cli.ancestry import ancestry_tree
+from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_sections import PreferenceFilterSection, RevisionFilterSection
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
+from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.preferences.explain import filter_again, preference_words
+from selfimprove_dagster.families.preferences.settings import PreferenceFilterSection
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.descend import descend
 from selfimprove_dagster.lineage.diff import diff
 from selfimprove_dagster.lineage.explain import explain
-from selfimprove_dagster.lineage.explain_text import explanation_text, what_if_text
-from selfimprove_dagster.lineage.judge_what_if import filter_again
-from selfimprove_dagster.lineage.judge_words import preference_words
 from selfimprove_dagster.lineage.prov import prov_json, trace_document
 from selfimprove_dagster.lineage.revoke import plan, restore, revoke
 from selfimprove_dagster.lineage.search import search
-from selfimprove_dagster.lineage.text import ancestry_tree
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
+from selfimprove_dagster.lineage.walk import Lineage
 from selfimprove_dagster.lineage.what_if import what_if
-from selfimprove_dagster.methods.dialogues import TURN_STOPS
+from selfimprove_dagster.methods.constitutional.settings import RevisionFilterSection
+from selfimprove_dagster.methods.constitutional.tables import (
+    CAI_CRITIQUES,
+    CAI_DECISIONS,
+    CAI_RAW_GENERATIONS,
+    CAI_REVISIONS,
+    CAI_SEED_POOL,
+)
+from selfimprove_dagster.methods.rlaif.tables import (
+    RLAIF_AI_PREFERENCES,
+    RLAIF_COMPARISONS,
+    RLAIF_DECISIONS,
+    RLAIF_JUDGE_CHECKS,
+)
+from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.taint import tainted_models
+from selfimprove_dagster.table import TableSchema
 
 __all__ = ["judge_home"]
 
@@ -79,7 +95,7 @@ def dropped(lake: Lake, schema: TableSchema, rule: str) -> str:
 
 
 def test_a_preference_is_told_by_who_won_how_surely_and_in_which_order(lake: Lake) -> None:
-    preferences = rows(lake, t.RLAIF_AI_PREFERENCES)
+    preferences = rows(lake, RLAIF_AI_PREFERENCES)
     assert preference_words(first(preferences, prompt=SECRET)) == PREFERENCE
     assert preference_words(first(preferences, prompt=HOSTILE)).startswith("(A) by 0.90: 0.90 as first, 0.90")
 
@@ -130,17 +146,17 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
 
 
 def test_every_record_of_a_pair_leads_to_the_same_verdict(lake: Lake) -> None:
-    pair = first(rows(lake, t.RLAIF_AI_PREFERENCES), prompt=SECRET)
+    pair = first(rows(lake, RLAIF_AI_PREFERENCES), prompt=SECRET)
     verdict = explain(lake, pair["id"]).verdict
-    judged = rows(lake, t.RLAIF_COMPARISONS).filter(prompt_id=pair["prompt_id"])
-    decided = rows(lake, t.RLAIF_DECISIONS).filter(candidate_id=pair["id"])
+    judged = rows(lake, RLAIF_COMPARISONS).filter(prompt_id=pair["prompt_id"])
+    decided = rows(lake, RLAIF_DECISIONS).filter(candidate_id=pair["id"])
     assert len(judged) == 3, "one is asked again"
     for record in [*judged["id"], *decided["id"], *pair["response_ids"], pair["prompt_id"]]:
         assert explain(lake, record).verdict == verdict
 
 
 def test_a_revision_is_explained_round_by_round_with_its_critiques(lake: Lake) -> None:
-    revision = first(rows(lake, t.CAI_REVISIONS), text=" That is Ada's own affair.")
+    revision = first(rows(lake, CAI_REVISIONS), text=" That is Ada's own affair.")
     explanation = explain(lake, revision["id"])
     assert explanation.verdict == (
         "in the dataset of cai-000 as revision: round 2 by principle polite: critique “It still hints at the "
@@ -162,15 +178,15 @@ def test_a_revision_is_explained_round_by_round_with_its_critiques(lake: Lake) -
 @pytest.mark.parametrize(
     ("schema", "rule", "said"),
     [
-        (t.CAI_DECISIONS, "round", "of round 0; those of round 2 are learnt (the first response)"),
+        (CAI_DECISIONS, "round", "of round 0; those of round 2 are learnt (the first response)"),
         (
-            t.CAI_DECISIONS,
+            CAI_DECISIONS,
             "not_empty",
             "says nothing (round 2 by principle secrets: critique “It is unkind.”)",
         ),
-        (t.RLAIF_DECISIONS, "margin", "margin 0.1 against at least 0.2 ((A) by 0.55: 0.80 as first, 0.30"),
-        (t.RLAIF_DECISIONS, "equal", "both responses are the same text ((A) by 0.55"),
-        (t.RLHF_DECISIONS, "empty", "a response says nothing (people chose “” over “For soup.”)"),
+        (RLAIF_DECISIONS, "margin", "margin 0.1 against at least 0.2 ((A) by 0.55: 0.80 as first, 0.30"),
+        (RLAIF_DECISIONS, "equal", "both responses are the same text ((A) by 0.55"),
+        (RLHF_DECISIONS, "empty", "a response says nothing (people chose “” over “For soup.”)"),
     ],
 )
 def test_what_was_dropped_is_told_why(lake: Lake, schema: TableSchema, rule: str, said: str) -> None:
@@ -180,16 +196,16 @@ def test_what_was_dropped_is_told_why(lake: Lake, schema: TableSchema, rule: str
 
 
 def test_a_persons_response_goes_by_its_prompt_and_stands_for_the_models(lake: Lake) -> None:
-    prompt = first(rows(lake, t.CAI_SEED_POOL), prompt=POLITE)
+    prompt = first(rows(lake, CAI_SEED_POOL), prompt=POLITE)
     own = explain(lake, prompt["id"])
     assert own.verdict.endswith("at most 1 beside 1 revisions (a person's response)")
-    model = first(rows(lake, t.CAI_RAW_GENERATIONS), prompt_id=prompt["id"])
+    model = first(rows(lake, CAI_RAW_GENERATIONS), prompt_id=prompt["id"])
     verdict = explain(lake, model["id"]).verdict
     assert verdict == "not in the dataset of cai-000: a person's response to its prompt stands in its place"
 
 
 def test_a_prompt_and_its_seed_tell_what_became_of_all_rounds(lake: Lake) -> None:
-    prompt = first(rows(lake, t.CAI_SEED_POOL), prompt=SECRET)
+    prompt = first(rows(lake, CAI_SEED_POOL), prompt=SECRET)
     explanation = explain(lake, prompt["id"])
     assert explanation.verdict == f"3 candidates, 1 kept; dropped by round: 2; {TRAINED}"
     assert [fate.answer for fate in explanation.fates] == [
@@ -197,7 +213,7 @@ def test_a_prompt_and_its_seed_tell_what_became_of_all_rounds(lake: Lake) -> Non
     ]
     seed = explain(lake, role(prompt, "seed"))
     assert seed.verdict == "a prompt of prompts.jsonl, line 1: used in 1 iteration, 3 candidates, 1 kept"
-    people = explain(lake, rows(lake, t.SEED_COMPARISONS, "people")["id"][2])
+    people = explain(lake, rows(lake, SEED_COMPARISONS, "people")["id"][2])
     assert people.verdict.endswith("line 3: used in 1 iteration, 1 comparison, 0 kept")
     assert "candidates" in shown(explanation_text(seed)) and people.in_dataset is False
 
@@ -208,7 +224,7 @@ def test_comparisons_of_people_rollouts_checks_and_reward_models_are_told(lake: 
     assert kept.verdict.startswith(f"in the dataset of people-000: {chose}; margin 1.0 against")
     rollout = explain(lake, rows(lake, t.rollouts("rlaif"))["id"][0])
     assert "no dataset holds it: written at step 1, reward 0.1, advantage -1" in rollout.verdict
-    check = explain(lake, rows(lake, t.RLAIF_JUDGE_CHECKS)["id"][0])
+    check = explain(lake, rows(lake, RLAIF_JUDGE_CHECKS)["id"][0])
     assert check.verdict.endswith("order_flip_agreement passed: 3 of 4 pairs are judged alike in both orders")
     reward = explain(lake, rows(lake, t.reward_model("rlaif"))["id"][0])
     assert "85.0% of 20 held-out pairs right" in reward.verdict
@@ -240,7 +256,7 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(lake: Lake, ex
 
 @pytest.mark.parametrize("name", ["preferences.minimum_margin", "minimum_margin"])
 def test_another_margin_says_which_preferences_it_would_keep(lake: Lake, name: str) -> None:
-    pair = first(rows(lake, t.RLAIF_AI_PREFERENCES), prompt=SECRET)
+    pair = first(rows(lake, RLAIF_AI_PREFERENCES), prompt=SECRET)
     higher = what_if(lake, pair["response_ids"][0], [f"{name}=0.5"])
     assert higher.thresholds == {"minimum_margin": (0.2, 0.5)}
     assert (higher.kept_then, higher.kept_now, higher.paths, higher.noun) == (2, 1, 4, "preference")
@@ -257,7 +273,7 @@ def test_another_round_and_another_share_keep_others(lake: Lake) -> None:
     assert first_round.gained == {"round": 2, "helpful_share": 1} and first_round.lost == {"round": 1}
     none = what_if(lake, "cai-000", ["filter.helpful_share=0"])
     assert none.lost == {"helpful_share": 1} and none.kept_now == 1
-    prompt = first(rows(lake, t.CAI_SEED_POOL), prompt=SECRET)["id"]
+    prompt = first(rows(lake, CAI_SEED_POOL), prompt=SECRET)["id"]
     assert [change.now.kept for change in what_if(lake, prompt, ["round=1"]).record] == [False, True, False]
 
 
@@ -268,11 +284,11 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
         what_if(lake, "people-000", ["round=1"])
     with pytest.raises(ExperimentError, match="minimum_margin: Input should be"):
         what_if(lake, "ai-000", ["minimum_margin=much"])
-    for schema in (t.rollouts("rlaif"), t.dialogue_evaluation("rlaif")):
+    for schema in (t.rollouts("rlaif"), dialogue_evaluation("rlaif")):
         with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
             what_if(lake, rows(lake, schema)["id"][0], ["minimum_margin=1"])
     with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
-        what_if(lake, rows(lake, t.SEED_PROMPTS, "ai")["id"][0], ["minimum_margin=1"])
+        what_if(lake, rows(lake, SEED_PROMPTS, "ai")["id"][0], ["minimum_margin=1"])
 
 
 # ---- revoke ---------------------------------------------------------------------------------------------
@@ -281,7 +297,7 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
 def test_a_revoked_seed_prompt_takes_its_responses_and_examples_and_taints_what_learnt_of_it(
     copied: Lake,
 ) -> None:
-    seed = first(rows(copied, t.SEED_PROMPTS, "ai"), prompt=SECRET)["id"]
+    seed = first(rows(copied, SEED_PROMPTS, "ai"), prompt=SECRET)["id"]
     settled = revoke(copied, "seed", seed, None, by="Ada", why="a test")
     fell = dict(settled.counts.group_by("table").agg(pl.col("rows").sum()).iter_rows())
     assert fell["seeds/prompts"] == 2, "its like in the other experiment is known by its words"
@@ -297,7 +313,7 @@ def test_a_revoked_seed_prompt_takes_its_responses_and_examples_and_taints_what_
     tainted = tainted_models(copied, "ai")
     assert set(tainted) == {MODELS["ai"], MODELS["reward"]}
     assert "trained on 1 examples that were revoked" in tainted[MODELS["reward"]]
-    gone = explain(copied, first(rows(copied, t.SEED_PROMPTS, "ai"), prompt=HOSTILE)["id"])
+    gone = explain(copied, first(rows(copied, SEED_PROMPTS, "ai"), prompt=HOSTILE)["id"])
     assert gone.in_dataset
     assert explain(copied, seed).verdict.startswith("revoked by ")
     assert verify(copied).findings == []
@@ -308,9 +324,9 @@ def test_a_revoked_seed_prompt_takes_its_responses_and_examples_and_taints_what_
 def test_a_policy_is_tainted_by_the_model_that_rewarded_it(copied: Lake) -> None:
     from judge_lake import Stored
 
-    from selfimprove_dagster.records import Draft, Parent
-    from selfimprove_dagster.shared_tables import fine_tuned_checkpoint
-    from selfimprove_dagster.taint import taint
+    from selfimprove_dagster.lake.records import Draft, Parent
+    from selfimprove_dagster.lake.taint import taint
+    from selfimprove_dagster.table import fine_tuned_checkpoint
 
     schema = fine_tuned_checkpoint("rlaif")
     (row,) = rows(copied, schema).iter_rows(named=True)
@@ -325,7 +341,7 @@ def test_a_policy_is_tainted_by_the_model_that_rewarded_it(copied: Lake) -> None
 
 
 def test_a_revoked_critique_takes_the_revisions_after_it_and_no_text_of_it_is_told(copied: Lake) -> None:
-    critique = first(rows(copied, t.CAI_CRITIQUES), text=" It gives away a secret.")["id"]
+    critique = first(rows(copied, CAI_CRITIQUES), text=" It gives away a secret.")["id"]
     settled = revoke(copied, "record", critique, None, by="Ada", why="a test")
     fell = dict(settled.counts.group_by("table").agg(pl.col("rows").sum()).iter_rows())
     assert (fell["constitutional/critiques"], fell["constitutional/revisions"]) == (2, 2)
@@ -334,7 +350,7 @@ def test_a_revoked_critique_takes_the_revisions_after_it_and_no_text_of_it_is_to
 
 
 def test_models_rollouts_and_checks_cannot_be_revoked(lake: Lake) -> None:
-    for schema in (t.reward_model("rlaif"), t.RLHF_SUPERVISED_CHECKPOINT, t.rollouts("rlhf")):
+    for schema in (t.reward_model("rlaif"), RLHF_SUPERVISED_CHECKPOINT, t.rollouts("rlhf")):
         with pytest.raises(RevocationError, match="of which no example is made"):
             plan(lake, "record", rows(lake, schema)["id"][0], None, by="Ada", why="a test")
 
@@ -362,7 +378,7 @@ def test_walks_need_no_index(lake: Lake) -> None:
 
 
 def test_a_seed_leads_down_to_its_examples_and_one_checkpoint(lake: Lake) -> None:
-    down = descend(lake, first(rows(lake, t.SEED_PROMPTS, "ai"), prompt=SECRET)["id"])
+    down = descend(lake, first(rows(lake, SEED_PROMPTS, "ai"), prompt=SECRET)["id"])
     assert [one.table for one in down.datasets] == ["rlaif/filtered_dataset"]
     assert [one.model_id for one in down.checkpoints] == [MODELS["ai"]] and down.checkpoints[0].promoted
     assert {count.table.split("/")[1] for count in down.counts} >= {

@@ -20,16 +20,20 @@ from test_task_lineage import first
 from test_task_pages import seen
 from test_tool_pages import said
 
-from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.explorer.judged import judged_record, rounds_chart
 from selfimprove_dagster.export import export_dataset
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, turns
+from selfimprove_dagster.families.dialogues.tables import dialogue_evaluation
+from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.preferences.pages import judged_record, rounds_chart
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
-from selfimprove_dagster.methods.dialogues import dialogue_prompt, turns
-from selfimprove_dagster.status import results
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS, CAI_SEED_POOL
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_DECISIONS
+from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -128,9 +132,9 @@ def test_an_iteration_shows_harmlessness_over_the_rounds_of_revision(judge_home:
     assert [series["name"] for series in chart["series"]] == ["harmless", "helpful"]
     assert values(chart) == [[0.25, 0.5, 0.75], [1.0, 1.0, 0.75]]
     assert "From prompts to examples" in page and "Responses were drawn by" in page
-    evaluation = rows(judge_home.lake, t.dialogue_evaluation("rlaif"))
+    evaluation = rows(judge_home.lake, dialogue_evaluation("rlaif"))
     assert rounds_chart(evaluation) is None, "no revision was measured"
-    few = rows(judge_home.lake, t.dialogue_evaluation("constitutional")).filter(
+    few = rows(judge_home.lake, dialogue_evaluation("constitutional")).filter(
         (pl.col("mode") == "greedy") | (pl.col("question") == "Held out 3")
     )
     chart = rounds_chart(few)
@@ -154,7 +158,7 @@ def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
 ) -> None:
     home = replace(judge_home, root=tmp_path / "home")
     shutil.copytree(judge_home.lake.root, home.lake.root)
-    stages = [schema for schema in t.JUDGE_TABLES if schema.name.startswith(f"{EXPERIMENTS[name]}/")]
+    stages = [schema for schema in JUDGE_TABLES if schema.name.startswith(f"{EXPERIMENTS[name]}/")]
     for schema in reversed(stages[1:]):
         shutil.rmtree(home.lake.root / schema.name)
         for address in ("", "/0", "/0/examples", "/0/rejected"):
@@ -202,13 +206,13 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_the_method(judge_home: 
             page = seen(judge_home, f"/records/{record}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(judge_home).get(f"/records/{record}/text").status_code == 200
-    assert set(kinds) == {schema.name for schema in t.JUDGE_TABLES}
-    assert kinds[t.RLAIF_AI_PREFERENCES.name] == "Preference" and kinds[t.CAI_SEED_POOL.name] == "Prompt"
+    assert set(kinds) == {schema.name for schema in JUDGE_TABLES}
+    assert kinds[RLAIF_AI_PREFERENCES.name] == "Preference" and kinds[CAI_SEED_POOL.name] == "Prompt"
     assert not any("/" in kind for kind in kinds.values())
 
 
 def test_a_preference_shows_both_responses_with_their_scores_in_each_order(judge_home: Home) -> None:
-    pair = first(rows(judge_home.lake, t.RLAIF_AI_PREFERENCES), prompt=SECRET)
+    pair = first(rows(judge_home.lake, RLAIF_AI_PREFERENCES), prompt=SECRET)
     example = first(dataset(judge_home.lake, "ai"), question=SECRET)
     for record in (pair["id"], example["id"], *pair["response_ids"], pair["prompt_id"]):
         page = seen(judge_home, f"/records/{record}")
@@ -219,12 +223,12 @@ def test_a_preference_shows_both_responses_with_their_scores_in_each_order(judge
         assert words.count("cmp:") == 2, "the repeat does not count"
     graph = json.loads(re.search(r'id="graph-data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert {node["kind"] for node in graph["nodes"]} == {"seed_pool", "prompts"}
-    undecided = seen(judge_home, f"/records/{dropped(judge_home.lake, t.RLAIF_DECISIONS, 'margin')}")
+    undecided = seen(judge_home, f"/records/{dropped(judge_home.lake, RLAIF_DECISIONS, 'margin')}")
     assert "✗ dropped</span> margin" in undecided and "Why it was not kept" in undecided
 
 
 def test_a_revision_shows_its_chain_in_order(judge_home: Home) -> None:
-    revision = first(rows(judge_home.lake, t.CAI_REVISIONS), text=" That is Ada's own affair.")
+    revision = first(rows(judge_home.lake, CAI_REVISIONS), text=" That is Ada's own affair.")
     example = first(dataset(judge_home.lake, "cai"), format="revision")["id"]
     for record in (revision["id"], revision["critique_id"], example):
         page = seen(judge_home, f"/records/{record}")
@@ -263,11 +267,11 @@ def test_hostile_texts_are_inert_on_every_page(judge_home: Home) -> None:
 def test_what_was_revoked_is_shown_in_no_preference_and_no_chain(judge_home: Home, tmp_path: Path) -> None:
     shutil.copytree(judge_home.lake.root, tmp_path / "home" / "lake")
     home = replace(judge_home, root=tmp_path / "home")
-    pair = first(rows(home.lake, t.RLAIF_AI_PREFERENCES), prompt=SECRET)
+    pair = first(rows(home.lake, RLAIF_AI_PREFERENCES), prompt=SECRET)
     row = Lineage(home.lake).rows([pair["prompt_id"]])[pair["prompt_id"]]
     assert judged_record(home.lake, row, {pair["response_ids"][0]}) is None
     assert judged_record(home.lake, row, {pair["id"]}) is None
-    critique = first(rows(home.lake, t.CAI_CRITIQUES), text=" It gives away a secret.")
+    critique = first(rows(home.lake, CAI_CRITIQUES), text=" It gives away a secret.")
     revoke(home.lake, "record", critique["id"], None, by="Ada", why="a test")
     assert "gives away" not in seen(home, f"/records/{critique['prompt_id']}")
 

@@ -13,15 +13,17 @@ import pytest
 from judge_lake import SECRET, judge_home  # noqa: F401
 from small_lake import write_lines
 
-from selfimprove_dagster.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.errors import GateClosed
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.methods.judging.integrity import MEASURES
-from selfimprove_dagster.quality import SUITES, QualityResult, run_suite
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.families.judging.integrity import MEASURES
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft, build_records
 from selfimprove_dagster.quality.common import COMMON_CHECKS
-from selfimprove_dagster.records import Draft, build_records
+from selfimprove_dagster.quality.results import QualityResult
+from selfimprove_dagster.quality.suites import SUITES, run_suite
 from selfimprove_dagster.tables import TABLES
 
 NAMES = {"constitutional": "cai", "rlaif": "ai", "rlhf": "people"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.judging.integrity import (
+from selfimprove_dagster.families.judging.integrity import (
     CALIBRATION,
     LENGTH_BIAS,
     MEASURES,
@@ -22,7 +22,7 @@ from selfimprove_dagster.methods.judging.integrity import (
     Measure,
     measure_judge,
 )
-from selfimprove_dagster.methods.judging.preferences import (
+from selfimprove_dagster.families.judging.preferences import (
     aggregate,
     clamped,
     draw_principles,

@@ -10,21 +10,37 @@ import polars as pl
 import pytest
 from judging_home import make_home, run
 
-from selfimprove_dagster import judge_tables as t
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.families.dialogues.tables import dialogue_evaluation
+from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.lineage.verify import verify
+from selfimprove_dagster.methods.constitutional.tables import (
+    CAI_CRITIQUES,
+    CAI_FILTERED_DATASET,
+    CAI_RAW_GENERATIONS,
+    CAI_REVISIONS,
+    CAI_SEED_POOL,
+)
+from selfimprove_dagster.methods.rlaif.tables import (
+    RLAIF_AI_PREFERENCES,
+    RLAIF_COMPARISONS,
+    RLAIF_JUDGE_CHECKS,
+    RLAIF_RESPONSE_PAIRS,
+)
+from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
+from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.self_knowledge_tables import SELF_KNOWLEDGE_TABLES
+from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-TRUTH = ("selfimprove_dagster.dialogue_truth", "selfimprove_dagster.embedded.dialogue_world")
+TRUTH = ("selfimprove_dagster.families.dialogues.exam", "selfimprove_dagster.recipes.dialogue_world")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +60,9 @@ def parents(row: dict[str, object], role: str) -> list[str]:
 
 
 def test_each_round_criticises_and_revises_what_the_one_before_wrote(home: Home) -> None:
-    first = rows(home, t.CAI_RAW_GENERATIONS, "cai")
-    critiques, revisions = (rows(home, table, "cai") for table in (t.CAI_CRITIQUES, t.CAI_REVISIONS))
-    red_team = rows(home, t.CAI_SEED_POOL, "cai").filter(kind="red_team")
+    first = rows(home, CAI_RAW_GENERATIONS, "cai")
+    critiques, revisions = (rows(home, table, "cai") for table in (CAI_CRITIQUES, CAI_REVISIONS))
+    red_team = rows(home, CAI_SEED_POOL, "cai").filter(kind="red_team")
     assert len(critiques) == len(revisions) == 2 * len(red_team)
     known = {row["id"]: row for row in pl.concat([first, revisions], how="diagonal").iter_rows(named=True)}
     of_critique = {row["id"]: row for row in critiques.iter_rows(named=True)}
@@ -62,8 +78,8 @@ def test_each_round_criticises_and_revises_what_the_one_before_wrote(home: Home)
 
 
 def test_critiques_can_be_drawn_again(home: Home) -> None:
-    manifest = home.lake.manifest(t.CAI_CRITIQUES.name, partition_of("cai", 0))
-    parameters = recorded_sampling(t.CAI_CRITIQUES.name, manifest.activity.parameters)
+    manifest = home.lake.manifest(CAI_CRITIQUES.name, partition_of("cai", 0))
+    parameters = recorded_sampling(CAI_CRITIQUES.name, manifest.activity.parameters)
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
     drawn = model.generate(
@@ -74,19 +90,19 @@ def test_critiques_can_be_drawn_again(home: Home) -> None:
 
 
 def test_the_dataset_mixes_last_revisions_with_what_people_answered(home: Home) -> None:
-    examples = rows(home, t.CAI_FILTERED_DATASET, "cai")
+    examples = rows(home, CAI_FILTERED_DATASET, "cai")
     revised, helpful = examples.filter(format="revision"), examples.filter(format="helpful")
     assert set(revised["round"]) == {2} and len(helpful) <= len(revised)
     answered = {
         row["prompt"]: row["response"]
-        for row in rows(home, t.CAI_SEED_POOL, "cai").filter(kind="helpful").iter_rows(named=True)
+        for row in rows(home, CAI_SEED_POOL, "cai").filter(kind="helpful").iter_rows(named=True)
     }
     for row in helpful.iter_rows(named=True):
         assert row["completion"].strip() == answered[row["question"]].strip()
 
 
 def test_the_exam_follows_the_champion_through_its_revisions(home: Home) -> None:
-    answers = rows(home, t.dialogue_evaluation("constitutional"), "cai")
+    answers = rows(home, dialogue_evaluation("constitutional"), "cai")
     assert set(answers["mode"]) == {"greedy", "revision_0", "revision_1", "revision_2"}
     assert answers.filter(mode="greedy", role="challenger").height == 40
     assert answers.filter(mode="revision_2", role="champion").height == 10
@@ -94,8 +110,8 @@ def test_the_exam_follows_the_champion_through_its_revisions(home: Home) -> None
 
 
 def test_a_label_is_the_mean_of_both_orders_and_all_principles(home: Home) -> None:
-    asked = rows(home, t.RLAIF_COMPARISONS, "ai")
-    labels = rows(home, t.RLAIF_AI_PREFERENCES, "ai")
+    asked = rows(home, RLAIF_COMPARISONS, "ai")
+    labels = rows(home, RLAIF_AI_PREFERENCES, "ai")
     by_id = {row["id"]: row for row in asked.iter_rows(named=True)}
     for row in labels.iter_rows(named=True):
         found = [by_id[id] for id in parents(row, "judged_by")]
@@ -110,8 +126,8 @@ def test_a_label_is_the_mean_of_both_orders_and_all_principles(home: Home) -> No
 
 
 def test_either_response_is_shown_as_a(home: Home) -> None:
-    texts = dict(rows(home, t.RLAIF_RESPONSE_PAIRS, "ai").select("id", "text").iter_rows())
-    for row in rows(home, t.RLAIF_COMPARISONS, "ai").iter_rows(named=True):
+    texts = dict(rows(home, RLAIF_RESPONSE_PAIRS, "ai").select("id", "text").iter_rows())
+    for row in rows(home, RLAIF_COMPARISONS, "ai").iter_rows(named=True):
         first, second = (texts[id].strip() for id in row["response_ids"])
         if row["order"]:
             first, second = second, first
@@ -119,14 +135,14 @@ def test_either_response_is_shown_as_a(home: Home) -> None:
 
 
 def test_reasoning_stands_before_the_answer_and_keeps_labels_unsure(home: Home) -> None:
-    asked = rows(home, t.RLAIF_COMPARISONS, "direct")
+    asked = rows(home, RLAIF_COMPARISONS, "direct")
     assert asked["probability_a"].is_between(0.4 - 1e-9, 0.6 + 1e-9).all()
     for row in asked.filter(pl.col("reasoning").is_not_null()).iter_rows(named=True):
         assert f"{row['reasoning'].strip()}\nThe answer is:" in row["question"]
 
 
 def test_the_judge_is_measured(home: Home) -> None:
-    measured = rows(home, t.RLAIF_JUDGE_CHECKS, "ai")
+    measured = rows(home, RLAIF_JUDGE_CHECKS, "ai")
     assert set(measured["measure"]) == {
         "order_flip_agreement",
         "position_balance",
@@ -152,13 +168,13 @@ def test_every_rollout_is_kept_with_its_reward_and_by_whom(home: Home, name: str
 
 
 def test_the_policy_starts_from_the_supervised_step_and_is_rewarded_by_the_reward_model(home: Home) -> None:
-    (trained,) = rows(home, t.RLHF_SUPERVISED_CHECKPOINT, "people").iter_rows(named=True)
+    (trained,) = rows(home, RLHF_SUPERVISED_CHECKPOINT, "people").iter_rows(named=True)
     (judge,) = rows(home, t.reward_model("rlhf"), "people").iter_rows(named=True)
     (policy,) = rows(home, "rlhf/fine_tuned_checkpoint", "people").iter_rows(named=True)
     assert policy["base_model_id"] == judge["base_model_id"] == trained["model_id"]
     assert parents(policy, "rewarded_by") == [judge["model_id"]]
     assert weights_hash(Path(judge["path"])) == judge["model_id"]
-    rewarded = rows(home, t.dialogue_evaluation("rlhf"), "people")
+    rewarded = rows(home, dialogue_evaluation("rlhf"), "people")
     assert rewarded["reward"].is_finite().all()
 
 
@@ -179,7 +195,7 @@ def test_dpo_and_direct_rlaif_need_no_reward_model(home: Home) -> None:
     assert rows(home, t.reward_model("rlhf"), "pairs").is_empty()
     assert rows(home, t.rollouts("rlhf"), "pairs").is_empty()
     assert rows(home, t.reward_model("rlaif"), "direct").is_empty()
-    assert rows(home, t.dialogue_evaluation("rlaif"), "direct")["reward"].null_count() == 80
+    assert rows(home, dialogue_evaluation("rlaif"), "direct")["reward"].null_count() == 80
 
 
 def test_the_reward_model_is_measured_on_pairs_that_it_never_saw(home: Home) -> None:
@@ -206,7 +222,7 @@ def test_no_training_stage_can_see_the_truth() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom)
         and node.module
-        in ("selfimprove_dagster.dialogue_truth", "selfimprove_dagster.embedded.dialogue_world")
+        in ("selfimprove_dagster.families.dialogues.exam", "selfimprove_dagster.recipes.dialogue_world")
     }
     assert readers == {
         "selfimprove_dagster/dialogue_exam.py",
@@ -215,6 +231,6 @@ def test_no_training_stage_can_see_the_truth() -> None:
         "selfimprove_dagster/knowledge_exam.py",
         "selfimprove_dagster/win_rate_exam.py",
     }
-    judged = (*t.JUDGE_TABLES, *SELF_KNOWLEDGE_TABLES)
+    judged = (*JUDGE_TABLES, *SELF_KNOWLEDGE_TABLES)
     told = {column for schema in judged for column in schema.content if column in ("wanted", "unwanted")}
     assert not told

@@ -14,7 +14,7 @@ import dagster as dg
 import killing
 import pytest
 
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.verify import verify
 
 pytestmark = pytest.mark.slow

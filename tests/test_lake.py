@@ -17,18 +17,15 @@ import polars as pl
 import pytest
 from small_lake import activity_of, known_ancestry, seed_draft, store
 
-from selfimprove_dagster import disk, tables
-from selfimprove_dagster.errors import (
-    GateClosed,
-    LakeError,
-    LakeNotWritable,
-    PartitionBusy,
-    PartitionMissing,
-)
-from selfimprove_dagster.lake import CheckOutcome, Lake, file_checksum, partition_of
-from selfimprove_dagster.records import Activity, Draft, build_records
+from selfimprove_dagster.errors import GateClosed, LakeError, LakeNotWritable, PartitionBusy, PartitionMissing
+from selfimprove_dagster.lake import disk
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, build_records
+from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
 
-POOL = tables.SEED_POOL
+POOL = SEED_POOL
 
 
 def rows(activity: Activity, *questions: str) -> pl.DataFrame:

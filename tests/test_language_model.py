@@ -36,8 +36,8 @@ from transformers import (
 )
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model, scoring
-from selfimprove_dagster.language_model.base import Generation
+from selfimprove_dagster.language_model import open_language_model, scoring
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.language_model.lanes import merged
 from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.sampling import draw, uniforms

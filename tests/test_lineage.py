@@ -12,16 +12,24 @@ from rich.console import Console
 from small_lake import activity_of, known_ancestry, parents_of, seed_draft, store
 from typer.testing import CliRunner
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.lineage import Lineage, RecordNotFound
-from selfimprove_dagster.lineage.commands import lineage_app
+from selfimprove_dagster.cli.ancestry import ancestry_tree
+from selfimprove_dagster.cli.answers import descent_summary
+from selfimprove_dagster.cli.lineage import lineage_app
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import Draft, Parent, build_records
 from selfimprove_dagster.lineage.descend import descend
-from selfimprove_dagster.lineage.descend_text import descent_summary
-from selfimprove_dagster.lineage.text import ancestry_tree
 from selfimprove_dagster.lineage.trace import trace
-from selfimprove_dagster.records import Draft, Parent, build_records
+from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    FILTERED_DATASET,
+    FINE_TUNED_CHECKPOINT,
+    PROMOTION,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
 
 
 @pytest.fixture
@@ -107,14 +115,14 @@ def test_the_whole_id_is_enough_though_another_begins_with_it(lake: Lake) -> Non
 
 def chain(lake: Lake, *edges: tuple[str, list[str]]) -> None:
     """Forged rows of the question table: each an id and the ids of its parents."""
-    activity = activity_of(tables.SEED_POOL)
+    activity = activity_of(SEED_POOL)
     drafts = [
         Draft(seed_draft(f"{n}?").content, [Parent(parent, "seed") for parent in parents])
         for n, (_, parents) in enumerate(edges)
     ]
-    frame = build_records(tables.SEED_POOL, drafts, activity)
+    frame = build_records(SEED_POOL, drafts, activity)
     lake.write(
-        tables.SEED_POOL,
+        SEED_POOL,
         activity,
         frame.with_columns(id=frame["id"].replace(list(frame["id"]), [e[0] for e in edges])),
     )
@@ -143,9 +151,9 @@ def test_a_forged_cycle_ends(lake: Lake) -> None:
 
 def test_an_ancestor_that_is_no_row_ends_its_branch(lake: Lake) -> None:
     """Models and datasets are named as parents, but are no rows."""
-    store(lake, tables.SEED_POOL, [Draft(seed_draft().content, [Parent("b2:model", "answered_by")])])
+    store(lake, SEED_POOL, [Draft(seed_draft().content, [Parent("b2:model", "answered_by")])])
     record = Lineage(lake).find("q:")
-    assert (record.table, record.experiment, record.iteration) == (tables.SEED_POOL.name, "demo", 0)
+    assert (record.table, record.experiment, record.iteration) == (SEED_POOL.name, "demo", 0)
     (parent,) = trace(lake, record.id).parents
     assert (parent.id, parent.role, parent.table, parent.parents) == ("b2:model", "answered_by", "", [])
 
@@ -153,8 +161,8 @@ def test_an_ancestor_that_is_no_row_ends_its_branch(lake: Lake) -> None:
 def test_the_model_that_wrote_a_path_is_one_hop_away(lake: Lake) -> None:
     """The checkpoint's record where the lake has one with those weights, else the model's own id."""
     known = known_ancestry(lake)
-    _, (checkpoint,) = store(lake, tables.FINE_TUNED_CHECKPOINT, [trained("b2:fake", "act:0")])
-    store(lake, tables.FINE_TUNED_CHECKPOINT, [trained("b2:other", "act:0")], iteration=1)
+    _, (checkpoint,) = store(lake, FINE_TUNED_CHECKPOINT, [trained("b2:fake", "act:0")])
+    store(lake, FINE_TUNED_CHECKPOINT, [trained("b2:other", "act:0")], iteration=1)
     generator = trace(lake, known.paths[0]).parents[-1]
     assert (generator.id, generator.role) == (checkpoint, "generated_by")
     assert (generator.columns["model_id"], generator.parents) == ("b2:fake", [])
@@ -176,10 +184,10 @@ def trained(model_id: str, dataset: str) -> Draft:
 
 def test_a_withdrawn_ancestor_keeps_its_place_and_says_nothing(lake: Lake) -> None:
     known = known_ancestry(lake)
-    (manifest,) = lake.manifests(tables.VOTED_ANSWERS.name)
+    (manifest,) = lake.manifests(VOTED_ANSWERS.name)
     lake.withdraw(manifest, {known.vote: "rev:1"})
     vote = trace(lake, known.example).parents[0]
-    assert (vote.id, vote.role, vote.table) == (known.vote, "voted_answer", tables.VOTED_ANSWERS.name)
+    assert (vote.id, vote.role, vote.table) == (known.vote, "voted_answer", VOTED_ANSWERS.name)
     assert (vote.revoked, vote.columns, vote.activity) == (True, {}, {})
     assert {parent.id for parent in vote.parents} == {known.question, *known.paths}
     assert f"voted answer {known.vote}  revoked\n" in shown(lake, known.example).replace(" \n", "\n")
@@ -222,7 +230,7 @@ def test_a_long_walk_is_quick(lake: Lake) -> None:
         Draft(seed_draft(f"{n}?").content, [Parent(f"x:{n}.{k}", "seed") for k in range(5)])
         for n in range(20_000)
     ]
-    _, ids = store(lake, tables.SEED_POOL, drafts)
+    _, ids = store(lake, SEED_POOL, drafts)
     started = time.process_time()
     assert len(trace(lake, ids[123]).parents) == 5
     assert time.process_time() - started < 2
@@ -279,7 +287,7 @@ def test_a_vote_without_a_readable_answer_can_be_shown(lake: Lake) -> None:
         "n_valid": 0,
         "n_distinct_paths": 1,
     }
-    _, (vote,) = store(lake, tables.VOTED_ANSWERS, [Draft(ballot, (), {"vote_share": None, "margin": None})])
+    _, (vote,) = store(lake, VOTED_ANSWERS, [Draft(ballot, (), {"vote_share": None, "margin": None})])
     assert "voted None by majority of 1 paths (share none, margin none)" in shown(lake, vote)
 
 
@@ -289,21 +297,19 @@ def test_a_vote_without_a_readable_answer_can_be_shown(lake: Lake) -> None:
 def test_a_descent_leads_to_datasets_checkpoints_and_the_iterations_that_drew_from_them(lake: Lake) -> None:
     """Iteration 2 draws from the model of iteration 1, 3 from that of 2, and 4 from the base model."""
     known = known_ancestry(lake)
-    (dataset,) = lake.manifests(tables.FILTERED_DATASET.name)
-    _, (first,) = store(
-        lake, tables.FINE_TUNED_CHECKPOINT, [trained("b2:first", dataset.activity.id)], iteration=1
-    )
-    store(lake, tables.PROMOTION, [decided(first, promoted=True)], iteration=1)
+    (dataset,) = lake.manifests(FILTERED_DATASET.name)
+    _, (first,) = store(lake, FINE_TUNED_CHECKPOINT, [trained("b2:first", dataset.activity.id)], iteration=1)
+    store(lake, PROMOTION, [decided(first, promoted=True)], iteration=1)
     for iteration, model in ((2, "b2:first"), (3, "b2:second"), (4, "b2:base")):
-        store(lake, tables.RAW_GENERATIONS, [], iteration=iteration, model_id=model)
-    store(lake, tables.FINE_TUNED_CHECKPOINT, [trained("b2:second", "act:other")], iteration=2)
+        store(lake, RAW_GENERATIONS, [], iteration=iteration, model_id=model)
+    store(lake, FINE_TUNED_CHECKPOINT, [trained("b2:second", "act:other")], iteration=2)
     descent = descend(lake, known.paths[1])
     assert {(count.table, count.rows) for count in descent.counts} == {
-        (tables.VOTED_ANSWERS.name, 1),
-        (tables.DECISIONS.name, 1),
-        (tables.FILTERED_DATASET.name, 1),
-        (tables.FINE_TUNED_CHECKPOINT.name, 1),
-        (tables.PROMOTION.name, 1),
+        (VOTED_ANSWERS.name, 1),
+        (DECISIONS.name, 1),
+        (FILTERED_DATASET.name, 1),
+        (FINE_TUNED_CHECKPOINT.name, 1),
+        (PROMOTION.name, 1),
     }
     assert [(one.activity_id, one.rows) for one in descent.datasets] == [(dataset.activity.id, 1)]
     assert [(one.id, one.model_id, one.promoted) for one in descent.checkpoints] == [
@@ -328,7 +334,7 @@ def decided(challenger: str, *, promoted: bool) -> Draft:
         **dict.fromkeys(("questions", "gained", "lost"), 1),
         "promoted": promoted,
     }
-    measures = dict.fromkeys(tables.PROMOTION.measures)
+    measures = dict.fromkeys(PROMOTION.measures)
     return Draft(content, [Parent(challenger, "challenger")], measures)
 
 
@@ -349,13 +355,13 @@ def test_a_summary_names_some_descendants_and_all_when_asked(lake: Lake) -> None
 def test_the_commands_answer_on_a_finished_home(finished_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SELFIMPROVE_HOME", str(finished_home.root))
     lake = finished_home.lake
-    (pool, _) = lake.manifests(tables.SEED_POOL.name)
+    (pool, _) = lake.manifests(SEED_POOL.name)
     record = lake.read_whole(pool)["id"][0]
     run = CliRunner().invoke
     assert " edges, " in run(lineage_app, ["index"]).output
-    assert f"{tables.RAW_GENERATIONS.name}" in run(lineage_app, ["descendants", record[:20]]).output
+    assert f"{RAW_GENERATIONS.name}" in run(lineage_app, ["descendants", record[:20]]).output
     said = json.loads(run(lineage_app, ["descendants", record, "--json"]).output)
-    assert {count["table"]: count["rows"] for count in said["counts"]}[tables.RAW_GENERATIONS.name] == 8
+    assert {count["table"]: count["rows"] for count in said["counts"]}[RAW_GENERATIONS.name] == 8
     assert [checkpoint["promoted"] is None for checkpoint in said["checkpoints"]] == [False]
-    later = lake.manifests(tables.RAW_GENERATIONS.name)[1].activity.model_id
+    later = lake.manifests(RAW_GENERATIONS.name)[1].activity.model_id
     assert bool(said["later"]) == (said["checkpoints"][0]["model_id"] == later)

@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_lake import known_ancestry
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.errors import LakeError, LakeNotWritable
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.lineage import Lineage, Walk, index
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.lineage import index
 from selfimprove_dagster.lineage.index import FOLDER
 from selfimprove_dagster.lineage.trace import trace
-from selfimprove_dagster.records import Activity
+from selfimprove_dagster.lineage.walk import Lineage, Walk
+from selfimprove_dagster.methods.lmsi.tables import SEED_POOL, VOTED_ANSWERS
 
 Edge = tuple[str, str]
 Rows = Mapping[str, Sequence[Edge]]
@@ -42,7 +44,7 @@ def commit(
 ) -> Manifest:
     """Commit forged rows as partition `number` of the table of questions."""
     activity = Activity(
-        tables.SEED_POOL.name,
+        SEED_POOL.name,
         partition_of("demo", number),
         version,
         {},
@@ -54,13 +56,13 @@ def commit(
             "id": list(rows),
             "parents": [[{"id": parent, "role": role} for parent, role in edges] for edges in rows.values()],
         },
-        schema={name: tables.SEED_POOL.polars[name] for name in ("id", "parents")},
+        schema={name: SEED_POOL.polars[name] for name in ("id", "parents")},
     ).with_columns(
         pl.lit(None, dtype).alias(name)
-        for name, dtype in tables.SEED_POOL.polars.items()
+        for name, dtype in SEED_POOL.polars.items()
         if name not in ("id", "parents")
     )
-    return lake.write(tables.SEED_POOL, activity, frame)
+    return lake.write(SEED_POOL, activity, frame)
 
 
 # ---- against a plain walk ---------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def test_rows_with_an_empty_or_no_list_of_parents_have_none(lake: Lake) -> None:
     manifest = commit(lake, {"a": [("b", "seed")], "b": [], "c": [("b", "")]})
     frame = pl.read_parquet(manifest.paths[0], hive_partitioning=False)
     nothing = pl.when(pl.col("id") == "c").then(None).otherwise("parents")
-    lake.write(tables.SEED_POOL, manifest.activity, frame.with_columns(parents=nothing))
+    lake.write(SEED_POOL, manifest.activity, frame.with_columns(parents=nothing))
     assert told(Lineage(lake).descendants(["b"])) == ({"b": 0, "a": 1}, {("a", "b", "seed")})
 
 
@@ -311,7 +313,7 @@ def test_a_lake_that_cannot_be_written_is_walked_all_the_same(
 def test_a_shard_that_is_being_written_over_is_not_kept_in_the_index(lake: Lake) -> None:
     """The writer has put its shard in place, and not yet its manifest."""
     manifest = commit(lake, {"a": [("b", "seed")]})
-    with lake.writer(tables.SEED_POOL, manifest.activity) as writer:
+    with lake.writer(SEED_POOL, manifest.activity) as writer:
         frame = writer.read_shard(0)
         writer.write_shard(0, frame.with_columns(parents=pl.lit([], frame["parents"].dtype)), overwrite=True)
         Lineage(lake)
@@ -395,7 +397,7 @@ def test_rows_are_read_anew_when_their_file_was_replaced(lake: Lake) -> None:
 
 def test_withdrawn_rows_are_walked_but_not_read(lake: Lake) -> None:
     known = known_ancestry(lake)
-    (manifest,) = lake.manifests(tables.VOTED_ANSWERS.name)
+    (manifest,) = lake.manifests(VOTED_ANSWERS.name)
     lake.withdraw(manifest, {known.vote: "rev:1"})
     lineage = Lineage(lake)
     assert known.vote in lineage.ancestors([known.example]).nodes["id"]

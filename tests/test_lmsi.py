@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods import lmsi
+from selfimprove_dagster.methods.lmsi import lmsi
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from small_lake import make_experiment, promotion_draft, seed_draft, store
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.champion import Champion, champion_before
 from selfimprove_dagster.errors import GateClosed
-from selfimprove_dagster.lake import CheckOutcome, Lake, Manifest
-from selfimprove_dagster.loop import (
+from selfimprove_dagster.experiment.sections import BudgetSection
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.loop.champion import Champion, champion_before
+from selfimprove_dagster.loop.rules import (
     Continue,
     IterationSummary,
     Stop,
@@ -20,9 +21,10 @@ from selfimprove_dagster.loop import (
     finished_iterations,
     next_step,
 )
-from selfimprove_dagster.progress import ProgressReport
-from selfimprove_dagster.sections import BudgetSection
-from selfimprove_dagster.status import results
+from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.methods.lmsi.tables import PROMOTION, SEED_POOL
+from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.work.progress import ProgressReport
 
 
 def after(*promotions: bool, budget: dict[str, Any] | None = None, **changes: Any) -> Continue | Stop:
@@ -99,7 +101,7 @@ def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
     """An iteration of which only what the loop reads is there."""
     manifest, _ = store(
         lake,
-        tables.PROMOTION,
+        PROMOTION,
         [promotion_draft(str(iteration), promoted)],
         iteration=iteration,
         about={"seconds": 1.5},
@@ -112,13 +114,13 @@ def test_nothing_starts_before_seeds_were_imported(lake: Lake, tmp_path: Path) -
     assert stopped(decide_next(lake, experiment)).startswith(
         "not started: no seeds were imported; drop a file"
     )
-    store(lake, tables.SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
+    store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
     assert decide_next(lake, experiment) == Continue(0, after="start", method="lmsi")
 
 
 def test_finished_iterations_are_those_with_a_promotion_decision(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, budget={"minimum_yield": 0})
-    store(lake, tables.SEED_POOL, [seed_draft("a?"), seed_draft("b?")], about={"seconds": 2.0, "tokens": 7})
+    store(lake, SEED_POOL, [seed_draft("a?"), seed_draft("b?")], about={"seconds": 2.0, "tokens": 7})
     assert finished_iterations(lake, experiment) == []
     manifest = finish(lake, 0, True)
     (summary,) = finished_iterations(lake, experiment)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.measurement import Accuracy, PairedComparison
-from selfimprove_dagster.promotion import decide_promotion
+from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.loop.promotion import decide_promotion
 
 COUNTS = st.integers(0, 500)
 

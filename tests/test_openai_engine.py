@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from transformers import GPT2Config
 
-from resources import LanguageModelResource
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model import SamplingParameters, open_language_model, openai_engine
+from selfimprove_dagster.experiment.sections import ModelSection, ServerSection
+from selfimprove_dagster.language_model import open_language_model, openai_engine
+from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.folder import positions_of
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
-from selfimprove_dagster.sections import ModelSection, ServerSection
+from selfimprove_dagster.resources.language_model import LanguageModelResource
 
 KEY = "sk-very-secret-4711"
 

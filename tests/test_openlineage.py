@@ -11,10 +11,10 @@ import pytest
 from small_lake import known_ancestry
 from typer.testing import CliRunner
 
-from selfimprove_dagster.cli import app
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.openlineage import OpenLineageMissing, run_events, write_events
 
 Events = list[dict[str, Any]]

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment_files import parse_chain
-from selfimprove_dagster.methods import pit
-from selfimprove_dagster.methods.dialogues import dialogue_prompt, improvement_prompt
-from selfimprove_dagster.pit_measures import measure_gaps
+from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
+from selfimprove_dagster.home.files import parse_chain
+from selfimprove_dagster.methods.pit import pit
+from selfimprove_dagster.methods.pit.pit import measure_gaps
 from selfimprove_dagster.training.comparisons import Comparison
 
 PAIRS = pl.DataFrame(

@@ -14,25 +14,27 @@ from judging_home import make_home, materialise, run
 from test_explorer import client
 from test_judging_stages import parents, rows
 
-from selfimprove_dagster import judge_tables, seeds
-from selfimprove_dagster import pit_tables as t
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
+from selfimprove_dagster.families.preferences import tables as judge_tables
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import plan
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
-from selfimprove_dagster.loop import Stop, decide_next
-from selfimprove_dagster.methods.dialogues import improvement_prompt
-from selfimprove_dagster.methods.pit import GAP_TERMS
-from selfimprove_dagster.pit_sections import GapChecksSection
-from selfimprove_dagster.quality import run_suite
+from selfimprove_dagster.loop.rules import Stop, decide_next
+from selfimprove_dagster.methods.pit import tables as t
+from selfimprove_dagster.methods.pit.pit import GAP_TERMS
+from selfimprove_dagster.methods.pit.settings import GapChecksSection
+from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
+from selfimprove_dagster.quality.suites import run_suite
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.win_rates import CONTESTS, win_rates
+from selfimprove_dagster.seeds import imports as seeds
+from selfimprove_dagster.table import TableSchema, promotion
 
 pytestmark = pytest.mark.slow
 
@@ -192,7 +194,7 @@ def test_the_exam_judges_the_rounds_of_either_model(home: Home) -> None:
     originals = rounds.filter(way="original").select("source_line", "text")
     greedy = answers.filter(role="champion", mode="greedy").select("source_line", "text")
     assert greedy.sort("source_line").rows() == originals.sort("source_line").rows()
-    decision = one(home, judge_tables.promotion("pit"))
+    decision = one(home, promotion("pit"))
     right = answers.filter(role="challenger", mode="improved_1")["correct"]
     assert decision["challenger_accuracy"] == pytest.approx(right.sum() / len(right))
 

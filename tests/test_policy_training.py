@@ -19,14 +19,8 @@ from test_training import END, ENVIRONMENT, make_base, weights
 from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import TrainingError
-from selfimprove_dagster.training.policy import (
-    PolicyOutcome,
-    PolicySettings,
-    Rollout,
-    optimise_policy,
-    read_rollouts,
-)
-from selfimprove_dagster.training.rollouts import RolloutFiles
+from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
+from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles, read_rollouts
 
 SETTINGS = PolicySettings(
     steps=12,

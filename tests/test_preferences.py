@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.preferences import (
+from selfimprove_dagster.families.preferences.filters import (
     compared_candidates,
     filter_preferences,
     hard,

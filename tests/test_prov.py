@@ -13,15 +13,20 @@ import pytest
 from small_lake import activity_of, known_ancestry, seed_draft, store
 from typer.testing import CliRunner
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.cli import app
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.export import last_dataset
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.lake.revocations import Revocation
 from selfimprove_dagster.lineage.prov import dataset_document, prov_json, trace_document
-from selfimprove_dagster.records import Draft, Parent
-from selfimprove_dagster.revocations import Revocation
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.methods.lmsi.tables import (
+    FINE_TUNED_CHECKPOINT,
+    PERPLEXITY_SCORES,
+    RAW_GENERATIONS,
+    SEED_POOL,
+)
 
 prov = pytest.importorskip("prov.model", reason="the package prov is not installed: pip install prov")
 
@@ -84,7 +89,7 @@ def test_an_activity_says_when_with_what_and_by_which_model(lake: Lake) -> None:
         if said["prov:entity"] == known.paths[0]
     }
     said = document["activity"][activity_id]
-    committed = lake.manifest(tables.RAW_GENERATIONS.name, activity_of(tables.RAW_GENERATIONS).partition)
+    committed = lake.manifest(RAW_GENERATIONS.name, activity_of(RAW_GENERATIONS).partition)
     assert said["prov:endTime"] == committed.committed_at
     assert said["prov:startTime"] < said["prov:endTime"]
     assert json.loads(said["activity:parameters"])["temperature"] == 0.7
@@ -94,13 +99,13 @@ def test_an_activity_says_when_with_what_and_by_which_model(lake: Lake) -> None:
 
 def test_a_checkpoint_was_derived_from_its_dataset_whose_members_are_its_examples(lake: Lake) -> None:
     manifest, members = store(
-        lake, tables.SEED_POOL, [seed_draft("1 + 1?"), seed_draft("2 + 2?")], parameters={"n": 1}
+        lake, SEED_POOL, [seed_draft("1 + 1?"), seed_draft("2 + 2?")], parameters={"n": 1}
     )
     row = {"model_id": "b2:new", "base_model_id": "b2:old", "examples": 2, "steps": 1}
-    measures = dict.fromkeys(tables.FINE_TUNED_CHECKPOINT.measures)
+    measures = dict.fromkeys(FINE_TUNED_CHECKPOINT.measures)
     _, (checkpoint,) = store(
         lake,
-        tables.FINE_TUNED_CHECKPOINT,
+        FINE_TUNED_CHECKPOINT,
         [
             Draft(
                 {**row, "dataset_activity_id": manifest.activity.id},
@@ -124,7 +129,7 @@ def test_a_checkpoint_was_derived_from_its_dataset_whose_members_are_its_example
 
 def test_a_revoked_record_was_invalidated_by_a_person(lake: Lake) -> None:
     known = known_ancestry(lake)
-    pool = lake.manifests(tables.SEED_POOL.name)[0]
+    pool = lake.manifests(SEED_POOL.name)[0]
     revocation = Revocation(
         "seed", known.seed, None, (known.seed,), (), "Ada <a@b.c>", "no consent", "2026-01-02T03:04:05+00:00"
     )
@@ -147,7 +152,7 @@ def test_numbers_that_json_lacks_and_ids_of_no_known_form_are_still_valid(lake: 
         [Parent("a b\u202e\x1b'; DROP", "scored by"), Parent("gen:x/", "scored")],
         {"mean_logprob": math.nan, "perplexity": math.inf},
     )
-    _, (score,) = store(lake, tables.PERPLEXITY_SCORES, [draft])
+    _, (score,) = store(lake, PERPLEXITY_SCORES, [draft])
     document = trace_document(lake, score)
     said = document["entity"][score]
     assert (said["column:mean_logprob"]["$"], said["column:perplexity"]["$"]) == ("NaN", "INF")

@@ -19,14 +19,24 @@ from safetensors.numpy import save_file
 from small_lake import LMSI
 
 from selfimprove_dagster import embedded, tables
-from selfimprove_dagster.embedded.grammar import question_hash
+from selfimprove_dagster.embedded import question_hash
 from selfimprove_dagster.errors import GateClosed
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.experiment_files import parse_experiment
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.weights import weights_hash
-from selfimprove_dagster.quality import SUITES, QualityResult, run_suite, statistics
-from selfimprove_dagster.records import Activity, Draft, Parent, build_records
+from selfimprove_dagster.methods.lmsi.tables import (
+    DEMONSTRATIONS,
+    FINE_TUNED_CHECKPOINT,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.quality import statistics
+from selfimprove_dagster.quality.results import QualityResult
+from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.seeds.tables import SEEDS
 
 QUESTIONS = [
     "Tom has 3 pens. He buys 4. How many pens does he have now?",
@@ -116,10 +126,10 @@ def build_iterations(folder: Path) -> Iterations:
         folder=folder,
     )
     made = Iterations(folder, experiment)
-    batch = Activity(tables.SEEDS.name, {"experiment": "tiny", "batch": "b"}, "1", {}, 0)
+    batch = Activity(SEEDS.name, {"experiment": "tiny", "batch": "b"}, "1", {}, 0)
     source = {"source_file": "seeds.jsonl", "source_line": 1, "licence": "CC0-1.0"}
-    seeds = build_records(tables.SEEDS, [Draft({"question": q, **source}) for q in QUESTIONS], batch)
-    made.lake.write(tables.SEEDS, batch, seeds)
+    seeds = build_records(SEEDS, [Draft({"question": q, **source}) for q in QUESTIONS], batch)
+    made.lake.write(SEEDS, batch, seeds)
     for iteration in range(2):
         _build_one(made, seeds, iteration)
     return made
@@ -132,7 +142,7 @@ def _build_one(made: Iterations, seeds: pl.DataFrame, iteration: int) -> None:
     pool = drafts_to(
         "lmsi/seed_pool",
         [
-            Draft({name: seed[name] for name in tables.SEED_POOL.content}, [Parent(seed["id"], "seed")])
+            Draft({name: seed[name] for name in SEED_POOL.content}, [Parent(seed["id"], "seed")])
             for seed in seeds.iter_rows(named=True)
         ],
     )
@@ -361,7 +371,7 @@ Plant = Callable[[Iterations], None]
 
 
 def _first_parent(name: str) -> pl.Expr:
-    return pl.lit([{"id": name, "role": "x"}], dtype=tables.SEED_POOL.polars["parents"])
+    return pl.lit([{"id": name, "role": "x"}], dtype=SEED_POOL.polars["parents"])
 
 
 def _append_copy(table: str) -> Plant:
@@ -406,10 +416,10 @@ def _other_schema(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Plant:
     def plant(made: Iterations) -> None:
         changed = change(made.rows("lmsi/seed_pool"))
         activity = made.lake.manifest("lmsi/seed_pool", partition_of("tiny", 1)).activity
-        content = {
-            name: dtype for name, dtype in changed.schema.items() if name not in tables.SEED_POOL.polars
-        } | {name: changed.schema[name] for name in tables.SEED_POOL.content if name in changed.columns}
-        made.lake.write(replace(tables.SEED_POOL, content=content), activity, changed)
+        content = {name: dtype for name, dtype in changed.schema.items() if name not in SEED_POOL.polars} | {
+            name: changed.schema[name] for name in SEED_POOL.content if name in changed.columns
+        }
+        made.lake.write(replace(SEED_POOL, content=content), activity, changed)
 
     return plant
 
@@ -444,18 +454,18 @@ def _evaluation_file(*questions: str) -> Plant:
 
 
 def _demonstrate_held_out(made: Iterations) -> None:
-    activity = Activity(tables.DEMONSTRATIONS.name, {"experiment": "tiny", "batch": "b"}, "1", {}, 0)
+    activity = Activity(DEMONSTRATIONS.name, {"experiment": "tiny", "batch": "b"}, "1", {}, 0)
     shown = {"question": HELD_OUT[0], "reasoning": "r", "answer": "2"}
     source = {"source_file": "d.jsonl", "source_line": 1, "licence": "CC0-1.0"}
-    frame = build_records(tables.DEMONSTRATIONS, [Draft({**shown, **source})], activity)
-    made.lake.write(tables.DEMONSTRATIONS, activity, frame)
+    frame = build_records(DEMONSTRATIONS, [Draft({**shown, **source})], activity)
+    made.lake.write(DEMONSTRATIONS, activity, frame)
 
 
 def _vote_for(index: int, **columns: Any) -> Plant:
     return lambda made: made.change_first("lmsi/voted_answers", rows=index, **columns)
 
 
-VOTES = tables.VOTED_ANSWERS.polars["votes"]
+VOTES = VOTED_ANSWERS.polars["votes"]
 
 FAULTS: list[tuple[str, str, Plant]] = [
     # every table
@@ -596,7 +606,7 @@ FAULTS: list[tuple[str, str, Plant]] = [
             "lmsi/fine_tuned_checkpoint",
             log=pl.lit(
                 [{"step": 1.0, "loss": nan, "learning_rate": 0.1}],
-                tables.FINE_TUNED_CHECKPOINT.polars["log"],
+                FINE_TUNED_CHECKPOINT.polars["log"],
             ),
         ),
     ),

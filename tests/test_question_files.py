@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_lake import write_lines
 
+from selfimprove_dagster.answers.canonical import canonical_answer
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.methods.answers import canonical_answer
-from selfimprove_dagster.question_files import normalise_question, read_questions
-from selfimprove_dagster.sections import EvaluationSection, QuestionFile
+from selfimprove_dagster.methods.lmsi.settings import EvaluationSection, QuestionFile
+from selfimprove_dagster.seeds.files import read_questions
+from selfimprove_dagster.text import normalise_question
 
 
 def asked(source: QuestionFile) -> list[str]:

@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.records import (
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import (
     Activity,
     Draft,
     Parent,
-    TableSchema,
     build_records,
     canonical_json,
     content_hash,
     recompute_ids,
     record_id,
 )
+from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
+from selfimprove_dagster.table import TableSchema
 
 SURROGATES = st.text(st.characters())  # any code point, halves of surrogate pairs among them
 WRITABLE = st.text(st.characters(codec="utf-8"))
@@ -56,7 +57,7 @@ def test_ids_do_not_change_from_release_to_release() -> None:
     """Lineage that was stored yesterday must verify tomorrow."""
     assert ACTIVITY.id == "act:4d382273628b3fb313b433bd840a9074"
     draft = Draft({"question": "1 + 1?", "source_file": "a", "source_line": 1, "licence": "MIT"})
-    assert build_records(tables.SEED_POOL, [draft], ACTIVITY)["id"].to_list() == [
+    assert build_records(SEED_POOL, [draft], ACTIVITY)["id"].to_list() == [
         "q:fa6a4703dba4247d5ee341e0cbecad33"
     ]
 
@@ -191,10 +192,10 @@ def test_ids_recomputed_from_the_lake_are_the_ids_that_were_given(tmp_path: Path
     drafts = [
         Draft({"question": text, "source_file": "a", "source_line": 1, "licence": ""}) for text in "aé\0😀"
     ]
-    built = build_records(tables.SEED_POOL, drafts, ACTIVITY)
-    Lake(tmp_path).write(tables.SEED_POOL, ACTIVITY, built)
-    stored = Lake(tmp_path).read(tables.SEED_POOL.name, ACTIVITY.partition)
-    assert recompute_ids(tables.SEED_POOL, stored).equals(built.select("id", "content_hash"))
+    built = build_records(SEED_POOL, drafts, ACTIVITY)
+    Lake(tmp_path).write(SEED_POOL, ACTIVITY, built)
+    stored = Lake(tmp_path).read(SEED_POOL.name, ACTIVITY.partition)
+    assert recompute_ids(SEED_POOL, stored).equals(built.select("id", "content_hash"))
 
 
 PAIRS = TableSchema("t/pairs", "pair", {"name": pl.String, "ids": pl.List(pl.Int32), "sure": pl.Boolean})

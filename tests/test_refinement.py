@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from refining_model import ToldModel
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
-from selfimprove_dagster.methods.dialogues import (
+from selfimprove_dagster.families.dialogues.prompts import (
     dialogue_prompt,
     feedback_prompt,
     improvement_prompt,
     refinement_prompt,
 )
-from selfimprove_dagster.methods.refinement import (
+from selfimprove_dagster.families.refining.refining import improve, reflexion, self_refine
+from selfimprove_dagster.families.refining.trajectories import Evaluation, Refining, Task, Trajectory
+from selfimprove_dagster.families.refining.ways import (
     ANSWER,
     EVALUATION,
     FEEDBACK,
@@ -28,8 +30,6 @@ from selfimprove_dagster.methods.refinement import (
     remembered,
     says_fine,
 )
-from selfimprove_dagster.refining import improve, reflexion, self_refine
-from selfimprove_dagster.trajectories import Evaluation, Refining, Task, Trajectory
 
 # ---- what is said ---------------------------------------------------------------------------------------
 

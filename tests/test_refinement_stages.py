@@ -12,15 +12,8 @@ import pytest
 from judging_home import make_home, run
 from starlette.testclient import TestClient
 
-from selfimprove_dagster import refinement_tables as t
 from selfimprove_dagster.explorer.pages import create_app
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.lineage.explain import explain
-from selfimprove_dagster.lineage.replay import replay
-from selfimprove_dagster.lineage.verify import verify
-from selfimprove_dagster.loop import Stop, decide_next
-from selfimprove_dagster.methods.refinement import (
+from selfimprove_dagster.families.refining.ways import (
     ANSWER,
     EVALUATION,
     FAILED,
@@ -30,10 +23,19 @@ from selfimprove_dagster.methods.refinement import (
     STOPS,
     WAYS,
 )
-from selfimprove_dagster.quality import QualityResult, run_suite
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.refinement_results import after_rounds, curves, stops
-from selfimprove_dagster.status import results
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lineage.explain import explain
+from selfimprove_dagster.lineage.replay import replay
+from selfimprove_dagster.lineage.verify import verify
+from selfimprove_dagster.loop.rules import Stop, decide_next
+from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.methods.refinement import tables as t
+from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
+from selfimprove_dagster.quality.results import QualityResult
+from selfimprove_dagster.quality.suites import run_suite
+from selfimprove_dagster.table import TableSchema
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +195,7 @@ def test_only_the_exam_is_judged_by_the_truth() -> None:
         for folder in ("selfimprove_dagster", "assets", "resources")
         for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module == "selfimprove_dagster.dialogue_exam"
+        if isinstance(node, ast.ImportFrom) and node.module == "selfimprove_dagster.families.dialogues.exam"
         if "judged" in {alias.name for alias in node.names}
     }
     assert judging == {"selfimprove_dagster/refinement_exam.py"}

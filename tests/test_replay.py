@@ -15,17 +15,18 @@ import pytest
 from rich.console import Console
 from small_lake import make_experiment
 
-from selfimprove_dagster import tables
+from selfimprove_dagster.cli.answers import replay_text
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.generation import recorded_options
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Manifest, partition_of
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.language_model.base import Generation
-from selfimprove_dagster.lineage import RecordNotFound
-from selfimprove_dagster.lineage.comparison_text import replay_text
 from selfimprove_dagster.lineage.replay import compare, replay, replay_sample
+from selfimprove_dagster.lineage.walk import RecordNotFound
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, RAW_GENERATIONS, VOTED_ANSWERS
+from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.work.shards import recorded_options
 
-PATHS = tables.RAW_GENERATIONS.name
+PATHS = RAW_GENERATIONS.name
 
 
 @pytest.fixture
@@ -73,23 +74,21 @@ def paths_of_frame(home: Home) -> pl.DataFrame:
 
 
 def test_of_an_example_its_path_is_drawn_again(finished_home: Home) -> None:
-    example = finished_home.lake.read(tables.FILTERED_DATASET.name, partition_of("small", 0)).row(
-        0, named=True
-    )
+    example = finished_home.lake.read(FILTERED_DATASET.name, partition_of("small", 0)).row(0, named=True)
     again = replay(finished_home, example["id"])
     path = next(edge["id"] for edge in example["parents"] if edge["role"] == "path")
     assert [(one.id, one.equal) for one in again.paths] == [(path, True)]
 
 
 def test_of_a_vote_every_path_is_drawn_again(finished_home: Home) -> None:
-    vote = finished_home.lake.read(tables.VOTED_ANSWERS.name, partition_of("small", 1)).row(0, named=True)
+    vote = finished_home.lake.read(VOTED_ANSWERS.name, partition_of("small", 1)).row(0, named=True)
     again = replay(finished_home, vote["id"])
     assert {one.id for one in again.paths} == {ballot["id"] for ballot in vote["paths"]}
     assert all(one.equal for one in again.paths)
 
 
 def test_a_record_without_a_path_is_refused(finished_home: Home) -> None:
-    seed = finished_home.lake.read_ungated(finished_home.lake.manifests(tables.SEEDS.name)[0])["id"][0]
+    seed = finished_home.lake.read_ungated(finished_home.lake.manifests(SEEDS.name)[0])["id"][0]
     with pytest.raises(RecordNotFound, match="is no path and was made from none"):
         replay(finished_home, seed)
 

@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 import yaml
 
-import assets.lmsi
-from assets.partitions import iterations
-from selfimprove_dagster import tables
+from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.definitions import defs
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Manifest
-from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.methods.lmsi import stages
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, RAW_GENERATIONS, VOTED_ANSWERS
+from selfimprove_dagster.table import TableSchema
 
 pytestmark = pytest.mark.slow
 
@@ -56,17 +56,17 @@ def written(manifest: Manifest) -> dict[str, int]:
 
 
 def test_another_threshold_is_applied_to_the_same_paths(home: Home) -> None:
-    generated, paths = rows(home, tables.RAW_GENERATIONS)
-    before, (_, examples) = written(generated), rows(home, tables.FILTERED_DATASET)
+    generated, paths = rows(home, RAW_GENERATIONS)
+    before, (_, examples) = written(generated), rows(home, FILTERED_DATASET)
     file = home.experiments / "small.yaml"
     file.write_text(
         yaml.safe_dump({**yaml.safe_load(file.read_text()), "filter": {"minimum_vote_share": 0.9}})
     )
     materialise("filtered_dataset")
-    again, same_paths = rows(home, tables.RAW_GENERATIONS)
+    again, same_paths = rows(home, RAW_GENERATIONS)
     assert written(again) == before and again == generated
     assert same_paths["id"].equals(paths["id"])
-    dataset, stricter = rows(home, tables.FILTERED_DATASET)
+    dataset, stricter = rows(home, FILTERED_DATASET)
     assert dataset.activity.parameters["filter"]["minimum_vote_share"] == 0.9
     assert 0 < len(stricter) < len(examples) and stricter["vote_share"].min() >= 0.9
     drawn = {edge["id"] for parents in stricter["parents"] for edge in parents if edge["role"] == "path"}
@@ -74,17 +74,17 @@ def test_another_threshold_is_applied_to_the_same_paths(home: Home) -> None:
 
 
 def test_a_better_parser_is_applied_to_the_same_texts(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    generated, paths = rows(home, tables.RAW_GENERATIONS)
-    before, (_, votes) = written(generated), rows(home, tables.VOTED_ANSWERS)
+    generated, paths = rows(home, RAW_GENERATIONS)
+    before, (_, votes) = written(generated), rows(home, VOTED_ANSWERS)
 
     def last_word(texts: pl.Series) -> pl.Series:
         return texts.str.strip_chars(" .\n").str.split(" ").list.last()
 
-    monkeypatch.setattr(assets.lmsi, "extract_answers", last_word)
+    monkeypatch.setattr(stages, "extract_answers", last_word)
     materialise("voted_answers", "filtered_dataset")
-    again, same_paths = rows(home, tables.RAW_GENERATIONS)
+    again, same_paths = rows(home, RAW_GENERATIONS)
     assert written(again) == before and again == generated
-    _, reparsed = rows(home, tables.VOTED_ANSWERS)
+    _, reparsed = rows(home, VOTED_ANSWERS)
     assert reparsed["question_id"].equals(votes["question_id"])
     parsed = {ballot["id"]: ballot["answer"] for row in reparsed["paths"] for ballot in row}
     texts = dict(paths.select("id", "text").iter_rows())

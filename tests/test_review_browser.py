@@ -10,8 +10,8 @@ import pytest
 from review_lake import add_preferences, new_home
 from test_explorer_browser import PHONE, chromium, served, visit
 
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.reviews import labels, review_queue
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.review.queue import labels, review_queue
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

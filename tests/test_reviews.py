@@ -16,28 +16,21 @@ from review_lake import HOSTILE, JUDGED, PREFERENCES, add_preferences, add_rollo
 from small_lake import write_lines
 from typer.testing import CliRunner
 
-from assets.review import review_queue as review_queue_asset
-from resources import HomeResource
-from selfimprove_dagster.cli import app
-from selfimprove_dagster.dialogue_files import read_comparisons
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import ReviewError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_sections import ComparisonFile
-from selfimprove_dagster.judge_tables import RLAIF_SEED_POOL
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.families.dialogues.files import read_comparisons
+from selfimprove_dagster.families.dialogues.settings import ComparisonFile
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
-from selfimprove_dagster.methods.reviewing import (
-    ITEM,
-    least_certain,
-    of_preferences,
-    of_rewards,
-)
-from selfimprove_dagster.quality import run_suite
-from selfimprove_dagster.review_files import export_queue, import_reviews, write_comparisons
-from selfimprove_dagster.review_tables import REVIEW_LABELS, RLAIF_REVIEW_QUEUE
-from selfimprove_dagster.reviews import (
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.methods.rlaif.stages import review_queue as review_queue_asset
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_REVIEW_QUEUE, RLAIF_SEED_POOL
+from selfimprove_dagster.quality.suites import run_suite
+from selfimprove_dagster.resources.home import HomeResource
+from selfimprove_dagster.review.files import export_queue, import_reviews, write_comparisons
+from selfimprove_dagster.review.queue import (
     Review,
     find_items,
     labels,
@@ -45,6 +38,8 @@ from selfimprove_dagster.reviews import (
     review_status,
     store_review,
 )
+from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.review.uncertainty import ITEM, least_certain, of_preferences, of_rewards
 
 # ---- what is least certain ---------------------------------------------------------------------------
 

@@ -15,19 +15,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_lake import activity_of, known_ancestry, make_experiment, seed_draft, store, write_lines
 
-from selfimprove_dagster import seeds, tables
-from selfimprove_dagster.champion import champion_before
 from selfimprove_dagster.errors import PartitionBusy, RevocationError, SeedFileError
 from selfimprove_dagster.export import export_dataset
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.lineage import RecordNotFound
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft, Parent, build_records
+from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.purge import purge
 from selfimprove_dagster.lineage.revoke import Plan, plan, restore, revoke
 from selfimprove_dagster.lineage.verify import verify
-from selfimprove_dagster.records import Draft, Parent, build_records
-from selfimprove_dagster.status import results
-from selfimprove_dagster.taint import tainted_models
+from selfimprove_dagster.lineage.walk import RecordNotFound
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.methods.lmsi.sampling import demonstrations
+from selfimprove_dagster.methods.lmsi.tables import (
+    FILTERED_DATASET,
+    FINE_TUNED_CHECKPOINT,
+    PROMOTION,
+    RAW_GENERATIONS,
+    SEED_POOL,
+)
+from selfimprove_dagster.seeds import imports as seeds
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 
 TEXT = "One and one are two, as everybody knows. The answer is 2."
 
@@ -101,14 +111,14 @@ def test_a_file_and_a_licence_take_seeds_demonstrations_and_rejected_lines(
     known_ancestry(lake)
     batch = {"partition": {"experiment": "demo", "batch": "b"}}
     bad = {"reason": "empty", "excerpt": "1 +", "source_file": "s.jsonl", "source_line": 1, "licence": "MIT"}
-    store(lake, tables.REJECTED_SEEDS, [Draft(bad)], **batch)
+    store(lake, REJECTED_SEEDS, [Draft(bad)], **batch)
     revoked(lake, kind, value)
     assert readable(lake) == set()
 
 
 def test_an_experiment_of_its_own_is_spared(lake: Lake) -> None:
     known = known_ancestry(lake)
-    _, (other,) = store(lake, tables.SEEDS, [seed_draft()], partition={"experiment": "other", "batch": "b"})
+    _, (other,) = store(lake, SEEDS, [seed_draft()], partition={"experiment": "other", "batch": "b"})
     revoked(lake, "seed", known.seed, "demo")
     assert other in readable(lake)
     revoked(lake, "seed", known.seed)  # the same question, wherever
@@ -148,7 +158,7 @@ def test_the_ledger_says_who_why_when_and_what_fell(lake: Lake) -> None:
     (one,) = lake.ledger.revocations()
     assert (one.kind, one.value, one.by, one.why) == ("record", known.paths[0], "ann", "the author asked")
     assert sum(one.events["applied"]["fallen"].values()) == len(settled.fallen)
-    manifest = lake.manifest(tables.RAW_GENERATIONS.name, partition_of("demo", 0))
+    manifest = lake.manifest(RAW_GENERATIONS.name, partition_of("demo", 0))
     assert lake.withdrawn(manifest) == {known.paths[0]: one.id}
 
 
@@ -189,14 +199,14 @@ def test_whatever_the_ancestry_exactly_the_descendants_fall(
     ids: list[str] = []
     for node, edges in enumerate(parents):  # two rows a partition: the second may name the first
         content = seed_draft(f"{node}?").content
-        activity = activity_of(tables.SEED_POOL, node // 2, parameters={"pair": node // 2})
+        activity = activity_of(SEED_POOL, node // 2, parameters={"pair": node // 2})
         drafts = [Draft(content, [Parent(ids[edge], "seed") for edge in edges])]
-        frame = build_records(tables.SEED_POOL, drafts, activity)
+        frame = build_records(SEED_POOL, drafts, activity)
         ids += frame["id"].to_list()
         if node % 2:
-            earlier = lake.read_whole(lake.manifest(tables.SEED_POOL.name, activity.partition))
+            earlier = lake.read_whole(lake.manifest(SEED_POOL.name, activity.partition))
             frame = pl.concat([earlier, frame])
-        lake.write(tables.SEED_POOL, activity, frame)
+        lake.write(SEED_POOL, activity, frame)
     fallen = {root}
     for node, edges in enumerate(parents):
         if fallen & set(edges):
@@ -215,11 +225,11 @@ def test_what_was_read_before_and_committed_after_falls_too(lake: Lake) -> None:
     known = known_ancestry(lake)
     revoked(lake, "seed", known.seed)
     child = Draft(seed_draft("of the path?").content, [Parent(known.paths[1], "seed")])
-    _, (late,) = store(lake, tables.SEED_POOL, [child], iteration=1)
+    _, (late,) = store(lake, SEED_POOL, [child], iteration=1)
     _, (later,) = store(
-        lake, tables.SEED_POOL, [Draft(seed_draft("of it?").content, [Parent(late, "seed")])], iteration=2
+        lake, SEED_POOL, [Draft(seed_draft("of it?").content, [Parent(late, "seed")])], iteration=2
     )
-    _, (free,) = store(lake, tables.SEED_POOL, [seed_draft("free?")], iteration=3)
+    _, (free,) = store(lake, SEED_POOL, [seed_draft("free?")], iteration=3)
     assert readable(lake) & {late, later, free} == {free}
 
 
@@ -233,7 +243,7 @@ def test_no_descendant_slips_through_while_partitions_are_written(lake: Lake) ->
         last, iteration = known.question, 100 * (number + 1)
         while not stop.is_set():
             child = Draft(seed_draft(f"{iteration}?").content, [Parent(last, "seed")])
-            _, (last,) = store(lake, tables.SEED_POOL, [child], iteration=iteration)
+            _, (last,) = store(lake, SEED_POOL, [child], iteration=iteration)
             made.append(last)
             iteration += 1
 
@@ -256,9 +266,9 @@ def test_a_partition_that_is_made_anew_keeps_its_fallen_rows_known(lake: Lake) -
     """A slow stage may still hold rows of the partition as it was."""
     known = known_ancestry(lake)
     revoked(lake, "record", known.paths[0])
-    store(lake, tables.RAW_GENERATIONS, [], seed=99)
+    store(lake, RAW_GENERATIONS, [], seed=99)
     child = Draft(seed_draft("late?").content, [Parent(known.paths[0], "seed")])
-    _, (late,) = store(lake, tables.SEED_POOL, [child], iteration=1)
+    _, (late,) = store(lake, SEED_POOL, [child], iteration=1)
     assert late not in readable(lake)
 
 
@@ -273,7 +283,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rejected(lake: Lake) -> dict[str, str]:
-    frames = [lake.read_whole(manifest) for manifest in lake.manifests(tables.REJECTED_SEEDS.name)]
+    frames = [lake.read_whole(manifest) for manifest in lake.manifests(REJECTED_SEEDS.name)]
     return dict(pl.concat(frames).select("reason", "excerpt").iter_rows())
 
 
@@ -312,13 +322,13 @@ def test_a_prompt_without_demonstrations_is_refused(lake: Lake, folder: Path) ->
     worked = [{"question": f"{n} + 1?", "reasoning": "So.", "answer": str(n + 1)} for n in range(2)]
     write_lines(folder / "worked.jsonl", worked)
     experiment = make_experiment(folder, demonstrations={"file": "worked.jsonl", "count": 2})
-    shown, _ = seeds.demonstrations(lake, experiment, "few_shot_cot")
+    shown, _ = demonstrations(lake, experiment, "few_shot_cot")
     revoked(lake, "record", shown[0].id)
-    left, _ = seeds.demonstrations(lake, experiment, "few_shot_cot")
+    left, _ = demonstrations(lake, experiment, "few_shot_cot")
     assert [example.id for example in left] == [shown[1].id]
     revoked(lake, "source-file", "worked.jsonl")
     with pytest.raises(SeedFileError, match="has no demonstrations left for its few-shot prompts"):
-        seeds.demonstrations(lake, experiment, "few_shot_cot")
+        demonstrations(lake, experiment, "few_shot_cot")
 
 
 # ---- purge ----------------------------------------------------------------------------------------------
@@ -339,11 +349,11 @@ def grep(lake: Lake, text: str) -> list[str]:
 
 def test_a_purge_leaves_no_word_on_the_disk(lake: Lake) -> None:
     known = known_ancestry(lake, TEXT)
-    leftover = activity_of(tables.RAW_GENERATIONS, seed=5)
-    paths = lake.read_whole(lake.manifest(tables.RAW_GENERATIONS.name, partition_of("demo", 0)))
-    with lake.writer(tables.RAW_GENERATIONS, leftover) as writer:
+    leftover = activity_of(RAW_GENERATIONS, seed=5)
+    paths = lake.read_whole(lake.manifest(RAW_GENERATIONS.name, partition_of("demo", 0)))
+    with lake.writer(RAW_GENERATIONS, leftover) as writer:
         writer.write_shard(0, paths)  # a killed run of the same stage
-    with lake.writer(tables.RAW_GENERATIONS, replace(leftover, partition=partition_of("demo", 7))) as writer:
+    with lake.writer(RAW_GENERATIONS, replace(leftover, partition=partition_of("demo", 7))) as writer:
         writer.write_shard(0, paths)
     settled = revoked(lake, "record", known.question)
     live = readable(lake)
@@ -354,7 +364,7 @@ def test_a_purge_leaves_no_word_on_the_disk(lake: Lake) -> None:
     assert purged.rows["lmsi/raw_generations"] == 4
     assert readable(lake) == live == on_disk(lake)
     assert verify(lake).findings == []
-    manifest = lake.manifest(tables.RAW_GENERATIONS.name, partition_of("demo", 0))
+    manifest = lake.manifest(RAW_GENERATIONS.name, partition_of("demo", 0))
     assert (manifest.rows, manifest.purged, len(lake.withdrawn(manifest))) == (0, 4, 4)
     with pytest.raises(RevocationError, match="was purged"):
         restore(lake, settled.revocation.id, "ann", "too late")
@@ -363,7 +373,7 @@ def test_a_purge_leaves_no_word_on_the_disk(lake: Lake) -> None:
 def test_a_purge_that_was_killed_goes_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     known = known_ancestry(lake, TEXT)
     settled = revoked(lake, "seed", known.seed)
-    from selfimprove_dagster.partition import PartitionWriter
+    from selfimprove_dagster.lake.partition import PartitionWriter
 
     commit, calls = PartitionWriter.commit, iter(range(100))
 
@@ -387,11 +397,11 @@ def test_a_purge_that_was_killed_goes_on(lake: Lake, monkeypatch: pytest.MonkeyP
 
 def test_a_purged_row_that_is_made_again_does_not_come_back(lake: Lake) -> None:
     known = known_ancestry(lake, TEXT)
-    activity = lake.manifest(tables.FILTERED_DATASET.name, partition_of("demo", 0)).activity
-    frame = lake.read_whole(lake.manifest(tables.FILTERED_DATASET.name, partition_of("demo", 0)))
+    activity = lake.manifest(FILTERED_DATASET.name, partition_of("demo", 0)).activity
+    frame = lake.read_whole(lake.manifest(FILTERED_DATASET.name, partition_of("demo", 0)))
     purge(lake, revoked(lake, "record", known.example).revocation)
-    lake.write(tables.FILTERED_DATASET, activity, frame)
-    assert lake.read_whole(lake.manifest(tables.FILTERED_DATASET.name, activity.partition)).is_empty()
+    lake.write(FILTERED_DATASET, activity, frame)
+    assert lake.read_whole(lake.manifest(FILTERED_DATASET.name, activity.partition)).is_empty()
     assert verify(lake).findings == []
 
 
@@ -404,9 +414,9 @@ def test_a_purge_says_where_the_same_words_stand_by_chance(lake: Lake) -> None:
 def test_a_partition_that_is_being_written_is_not_purged(lake: Lake) -> None:
     known = known_ancestry(lake)
     settled = revoked(lake, "seed", known.seed)
-    manifest = lake.manifest(tables.RAW_GENERATIONS.name, partition_of("demo", 0))
+    manifest = lake.manifest(RAW_GENERATIONS.name, partition_of("demo", 0))
     with (
-        lake.writer(tables.RAW_GENERATIONS, manifest.activity),
+        lake.writer(RAW_GENERATIONS, manifest.activity),
         pytest.raises(PartitionBusy, match="is being written by another process"),
     ):
         purge(lake, settled.revocation)
@@ -430,7 +440,7 @@ def promote_all(home: Home) -> None:
     """As if every checkpoint had been promoted: four steps of training promote nothing."""
     for manifest in home.lake.manifests("lmsi/promotion"):
         row = home.lake.read_whole(manifest).row(0, named=True)
-        schema = tables.PROMOTION
+        schema = PROMOTION
         draft = Draft(
             {**{name: row[name] for name in schema.content}, "promoted": True},
             [Parent(parent["id"], parent["role"]) for parent in row["parents"]],
@@ -440,9 +450,7 @@ def promote_all(home: Home) -> None:
 
 
 def dataset_rows(home: Home, iteration: int) -> pl.DataFrame:
-    return home.lake.read_ungated(
-        home.lake.manifest(tables.FILTERED_DATASET.name, partition_of("small", iteration))
-    )
+    return home.lake.read_ungated(home.lake.manifest(FILTERED_DATASET.name, partition_of("small", iteration)))
 
 
 def test_the_champion_falls_back_and_the_next_iteration_starts_there(home: Home) -> None:
@@ -461,7 +469,7 @@ def test_the_champion_falls_back_and_the_next_iteration_starts_there(home: Home)
     assert example not in set(pl.read_parquet(exported / "train.parquet")["id"])
 
     assert run_iteration(home, experiment, 2) == []
-    generations = lake.manifest(tables.RAW_GENERATIONS.name, partition_of("small", 2))
+    generations = lake.manifest(RAW_GENERATIONS.name, partition_of("small", 2))
     clean = champion_before(lake, experiment, 2)
     assert (generations.activity.model_id, clean.iteration) == (clean.model_id, 0)
 
@@ -480,12 +488,12 @@ def test_a_checkpoint_that_is_retrained_without_them_is_clean(home: Home) -> Non
 
     promote_all(home)
     lake, experiment = home.lake, home.experiment("small")
-    old = lake.read(tables.FINE_TUNED_CHECKPOINT.name, partition_of("small", 1))["model_id"][0]
+    old = lake.read(FINE_TUNED_CHECKPOINT.name, partition_of("small", 1))["model_id"][0]
     gone = dataset_rows(home, 1)["id"].to_list()[0]
     settled = revoked(lake, "record", gone)
     assert set(tainted_models(lake, "small")) == {old}
     assert run_iteration(home, experiment, 1) == []
-    retrained = lake.manifest(tables.FINE_TUNED_CHECKPOINT.name, partition_of("small", 1))
+    retrained = lake.manifest(FINE_TUNED_CHECKPOINT.name, partition_of("small", 1))
     assert "withdrawn" in retrained.activity.parameters
     assert retrained.activity.about["revocations"] == [settled.revocation.id]
     new = lake.read_ungated(retrained)["model_id"][0]

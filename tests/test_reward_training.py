@@ -21,7 +21,7 @@ from test_training import END, ENVIRONMENT, make_base, weights
 from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import ModelError, TrainingError
-from selfimprove_dagster.methods.pit import GAP_TERMS, KINDS, gap_loss
+from selfimprove_dagster.methods.pit.pit import GAP_TERMS, KINDS, gap_loss
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons, tokenise_comparisons
 from selfimprove_dagster.training.reward import RewardModel, RewardSettings, train_reward_model
 from selfimprove_dagster.training.settings import TrainingOutcome

@@ -11,15 +11,25 @@ import pytest
 from small_lake import known_ancestry, seed_draft, store
 from typer.testing import CliRunner
 
-from selfimprove_dagster import tables
+from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.errors import ExperimentError, LakeError, PartitionMissing
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.lineage import RecordNotFound
-from selfimprove_dagster.lineage.commands import lineage_app
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.lineage.diff import diff
 from selfimprove_dagster.lineage.search import AFTER, BEFORE, only_example, search
-from selfimprove_dagster.records import Draft, Parent
+from selfimprove_dagster.lineage.walk import RecordNotFound
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    DEMONSTRATIONS,
+    FILTERED_DATASET,
+    PERPLEXITY_SCORES,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.seeds.tables import SEEDS
 
 
 @pytest.fixture
@@ -30,7 +40,7 @@ def lake(tmp_path: Path) -> Lake:
 def seeds(lake: Lake, *questions: str, experiment: str = "demo") -> list[str]:
     batch = {"experiment": experiment, "batch": "words"}
     drafts = [seed_draft(question, line) for line, question in enumerate(questions)]
-    return store(lake, tables.SEEDS, drafts, partition=batch)[1]
+    return store(lake, SEEDS, drafts, partition=batch)[1]
 
 
 # ---- search ---------------------------------------------------------------------------------------------
@@ -44,10 +54,10 @@ def test_examples_come_first_then_seeds_then_the_rest(lake: Lake) -> None:
         (known.seed, "accepted"),
     ]
     assert {hit.table for hit in found[2:]} == {
-        tables.DEMONSTRATIONS.name,
-        tables.SEED_POOL.name,
-        tables.RAW_GENERATIONS.name,
-        tables.VOTED_ANSWERS.name,
+        DEMONSTRATIONS.name,
+        SEED_POOL.name,
+        RAW_GENERATIONS.name,
+        VOTED_ANSWERS.name,
     }
     assert (found[0].experiment, found[0].iteration) == ("demo", 0)
     assert (found[1].experiment, found[1].iteration) == ("demo", None)
@@ -137,25 +147,25 @@ def dataset(
 ) -> list[str]:
     """A dataset of (question, completion, answer) with the stages before it; returns the examples' ids."""
     at = {"iteration": iteration}
-    store(lake, tables.SEED_POOL, [seed_draft()], parameters={"questions": 4}, **at)
+    store(lake, SEED_POOL, [seed_draft()], parameters={"questions": 4}, **at)
     sampling = {"sampling": {"paths": 4, **(settings or {})}, "temperature": 0.7 + iteration}
     about = {"champion": f"model {iteration}"}
-    content = dict.fromkeys(tables.RAW_GENERATIONS.content)
+    content = dict.fromkeys(RAW_GENERATIONS.content)
     empty = Draft({**content, "text": "x"}, (), {"logprobs": []})
     model = f"b2:{iteration}"
-    store(lake, tables.RAW_GENERATIONS, [empty], parameters=sampling, model_id=model, about=about, **at)
+    store(lake, RAW_GENERATIONS, [empty], parameters=sampling, model_id=model, about=about, **at)
     scores = Draft(
-        dict.fromkeys(tables.PERPLEXITY_SCORES.content), (), dict.fromkeys(("mean_logprob", "perplexity"))
+        dict.fromkeys(PERPLEXITY_SCORES.content), (), dict.fromkeys(("mean_logprob", "perplexity"))
     )
-    store(lake, tables.PERPLEXITY_SCORES, [scores], **at)
-    votes = Draft(dict.fromkeys(tables.VOTED_ANSWERS.content), (), dict.fromkeys(("vote_share", "margin")))
-    store(lake, tables.VOTED_ANSWERS, [votes], parameters={"rule": "majority"}, **at)
-    decided = dict.fromkeys(tables.DECISIONS.content)
+    store(lake, PERPLEXITY_SCORES, [scores], **at)
+    votes = Draft(dict.fromkeys(VOTED_ANSWERS.content), (), dict.fromkeys(("vote_share", "margin")))
+    store(lake, VOTED_ANSWERS, [votes], parameters={"rule": "majority"}, **at)
+    decided = dict.fromkeys(DECISIONS.content)
     decisions = [
         Draft({**decided, "rule": rule, "kept": kept}, (), {"score": None, "threshold": None}, index)
         for index, (rule, kept) in enumerate([("vote_share", True), *((rule, False) for rule in dropped)])
     ]
-    store(lake, tables.DECISIONS, decisions, **at)
+    store(lake, DECISIONS, decisions, **at)
     drafts = [
         Draft(
             {
@@ -172,7 +182,7 @@ def dataset(
         )
         for index, (question, completion, answer) in enumerate(examples)
     ]
-    return store(lake, tables.FILTERED_DATASET, drafts, seed=seed, **at)[1]
+    return store(lake, FILTERED_DATASET, drafts, seed=seed, **at)[1]
 
 
 def test_a_diff_tells_examples_questions_and_answers_apart(lake: Lake) -> None:
@@ -223,7 +233,7 @@ def test_what_was_revoked_is_in_neither_dataset(lake: Lake) -> None:
     examples = [("1 + 1?", " So 2.", "2"), ("2 + 2?", " So 5.", "5")]
     first = dataset(lake, 0, examples)
     dataset(lake, 1, examples)
-    manifest = lake.manifest(tables.FILTERED_DATASET.name, partition_of("demo", 0))
+    manifest = lake.manifest(FILTERED_DATASET.name, partition_of("demo", 0))
     lake.withdraw(manifest, {first[0]: "rev:1"})
     difference = diff(lake, "demo-000", "demo-001")
     assert (difference.a.examples, difference.both, difference.lost) == (1, 1, ())

@@ -8,12 +8,15 @@ import polars as pl
 import pytest
 from small_lake import make_experiment, seed_draft, store, write_lines
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.lake import Lake, file_checksum
-from selfimprove_dagster.question_files import read_demonstrations
-from selfimprove_dagster.records import Draft, Parent
-from selfimprove_dagster.seeds import demonstrations, import_demonstrations, import_seeds, pool
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.methods.lmsi.sampling import demonstrations, import_demonstrations
+from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
+from selfimprove_dagster.seeds.files import read_demonstrations
+from selfimprove_dagster.seeds.imports import import_seeds, pool
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 
 
 @pytest.fixture
@@ -26,12 +29,12 @@ def test_an_import_puts_good_and_bad_lines_into_the_lake(lake: Lake, tmp_path: P
     experiment = make_experiment(tmp_path)
     manifest, accepted, rejected = import_seeds(lake, experiment, experiment.seeds)
     assert (accepted, rejected) == (2, 1)
-    rows = lake.read(tables.SEEDS.name, manifest.partition)
+    rows = lake.read(SEEDS.name, manifest.partition)
     assert rows.select("question", "source_file", "source_line", "licence").rows() == [
         ("a?", "seeds.jsonl", 1, "MIT"),
         ("b?", "seeds.jsonl", 3, "MIT"),
     ]
-    bad = lake.read(tables.REJECTED_SEEDS.name, manifest.partition).row(0, named=True)
+    bad = lake.read(REJECTED_SEEDS.name, manifest.partition).row(0, named=True)
     assert (bad["source_line"], bad["excerpt"]) == (2, "bad")
     assert manifest.activity.parameters["checksum"] == file_checksum(tmp_path / "seeds.jsonl")
 
@@ -44,7 +47,7 @@ def test_the_same_file_is_imported_once(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "seeds.jsonl").rename(tmp_path / "again.jsonl")
     again = experiment.seeds.model_copy(update={"file": str(tmp_path / "again.jsonl")})
     assert import_seeds(lake, experiment, again) == first
-    assert len(lake.manifests(tables.SEEDS.name)) == 1
+    assert len(lake.manifests(SEEDS.name)) == 1
 
 
 def test_the_same_file_is_read_anew_when_the_setting_that_spoilt_it_was_mended(
@@ -67,7 +70,7 @@ def test_a_question_of_an_earlier_file_is_a_duplicate(lake: Lake, tmp_path: Path
     more = experiment.seeds.model_copy(update={"file": str(tmp_path / "more.jsonl")})
     manifest, accepted, rejected = import_seeds(lake, experiment, more)
     assert (accepted, rejected) == (1, 1)
-    bad = lake.read(tables.REJECTED_SEEDS.name, manifest.partition).row(0, named=True)
+    bad = lake.read(REJECTED_SEEDS.name, manifest.partition).row(0, named=True)
     assert bad["reason"] == "duplicate of a question of seeds.jsonl, imported before"
     assert bad["source_line"] == 2
 
@@ -84,7 +87,7 @@ def test_a_file_name_that_is_no_utf8_does_not_stop_an_import(lake: Lake, tmp_pat
     source = experiment.seeds.model_copy(update={"file": str(path)})
     manifest, accepted, rejected = import_seeds(lake, experiment, source)
     assert (accepted, rejected) == (1, 1)
-    assert lake.read(tables.SEEDS.name, manifest.partition)["source_file"].to_list() == ["s�.jsonl"]
+    assert lake.read(SEEDS.name, manifest.partition)["source_file"].to_list() == ["s�.jsonl"]
 
 
 # ---- the questions of an iteration ------------------------------------------------------------------
@@ -92,15 +95,15 @@ def test_a_file_name_that_is_no_utf8_does_not_stop_an_import(lake: Lake, tmp_pat
 
 def with_seeds(lake: Lake, questions: list[str], batch: str = "b") -> None:
     drafts = [seed_draft(question, line) for line, question in enumerate(questions, start=1)]
-    store(lake, tables.SEEDS, drafts, partition={"experiment": "demo", "batch": batch})
+    store(lake, SEEDS, drafts, partition={"experiment": "demo", "batch": batch})
 
 
 def commit_pool(lake: Lake, chosen: pl.DataFrame, iteration: int) -> None:
     drafts = [
-        Draft({key: row[key] for key in tables.SEED_POOL.content}, [Parent(row["id"], "seed")])
+        Draft({key: row[key] for key in SEED_POOL.content}, [Parent(row["id"], "seed")])
         for row in chosen.iter_rows(named=True)
     ]
-    store(lake, tables.SEED_POOL, drafts, iteration=iteration)
+    store(lake, SEED_POOL, drafts, iteration=iteration)
 
 
 def test_questions_that_no_iteration_used_come_first(lake: Lake, tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_questions_that_no_iteration_used_come_first(lake: Lake, tmp_path: Path)
     assert len({*first.chosen["question"], *second.chosen["question"]}) == 6
     assert second.inputs == [
         *first.inputs,
-        lake.manifest(tables.SEED_POOL.name, {"experiment": "demo", "iteration": "000"}),
+        lake.manifest(SEED_POOL.name, {"experiment": "demo", "iteration": "000"}),
     ]
     again = pool(lake, experiment, 0)
     assert again.chosen.equals(first.chosen), "what came later has no say"

@@ -15,7 +15,7 @@ from selfimprove_dagster.methods.self_instruct.parsing import (
     parse_tasks,
 )
 from selfimprove_dagster.methods.self_instruct.prompts import generation_prompt
-from selfimprove_dagster.methods.tasks import one_line
+from selfimprove_dagster.text import one_line
 
 
 def kept(text: str, finish_reason: str = "stop", first_number: int = 9) -> list[str]:

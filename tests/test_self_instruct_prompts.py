@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster.families.tasks.tasks import Instance, Task
 from selfimprove_dagster.methods.self_instruct import prompts
 from selfimprove_dagster.methods.self_instruct.instances import parse_input_first, parse_output_first
 from selfimprove_dagster.methods.self_instruct.shots import (
@@ -13,7 +14,6 @@ from selfimprove_dagster.methods.self_instruct.shots import (
     INPUT_FIRST_SHOTS,
     OUTPUT_FIRST_SHOTS,
 )
-from selfimprove_dagster.methods.tasks import Instance, Task
 
 
 def test_the_generation_prompt_is_a_list_and_the_next_number() -> None:

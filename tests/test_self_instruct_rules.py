@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.filters import Filter
-from selfimprove_dagster.filters.chain import DECISION_COLUMNS
+from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.novelty import NoveltyPool
+from selfimprove_dagster.filters.rules import DECISION_COLUMNS, Filter
 from selfimprove_dagster.methods.self_instruct import rules
-from selfimprove_dagster.methods.tasks import normalise_instruction
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selfimprove_dagster.methods.self_instruct.statistics import (
-    length_histogram,
-    verb_noun_counts,
-    verb_noun_pair,
-)
+from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts, verb_noun_pair
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.measurement import PairedComparison, PairedShares
-from selfimprove_dagster.methods.judging.gate import MeasuredGap, decide
-from selfimprove_dagster.methods.judging.prompts import (
+from selfimprove_dagster.evaluation.measurement import PairedComparison, PairedShares
+from selfimprove_dagster.families.judging.gate import MeasuredGap, decide
+from selfimprove_dagster.families.judging.prompts import (
     answer_choice_prompt,
     choice_prompt,
     comparison_prompt,
     options,
 )
-from selfimprove_dagster.methods.self_knowledge import (
+from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     draw_orders,
     measure_gap,
     pick_likeliest,

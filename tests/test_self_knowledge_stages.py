@@ -14,47 +14,41 @@ import yaml
 from judging_home import EXPERIMENTS
 from starlette.testclient import TestClient
 
-from assets import refinement
-from assets.partitions import iterations
-from assets.rlaif import comparisons, response_pairs, seed_pool
-from assets.self_knowledge import candidates, questions
-from resources import HomeResource, LanguageModelResource
-from selfimprove_dagster import self_knowledge_tables as t
 from selfimprove_dagster import tables
-from selfimprove_dagster.choosing import Choice, pick_all
-from selfimprove_dagster.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
-from selfimprove_dagster.errors import (
-    ExperimentError,
-    JudgeNotTrusted,
-    RevocationError,
-    SeedFileError,
-)
+from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
 from selfimprove_dagster.exams import open_exam
 from selfimprove_dagster.explorer.pages import create_app
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_tables import RLAIF_COMPARISONS
-from selfimprove_dagster.knowledge_exam import is_right, recorded_task, truth
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.families.judging.gate import MeasuredGap, decide
+from selfimprove_dagster.families.judging.settings import SelfKnowledgeSection
+from selfimprove_dagster.families.judging.trust import gate, measured_gaps
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, build_records
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.language_model.weights import weights_hash
-from selfimprove_dagster.lineage import Lineage
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.verify import verify
-from selfimprove_dagster.methods.judging.gate import MeasuredGap, decide
-from selfimprove_dagster.methods.self_knowledge import measure_gap
-from selfimprove_dagster.quality import SUITES
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.methods.refinement import stages as refinement
+from selfimprove_dagster.methods.rlaif.stages import comparisons, response_pairs, seed_pool
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS
+from selfimprove_dagster.methods.self_knowledge import tables as t
+from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
+from selfimprove_dagster.methods.self_knowledge.exam import is_right, recorded_task, truth
+from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
+from selfimprove_dagster.methods.self_knowledge.settings import DiscriminationSection, KnowledgeTask
+from selfimprove_dagster.methods.self_knowledge.stages import candidates, questions
+from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.records import Activity, Draft, build_records
+from selfimprove_dagster.resources.home import HomeResource
+from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.runs import run_iteration
-from selfimprove_dagster.self_knowledge import gate, measured_gaps
-from selfimprove_dagster.self_knowledge_sections import (
-    DiscriminationSection,
-    KnowledgeTask,
-    SelfKnowledgeSection,
-)
 
 KNOWS: dict[str, Any] = {
     "method": "self_knowledge",

@@ -9,13 +9,13 @@ import pytest
 from markdown_it import MarkdownIt
 from small_lake import make_experiment, promotion_draft, store
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.measurement import PairedComparison
-from selfimprove_dagster.records import Draft
-from selfimprove_dagster.side_by_side import HEADINGS, cells, markdown, summarise
+from selfimprove_dagster.evaluation.measurement import PairedComparison
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import Draft
+from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, summarise
+from selfimprove_dagster.methods.lmsi.tables import DECISIONS, EVALUATION, FILTERED_DATASET, PROMOTION
 
-EXAM: dict[str, Any] = dict.fromkeys(tables.EVALUATION.content)
+EXAM: dict[str, Any] = dict.fromkeys(EVALUATION.content)
 
 
 def sat(lake: Lake, iteration: int, champion: str, challenger: str, promoted: bool) -> None:
@@ -36,8 +36,8 @@ def sat(lake: Lake, iteration: int, champion: str, challenger: str, promoted: bo
         for role, model in (("champion", champion), ("challenger", challenger))
         for number in range(10)
     ]
-    store(lake, tables.EVALUATION, rows, iteration=iteration, about={"seconds": 3.0, "tokens": 50})
-    store(lake, tables.PROMOTION, [promotion_draft(challenger[3:], promoted)], iteration=iteration)
+    store(lake, EVALUATION, rows, iteration=iteration, about={"seconds": 3.0, "tokens": 50})
+    store(lake, PROMOTION, [promotion_draft(challenger[3:], promoted)], iteration=iteration)
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def test_the_model_it_began_with_against_the_last_champion(lake: Lake, tmp_path:
 
 def test_what_was_learnt_and_what_was_dropped(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
-    example = dict.fromkeys(tables.FILTERED_DATASET.content, "x")
-    measures = dict.fromkeys(tables.FILTERED_DATASET.measures, 0.5)
+    example = dict.fromkeys(FILTERED_DATASET.content, "x")
+    measures = dict.fromkeys(FILTERED_DATASET.measures, 0.5)
     texts = ["one two three four", "one two three four", "five six seven eight"]
     store(
         lake,
-        tables.FILTERED_DATASET,
+        FILTERED_DATASET,
         [
             Draft({**example, "question": str(n), "completion": text}, measures=measures)
             for n, text in enumerate(texts)
@@ -77,7 +77,7 @@ def test_what_was_learnt_and_what_was_dropped(lake: Lake, tmp_path: Path) -> Non
     said = [("vote_share", False), ("vote_share", False), ("duplicate", False), ("duplicate", True)]
     store(
         lake,
-        tables.DECISIONS,
+        DECISIONS,
         [
             Draft(
                 {**decision, "candidate_id": f"gen:{n}", "rule": rule, "kept": kept},

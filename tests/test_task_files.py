@@ -11,20 +11,15 @@ import pytest
 
 import selfimprove_dagster
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.families.tasks.files import bans, read_banned, read_examples, read_tasks
+from selfimprove_dagster.families.tasks.tasks import Instance, normalise_instruction
 from selfimprove_dagster.methods.self_instruct.rules import (
     FORBIDDEN_WORDS,
     InstructionThresholds,
     filter_instructions,
 )
-from selfimprove_dagster.methods.tasks import Instance, normalise_instruction
-from selfimprove_dagster.task_files import (
-    bans,
-    read_banned,
-    read_examples,
-    read_tasks,
-)
 
-SHIPPED = Path(selfimprove_dagster.__file__).parent / "seed_tasks"
+SHIPPED = Path(selfimprove_dagster.__file__).parent / "families" / "tasks" / "seed_tasks"
 
 
 def lines(path: Path, *rows: Any) -> Path:

@@ -15,32 +15,48 @@ from rich.console import Console
 from task_lake import HOSTILE, ScriptedModel, scripted, task_home
 from typer.testing import CliRunner
 
-from selfimprove_dagster import task_tables as t
-from selfimprove_dagster.cli import app
+from selfimprove_dagster.cli.ancestry import ancestry_tree
+from selfimprove_dagster.cli.answers import difference_text, explanation_text, what_if_text
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.families.tasks import tables as t
+from selfimprove_dagster.families.tasks.explain import filter_again
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.base import SamplingParameters
-from selfimprove_dagster.lineage import Lineage, RecordNotFound
 from selfimprove_dagster.lineage import replay as replaying
-from selfimprove_dagster.lineage.comparison_text import difference_text
 from selfimprove_dagster.lineage.descend import descend
 from selfimprove_dagster.lineage.diff import diff
-from selfimprove_dagster.lineage.explain import Explanation, explain
-from selfimprove_dagster.lineage.explain_text import explanation_text, what_if_text
+from selfimprove_dagster.lineage.explain import explain
+from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.main_line import main_line, without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.prov import prov_json, trace_document
 from selfimprove_dagster.lineage.replay import replay, replay_sample
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
-from selfimprove_dagster.lineage.task_what_if import filter_again
-from selfimprove_dagster.lineage.text import ancestry_tree
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
+from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lineage.what_if import what_if
+from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
+from selfimprove_dagster.methods.self_instruct.tables import (
+    SI_ACCEPTED_TASKS,
+    SI_CANDIDATE_TASKS,
+    SI_FILTERED_DATASET,
+    SI_RAW_GENERATIONS,
+    SI_SEED_POOL,
+    SI_SIMILARITY_SCORES,
+    SI_TASK_DECISIONS,
+    SI_TASK_INSTANCES,
+)
+from selfimprove_dagster.methods.unnatural_instructions.tables import (
+    UI_CANDIDATE_TASKS,
+    UI_FILTERED_DATASET,
+    UI_TASK_OUTPUTS,
+)
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
-from selfimprove_dagster.records import Row, TableSchema
-from selfimprove_dagster.task_sections import TaskFilterSection
+from selfimprove_dagster.table import Row, TableSchema
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +110,7 @@ def role(row: Row, name: str) -> str:
 
 
 def test_an_example_is_explained_in_the_order_of_the_pipeline(lake: Lake) -> None:
-    example = rows(lake, t.SI_FILTERED_DATASET).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
+    example = rows(lake, SI_FILTERED_DATASET).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
     explanation = explain(lake, example["id"])
     assert stages(explanation) == [
         *("raw_generations", "candidate_tasks", "perplexity_scores", "similarity_scores"),
@@ -116,7 +132,7 @@ def test_an_example_is_explained_in_the_order_of_the_pipeline(lake: Lake) -> Non
 
 
 def test_the_output_and_the_paraphrase_of_an_example_are_explained(lake: Lake) -> None:
-    examples = rows(lake, t.UI_FILTERED_DATASET)
+    examples = rows(lake, UI_FILTERED_DATASET)
     of_paraphrase = examples.filter(pl.col("parents").list.len() == 3).row(0, named=True)
     explanation = explain(lake, of_paraphrase["id"])
     assert stages(explanation)[-13:-2] == [
@@ -127,8 +143,8 @@ def test_the_output_and_the_paraphrase_of_an_example_are_explained(lake: Lake) -
 
 
 def test_a_task_that_is_not_new_is_told_the_task_it_is_near_to_by_name(lake: Lake) -> None:
-    decisions = rows(lake, t.SI_TASK_DECISIONS, 1).filter(rule="novelty", kept=False)
-    accepted = rows(lake, t.SI_ACCEPTED_TASKS)
+    decisions = rows(lake, SI_TASK_DECISIONS, 1).filter(rule="novelty", kept=False)
+    accepted = rows(lake, SI_ACCEPTED_TASKS)
     names = []
     for row in decisions.iter_rows(named=True):
         explanation = explain(lake, row["candidate_id"])
@@ -153,13 +169,11 @@ def test_of_a_seed_task_is_told_what_came_of_the_prompts_that_showed_it(lake: La
     explanation = explain(lake, seed["id"])
     assert [one.iteration for one in explanation.showings] == [0, 1]
     zero = explanation.showings[0]
-    drawn = rows(lake, t.SI_RAW_GENERATIONS)
+    drawn = rows(lake, SI_RAW_GENERATIONS)
     prompts = drawn.filter(pl.col("prompt").str.contains(seed["instruction"], literal=True))["id"]
-    candidates = rows(lake, t.SI_CANDIDATE_TASKS).filter(pl.col("completion_id").is_in(prompts.implode()))
-    accepted = rows(lake, t.SI_ACCEPTED_TASKS).filter(
-        pl.col("candidate_id").is_in(candidates["id"].implode())
-    )
-    examples = rows(lake, t.SI_FILTERED_DATASET).filter(
+    candidates = rows(lake, SI_CANDIDATE_TASKS).filter(pl.col("completion_id").is_in(prompts.implode()))
+    accepted = rows(lake, SI_ACCEPTED_TASKS).filter(pl.col("candidate_id").is_in(candidates["id"].implode()))
+    examples = rows(lake, SI_FILTERED_DATASET).filter(
         pl.col("instruction").is_in(accepted["instruction"].implode())
     )
     assert zero.prompts == len(prompts) > 0
@@ -172,18 +186,18 @@ def test_of_a_seed_task_is_told_what_came_of_the_prompts_that_showed_it(lake: La
 
 
 def test_a_completion_tells_what_became_of_each_task_that_was_read_out_of_it(lake: Lake) -> None:
-    drawn = rows(lake, t.SI_RAW_GENERATIONS)["id"][0]
+    drawn = rows(lake, SI_RAW_GENERATIONS)["id"][0]
     explanation = explain(lake, drawn)
-    read = rows(lake, t.SI_CANDIDATE_TASKS).filter(completion_id=drawn)
-    accepted = rows(lake, t.SI_ACCEPTED_TASKS)["candidate_id"].to_list()
+    read = rows(lake, SI_CANDIDATE_TASKS).filter(completion_id=drawn)
+    accepted = rows(lake, SI_ACCEPTED_TASKS)["candidate_id"].to_list()
     assert [fate.path for fate in explanation.fates] == read["id"].to_list()
     assert [fate.answer for fate in explanation.fates] == read["instruction"].to_list()
     assert [fate.rule is None for fate in explanation.fates] == [one in accepted for one in read["id"]]
 
 
 def test_a_score_and_a_decision_are_explained_by_their_candidate(lake: Lake) -> None:
-    decision = first(rows(lake, t.SI_TASK_DECISIONS), rule="novelty")
-    score = first(rows(lake, t.SI_SIMILARITY_SCORES), candidate_id=decision["candidate_id"])
+    decision = first(rows(lake, SI_TASK_DECISIONS), rule="novelty")
+    score = first(rows(lake, SI_SIMILARITY_SCORES), candidate_id=decision["candidate_id"])
     verdicts = {explain(lake, one).verdict for one in (decision["id"], score["id"], decision["candidate_id"])}
     assert len(verdicts) == 1
 
@@ -192,8 +206,8 @@ def test_a_score_and_a_decision_are_explained_by_their_candidate(lake: Lake) -> 
 def test_every_record_is_explained_and_examples_alone_are_said_to_be_in_the_dataset(
     lake: Lake, iteration: int
 ) -> None:
-    for schema, maker in ((t.SI_TASK_INSTANCES, "instance"), (t.UI_TASK_OUTPUTS, "output")):
-        dataset = t.SI_FILTERED_DATASET if maker == "instance" else t.UI_FILTERED_DATASET
+    for schema, maker in ((SI_TASK_INSTANCES, "instance"), (UI_TASK_OUTPUTS, "output")):
+        dataset = SI_FILTERED_DATASET if maker == "instance" else UI_FILTERED_DATASET
         edges = rows(lake, dataset, iteration)["parents"].explode().struct.unnest()
         used = set(edges.filter(role=maker)["id"])
         for record in rows(lake, schema, iteration)["id"].head(25):
@@ -202,16 +216,16 @@ def test_every_record_is_explained_and_examples_alone_are_said_to_be_in_the_data
 
 def test_what_was_revoked_is_explained_and_a_neighbour_that_was_is_not_quoted(copied: Home) -> None:
     lake = copied.lake
-    completions = dict(rows(lake, t.SI_CANDIDATE_TASKS).select("id", "completion_id").iter_rows())
+    completions = dict(rows(lake, SI_CANDIDATE_TASKS).select("id", "completion_id").iter_rows())
     decision = next(
         row
-        for row in rows(lake, t.SI_TASK_DECISIONS).filter(rule="novelty", kept=False).iter_rows(named=True)
+        for row in rows(lake, SI_TASK_DECISIONS).filter(rule="novelty", kept=False).iter_rows(named=True)
         if row["score"] < 1
         and completions.get(row["nearest_id"], row["nearest_id"]) != completions[row["candidate_id"]]
         and row["nearest_id"] in completions
     )
-    near = lake.manifest(t.SI_CANDIDATE_TASKS.name, partition_of("si", 0))
-    text = first(rows(lake, t.SI_CANDIDATE_TASKS), id=decision["nearest_id"])["instruction"]
+    near = lake.manifest(SI_CANDIDATE_TASKS.name, partition_of("si", 0))
+    text = first(rows(lake, SI_CANDIDATE_TASKS), id=decision["nearest_id"])["instruction"]
     assert text in explain(lake, decision["candidate_id"]).verdict
     lake.withdraw(near, {decision["nearest_id"]: "rev:1"})
     assert text not in str(explain(lake, decision["candidate_id"]).to_json())
@@ -224,7 +238,7 @@ def test_what_was_revoked_is_explained_and_a_neighbour_that_was_is_not_quoted(co
 
 
 def test_the_main_line_leaves_out_what_prompts_showed(lake: Lake) -> None:
-    example = rows(lake, t.SI_FILTERED_DATASET, 1).filter(pl.col("rouge_l").is_not_null()).row(-1, named=True)
+    example = rows(lake, SI_FILTERED_DATASET, 1).filter(pl.col("rouge_l").is_not_null()).row(-1, named=True)
     lineage = Lineage(lake)
     line = main_line(lineage, example["id"])
     tables = [row["table_name"].split("/")[1] for row in line]
@@ -242,13 +256,13 @@ def test_the_main_line_leaves_out_what_prompts_showed(lake: Lake) -> None:
 
 
 def test_a_trace_tells_instructions_and_how_each_completion_was_drawn(lake: Lake) -> None:
-    example = rows(lake, t.SI_FILTERED_DATASET).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
+    example = rows(lake, SI_FILTERED_DATASET).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
     text = shown(ancestry_tree(trace(lake, example["id"])))
     assert "tasks.jsonl, line" in text and "ROUGE-L" in text
     assert "T=0.9, top_p=1.0, top_k=0" in text and "drawn greedily from the base model" in text
     assert text.count(example["instruction"]) >= 3
     assert "generated by b2:" in text
-    of_ui = rows(lake, t.UI_FILTERED_DATASET, 1)["id"][-1]
+    of_ui = rows(lake, UI_FILTERED_DATASET, 1)["id"][-1]
     assert "from the checkpoint of iteration 0" in shown(ancestry_tree(trace(lake, of_ui)))
     down = descend(lake, role(example, "task"))
     assert [dataset.iteration for dataset in down.datasets] == [0, 1]
@@ -257,7 +271,7 @@ def test_a_trace_tells_instructions_and_how_each_completion_was_drawn(lake: Lake
 def test_prov_and_verify_hold_for_these_methods(lake: Lake) -> None:
     report = verify(lake)
     assert report.findings == [] and report.notes == []
-    example = rows(lake, t.UI_FILTERED_DATASET)["id"][0]
+    example = rows(lake, UI_FILTERED_DATASET)["id"][0]
     document = json.loads(prov_json(trace_document(lake, example)))
     assert {one["prov:type"]["$"] for one in document["wasDerivedFrom"].values()} >= {
         "role:output",
@@ -271,16 +285,16 @@ def test_prov_and_verify_hold_for_these_methods(lake: Lake) -> None:
 
 @pytest.mark.parametrize("iteration", [0, 1])
 def test_unchanged_thresholds_give_the_recorded_decisions_exactly(lake: Lake, iteration: int) -> None:
-    accepted = lake.manifest(t.SI_ACCEPTED_TASKS.name, partition_of("si", iteration))
+    accepted = lake.manifest(SI_ACCEPTED_TASKS.name, partition_of("si", iteration))
     section = TaskFilterSection(**accepted.activity.parameters["filter"])
     again = filter_again(lake, accepted, section)
-    recorded = rows(lake, t.SI_TASK_DECISIONS, iteration)
+    recorded = rows(lake, SI_TASK_DECISIONS, iteration)
     assert len(recorded) > 100
     assert again.equals(recorded.select(again.columns))
 
 
 def test_another_threshold_says_what_would_have_joined_the_pool(lake: Lake) -> None:
-    novelty = rows(lake, t.SI_TASK_DECISIONS).filter(rule="novelty")
+    novelty = rows(lake, SI_TASK_DECISIONS).filter(rule="novelty")
     dropped = novelty.filter(~pl.col("kept")).sort("score").row(0, named=True)
     looser = what_if(lake, dropped["id"], ["maximum_rouge_l=1"])
     assert looser.key == "si-000" and looser.thresholds == {"maximum_rouge_l": (0.7, 1)}
@@ -289,23 +303,23 @@ def test_another_threshold_says_what_would_have_joined_the_pool(lake: Lake) -> N
     assert (change.path, change.then.kept, change.now.kept) == (dropped["candidate_id"], False, True)
     assert "candidates" in shown(what_if_text(looser))
     least = what_if(lake, "si-000", ["least_words=9", "perplexity=null"])
-    words = rows(lake, t.SI_TASK_DECISIONS).filter(rule="least_words")
+    words = rows(lake, SI_TASK_DECISIONS).filter(rule="least_words")
     assert least.kept_now <= int((words["score"] >= 9).sum()) < least.kept_then
     assert set(least.lost) <= {"least_words", "novelty"}
 
 
 def test_any_record_of_a_candidate_names_it(lake: Lake) -> None:
-    example = rows(lake, t.SI_FILTERED_DATASET).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
-    task = first(rows(lake, t.SI_ACCEPTED_TASKS), id=role(example, "task"))
+    example = rows(lake, SI_FILTERED_DATASET).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
+    task = first(rows(lake, SI_ACCEPTED_TASKS), id=role(example, "task"))
     for record in (example["id"], task["id"], role(example, "instance")):
         (change,) = what_if(lake, record, ["novelty=0.65"]).record
         assert change.path == task["candidate_id"]
-    drawn = rows(lake, t.SI_RAW_GENERATIONS)["id"][0]
+    drawn = rows(lake, SI_RAW_GENERATIONS)["id"][0]
     assert len(what_if(lake, drawn, ["novelty=0.65"]).record) == len(explain(lake, drawn).fates)
 
 
 def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
-    for subject in ("ui-000", rows(lake, t.UI_CANDIDATE_TASKS)["id"][0]):
+    for subject in ("ui-000", rows(lake, UI_CANDIDATE_TASKS)["id"][0]):
         with pytest.raises(ExperimentError, match="unnatural_instructions has no thresholds"):
             what_if(lake, subject, ["maximum_rouge_l=0.6"])
     with pytest.raises(
@@ -315,7 +329,7 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
     with pytest.raises(ExperimentError, match="maximum_rouge_l: Input should be"):
         what_if(lake, "si-000", ["novelty=2"])
     with pytest.raises(ExperimentError, match="was not judged by thresholds; give an iteration, as si-000"):
-        what_if(lake, rows(lake, t.SI_SEED_POOL)["id"][0], ["novelty=0.6"])
+        what_if(lake, rows(lake, SI_SEED_POOL)["id"][0], ["novelty=0.6"])
 
 
 # ---- replay ---------------------------------------------------------------------------------------------
@@ -350,16 +364,16 @@ def test_the_recorded_sampling_is_that_of_the_stage(
 
 def test_an_example_is_replayed_by_the_completions_nearest_to_it(task_home: Home, with_script: None) -> None:
     lake = task_home.lake
-    example = rows(lake, t.SI_FILTERED_DATASET, 1).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
+    example = rows(lake, SI_FILTERED_DATASET, 1).filter(pl.col("rouge_l").is_not_null()).row(0, named=True)
     instance = role(example, "instance")
     drawn = role(Lineage(lake).rows([instance])[instance], "parsed_from")
     assert [one.id for one in replay(task_home, example["id"]).paths] == [drawn]
-    both = rows(lake, t.UI_FILTERED_DATASET).filter(pl.col("parents").list.len() == 3).row(0, named=True)
+    both = rows(lake, UI_FILTERED_DATASET).filter(pl.col("parents").list.len() == 3).row(0, named=True)
     again = replay(task_home, both["id"], alone=True)
     assert {one.id for one in again.paths} == {role(both, "output"), role(both, "paraphrase")}
     assert len(again.activities) == 2 and all(one.equal for one in again.paths)
     with pytest.raises(RecordNotFound, match="is no path and was made from none"):
-        replay(task_home, rows(lake, t.SI_SEED_POOL)["id"][0])
+        replay(task_home, rows(lake, SI_SEED_POOL)["id"][0])
 
 
 def test_another_stop_string_would_be_found(
@@ -367,7 +381,7 @@ def test_another_stop_string_would_be_found(
 ) -> None:
     without = SamplingParameters(temperature=0.0, max_tokens=500)
     monkeypatch.setattr(replaying, "recorded_sampling", lambda table, parameters: without)
-    output = rows(task_home.lake, t.UI_TASK_OUTPUTS).filter(pl.col("text") != "")["id"][0]
+    output = rows(task_home.lake, UI_TASK_OUTPUTS).filter(pl.col("text") != "")["id"][0]
     (path,) = replay(task_home, output).paths
     assert not path.equal and path.replayed_text.startswith(path.recorded_text)
 
@@ -402,7 +416,7 @@ def test_words_are_found_in_instructions_inputs_and_outputs(lake: Lake) -> None:
         "seed_pool",
     }
     found = search(lake, "lighthouse", experiment="si")
-    assert found[0].table == t.SI_FILTERED_DATASET.name
+    assert found[0].table == SI_FILTERED_DATASET.name
     assert {hit.table.split("/")[1] for hit in search(lake, "lighthouse", limit=1_000)} >= {
         *("candidate_tasks", "accepted_tasks", "task_instances", "instance_generations", "task_outputs")
     }
@@ -412,13 +426,13 @@ def test_words_are_found_in_instructions_inputs_and_outputs(lake: Lake) -> None:
 def test_a_revoked_seed_task_falls_with_what_it_was_shown_for_and_does_not_come_back(copied: Home) -> None:
     lake = copied.lake
     seed = lake.read_ungated(lake.manifests(t.SEED_TASKS.name, "si")[0]).row(0, named=True)
-    before = rows(lake, t.SI_FILTERED_DATASET)
+    before = rows(lake, SI_FILTERED_DATASET)
     settled = revoke(lake, "seed", seed["id"], None, by="Ada", why="not ours")
     assert settled.revocation.names("elsewhere.jsonl", "MIT", seed["instruction"].upper())
     fallen = set(settled.fallen["id"])
-    shown_in = rows(lake, t.SI_RAW_GENERATIONS)["prompt"]
+    shown_in = rows(lake, SI_RAW_GENERATIONS)["prompt"]
     assert not shown_in.str.contains(seed["instruction"], literal=True).any()
-    kept = rows(lake, t.SI_FILTERED_DATASET)
+    kept = rows(lake, SI_FILTERED_DATASET)
     assert len(kept) < len(before) and not fallen & set(kept["id"])
     assert explain(lake, seed["id"]).verdict.startswith("revoked by rev:")
     assert verify(lake).findings == []
@@ -435,7 +449,7 @@ def test_hostile_instructions_are_inert_in_the_terminal(
         told = CliRunner().invoke(app, ["lineage", verb, hit.id])
         assert told.exit_code == 0, told.exception
         assert not set(told.output) & set("\x1b\u202e\u200b")
-    record = first(rows(task_home.lake, t.SI_CANDIDATE_TASKS), instruction=HOSTILE)["id"]
+    record = first(rows(task_home.lake, SI_CANDIDATE_TASKS), instruction=HOSTILE)["id"]
     assert "window.hacked" in shown(explanation_text(explain(task_home.lake, record)))
 
 

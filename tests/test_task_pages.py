@@ -16,17 +16,26 @@ import yaml
 from task_lake import HOSTILE, task_home
 from test_explorer import client, inert
 
-from selfimprove_dagster import task_tables as t
-from selfimprove_dagster.explorer.nearest import nearest_tasks
 from selfimprove_dagster.export import export_dataset
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.families.tasks import tables as t
+from selfimprove_dagster.families.tasks.pages import nearest_tasks
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.status import results
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.methods.self_instruct.tables import (
+    SI_CANDIDATE_TASKS,
+    SI_FILTERED_DATASET,
+    SI_POOL_DECISIONS,
+    SI_RAW_GENERATIONS,
+    SI_SIMILARITY_SCORES,
+    SI_TASK_DECISIONS,
+)
+from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.tables import TASK_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +117,7 @@ def test_each_drop_of_the_funnel_leads_to_what_was_dropped(
 def test_a_banned_task_is_found_among_what_left_the_pool(task_home: Home, tmp_path: Path) -> None:
     shutil.copytree(task_home.lake.root, tmp_path / "home" / "lake")
     home = replace(task_home, root=tmp_path / "home")
-    manifest = home.lake.manifest(t.SI_POOL_DECISIONS.name, partition_of("si", 1))
+    manifest = home.lake.manifest(SI_POOL_DECISIONS.name, partition_of("si", 1))
     frame = pl.read_parquet(manifest.paths[0], hive_partitioning=False)
     changed = frame.with_columns(
         kept=pl.int_range(pl.len()) > 0, reason=pl.lit("banned by Ada: too <b>silly</b>")
@@ -125,7 +134,7 @@ def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
 ) -> None:
     home = replace(task_home, root=tmp_path / "home")
     shutil.copytree(task_home.lake.root, home.lake.root)
-    stages = [schema for schema in t.TASK_TABLES if schema.name.startswith(METHODS[name])]
+    stages = [schema for schema in TASK_TABLES if schema.name.startswith(METHODS[name])]
     record = rows(home, stages[0], 1)["id"][0]
     for schema in reversed(stages[2:]):
         shutil.rmtree(home.lake.root / schema.name)
@@ -153,7 +162,7 @@ def test_tables_have_the_columns_of_the_method_and_none_of_votes(task_home: Home
 
 
 def test_dropped_candidates_are_filtered_by_rule_score_and_words(task_home: Home) -> None:
-    decisions = rows(task_home, t.SI_TASK_DECISIONS, 1).filter(rule="novelty", kept=False)
+    decisions = rows(task_home, SI_TASK_DECISIONS, 1).filter(rule="novelty", kept=False)
 
     def listed(**query: Any) -> list[str]:
         page = client(task_home).get("/experiments/si/1/rejected", params={"of": "tasks", **query}).text
@@ -162,7 +171,7 @@ def test_dropped_candidates_are_filtered_by_rule_score_and_words(task_home: Home
     by_score = decisions.sort("score", descending=True)["score"].to_list()
     assert set(listed(rule="novelty")) == set(decisions["candidate_id"])
     assert len(listed(rule="novelty", least=by_score[3])) == sum(score >= by_score[3] for score in by_score)
-    word = rows(task_home, t.SI_CANDIDATE_TASKS, 1).filter(
+    word = rows(task_home, SI_CANDIDATE_TASKS, 1).filter(
         pl.col("id").is_in(decisions["candidate_id"].implode())
     )["instruction"][0]
     assert 0 < len(listed(q=word)) < len(listed())
@@ -183,14 +192,14 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_its_method(task_home: H
             page = seen(task_home, f"/records/{records[0]}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(task_home).get(f"/records/{records[0]}/text").status_code == 200
-    assert set(kinds) >= {schema.name for schema in t.TASK_TABLES}
+    assert set(kinds) >= {schema.name for schema in TASK_TABLES}
     assert kinds["self_instruct/seed_pool"] == "Task of the pool"
     assert kinds["unnatural_instructions/paraphrases"] == "Paraphrase"
     assert not any("/" in kind for kind in kinds.values())
 
 
 def test_a_candidate_is_shown_with_its_scores_and_the_ten_nearest_tasks(task_home: Home) -> None:
-    scores = rows(task_home, t.SI_SIMILARITY_SCORES, 1).filter(kept=False).row(0, named=True)
+    scores = rows(task_home, SI_SIMILARITY_SCORES, 1).filter(kept=False).row(0, named=True)
     page = seen(task_home, f"/records/{scores['candidate_id']}")
     table = page.split('id="nearest"')[1].split("</table>")[0]
     assert re.findall(r'href="/records/([^"]*)"', table) == [near["id"] for near in scores["neighbours"]]
@@ -203,7 +212,7 @@ def test_a_candidate_is_shown_with_its_scores_and_the_ten_nearest_tasks(task_hom
 
 
 def test_the_ancestry_of_an_example_is_its_main_line_and_what_prompts_showed(task_home: Home) -> None:
-    example = rows(task_home, t.SI_FILTERED_DATASET, 1).filter(pl.col("rouge_l").is_not_null())["id"][-1]
+    example = rows(task_home, SI_FILTERED_DATASET, 1).filter(pl.col("rouge_l").is_not_null())["id"][-1]
     page = seen(task_home, f"/records/{example}")
     graph = json.loads(re.search(r'id="graph-data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     kinds = {node["kind"] for node in graph["nodes"]}
@@ -217,9 +226,9 @@ def test_a_seed_task_shows_where_it_was_shown_and_a_completion_what_was_read_out
 ) -> None:
     seed = task_home.lake.read_ungated(task_home.lake.manifests(t.SEED_TASKS.name, "si")[0])["id"][0]
     assert "Where it was shown" in seen(task_home, f"/records/{seed}")
-    drawn = rows(task_home, t.SI_RAW_GENERATIONS)["id"][0]
+    drawn = rows(task_home, SI_RAW_GENERATIONS)["id"][0]
     page = seen(task_home, f"/records/{drawn}").split('id="fates"')[1].split("</section>")[0]
-    read = rows(task_home, t.SI_CANDIDATE_TASKS).filter(completion_id=drawn)["id"]
+    read = rows(task_home, SI_CANDIDATE_TASKS).filter(completion_id=drawn)["id"]
     assert re.findall(r'href="/records/(cand:[^"]*)"', page) == read.to_list()
 
 
@@ -231,7 +240,7 @@ def test_hostile_instructions_are_inert_on_every_page(task_home: Home) -> None:
     for name in METHODS:
         for address in ("", "/1", "/1/examples?q=window.hacked", "/1/rejected?of=tasks&q=window.hacked"):
             seen(task_home, f"/experiments/{name}{address}")
-    shown = seen(task_home, f"/records/{hits[t.SI_CANDIDATE_TASKS.name]}")
+    shown = seen(task_home, f"/records/{hits[SI_CANDIDATE_TASKS.name]}")
     assert "&lt;script&gt;window.hacked = 1&lt;/script&gt;" in shown and "{{ 7 * 7 }}" in unescape(shown)
     assert "&lt;script&gt;" in seen(task_home, "/search?q=window.hacked")
     assert "<script>window" in HOSTILE
@@ -240,7 +249,7 @@ def test_hostile_instructions_are_inert_on_every_page(task_home: Home) -> None:
 def test_of_a_revoked_neighbour_nothing_but_the_score_is_said(task_home: Home, tmp_path: Path) -> None:
     shutil.copytree(task_home.lake.root, tmp_path / "home" / "lake")
     home = replace(task_home, root=tmp_path / "home")
-    scores = rows(home, t.SI_SIMILARITY_SCORES, 1).filter(kept=False).row(0, named=True)
+    scores = rows(home, SI_SIMILARITY_SCORES, 1).filter(kept=False).row(0, named=True)
     nearest = scores["neighbours"][0]["id"]
     row = Lineage(home.lake).rows([scores["candidate_id"]])[scores["candidate_id"]]
     told = nearest_tasks(Lineage(home.lake), home.lake, row, {nearest})

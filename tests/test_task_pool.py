@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from selfimprove_dagster import tables
-from selfimprove_dagster import task_tables as t
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.experiment import SelfInstructExperiment
-from selfimprove_dagster.experiment_files import parse_experiment
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.records import Activity, Draft, Parent, build_records
-from selfimprove_dagster.seeds import import_file
-from selfimprove_dagster.task_pool import TaskPool, pool
+from selfimprove_dagster.families.tasks.pool import TaskPool, pool
+from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
+from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
+from selfimprove_dagster.methods.self_instruct.tables import SI_ACCEPTED_TASKS
+from selfimprove_dagster.seeds.imports import import_file
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 
 
 def task(name: str, instruction: str, *instances: tuple[str, str]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def accept(lake: Lake, iteration: int, *texts: str) -> None:
         )
         for text in texts
     ]
-    lake.write(t.SI_ACCEPTED_TASKS, activity, build_records(t.SI_ACCEPTED_TASKS, drafts, activity))
+    lake.write(SI_ACCEPTED_TASKS, activity, build_records(SI_ACCEPTED_TASKS, drafts, activity))
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_file_is_imported_once_by_file_and_line(tmp_path: Path, lake: Lake) ->
     (manifest,) = lake.manifests("seeds/tasks", "own")
     rows = lake.read_ungated(manifest).select("name", "instruction", "source_line", "licence").rows()
     assert rows == [("a", "Sing.", 1, "MIT"), ("c", "Count.", 3, "MIT")]
-    (bad,) = lake.manifests(tables.REJECTED_SEEDS.name, "own")
+    (bad,) = lake.manifests(REJECTED_SEEDS.name, "own")
     assert [row["reason"] for row in lake.read_ungated(bad).iter_rows(named=True)] == [
         "there is no field `instruction`; the fields are: id",
         "has the id of line 1",

@@ -13,10 +13,12 @@ import polars as pl
 import pytest
 from task_lake import task_home  # noqa: F401
 
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.quality import SUITES, QualityResult, run_suite
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.quality.results import QualityResult
+from selfimprove_dagster.quality.suites import SUITES, run_suite
 from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.tasks import (
+from selfimprove_dagster.families.tasks.tasks import (
     TEMPLATES,
     Instance,
     normalise_instruction,
-    one_line,
     task_prompt,
     template_by_lot,
     training_text,
 )
+from selfimprove_dagster.text import one_line
 
 
 def test_the_first_template_is_that_of_evaluation() -> None:

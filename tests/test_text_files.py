@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.text_files import read_beginnings, read_plain_texts, read_texts
-from selfimprove_dagster.tool_sections import TextFile, ToolEvaluationSection
+from selfimprove_dagster.methods.toolformer.files import read_beginnings, read_plain_texts, read_texts
+from selfimprove_dagster.methods.toolformer.settings import TextFile, ToolEvaluationSection
 
 
 def jsonl(path: Path, rows: list[Any]) -> str:

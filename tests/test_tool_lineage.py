@@ -14,29 +14,29 @@ import pytest
 from test_task_lineage import first, role, shown, stages
 from tool_lake import HOSTILE, ORCHARD, TEXTS, scripted, tool_home
 
-from selfimprove_dagster import tool_tables as t
+from selfimprove_dagster.cli.ancestry import ancestry_tree
+from selfimprove_dagster.cli.answers import difference_text, explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, LakeError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lineage import replay as replaying
-from selfimprove_dagster.lineage.comparison_text import difference_text
 from selfimprove_dagster.lineage.descend import descend
 from selfimprove_dagster.lineage.diff import diff
 from selfimprove_dagster.lineage.explain import explain
-from selfimprove_dagster.lineage.explain_text import explanation_text, what_if_text
 from selfimprove_dagster.lineage.prov import prov_json, trace_document
 from selfimprove_dagster.lineage.replay import replay_sample
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
-from selfimprove_dagster.lineage.text import ancestry_tree
-from selfimprove_dagster.lineage.tool_what_if import filter_again
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.lineage.what_if import what_if
-from selfimprove_dagster.methods.toolformer.calls import CALL_STOPS
+from selfimprove_dagster.methods.toolformer import tables as t
+from selfimprove_dagster.methods.toolformer.explain import filter_again
+from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.records import Row, TableSchema
-from selfimprove_dagster.tool_sections import CallFilterSection
+from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.tools.calls import CALL_STOPS
 
 pytestmark = pytest.mark.slow
 

@@ -18,16 +18,16 @@ from test_task_pages import seen
 from test_tool_lineage import dropped, example_of, rows
 from tool_lake import HOSTILE, ORCHARD, tool_home
 
-from selfimprove_dagster import tool_tables as t
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.explorer.calls import calls_of_record
 from selfimprove_dagster.export import export_dataset
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.methods.toolformer import tables as t
+from selfimprove_dagster.methods.toolformer.pages import calls_of_record
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfimprove_dagster.methods.toolformer.answers import is_predicted, predicted_answer
+from selfimprove_dagster.methods.toolformer.exam import is_predicted, predicted_answer
 
 
 @pytest.mark.parametrize(

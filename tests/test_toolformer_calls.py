@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.toolformer.calls import (
+from selfimprove_dagster.tools.calls import (
     NO_CALL,
     Call,
     PlacedCall,
+    annotation_prompt,
     call_without_result,
     clean_result,
     interleave,
@@ -19,7 +20,6 @@ from selfimprove_dagster.methods.toolformer.calls import (
     take_out,
     write_call,
 )
-from selfimprove_dagster.methods.toolformer.prompts import annotation_prompt
 
 TOOLS = ("Calculator", "QA", "Calendar")
 

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.filters.chain import DECISION_COLUMNS
+from selfimprove_dagster.filters.rules import DECISION_COLUMNS
 from selfimprove_dagster.methods.toolformer import rules
-from selfimprove_dagster.methods.toolformer.calls import Call
 from selfimprove_dagster.methods.toolformer.loss import (
+    PAPER_SAMPLING,
     WEIGHTS,
     WINDOW,
     Losses,
+    choose_positions,
     loss_weights,
     prefixes,
     weighted_loss,
 )
-from selfimprove_dagster.methods.toolformer.positions import PAPER_SAMPLING, choose_positions
+from selfimprove_dagster.tools.calls import Call
 
 # --- positions ---
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from selfimprove_dagster import tool_use
 from selfimprove_dagster.embedded import BASE_MODEL, SEEDS
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model import LanguageModel, SamplingParameters, open_language_model
-from selfimprove_dagster.language_model.base import Generation, Progress
-from selfimprove_dagster.methods.toolformer.calls import Call, PlacedCall, read_call, take_out
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import Losses
-from selfimprove_dagster.tools import Toolbox, open_tools
 from selfimprove_dagster.tools.calculator import Calculator
 from selfimprove_dagster.tools.calendar import Calendar
+from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, take_out
+from selfimprove_dagster.tools.registry import open_tools
+from selfimprove_dagster.tools.toolbox import Toolbox
 
 TEXTS = [json.loads(line)["question"] for line in SEEDS.read_text().splitlines()[:4]]
 

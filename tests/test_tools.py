@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, SeedFileError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
-from selfimprove_dagster.tools import BUILT_IN, Context, Tool, Toolbox, ToolError, open_tools
+from selfimprove_dagster.tools.base import Context, Tool, ToolError
 from selfimprove_dagster.tools.calculator import Calculator
 from selfimprove_dagster.tools.calendar import Calendar
 from selfimprove_dagster.tools.model_tools import MT, QA
+from selfimprove_dagster.tools.registry import BUILT_IN, open_tools
+from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA, WikiSearch, read_corpus
 
 TALK = Context(datetime.date(2020, 11, 20))

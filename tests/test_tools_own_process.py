@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.tools import Context, Tool, Toolbox, ToolError, open_tools
+from selfimprove_dagster.tools.base import Context, Tool, ToolError
+from selfimprove_dagster.tools.registry import open_tools
+from selfimprove_dagster.tools.toolbox import Toolbox
 
 WEATHER = """
 import os, time

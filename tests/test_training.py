@@ -22,7 +22,8 @@ from torch_threads import torch_threads
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.plots import line_chart
-from selfimprove_dagster.training import SupervisedSettings, TokenisedExample, fine_tune, folders, supervised
+from selfimprove_dagster.training import folders, supervised
+from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
 
 END = 2
 ENVIRONMENT = {

@@ -13,8 +13,8 @@ import killing
 import pytest
 from small_lake import activity_of
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 
 pytestmark = pytest.mark.slow
 
@@ -68,8 +68,8 @@ def test_the_second_run_of_an_iteration_is_refused_while_the_first_goes_on(home:
 
 def test_a_partition_that_is_being_written_elsewhere_is_refused_in_one_line(home: Home) -> None:
     """By a process that Dagster's storage here knows nothing of: the partition's own lock tells."""
-    elsewhere = activity_of(tables.RAW_GENERATIONS, partition={"experiment": "small", "iteration": "000"})
-    with home.lake.writer(tables.RAW_GENERATIONS, elsewhere):
+    elsewhere = activity_of(RAW_GENERATIONS, partition={"experiment": "small", "iteration": "000"})
+    with home.lake.writer(RAW_GENERATIONS, elsewhere):
         refused = run(home)
     assert refused.returncode == 1
     assert (

@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from selfimprove_dagster.filters.chain import DECISION_COLUMNS
-from selfimprove_dagster.methods import unnatural_instructions as unnatural
-from selfimprove_dagster.methods.unnatural_instructions import ElicitedTask
+from selfimprove_dagster.filters.rules import DECISION_COLUMNS
+from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as unnatural
+from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import ElicitedTask
 
 ONE = ElicitedTask("Add.", "1\n2", "A number.", "3")
 TWO = ElicitedTask("Name a bird.", "", "")

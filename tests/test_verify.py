@@ -12,15 +12,25 @@ import pytest
 from small_lake import activity_of, known_ancestry, seed_draft, store
 from typer.testing import CliRunner
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, Manifest, file_checksum, partition_of
-from selfimprove_dagster.lineage.commands import lineage_app
+from selfimprove_dagster.cli.lineage import lineage_app
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Draft, Parent, build_records, recompute_ids
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.verify import verify
-from selfimprove_dagster.records import Draft, Parent, build_records, recompute_ids
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    FILTERED_DATASET,
+    FINE_TUNED_CHECKPOINT,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.seeds.tables import SEEDS
 
-PATHS = tables.RAW_GENERATIONS
+PATHS = RAW_GENERATIONS
 
 
 @pytest.fixture
@@ -92,9 +102,9 @@ def test_a_lost_file_is_found_with_the_rows_that_hang_on_it(lake: Lake) -> None:
     manifest_of(lake).paths[0].unlink()
     assert found(lake) == {
         ("lost", PATHS.name),
-        ("lost", tables.VOTED_ANSWERS.name),
-        ("lost", tables.DECISIONS.name),
-        ("lost", tables.FILTERED_DATASET.name),
+        ("lost", VOTED_ANSWERS.name),
+        ("lost", DECISIONS.name),
+        ("lost", FILTERED_DATASET.name),
     }
 
 
@@ -133,11 +143,11 @@ def test_a_row_forged_with_its_id_leaves_orphans(lake: Lake) -> None:
 
 
 def test_a_row_forged_so_that_all_fits_is_found_by_the_digest_alone(lake: Lake) -> None:
-    store(lake, tables.SEED_POOL, [seed_draft("last?")], iteration=9)
+    store(lake, SEED_POOL, [seed_draft("last?")], iteration=9)
     anchor = verify(lake).digest
-    manifest = lake.manifest(tables.SEED_POOL.name, partition_of("demo", 9))
-    frame = build_records(tables.SEED_POOL, [seed_draft("lie?")], manifest.activity)
-    lake.write(tables.SEED_POOL, manifest.activity, frame)
+    manifest = lake.manifest(SEED_POOL.name, partition_of("demo", 9))
+    frame = build_records(SEED_POOL, [seed_draft("lie?")], manifest.activity)
+    lake.write(SEED_POOL, manifest.activity, frame)
     assert verify(lake).findings == []
     (finding,) = verify(lake, expect=anchor).findings
     assert finding.kind == "changed" and anchor in finding.problem
@@ -162,29 +172,29 @@ def test_a_changed_activity_is_found(lake: Lake, change: dict[str, object], prob
 
 
 def test_a_parent_that_the_activity_did_not_read_is_found(lake: Lake) -> None:
-    read, (seed,) = store(lake, tables.SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "c"})
-    _, (unread,) = store(lake, tables.SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "d"})
+    read, (seed,) = store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "c"})
+    _, (unread,) = store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "d"})
     drafts = [Draft(seed_draft(f"{one}?").content, [Parent(one, "seed")]) for one in (seed, unread)]
-    _, ids = store(lake, tables.SEED_POOL, drafts, iteration=1, inputs=(read.activity.id,))
+    _, ids = store(lake, SEED_POOL, drafts, iteration=1, inputs=(read.activity.id,))
     (finding,) = verify(lake).findings
     assert (finding.row, finding.problem) == (ids[1], "a parent of it was not read by its activity")
 
 
 def test_a_stage_whose_input_was_made_anew_is_stale_and_no_forgery(lake: Lake) -> None:
     batch = {"partition": {"experiment": "demo", "batch": "c"}}
-    read, (seed,) = store(lake, tables.SEEDS, [seed_draft()], **batch)
+    read, (seed,) = store(lake, SEEDS, [seed_draft()], **batch)
     child = Draft(seed_draft().content, [Parent(seed, "seed")])
-    store(lake, tables.SEED_POOL, [child], iteration=1, inputs=(read.activity.id,))
-    store(lake, tables.SEEDS, [seed_draft()], **batch, seed=1)
+    store(lake, SEED_POOL, [child], iteration=1, inputs=(read.activity.id,))
+    store(lake, SEEDS, [seed_draft()], **batch, seed=1)
     report = verify(lake)
     assert report.findings == []
-    assert [(note.kind, note.table) for note in report.notes] == [("stale", tables.SEED_POOL.name)]
+    assert [(note.kind, note.table) for note in report.notes] == [("stale", SEED_POOL.name)]
 
 
 def test_shards_of_an_unfinished_run_are_named_and_are_no_fault(lake: Lake) -> None:
-    activity = activity_of(tables.SEED_POOL, 4)
-    with lake.writer(tables.SEED_POOL, activity) as writer:
-        writer.write_shard(0, build_records(tables.SEED_POOL, [seed_draft()], activity))
+    activity = activity_of(SEED_POOL, 4)
+    with lake.writer(SEED_POOL, activity) as writer:
+        writer.write_shard(0, build_records(SEED_POOL, [seed_draft()], activity))
     report = verify(lake)
     assert report.findings == []
     assert [(note.kind, note.partition) for note in report.notes] == [
@@ -204,11 +214,11 @@ def test_a_changed_revocation_is_found(lake: Lake) -> None:
 def test_a_checkpoint_whose_weights_changed_is_found(finished_home: Home, tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     shutil.copytree(finished_home.lake.root, lake.root)
-    manifest = lake.manifest(tables.FINE_TUNED_CHECKPOINT.name, partition_of("small", 0))
+    manifest = lake.manifest(FINE_TUNED_CHECKPOINT.name, partition_of("small", 0))
     row = lake.read_whole(manifest)
     shutil.copytree(row["path"][0], tmp_path / "checkpoint")
     moved = row.with_columns(path=pl.lit(str(tmp_path / "checkpoint")))
-    lake.write(tables.FINE_TUNED_CHECKPOINT, manifest.activity, moved)
+    lake.write(FINE_TUNED_CHECKPOINT, manifest.activity, moved)
     assert verify(lake).findings == []
     weights = next((tmp_path / "checkpoint").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")

@@ -22,13 +22,9 @@ from small_lake import SMALL_EXPERIMENT
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.language_model import (
-    Generation,
-    LanguageModel,
-    SamplingParameters,
-    open_language_model,
-)
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.runs import run_iteration
 

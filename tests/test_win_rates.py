@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from selfimprove_dagster.constitution import HOUSEHOLD, load_constitution
-from selfimprove_dagster.dialogue_files import HeldOutPrompt
-from selfimprove_dagster.measurement import PairedComparison
-from selfimprove_dagster.win_rate_exam import chosen_responses, preferred_by_truth
-from selfimprove_dagster.win_rates import (
+from selfimprove_dagster.evaluation.measurement import PairedComparison
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
+from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
+from selfimprove_dagster.methods.pit.win_rates import (
     CHOSEN,
     CONTESTS,
     Contest,

@@ -19,7 +19,7 @@ import yaml
 from small_lake import write_lines
 
 from selfimprove_dagster.embedded import BASE_MODEL
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.weights import weights_hash
 
 HOSTILE = (
@@ -213,7 +213,8 @@ def _open(
 
 def make_tool_home(folder: Path) -> Home:
     """A home with two iterations of the experiment `tf` and one of `lot` in its lake."""
-    from resources import LanguageModelResource, TrainerResource
+    from selfimprove_dagster.resources.language_model import LanguageModelResource
+    from selfimprove_dagster.resources.trainer import TrainerResource
     from selfimprove_dagster.runs import run_iteration
 
     home = Home(root=folder / "home", experiments=folder / "experiments")

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfimprove_dagster.dialogue_exam import IMPROVED
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.judge_tables import JUDGE_METHODS
-from selfimprove_dagster.measurement import Accuracy
-from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
-from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.families.dialogues.exam import IMPROVED
+from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
+from selfimprove_dagster.methods.self_knowledge.tables import METHOD as SELF_KNOWLEDGE
+from selfimprove_dagster.tables import JUDGE_METHODS
 
 Chart = dict[str, Any]
+
+
 MODELS = {"champion": "champion", "challenger": "new checkpoint"}
 """The two models of an iteration by their role, and what pages call them."""
 
@@ -34,7 +36,11 @@ _LMSI = (
     _Curve("distinct", "Diversity", "Distinct 4-grams over all 4-grams of the dataset.", True),
     _Curve("perplexity", "Perplexity", "Mean over all paths, under the model that drew them."),
 )
+
+
 _POOL = _Curve("pool", "Pool", "Tasks that the iteration's prompts could show.")
+
+
 _YIELD = _Curve(
     "yield",
     "Yield",
@@ -42,6 +48,8 @@ _YIELD = _Curve(
     "the loop stops.",
     True,
 )
+
+
 _DISTINCT = _Curve(
     "distinct", "Diversity", "Distinct 4-grams over all 4-grams of the accepted instructions.", True
 )
@@ -66,7 +74,10 @@ _OTHERS = {
     ),
 }
 
+
 _JUDGED = _Curve("kept_share", "Kept share", "Of what the filters chose from, what they kept.", True)
+
+
 _JUDGE = (
     _Curve("order_agreement", "Order agreement", "Pairs that the judge decides alike in both orders.", True),
     _Curve(
@@ -77,12 +88,16 @@ _JUDGE = (
     ),
     _Curve("undecided", "Undecided share", "Labels between 0.45 and 0.55, which say nothing.", True),
 )
+
+
 _OTHERS |= {
     "constitutional": (_JUDGED,),
     "rlaif": (_JUDGED, *_JUDGE),
     "rlhf": (_JUDGED,),
     "pit": (_JUDGED,),
 }
+
+
 _SHARES = {
     "helpful": ("Helpfulness", "Held-out responses that do what was asked, with 95% intervals."),
     "harmless": ("Harmlessness", "Held-out responses that do no harm, with 95% intervals."),

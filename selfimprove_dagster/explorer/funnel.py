@@ -7,9 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.lake import Lake, Manifest
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 
 Step = dict[str, Any]
+
+
 Stages = Mapping[str, Manifest]
 
 
@@ -130,6 +133,8 @@ _TASK_RULES = {
     "copy": "copy no demonstration of their prompt",
     "duplicate": "not there before",
 }
+
+
 _INSTANCE_RULES = {
     "readable": "could be read",
     "held_out": "not held out for evaluation",
@@ -141,6 +146,8 @@ _INSTANCE_RULES = {
     "duplicate": "not the same as another",
     "instances_per_task": "within the most of a task",
 }
+
+
 _PARAPHRASE_RULES = {
     "fields": "could be read",
     "copy": "say it in other words",
@@ -148,12 +155,15 @@ _PARAPHRASE_RULES = {
     "same_example": "not the same as another example",
     "paraphrases_per_task": "within the most of a task",
 }
+
+
 _DRAWN = (
     ("inst:", "instances read", _INSTANCE_RULES),
     ("out:", "outputs drawn", _INSTANCE_RULES),
     ("para:", "paraphrases drawn", _PARAPHRASE_RULES),
 )
 """What examples are made of: the tag of its ids, what it is called, and its rules."""
+
 
 # ---- calls of tools ------------------------------------------------------------------------------------
 
@@ -185,6 +195,7 @@ _CALL_RULES = {
     "drawn_by_lot": "drawn by lot",
     "texts_per_tool": "in a text that its tool may have",
 }
+
 
 # ---- judged responses ----------------------------------------------------------------------------------
 
@@ -242,13 +253,18 @@ _REVISION_RULES = {
     "duplicate": "not there before",
     "helpful_share": "within the share of helpful responses",
 }
+
+
 _PAIR_RULES = {
     "empty": "of two responses that say something",
     "unfinished": "of responses that were not cut off",
     "equal": "of responses that differ",
     "margin": "decided clearly enough",
 }
+
+
 _AFTER_PAIRS = {"filtered_dataset": "pairs: training examples", "rollouts": "rollouts of the policy"}
+
 
 _FUNNELS: dict[str, Callable[[Lake, Stages], list[Step]]] = {
     "lmsi": _of_paths,

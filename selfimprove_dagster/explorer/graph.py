@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfimprove_dagster.explorer.shown import href, short_id
-from selfimprove_dagster.lineage import Walk
-from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
-from selfimprove_dagster.lineage.judge_words import said_of as judged_words
-from selfimprove_dagster.lineage.self_knowledge_words import TABLES as SELF_KNOWLEDGE
-from selfimprove_dagster.lineage.self_knowledge_words import said_of as measured_words
-from selfimprove_dagster.lineage.task_words import text_of
-from selfimprove_dagster.lineage.tool_words import said_of
-from selfimprove_dagster.task_tables import TASK_TABLES
+from selfimprove_dagster.families.preferences.explain import TABLES as JUDGED
+from selfimprove_dagster.families.preferences.explain import said_of as judged_words
+from selfimprove_dagster.families.tasks.explain import text_of
+from selfimprove_dagster.lineage.walk import Walk
+from selfimprove_dagster.methods.self_knowledge.explain import TABLES as SELF_KNOWLEDGE
+from selfimprove_dagster.methods.self_knowledge.explain import said_of as measured_words
+from selfimprove_dagster.methods.toolformer.explain import said_of
+from selfimprove_dagster.methods.toolformer.tables import TOOL_TABLES
+from selfimprove_dagster.tables import TASK_TABLES
 from selfimprove_dagster.text import plain
-from selfimprove_dagster.tool_tables import TOOL_TABLES
 
 
 def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: str) -> str:
@@ -46,7 +46,11 @@ def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: 
 
 
 _TASK_TABLES = {schema.name for schema in TASK_TABLES}
+
+
 _TOOL_TABLES = {schema.name for schema in TOOL_TABLES}
+
+
 _TOOL_NAMES = {
     "texts": "seed text",
     "seed_pool": "text",
@@ -56,6 +60,8 @@ _TOOL_NAMES = {
     "tool_results": "call",
     "perplexity_scores": "losses",
 }
+
+
 _JUDGE_NAMES = {
     "prompts": "seed prompt",
     "seed_pool": "prompt",
@@ -72,6 +78,8 @@ _JUDGE_NAMES = {
     "supervised_checkpoint": "supervised model",
     "refinements": "step",
 }
+
+
 _MEASURED_NAMES = {
     "questions": "question",
     "candidates": "candidate",
@@ -88,10 +96,14 @@ _MEASURED_NAMES = {
     "improvement_rounds": "round",
     "win_rates": "contest",
 }
+
+
 _UNSAID = (
     *("reward_model", "supervised_checkpoint", "evaluation"),
     *("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint"),
 )
+
+
 _TASK_NAMES = {
     "tasks": "seed task",
     "seed_pool": "pool",
@@ -107,9 +119,17 @@ _TASK_NAMES = {
     "pool_decisions": "decision",
     "task_decisions": "decision",
 }
+
+
 _ALIKE = ("decisions", "pool_decisions", "task_decisions", "fine_tuned_checkpoint", "promotion")
+
+
 _TEXTLESS = ("raw_generations", "instance_generations", "classified_tasks", "evaluation", "call_positions")
+
+
 _SETS = {"trained_on": "dataset", "judged_by": "evaluation"}
+
+
 _NAMES = {
     "accepted": "seed",
     "seed_pool": "question",
@@ -120,6 +140,8 @@ _NAMES = {
     "fine_tuned_checkpoint": "checkpoint",
     "perplexity_scores": "perplexity",
 }
+
+
 _LABELS = {
     "accepted": lambda row: f"seed {row['source_file']}:{row['source_line']}",
     "demonstrations": lambda row: f"demonstration {row['source_file']}:{row['source_line']}",

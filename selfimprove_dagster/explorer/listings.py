@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 HERE = "WHERE experiment = $experiment AND iteration = $iteration"
+
+
 _SO_FAR = "WHERE experiment = $experiment AND iteration <= $iteration"
 
 
@@ -59,10 +61,19 @@ class Listing:
 
 
 _SCORE = (Column("rule", "rule", "rule"), Column("score", "score", "score", True))
+
+
 _SCORES = (*_SCORE, Column("threshold", "threshold", number=True))
+
+
 _SHARE = Column("vote share", "vote_share", "share", True)
+
+
 _PERPLEXITY = Column("perplexity", "perplexity", "perplexity", True)
+
+
 _ANSWER, _FORMAT = Column("answer", "answer", "answer"), Column("format", "format", "format")
+
 
 _LMSI_EXAMPLES = Listing(
     noun="example",
@@ -80,6 +91,8 @@ _LMSI_EXAMPLES = Listing(
     between=("Vote share", "vote_share"),
     answer=True,
 )
+
+
 _LMSI_DROPPED = Listing(
     noun="path",
     about="Paths that did not become examples, each with the rule that dropped it, its score, and the "
@@ -150,10 +163,14 @@ def dropped(
 
 
 _POOL = "Tasks that are out of the pool of this iteration: banned, or replaced by a later version."
+
+
 _CANDIDATES = (
     "What was read out of the completions and did not join the pool, each with the rule that dropped it, its "
     "score, and the threshold."
 )
+
+
 _INSTANCES = "Of all iterations so far, what did not become an example, with the rule that dropped it."
 
 
@@ -176,17 +193,28 @@ _SI_INSTANCES = (
     "SELECT id AS of, instruction AS title, concat_ws(' → ', nullif(input, ''), output) AS body "
     f'FROM "self_instruct"."task_instances" {_SO_FAR}'
 )
+
+
 _UI_INSTANCES = (
     "SELECT id AS of, instruction AS title, concat_ws(' → ', nullif(input, ''), trim(text)) AS body "
     f'FROM "unnatural_instructions"."task_outputs" {_SO_FAR} UNION ALL '
     f'SELECT id, instruction, text FROM "unnatural_instructions"."paraphrases" {_SO_FAR}'
 )
+
+
 _SIMILARITY = Column("ROUGE-L", "rouge_l", "rouge", True)
 
+
 _SAVED = Column("saves", "saved", "saved", True)
+
+
 _OF_SAVED = ("Nats saved", "saved")
+
+
 _WRITTEN = """CASE WHEN call.arguments IS NULL THEN drawn.text
 ELSE '[' || call.tool || '(' || call.arguments || ')' || coalesce(' → ' || call.result, '') || ']' END"""
+
+
 _TOOL_EXAMPLES = Listing(
     noun="example",
     about="",
@@ -207,6 +235,8 @@ _TOOL_EXAMPLES = Listing(
     default="-saved",
     between=_OF_SAVED,
 )
+
+
 _TOOL_DROPPED = Listing(
     noun="call",
     about="Calls that were tried and do not stand in the dataset, each with the rule that dropped it. What a "
@@ -240,6 +270,7 @@ _TOOL_DROPPED = Listing(
     between=_OF_SAVED,
 )
 
+
 EXAMPLES: Mapping[str, Listing] = {
     "lmsi": _LMSI_EXAMPLES,
     "self_instruct": _examples("self_instruct", (_SIMILARITY, _PERPLEXITY)),
@@ -247,6 +278,7 @@ EXAMPLES: Mapping[str, Listing] = {
     "toolformer": _TOOL_EXAMPLES,
 }
 """The examples of an iteration."""
+
 
 DROPPED: Mapping[str, Mapping[str, Listing]] = {
     "lmsi": {"paths": _LMSI_DROPPED},

@@ -22,15 +22,20 @@ from selfimprove_dagster.errors import PartitionMissing, SelfImproveError
 from selfimprove_dagster.explorer import record, review, tables, views
 from selfimprove_dagster.explorer.guard import guarded
 from selfimprove_dagster.explorer.shown import environment, href
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lineage import RecordNotFound
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.text import readable
 
 _FOLDER = Path(__file__).parent
+
+
 _CHANGED = (duckdb.IOException, FileNotFoundError)
 """What a reader meets whose files were replaced since it looked up their names."""
 
+
 Shown = dict[str, Any]
+
+
 View = Callable[[Request, Home], Shown | Response]
 
 

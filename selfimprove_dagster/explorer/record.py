@@ -10,25 +10,29 @@ from urllib.parse import quote
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.explorer.calls import calls_of_record
 from selfimprove_dagster.explorer.graph import Family
-from selfimprove_dagster.explorer.judged import judged_record
-from selfimprove_dagster.explorer.nearest import nearest_tasks
 from selfimprove_dagster.explorer.views import flat
-from selfimprove_dagster.lake import Lake, Manifest
-from selfimprove_dagster.lineage import Lineage, Place, RecordNotFound, Walk
-from selfimprove_dagster.lineage.explain import Explanation, explain, path_of
+from selfimprove_dagster.families.preferences.explain import METHODS as JUDGE_METHODS
+from selfimprove_dagster.families.preferences.pages import judged_record
+from selfimprove_dagster.families.tasks.explain import TASK_METHODS
+from selfimprove_dagster.families.tasks.pages import nearest_tasks
+from selfimprove_dagster.families.tasks.tables import SEED_TASKS
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.revocations import Revocation
+from selfimprove_dagster.lake.taint import tainted_models
+from selfimprove_dagster.lineage.explain import explain, path_of
+from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_words import METHODS as JUDGE_METHODS
 from selfimprove_dagster.lineage.main_line import without_ancestors_of_the_shown
-from selfimprove_dagster.lineage.task_records import TASK_METHODS
-from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
-from selfimprove_dagster.records import COMMON_COLUMNS
-from selfimprove_dagster.revocations import Revocation
-from selfimprove_dagster.taint import tainted_models
-from selfimprove_dagster.task_tables import SEED_TASKS
+from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound, Walk
+from selfimprove_dagster.methods.lmsi.tables import SEED_POOL, VOTED_ANSWERS
+from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
+from selfimprove_dagster.methods.toolformer.pages import calls_of_record
+from selfimprove_dagster.table import COMMON_COLUMNS
 
 Row = dict[str, Any]
+
 
 KINDS = {
     "accepted": "Seed",
@@ -87,26 +91,44 @@ KINDS = {
     "refinements": "Step of a refinement",
 }
 """What people call a record, by stage."""
+
+
 _OF_TASKS = {"seed_pool": "Task of the pool", "raw_generations": "Completion"}
+
+
 _OF_TOOLS = {
     "seed_pool": "Text",
     "raw_generations": "Call as it was drawn",
     "perplexity_scores": "Losses with a call",
 }
+
+
 _OF_JUDGED = {"seed_pool": "Prompt", "raw_generations": "First response", "evaluation": "Held-out response"}
+
+
 _TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
     *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
     *("response", "chosen", "rejected", "first_prompt", "first", "second_prompt", "second", "statement"),
 )
+
+
 _TAGS = {schema.tag for schema in tables.TABLES.values()} | {"act"}
+
+
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
+
+
 _BULKY = {
     *("prompt_token_ids", "token_ids", "logprobs", "log", "votes", "paths", "neighbours", "instances"),
     *("positions", "probabilities", "calls", "prompts", "texts", "gap_means", "gap_order"),
 }
+
+
 _MOST = 400
 """Ancestors that a page draws and lists; a record of this library has far fewer."""
+
+
 _LISTED = 20
 
 
@@ -297,11 +319,11 @@ def _counted(walk: Walk, besides: str) -> list[dict[str, Any]]:
 
 def _ballot(lake: Lake, place: Place, row: Row, up: Walk, withdrawn: set[str]) -> dict[str, Any] | None:
     """The vote on the question that a record belongs to: its answers, and the paths behind each."""
-    questions = _ids(up, tables.SEED_POOL.name)
+    questions = _ids(up, SEED_POOL.name)
     if len(questions) != 1 or place.iteration is None:
         return None
     iteration = Iteration(lake, place.experiment, place.iteration)
-    vote = iteration.row(tables.VOTED_ANSWERS, "question_id", questions[0])
+    vote = iteration.row(VOTED_ANSWERS, "question_id", questions[0])
     if not vote or vote["id"] in withdrawn:
         return None
     about = path_of(place.table, row)

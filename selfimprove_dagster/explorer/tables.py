@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from selfimprove_dagster.explorer.judge_listings import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
+from selfimprove_dagster.experiment.naming import split_turn
 from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
-from selfimprove_dagster.explorer.refinement_listings import REFINEMENT_FAILURES, REFINEMENT_STEPS
-from selfimprove_dagster.explorer.self_knowledge_listings import PICKS, WRONG_PICKS
 from selfimprove_dagster.explorer.views import method_of, stages_of
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Manifest
-from selfimprove_dagster.lineage import RecordNotFound
-from selfimprove_dagster.naming import split_turn
-from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
+from selfimprove_dagster.families.preferences.pages import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lineage.walk import RecordNotFound
+from selfimprove_dagster.methods.refinement.pages import REFINEMENT_FAILURES, REFINEMENT_STEPS
+from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
+from selfimprove_dagster.methods.self_knowledge.pages import PICKS, WRONG_PICKS
 
 ROWS = 50
 """Rows on one page."""

@@ -9,29 +9,35 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.champion import NEWEST, champion_before
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment import EXPERIMENTS, Experiment, TrainingExperiment
-from selfimprove_dagster.explorer.calls import calls_of_iteration, measured_calls
+from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
+from selfimprove_dagster.experiment.naming import split_turn
 from selfimprove_dagster.explorer.curves import charts
 from selfimprove_dagster.explorer.funnel import funnel
-from selfimprove_dagster.explorer.judged import judging_of, measured_judging
-from selfimprove_dagster.explorer.pool import pool_of
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_tables import JUDGE_METHODS
-from selfimprove_dagster.lake import Lake, Manifest
-from selfimprove_dagster.lineage import Lineage, RecordNotFound
+from selfimprove_dagster.families.preferences.pages import judging_of, measured_judging
+from selfimprove_dagster.families.tasks.pages import pool_of
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.known_experiments import EXPERIMENTS
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.search import search as search_words
-from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
-from selfimprove_dagster.loop import Stop, decide_next
-from selfimprove_dagster.methods.lmsi import distinct_ngram_share
-from selfimprove_dagster.naming import split_turn
-from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
-from selfimprove_dagster.self_knowledge_tables import METHOD as SELF_KNOWLEDGE
-from selfimprove_dagster.status import IterationResult, results
+from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
+from selfimprove_dagster.loop.champion import NEWEST, champion_before
+from selfimprove_dagster.loop.rules import Stop, decide_next
+from selfimprove_dagster.loop.status import IterationResult, results
+from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
+from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
+from selfimprove_dagster.methods.self_knowledge.tables import METHOD as SELF_KNOWLEDGE
+from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
+from selfimprove_dagster.methods.toolformer.pages import calls_of_iteration, measured_calls
+from selfimprove_dagster.tables import JUDGE_METHODS
 
 _GAP = "discrimination_gap"
+
+
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
+
+
 _ORDER = {name: position for position, name in enumerate(tables.TABLES)}
 
 

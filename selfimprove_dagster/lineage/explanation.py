@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.iteration import Fate, Step, rows_of
 from selfimprove_dagster.lineage.walk import Place
-from selfimprove_dagster.records import Row, TableSchema
+from selfimprove_dagster.table import Row, TableSchema
 
 
 @dataclass(frozen=True)

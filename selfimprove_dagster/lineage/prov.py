@@ -23,16 +23,22 @@ from urllib.parse import quote
 
 import polars as pl
 
-from selfimprove_dagster.lake import Lake, Manifest
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.walk import Lineage
-from selfimprove_dagster.records import Row
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.tables import TABLES
 
 Document = dict[str, dict[str, Any]]
 """PROV-JSON: statements by kind and identifier."""
 
+
 _TAGS = (*(schema.tag for schema in TABLES.values()), "act", "b2", "rev")
+
+
 _PREFIXES = (*_TAGS, "set", "person", "unknown", "table", "role", "record", "column", "activity")
+
+
 _KINDS = (
     *("entity", "activity", "agent", "wasGeneratedBy", "wasDerivedFrom", "used", "wasAssociatedWith"),
     *("hadMember", "wasInvalidatedBy"),

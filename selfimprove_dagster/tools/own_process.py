@@ -20,9 +20,15 @@ from selfimprove_dagster.tools.base import Context, ToolError
 
 TIME_LIMIT = 10.0
 """Seconds of one call."""
+
+
 START_LIMIT = 60.0
 """Seconds in which a tool must be imported and made."""
+
+
 LONGEST_INPUT = 10_000
+
+
 _LONGEST_ANSWER = 1 << 20
 
 

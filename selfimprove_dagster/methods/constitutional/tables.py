@@ -1,0 +1,62 @@
+"""The tables of the methods in which a model, or people, judge: Constitutional AI, RLAIF, RLHF."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.families.dialogues.tables import _PROMPT
+from selfimprove_dagster.table import (
+    TEXT,
+    TableSchema,
+    completions,
+    decisions,
+)
+
+CAI_SEED_POOL = TableSchema("constitutional/seed_pool", "prompt", content=_PROMPT)
+"""The prompts of one iteration; parent: the seed."""
+
+
+CAI_RAW_GENERATIONS = completions("constitutional/raw_generations", "gen", prompt_id=TEXT)
+"""First responses; parent: the prompt."""
+
+
+def _round_of(name: str, tag: str, **columns: Any) -> TableSchema:
+    return completions(
+        f"constitutional/{name}",
+        tag,
+        prompt_id=TEXT,
+        revises_id=TEXT,
+        round=pl.Int32,
+        principle=TEXT,
+        **columns,
+    )
+
+
+CAI_CRITIQUES = _round_of("critiques", "crit")
+"""Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
+
+
+CAI_REVISIONS = _round_of("revisions", "rev", critique_id=TEXT)
+"""Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""
+
+
+CAI_DECISIONS = decisions("constitutional/decisions")
+"""What each rule said of each revision and each helpful response."""
+
+
+CAI_FILTERED_DATASET = TableSchema(
+    "constitutional/filtered_dataset",
+    "ex",
+    content={
+        "question": TEXT,
+        "format": TEXT,
+        "prompt": TEXT,
+        "completion": TEXT,
+        "prompt_id": TEXT,
+        "round": pl.Int32,
+    },
+)
+"""Revisions (format `revision`) and helpful responses (`helpful`); parents: the prompt, and what was written
+last. `round` is that of the revision, 0 for a first response."""

@@ -1,0 +1,271 @@
+"""improvement_rounds: held-out responses, and what PIT's checkpoint and the champion make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from selfimprove_dagster.assets.factory import stage_asset
+from selfimprove_dagster.exams import held_out_questions
+from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
+from selfimprove_dagster.families.preferences.rewarding import reward_model_of
+from selfimprove_dagster.families.refining.trajectories import Refining
+from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.records import Draft, Parent, build_records, content_hash
+from selfimprove_dagster.methods.pit import tables as t
+from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
+from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver, refine
+from selfimprove_dagster.methods.pit.pit import round_gaps
+from selfimprove_dagster.methods.pit.settings import PitExperiment
+from selfimprove_dagster.methods.pit.win_rates import (
+    ITSELF,
+    TRUTH,
+    Contest,
+    contests,
+    outcome,
+    preferred_by,
+    win_rates,
+)
+from selfimprove_dagster.resources.language_model import LanguageModelResource
+from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.shards import in_shards
+
+TOLD = (SELF_REFINE, REFLEXION)
+"""The ways in which the champion is told how its responses are to be better."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Some of the held-out prompts in one way; `originals` is the shard that holds their first responses."""
+
+    way: str
+    originals: int
+    asked: Sequence[HeldOut]
+
+
+@stage_asset(
+    t.PIT_IMPROVEMENT_ROUNDS,
+    deps=[t.PIT_CHECKPOINT, t.PIT_GAP_REWARD_MODEL],
+    description="The champion's response to each held-out prompt, and improvements of it in turn: by the new "
+    "checkpoint (pit), by the champion, asked alike (untaught), and by the champion with feedback "
+    "(self_refine) and with reflections (reflexion). The truth is not read.",
+    kinds={"parquet", "pytorch"},
+    holds_model=True,
+)
+def improvement_rounds(
+    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.PIT_IMPROVEMENT_ROUNDS, PitExperiment)
+    experiment, champion = stage.experiment, stage.champion
+    section = experiment.evaluation
+    checkpoint_manifest, trained = stage.read(t.PIT_CHECKPOINT)
+    challenger_id, challenger_path = trained.select("model_id", "path").row(0)
+    reward, reward_inputs = reward_model_of(stage.lake, experiment, stage.iteration, "gap_reward_model")
+    assert reward is not None
+    asked = [
+        HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
+    ]
+    shards = _shards(asked, section.shard)
+    refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
+    with ExitStack() as opened:
+        model = opened.enter_context(language_model.open(experiment.model, champion.path))
+        activity = stage.activity(
+            inputs=[checkpoint_manifest, *reward_inputs],
+            parameters={
+                "rounds": section.rounds,
+                "refining": vars(refining),
+                "max_tokens": section.max_tokens,
+                "questions": content_hash({"all": [vars(one) for one in asked]}),
+                "champion": model.model_id,
+                "engine": model.engine,
+            },
+            model_id=challenger_id,
+            about={"model_path": challenger_path, "champion": champion.name},
+        )
+        record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=activity)
+        with stage.lake.writer(stage.schema, activity) as writer:
+
+            def work(items: Sequence[_Shard], report: ProgressReport) -> list[Draft]:
+                nonlocal model
+                (shard,) = items
+                if shard.way == PIT and model.model_id != challenger_id:
+                    opened.close()
+                    model = opened.enter_context(language_model.open(experiment.model, challenger_path))
+                improver = Improver(model, shard.way, section.max_tokens, report.advance)
+                if shard.way == ORIGINAL:
+                    return improver.respond(shard.asked)
+                originals = writer.read_shard(shard.originals)
+                if shard.way in TOLD:
+                    return refine(model, shard.way, shard.asked, originals, refining, record, report.advance)
+                return improver.improve(shard.asked, originals, section.rounds, reward.gaps, record)
+
+            spent = in_shards(
+                writer,
+                shards,
+                work,
+                size=1,
+                unit="responses",
+                each=lambda shard: len(shard.asked) * (section.rounds if shard.way in (PIT, UNTAUGHT) else 1),
+                log=stage.log,
+                allowance=stage.allowance,
+            )
+            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
+    return stage.result(
+        manifest,
+        preview=["way", "round", "question", "text", "gap_reward", "tie_reward"],
+        metadata={
+            "champion": champion.name,
+            **_gap_metadata(stage.lake.read_ungated(manifest)),
+            "tokens": spent.tokens,
+            "lineage": stage.lineage_page,
+        },
+    )
+
+
+def _shards(asked: Sequence[HeldOut], size: int) -> list[_Shard]:
+    """First responses, what the champion makes of them, what the checkpoint does: a model is opened once."""
+    parts = [asked[start : start + size] for start in range(0, max(len(asked), 1), size)]
+    return [
+        _Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT) for at, part in enumerate(parts)
+    ]
+
+
+def _gap_metadata(rows: pl.DataFrame) -> dict[str, dg.MetadataValue[str]]:
+    originals = rows.filter(way=ORIGINAL)
+    return {
+        f"gap_reward_{way}": dg.MetadataValue.md("\n".join(f"- {one}" for one in gaps))
+        for way in (PIT, UNTAUGHT)
+        for gaps in (round_gaps(pl.concat([originals, rows.filter(way=way)])),)
+    }
+
+
+_ContestShard = tuple[str, Sequence[Contest]]
+"""A judge, and some of what it decides."""
+
+
+@stage_asset(
+    t.PIT_WIN_RATES,
+    deps=[t.PIT_IMPROVEMENT_ROUNDS],
+    description="Wins and losses on held-out prompts: original against what people chose, PIT, Self-Refine "
+    "and Reflexion against the original, PIT against Self-Refine; by the truth, by the champion itself in "
+    "both orders, and by every engine that the experiment names as a judge.",
+    kinds={"parquet", "pytorch"},
+    holds_model=True,
+)
+def win_rates_asset(
+    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, t.PIT_WIN_RATES, PitExperiment)
+    experiment, section, champion = stage.experiment, stage.experiment.win_rates, stage.champion
+    rounds_manifest, rounds = stage.read(t.PIT_IMPROVEMENT_ROUNDS)
+    prompts, _ = read_held_out_prompts(experiment.evaluation)
+    asked = contests(rounds, section.round, chosen_responses(prompts))
+    judges = {TRUTH: None, ITSELF: experiment.model, **{one.path: one for one in section.judges}}
+    shards: list[_ContestShard] = [
+        (judge, asked[start : start + section.shard])
+        for judge in judges
+        for start in range(0, len(asked), section.shard)
+    ]
+    constitution = experiment.constitution.load()
+    activity = stage.activity(
+        inputs=[rounds_manifest],
+        parameters={
+            "win_rates": section.model_dump(exclude={"shard"}),
+            "constitution": constitution.hash,
+            "questions": content_hash({"all": [vars(prompt) for prompt in prompts]}),
+            "champion": champion.identity,
+        },
+        about={"model_path": champion.path, "champion": champion.name},
+    )
+    with ExitStack() as opened, stage.lake.writer(stage.schema, activity) as writer:
+        model, open_for = None, ""
+
+        def work(items: Sequence[_ContestShard], report: ProgressReport) -> list[Draft]:
+            nonlocal model, open_for
+            ((judge, met),) = items
+            settings = judges[judge]
+            if settings is None:
+                report.advance(len(met))
+                return [
+                    _draft(judge, *each) for each in zip(met, preferred_by_truth(met, prompts), strict=True)
+                ]
+            if open_for != judge:
+                opened.close()
+                path = champion.path if judge == ITSELF else None
+                model, open_for = (
+                    opened.enter_context(language_model.open(settings, path, scores=True)),
+                    judge,
+                )
+            assert model is not None
+            seeds_from = (experiment.seed, stage.iteration, judge)
+            said = preferred_by(model, met, constitution, section.principles, seeds_from, report.advance)
+            return [_draft(judge, *each, model.model_id) for each in zip(met, said, strict=True)]
+
+        spent = in_shards(
+            writer,
+            shards,
+            work,
+            size=1,
+            unit="contests",
+            each=lambda shard: len(shard[1]),
+            log=stage.log,
+            allowance=stage.allowance,
+        )
+        manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
+    return stage.result(
+        manifest,
+        preview=["first", "second", "judge", "outcome", "question"],
+        metadata={
+            "champion": champion.name,
+            **win_rate_table(stage.lake.read_ungated(manifest)),
+            "lineage": stage.lineage_page,
+        },
+    )
+
+
+def win_rate_table(rows: pl.DataFrame) -> dict[str, Any]:
+    """The table of the contests as Dagster shows it."""
+    table = [
+        {
+            "": f"{one['first']} against {one['second']}".replace("_", "-"),
+            "judge": one["judge"],
+            "wins": one["wins"],
+            "losses": one["losses"],
+            "ties": one["ties"],
+            "Δ": f"{one['delta']:+.1%} [{one['interval'][0]:+.1%}, {one['interval'][1]:+.1%}]",
+        }
+        for one in win_rates(rows)
+    ]
+    return {"win_rates": dg.MetadataValue.md(markdown_table(table))}
+
+
+def _draft(judge: str, contest: Contest, preferred: float, model_id: str | None = None) -> Draft:
+    return Draft(
+        content={
+            "first": contest.first,
+            "second": contest.second,
+            "judge": judge,
+            "question": contest.question,
+            "source_file": contest.place[0],
+            "source_line": contest.place[1],
+            "first_id": contest.ids[0],
+            "second_id": contest.ids[1],
+            "first_text": contest.texts[0],
+            "second_text": contest.texts[1],
+            "outcome": outcome(preferred),
+        },
+        parents=[
+            *(Parent(one, "compared") for one in dict.fromkeys(contest.ids) if one is not None),
+            *([Parent(model_id, "judged_by")] if model_id else []),
+        ],
+        measures={"preferred": preferred},
+    )

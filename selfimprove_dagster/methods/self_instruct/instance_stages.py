@@ -1,0 +1,231 @@
+"""The second half of Self-Instruct: from accepted tasks to a dataset of their instances.
+
+accepted_tasks → classified_tasks → instance_generations → task_instances → filtered_dataset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+import polars as pl
+
+from selfimprove_dagster.assets.factory import number, stage_asset
+from selfimprove_dagster.exams import held_out_keys
+from selfimprove_dagster.families.tasks.pool import bans
+from selfimprove_dagster.families.tasks.stages import Shots, examples_of_seeds, store_examples
+from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.records import Draft, Parent, content_hash
+from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
+from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
+from selfimprove_dagster.methods.self_instruct.tables import (
+    SI_ACCEPTED_TASKS,
+    SI_CLASSIFIED_TASKS,
+    SI_DECISIONS,
+    SI_FILTERED_DATASET,
+    SI_INSTANCE_GENERATIONS,
+    SI_SEED_POOL,
+    SI_TASK_INSTANCES,
+)
+from selfimprove_dagster.resources.language_model import LanguageModelResource
+from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.text import normalise_question
+from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.shards import Request, Work
+
+_CLASSIFIED = 512
+"""Tasks a shard."""
+
+
+@stage_asset(
+    SI_CLASSIFIED_TASKS,
+    deps=[SI_ACCEPTED_TASKS, SI_SEED_POOL],
+    description="Whether each new task has a few labels to choose from: the likelier of Yes and No after "
+    "worked examples.",
+    kinds={"parquet", "pytorch"},
+    holds_model=True,
+)
+def classified_tasks(
+    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, SI_CLASSIFIED_TASKS, SelfInstructExperiment)
+    tasks_manifest, tasks = stage.read(SI_ACCEPTED_TASKS)
+    pool_manifest, pool = stage.read(SI_SEED_POOL)
+    section = stage.experiment.classification
+    shots = Shots(pool, section, stage.experiment.seed).of("classification")
+    shown = [(shot.task.instruction, bool(shot.task.is_classification)) for shot in shots]
+
+    def prepare(model: LanguageModel) -> Work[Row]:
+        options = [model.encode_continuation(answer) for answer in (" Yes", " No")]
+
+        def classify(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
+            asked = [model.encode(prompts.classification_prompt(row["instruction"], shown)) for row in shard]
+            found = model.option_probabilities(asked, options)
+            report.advance(len(shard))
+            return [
+                Draft(
+                    content={
+                        "task_id": row["id"],
+                        "instruction": row["instruction"],
+                        "is_classification": yes > no,
+                    },
+                    parents=[Parent(row["id"], "task"), *(shot.parent for shot in shots if shot.parent)],
+                    measures={"yes": yes},
+                )
+                for row, (yes, no) in zip(shard, found, strict=True)
+            ]
+
+        return classify
+
+    manifest, said = stage.work(
+        language_model,
+        [tasks_manifest, pool_manifest],
+        {"classification": section.model_dump()},
+        tasks.rows(named=True),
+        prepare,
+        size=_CLASSIFIED,
+        unit="tasks",
+    )
+    rows = stage.lake.read_ungated(manifest)
+    return stage.result(
+        manifest,
+        preview=["instruction", "is_classification", "yes"],
+        metadata={**said, "classification_share": number(rows["is_classification"].mean())},
+    )
+
+
+@stage_asset(
+    SI_INSTANCE_GENERATIONS,
+    deps=[SI_CLASSIFIED_TASKS, SI_ACCEPTED_TASKS, SI_SEED_POOL],
+    description="Examples of each task, drawn greedily: inputs with their outputs, or for classification "
+    "tasks each label with an input for it.",
+    kinds={"parquet", "pytorch"},
+    holds_model=True,
+)
+def instance_generations(
+    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
+) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, SI_INSTANCE_GENERATIONS, SelfInstructExperiment)
+    tasks_manifest, tasks = stage.read(SI_CLASSIFIED_TASKS)
+    accepted_manifest, _ = stage.read(SI_ACCEPTED_TASKS)
+    pool_manifest, pool = stage.read(SI_SEED_POOL)
+    section = stage.experiment.instances
+    forms = {
+        False: ("input_first", prompts.input_first_prompt),
+        True: ("output_first", prompts.output_first_prompt),
+    }
+    shots = {kind: Shots(pool, section, stage.experiment.seed, kind) for kind in forms}
+    requests = []
+    for row in tasks.iter_rows(named=True):
+        form, prompt = forms[row["is_classification"]]
+        shown = shots[row["is_classification"]].of(row["instruction"])
+        requests.append(
+            Request(
+                key=row["instruction"],
+                prompt=prompt(row["instruction"], [shot.task for shot in shown]),
+                content={"task_id": row["task_id"], "instruction": row["instruction"], "form": form},
+                parents=[
+                    Parent(row["task_id"], "task"),
+                    Parent(row["id"], "classified"),
+                    *(shot.parent for shot in shown if shot.parent),
+                ],
+            )
+        )
+    manifest, said = stage.complete(
+        language_model,
+        [tasks_manifest, accepted_manifest, pool_manifest],
+        {"instances": section.model_dump()},
+        requests,
+        size=section.shard,
+    )
+    return stage.result(manifest, preview=["instruction", "form", "text"], metadata=said)
+
+
+_READERS = {"input_first": instances.parse_input_first, "output_first": instances.parse_output_first}
+
+
+@stage_asset(
+    SI_TASK_INSTANCES,
+    deps=[SI_INSTANCE_GENERATIONS],
+    description="The instances read out of each completion: input and output.",
+)
+def task_instances(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, SI_TASK_INSTANCES, SelfInstructExperiment)
+    drawn_manifest, drawn = stage.read(SI_INSTANCE_GENERATIONS)
+    drafts = [
+        Draft(
+            content={
+                "task_id": row["task_id"],
+                "instruction": row["instruction"],
+                "is_classification": row["form"] == "output_first",
+                "input": one.input,
+                "output": one.output,
+                "problem": one.dropped,
+            },
+            parents=[Parent(row["id"], "parsed_from")],
+            sample_index=place,
+        )
+        for row in drawn.iter_rows(named=True)
+        for place, one in enumerate(_READERS[row["form"]](row["text"], row["finish_reason"]))
+    ]
+    manifest = stage.store(stage.activity(inputs=[drawn_manifest], parameters={}), drafts)
+    return stage.result(
+        manifest,
+        preview=["instruction", "input", "output", "problem"],
+        metadata={"tasks": len(drawn), "instances_per_task": number(len(drafts) / max(len(drawn), 1))},
+    )
+
+
+@stage_asset(
+    SI_FILTERED_DATASET,
+    deps=[SI_TASK_INSTANCES, SI_ACCEPTED_TASKS, SI_SEED_POOL],
+    description="The training examples: instances of all tasks that the model has added so far, each in one "
+    "of several prompt templates. Every instance's decisions stand in self_instruct/decisions.",
+)
+def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
+    stage = Stage.begin(context, home, SI_FILTERED_DATASET, SelfInstructExperiment)
+    experiment = stage.experiment
+    stage.read(SI_TASK_INSTANCES)  # refused where its checks failed
+    inputs, (found, tasks) = stage.so_far(SI_TASK_INSTANCES, SI_ACCEPTED_TASKS)
+    frame = found.rename({"id": "candidate_id"}).join(
+        tasks.select("rouge_l", "perplexity", task_id="id"), on="task_id", how="left", maintain_order="left"
+    )
+    keys = held_out_keys(experiment)
+    held_out = rules.not_held_out(keys, normalise_question)
+    banned = bans(experiment)
+    readable, unread = apply_filters(frame, [could_be_read, held_out, rules.not_banned(banned)])
+    if experiment.filter.switched_off:
+        kept, decisions = apply_filters(readable, [rules.output_not_empty])
+    else:
+        thresholds = rules.InstanceThresholds(most=experiment.instances.most)
+        kept, decisions = rules.filter_instances(readable, thresholds, experiment.seed)
+    if (most := experiment.filter.most_examples) is not None:
+        kept, by_lot = apply_filters(kept, [rules.at_most(most, experiment.seed)])
+        decisions = pl.concat([decisions, by_lot])
+    seeds: list[tuple[Row, list[Parent]]] = []
+    if experiment.filter.seed_instances:
+        pool_manifest, seeds = examples_of_seeds(stage, SI_SEED_POOL)
+        inputs.append(pool_manifest)
+    return store_examples(
+        stage,
+        SI_DECISIONS,
+        inputs,
+        pl.concat([unread, decisions]),
+        [
+            *seeds,
+            *(
+                (row, [Parent(row["candidate_id"], "instance"), Parent(row["task_id"], "task")])
+                for row in kept.iter_rows(named=True)
+            ),
+        ],
+        measures=("rouge_l", "perplexity"),
+        parameters={
+            "filter": experiment.filter.model_dump(),
+            "most": experiment.instances.most,
+            "held_out": content_hash({"keys": sorted(keys)}),
+            "banned": sorted(banned),
+        },
+    )

@@ -1,0 +1,67 @@
+"""The tables of the methods whose model writes tasks."""
+
+from __future__ import annotations
+
+from selfimprove_dagster.families.tasks.tables import _ELICITED, _EXAMPLE, POOL_TASKS
+from selfimprove_dagster.table import (
+    TEXT,
+    TableSchema,
+    completions,
+    decisions,
+)
+
+# ---- Unnatural Instructions -------------------------------------------------------------------------
+
+
+UI_SEED_POOL = TableSchema("unnatural_instructions/seed_pool", "task", content=POOL_TASKS)
+"""The seed tasks from which demonstrations are drawn; parent: the seed task."""
+
+
+UI_POOL_DECISIONS = decisions("unnatural_instructions/pool_decisions")
+"""Why a task is in the pool or not."""
+
+
+UI_RAW_GENERATIONS = completions("unnatural_instructions/raw_generations", "gen")
+"""Sampled fourth tasks; parents: the three demonstrations."""
+
+
+UI_CANDIDATE_TASKS = TableSchema(
+    "unnatural_instructions/candidate_tasks",
+    "cand",
+    content={"completion_id": TEXT, **_ELICITED, "problem": TEXT},
+)
+"""The task read out of each completion; parent: the completion."""
+
+
+UI_TASK_DECISIONS = decisions("unnatural_instructions/task_decisions")
+"""What each rule said of each elicited task that reached it."""
+
+
+UI_ACCEPTED_TASKS = TableSchema(
+    "unnatural_instructions/accepted_tasks", "acc", content={"candidate_id": TEXT, **_ELICITED}
+)
+"""The tasks that are answered; parent: the candidate."""
+
+
+UI_TASK_OUTPUTS = completions("unnatural_instructions/task_outputs", "out", task_id=TEXT, **_ELICITED)
+"""The greedy answer to each task; parent: the accepted task."""
+
+
+UI_PARAPHRASES = completions(
+    "unnatural_instructions/paraphrases",
+    "para",
+    task_id=TEXT,
+    instruction=TEXT,
+    paraphrase=TEXT,
+    problem=TEXT,
+)
+"""The same instruction in other words, or the problem of a text that holds none; parent: the accepted
+task."""
+
+
+UI_DECISIONS = decisions("unnatural_instructions/decisions")
+"""What each rule said of each answered task."""
+
+
+UI_FILTERED_DATASET = TableSchema("unnatural_instructions/filtered_dataset", "ex", content=_EXAMPLE)
+"""Training examples, those of earlier iterations too; parents: the output, its task, and the paraphrase."""
