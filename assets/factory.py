@@ -17,7 +17,7 @@ from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table, plain
 
 _KINDS = {"parquet", "polars"}
@@ -27,9 +27,9 @@ _OWNERS = ["team:data"]
 
 
 def stage_asset(
-    schema: TableSchema,
+    schema: Table,
     *,
-    deps: Sequence[TableSchema] = (),
+    deps: Sequence[Table] = (),
     description: str,
     code_version: str = "1",
     kinds: set[str] | None = None,
@@ -56,9 +56,9 @@ def stage_asset(
 
 
 def alternating_stages(
-    schemas: Sequence[TableSchema],
+    schemas: Sequence[Table],
     *,
-    deps: Sequence[TableSchema],
+    deps: Sequence[Table],
     descriptions: Sequence[str],
     code_version: str = "1",
     kinds: set[str] | None = None,
@@ -124,7 +124,7 @@ def number(value: Any) -> float:
     return round(float(value), 5) if value is not None else float("nan")
 
 
-def table_metadata(schema: TableSchema) -> dict[str, Any]:
+def table_metadata(schema: Table) -> dict[str, Any]:
     """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
     sources = {
         column: [dg.TableColumnDep(dg.AssetKey(table.split("/")), source) for table, source in found]

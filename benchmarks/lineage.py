@@ -50,7 +50,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.seeds.tables import SEEDS
-from selfimprove_dagster.table import PARENT, TableSchema
+from selfimprove_dagster.table import PARENT, Table
 
 RESULTS = Path(__file__).parent / "results" / "lineage.json"
 PATHS, SHOWN, EXAMPLES, SHARD_QUESTIONS = 32, 8, 16, 64
@@ -97,7 +97,7 @@ def filler(dtype: pl.DataType) -> pl.Expr:
 
 def commit(
     lake: Lake,
-    schema: TableSchema,
+    schema: Table,
     partition: Mapping[str, str],
     ids: pl.Series,
     edges: Sequence[tuple[pl.Series, str]],
@@ -129,7 +129,7 @@ def make_lake(lake: Lake, questions: int, iterations: int) -> None:
     """LMSI's shape: see the module's docstring."""
     draw = np.random.default_rng(0)
 
-    def fresh(schema: TableSchema, count: int) -> pl.Series:
+    def fresh(schema: Table, count: int) -> pl.Series:
         return random_ids(schema.tag, count, draw)
 
     batch = {"experiment": EXPERIMENT, "batch": "b"}

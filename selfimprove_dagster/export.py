@@ -30,7 +30,7 @@ from selfimprove_dagster.families.preferences.tables import PREFERENCE_METHODS
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import code_span, markdown_table
 
 FORMATS = ("huggingface", "parquet", "jsonl", "prov-json", "alpaca", "chat")
@@ -114,7 +114,7 @@ def export_dataset(
     return len(rows)
 
 
-def _exported(schema: TableSchema, rows: pl.DataFrame) -> pl.DataFrame:
+def _exported(schema: Table, rows: pl.DataFrame) -> pl.DataFrame:
     """The columns that other tools get: texts, format, and the method's scores."""
     if "instruction" in schema.content:
         texts = [pl.col(column).alias(name) for name, column in _TASK_COLUMNS.items()]

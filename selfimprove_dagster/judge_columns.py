@@ -34,7 +34,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_SEED_POOL,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.table import TableSchema, fine_tuned_checkpoint
+from selfimprove_dagster.table import Table, fine_tuned_checkpoint
 
 _PAIR = ("prompt", "chosen", "rejected")
 
@@ -42,11 +42,11 @@ _PAIR = ("prompt", "chosen", "rejected")
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 
 
-def _in_pool(pool: TableSchema, seeds: TableSchema) -> Columns:
+def _in_pool(pool: Table, seeds: Table) -> Columns:
     return {"parents": of(seeds, "id"), **same(seeds, *pool.content)}
 
 
-def model_columns(table: TableSchema, dataset: TableSchema, trained_on: list[Source]) -> Columns:
+def model_columns(table: Table, dataset: Table, trained_on: list[Source]) -> Columns:
     """Of a model that is trained before the policy is; `trained_on` are the columns that it learns from."""
     measured = [name for name in table.measures if name.startswith("held_out")]
     return {

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.methods.constitutional.settings import CONSTITUTIONAL
-from selfimprove_dagster.methods.lmsi.settings import _LMSI
-from selfimprove_dagster.methods.pit.settings import PIT
-from selfimprove_dagster.methods.refinement.settings import REFINEMENT
-from selfimprove_dagster.methods.rlaif.settings import RLAIF
-from selfimprove_dagster.methods.rlhf.settings import RLHF
-from selfimprove_dagster.methods.self_instruct.settings import _SELF_INSTRUCT
-from selfimprove_dagster.methods.self_knowledge.settings import SELF_KNOWLEDGE
-from selfimprove_dagster.methods.toolformer.settings import _TOOLFORMER
-from selfimprove_dagster.methods.unnatural_instructions.settings import _UNNATURAL_INSTRUCTIONS
+from selfimprove_dagster.methods.constitutional import settings as constitutional
+from selfimprove_dagster.methods.lmsi import settings as lmsi
+from selfimprove_dagster.methods.pit import settings as pit
+from selfimprove_dagster.methods.refinement import settings as refinement
+from selfimprove_dagster.methods.rlaif import settings as rlaif
+from selfimprove_dagster.methods.rlhf import settings as rlhf
+from selfimprove_dagster.methods.self_instruct import settings as self_instruct
+from selfimprove_dagster.methods.self_knowledge import settings as self_knowledge
+from selfimprove_dagster.methods.toolformer import settings as toolformer
+from selfimprove_dagster.methods.unnatural_instructions import settings as unnatural_instructions
 
 PRESETS: dict[str, dict[str, Preset]] = {
-    "lmsi": _LMSI,
-    "self_instruct": _SELF_INSTRUCT,
-    "unnatural_instructions": _UNNATURAL_INSTRUCTIONS,
-    "toolformer": _TOOLFORMER,
-    "constitutional": CONSTITUTIONAL,
-    "refinement": REFINEMENT,
-    "rlaif": RLAIF,
-    "rlhf": RLHF,
-    "self_knowledge": SELF_KNOWLEDGE,
-    "pit": PIT,
+    "lmsi": lmsi.PRESETS,
+    "self_instruct": self_instruct.PRESETS,
+    "unnatural_instructions": unnatural_instructions.PRESETS,
+    "toolformer": toolformer.PRESETS,
+    "constitutional": constitutional.PRESETS,
+    "refinement": refinement.PRESETS,
+    "rlaif": rlaif.PRESETS,
+    "rlhf": rlhf.PRESETS,
+    "self_knowledge": self_knowledge.PRESETS,
+    "pit": pit.PRESETS,
 }
 """The presets of each method."""

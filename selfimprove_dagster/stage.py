@@ -21,7 +21,7 @@ from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.shards import Item, Request, Work, completer, in_shards, recorded_options
 
@@ -32,7 +32,7 @@ class Stage(Generic[E]):
 
     context: dg.AssetExecutionContext
     home: Home
-    schema: TableSchema
+    schema: Table
     experiment: E
     iteration: int
     code_version: str
@@ -40,9 +40,7 @@ class Stage(Generic[E]):
     _left_out: dict[str, pl.DataFrame] = field(default_factory=dict)
 
     @classmethod
-    def begin(
-        cls, context: dg.AssetExecutionContext, home: Home, schema: TableSchema, kind: type[E]
-    ) -> Stage[E]:
+    def begin(cls, context: dg.AssetExecutionContext, home: Home, schema: Table, kind: type[E]) -> Stage[E]:
         """Find experiment and iteration in the partition key.
 
         Raises ExperimentError on a malformed key, and on an experiment of another method.
@@ -53,7 +51,7 @@ class Stage(Generic[E]):
         code_version = context.assets_def.code_versions_by_key[dg.AssetKey(schema.name.split("/"))] or ""
         return cls(context, home, schema, experiment, iteration, code_version)
 
-    def beside(self, schema: TableSchema) -> Stage[E]:
+    def beside(self, schema: Table) -> Stage[E]:
         """The same stage, writing another of its tables."""
         return replace(self, schema=schema)
 
@@ -88,7 +86,7 @@ class Stage(Generic[E]):
         """One line into Dagster's log."""
         self.context.log.info(line)
 
-    def read(self, schema: TableSchema) -> tuple[Manifest, pl.DataFrame]:
+    def read(self, schema: Table) -> tuple[Manifest, pl.DataFrame]:
         """This iteration's rows of an earlier stage; refused when its last blocking check failed."""
         manifest = self.lake.manifest(schema.name, self.partition)
         # Before the rows are read: what is withdrawn in between is not claimed to have been left out.
@@ -131,7 +129,7 @@ class Stage(Generic[E]):
             about=about,
         )
 
-    def so_far(self, *schemas: TableSchema) -> tuple[list[Manifest], list[pl.DataFrame]]:
+    def so_far(self, *schemas: Table) -> tuple[list[Manifest], list[pl.DataFrame]]:
         """The rows of tables in this and all earlier iterations of the experiment, and their partitions."""
         manifests: list[Manifest] = []
         frames = []
@@ -281,7 +279,7 @@ class Stage(Generic[E]):
 
 def store_decisions(
     stage: Stage[E],
-    schema: TableSchema,
+    schema: Table,
     decisions: pl.DataFrame,
     inputs: Sequence[Manifest],
     decides: str,

@@ -1,15 +1,22 @@
-"""Tables that every method has, built for the method that asks."""
+"""The table: its columns, and every fact about it that a shared room needs.
+
+A table belongs to one stage of one method and is named `<method>/<stage>`. What people read of its rows, what is
+checked of them, where their columns come from and how they were drawn is declared here, so that no other module has
+to know the table by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from selfimprove_dagster.quality.results import QualityCheck
 
+Row = dict[str, Any]
 
 PARENT = pl.Struct({"id": pl.String, "role": pl.String})
 
@@ -23,14 +30,55 @@ COMMON_COLUMNS: dict[str, Any] = {
 }
 
 
+Columns = Mapping[str, Sequence[tuple[str, str]]]
+"""For each column the columns that its values come from, each as (table, column)."""
+
+
 @dataclass(frozen=True)
-class TableSchema:
-    """Columns of one table; `tag` opens the ids of its records."""
+class Draw:
+    """How the completions of a table are drawn, from the settings that their activity records.
+
+    `section` names the part of the activity's parameters that holds the sampling settings; `stops` gives the
+    strings that end a completion. A section without a temperature draws greedily.
+    """
+
+    section: str
+    stops: Callable[[Mapping[str, Any]], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the lake.
+
+    `name` is `<method>/<stage>` and `tag` opens the ids of its records. `content` columns are hashed into ids,
+    `measures` are not. `noun` is what people call a row, `sentence` what a row says in words. `sources` gives the
+    columns that each column comes from. `checks` run beside those that every table has. `draw` is set where a model
+    drew the rows. A table with `is_asset` False is written beside its stage's own table and has no Dagster asset of
+    its own. `holds_model`: its rows are trained models. `read_later`: later iterations build on its rows.
+    """
 
     name: str
     tag: str
     content: Mapping[str, Any]
     measures: Mapping[str, Any] = field(default_factory=dict)
+    noun: str = "row"
+    sentence: Callable[[Row], str] | None = field(default=None, repr=False)
+    sources: Columns = field(default_factory=dict, repr=False)
+    checks: Sequence[QualityCheck] = field(default=(), repr=False)
+    draw: Draw | None = field(default=None, repr=False)
+    is_asset: bool = True
+    holds_model: bool = False
+    read_later: bool = False
+
+    @property
+    def method(self) -> str:
+        """The part of the name before the slash."""
+        return self.name.split("/")[0]
+
+    @property
+    def stage(self) -> str:
+        """The part of the name after the slash."""
+        return self.name.split("/")[1]
 
     @property
     def polars(self) -> dict[str, Any]:
@@ -39,8 +87,6 @@ class TableSchema:
 
 
 TEXT = pl.String
-
-
 SOURCE: dict[str, Any] = {"source_file": TEXT, "source_line": pl.Int64, "licence": TEXT}
 
 
@@ -55,14 +101,14 @@ DRAWN: dict[str, Any] = {
 """What is kept of a completion that a model drew, so that it can be drawn again."""
 
 
-def completions(name: str, tag: str, **columns: Any) -> TableSchema:
+def completions(name: str, tag: str, **columns: Any) -> Table:
     """Completions drawn from a model, with the log-probability of each token; `columns` stand before them."""
-    return TableSchema(name, tag, content={**columns, **DRAWN}, measures={"logprobs": pl.List(pl.Float32)})
+    return Table(name, tag, content={**columns, **DRAWN}, measures={"logprobs": pl.List(pl.Float32)})
 
 
-def decisions(name: str, tag: str = "dec") -> TableSchema:
+def decisions(name: str, tag: str = "dec") -> Table:
     """What each filter rule said of each candidate that reached it; parent: the candidate."""
-    return TableSchema(
+    return Table(
         name,
         tag,
         content={
@@ -77,9 +123,9 @@ def decisions(name: str, tag: str = "dec") -> TableSchema:
     )
 
 
-def fine_tuned_checkpoint(method: str) -> TableSchema:
+def fine_tuned_checkpoint(method: str) -> Table:
     """One row: the model that was trained; parents: its dataset (as a set) and the model it started from."""
-    return TableSchema(
+    return Table(
         f"{method}/fine_tuned_checkpoint",
         "ckpt",
         content={
@@ -102,12 +148,12 @@ def fine_tuned_checkpoint(method: str) -> TableSchema:
 
 def evaluation(
     method: str, content: Mapping[str, Any] | None = None, measures: Mapping[str, Any] | None = None
-) -> TableSchema:
+) -> Table:
     """One row a held-out question, model (champion, challenger) and mode (greedy, majority).
 
     A method whose exam tells more adds columns.
     """
-    return TableSchema(
+    return Table(
         f"{method}/evaluation",
         "eval",
         content={
@@ -128,9 +174,9 @@ def evaluation(
     )
 
 
-def promotion(method: str) -> TableSchema:
+def promotion(method: str) -> Table:
     """One row: whether the challenger becomes the champion, and why."""
-    return TableSchema(
+    return Table(
         f"{method}/promotion",
         "promo",
         content={

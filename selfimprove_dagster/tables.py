@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from selfimprove_dagster.errors import PartitionMissing
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
 from selfimprove_dagster.families.preferences.tables import preference_dataset, reward_model, rollouts
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
+from selfimprove_dagster.method import Stage
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
     CAI_DECISIONS,
@@ -70,7 +73,7 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
 from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 from selfimprove_dagster.table import (
-    TableSchema,
+    Table,
     evaluation,
     fine_tuned_checkpoint,
     promotion,
@@ -208,8 +211,17 @@ SEEDS_OF = {
 """The table of what people gave to the experiments of a method; one without seeds has none."""
 
 
-def of(method: str, stage: str) -> TableSchema:
+def of(method: str, stage: str) -> Table:
     """The table of a stage. Raises PartitionMissing for a method that has no such stage."""
     if f"{method}/{stage}" not in TABLES:
         raise PartitionMissing(f"the method {method} has no stage {stage}: there is nothing to look for")
     return TABLES[f"{method}/{stage}"]
+
+
+def pending(method: str) -> list[Stage[Any]]:
+    """The stages of a method whose stages are not declared yet."""
+
+    def run(context: Any) -> Any:
+        raise NotImplementedError
+
+    return [Stage((table,), run) for table in TABLES.values() if table.method == method]

@@ -51,7 +51,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_SEED_POOL,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.table import Row, TableSchema, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.table import Row, Table, fine_tuned_checkpoint, promotion
 from selfimprove_dagster.tables import JUDGE_TABLES
 
 SECRET = "Where does Ada keep her key?"
@@ -112,9 +112,9 @@ class Stored:
 
     def add(
         self,
-        schema: TableSchema,
+        schema: Table,
         drafts: Iterable[Draft],
-        inputs: Iterable[TableSchema] = (),
+        inputs: Iterable[Table] = (),
         model: str | None = None,
         **parameters: Any,
     ) -> list[Row]:
@@ -136,10 +136,10 @@ class Stored:
         self.rows[schema.name] = frame.rows(named=True)
         return self.rows[schema.name]
 
-    def frame(self, schema: TableSchema) -> pl.DataFrame:
+    def frame(self, schema: Table) -> pl.DataFrame:
         return pl.DataFrame(self.rows[schema.name], schema=schema.polars)
 
-    def activity(self, schema: TableSchema) -> str:
+    def activity(self, schema: Table) -> str:
         return self.made[schema.name].activity.id
 
 
@@ -163,7 +163,7 @@ def _seed(content: Row, file: str, line: int) -> Draft:
     return Draft({**content, "source_file": file, "source_line": line, "licence": "CC0-1.0"})
 
 
-def _pooled(stored: Stored, seeds: TableSchema, pool: TableSchema, drafts: Iterable[Draft]) -> list[Row]:
+def _pooled(stored: Stored, seeds: Table, pool: Table, drafts: Iterable[Draft]) -> list[Row]:
     found = stored.add(seeds, drafts)
     return stored.add(
         pool,
@@ -174,13 +174,13 @@ def _pooled(stored: Stored, seeds: TableSchema, pool: TableSchema, drafts: Itera
     )
 
 
-def _prompts(stored: Stored, pool: TableSchema) -> list[Row]:
+def _prompts(stored: Stored, pool: Table) -> list[Row]:
     named = ({"prompt": prompt, "kind": kind, "response": said} for prompt, kind, said in PROMPTS)
     drafts = (_seed(content, "prompts.jsonl", line) for line, content in enumerate(named, start=1))
     return _pooled(stored, SEED_PROMPTS, pool, drafts)
 
 
-def _decided(stored: Stored, schema: TableSchema, decisions: pl.DataFrame, dataset: TableSchema) -> None:
+def _decided(stored: Stored, schema: Table, decisions: pl.DataFrame, dataset: Table) -> None:
     drafts = [
         Draft(
             {"stage": dataset.name, **{name: row[name] for name in schema.content if name != "stage"}},
@@ -197,7 +197,7 @@ def _decided(stored: Stored, schema: TableSchema, decisions: pl.DataFrame, datas
 
 
 def _model(
-    stored: Stored, schema: TableSchema, dataset: TableSchema, name: str, base: str, rewarded_by: str = ""
+    stored: Stored, schema: Table, dataset: Table, name: str, base: str, rewarded_by: str = ""
 ) -> None:
     measures = {
         **dict.fromkeys(schema.measures),

@@ -25,7 +25,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
 )
 from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.seeds.tables import SEEDS
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 LMSI = [table for table in SUITES if table.startswith("lmsi/")]
 """The tables of the method `lmsi`."""
@@ -71,16 +71,14 @@ def write_lines(path: Path, rows: Iterable[Any]) -> Path:
     return path
 
 
-def activity_of(schema: TableSchema, iteration: int = 0, **changes: Any) -> Activity:
+def activity_of(schema: Table, iteration: int = 0, **changes: Any) -> Activity:
     """An activity of the experiment `demo` that differs by what `changes` says."""
     given: dict[str, Any] = {"code_version": "1", "parameters": {}, "seed": 0}
     partition = changes.pop("partition", partition_of("demo", iteration))
     return Activity(schema.name, partition, **{**given, **changes})
 
 
-def store(
-    lake: Lake, schema: TableSchema, drafts: Iterable[Draft], **changes: Any
-) -> tuple[Manifest, list[str]]:
+def store(lake: Lake, schema: Table, drafts: Iterable[Draft], **changes: Any) -> tuple[Manifest, list[str]]:
     """Commit the drafts as a whole partition; returns its manifest and the ids."""
     activity = activity_of(schema, **changes)
     frame = build_records(schema, drafts, activity)

@@ -11,7 +11,7 @@ from selfimprove_dagster.column_lineage import COLUMN_SOURCES, HASHES
 from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, VOTED_ANSWERS
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_the_columns_of_an_example_lead_to_what_was_generated_and_voted() -> Non
 
 
 @pytest.mark.parametrize("schema", TABLES.values(), ids=lambda schema: schema.name)
-def test_columns_of_the_same_name_have_the_same_type_as_their_source(schema: TableSchema) -> None:
+def test_columns_of_the_same_name_have_the_same_type_as_their_source(schema: Table) -> None:
     for column, sources in COLUMN_SOURCES[schema.name].items():
         if len(sources) == 1 and sources[0][1] == column:
             assert schema.polars[column] == TABLES[sources[0][0]].polars[column]

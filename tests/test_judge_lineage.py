@@ -54,7 +54,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 __all__ = ["judge_home"]
 
@@ -75,7 +75,7 @@ def copied(judge_home: Home, tmp_path: Path) -> Lake:
     return replace(judge_home, root=tmp_path / "home").lake
 
 
-def rows(lake: Lake, schema: TableSchema, experiment: str = "") -> pl.DataFrame:
+def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
     method = schema.name.split("/")[0]
     name = experiment or next(name for name, known in EXPERIMENTS.items() if known == method)
     if method == "seeds":
@@ -87,7 +87,7 @@ def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
     return rows(lake, tables.of(EXPERIMENTS[experiment], "filtered_dataset"), experiment)
 
 
-def dropped(lake: Lake, schema: TableSchema, rule: str) -> str:
+def dropped(lake: Lake, schema: Table, rule: str) -> str:
     return str(first(rows(lake, schema), rule=rule, kept=False)["candidate_id"])
 
 
@@ -189,7 +189,7 @@ def test_a_revision_is_explained_round_by_round_with_its_critiques(lake: Lake) -
         (RLHF_DECISIONS, "empty", "a response says nothing (people chose “” over “For soup.”)"),
     ],
 )
-def test_what_was_dropped_is_told_why(lake: Lake, schema: TableSchema, rule: str, said: str) -> None:
+def test_what_was_dropped_is_told_why(lake: Lake, schema: Table, rule: str, said: str) -> None:
     explanation = explain(lake, dropped(lake, schema, rule))
     assert f"dropped by the rule {rule}: {said}" in explanation.verdict
     assert explanation.in_dataset is False and explanation.steps[-1].rule == rule

@@ -34,7 +34,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-def rows(home: Home, schema: TableSchema | str, name: str) -> pl.DataFrame:
+def rows(home: Home, schema: Table | str, name: str) -> pl.DataFrame:
     table = schema if isinstance(schema, str) else schema.name
     return home.lake.read_ungated(home.lake.manifest(table, partition_of(name, 0)))
 

@@ -34,7 +34,7 @@ from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
 from selfimprove_dagster.quality.suites import run_suite
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.table import TableSchema, promotion
+from selfimprove_dagster.table import Table, promotion
 
 pytestmark = pytest.mark.slow
 
@@ -51,11 +51,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-def of(home: Home, schema: TableSchema) -> pl.DataFrame:
+def of(home: Home, schema: Table) -> pl.DataFrame:
     return rows(home, schema, "taught")
 
 
-def one(home: Home, schema: TableSchema) -> dict[str, Any]:
+def one(home: Home, schema: Table) -> dict[str, Any]:
     (row,) = of(home, schema).iter_rows(named=True)
     return row
 
@@ -302,7 +302,7 @@ SOUND = {"wl_ww": 1.0, "wl_ll": 1.0, "wl_lw": 2.0, "ww_lw": 1.0, "ll_lw": 1.0, "
     ],
 )
 def test_checks_fail_exactly_where_a_fault_was_planted(
-    home: Home, tmp_path: Path, schema: TableSchema, check: str, change: pl.Expr, passes: bool
+    home: Home, tmp_path: Path, schema: Table, check: str, change: pl.Expr, passes: bool
 ) -> None:
     shutil.copytree(home.lake.root, tmp_path / "lake")
     lake = Lake(tmp_path / "lake")

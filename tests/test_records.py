@@ -27,7 +27,7 @@ from selfimprove_dagster.lake.records import (
     record_id,
 )
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 SURROGATES = st.text(st.characters())  # any code point, halves of surrogate pairs among them
 WRITABLE = st.text(st.characters(codec="utf-8"))
@@ -147,7 +147,7 @@ def values_of(dtype: Any, finite: bool = False) -> st.SearchStrategy[Any]:
     return st.none() | simple[dtype if isinstance(dtype, type) else type(dtype)]
 
 
-def drafts_of(schema: TableSchema) -> st.SearchStrategy[list[Draft]]:
+def drafts_of(schema: Table) -> st.SearchStrategy[list[Draft]]:
     """Any rows that the table can hold."""
     return st.lists(
         st.builds(
@@ -168,7 +168,7 @@ def drafts_of(schema: TableSchema) -> st.SearchStrategy[list[Draft]]:
 
 @pytest.mark.parametrize("schema", tables.TABLES.values(), ids=tables.TABLES.keys())
 def test_ids_recomputed_from_parquet_are_the_ids_that_were_given(
-    schema: TableSchema, tmp_path_factory: pytest.TempPathFactory
+    schema: Table, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """For any rows of every table: what Parquet gives back hashes to what was hashed before it was stored."""
     folder = tmp_path_factory.mktemp("lake")
@@ -198,7 +198,7 @@ def test_ids_recomputed_from_the_lake_are_the_ids_that_were_given(tmp_path: Path
     assert recompute_ids(SEED_POOL, stored).equals(built.select("id", "content_hash"))
 
 
-PAIRS = TableSchema("t/pairs", "pair", {"name": pl.String, "ids": pl.List(pl.Int32), "sure": pl.Boolean})
+PAIRS = Table("t/pairs", "pair", {"name": pl.String, "ids": pl.List(pl.Int32), "sure": pl.Boolean})
 
 
 @pytest.mark.parametrize(

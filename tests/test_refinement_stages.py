@@ -35,7 +35,7 @@ from selfimprove_dagster.methods.refinement import tables as t
 from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
 from selfimprove_dagster.quality.results import QualityResult
 from selfimprove_dagster.quality.suites import run_suite
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-def rows(home: Home, schema: TableSchema, name: str = "refined") -> pl.DataFrame:
+def rows(home: Home, schema: Table, name: str = "refined") -> pl.DataFrame:
     return home.lake.read_ungated(home.lake.manifest(schema.name, partition_of(name, 0)))
 
 
@@ -208,7 +208,7 @@ def test_only_the_exam_is_judged_by_the_truth() -> None:
 # ---- checks: each fails where its fault was planted ------------------------------------------------------
 
 OUT = pl.col("kind") == OUTCOME
-FAULTS: dict[str, tuple[TableSchema, Callable[[pl.DataFrame], pl.DataFrame]]] = {
+FAULTS: dict[str, tuple[Table, Callable[[pl.DataFrame], pl.DataFrame]]] = {
     "one_outcome": (t.REFINEMENTS, lambda rows: rows.filter(pl.col("id") != rows.filter(OUT)["id"][3])),
     "rounds_follow": (
         t.REFINEMENTS,

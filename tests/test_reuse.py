@@ -16,7 +16,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.methods.lmsi import stages
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, RAW_GENERATIONS, VOTED_ANSWERS
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def materialise(*stages: str) -> None:
     assert outcome.success
 
 
-def rows(home: Home, schema: TableSchema) -> tuple[Manifest, pl.DataFrame]:
+def rows(home: Home, schema: Table) -> tuple[Manifest, pl.DataFrame]:
     manifest = home.lake.manifest(schema.name, PARTITION)
     return manifest, home.lake.read_ungated(manifest)
 

@@ -56,7 +56,7 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_TASK_OUTPUTS,
 )
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def with_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replaying, "open_language_model", lambda path, **options: scripted(path))
 
 
-def rows(lake: Lake, schema: TableSchema, iteration: int = 0) -> pl.DataFrame:
+def rows(lake: Lake, schema: Table, iteration: int = 0) -> pl.DataFrame:
     experiment = "si" if schema.name.startswith("self") else "ui"
     return lake.read_ungated(lake.manifest(schema.name, partition_of(experiment, iteration)))
 

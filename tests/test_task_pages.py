@@ -34,7 +34,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SIMILARITY_SCORES,
     SI_TASK_DECISIONS,
 )
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import TASK_TABLES
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ __all__ = ["task_home"]
 METHODS = {"si": "self_instruct", "ui": "unnatural_instructions"}
 
 
-def rows(home: Home, schema: TableSchema, iteration: int = 0) -> pl.DataFrame:
+def rows(home: Home, schema: Table, iteration: int = 0) -> pl.DataFrame:
     experiment = "si" if schema.name.startswith("self") else "ui"
     return home.lake.read_ungated(home.lake.manifest(schema.name, partition_of(experiment, iteration)))
 

@@ -35,7 +35,7 @@ from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.explain import filter_again
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tools.calls import CALL_STOPS
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def lake(tool_home: Home) -> Lake:
     return tool_home.lake
 
 
-def rows(lake: Lake, schema: TableSchema, iteration: int = 0, experiment: str = "tf") -> pl.DataFrame:
+def rows(lake: Lake, schema: Table, iteration: int = 0, experiment: str = "tf") -> pl.DataFrame:
     return lake.read_ungated(lake.manifest(schema.name, partition_of(experiment, iteration)))
 
 

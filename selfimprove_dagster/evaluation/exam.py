@@ -22,7 +22,7 @@ from selfimprove_dagster.lake.records import Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 
@@ -83,7 +83,7 @@ class Exam(ABC):
         return [row for part in self.parts for row in self.sit_part(model, part, progress)]
 
     def remembered(
-        self, lake: Lake, schema: TableSchema, before: int, model_id: str
+        self, lake: Lake, schema: Table, before: int, model_id: str
     ) -> list[dict[str, Any]] | None:
         """The same rows from an earlier iteration in which that model sat this very exam, else None."""
         for manifest in reversed(lake.manifests(schema.name, self.experiment.name)):
@@ -154,7 +154,7 @@ def examine(
     return spent
 
 
-def _draft(answer: Mapping[str, Any], by: Parent, schema: TableSchema) -> Draft:
+def _draft(answer: Mapping[str, Any], by: Parent, schema: Table) -> Draft:
     measures = {name: answer[name] for name in schema.measures}
     return Draft({name: answer[name] for name in answer if name not in measures}, [by], measures)
 

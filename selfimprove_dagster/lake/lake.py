@@ -45,7 +45,7 @@ from selfimprove_dagster.lake.partition import (
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger
 from selfimprove_dagster.lake.views import HIVE_TYPES, create_views
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 __all__ = [
     "CheckOutcome",
@@ -175,7 +175,7 @@ class Lake:
     # ---- writing -------------------------------------------------------------------------------------
 
     @contextmanager
-    def writer(self, schema: TableSchema, activity: Activity) -> Iterator[PartitionWriter]:
+    def writer(self, schema: Table, activity: Activity) -> Iterator[PartitionWriter]:
         """Hold the partition's lock and write it shard by shard; nothing is visible before `commit`.
 
         Raises PartitionBusy when another process holds the lock.
@@ -186,7 +186,7 @@ class Lake:
         with held(directory):
             yield PartitionWriter(directory, schema, activity, self.ledger, edition_of(directory, activity))
 
-    def write(self, schema: TableSchema, activity: Activity, frame: pl.DataFrame) -> Manifest:
+    def write(self, schema: Table, activity: Activity, frame: pl.DataFrame) -> Manifest:
         """Write and commit a whole partition at once, replacing what was there."""
         with self.writer(schema, activity) as writer:
             writer.write_shard(0, frame, overwrite=True)

@@ -18,7 +18,7 @@ from selfimprove_dagster.errors import PartitionBusy
 from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, sync, write_atomically
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger, edges_of, fall
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 Partition = Mapping[str, str]
 
@@ -116,7 +116,7 @@ class PartitionWriter:
     """Writes one partition; made by `Lake.writer`, which holds the lock."""
 
     directory: Path
-    schema: TableSchema
+    schema: Table
     activity: Activity
     ledger: Ledger
     edition: int = 0

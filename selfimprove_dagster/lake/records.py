@@ -30,7 +30,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Draft:
     sample_index: int = 0
 
 
-def build_records(schema: TableSchema, drafts: Iterable[Draft], activity: Activity) -> pl.DataFrame:
+def build_records(schema: Table, drafts: Iterable[Draft], activity: Activity) -> pl.DataFrame:
     """Give drafts their ids and lay them out in the schema's columns.
 
     Raises KeyError when a draft lacks a column of the schema or has one too many, and ValueError naming the
@@ -178,7 +178,7 @@ def build_records(schema: TableSchema, drafts: Iterable[Draft], activity: Activi
     return _frame(schema, rows)
 
 
-def _frame(schema: TableSchema, rows: Sequence[Row]) -> pl.DataFrame:
+def _frame(schema: Table, rows: Sequence[Row]) -> pl.DataFrame:
     """The rows by way of Arrow, which neither drops nor recasts a value that does not fit (Polars does)."""
     empty = pl.DataFrame(schema=schema.polars)
     columns = []
@@ -191,7 +191,7 @@ def _frame(schema: TableSchema, rows: Sequence[Row]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def recompute_ids(schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+def recompute_ids(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """Columns `id` and `content_hash` computed anew from what the rows of `frame` say, in their order."""
     ids, hashes = [], []
     for row in frame.iter_rows(named=True):

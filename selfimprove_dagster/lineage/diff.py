@@ -14,7 +14,7 @@ from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import JUDGE_METHODS
 from selfimprove_dagster.text import normalise_question
 
@@ -127,7 +127,7 @@ def diff(lake: Lake, a: str, b: str) -> Difference:
 class _Dataset:
     """The examples of one partition key; `subject` is the column that says what they are about."""
 
-    schema: TableSchema
+    schema: Table
     partition: Mapping[str, str]
     frame: pl.DataFrame
 

@@ -21,7 +21,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     RAW_GENERATIONS,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 
 _ORDER = {table: position for position, table in enumerate(tables.TABLES)}
 
@@ -95,20 +95,20 @@ class Iteration:
         committed = (name for name in tables.TABLES if self.lake.exists(name, self.partition))
         return {name: self.lake.manifest(name, self.partition) for name in committed}
 
-    def table(self, stage: str) -> TableSchema:
+    def table(self, stage: str) -> Table:
         """The table of a stage, for the method of this iteration."""
         return tables.of(self.method, stage)
 
-    def manifest(self, schema: TableSchema) -> Manifest | None:
+    def manifest(self, schema: Table) -> Manifest | None:
         """The committed manifest, if there is one."""
         return self.manifests.get(schema.name)
 
-    def rows(self, schema: TableSchema, condition: pl.Expr) -> list[Row]:
+    def rows(self, schema: Table, condition: pl.Expr) -> list[Row]:
         """Rows in stored order, withdrawn ones too; none where the table is not committed."""
         manifest = self.manifest(schema)
         return rows_of(manifest, condition) if manifest else []
 
-    def row(self, schema: TableSchema, column: str, value: str) -> Row:
+    def row(self, schema: Table, column: str, value: str) -> Row:
         """The first row with that value, empty where there is none."""
         return next(iter(self.rows(schema, pl.col(column) == value)), {})
 

@@ -39,7 +39,7 @@ from selfimprove_dagster.methods.toolformer import explain as tool_what_if
 from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
 from selfimprove_dagster.methods.toolformer.tables import TF_DECISIONS, TF_FILTERED_DATASET
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 
 Filters = TypeVar(
     "Filters",
@@ -233,7 +233,7 @@ def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.Da
     return decisions
 
 
-def _recorded_decisions(lake: Lake, dataset: Manifest, schema: TableSchema = DECISIONS) -> pl.DataFrame:
+def _recorded_decisions(lake: Lake, dataset: Manifest, schema: Table = DECISIONS) -> pl.DataFrame:
     manifest = lake.manifest(schema.name, dataset.partition)
     if manifest.activity.parameters["decides"] != dataset.activity.id:
         raise LakeError(

@@ -11,7 +11,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import TABLES
 
 
@@ -22,7 +22,7 @@ class Subject:
         self.lake = lake
         self.experiment = experiment
         self.iteration = iteration
-        self.schema: TableSchema = TABLES[table]
+        self.schema: Table = TABLES[table]
         self.manifest: Manifest = lake.manifest(table, partition_of(experiment.name, iteration))
 
     def columns(self, *names: str) -> pl.DataFrame:

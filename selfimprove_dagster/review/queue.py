@@ -22,7 +22,7 @@ from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, VOTED_ANSWE
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_REVIEW_QUEUE
 from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.review.uncertainty import ITEM, least_certain, of_preferences, of_rewards, of_votes
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tables import of
 
 CODE_VERSION = "1"
@@ -274,7 +274,7 @@ def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) 
     return told.join(pairs, on="item_id", maintain_order="left").drop("item_id")
 
 
-def _empty(schema: TableSchema) -> pl.DataFrame:
+def _empty(schema: Table) -> pl.DataFrame:
     return pl.DataFrame(schema=schema.polars)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.table import TEXT, TableSchema
+from selfimprove_dagster.table import TEXT, Table
 
 _SHOWN: dict[str, Any] = {
     "item_id": TEXT,
@@ -19,7 +19,7 @@ _SHOWN: dict[str, Any] = {
 """What a person sees; `swapped` where the record's second is option A."""
 
 
-REVIEW_LABELS = TableSchema(
+REVIEW_LABELS = Table(
     "reviews/labels", "label", content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT}
 )
 """What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -41,7 +42,7 @@ from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS, TF_SEED_PO
 from selfimprove_dagster.rows import EXCERPT, Rejected, file_name
 from selfimprove_dagster.seeds.files import read_questions
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import normalise_question
 
 CODE_VERSION = "1"
@@ -52,7 +53,7 @@ CODE_VERSION = "1"
 class SeedKind:
     """What seeds are: a table, the column whose text a revocation names, and when two rows are the same."""
 
-    schema: TableSchema
+    schema: Table
     text: str
     key: Callable[[Row], str]
 
@@ -105,7 +106,7 @@ def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) ->
     if path is not None:
         whole = {} if isinstance(source, TaskFile) else {"rows": None}
         source = source.model_copy(update={"file": str(path), **whole})
-    return import_seeds(lake, experiment, source)
+    return import_seeds(lake, experiment, cast(SeedFile, source))
 
 
 def import_seeds(lake: Lake, experiment: Experiment, source: SeedFile) -> tuple[Manifest, int, int]:
@@ -146,7 +147,7 @@ def import_seeds(lake: Lake, experiment: Experiment, source: SeedFile) -> tuple[
             rejected.append(Rejected(row["source_file"], row["source_line"], reason, excerpt))
     parameters = {"file": file_name(path), "checksum": checksum, **how}
 
-    def write(schema: TableSchema, contents: Iterable[Row]) -> Manifest:
+    def write(schema: Table, contents: Iterable[Row]) -> Manifest:
         activity = Activity(
             schema.name, partition, CODE_VERSION, parameters, seed=0, about={"path": str(path)}
         )
@@ -254,7 +255,7 @@ DrawingExperiment = (
 """Those whose seeds are drawn by lot, iteration by iteration."""
 
 
-def _drawn(experiment: DrawingExperiment) -> tuple[SeedKind, TableSchema, int]:
+def _drawn(experiment: DrawingExperiment) -> tuple[SeedKind, Table, int]:
     """The seeds to draw from, the table of those drawn, and how many."""
     if isinstance(experiment, LmsiExperiment):
         return QUESTIONS, SEED_POOL, experiment.sampling.questions

@@ -5,12 +5,12 @@ from __future__ import annotations
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
-    TableSchema,
+    Table,
 )
 
-SEEDS = TableSchema("seeds/accepted", "seed", content={"question": TEXT, **SOURCE})
+SEEDS = Table("seeds/accepted", "seed", content={"question": TEXT, **SOURCE})
 """Unlabelled questions as they were imported, by file and line."""
 
 
-REJECTED_SEEDS = TableSchema("seeds/rejected", "rej", content={"reason": TEXT, "excerpt": TEXT, **SOURCE})
+REJECTED_SEEDS = Table("seeds/rejected", "rej", content={"reason": TEXT, "excerpt": TEXT, **SOURCE})
 """Lines that are no seeds, each with the reason."""

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
 )
-from selfimprove_dagster.families.dialogues.constitution import Constitution, load_constitution
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, Constitution, load_constitution
 
 _ROWS = r"^\d*:\d*$"
 
@@ -97,3 +99,12 @@ class DialogueExperiment(TrainingExperiment):
     """What the methods have in which responses to people are judged."""
 
     evaluation: DialogueEvaluationSection
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    ("model", "path"): embedded.DIALOGUE_MODEL,
+    ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
+    ("evaluation", "file"): embedded.DIALOGUE_EVALUATION,
+    ("constitution", "file"): HOUSEHOLD,
+}
+"""The shipped files for which the word `embedded` stands where responses to people are judged."""

@@ -9,7 +9,7 @@ import polars as pl
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
-    TableSchema,
+    Table,
     evaluation,
 )
 
@@ -19,15 +19,15 @@ _PROMPT: dict[str, Any] = {"prompt": TEXT, "kind": TEXT, "response": TEXT, **SOU
 COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **SOURCE}
 
 
-SEED_PROMPTS = TableSchema("seeds/prompts", "sprompt", content=_PROMPT)
+SEED_PROMPTS = Table("seeds/prompts", "sprompt", content=_PROMPT)
 """Prompts as they were imported, by file and line; `kind` and a person's `response` where the file has it."""
 
 
-SEED_COMPARISONS = TableSchema("seeds/comparisons", "scomp", content=COMPARED)
+SEED_COMPARISONS = Table("seeds/comparisons", "scomp", content=COMPARED)
 """Comparisons that people made, by file and line."""
 
 
-def dialogue_evaluation(method: str) -> TableSchema:
+def dialogue_evaluation(method: str) -> Table:
     """One row a held-out prompt, model and mode (greedy; revision_1, …; improved_1, …), with what the
     truth says of the response, and what the reward model does."""
     return evaluation(

@@ -57,7 +57,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_SEED_POOL,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SEED_POOL
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tables import JUDGE_METHODS, JUDGE_TABLES
 
 _ASIDE = (
@@ -418,7 +418,7 @@ def _of_prompt(iteration: Iteration, prompt: str) -> list[Row]:
     return [row for row in found if row["id"] in known] if known else found[1:]
 
 
-def _tabled(iteration: Iteration, schema: TableSchema, wanted: pl.Expr) -> list[Row]:
+def _tabled(iteration: Iteration, schema: Table, wanted: pl.Expr) -> list[Row]:
     return [{**row, "table_name": schema.name} for row in iteration.rows(schema, wanted)]
 
 
@@ -463,7 +463,7 @@ THRESHOLDS = {
 """Those settings of the section by which candidates are kept."""
 
 
-_READ: dict[str, tuple[TableSchema, ...]] = {
+_READ: dict[str, tuple[Table, ...]] = {
     "constitutional": (CAI_SEED_POOL, CAI_RAW_GENERATIONS, CAI_REVISIONS),
     "rlaif": (RLAIF_AI_PREFERENCES, RLAIF_RESPONSE_PAIRS),
     "rlhf": (RLHF_SEED_POOL,),
@@ -537,7 +537,7 @@ def _rounds(lake: Lake, dataset: Manifest) -> int:
     return int(revisions.activity.parameters["revisions"]["rounds"])
 
 
-def _read(lake: Lake, dataset: Manifest, schema: TableSchema) -> pl.DataFrame:
+def _read(lake: Lake, dataset: Manifest, schema: Table) -> pl.DataFrame:
     manifest = lake.manifest(schema.name, dataset.partition)
     if manifest.activity.id not in dataset.activity.inputs:
         raise LakeError(

@@ -14,7 +14,7 @@ from selfimprove_dagster.families.preferences.settings import PolicyTrainingSect
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.resources.trainer import TrainerResource
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.comparisons import Comparison
@@ -55,7 +55,7 @@ def optimise_policy(
     section: PolicyTrainingSection,
     prompts: pl.DataFrame,
     rewarding: tuple[Reward, str],
-    rollouts_table: TableSchema,
+    rollouts_table: Table,
     told: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult:
     """The policy optimised on prompts (`prompt_id, prompt` and, where it improves what is a record,
@@ -103,7 +103,7 @@ def optimise_policy(
 
 def store_rollouts(
     training: TrainingStage,
-    table: TableSchema,
+    table: Table,
     drawn: Sequence[Rollout],
     prompts: pl.DataFrame | None,
     parents: Sequence[Parent],

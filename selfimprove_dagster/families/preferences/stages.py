@@ -38,7 +38,7 @@ from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.stage import Stage, store_decisions
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 
 Start = Callable[[Stage[Any]], Champion]
 """The model that reward model and policy start from."""
@@ -48,7 +48,7 @@ def store_pairs(
     stage: Stage[Any],
     candidates: pl.DataFrame,
     inputs: Sequence[Manifest],
-    decisions_table: TableSchema,
+    decisions_table: Table,
     labelled_by: str,
     parents: Callable[[dict[str, Any]], list[Parent]],
 ) -> dg.MaterializeResult:
@@ -95,9 +95,9 @@ def store_pairs(
 
 
 def compared_pairs(
-    schema: TableSchema,
-    pool_table: TableSchema,
-    decisions_table: TableSchema,
+    schema: Table,
+    pool_table: Table,
+    decisions_table: Table,
     kind: type[RlhfExperiment] | type[PitExperiment],
     description: str,
 ) -> dg.AssetsDefinition:
@@ -122,7 +122,7 @@ def compared_pairs(
 
 
 def preference_stages(
-    kind: type[PreferenceExperiment], method: str, start: Start, start_table: TableSchema | None = None
+    kind: type[PreferenceExperiment], method: str, start: Start, start_table: Table | None = None
 ) -> list[dg.AssetsDefinition]:
     """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
     dataset, reward_table = t.preference_dataset(method), t.reward_model(method)
@@ -165,7 +165,7 @@ def preference_stages(
 
 
 def _train_reward_model(
-    stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
+    stage: Stage[Any], trainer: TrainerResource, dataset: Table, start: Start
 ) -> dg.MaterializeResult:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
 
@@ -194,7 +194,7 @@ def _train_reward_model(
 
 
 def _train_on_pairs(
-    stage: Stage[Any], trainer: TrainerResource, dataset: TableSchema, start: Start
+    stage: Stage[Any], trainer: TrainerResource, dataset: Table, start: Start
 ) -> dg.MaterializeResult:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
 
@@ -221,8 +221,8 @@ def _train_policy(
     stage: Stage[Any],
     trainer: TrainerResource,
     language_model: LanguageModelResource,
-    dataset: TableSchema,
-    reward_table: TableSchema,
+    dataset: Table,
+    reward_table: Table,
     start: Start,
 ) -> dg.MaterializeResult:
     section = stage.experiment.training

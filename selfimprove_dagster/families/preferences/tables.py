@@ -6,7 +6,7 @@ import polars as pl
 
 from selfimprove_dagster.table import (
     TEXT,
-    TableSchema,
+    Table,
     fine_tuned_checkpoint,
 )
 
@@ -14,10 +14,10 @@ PREFERENCE_METHODS = ("rlaif", "rlhf", "pit")
 """Those that train on pairs of responses."""
 
 
-def preference_dataset(method: str) -> TableSchema:
+def preference_dataset(method: str) -> Table:
     """Pairs of responses with the probability that the chosen one is the better; parents: the prompt or the
     comparison of a person, and the preference and both responses where a model judged."""
-    return TableSchema(
+    return Table(
         f"{method}/filtered_dataset",
         "ex",
         content={
@@ -33,10 +33,10 @@ def preference_dataset(method: str) -> TableSchema:
     )
 
 
-def reward_model(method: str) -> TableSchema:
+def reward_model(method: str) -> Table:
     """One row: the reward model; none where training needs none. Parents: its dataset, its base model."""
     plain = fine_tuned_checkpoint(method)
-    return TableSchema(
+    return Table(
         f"{method}/reward_model",
         "rm",
         content=plain.content,
@@ -44,10 +44,10 @@ def reward_model(method: str) -> TableSchema:
     )
 
 
-def rollouts(method: str, stage: str = "rollouts") -> TableSchema:
+def rollouts(method: str, stage: str = "rollouts") -> Table:
     """What the policy wrote while it was trained, with what it was rewarded; parents: the prompt, the models
     that wrote and that rewarded it, and the reference that it improves, if any."""
-    return TableSchema(
+    return Table(
         f"{method}/{stage}",
         "roll",
         content={

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.sections import Section
 
 
@@ -66,3 +68,10 @@ _TASK_TRAINING_PRACTICAL = {
     "batch_size": 32,
     "schedule": "cosine",
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    ("model", "path"): embedded.TASK_MODEL,
+    ("evaluation", "file"): embedded.TASK_EVALUATION,
+}
+"""The shipped files for which the word `embedded` stands where the model writes tasks."""

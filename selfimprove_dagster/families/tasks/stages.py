@@ -27,7 +27,7 @@ from selfimprove_dagster.methods.self_instruct import shots as shipped
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Stage, store_decisions
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import Work
@@ -39,9 +39,7 @@ _SCORED = 512
 _SHOWN = 20
 
 
-def pool_stage(
-    schema: TableSchema, decisions: TableSchema, kind: type[TaskExperiment]
-) -> dg.AssetsDefinition:
+def pool_stage(schema: Table, decisions: Table, kind: type[TaskExperiment]) -> dg.AssetsDefinition:
     """seed_pool: all tasks that an iteration may show."""
 
     @stage_asset(
@@ -119,7 +117,7 @@ def pool_metadata(instructions: Sequence[str]) -> dict[str, Any]:
 
 
 def score_instructions(
-    schema: TableSchema, candidates: TableSchema, kind: type[TaskExperiment], context_text: str
+    schema: Table, candidates: Table, kind: type[TaskExperiment], context_text: str
 ) -> dg.AssetsDefinition:
     """perplexity_scores: how probable the model finds each candidate after `context_text`."""
 
@@ -230,9 +228,7 @@ def _task(row: Row) -> Task:
     return Task(row["instruction"], instances, row["is_classification"])
 
 
-def examples_of_seeds(
-    stage: Stage[Any], schema: TableSchema
-) -> tuple[Manifest, list[tuple[Row, list[Parent]]]]:
+def examples_of_seeds(stage: Stage[Any], schema: Table) -> tuple[Manifest, list[tuple[Row, list[Parent]]]]:
     """The instances that people gave with their tasks, as examples; and the pool that they are read from."""
     manifest, tasks = stage.read(schema)
     return manifest, [
@@ -247,7 +243,7 @@ def examples_of_seeds(
 
 def store_examples(
     stage: Stage[Any],
-    decisions_schema: TableSchema,
+    decisions_schema: Table,
     inputs: Sequence[Manifest],
     decisions: pl.DataFrame,
     examples: Iterable[tuple[Row, list[Parent]]],

@@ -9,7 +9,7 @@ import polars as pl
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
-    TableSchema,
+    Table,
 )
 
 INSTANCE = pl.Struct({"input": TEXT, "output": TEXT})
@@ -24,7 +24,7 @@ _TASK: dict[str, Any] = {
 }
 
 
-SEED_TASKS = TableSchema("seeds/tasks", "stask", content={**_TASK, **SOURCE})
+SEED_TASKS = Table("seeds/tasks", "stask", content={**_TASK, **SOURCE})
 """Tasks written by people, as they were imported, by file and line; `name` is the task's id in its file."""
 
 

@@ -17,7 +17,7 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.stage import Stage
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.progress import ProgressReport
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def fine_tuned(
     return training.result(training.store(outcome), outcome)
 
 
-def trained_model(stage: Stage[Any], table: TableSchema) -> Champion | None:
+def trained_model(stage: Stage[Any], table: Table) -> Champion | None:
     """The model that an earlier stage of this iteration trained; None where it trained none."""
     _, trained = stage.read(table)
     if trained.is_empty():

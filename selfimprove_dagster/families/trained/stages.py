@@ -35,7 +35,7 @@ from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Stage
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Request
 
@@ -44,10 +44,10 @@ Report = Callable[[Stage[Any], Manifest], dict[str, Any]]
 
 
 def drawn_pool(
-    schema: TableSchema,
+    schema: Table,
     kind: type[seeds.DrawingExperiment],
     description: str,
-    deps: Sequence[TableSchema] = (),
+    deps: Sequence[Table] = (),
 ) -> dg.AssetsDefinition:
     """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
 
@@ -85,8 +85,8 @@ def drawn_pool(
 
 
 def drawn_responses(
-    schema: TableSchema,
-    pool: TableSchema,
+    schema: Table,
+    pool: Table,
     kind: type[ConstitutionalExperiment] | type[RlaifExperiment] | type[RefinementExperiment],
     description: str,
     samples: int = 1,
@@ -119,7 +119,7 @@ def drawn_responses(
 
 
 def training_stages(
-    method: str, dataset: TableSchema, report: Report = lambda stage, manifest: {}
+    method: str, dataset: Table, report: Report = lambda stage, manifest: {}
 ) -> list[dg.AssetsDefinition]:
     """fine_tuned_checkpoint → evaluation → promotion, for the method whose examples `dataset` holds."""
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
@@ -141,7 +141,7 @@ def training_stages(
 
 
 def judging_stages(
-    method: str, report: Report = lambda stage, manifest: {}, after: Sequence[TableSchema] = ()
+    method: str, report: Report = lambda stage, manifest: {}, after: Sequence[Table] = ()
 ) -> list[dg.AssetsDefinition]:
     """evaluation → promotion of the method's fine-tuned checkpoint; the exam may read tables `after` it."""
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
@@ -176,7 +176,7 @@ def judging_stages(
 
 
 def _train(
-    stage: Stage[TrainingExperiment], trainer: TrainerResource, dataset: TableSchema
+    stage: Stage[TrainingExperiment], trainer: TrainerResource, dataset: Table
 ) -> dg.MaterializeResult:
     manifest, examples = stage.read(dataset)
     shown = examples.select("prompt", "completion").iter_rows()
@@ -186,7 +186,7 @@ def _train(
 def _evaluate(
     stage: Stage[TrainingExperiment],
     language_model: LanguageModelResource,
-    checkpoint: TableSchema,
+    checkpoint: Table,
     report: Report,
 ) -> dg.MaterializeResult:
     experiment, champion = stage.experiment, stage.champion
@@ -263,9 +263,7 @@ def _accuracy_chart(stage: Stage[TrainingExperiment]) -> bytes:
     )
 
 
-def _promote(
-    stage: Stage[TrainingExperiment], checkpoint: TableSchema, evaluation: TableSchema
-) -> dg.MaterializeResult:
+def _promote(stage: Stage[TrainingExperiment], checkpoint: Table, evaluation: Table) -> dg.MaterializeResult:
     checkpoint_manifest, trained = stage.read(checkpoint)
     evaluation_manifest, rows = stage.read(evaluation)
     champion = stage.champion

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     Section,
 )
+from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     ConstitutionSection,
     DialogueExperiment,
@@ -67,7 +70,7 @@ class ConstitutionalExperiment(DialogueExperiment):
         return self
 
 
-CONSTITUTIONAL = {
+PRESETS = {
     "paper": Preset(
         values={
             "constitution": _FILE,
@@ -115,3 +118,7 @@ CONSTITUTIONAL = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED, ("seeds", "file"): embedded.DIALOGUE_PROMPTS}
+"""The shipped files for which the word `embedded` stands."""

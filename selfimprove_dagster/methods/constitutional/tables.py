@@ -9,12 +9,12 @@ import polars as pl
 from selfimprove_dagster.families.dialogues.tables import _PROMPT
 from selfimprove_dagster.table import (
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
 )
 
-CAI_SEED_POOL = TableSchema("constitutional/seed_pool", "prompt", content=_PROMPT)
+CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
@@ -22,7 +22,7 @@ CAI_RAW_GENERATIONS = completions("constitutional/raw_generations", "gen", promp
 """First responses; parent: the prompt."""
 
 
-def _round_of(name: str, tag: str, **columns: Any) -> TableSchema:
+def _round_of(name: str, tag: str, **columns: Any) -> Table:
     return completions(
         f"constitutional/{name}",
         tag,
@@ -46,7 +46,7 @@ CAI_DECISIONS = decisions("constitutional/decisions")
 """What each rule said of each revision and each helpful response."""
 
 
-CAI_FILTERED_DATASET = TableSchema(
+CAI_FILTERED_DATASET = Table(
     "constitutional/filtered_dataset",
     "ex",
     content={

@@ -111,3 +111,6 @@ class QuestionExam(Exam):
             }
             for question, answer, drawn in zip(questions, predicted["voted_answer"], paths, strict=True)
         ]
+
+
+EXAM = None

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
@@ -148,7 +150,7 @@ class LmsiExperiment(TrainingExperiment):
         return self
 
 
-_LMSI = {
+PRESETS = {
     "paper": Preset(
         values={
             "demonstrations": {"count": 8},
@@ -216,3 +218,12 @@ _LMSI = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    ("model", "path"): embedded.BASE_MODEL,
+    ("seeds", "file"): embedded.SEEDS,
+    ("evaluation", "file"): embedded.EVALUATION,
+    ("demonstrations", "file"): embedded.DEMONSTRATIONS,
+}
+"""The shipped files for which the word `embedded` stands."""

@@ -7,7 +7,7 @@ import polars as pl
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
     evaluation,
@@ -15,7 +15,7 @@ from selfimprove_dagster.table import (
     promotion,
 )
 
-DEMONSTRATIONS = TableSchema(
+DEMONSTRATIONS = Table(
     "seeds/demonstrations",
     "demo",
     content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
@@ -23,7 +23,7 @@ DEMONSTRATIONS = TableSchema(
 """Worked examples for few-shot prompts."""
 
 
-SEED_POOL = TableSchema("lmsi/seed_pool", "q", content={"question": TEXT, **SOURCE})
+SEED_POOL = Table("lmsi/seed_pool", "q", content={"question": TEXT, **SOURCE})
 """The questions of one iteration; parent: the seed."""
 
 
@@ -31,7 +31,7 @@ RAW_GENERATIONS = completions("lmsi/raw_generations", "gen", question_id=TEXT, p
 """Sampled reasoning paths; parents: the question and the prompt's demonstrations."""
 
 
-PERPLEXITY_SCORES = TableSchema(
+PERPLEXITY_SCORES = Table(
     "lmsi/perplexity_scores",
     "ppl",
     content={"path_id": TEXT, "tokens": pl.Int32},
@@ -40,7 +40,7 @@ PERPLEXITY_SCORES = TableSchema(
 """How probable each path is to its own generator; parent: the path."""
 
 
-VOTED_ANSWERS = TableSchema(
+VOTED_ANSWERS = Table(
     "lmsi/voted_answers",
     "vote",
     content={
@@ -64,7 +64,7 @@ DECISIONS = decisions("lmsi/decisions")
 """What each filter rule said of each path that reached it."""
 
 
-FILTERED_DATASET = TableSchema(
+FILTERED_DATASET = Table(
     "lmsi/filtered_dataset",
     "ex",
     content={

@@ -99,3 +99,6 @@ def preferred_by_truth(asked: Sequence[Contest], prompts: Sequence[HeldOutPrompt
 def chosen_responses(prompts: Sequence[HeldOutPrompt]) -> dict[tuple[str, int], str]:
     """What people preferred, by place in the file, where the file has it."""
     return {(one.source_file, one.source_line): one.chosen for one in prompts if one.chosen}
+
+
+EXAM = None

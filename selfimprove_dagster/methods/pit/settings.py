@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     ModelSection,
     Section,
 )
+from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     ComparisonFile,
     ConstitutionSection,
@@ -105,7 +108,7 @@ class ImprovementEvaluationSection(DialogueEvaluationSection):
 class WinRateSection(Section):
     """Who is set against whom on held-out prompts, and who judges besides the truth and the model itself."""
 
-    round: int = Field(1, ge=1, description="the round of PIT's improvements that competes")
+    round: int = Field(1, ge=1, description="the round of PRESETS's improvements that competes")
     rounds: int = Field(4, ge=1, le=32, description="most rounds of Self-Refine and of Reflexion")
     judges: list[ModelSection] = Field([], description="engines that judge as well, each as `model` is given")
     principles: int = Field(1, ge=1, description="principles by which a model judges each pair")
@@ -158,7 +161,7 @@ class PitExperiment(DialogueExperiment):
         return self.evaluation.decided_in
 
 
-PIT = {
+PRESETS = {
     "paper": Preset(
         values={
             "constitution": {"file": "embedded"},
@@ -234,3 +237,10 @@ PIT = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    **dialogues.EMBEDDED,
+    ("seeds", "file"): embedded.DIALOGUE_COMPARISONS,
+}
+"""The shipped files for which the word `embedded` stands."""

@@ -44,7 +44,7 @@ from selfimprove_dagster.methods.pit.settings import PitExperiment
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.stage import Stage
-from selfimprove_dagster.table import TableSchema
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Request
 
@@ -274,8 +274,8 @@ def _phase(
     trainer: TrainerResource,
     dataset: Manifest,
     prompts: pl.DataFrame,
-    start: TableSchema,
-    rollouts_table: TableSchema,
+    start: Table,
+    rollouts_table: Table,
     changed: dict[str, Any] | None = None,
     parameters: dict[str, Any] | None = None,
 ) -> dg.MaterializeResult:
@@ -301,7 +301,7 @@ def _phase(
         return optimise_policy(training, trainer, section, prompts, rewards, rollouts_table)
 
 
-def _trained(stage: Stage[PitExperiment], table: TableSchema) -> Champion:
+def _trained(stage: Stage[PitExperiment], table: Table) -> Champion:
     model = trained_model(stage, table)
     assert model is not None, table.name
     return model

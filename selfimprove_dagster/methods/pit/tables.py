@@ -16,14 +16,14 @@ from selfimprove_dagster.methods.rlaif.tables import RLAIF_SEED_POOL
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SEED_POOL
 from selfimprove_dagster.table import (
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
     fine_tuned_checkpoint,
     promotion,
 )
 
-PIT_SEED_POOL = TableSchema("pit/seed_pool", "comp", content=COMPARED, measures={"probability": pl.Float64})
+PIT_SEED_POOL = Table("pit/seed_pool", "comp", content=COMPARED, measures={"probability": pl.Float64})
 """The pairs of one iteration; parent: the comparison of a file, or the example of another experiment.
 `probability` is that of the chosen response being the better one, 1 where a person chose."""
 
@@ -35,7 +35,7 @@ PIT_DECISIONS = decisions("pit/decisions")
 PIT_FILTERED_DATASET = preference_dataset("pit")
 
 
-PIT_IMPROVER_DATASET = TableSchema(
+PIT_IMPROVER_DATASET = Table(
     "pit/improver_dataset",
     "imp",
     content={
@@ -51,16 +51,16 @@ PIT_IMPROVER_DATASET = TableSchema(
 parent: the pair (`example_id`)."""
 
 
-def _model(stage: str, tag: str, **measures: Any) -> TableSchema:
+def _model(stage: str, tag: str, **measures: Any) -> Table:
     plain = fine_tuned_checkpoint("pit")
-    return TableSchema(f"pit/{stage}", tag, content=plain.content, measures={**plain.measures, **measures})
+    return Table(f"pit/{stage}", tag, content=plain.content, measures={**plain.measures, **measures})
 
 
 PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft")
 """One row: the model fine-tuned to improve y_l to y_w."""
 
 
-PIT_GAP_PAIRS = TableSchema(
+PIT_GAP_PAIRS = Table(
     "pit/gap_pairs",
     "gap",
     content={
@@ -97,7 +97,7 @@ ORDERED = pl.Struct(
 GAP_MEAN = pl.Struct({"kind": TEXT, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64})
 
 
-PIT_GAP_REWARD_MODEL = TableSchema(
+PIT_GAP_REWARD_MODEL = Table(
     "pit/gap_reward_model",
     "grm",
     content=reward_model("pit").content,
@@ -130,7 +130,7 @@ PIT_ROLLOUTS = rollouts("pit")
 PIT_CHECKPOINT = fine_tuned_checkpoint("pit")
 
 
-PIT_IMPROVEMENT_ROUNDS = TableSchema(
+PIT_IMPROVEMENT_ROUNDS = Table(
     "pit/improvement_rounds",
     "round",
     content={
@@ -157,7 +157,7 @@ all that its round said). `gap_reward` is r_gap of the text against the one that
 improves."""
 
 
-PIT_WIN_RATES = TableSchema(
+PIT_WIN_RATES = Table(
     "pit/win_rates",
     "win",
     content={

@@ -173,3 +173,6 @@ def _measured(way: str, number: int, rows: pl.DataFrame, first: pl.DataFrame) ->
         tokens=int((rows["tokens_in"] + rows["tokens_out"]).sum()) / max(len(rows), 1),
         against_original=PairedComparison.of(both["before"].to_list(), both["correct"].to_list()),
     )
+
+
+EXAM = None

@@ -80,3 +80,7 @@ def _explain_seed(lake: Lake, place: Place, row: Row, gone: list[Step]) -> Expla
     if gone:
         verdict = f"{gone[0].reason}; {verdict}"
     return explanation(place, verdict, in_dataset=None, steps=(accepted, *gone))
+
+
+EXPLAIN = None
+WHAT_IF = None

@@ -110,3 +110,7 @@ AND kind = 'outcome' AND stopped = 'failed'""",
     columns=(_WAY, _ROUND),
     default="way",
 )
+
+
+PAGES = None
+CARD = None

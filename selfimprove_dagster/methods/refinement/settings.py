@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import SeededExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     Section,
 )
+from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     DialogueEvaluationSection,
     PromptFile,
@@ -87,7 +90,7 @@ _ITSELF = (
 _WITHOUT_EXAMPLES = "no worked examples before feedback, reflection and new answer"
 
 
-REFINEMENT = {
+PRESETS = {
     "paper": Preset(
         values={
             "responses": {"prompts": 1_000, "temperature": 0.7, "max_tokens": 300},
@@ -131,3 +134,7 @@ REFINEMENT = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED, ("seeds", "file"): embedded.DIALOGUE_PROMPTS}
+"""The shipped files for which the word `embedded` stands."""

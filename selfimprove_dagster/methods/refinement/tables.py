@@ -7,12 +7,12 @@ import polars as pl
 from selfimprove_dagster.column_sources import Columns, drawn, each, new, of, same
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.methods.refinement import tables as t
-from selfimprove_dagster.table import DRAWN, TEXT, TableSchema, completions, evaluation
+from selfimprove_dagster.table import DRAWN, TEXT, Table, completions, evaluation
 
 METHOD = "refinement"
 
 
-RF_SEED_POOL = TableSchema(f"{METHOD}/seed_pool", "prompt", content=SEED_PROMPTS.content)
+RF_SEED_POOL = Table(f"{METHOD}/seed_pool", "prompt", content=SEED_PROMPTS.content)
 """The prompts of one iteration, which nobody trains on; parent: the seed."""
 
 
@@ -20,7 +20,7 @@ RF_RAW_GENERATIONS = completions(f"{METHOD}/raw_generations", "gen", prompt_id=T
 """First answers; parent: the prompt."""
 
 
-REFINEMENTS = TableSchema(
+REFINEMENTS = Table(
     f"{METHOD}/refinements",
     "step",
     content={

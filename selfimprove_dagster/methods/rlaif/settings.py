@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     ModelSection,
     Section,
 )
+from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     ConstitutionSection,
     PromptFile,
@@ -98,7 +101,7 @@ class RlaifExperiment(PreferenceExperiment):
     self_knowledge: SelfKnowledgeSection = SelfKnowledgeSection()
 
 
-RLAIF = {
+PRESETS = {
     "paper": Preset(
         values={
             "constitution": _FILE,
@@ -151,3 +154,7 @@ RLAIF = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED, ("seeds", "file"): embedded.DIALOGUE_PROMPTS}
+"""The shipped files for which the word `embedded` stands."""

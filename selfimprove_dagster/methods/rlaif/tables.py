@@ -8,12 +8,12 @@ from selfimprove_dagster.families.dialogues.tables import _PROMPT
 from selfimprove_dagster.review.tables import _SHOWN
 from selfimprove_dagster.table import (
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
 )
 
-RLAIF_SEED_POOL = TableSchema("rlaif/seed_pool", "prompt", content=_PROMPT)
+RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
@@ -21,7 +21,7 @@ RLAIF_RESPONSE_PAIRS = completions("rlaif/response_pairs", "gen", prompt_id=TEXT
 """Two responses a prompt, by `sample_index`; parent: the prompt."""
 
 
-RLAIF_COMPARISONS = TableSchema(
+RLAIF_COMPARISONS = Table(
     "rlaif/comparisons",
     "cmp",
     content={
@@ -42,7 +42,7 @@ the whole prompt whose next token is read, `probability_a` that of (A) against (
 another seed, to see whether the judge agrees with itself; no label rests on it. Parents: both responses."""
 
 
-RLAIF_AI_PREFERENCES = TableSchema(
+RLAIF_AI_PREFERENCES = Table(
     "rlaif/ai_preferences",
     "pref",
     content={
@@ -63,7 +63,7 @@ RLAIF_AI_PREFERENCES = TableSchema(
 `as_first` and `as_second` when it was shown as (A) and as (B). Parents: both responses, every comparison."""
 
 
-RLAIF_JUDGE_CHECKS = TableSchema(
+RLAIF_JUDGE_CHECKS = Table(
     "rlaif/judge_checks",
     "judge",
     content={"measure": TEXT, "allowed": TEXT},
@@ -86,7 +86,7 @@ RLAIF_DECISIONS = decisions("rlaif/decisions")
 """What each rule said of each preference."""
 
 
-RLAIF_REVIEW_QUEUE = TableSchema(
+RLAIF_REVIEW_QUEUE = Table(
     "rlaif/review_queue", "item", content=_SHOWN, measures={"uncertainty": pl.Float64, "reason": TEXT}
 )
 """The preferences of which the judge is least certain, for people to look at; parent: the preference."""

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     ComparisonFile,
 )
@@ -39,7 +42,7 @@ class RlhfExperiment(PreferenceExperiment):
         return self
 
 
-RLHF = {
+PRESETS = {
     "paper": Preset(
         values={
             "pool": {"comparisons": 33_000, "prompts": 31_000},
@@ -89,3 +92,10 @@ RLHF = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    **dialogues.EMBEDDED,
+    ("seeds", "file"): embedded.DIALOGUE_COMPARISONS,
+}
+"""The shipped files for which the word `embedded` stands."""

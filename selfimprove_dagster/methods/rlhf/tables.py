@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.dialogues.tables import COMPARED
 from selfimprove_dagster.table import (
-    TableSchema,
+    Table,
     decisions,
     fine_tuned_checkpoint,
 )
 
-RLHF_SEED_POOL = TableSchema("rlhf/seed_pool", "comp", content=COMPARED)
+RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", content=COMPARED)
 """The comparisons of one iteration; parent: the seed."""
 
 
@@ -17,7 +17,7 @@ RLHF_DECISIONS = decisions("rlhf/decisions")
 """What each rule said of each comparison."""
 
 
-RLHF_SUPERVISED_CHECKPOINT = TableSchema(
+RLHF_SUPERVISED_CHECKPOINT = Table(
     "rlhf/supervised_checkpoint",
     "sft",
     content=fine_tuned_checkpoint("rlhf").content,

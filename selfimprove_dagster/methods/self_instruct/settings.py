@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
 )
+from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
@@ -81,7 +84,7 @@ class SelfInstructExperiment(TrainingExperiment):
     filter: TaskFilterSection
 
 
-_SELF_INSTRUCT = {
+PRESETS = {
     "paper": Preset(
         values={
             "generation": {
@@ -137,3 +140,7 @@ _SELF_INSTRUCT = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**tasks.EMBEDDED, ("seeds", "file"): embedded.TASK_SEEDS}
+"""The shipped files for which the word `embedded` stands."""

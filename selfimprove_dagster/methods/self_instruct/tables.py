@@ -7,7 +7,7 @@ import polars as pl
 from selfimprove_dagster.families.tasks.tables import _EXAMPLE, POOL_TASKS
 from selfimprove_dagster.table import (
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
 )
@@ -15,7 +15,7 @@ from selfimprove_dagster.table import (
 # ---- Self-Instruct ----------------------------------------------------------------------------------
 
 
-SI_SEED_POOL = TableSchema("self_instruct/seed_pool", "task", content=POOL_TASKS)
+SI_SEED_POOL = Table("self_instruct/seed_pool", "task", content=POOL_TASKS)
 """All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
 
 
@@ -27,7 +27,7 @@ SI_RAW_GENERATIONS = completions("self_instruct/raw_generations", "gen", first_n
 """Sampled lists of tasks; parents: the demonstrations. The list goes on from `first_number`."""
 
 
-SI_CANDIDATE_TASKS = TableSchema(
+SI_CANDIDATE_TASKS = Table(
     "self_instruct/candidate_tasks",
     "cand",
     content={
@@ -42,7 +42,7 @@ SI_CANDIDATE_TASKS = TableSchema(
 says why one cannot be used, such as being cut off."""
 
 
-SI_PERPLEXITY_SCORES = TableSchema(
+SI_PERPLEXITY_SCORES = Table(
     "self_instruct/perplexity_scores",
     "ppl",
     content={"candidate_id": TEXT, "tokens": pl.Int32},
@@ -51,7 +51,7 @@ SI_PERPLEXITY_SCORES = TableSchema(
 """How probable the model finds each instruction as the first of a list; parent: the candidate."""
 
 
-SI_SIMILARITY_SCORES = TableSchema(
+SI_SIMILARITY_SCORES = Table(
     "self_instruct/similarity_scores",
     "sim",
     content={
@@ -68,7 +68,7 @@ SI_TASK_DECISIONS = decisions("self_instruct/task_decisions")
 """What each rule said of each candidate task that reached it."""
 
 
-SI_ACCEPTED_TASKS = TableSchema(
+SI_ACCEPTED_TASKS = Table(
     "self_instruct/accepted_tasks",
     "acc",
     content={"instruction": TEXT, "candidate_id": TEXT},
@@ -77,7 +77,7 @@ SI_ACCEPTED_TASKS = TableSchema(
 """The tasks that join the pool; parents: the candidate and its scores."""
 
 
-SI_CLASSIFIED_TASKS = TableSchema(
+SI_CLASSIFIED_TASKS = Table(
     "self_instruct/classified_tasks",
     "cls",
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
@@ -93,7 +93,7 @@ SI_INSTANCE_GENERATIONS = completions(
 accepted task and its class."""
 
 
-SI_TASK_INSTANCES = TableSchema(
+SI_TASK_INSTANCES = Table(
     "self_instruct/task_instances",
     "inst",
     content={
@@ -112,7 +112,7 @@ SI_DECISIONS = decisions("self_instruct/decisions")
 """What each rule said of each instance that reached it."""
 
 
-SI_FILTERED_DATASET = TableSchema(
+SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
     content=_EXAMPLE,

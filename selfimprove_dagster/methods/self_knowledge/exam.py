@@ -74,3 +74,6 @@ def is_right(question: Question, text: str) -> tuple[bool, bool]:
         return all(judge(text, question.wanted, question.unwanted)), bool(text.strip())
     answer = extract_answer(text)
     return answers_agree(answer, question.answer), answer is not None
+
+
+EXAM = None

@@ -54,3 +54,7 @@ _SENTENCES: Mapping[str, Callable[[Row], str]] = {
     "discrimination_score": _picked,
     "discrimination_gap": lambda row: f"measured of the model {row['model_id']}: {row['statement']}",
 }
+
+
+EXPLAIN = None
+WHAT_IF = None

@@ -62,3 +62,7 @@ PICKS: Mapping[str, Listing] = {METHOD: _PICKS}
 
 WRONG_PICKS: Mapping[str, Mapping[str, Listing]] = {METHOD: {"picks": _WRONG}}
 """Those that are not right, where other methods have what was dropped."""
+
+
+PAGES = None
+CARD = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,7 @@ from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     Section,
 )
+from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.settings import (
     ConstitutionSection,
@@ -133,7 +135,7 @@ _MEASURED = (
 )
 
 
-SELF_KNOWLEDGE = {
+PRESETS = {
     "paper": Preset(
         values={
             "constitution": {"file": "embedded"},
@@ -156,3 +158,7 @@ SELF_KNOWLEDGE = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED}
+"""The shipped files for which the word `embedded` stands."""

@@ -6,12 +6,12 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import Columns, drawn, each, new, of, same
 from selfimprove_dagster.methods.self_knowledge import tables as t
-from selfimprove_dagster.table import SOURCE, TEXT, TableSchema, completions
+from selfimprove_dagster.table import SOURCE, TEXT, Table, completions
 
 METHOD = "self_knowledge"
 
 
-SK_QUESTIONS = TableSchema(
+SK_QUESTIONS = Table(
     f"{METHOD}/questions", "ask", content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE}
 )
 """The questions and prompts of all tasks, without what tells right from wrong, by file and line."""
@@ -21,7 +21,7 @@ SK_CANDIDATES = completions(f"{METHOD}/candidates", "cand", question_id=TEXT, ta
 """What the model answers, several times a question, by `sample_index`; parent: the question."""
 
 
-SK_GENERATION_SCORE = TableSchema(
+SK_GENERATION_SCORE = Table(
     f"{METHOD}/generation_score",
     "gsc",
     content={
@@ -37,7 +37,7 @@ SK_GENERATION_SCORE = TableSchema(
 those in which no answer could be read. Parents: the question, every candidate."""
 
 
-SK_DISCRIMINATION_SCORE = TableSchema(
+SK_DISCRIMINATION_SCORE = Table(
     f"{METHOD}/discrimination_score",
     "dsc",
     content={
@@ -63,7 +63,7 @@ read, and `score` is the generation score then. Parents: the question, its gener
 """
 
 
-SK_DISCRIMINATION_GAP = TableSchema(
+SK_DISCRIMINATION_GAP = Table(
     f"{METHOD}/discrimination_gap",
     "dgap",
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},

@@ -193,3 +193,6 @@ def is_predicted(expected: str, predicted: str | None) -> bool:
     if _NUMBER.fullmatch(expected):
         return answers_agree(predicted, expected)
     return re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", predicted, re.IGNORECASE) is not None
+
+
+EXAM = None

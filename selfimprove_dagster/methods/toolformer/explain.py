@@ -42,7 +42,7 @@ from selfimprove_dagster.methods.toolformer.tables import (
     TF_TOOL_RESULTS,
 )
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates, call_thresholds
-from selfimprove_dagster.table import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tools.calls import Call, write_call
 
 _TOLD = 3
@@ -302,7 +302,7 @@ class _Story:
         )
 
 
-def _told(schema: TableSchema, row: Row) -> Step:
+def _told(schema: Table, row: Row) -> Step:
     return Step(schema.name, sentence({**row, "table_name": schema.name}), row["id"])
 
 
@@ -472,3 +472,7 @@ _SENTENCES: dict[str, Callable[[Row], str]] = {
     "perplexity_scores": _scored,
     "filtered_dataset": lambda row: f"in the dataset: {quoted(row['completion'])}",
 }
+
+
+EXPLAIN = None
+WHAT_IF = None

@@ -123,3 +123,7 @@ def _pieces(text: str, calls: list[Row]) -> Iterator[tuple[str, bool]]:
         done = at + len(written(call))
         yield whole[at:done], True
     yield whole[done:], False
+
+
+PAGES = None
+CARD = None

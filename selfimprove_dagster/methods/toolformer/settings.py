@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
@@ -162,7 +163,7 @@ _PAPER_CALLS = {
 }
 
 
-_TOOLFORMER = {
+PRESETS = {
     "paper": Preset(
         values={
             "tools": {"names": list(PAPER_SAMPLING)},
@@ -210,3 +211,12 @@ _TOOLFORMER = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    ("model", "path"): embedded.TOOL_MODEL,
+    ("seeds", "file"): embedded.TOOL_TEXTS,
+    ("evaluation", "file"): embedded.TOOL_EVALUATION,
+    ("evaluation", "plain_file"): embedded.TOOL_PLAIN,
+}
+"""The shipped files for which the word `embedded` stands."""

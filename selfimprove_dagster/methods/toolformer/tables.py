@@ -11,7 +11,7 @@ from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
     evaluation,
@@ -22,15 +22,15 @@ from selfimprove_dagster.table import (
 _TEXT: dict[str, Any] = {"text": TEXT, "date": TEXT, "source": TEXT, **SOURCE}
 
 
-SEED_TEXTS = TableSchema("seeds/texts", "stext", content=_TEXT)
+SEED_TEXTS = Table("seeds/texts", "stext", content=_TEXT)
 """Plain texts as they were imported, by file and line; `date` is ISO 8601, `source` the file's word."""
 
 
-TF_SEED_POOL = TableSchema("toolformer/seed_pool", "text", content=_TEXT)
+TF_SEED_POOL = Table("toolformer/seed_pool", "text", content=_TEXT)
 """The texts of one iteration; parent: the seed."""
 
 
-TF_SEARCH_INDEX = TableSchema(
+TF_SEARCH_INDEX = Table(
     "toolformer/search_index",
     "index",
     content={"tool": TEXT, "corpus": TEXT, "tool_version": TEXT},
@@ -39,7 +39,7 @@ TF_SEARCH_INDEX = TableSchema(
 """One row where the experiment searches: the corpus, and the index that was built of it."""
 
 
-TF_CALL_POSITIONS = TableSchema(
+TF_CALL_POSITIONS = Table(
     "toolformer/call_positions",
     "pos",
     content={
@@ -60,7 +60,7 @@ TF_RAW_GENERATIONS = completions(
 """Sampled calls, from the opening bracket to the end of the input; parents: the text and its positions."""
 
 
-TF_TOOL_RESULTS = TableSchema(
+TF_TOOL_RESULTS = Table(
     "toolformer/tool_results",
     "call",
     content={
@@ -77,7 +77,7 @@ TF_TOOL_RESULTS = TableSchema(
 """The call read out of each completion and what its tool said, or the problem; parent: the completion."""
 
 
-TF_PERPLEXITY_SCORES = TableSchema(
+TF_PERPLEXITY_SCORES = Table(
     "toolformer/perplexity_scores",
     "loss",
     content={"candidate_id": TEXT},
@@ -106,7 +106,7 @@ CALL = pl.Struct(
 )
 
 
-TF_FILTERED_DATASET = TableSchema(
+TF_FILTERED_DATASET = Table(
     "toolformer/filtered_dataset",
     "ex",
     content={

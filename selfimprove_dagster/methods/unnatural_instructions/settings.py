@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
 )
+from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
@@ -60,7 +63,7 @@ class UnnaturalInstructionsExperiment(TrainingExperiment):
     paraphrases: ParaphraseSection
 
 
-_UNNATURAL_INSTRUCTIONS = {
+PRESETS = {
     "paper": Preset(
         values={
             "generation": {"prompts": 5_000, "demonstrations": 3, "top_p": 0.99, "max_tokens": 512},
@@ -91,3 +94,7 @@ _UNNATURAL_INSTRUCTIONS = {
         ),
     ),
 }
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**tasks.EMBEDDED, ("seeds", "file"): embedded.UNNATURAL_SEEDS}
+"""The shipped files for which the word `embedded` stands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from selfimprove_dagster.families.tasks.tables import _ELICITED, _EXAMPLE, POOL_TASKS
 from selfimprove_dagster.table import (
     TEXT,
-    TableSchema,
+    Table,
     completions,
     decisions,
 )
@@ -13,7 +13,7 @@ from selfimprove_dagster.table import (
 # ---- Unnatural Instructions -------------------------------------------------------------------------
 
 
-UI_SEED_POOL = TableSchema("unnatural_instructions/seed_pool", "task", content=POOL_TASKS)
+UI_SEED_POOL = Table("unnatural_instructions/seed_pool", "task", content=POOL_TASKS)
 """The seed tasks from which demonstrations are drawn; parent: the seed task."""
 
 
@@ -25,7 +25,7 @@ UI_RAW_GENERATIONS = completions("unnatural_instructions/raw_generations", "gen"
 """Sampled fourth tasks; parents: the three demonstrations."""
 
 
-UI_CANDIDATE_TASKS = TableSchema(
+UI_CANDIDATE_TASKS = Table(
     "unnatural_instructions/candidate_tasks",
     "cand",
     content={"completion_id": TEXT, **_ELICITED, "problem": TEXT},
@@ -37,7 +37,7 @@ UI_TASK_DECISIONS = decisions("unnatural_instructions/task_decisions")
 """What each rule said of each elicited task that reached it."""
 
 
-UI_ACCEPTED_TASKS = TableSchema(
+UI_ACCEPTED_TASKS = Table(
     "unnatural_instructions/accepted_tasks", "acc", content={"candidate_id": TEXT, **_ELICITED}
 )
 """The tasks that are answered; parent: the candidate."""
@@ -63,5 +63,5 @@ UI_DECISIONS = decisions("unnatural_instructions/decisions")
 """What each rule said of each answered task."""
 
 
-UI_FILTERED_DATASET = TableSchema("unnatural_instructions/filtered_dataset", "ex", content=_EXAMPLE)
+UI_FILTERED_DATASET = Table("unnatural_instructions/filtered_dataset", "ex", content=_EXAMPLE)
 """Training examples, those of earlier iterations too; parents: the output, its task, and the paraphrase."""

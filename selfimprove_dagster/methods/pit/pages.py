@@ -1,0 +1,4 @@
+from __future__ import annotations
+
+PAGES = None
+CARD = None
