@@ -122,11 +122,11 @@ def materialise(home: Home, name: str, *tables: str) -> None:
     """Some stages of the first iteration and no others, as from the Dagster UI."""
     import dagster as dg
 
-    from selfimprove_dagster.assets.partitions import iterations
+    from selfimprove_dagster.assets.partitions import add_iterations
     from selfimprove_dagster.definitions import defs
 
     with _at(home), dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(iterations.name), [f"{name}-000"])
+        add_iterations(instance, tables[0].split("/")[0], [f"{name}-000"])
         job = defs.resolve_job_def(f"{tables[0].split('/')[0]}_iteration")
         outcome = job.execute_in_process(
             instance=instance,

@@ -138,16 +138,17 @@ class Moments:
         from transformers import Trainer
 
         from selfimprove_dagster.quality.expectations import Validator
-        from selfimprove_dagster.stage import Stage
+        from selfimprove_dagster.stage import StageContext
         from selfimprove_dagster.work.progress import ProgressReport
 
-        begin = Stage.begin.__func__  # type: ignore[attr-defined]
+        begin = StageContext.__init__
 
-        def entered(cls: Any, context: Any, home: Any, schema: Any, kind: Any) -> Any:
-            self.stage = schema.name.split("/")[1]
-            return begin(cls, context, home, schema, kind)
+        def entered(context: Any, **fields: Any) -> None:
+            begin(context, **fields)
+            if "_started" not in fields:  # else it is a copy for a table beside
+                self.stage = context.table.stage
 
-        Stage.begin = classmethod(entered)  # type: ignore[assignment, method-assign]
+        StageContext.__init__ = entered  # type: ignore[method-assign, assignment]
         if self.target is not None:  # the attempt that ends runs its checks; for those that die, time counts
             Validator.__init__ = lambda _: None  # type: ignore[method-assign]
             Validator._validate = lambda *_: []  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
@@ -37,7 +37,7 @@ def home(finished_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def materialise(*stages: str) -> None:
     """The named stages of iteration 0 and no others, as from the Dagster UI."""
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(iterations.name), ["small-000"])
+        add_iterations(instance, "lmsi", ["small-000"])
         outcome = defs.resolve_job_def("lmsi_iteration").execute_in_process(
             instance=instance,
             partition_key="small-000",

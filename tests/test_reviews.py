@@ -25,10 +25,9 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.walk import Lineage
-from selfimprove_dagster.methods.rlaif.stages import review_queue as review_queue_asset
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_REVIEW_QUEUE, RLAIF_SEED_POOL
 from selfimprove_dagster.quality.suites import run_suite
-from selfimprove_dagster.resources.home import HomeResource
+from selfimprove_dagster.resources import HomeResource, LanguageModelResource, TrainerResource
 from selfimprove_dagster.review.files import export_queue, import_reviews, write_comparisons
 from selfimprove_dagster.review.queue import (
     Review,
@@ -419,12 +418,16 @@ def judged(home: Home) -> Home:
 
 def test_the_queue_is_an_asset_whose_rows_descend_from_the_preferences(judged: Home) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("iterations", ["judged-000"])
+        add_iterations(instance, "rlaif", ["judged-000"])
         done = dg.materialize(
-            [review_queue_asset],
+            stage_assets("rlaif", "review_queue"),
             partition_key="judged-000",
             instance=instance,
-            resources={"home": HomeResource()},
+            resources={
+                "home": HomeResource(),
+                "language_model": LanguageModelResource(),
+                "trainer": TrainerResource(),
+            },
         )
     assert done.success
     lake = judged.lake

@@ -12,10 +12,11 @@ import polars as pl
 import pytest
 import yaml
 from judging_home import EXPERIMENTS
+from stage_assets import stage_assets
 from starlette.testclient import TestClient
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
 from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
 from selfimprove_dagster.exams import open_exam
@@ -35,19 +36,17 @@ from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.lineage.walk import Lineage
-from selfimprove_dagster.methods.refinement import stages as refinement
-from selfimprove_dagster.methods.rlaif.stages import comparisons, response_pairs, seed_pool
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS
 from selfimprove_dagster.methods.self_knowledge import tables as t
 from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
 from selfimprove_dagster.methods.self_knowledge.exam import is_right, recorded_task, truth
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
 from selfimprove_dagster.methods.self_knowledge.settings import DiscriminationSection, KnowledgeTask
-from selfimprove_dagster.methods.self_knowledge.stages import candidates, questions
 from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.resources.home import HomeResource
 from selfimprove_dagster.resources.language_model import LanguageModelResource
+from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.runs import run_iteration
 
 KNOWS: dict[str, Any] = {
@@ -359,15 +358,19 @@ def test_the_newest_gap_of_the_very_model_and_way_counts(tmp_path: Path) -> None
     assert [one.gap for one in measured_gaps(lake, "b2:one", "probability")] == [pytest.approx(0.15)]
 
 
-def materialise(key: str, *assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+def materialise(key: str, method: str, *stages: str) -> dg.ExecuteInProcessResult:
     """These stages of one partition, as a run of Dagster."""
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(iterations.name), [key])
+        add_iterations(instance, method, [key])
         return dg.materialize(
-            assets,
+            stage_assets(method, *stages),
             partition_key=key,
             instance=instance,
-            resources={"home": HomeResource(), "language_model": LanguageModelResource()},
+            resources={
+                "home": HomeResource(),
+                "language_model": LanguageModelResource(),
+                "trainer": TrainerResource(),
+            },
             raise_on_error=False,
         )
 
@@ -380,7 +383,7 @@ def test_rlaif_stops_before_a_judge_that_is_worse_than_chance_and_goes_on_after_
     (home.experiments / "ai.yaml").write_text(
         yaml.safe_dump({**EXPERIMENTS["ai"], "self_knowledge": {"tasks": ["dialogues"]}})
     )
-    until_judged = seed_pool, response_pairs, comparisons
+    until_judged = "rlaif", "seed_pool", "response_pairs", "comparisons"
     stopped = materialise("ai-000", *until_judged)
     (failure,) = [event for event in stopped.all_events if event.is_step_failure]
     assert failure.step_key == "rlaif__comparisons"
@@ -409,9 +412,7 @@ def test_feedback_of_a_model_that_is_worse_than_chance_by_text_is_not_asked_for(
     for ways, stops in ((["pit"], False), (["self_refine"], True)):
         settings["refining"] = {**settings["refining"], "ways": ways}
         (home.experiments / "short.yaml").write_text(yaml.safe_dump(settings))
-        done = materialise(
-            "short-000", refinement.seed_pool, refinement.raw_generations, refinement.refinements
-        )
+        done = materialise("short-000", "refinement", "seed_pool", "raw_generations", "refinements")
         failed = [event.step_key for event in done.all_events if event.is_step_failure]
         assert failed == (["refinement__refinements"] if stops else []), ways
 
@@ -434,7 +435,7 @@ def test_the_newest_champion_of_another_experiment_is_measured(home: Home, tmp_p
     task = {"name": "dialogues", "kind": "dialogues", "file": "embedded", "rows": "0:4"}
     settings = {"method": "self_knowledge", "of": "ai", "tasks": [task]}
     (home.experiments / "later.yaml").write_text(yaml.safe_dump(settings))
-    assert materialise("later-000", questions, candidates).success
+    assert materialise("later-000", "self_knowledge", "questions", "candidates").success
     about = home.lake.manifest(t.SK_CANDIDATES.name, partition_of("later", 0)).activity.about
     assert about["champion"] == "the checkpoint of iteration 7"
     assert about["model_path"] == str(champion)
