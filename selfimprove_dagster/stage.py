@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,29 @@ class OpensModels(Protocol):
         self, section: ModelSection, path: str | Path | None = None, scores: bool = False
     ) -> AbstractContextManager[LanguageModel]:
         """The model at `path` (default: the section's own), closed on leaving."""
+
+
+class OneModel:
+    """Opens models in turn, and keeps one open at a time."""
+
+    def __init__(self, models: OpensModels) -> None:
+        self._models = models
+        self._stack = ExitStack()
+        self._open: tuple[Any, LanguageModel] | None = None
+
+    def __enter__(self) -> OneModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(self, section: ModelSection, path: str | None, scores: bool = False) -> LanguageModel:
+        """The model at `path`; the one that was open before is closed unless it is the same."""
+        wanted = (section, path, scores)
+        if self._open is None or self._open[0] != wanted:
+            self._stack.close()
+            self._open = (wanted, self._stack.enter_context(self._models.open(section, path, scores)))
+        return self._open[1]
 
 
 class Log(Protocol):
@@ -271,7 +294,7 @@ class StageContext(Generic[E]):
         an earlier attempt left are not made again.
         """
         with self.lake.writer(self.table, activity) as writer:
-            work = partial(self._run, function.call, activity, opened, None)
+            work = partial(self._run, function.call, activity, opened, None, writer.read_shard)
             spent = self._in_shards(writer, items, work, size, unit, each)
             return writer.commit({"seconds": self.seconds, **vars(spent)}), spent
 
@@ -304,7 +327,7 @@ class StageContext(Generic[E]):
                 beside_writer.write_shard(index, build_records(table, rows, other), overwrite=True)
                 return build_records(self.table, own, activity)
 
-            work = partial(self._run, function.call, activity, opened, other)
+            work = partial(self._run, function.call, activity, opened, other, writer.read_shard)
             spent = self._in_shards(writer, items, work, size, unit, each, record)
             first = beside_writer.commit({"seconds": 0.0})
             return first, writer.commit({"seconds": self.seconds, **vars(spent)}), spent
@@ -315,10 +338,13 @@ class StageContext(Generic[E]):
         activity: Activity,
         opened: Any,
         beside: Activity | None,
+        written: Callable[[int], pl.DataFrame],
         items: Sequence[Item],
         report: ProgressReport,
     ) -> Any:
-        return function(Shard(items, self.experiment, self.iteration, activity, report, opened, beside))
+        return function(
+            Shard(items, self.experiment, self.iteration, activity, report, opened, beside, written)
+        )
 
     def _in_shards(
         self,

@@ -39,7 +39,7 @@ class Shard(Generic[E, Item]):
 
     Everything but the report and what is `opened` (a model, or tools) is plain data, so that another process can be
     handed a shard. The rows that the function returns belong to `activity`; those of a table that is written beside
-    it belong to `beside`.
+    it belong to `beside`. `written` gives the records of an earlier shard of the table, by its number.
     """
 
     items: Sequence[Item]
@@ -49,6 +49,7 @@ class Shard(Generic[E, Item]):
     report: Advancing
     opened: Any = None
     beside: Activity | None = None
+    written: Callable[[int], pl.DataFrame] | None = None
 
     @property
     def model(self) -> LanguageModel:
