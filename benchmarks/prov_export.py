@@ -25,9 +25,9 @@ from lineage import make_lake
 from prov.constants import PROV_ATTRIBUTES_ID_MAP, PROV_RECORD_IDS_MAP
 from prov.model import ProvDocument
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.prov import Document, dataset_document, prov_json
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
 
 
 def by_package(document: Document) -> str:
@@ -62,7 +62,7 @@ def peak_memory() -> float:
 def measure(root: Path, way: str, out: Path) -> tuple[int, float, float, float]:
     """Gather and write: statements, seconds to gather and to write, MB of peak memory above the start."""
     lake = Lake(root)
-    manifest = lake.manifests(tables.FILTERED_DATASET.name)[-1]
+    manifest = lake.manifests(FILTERED_DATASET.name)[-1]
     before = peak_memory()
     started = time.process_time()
     document = dataset_document(lake, manifest)
