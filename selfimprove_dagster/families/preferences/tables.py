@@ -62,4 +62,5 @@ def rollouts(method: str, stage: str = "rollouts", noun: str = "rollout") -> Tab
             "text": TEXT,
         },
         measures={"reward": pl.Float64, "advantage": pl.Float64},
+        is_asset=False,
     )
