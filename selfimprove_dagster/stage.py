@@ -140,6 +140,14 @@ def page_url(path: str) -> str:
     return os.environ.get("SELFIMPROVE_PAGES_URL", "http://127.0.0.1:3001").rstrip("/") + path
 
 
+def preview_records(lake: Lake, manifest: Manifest) -> str:
+    """The first rows of a partition by id, as a markdown list: the page of each, and how to trace it."""
+    ids = lake.read_columns(manifest, ["id"], PREVIEW_ROWS)["id"]
+    return "\n".join(
+        f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
+    )
+
+
 @dataclass
 class StageContext(Generic[E]):
     """One stage of one iteration of an experiment of the kind E, while it runs."""
@@ -443,12 +451,7 @@ class StageContext(Generic[E]):
 
     def preview_records(self, manifest: Manifest) -> Markdown:
         """The first rows by id: the page of each, and the command that traces it."""
-        ids = self.lake.read_columns(manifest, ["id"], PREVIEW_ROWS)["id"]
-        return Markdown(
-            "\n".join(
-                f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
-            )
-        )
+        return Markdown(preview_records(self.lake, manifest))
 
     def result(
         self, manifest: Manifest, preview: Sequence[str], metadata: Mapping[str, Any] | None = None
