@@ -57,8 +57,7 @@ _VOLATILE = (
     (re.compile(r"127\.0\.0\.1:\d+"), "<server>"),
     (re.compile(rf"{_NUMBER} (?:rows|tokens|edges|paths|records)(?:/s| a second)"), "<speed>"),
     (re.compile(rf"\b{_NUMBER} ?(?:s|ms|seconds?|minutes?|hours?|h|min)\b(?!\w)"), "<duration>"),
-    (re.compile(r"((?:^|[\"_])seconds\"?: )[\d.e-]+"), r"\1<duration>"),
-    (re.compile(r"(model_seconds\"?: )[\d.e-]+"), r"\1<duration>"),
+    (re.compile(r"(seconds\\?\"?: )[\d.e-]+"), r"\g<1>0"),
 )
 
 
@@ -129,6 +128,8 @@ class VisibleText(HTMLParser):
         ("a", "abbr", "b", "code", "em", "i", "mark", "small", "span", "strong", "sub", "sup")
     )
 
+    _CELLS = frozenset(("td", "th"))
+
     def __init__(self, html: str) -> None:
         super().__init__()
         self.links: list[str] = []
@@ -143,7 +144,7 @@ class VisibleText(HTMLParser):
             if given.get(name):
                 self.links.append(given[name] or "")
         if tag not in self._INLINE:
-            self._words.append("\n")
+            self._words.append(" | " if tag in self._CELLS else "\n")
         for name in ("aria-label", "alt", "title", "placeholder", "value"):
             if given.get(name):
                 self._words.append(f"[{name}: {given[name]}]")
@@ -153,7 +154,7 @@ class VisibleText(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden -= tag in self._HIDDEN
-        if tag not in self._INLINE:
+        if tag not in self._INLINE and tag not in self._CELLS:
             self._words.append("\n")
 
     def handle_data(self, data: str) -> None:
@@ -162,8 +163,16 @@ class VisibleText(HTMLParser):
 
     @property
     def lines(self) -> list[str]:
-        lines = (" ".join(line.split()) for line in "".join(self._words).split("\n"))
-        return [line for line in lines if line]
+        lines, timed = [], -1
+        for text in "".join(self._words).split("\n"):
+            cells = [" ".join(cell.split()) for cell in text.split(" | ")]
+            if "seconds" in cells:
+                timed = cells.index("seconds")
+            elif 0 < timed < len(cells):
+                cells[timed] = "<duration>"
+            if any(cells):
+                lines.append(" | ".join(cells).strip())
+        return lines
 
 
 class Collector:
@@ -229,14 +238,17 @@ class Collector:
         )
         return out
 
-    def ask_json(self, *arguments: str) -> None:
-        """Run a command that prints JSON: ids and numbers go to one section, words to the other."""
+    def ask_json(self, *arguments: str) -> bool:
+        """Run a command that prints JSON: ids and numbers go to one section, words to the other.
+
+        Returns whether it gave an answer.
+        """
         name = " ".join(arguments)
         out = self.ask(*arguments)
-        with contextlib.suppress(json.JSONDecodeError):
-            self.put(
-                "ids", f"commands//{name}//json", shortened([*skeleton(self.masks.tree(json.loads(out)))])
-            )
+        if out:
+            answer = shortened([*skeleton(self.masks.tree(json.loads(out)))])
+            self.put("ids", f"commands//{name}//json", answer)
+        return bool(out)
 
     # ---- sections ------------------------------------------------------------------------------------
 
@@ -375,15 +387,16 @@ class Collector:
         _, _, err = self.command("lineage", "explain", f"{name}-000", "--what-if", "nothing=0.6")
         self.put("text", f"commands//lineage explain {name}-000 --what-if nothing=0.6", err)
         listed = err.partition("name being one of")[2]
-        for threshold in re.findall(r"[a-z_.]+", re.sub(r"\(.*?\)", "", listed)):
-            for value in ("0.6", "0.05", "3"):
-                self.ask_json(
-                    "lineage", "explain", f"{name}-000", "--what-if", f"{threshold}={value}", "--json"
-                )
-            self.ask("lineage", "explain", f"{name}-000", "--what-if", f"{threshold}=0.6")
-            for place, records in self.chosen.items():
-                if place.endswith(f"filtered_dataset of {name} 000"):
-                    self.ask("lineage", "explain", records[0], "--what-if", f"{threshold}=0.6")
+        for threshold in re.findall(r"[A-Za-z_.]+", re.sub(r"\(.*?\)", "", listed)):
+            for value in ("0.6", "2", "true"):
+                asked = ("--what-if", f"{threshold}={value}")
+                if not self.ask_json("lineage", "explain", f"{name}-000", *asked, "--json"):
+                    continue
+                self.ask("lineage", "explain", f"{name}-000", *asked)
+                for place, records in self.chosen.items():
+                    if place.endswith(f"filtered_dataset of {name} 000"):
+                        self.ask("lineage", "explain", records[0], *asked)
+                break
 
     def exports(self, name: str) -> None:
         import polars as pl
@@ -473,14 +486,14 @@ class Collector:
                 self.put(
                     "expected",
                     f"a tick of each sensor//{sensor.name}",
-                    self._tick(sensor, instance, repository),
+                    self._tick(sensor, instance, repository, defs.resources),
                 )
 
-    def _tick(self, sensor: Any, instance: Any, repository: Any) -> Any:
+    def _tick(self, sensor: Any, instance: Any, repository: Any, resources: Any) -> Any:
         import dagster as dg
 
         try:
-            context = dg.build_sensor_context(instance=instance, repository_def=repository)
+            context = dg.build_sensor_context(instance, repository_def=repository, resources=resources)
             with context:
                 data = sensor.evaluate_tick(context)
         except Exception as error:
@@ -610,7 +623,6 @@ class Collector:
             seeds = self.chosen.get(next((p for p in self.chosen if f"seed_pool of {name} " in p), ""), [])
             for seed in seeds[:1]:
                 options = ("--record", seed, "--experiment", name, "--why", "a pin", "--by", "pins")
-                self.ask("lineage", "revoke", *options, name=f"lineage revoke, dry run, {name}")
                 self.ask("lineage", "revoke", *options, "--yes", name=f"lineage revoke --yes {name}")
                 self.ask("lineage", "explain", seed, name=f"lineage explain, revoked, {name}")
                 self.ask("lineage", "trace", seed, name=f"lineage trace, revoked, {name}")
