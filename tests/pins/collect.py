@@ -40,7 +40,6 @@ from small_experiments import EXPERIMENTS
 
 Report = dict[str, Any]
 
-RECORDS_A_TABLE = 2
 MOST_LINES = 300
 """Of a longer text these are kept, and a digest of the whole."""
 _WIDTH = 4000
@@ -324,21 +323,18 @@ class Collector:
                 reasons = {one["name"]: self.masks(one["reason"]) for one in outcomes}
                 self.put("text", f"{name}//checks", dict(sorted(reasons.items())))
             ids = frame["id"].to_list()
-            taken = dict.fromkeys([ids[0], ids[len(ids) // 2]][:RECORDS_A_TABLE]) if ids else {}
-            self.chosen[f"{manifest['table']} of {place}"] = [*taken]
+            self.chosen[f"{manifest['table']} of {place}"] = ids[len(ids) // 2 :][:1]
         self.say(f"{len(self.chosen)} partitions")
 
     def ask_of_records(self) -> None:
         for place, records in self.chosen.items():
             with self.section(f"lineage of {place}"):
-                for at, record in enumerate(records):
+                for record in records:
                     self.ask("lineage", "explain", record)
-                    if at == 0:
-                        self.ask_json("lineage", "explain", record, "--json")
-                        self.ask("lineage", "trace", record)
-                        self.ask_json("lineage", "trace", record, "--json")
-                        self.ask("lineage", "descendants", record)
-                        self.ask_json("lineage", "descendants", record, "--json")
+                    self.ask("lineage", "trace", record)
+                    self.ask_json("lineage", "trace", record, "--json")
+                    self.ask("lineage", "descendants", record)
+                    self.ask_json("lineage", "descendants", record, "--json")
 
     def ask_of_experiments(self) -> None:
         for name in self.names:
@@ -597,7 +593,7 @@ class Collector:
             paths += [f"/experiments/{name}", f"/experiments/{name}/0", f"/experiments/{name}/1"]
             paths += [f"/experiments/{name}/0/{list_}" for list_ in ("examples", "rejected", "rollouts")]
         for place, records in self.chosen.items():
-            paths += [f"/records/{record}" for record in records[:1]]
+            paths += [f"/records/{record}" for record in records]
             self.put("text", f"what each record is//{place}", records)
         for at, path in enumerate(paths):
             if at % 50 == 0:
