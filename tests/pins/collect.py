@@ -47,6 +47,8 @@ _WIDTH = 4000
 _ID = re.compile(r"^[a-z0-9_]+:[0-9a-f]{8,}$")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
+_TIMED = re.compile(r"second|bytes|size_on_disk")
+"""Keys whose values differ from run to run."""
 _VOLATILE = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<uuid>"),
     (
@@ -57,6 +59,9 @@ _VOLATILE = (
     (re.compile(rf"{_NUMBER} (?:rows|tokens|edges|paths|records)(?:/s| a second)"), "<speed>"),
     (re.compile(rf"\b{_NUMBER} ?(?:s|ms|seconds?|minutes?|hours?|h|min)\b(?!\w)"), "<duration>"),
     (re.compile(r"(seconds\\?\"?: )[\d.e-]+"), r"\g<1>0"),
+    # A file's bytes hold the seconds that it took.
+    (re.compile(r"(\"size\": )\d+"), r"\g<1>0"),
+    (re.compile(r"^(digest )b2:[0-9a-f]{32}$", re.MULTILINE), r"\1<digest>"),
 )
 
 
@@ -80,7 +85,7 @@ class Masks:
             return self(value)
         if isinstance(value, Mapping):
             return {
-                self(str(key)): "<duration>" if "seconds" in str(key) else self.tree(one)
+                self(str(key)): "<volatile>" if _TIMED.search(str(key)) else self.tree(one)
                 for key, one in value.items()
             }
         if isinstance(value, list | tuple):
@@ -489,16 +494,27 @@ class Collector:
         import dagster as dg
 
         try:
-            context = dg.build_sensor_context(instance, repository_def=repository, resources=resources)
-            with context:
-                data = sensor.evaluate_tick(context)
+            with dg.build_sensor_context(instance, repository_def=repository, resources=resources) as context:
+                given = sensor(context)
+                given = (
+                    [given] if isinstance(given, dg.SensorResult | dg.SkipReason | dg.RunRequest) else given
+                )
+                said = [*(given or ())]
         except Exception as error:
             return self.masks(f"{type(error).__name__}: {error}")
-        requests = [
-            [one.run_key, one.job_name, one.partition_key, dict(one.tags)] for one in data.run_requests or ()
-        ]
-        requests.append([self.masks(data.skip_message or "")])
-        return self.masks.tree(requests)
+        found: list[Any] = []
+        for one in said:
+            requests = one.run_requests or () if isinstance(one, dg.SensorResult) else [one]
+            found += [
+                [r.job_name, r.run_key, r.partition_key, dict(r.tags)]
+                for r in requests
+                if hasattr(r, "run_key")
+            ]
+            for added in getattr(one, "dynamic_partitions_requests", None) or ():
+                found.append([added.partitions_def_name, list(added.partition_keys)])
+            skipped = getattr(one, "skip_reason", None) or getattr(one, "skip_message", None)
+            found.append(getattr(skipped, "skip_message", skipped) or "")
+        return self.masks.tree(found)
 
     def read_instance(self) -> None:
         """What Dagster recorded of the runs: materialisations, and what each check found."""
