@@ -79,7 +79,8 @@ def main() -> None:
     command = [sys.executable, "-m", "selfimprove_dagster.cli"]
     for name in EXPERIMENTS:
         subprocess.run([*command, "run", name, "--iterations", "1"], env=environment, cwd=folder, check=True)
-    subprocess.run([*command, "lineage", "verify"], env=environment, cwd=folder, check=True)
+    for question in ("verify", "index"):
+        subprocess.run([*command, "lineage", question], env=environment, cwd=folder, check=True)
     for path in (folder / "home" / "dagster").rglob("*.db"):
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
