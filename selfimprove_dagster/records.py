@@ -181,8 +181,8 @@ def build_records(
 ) -> pl.DataFrame:
     """Give drafts their ids and lay them out in the schema's columns.
 
-    A frame of drafts has the columns `parents`, `sample_index` and those of the schema; it is several times
-    faster than a `Draft` per row.
+    A frame of drafts has the columns `parents`, `sample_index` and those of the schema. It takes about half
+    the time of a `Draft` per row (benchmarks/results/record_ids.md).
 
     Raises KeyError when a draft lacks a column of the schema or has one too many, and ValueError naming the
     column when a value does not fit its type: what is stored must be what was hashed.
@@ -280,14 +280,12 @@ def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
     if not isinstance(first, (str, int, float, NoneType)):  # Polars would unwrap an Enum
         raise TypeError(f"{type(first).__name__} in a column of {dtype}")
     series = pl.Series(values, dtype=dtype, strict=True)
-    if dtype.is_integer():
-        unfit, suspects = bool, series.is_between(0, 1)
-    elif dtype.is_float():
-        unfit, suspects = int, series.abs() >= 2**24
-    else:
-        return series
-    if any(isinstance(values[row], unfit) for row in suspects.arg_true()):
-        raise TypeError(f"{unfit.__name__} in a column of {dtype}")
+    if dtype.is_integer() and any(
+        isinstance(values[row], bool) for row in series.is_between(0, 1).arg_true()
+    ):
+        raise TypeError(f"a boolean in a column of {dtype}")
+    if dtype.is_float() and any(isinstance(values[row], int) for row in (series.abs() >= 2**24).arg_true()):
+        raise TypeError(f"a large integer in a column of {dtype}")
     return series
 
 
@@ -363,15 +361,15 @@ def _sorted_keys(dtype: Any) -> Any:
 
 
 def _record_ids(tag: str, frame: pl.DataFrame) -> pl.Series:
-    """The `record_id` of each row of `frame`."""
+    """The `record_id` of each row of `frame`, which has the columns that it hashes."""
     edges = frame.select("parents").with_row_index("row").explode("parents", empty_as_null=False)
     edges = edges.unnest("parents").sort("row", "id", "role")
     pairs = edges.select(pl.format("[{},{}]", _json_text("id"), _json_text("role"))).to_series()
     texts = frame.select(
         pl.concat_str(
-            pl.lit("[" + canonical_json(tag).decode() + ","),
-            _json_text("content_hash"),
-            pl.lit(",["),
+            pl.lit("[" + canonical_json(tag).decode() + ',"'),
+            pl.col("content_hash"),
+            pl.lit('",['),
             _lists(pairs, frame["parents"].list.len().to_list()).list.join(","),
             pl.lit("],"),
             _json_text("activity_id"),
