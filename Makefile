@@ -63,10 +63,10 @@ ui: install
 	$(BIN)/selfimprove ui
 
 embedded-model: install
-	$(BIN)/python -m selfimprove_dagster.embedded.recipe --out build/embedded
-	$(BIN)/python -m selfimprove_dagster.embedded.task_recipe --out build/embedded --threads 2
-	$(BIN)/python -m selfimprove_dagster.embedded.tool_recipe --out build/embedded
-	$(BIN)/python -m selfimprove_dagster.embedded.dialogue_recipe --out build/embedded
+	$(BIN)/python -m selfimprove_dagster.recipes.recipe --out build/embedded
+	$(BIN)/python -m selfimprove_dagster.recipes.task_recipe --out build/embedded --threads 2
+	$(BIN)/python -m selfimprove_dagster.recipes.tool_recipe --out build/embedded
+	$(BIN)/python -m selfimprove_dagster.recipes.dialogue_recipe --out build/embedded
 
 clean:
 	rm -rf $(SELFIMPROVE_HOME)

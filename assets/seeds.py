@@ -8,8 +8,8 @@ import dagster as dg
 from pydantic import Field
 
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.seeds import import_file
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.seeds.imports import import_file
 
 IMPORTED_FOLDER = "imported"
 

@@ -40,19 +40,21 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.generation import generate_paths, sampling_parameters
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.answers.answers import extract_answer, extract_answers
+from selfimprove_dagster.answers.canonical import answers_agree
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import LanguageModel
-from selfimprove_dagster.methods.adaptive import is_settled
-from selfimprove_dagster.methods.answers import answers_agree, extract_answer, extract_answers
-from selfimprove_dagster.methods.voting import vote
-from selfimprove_dagster.question_files import read_questions
-from selfimprove_dagster.records import Activity
-from selfimprove_dagster.sections import AdaptiveSection
+from selfimprove_dagster.methods.lmsi.adaptive import is_settled
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
+from selfimprove_dagster.methods.lmsi.voting import vote
+from selfimprove_dagster.seeds.files import read_questions
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "adaptive_sampling.md"
@@ -96,7 +98,7 @@ def draw(
     activity = Activity("lmsi/raw_generations", partition_of(experiment.name, 0), "1", {}, seed)
     with tempfile.TemporaryDirectory() as folder:
         lake, began, worked = Lake(folder), time.perf_counter(), time.process_time()
-        with lake.writer(tables.RAW_GENERATIONS, activity) as writer:
+        with lake.writer(RAW_GENERATIONS, activity) as writer:
             generate_paths(
                 writer,
                 model,

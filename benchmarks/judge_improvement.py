@@ -26,23 +26,23 @@ import polars as pl
 import yaml
 from lmsi_improvement import iterate, open_home
 
-from selfimprove_dagster.comparing import Pair, compare_pairs
-from selfimprove_dagster.constitution import HOUSEHOLD, load_constitution
-from selfimprove_dagster.dialogue_exam import GREEDY, revision_mode
-from selfimprove_dagster.dialogue_files import read_comparisons, read_held_out_prompts
-from selfimprove_dagster.dialogue_truth import judge
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_EVALUATION, DIALOGUE_MODEL
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.judge_sections import ComparisonFile, DialogueEvaluationSection, JudgeSection
-from selfimprove_dagster.judge_tables import RLAIF_COMPARISONS
-from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.families.dialogues.exam import GREEDY, judge, revision_mode
+from selfimprove_dagster.families.dialogues.files import read_comparisons, read_held_out_prompts
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.settings import ComparisonFile, DialogueEvaluationSection
+from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
+from selfimprove_dagster.families.judging.preferences import aggregate
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.measurement import Accuracy
-from selfimprove_dagster.methods.dialogues import TURN_STOPS, dialogue_prompt
-from selfimprove_dagster.methods.judging.preferences import aggregate
-from selfimprove_dagster.records import Activity, build_records
+from selfimprove_dagster.methods.rlaif.settings import JudgeSection
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 FIRST_REVISIONS = {

@@ -22,13 +22,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfimprove_dagster.comparing import Pair, compare_pairs, questions_of
-from selfimprove_dagster.constitution import HOUSEHOLD, load_constitution
-from selfimprove_dagster.dialogue_files import read_comparisons
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_MODEL
-from selfimprove_dagster.judge_sections import ComparisonFile, JudgeSection
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.families.dialogues.files import read_comparisons
+from selfimprove_dagster.families.dialogues.settings import ComparisonFile
+from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, questions_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.methods.rlaif.settings import JudgeSection
 
 ANSWER_TOKENS = 8
 SAMPLES = 16

@@ -32,12 +32,25 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.lineage import Lineage
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lineage.index import FOLDER
 from selfimprove_dagster.lineage.trace import trace
-from selfimprove_dagster.records import PARENT, Activity, TableSchema
+from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    DEMONSTRATIONS,
+    FILTERED_DATASET,
+    FINE_TUNED_CHECKPOINT,
+    PERPLEXITY_SCORES,
+    PROMOTION,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.table import PARENT, Table
 
 RESULTS = Path(__file__).parent / "results" / "lineage.json"
 PATHS, SHOWN, EXAMPLES, SHARD_QUESTIONS = 32, 8, 16, 64
@@ -84,7 +97,7 @@ def filler(dtype: pl.DataType) -> pl.Expr:
 
 def commit(
     lake: Lake,
-    schema: TableSchema,
+    schema: Table,
     partition: Mapping[str, str],
     ids: pl.Series,
     edges: Sequence[tuple[pl.Series, str]],
@@ -116,55 +129,53 @@ def make_lake(lake: Lake, questions: int, iterations: int) -> None:
     """LMSI's shape: see the module's docstring."""
     draw = np.random.default_rng(0)
 
-    def fresh(schema: TableSchema, count: int) -> pl.Series:
+    def fresh(schema: Table, count: int) -> pl.Series:
         return random_ids(schema.tag, count, draw)
 
     batch = {"experiment": EXPERIMENT, "batch": "b"}
-    seeds = fresh(tables.SEEDS, questions * iterations)
-    imported = commit(lake, tables.SEEDS, batch, seeds, [], [])
-    shown = fresh(tables.DEMONSTRATIONS, SHOWN)
-    worked = commit(lake, tables.DEMONSTRATIONS, batch, shown, [], [])
+    seeds = fresh(SEEDS, questions * iterations)
+    imported = commit(lake, SEEDS, batch, seeds, [], [])
+    shown = fresh(DEMONSTRATIONS, SHOWN)
+    worked = commit(lake, DEMONSTRATIONS, batch, shown, [], [])
     pools: list[Manifest] = []
     champion = BASE
     for iteration in range(iterations):
         at = partition_of(EXPERIMENT, iteration)
-        asked = fresh(tables.SEED_POOL, questions)
+        asked = fresh(SEED_POOL, questions)
         used = seeds.slice(iteration * questions, questions)
-        pool = commit(lake, tables.SEED_POOL, at, asked, [(used, "seed")], [imported, *pools])
-        drawn = fresh(tables.RAW_GENERATIONS, questions * PATHS)
+        pool = commit(lake, SEED_POOL, at, asked, [(used, "seed")], [imported, *pools])
+        drawn = fresh(RAW_GENERATIONS, questions * PATHS)
         question_of = asked.gather(np.arange(len(drawn)) // PATHS)
         demonstrations = (shown.gather(np.tile(np.arange(SHOWN), len(drawn))), "demonstration")
         edges = [(question_of, "prompt"), demonstrations]
         paths = commit(
-            lake, tables.RAW_GENERATIONS, at, drawn, edges, [pool, worked], SHARD_QUESTIONS * PATHS, champion
+            lake, RAW_GENERATIONS, at, drawn, edges, [pool, worked], SHARD_QUESTIONS * PATHS, champion
         )
-        scored = fresh(tables.PERPLEXITY_SCORES, len(drawn))
-        scores = commit(lake, tables.PERPLEXITY_SCORES, at, scored, [(drawn, "scored")], [paths])
-        ballots = fresh(tables.VOTED_ANSWERS, questions)
+        scored = fresh(PERPLEXITY_SCORES, len(drawn))
+        scores = commit(lake, PERPLEXITY_SCORES, at, scored, [(drawn, "scored")], [paths])
+        ballots = fresh(VOTED_ANSWERS, questions)
         edges = [(asked, "question"), (drawn, "voted_from")]
-        votes = commit(lake, tables.VOTED_ANSWERS, at, ballots, edges, [paths, pool])
-        decided = fresh(tables.DECISIONS, 2 * len(drawn))
+        votes = commit(lake, VOTED_ANSWERS, at, ballots, edges, [paths, pool])
+        decided = fresh(DECISIONS, 2 * len(drawn))
         twice = (drawn.gather(np.arange(len(decided)) // 2), "decided")
-        commit(lake, tables.DECISIONS, at, decided, [twice], [paths])
-        examples = fresh(tables.FILTERED_DATASET, questions * EXAMPLES)
+        commit(lake, DECISIONS, at, decided, [twice], [paths])
+        examples = fresh(FILTERED_DATASET, questions * EXAMPLES)
         kept = np.arange(len(examples))
         edges = [
             (ballots.gather(kept // EXAMPLES), "voted_answer"),
             (drawn.gather(kept // EXAMPLES * PATHS + kept % EXAMPLES), "path"),
             (shown.gather(np.tile(np.arange(SHOWN), len(examples))), "demonstration"),
         ]
-        dataset = commit(lake, tables.FILTERED_DATASET, at, examples, edges, [paths, scores, votes, worked])
-        trained = fresh(tables.FINE_TUNED_CHECKPOINT, 1)
+        dataset = commit(lake, FILTERED_DATASET, at, examples, edges, [paths, scores, votes, worked])
+        trained = fresh(FINE_TUNED_CHECKPOINT, 1)
         model = "b2:" + trained[0][-32:]
         made_of = [
             (pl.Series([dataset.activity.id]), "trained_on"),
             (pl.Series([champion]), "initialised_from"),
         ]
-        checkpoint = commit(
-            lake, tables.FINE_TUNED_CHECKPOINT, at, trained, made_of, [dataset], model_id=model
-        )
+        checkpoint = commit(lake, FINE_TUNED_CHECKPOINT, at, trained, made_of, [dataset], model_id=model)
         promoted = [(trained, "challenger"), (pl.Series([champion]), "champion")]
-        commit(lake, tables.PROMOTION, at, fresh(tables.PROMOTION, 1), promoted, [checkpoint], promoted=True)
+        commit(lake, PROMOTION, at, fresh(PROMOTION, 1), promoted, [checkpoint], promoted=True)
         pools.append(pool)
         champion = model
 
@@ -194,7 +205,7 @@ def drawn_records(lake: Lake, count: int) -> list[str]:
     draw = random.Random(0)
     by_table: dict[str, list[Manifest]] = {}
     for manifest in lake.manifests():
-        if manifest.table != tables.DEMONSTRATIONS.name:
+        if manifest.table != DEMONSTRATIONS.name:
             by_table.setdefault(manifest.table, []).append(manifest)
     records = []
     for at in range(count):
@@ -281,7 +292,7 @@ def naive_query(lake: Lake, records: list[str]) -> dict[str, Any]:
 
 
 def worst_case(lake: Lake, _: list[str]) -> dict[str, Any]:
-    (manifest,) = lake.manifests(tables.DEMONSTRATIONS.name)
+    (manifest,) = lake.manifests(DEMONSTRATIONS.name)
     lineage = Lineage(lake)
     began = time.perf_counter()
     walk = lineage.descendants([lake.read_ungated(manifest)["id"][0]])

@@ -22,12 +22,12 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from selfimprove_dagster.evaluation import accuracy, compare
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.loop import Stop, finished_iterations, next_step
-from selfimprove_dagster.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.evaluation.exam import accuracy, compare
+from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.loop.rules import Stop, finished_iterations, next_step
 from selfimprove_dagster.runs import run_iteration
 
 DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"

@@ -42,7 +42,7 @@ WATCHED = {
     "selfimprove_dagster.quality.expectations": (
         ("Validator", "__init__ judge", "checks: Great Expectations"),
     ),
-    "selfimprove_dagster.lake": (
+    "selfimprove_dagster.lake.lake": (
         (
             "Lake",
             "read read_ungated read_whole read_columns live_rows manifest manifests",
@@ -51,9 +51,9 @@ WATCHED = {
         ("Lake", "record_checks", "lake: writing"),
         ("Lake", "refresh_catalog", "lake: catalogue of views"),
     ),
-    "selfimprove_dagster.partition": (("PartitionWriter", "write_shard commit", "lake: writing"),),
-    "selfimprove_dagster.records": (("", "build_records", "ids and hashes of records"),),
-    "assets.shown": (("", "preview_table table_metadata", "previews"),),
+    "selfimprove_dagster.lake.partition": (("PartitionWriter", "write_shard commit", "lake: writing"),),
+    "selfimprove_dagster.lake.records": (("", "build_records", "ids and hashes of records"),),
+    "selfimprove_dagster.assets.factory": (("", "preview_table table_metadata", "previews"),),
     "dagster._core.definitions.job_definition": (("JobDefinition", "execute_in_process", "Dagster"),),
 }
 """By module: class (none for a function), names, and the part that they count for."""
@@ -104,7 +104,7 @@ class Clock:
             place = getattr(sys.modules[module], owner) if owner else sys.modules[module]
             for name in names.split():
                 setattr(place, name, self.around(part, getattr(place, name)))
-        if module == "assets.declared":
+        if module == "selfimprove_dagster.assets.factory":
             stage = sys.modules[module]
             plain = stage._with_plain_errors
             stage._with_plain_errors = lambda compute: plain(self.around("the stages themselves", compute))
@@ -126,7 +126,7 @@ def run_watched(iterations: int, report: Path) -> None:
         return module
 
     _bootstrap._find_and_load = timed_load
-    from selfimprove_dagster.cli import main
+    from selfimprove_dagster.cli.main import main
 
     sys.argv = ["selfimprove", "run", "demo", "--iterations", str(iterations)]
     with suppress(SystemExit):

@@ -19,9 +19,9 @@ from pathlib import Path
 import yaml
 from lmsi_improvement import iterate, open_home
 
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.measurement import Accuracy
-from selfimprove_dagster.win_rates import win_rates
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.methods.pit.win_rates import win_rates
 
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "pit.yaml"
 

@@ -23,16 +23,16 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from selfimprove_dagster.records import (
+from selfimprove_dagster.lake.records import (
     Activity,
     Draft,
     Parent,
-    TableSchema,
     build_records,
     content_hash,
     recompute_ids,
     record_id,
 )
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import TABLES
 
 RESULTS = Path(__file__).parent / "results" / "record_ids.md"
@@ -62,7 +62,7 @@ SHAPES = (
 )
 
 
-def build_row_by_row(schema: TableSchema, drafts: Iterable[Draft], activity: Activity) -> pl.DataFrame:
+def build_row_by_row(schema: Table, drafts: Iterable[Draft], activity: Activity) -> pl.DataFrame:
     """`build_records`, one row at a time."""
     activity_id = activity.id
     rows: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ def build_row_by_row(schema: TableSchema, drafts: Iterable[Draft], activity: Act
     return pl.DataFrame(columns)
 
 
-def recompute_row_by_row(schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+def recompute_row_by_row(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """`recompute_ids`, one row at a time."""
     ids, hashes = [], []
     for row in frame.iter_rows(named=True):

@@ -17,15 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.dialogue_exam import judged
-from selfimprove_dagster.dialogue_files import HeldOutPrompt, read_held_out_prompts
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL
-from selfimprove_dagster.judge_sections import DialogueEvaluationSection
+from selfimprove_dagster.families.dialogues.exam import judged
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.settings import DialogueEvaluationSection
+from selfimprove_dagster.families.refining.refining import improve
+from selfimprove_dagster.families.refining.trajectories import Refining, Task, Trajectory
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
-from selfimprove_dagster.methods.dialogues import TURN_STOPS, dialogue_prompt
-from selfimprove_dagster.refining import improve
-from selfimprove_dagster.trajectories import Refining, Task, Trajectory
 
 ROUNDS, TOKENS = 4, 48
 ARMS: Sequence[tuple[str, str, Mapping[str, Any]]] = (

@@ -29,7 +29,8 @@ import torch
 import transformers
 from generation_speed import PROMPT, machine
 
-from selfimprove_dagster.language_model import SamplingParameters, open_language_model
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 
 EMBEDDED = Path(__file__).parents[1] / "selfimprove_dagster" / "embedded"

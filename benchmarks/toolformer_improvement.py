@@ -25,18 +25,18 @@ import polars as pl
 import yaml
 from lmsi_improvement import iterate, open_home
 
-from resources import TrainerResource
-from selfimprove_dagster.evaluation import accuracy, accuracy_by_difficulty, compare
+from selfimprove_dagster.evaluation.exam import accuracy, accuracy_by_difficulty, compare
+from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
 from selfimprove_dagster.exams import open_exam
-from selfimprove_dagster.experiment import ToolformerExperiment
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
-from selfimprove_dagster.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.methods.toolformer.exam import PLAIN, WITH_TOOLS, WITHOUT
 from selfimprove_dagster.methods.toolformer.rules import counts_at
-from selfimprove_dagster.tool_exam import PLAIN, WITH_TOOLS, WITHOUT
-from selfimprove_dagster.tool_statistics import CallUse, call_use, plain_losses
-from selfimprove_dagster.toolboxes import call_candidates
+from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
+from selfimprove_dagster.methods.toolformer.statistics import CallUse, call_use, plain_losses
+from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates
+from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.training.tokenising import tokenise_examples
 
 SHIPPED = Path(__file__).parent.parent / "experiments" / "toolformer.yaml"

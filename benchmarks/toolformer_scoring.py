@@ -48,15 +48,16 @@ import torch
 import transformers
 from generation_speed import machine
 
-from selfimprove_dagster import tool_tables as t
-from selfimprove_dagster import tool_use
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
-from selfimprove_dagster.methods.toolformer.calls import Call, PlacedCall
+from selfimprove_dagster.methods.toolformer import tables as t
+from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import WINDOW, Losses, prefixes, weighted_loss
-from selfimprove_dagster.tools import Context
+from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calculator import Calculator
+from selfimprove_dagster.tools.calls import Call, PlacedCall
 
 EMBEDDED = Path(__file__).parents[1] / "selfimprove_dagster" / "embedded"
 LEAST = 0.5

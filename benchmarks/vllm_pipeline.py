@@ -24,16 +24,17 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
-from selfimprove_dagster.generation import generate_paths
-from selfimprove_dagster.lake import Lake, partition_of
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.vllm_engine import VllmLanguageModel
-from selfimprove_dagster.methods.lmsi import build_prompt
+from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths
+from selfimprove_dagster.methods.lmsi.settings import SamplingSection
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 from selfimprove_dagster.presets import PRESETS
-from selfimprove_dagster.records import Activity
-from selfimprove_dagster.sections import SamplingSection
 
 RESULTS = Path(__file__).parent / "results" / "vllm_pipeline.md"
 MOST_COST = 0.03
@@ -68,7 +69,7 @@ def pipeline(
     )
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        with Lake(folder).writer(tables.RAW_GENERATIONS, activity) as writer:
+        with Lake(folder).writer(RAW_GENERATIONS, activity) as writer:
             spent = generate_paths(
                 writer, model, questions, section, parameters, (), seeds_from=(seed, 0), log=lambda line: None
             )

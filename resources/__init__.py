@@ -1,7 +1,7 @@
 """Dagster resources: thin wrappers that give assets what the library offers."""
 
-from resources.home import HomeResource
-from resources.language_model import LanguageModelResource
-from resources.trainer import TrainerResource
+from selfimprove_dagster.resources.home import HomeResource
+from selfimprove_dagster.resources.language_model import LanguageModelResource
+from selfimprove_dagster.resources.trainer import TrainerResource
 
 __all__ = ["HomeResource", "LanguageModelResource", "TrainerResource"]

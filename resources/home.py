@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
 
 
 class HomeResource(dg.ConfigurableResource[Home]):

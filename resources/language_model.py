@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from selfimprove_dagster.language_model import LanguageModel, open_language_model
-from selfimprove_dagster.language_model.base import check_scores
-from selfimprove_dagster.sections import ModelSection
+from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import LanguageModel, check_scores
 
 
 class LanguageModelResource(dg.ConfigurableResource):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from selfimprove_dagster.experiment import Experiment, TrainingExperiment
-from selfimprove_dagster.judge_sections import (
+from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
+from selfimprove_dagster.experiment.sections import TrainingSection
+from selfimprove_dagster.families.preferences.settings import (
     PolicyTrainingSection,
     RewardModelSection,
     SupervisedStepSection,
 )
-from selfimprove_dagster.sections import TrainingSection
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.comparisons import Comparison

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.shared_tables import evaluation, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.table import Table, evaluation, fine_tuned_checkpoint, promotion
 
 Source = tuple[str, str]
 """A table's name and one of its columns."""
+
+
 Columns = dict[str, list[Source]]
 
 
-def of(table: TableSchema, *columns: str) -> list[Source]:
+def of(table: Table, *columns: str) -> list[Source]:
     """Columns of a table."""
     return [(table.name, column) for column in columns]
 
@@ -20,7 +21,7 @@ def new(*columns: str) -> dict[str, list[Source]]:
     return {column: [] for column in columns}
 
 
-def same(table: TableSchema, *columns: str) -> dict[str, list[Source]]:
+def same(table: Table, *columns: str) -> dict[str, list[Source]]:
     """Columns that are handed on as they are."""
     return {column: of(table, column) for column in columns}
 
@@ -51,9 +52,9 @@ def decided(candidates: list[Source], judged: list[Source]) -> Columns:
 
 def training_stages(
     method: str,
-    dataset: TableSchema,
+    dataset: Table,
     shown: list[Source],
-    exam: TableSchema | None = None,
+    exam: Table | None = None,
     trained_on: tuple[str, ...] = ("prompt", "completion"),
 ) -> dict[str, Columns]:
     """Of checkpoint, evaluation and promotion; `shown` are the columns that the exam's prompts show.

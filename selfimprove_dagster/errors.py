@@ -1,6 +1,7 @@
 """Every error that a person can act on.
 
     SelfImproveError
+    ├── MethodError              a method's declaration is wrong, or there is no such method
     ├── ExperimentError          an experiment file is wrong: names the field and what is allowed
     ├── SeedFileError            a seed file as a whole cannot be read
     ├── ReviewError              there is nothing to review, or what a person said cannot be taken
@@ -24,6 +25,10 @@ from __future__ import annotations
 
 class SelfImproveError(Exception):
     """Base of all errors that this library raises on purpose."""
+
+
+class MethodError(SelfImproveError):
+    """A method cannot be loaded, or there is none of that name."""
 
 
 class ExperimentError(SelfImproveError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.column_sources import Columns, Source, each, new, of
-from selfimprove_dagster.judge_tables import RLAIF_AI_PREFERENCES, rollouts
-from selfimprove_dagster.review_tables import REVIEW_LABELS, RLAIF_REVIEW_QUEUE
+from selfimprove_dagster.families.preferences.tables import rollouts
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, VOTED_ANSWERS
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_REVIEW_QUEUE
+from selfimprove_dagster.review.tables import REVIEW_LABELS
 
 
 def _of_rewarded(column: str) -> list[Source]:
@@ -13,7 +14,10 @@ def _of_rewarded(column: str) -> list[Source]:
 
 
 _PREFERENCE, _PAIR = of(RLAIF_AI_PREFERENCES, "id"), of(RLAIF_AI_PREFERENCES, "first", "second")
+
+
 _PROMPT = of(RLAIF_AI_PREFERENCES, "prompt")
+
 
 REVIEW_COLUMN_SOURCES: dict[str, Columns] = {
     RLAIF_REVIEW_QUEUE.name: {
@@ -25,12 +29,12 @@ REVIEW_COLUMN_SOURCES: dict[str, Columns] = {
     },
     REVIEW_LABELS.name: {
         **each(
-            [*of(tables.VOTED_ANSWERS, "id"), *_PREFERENCE, *_of_rewarded("id")],
+            [*of(VOTED_ANSWERS, "id"), *_PREFERENCE, *_of_rewarded("id")],
             *("parents", "item_id", "swapped"),
         ),
-        "prompt": [*of(tables.VOTED_ANSWERS, "question"), *_PROMPT, *_of_rewarded("prompt")],
+        "prompt": [*of(VOTED_ANSWERS, "question"), *_PROMPT, *_of_rewarded("prompt")],
         **each(
-            [*of(tables.RAW_GENERATIONS, "text"), *_PAIR, *_of_rewarded("text")],
+            [*of(RAW_GENERATIONS, "text"), *_PAIR, *_of_rewarded("text")],
             *("option_a", "option_b"),
         ),
         **new("table", "label", "by", "at", "note"),

@@ -2,100 +2,155 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from selfimprove_dagster.errors import PartitionMissing
-from selfimprove_dagster.judge_tables import (
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
+from selfimprove_dagster.families.preferences.tables import preference_dataset, reward_model, rollouts
+from selfimprove_dagster.families.tasks.tables import SEED_TASKS
+from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
+    CAI_DECISIONS,
+    CAI_FILTERED_DATASET,
+    CAI_RAW_GENERATIONS,
     CAI_REVISIONS,
-    JUDGE_TABLES,
-    SEED_COMPARISONS,
-    SEED_PROMPTS,
+    CAI_SEED_POOL,
 )
-from selfimprove_dagster.pit_tables import PIT_TABLES
-from selfimprove_dagster.records import TableSchema
-from selfimprove_dagster.refinement_tables import REFINEMENT_TABLES
-from selfimprove_dagster.review_tables import REVIEW_LABELS
-from selfimprove_dagster.self_knowledge_tables import SELF_KNOWLEDGE_TABLES
-from selfimprove_dagster.shared_tables import (
-    SOURCE,
-    TEXT,
-    completions,
-    decisions,
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    DEMONSTRATIONS,
+    EVALUATION,
+    FILTERED_DATASET,
+    FINE_TUNED_CHECKPOINT,
+    PERPLEXITY_SCORES,
+    PROMOTION,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.methods.pit.tables import PIT_TABLES
+from selfimprove_dagster.methods.refinement.tables import REFINEMENT_TABLES
+from selfimprove_dagster.methods.rlaif.tables import (
+    RLAIF_AI_PREFERENCES,
+    RLAIF_COMPARISONS,
+    RLAIF_DECISIONS,
+    RLAIF_JUDGE_CHECKS,
+    RLAIF_RESPONSE_PAIRS,
+    RLAIF_REVIEW_QUEUE,
+    RLAIF_SEED_POOL,
+)
+from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
+from selfimprove_dagster.methods.self_instruct.tables import (
+    SI_ACCEPTED_TASKS,
+    SI_CANDIDATE_TASKS,
+    SI_CLASSIFIED_TASKS,
+    SI_DECISIONS,
+    SI_FILTERED_DATASET,
+    SI_INSTANCE_GENERATIONS,
+    SI_PERPLEXITY_SCORES,
+    SI_POOL_DECISIONS,
+    SI_RAW_GENERATIONS,
+    SI_SEED_POOL,
+    SI_SIMILARITY_SCORES,
+    SI_TASK_DECISIONS,
+    SI_TASK_INSTANCES,
+)
+from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
+from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS, TOOL_TABLES
+from selfimprove_dagster.methods.unnatural_instructions.tables import (
+    UI_ACCEPTED_TASKS,
+    UI_CANDIDATE_TASKS,
+    UI_DECISIONS,
+    UI_FILTERED_DATASET,
+    UI_PARAPHRASES,
+    UI_POOL_DECISIONS,
+    UI_RAW_GENERATIONS,
+    UI_SEED_POOL,
+    UI_TASK_DECISIONS,
+    UI_TASK_OUTPUTS,
+)
+from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
+from selfimprove_dagster.table import (
+    Table,
     evaluation,
     fine_tuned_checkpoint,
     promotion,
 )
-from selfimprove_dagster.task_tables import SEED_TASKS, TASK_TABLES
-from selfimprove_dagster.tool_tables import SEED_TEXTS, TOOL_TABLES
 
-SEEDS = TableSchema("seeds/accepted", "seed", content={"question": TEXT, **SOURCE})
-"""Unlabelled questions as they were imported, by file and line."""
+JUDGE_METHODS = ("constitutional", "rlaif", "rlhf", "pit")
 
-REJECTED_SEEDS = TableSchema("seeds/rejected", "rej", content={"reason": TEXT, "excerpt": TEXT, **SOURCE})
-"""Lines that are no seeds, each with the reason."""
 
-DEMONSTRATIONS = TableSchema(
-    "seeds/demonstrations",
-    "demo",
-    content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
+JUDGE_TABLES = (
+    SEED_PROMPTS,
+    SEED_COMPARISONS,
+    CAI_SEED_POOL,
+    CAI_RAW_GENERATIONS,
+    CAI_CRITIQUES,
+    CAI_REVISIONS,
+    CAI_DECISIONS,
+    CAI_FILTERED_DATASET,
+    fine_tuned_checkpoint("constitutional"),
+    dialogue_evaluation("constitutional"),
+    promotion("constitutional"),
+    RLAIF_SEED_POOL,
+    RLAIF_RESPONSE_PAIRS,
+    RLAIF_COMPARISONS,
+    RLAIF_AI_PREFERENCES,
+    RLAIF_REVIEW_QUEUE,
+    RLAIF_JUDGE_CHECKS,
+    RLAIF_DECISIONS,
+    preference_dataset("rlaif"),
+    reward_model("rlaif"),
+    rollouts("rlaif"),
+    fine_tuned_checkpoint("rlaif"),
+    dialogue_evaluation("rlaif"),
+    promotion("rlaif"),
+    RLHF_SEED_POOL,
+    RLHF_DECISIONS,
+    preference_dataset("rlhf"),
+    RLHF_SUPERVISED_CHECKPOINT,
+    reward_model("rlhf"),
+    rollouts("rlhf"),
+    fine_tuned_checkpoint("rlhf"),
+    dialogue_evaluation("rlhf"),
+    promotion("rlhf"),
 )
-"""Worked examples for few-shot prompts."""
+"""All of them, in the order in which the stages run."""
 
-SEED_POOL = TableSchema("lmsi/seed_pool", "q", content={"question": TEXT, **SOURCE})
-"""The questions of one iteration; parent: the seed."""
 
-RAW_GENERATIONS = completions("lmsi/raw_generations", "gen", question_id=TEXT, prompt_format=TEXT)
-"""Sampled reasoning paths; parents: the question and the prompt's demonstrations."""
-
-PERPLEXITY_SCORES = TableSchema(
-    "lmsi/perplexity_scores",
-    "ppl",
-    content={"path_id": TEXT, "tokens": pl.Int32},
-    measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
+TASK_TABLES = (
+    SEED_TASKS,
+    SI_SEED_POOL,
+    SI_POOL_DECISIONS,
+    SI_RAW_GENERATIONS,
+    SI_CANDIDATE_TASKS,
+    SI_PERPLEXITY_SCORES,
+    SI_SIMILARITY_SCORES,
+    SI_TASK_DECISIONS,
+    SI_ACCEPTED_TASKS,
+    SI_CLASSIFIED_TASKS,
+    SI_INSTANCE_GENERATIONS,
+    SI_TASK_INSTANCES,
+    SI_DECISIONS,
+    SI_FILTERED_DATASET,
+    fine_tuned_checkpoint("self_instruct"),
+    evaluation("self_instruct"),
+    promotion("self_instruct"),
+    UI_SEED_POOL,
+    UI_POOL_DECISIONS,
+    UI_RAW_GENERATIONS,
+    UI_CANDIDATE_TASKS,
+    UI_TASK_DECISIONS,
+    UI_ACCEPTED_TASKS,
+    UI_TASK_OUTPUTS,
+    UI_PARAPHRASES,
+    UI_DECISIONS,
+    UI_FILTERED_DATASET,
+    fine_tuned_checkpoint("unnatural_instructions"),
+    evaluation("unnatural_instructions"),
+    promotion("unnatural_instructions"),
 )
-"""How probable each path is to its own generator; parent: the path."""
+"""All of them, in the order in which the stages run."""
 
-VOTED_ANSWERS = TableSchema(
-    "lmsi/voted_answers",
-    "vote",
-    content={
-        "question_id": TEXT,
-        "question": TEXT,
-        "rule": TEXT,
-        "voted_answer": TEXT,
-        "votes": pl.List(pl.Struct({"answer": TEXT, "count": pl.UInt32})),
-        "paths": pl.List(pl.Struct({"id": TEXT, "answer": TEXT})),
-        "tie": pl.Boolean,
-        "n_paths": pl.UInt32,
-        "n_valid": pl.UInt32,
-        "n_distinct_paths": pl.UInt32,
-    },
-    measures={"vote_share": pl.Float64, "margin": pl.Float64},
-)
-"""One row a question; parents: the question and every path that was asked for its vote."""
-
-DECISIONS = decisions("lmsi/decisions")
-"""What each filter rule said of each path that reached it."""
-
-FILTERED_DATASET = TableSchema(
-    "lmsi/filtered_dataset",
-    "ex",
-    content={
-        "question_id": TEXT,
-        "question": TEXT,
-        "format": TEXT,
-        "prompt": TEXT,
-        "completion": TEXT,
-        "answer": TEXT,
-    },
-    measures={"vote_share": pl.Float64, "perplexity": pl.Float64},
-)
-"""Training examples; parents: the vote, the path it was made from, the prompt's demonstrations."""
-
-FINE_TUNED_CHECKPOINT = fine_tuned_checkpoint("lmsi")
-EVALUATION = evaluation("lmsi")
-PROMOTION = promotion("lmsi")
 
 TABLES = {
     schema.name: schema
@@ -122,8 +177,10 @@ TABLES = {
     )
 }
 
+
 MADE_TOGETHER = {CAI_CRITIQUES.name: CAI_REVISIONS.name, CAI_REVISIONS.name: CAI_CRITIQUES.name}
 """Tables whose rows have parents in each other, so that no activity of one can be an input of the other's."""
+
 
 MODELS = (
     *("fine_tuned_checkpoint", "supervised_checkpoint", "reward_model"),
@@ -151,7 +208,7 @@ SEEDS_OF = {
 """The table of what people gave to the experiments of a method; one without seeds has none."""
 
 
-def of(method: str, stage: str) -> TableSchema:
+def of(method: str, stage: str) -> Table:
     """The table of a stage. Raises PartitionMissing for a method that has no such stage."""
     if f"{method}/{stage}" not in TABLES:
         raise PartitionMissing(f"the method {method} has no stage {stage}: there is nothing to look for")

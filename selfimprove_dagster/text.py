@@ -7,6 +7,22 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_SPACE = re.compile(r"\s+")
+
+
+def one_line(text: str) -> str:
+    """The text with each run of white space made one space."""
+    return _SPACE.sub(" ", text).strip()
+
+
+_BREAK = re.compile(r"\s+")
+
+
+def normalise_question(text: str) -> str:
+    """Lower case, white space collapsed: two questions that agree in this are the same question."""
+    return _BREAK.sub(" ", text).strip().lower()
+
+
 _ESCAPE_SEQUENCES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC: titles, links
     r"|[\x1b][PX^_].*?(?:\x1b\\|$)"  # device control and other strings
@@ -14,6 +30,8 @@ _ESCAPE_SEQUENCES = re.compile(
     r"|\x1b[ -/]*[0-~]?",
     re.DOTALL,
 )
+
+
 # Control characters, and those that reorder or hide text: bidirectional marks, zero-width characters,
 # fillers, variation selectors, tags.
 _INVISIBLE = re.compile(
@@ -21,6 +39,8 @@ _INVISIBLE = re.compile(
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff\ud800-\udfff]"
 )
+
+
 _LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
 
 
@@ -89,3 +109,14 @@ def code_span(text: str, limit: int = 200) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def plural(noun: str) -> str:
+    """The plural of an English noun: `query` → `queries`, `class` → `classes`, `texts` → `texts`."""
+    if noun.endswith("s") and not noun.endswith("ss"):
+        return noun
+    if noun.endswith(("ss", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"

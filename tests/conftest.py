@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from hypothesis import settings
-from small_lake import SMALL_EXPERIMENT
+from kit.small_lake import SMALL_EXPERIMENT
 
-from selfimprove_dagster.home import Home
+from selfimprove_dagster.home.home import Home
 
 # Before anything imports great_expectations, which reads it at import and would otherwise phone home.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"

@@ -27,11 +27,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.methods.answers import answers_agree
-from selfimprove_dagster.methods.lmsi import build_prompt
-from selfimprove_dagster.quality import SUITES
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
+from selfimprove_dagster.quality.suites import SUITES
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "distilabel.md"

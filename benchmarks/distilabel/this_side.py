@@ -13,18 +13,18 @@ from typing import Any
 
 import dagster as dg
 
-import resources.language_model as opener
-from assets.partitions import iterations
-from selfimprove_dagster import tables
+import selfimprove_dagster.resources.language_model as opener
+from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.definitions import defs
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.methods.lmsi import build_prompt
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL, VOTED_ANSWERS
 from selfimprove_dagster.runs import prepare_dagster_home
 
 JOB = json.loads(Path(sys.argv[1]).read_text())
 OUT = Path(JOB["out"])
-STAGES = (tables.SEED_POOL, tables.RAW_GENERATIONS, tables.VOTED_ANSWERS)
+STAGES = (SEED_POOL, RAW_GENERATIONS, VOTED_ANSWERS)
 
 
 def note(what: str, seconds: float) -> None:
@@ -67,7 +67,7 @@ def main() -> None:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
         assert outcome.success
-    rows = home.lake.read(tables.VOTED_ANSWERS.name, partition_of("vote", 0))
+    rows = home.lake.read(VOTED_ANSWERS.name, partition_of("vote", 0))
     votes = {build_prompt(row["question"], "zero_shot_cot"): row["voted_answer"] for row in rows.to_dicts()}
     (OUT / "votes.json").write_text(json.dumps([votes[prompt] for prompt in JOB["prompts"]]))
 

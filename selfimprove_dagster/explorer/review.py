@@ -20,8 +20,8 @@ from starlette.responses import RedirectResponse, Response
 from selfimprove_dagster.errors import ReviewError
 from selfimprove_dagster.explorer.guard import same_origin
 from selfimprove_dagster.explorer.views import refuse_unknown
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.reviews import (
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.review.queue import (
     CHOICES,
     Review,
     labels,
@@ -35,9 +35,16 @@ from selfimprove_dagster.reviews import (
 
 Form = Mapping[str, str]
 
+
 _TOKEN, _REVIEWER = "review_token", "reviewer"
+
+
 _YEAR = 365 * 24 * 3600
+
+
 _LARGEST_FORM = 64_000
+
+
 _MOST_ITEMS = 1_000
 
 

@@ -5,6 +5,6 @@ A filter is a function from a frame of candidates to a frame with one decision a
 candidate that one drops does not reach the next.
 """
 
-from selfimprove_dagster.filters.chain import Filter, apply_filters
+from selfimprove_dagster.filters.rules import Filter, apply_filters
 
 __all__ = ["Filter", "apply_filters"]

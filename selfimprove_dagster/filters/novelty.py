@@ -32,18 +32,41 @@ from rapidfuzz.distance import LCSseq
 from scipy import sparse
 
 _TOKEN = re.compile("[a-z0-9]+")
+
+
 _BUCKETS = 255  # one less than a power of two: the matrix product has a column of lengths besides
+
+
 _BLOCK = 1024  # candidates at a time
+
+
 _TILE = 1024  # pool members a matrix product
+
+
 _POSTINGS = 2048  # of the inverted index, read for one candidate at most
+
+
 _HEAD = 32  # members aligned first, before the bounds are looked at again
+
+
 _PENDING = 1 << 16  # pairs collected before they are aligned
+
+
 _GROWTH = 1.25  # the index is made anew when the pool has grown by this factor
+
+
 _ROUNDING = 3e-5  # of F1: more than a product in single precision is off
+
+
 _CODE_POINTS = 0x110000
 
+
 Ints = npt.NDArray[np.int64]
+
+
 Floats = npt.NDArray[np.float64]
+
+
 Numbers = npt.NDArray[np.int32]
 
 

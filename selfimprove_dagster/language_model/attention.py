@@ -24,8 +24,11 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from selfimprove_dagster.language_model.cache import SharedPromptCache
 
 GROUPED_ATTENTION = "selfimprove_grouped"
+
+
 LONGEST_FOLDED_SCORES = 1 << 16
 """Query length × key length from which PyTorch's own kernel, which never holds the scores, takes over."""
+
 
 SPREAD = 0.8
 """Least length of a strand, as a share of the longest, among those whose attention is computed together."""
@@ -185,4 +188,6 @@ def _taken(states: Tensor, places: Tensor) -> Tensor:
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+
+
 AttentionMaskInterface.register(GROUPED_ATTENTION, eager_mask)

@@ -10,6 +10,8 @@ from typing import Literal, Protocol, runtime_checkable
 from selfimprove_dagster.errors import ModelError
 
 FinishReason = Literal["stop", "length"]
+
+
 Progress = Callable[[int, int], None]
 """Called as `progress(rows finished since the last call, tokens since the last call)`."""
 

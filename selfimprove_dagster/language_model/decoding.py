@@ -28,6 +28,8 @@ from selfimprove_dagster.language_model.stopping import StopStrings
 
 COHORTS = 2
 """Cohorts in a full batch: more of them refill it more evenly, fewer have less overhead."""
+
+
 EMPTY_SHARE = 0.2
 """Share of finished rows at which a cohort is made smaller."""
 

@@ -20,13 +20,20 @@ from selfimprove_dagster.language_model.folder import most_positions
 
 CohortCache = SharedPromptCache | PaddedCache
 
+
 LOGIT_ELEMENTS = 1 << 22
 """Logits held at once while scoring (16 MB in float32)."""
+
+
 SHARED_TOKENS = 0.75
 """Different tokens of a batch of prompts, as a share of its padded size, up to which they are read packed."""
+
+
 LANE_PARAMETERS = 50_000_000
 """Parameters up to which rows are shared out among the CPU's cores, rather than each operation; measured at
 one million only."""
+
+
 WRONG_DIALECT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError)
 """What models raise when a mask, a cache or an argument is not of the kind that they take."""
 

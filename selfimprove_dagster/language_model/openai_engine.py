@@ -39,10 +39,18 @@ from selfimprove_dagster.language_model.tokens import (
 from selfimprove_dagster.language_model.weights import weights_hash
 
 _log = logging.getLogger(__name__)
+
+
 Answer = TypeVar("Answer")
+
+
 FIRST_WAIT = 0.5
 """Upper bound in seconds of the first wait, which doubles from attempt to attempt."""
+
+
 _LONGEST_WAIT = 60.0
+
+
 _BUSY = {408, 409, 425, 429}
 
 

@@ -16,7 +16,11 @@ from torch import Tensor
 from selfimprove_dagster.language_model.base import SamplingParameters
 
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+
+
 MIX_2 = np.uint64(0x94D049BB133111EB)
 
 

@@ -14,8 +14,12 @@ from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.base import SamplingParameters
 
 Token = TypeVar("Token", int, str)
+
+
 BANNED = -100.0
 """Added to the logit of a token that must not be drawn, where an engine takes a bias and no ban."""
+
+
 MOST_LIKELIEST = 20
 """Tokens of a place that vLLM and servers tell of, unless they are set up otherwise."""
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from selfimprove_dagster.errors import ModelError
 
 CHUNK_BYTES = 1 << 20
+
+
 WEIGHT_PATTERN = "*.safetensors"
+
+
 DESCRIPTION_FILES = ("config.json", "tokenizer.json")
 
 

@@ -2,7 +2,3 @@
 
 `walk` reads the edges that the rows themselves carry; everything else in this package asks it.
 """
-
-from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound, Walk
-
-__all__ = ["Lineage", "Place", "RecordNotFound", "Walk"]

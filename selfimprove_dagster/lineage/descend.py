@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.index import TRAINED_ON
 from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, iteration_of
 from selfimprove_dagster.recorded_sampling import COMPLETIONS

@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.judge_tables import JUDGE_METHODS
-from selfimprove_dagster.lake import Lake, partition_of
-from selfimprove_dagster.naming import experiment_of_key
-from selfimprove_dagster.question_files import normalise_question
-from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.tables import JUDGE_METHODS
+from selfimprove_dagster.text import normalise_question
 
 _AFTER = (
     *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improver_dataset", "gap_pairs"),
@@ -125,7 +127,7 @@ def diff(lake: Lake, a: str, b: str) -> Difference:
 class _Dataset:
     """The examples of one partition key; `subject` is the column that says what they are about."""
 
-    schema: TableSchema
+    schema: Table
     partition: Mapping[str, str]
     frame: pl.DataFrame
 
@@ -137,7 +139,7 @@ class _Dataset:
             for schema in tables.TABLES.values()
             if schema.name.endswith("/filtered_dataset") and lake.exists(schema.name, partition)
         )
-        schema = next(found, tables.FILTERED_DATASET)
+        schema = next(found, FILTERED_DATASET)
         frame = lake.read_ungated(lake.manifest(schema.name, partition))
         if "chosen" in frame.columns:
             pair = [pl.col(name).str.strip_chars() for name in ("chosen", "rejected")]

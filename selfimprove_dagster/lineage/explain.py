@@ -7,7 +7,10 @@ from collections import Counter
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.families.preferences.explain import TABLES as JUDGED
+from selfimprove_dagster.families.preferences.explain import explain_judged
+from selfimprove_dagster.families.tasks.explain import explain_task, method_of
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.explanation import (
     Explanation,
     Use,
@@ -26,25 +29,36 @@ from selfimprove_dagster.lineage.iteration import (
     rows_of,
     source_of,
 )
-from selfimprove_dagster.lineage.judge_explain import explain_judged
-from selfimprove_dagster.lineage.judge_words import TABLES as JUDGED
-from selfimprove_dagster.lineage.refinement_explain import explain_refined
-from selfimprove_dagster.lineage.self_knowledge_words import TABLES as SELF_KNOWLEDGE
-from selfimprove_dagster.lineage.self_knowledge_words import sentence
-from selfimprove_dagster.lineage.task_explain import explain_task
-from selfimprove_dagster.lineage.task_records import method_of
-from selfimprove_dagster.lineage.tool_explain import explain_tool
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.records import Row
-from selfimprove_dagster.refinement_tables import METHOD as REFINEMENT
-from selfimprove_dagster.review_tables import REVIEW_LABELS
-from selfimprove_dagster.task_tables import TASK_TABLES
-from selfimprove_dagster.tool_tables import TOOL_TABLES
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    DEMONSTRATIONS,
+    FILTERED_DATASET,
+    PERPLEXITY_SCORES,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.methods.refinement.explain import explain_refined
+from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
+from selfimprove_dagster.methods.self_knowledge.explain import TABLES as SELF_KNOWLEDGE
+from selfimprove_dagster.methods.self_knowledge.explain import sentence
+from selfimprove_dagster.methods.toolformer.explain import explain_tool
+from selfimprove_dagster.methods.toolformer.tables import TOOL_TABLES
+from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.tables import TASK_TABLES
 
 __all__ = ["Explanation", "Use", "explain", "path_of"]
 
+
 _OF_TASKS = {schema.name for schema in TASK_TABLES}
+
+
 _OF_TOOLS = {schema.name for schema in TOOL_TABLES}
+
+
 _SHARED = ("fine_tuned_checkpoint", "evaluation", "promotion")
 
 
@@ -69,7 +83,7 @@ def explain(lake: Lake, prefix: str) -> Explanation:
         return _explain_source(lake, place)
     iteration = Iteration(lake, place.experiment, place.iteration, method)
     row = iteration.row(tables.TABLES[place.table], "id", place.id)
-    if place.table in (tables.SEED_POOL.name, tables.VOTED_ANSWERS.name):
+    if place.table in (SEED_POOL.name, VOTED_ANSWERS.name):
         return _explain_question(iteration, place, row)
     if path := path_of(place.table, row):
         return _explain_path(iteration, place, path, row)
@@ -82,26 +96,26 @@ def explain(lake: Lake, prefix: str) -> Explanation:
 
 def path_of(table: str, row: Row) -> str | None:
     """The path that a row of one iteration is about; None where it is about none, or about several."""
-    if table == tables.RAW_GENERATIONS.name:
+    if table == RAW_GENERATIONS.name:
         return str(row["id"])
     roles = {
-        tables.FILTERED_DATASET.name: "path",
-        tables.PERPLEXITY_SCORES.name: "scored",
-        tables.DECISIONS.name: "decided",
+        FILTERED_DATASET.name: "path",
+        PERPLEXITY_SCORES.name: "scored",
+        DECISIONS.name: "decided",
     }
     return next((edge["id"] for edge in row["parents"] if edge["role"] == roles.get(table)), None)
 
 
 def _explain_path(iteration: Iteration, place: Place, path_id: str, row: Row) -> Explanation:
-    path = iteration.row(tables.RAW_GENERATIONS, "id", path_id)
+    path = iteration.row(RAW_GENERATIONS, "id", path_id)
     question_id = path.get("question_id") or row.get("question_id", "")  # the paths may be newer than the row
-    question = iteration.row(tables.SEED_POOL, "id", question_id)
+    question = iteration.row(SEED_POOL, "id", question_id)
     vote = iteration.vote(question_id)
     decisions = iteration.decisions(path_id)
     example = next(
         (
             row
-            for row in iteration.rows(tables.FILTERED_DATASET, pl.col("question_id") == question_id)
+            for row in iteration.rows(FILTERED_DATASET, pl.col("question_id") == question_id)
             if {"id": path_id, "role": "path"} in row["parents"]
         ),
         {},
@@ -113,7 +127,7 @@ def _explain_path(iteration: Iteration, place: Place, path_id: str, row: Row) ->
     steps += decisions
     if example:
         said = f"in the dataset as {example['format']}"
-        steps.append(Step(tables.FILTERED_DATASET.name, said, example["id"], passed=True))
+        steps.append(Step(FILTERED_DATASET.name, said, example["id"], passed=True))
     training = iteration.training() if example else []
     gates = iteration.gates()
     verdict = _verdict(iteration, decisions, example, training, gates)
@@ -136,7 +150,7 @@ def _verdict(
     if not decisions and not example:
         return f"not in a dataset: the filters of {iteration.key} have not seen it yet"
     if not example:
-        if iteration.manifest(tables.FILTERED_DATASET) is None:
+        if iteration.manifest(FILTERED_DATASET) is None:
             return f"kept by every rule, but the dataset of {iteration.key} is not committed yet"
         return f"not in the dataset of {iteration.key}: kept by every rule, but no format was left for it"
     verdict = (
@@ -148,9 +162,9 @@ def _verdict(
 
 
 def _explain_question(iteration: Iteration, place: Place, row: Row) -> Explanation:
-    voted = place.table == tables.VOTED_ANSWERS.name
+    voted = place.table == VOTED_ANSWERS.name
     question_id = row["question_id"] if voted else row["id"]
-    question = iteration.row(tables.SEED_POOL, "id", question_id) if voted else row
+    question = iteration.row(SEED_POOL, "id", question_id) if voted else row
     fates = iteration.fates(question_id)
     examples = sum(fate.example is not None for fate in fates)
     vote = iteration.vote(question_id)
@@ -175,18 +189,18 @@ def _explain_source(lake: Lake, place: Place) -> Explanation:
         if (found := rows_of(manifest, pl.col("id") == place.id))
     )
     where, gone = source_of(row), revoked(lake, manifest, {place.id})
-    if place.table == tables.REJECTED_SEEDS.name:
+    if place.table == REJECTED_SEEDS.name:
         step = Step(place.table, row["reason"], place.id, passed=False)
         return explanation(place, f"{where} is no seed: {row['reason']}", in_dataset=False, steps=(step,))
     accepted = Step(place.table, f"accepted from {where}", place.id, passed=True)
-    if place.table == tables.DEMONSTRATIONS.name:
+    if place.table == DEMONSTRATIONS.name:
         verdict = f"a worked example of {where}, shown in few-shot prompts; it is not trained on itself"
         return explanation(place, verdict, steps=(accepted, *gone))
 
     def fates(number: int, question: str) -> list[Fate]:
         return Iteration(lake, place.experiment, number).fates(question)
 
-    uses = tuple(uses_of(lake, place, tables.SEED_POOL, fates))
+    uses = tuple(uses_of(lake, place, SEED_POOL, fates))
     total = sum((Counter(use.paths) for use in uses), Counter())
     verdict = f"a seed of {where}: " + (
         f"asked in {count(len(uses), 'iteration')}, {count(total.total(), 'path')}, {total['kept']:,} kept"

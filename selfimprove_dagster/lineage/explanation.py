@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.iteration import Fate, Step, rows_of
 from selfimprove_dagster.lineage.walk import Place
-from selfimprove_dagster.records import Row, TableSchema
+from selfimprove_dagster.table import Row, Table
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def count(number: int, noun: str) -> str:
 
 
 def uses_of(
-    lake: Lake, seed: Place, schema: TableSchema, fates: Callable[[int, str], Iterable[Fate]]
+    lake: Lake, seed: Place, schema: Table, fates: Callable[[int, str], Iterable[Fate]]
 ) -> Iterable[Use]:
     """The uses of a seed; `fates` gives those of an iteration's record in the pools, which `schema` holds."""
     of_seed = pl.col("parents").list.eval(pl.element().struct.field("id")).list.contains(seed.id)

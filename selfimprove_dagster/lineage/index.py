@@ -30,18 +30,25 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfimprove_dagster.disk import file_checksum, write_atomically
 from selfimprove_dagster.errors import LakeError, LakeNotWritable
-from selfimprove_dagster.partition import Manifest, read_parquet
+from selfimprove_dagster.lake.disk import file_checksum, write_atomically
+from selfimprove_dagster.lake.partition import Manifest, read_parquet
 
 FOLDER = ".lineage"
 
+
 TRAINED_ON = "trained_on"
 
+
 _FORMAT = 1
+
+
 _ALIGNMENT = 64
+
+
 _ABANDONED = 3600.0
 """Seconds after which a temporary file is taken for one that a killed process left."""
+
 
 Numbers = np.ndarray[Any, Any]
 

@@ -12,14 +12,28 @@ from functools import cached_property
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.records import Row, TableSchema
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    FILTERED_DATASET,
+    PERPLEXITY_SCORES,
+    RAW_GENERATIONS,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.table import Row, Table
 
 _ORDER = {table: position for position, table in enumerate(tables.TABLES)}
+
+
 _DRAWN = ("questions", "texts", "prompts", "comparisons")
 """The setting that says how many seeds were drawn, whatever they are."""
-_EXAMPLE = f"{tables.FILTERED_DATASET.tag}:"
+
+
+_EXAMPLE = f"{FILTERED_DATASET.tag}:"
 """How the ids of examples begin, of which another experiment's seeds may be."""
+
+
 UNDECIDED = "undecided"
 """The fate of a path that no filter has seen yet."""
 
@@ -81,20 +95,20 @@ class Iteration:
         committed = (name for name in tables.TABLES if self.lake.exists(name, self.partition))
         return {name: self.lake.manifest(name, self.partition) for name in committed}
 
-    def table(self, stage: str) -> TableSchema:
+    def table(self, stage: str) -> Table:
         """The table of a stage, for the method of this iteration."""
         return tables.of(self.method, stage)
 
-    def manifest(self, schema: TableSchema) -> Manifest | None:
+    def manifest(self, schema: Table) -> Manifest | None:
         """The committed manifest, if there is one."""
         return self.manifests.get(schema.name)
 
-    def rows(self, schema: TableSchema, condition: pl.Expr) -> list[Row]:
+    def rows(self, schema: Table, condition: pl.Expr) -> list[Row]:
         """Rows in stored order, withdrawn ones too; none where the table is not committed."""
         manifest = self.manifest(schema)
         return rows_of(manifest, condition) if manifest else []
 
-    def row(self, schema: TableSchema, column: str, value: str) -> Row:
+    def row(self, schema: Table, column: str, value: str) -> Row:
         """The first row with that value, empty where there is none."""
         return next(iter(self.rows(schema, pl.col(column) == value)), {})
 
@@ -105,17 +119,17 @@ class Iteration:
 
     def fates(self, question: str) -> list[Fate]:
         """What became of each path of a question, in sample order."""
-        paths = self.rows(tables.RAW_GENERATIONS, pl.col("question_id") == question)
+        paths = self.rows(RAW_GENERATIONS, pl.col("question_id") == question)
         ids = [row["id"] for row in paths]
         answers = {
             ballot["id"]: ballot["answer"]
-            for vote in self.rows(tables.VOTED_ANSWERS, pl.col("question_id") == question)
+            for vote in self.rows(VOTED_ANSWERS, pl.col("question_id") == question)
             for ballot in vote["paths"]
         }
-        last = {row["candidate_id"]: row for row in self.rows(tables.DECISIONS, _in("candidate_id", ids))}
+        last = {row["candidate_id"]: row for row in self.rows(DECISIONS, _in("candidate_id", ids))}
         examples = {
             edge["id"]: row["id"]
-            for row in self.rows(tables.FILTERED_DATASET, pl.col("question_id") == question)
+            for row in self.rows(FILTERED_DATASET, pl.col("question_id") == question)
             for edge in row["parents"]
             if edge["role"] == "path"
         }
@@ -161,7 +175,7 @@ class Iteration:
 
     def vote(self, question: str) -> list[Step]:
         """The vote on a question."""
-        row = self.row(tables.VOTED_ANSWERS, "question_id", question)
+        row = self.row(VOTED_ANSWERS, "question_id", question)
         if not row:
             return []
         counts = ", ".join(f"{vote['answer']} × {vote['count']}" for vote in row["votes"])
@@ -170,7 +184,7 @@ class Iteration:
         if row["votes"]:
             figures += f" ({counts}); share {row['vote_share']:.3g}, margin {row['margin']:.3g}"
             figures += ", a tie" if row["tie"] else ""
-        return [Step(tables.VOTED_ANSWERS.name, f"{said}: {figures}", row["id"], score=row["vote_share"])]
+        return [Step(VOTED_ANSWERS.name, f"{said}: {figures}", row["id"], score=row["vote_share"])]
 
     def gates(self) -> list[Step]:
         """The blocking checks that failed last, in the pipeline's order."""
@@ -213,11 +227,11 @@ class Iteration:
 
     def decisions(self, path_id: str) -> list[Step]:
         """The filters' decisions on a path, in the order in which they were made."""
-        rows = self.rows(tables.DECISIONS, pl.col("candidate_id") == path_id)
+        rows = self.rows(DECISIONS, pl.col("candidate_id") == path_id)
         nearest = [row["nearest_id"] for row in rows if row["nearest_id"]]
         neighbours = {
             row["id"]: Neighbour(row["id"], row["text"])
-            for row in self.rows(tables.RAW_GENERATIONS, _in("id", nearest))
+            for row in self.rows(RAW_GENERATIONS, _in("id", nearest))
         }
         return [
             Step(
@@ -235,7 +249,7 @@ class Iteration:
 
     def drawn(self, path: Row) -> list[Step]:
         """By what a path was drawn."""
-        manifest = self.manifest(tables.RAW_GENERATIONS)
+        manifest = self.manifest(RAW_GENERATIONS)
         if not path or manifest is None:
             return []
         activity = manifest.activity
@@ -244,15 +258,15 @@ class Iteration:
             f"{activity.model_id} at temperature {activity.parameters.get('temperature')}, "
             f"seed {path['seed']}; ended by {path['finish_reason']}"
         )
-        return [Step(tables.RAW_GENERATIONS.name, said, path["id"])]
+        return [Step(RAW_GENERATIONS.name, said, path["id"])]
 
     def score(self, path_id: str) -> list[Step]:
         """A path's perplexity."""
-        row = self.row(tables.PERPLEXITY_SCORES, "path_id", path_id)
+        row = self.row(PERPLEXITY_SCORES, "path_id", path_id)
         if not row:
             return []
         said = f"perplexity {row['perplexity']:.4g} over {row['tokens']} tokens under its own generator"
-        return [Step(tables.PERPLEXITY_SCORES.name, said, row["id"], score=row["perplexity"])]
+        return [Step(PERPLEXITY_SCORES.name, said, row["id"], score=row["perplexity"])]
 
 
 def rows_of(manifest: Manifest, condition: pl.Expr) -> list[Row]:

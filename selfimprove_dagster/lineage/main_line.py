@@ -7,7 +7,7 @@ one example is most of the lake. Along the main line they are counted, not walke
 from __future__ import annotations
 
 from selfimprove_dagster.lineage.walk import Lineage, Walk
-from selfimprove_dagster.records import Row
+from selfimprove_dagster.table import Row
 
 SHOWN = "demonstration"
 """The role of a parent that a prompt showed."""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfimprove_dagster.column_lineage import COLUMN_SOURCES
-from selfimprove_dagster.disk import write_atomically
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.lake import Lake, Manifest
+from selfimprove_dagster.lake.disk import write_atomically
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.tables import TABLES, holds_models
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster.disk import file_system_errors
-from selfimprove_dagster.lake import Lake
-from selfimprove_dagster.partition import held, read_parquet
-from selfimprove_dagster.revocations import Revocation, edges_of, fall, now
+from selfimprove_dagster.lake.disk import file_system_errors
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import held, read_parquet
+from selfimprove_dagster.lake.revocations import Revocation, edges_of, fall, now
 from selfimprove_dagster.tables import TABLES
 
 TELLING = 24
 """Characters from which on a text is long enough to be looked for after the purge."""
+
 
 OUT_OF_REACH = (
     "exports and copies that were made before, the inbox and the original files",

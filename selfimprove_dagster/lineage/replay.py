@@ -9,18 +9,19 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError, PartitionMissing
-from selfimprove_dagster.home import Home
-from selfimprove_dagster.lake import partition_of
-from selfimprove_dagster.language_model import LanguageModel, open_language_model
-from selfimprove_dagster.language_model.base import Generation, placement
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, placement
 from selfimprove_dagster.lineage.main_line import SHOWN
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lots import lots
-from selfimprove_dagster.measurement import Accuracy
-from selfimprove_dagster.naming import experiment_of_key
-from selfimprove_dagster.progress import ProgressReport
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
-from selfimprove_dagster.records import Activity, Row
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.work.progress import ProgressReport
 
 
 @dataclass(frozen=True)

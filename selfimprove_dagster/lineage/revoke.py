@@ -13,13 +13,15 @@ import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import RevocationError
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
+from selfimprove_dagster.lake.taint import taint, tainted_models
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound
-from selfimprove_dagster.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
-from selfimprove_dagster.seeds import shows
-from selfimprove_dagster.taint import taint, tainted_models
+from selfimprove_dagster.seeds.imports import shows
 
 _IDENTIFIED = ("seed", "record")
+
+
 _JUDGEMENTS = (
     *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improvement_rounds", "win_rates"),
     *("evaluation", "promotion", "discrimination_gap"),

@@ -9,23 +9,28 @@ import polars as pl
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import LakeError
-from selfimprove_dagster.judge_tables import SEED_COMPARISONS, SEED_PROMPTS
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
+from selfimprove_dagster.families.tasks.tables import SEED_TASKS
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import RecordNotFound
-from selfimprove_dagster.task_tables import SEED_TASKS
-from selfimprove_dagster.tool_tables import SEED_TEXTS
+from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
+from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
+from selfimprove_dagster.seeds.tables import SEEDS
 
 BEFORE, AFTER = 40, 80
 """Characters of an excerpt on either side of the match."""
 
+
 _FIRST = (
     *(name for name in tables.TABLES if name.endswith("/filtered_dataset")),
-    tables.SEEDS.name,
+    SEEDS.name,
     SEED_TASKS.name,
     SEED_TEXTS.name,
     SEED_PROMPTS.name,
     SEED_COMPARISONS.name,
 )
+
+
 _TEXTS = {
     name: [
         column
@@ -87,7 +92,7 @@ def only_example(lake: Lake, text: str) -> str:
 
     Raises RecordNotFound that lists the candidates where there are several.
     """
-    found = search(lake, text, table=tables.FILTERED_DATASET.name, limit=11)
+    found = search(lake, text, table=FILTERED_DATASET.name, limit=11)
     if not found:
         raise RecordNotFound(f"no training example has the words {text!r}; `lineage search` looks everywhere")
     if len(found) > 1:

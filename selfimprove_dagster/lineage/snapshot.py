@@ -12,8 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.index import Ids, Numbers, Segment, build, open_segments
-from selfimprove_dagster.partition import Manifest
 from selfimprove_dagster.tables import MADE_TOGETHER, TABLES
 
 

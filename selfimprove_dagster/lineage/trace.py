@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import Lineage, Walk
 from selfimprove_dagster.recorded_sampling import COMPLETIONS
 from selfimprove_dagster.tables import holds_models

@@ -20,12 +20,15 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.lake import Lake, Manifest, file_checksum
-from selfimprove_dagster.partition import load_manifest, read_parquet
-from selfimprove_dagster.records import canonical_json, recompute_ids
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, load_manifest, read_parquet
+from selfimprove_dagster.lake.records import canonical_json, recompute_ids
 from selfimprove_dagster.tables import MADE_TOGETHER, TABLES, holds_models
 
 Progress = Callable[[int], None]
+
+
 _SHOWN = 20
 """Rows of one file, and of one sort, that are named one by one."""
 

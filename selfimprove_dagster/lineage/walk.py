@@ -19,13 +19,14 @@ import numpy as np
 import polars as pl
 
 from selfimprove_dagster.errors import LakeError
-from selfimprove_dagster.lake import Lake
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.index import Ids, Numbers
 from selfimprove_dagster.lineage.snapshot import Snapshot
-from selfimprove_dagster.partition import Manifest
 
 _SOME = 6
 """Candidates of an ambiguous prefix that are looked for; one fewer is named."""
+
 
 Answer = TypeVar("Answer")
 

@@ -13,22 +13,33 @@ from pydantic import ValidationError
 
 from selfimprove_dagster import tables
 from selfimprove_dagster.errors import ExperimentError, LakeError
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.lineage import judge_what_if, task_what_if, tool_what_if
+from selfimprove_dagster.experiment.naming import PARTITION_KEY, experiment_of_key
+from selfimprove_dagster.families.preferences import explain as judge_what_if
+from selfimprove_dagster.families.preferences.explain import NOUNS
+from selfimprove_dagster.families.tasks import explain as task_what_if
+from selfimprove_dagster.families.tasks.explain import method_of
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.lineage.explain import path_of
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.judge_records import NOUNS
-from selfimprove_dagster.lineage.task_records import method_of
-from selfimprove_dagster.lineage.tool_words import METHOD as TOOL_METHOD
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.methods import lmsi
-from selfimprove_dagster.naming import PARTITION_KEY, experiment_of_key
-from selfimprove_dagster.records import Row, TableSchema
-from selfimprove_dagster.sections import FilterSection
-from selfimprove_dagster.task_sections import TaskFilterSection
-from selfimprove_dagster.task_tables import SI_ACCEPTED_TASKS, SI_TASK_DECISIONS
-from selfimprove_dagster.tool_sections import CallFilterSection
-from selfimprove_dagster.tool_tables import TF_DECISIONS, TF_FILTERED_DATASET
+from selfimprove_dagster.methods.lmsi import lmsi
+from selfimprove_dagster.methods.lmsi.settings import FilterSection
+from selfimprove_dagster.methods.lmsi.tables import (
+    DECISIONS,
+    FILTERED_DATASET,
+    PERPLEXITY_SCORES,
+    RAW_GENERATIONS,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
+from selfimprove_dagster.methods.self_instruct.tables import SI_ACCEPTED_TASKS, SI_TASK_DECISIONS
+from selfimprove_dagster.methods.toolformer import explain as tool_what_if
+from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
+from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
+from selfimprove_dagster.methods.toolformer.tables import TF_DECISIONS, TF_FILTERED_DATASET
+from selfimprove_dagster.table import Row, Table
 
 Filters = TypeVar(
     "Filters",
@@ -37,6 +48,7 @@ Filters = TypeVar(
     CallFilterSection,
     judge_what_if.JudgeFilter,
 )
+
 
 ALIASES = {"confidence": "minimum_vote_share"}
 """Names that people use beside those of the fields of an experiment's `filter` section."""
@@ -105,7 +117,7 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
     if method in judge_what_if.SECTIONS:
         return _what_if_of_judged(lake, subject, method, place, settings)
     iteration, paths = _subject(lake, subject)
-    dataset = lake.manifest(tables.FILTERED_DATASET.name, iteration.partition)
+    dataset = lake.manifest(FILTERED_DATASET.name, iteration.partition)
     recorded = FilterSection.model_validate(dataset.activity.parameters["filter"])
     proposed = _changed(recorded, settings)
     then = _recorded_decisions(lake, dataset)
@@ -208,7 +220,7 @@ def _method(lake: Lake, subject: str) -> tuple[str | None, Place | None]:
 def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.DataFrame:
     """Every decision of the dataset's filter under other thresholds, with the seed of its activity."""
     frames = []
-    for schema in (tables.RAW_GENERATIONS, tables.PERPLEXITY_SCORES, tables.VOTED_ANSWERS):
+    for schema in (RAW_GENERATIONS, PERPLEXITY_SCORES, VOTED_ANSWERS):
         manifest = lake.manifest(schema.name, dataset.partition)
         if manifest.activity.id not in dataset.activity.inputs:
             raise LakeError(
@@ -221,9 +233,7 @@ def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.Da
     return decisions
 
 
-def _recorded_decisions(
-    lake: Lake, dataset: Manifest, schema: TableSchema = tables.DECISIONS
-) -> pl.DataFrame:
+def _recorded_decisions(lake: Lake, dataset: Manifest, schema: Table = DECISIONS) -> pl.DataFrame:
     manifest = lake.manifest(schema.name, dataset.partition)
     if manifest.activity.parameters["decides"] != dataset.activity.id:
         raise LakeError(
@@ -247,7 +257,7 @@ def _subject(lake: Lake, subject: str) -> tuple[Iteration, list[str]]:
     row = iteration.row(tables.TABLES[place.table], "id", place.id)
     if path := path_of(place.table, row):
         return iteration, [path]
-    question = place.id if place.table == tables.SEED_POOL.name else row.get("question_id")
+    question = place.id if place.table == SEED_POOL.name else row.get("question_id")
     if question is None:
         raise ExperimentError(f"{place.id} ({place.table}) comes after the filter; give {iteration.key}")
     return iteration, [fate.path for fate in iteration.fates(question)]

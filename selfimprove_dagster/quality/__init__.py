@@ -4,8 +4,3 @@
 `tasks.py`, `tools.py`, `dialogues.py`, `judging.py`, `dataset.py` and `outcomes.py` gather the evidence with
 Polars; `expectations.py` hands it to Great Expectations, which is imported only when a suite runs.
 """
-
-from selfimprove_dagster.quality.results import QualityCheck, QualityResult
-from selfimprove_dagster.quality.suites import SUITES, run_suite
-
-__all__ = ["SUITES", "QualityCheck", "QualityResult", "run_suite"]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.lake import Manifest, file_checksum
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import recompute_ids
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject
-from selfimprove_dagster.records import recompute_ids
 from selfimprove_dagster.tables import TABLES
 
 SAMPLED_IDS = 200
+
+
 _ACTIVITY, _MODEL = "act", "b2"
+
+
 LATER_READ = ("fine_tuned_checkpoint", "accepted_tasks", "task_instances", "task_outputs", "paraphrases")
 """Stages whose records later iterations build on."""
+
+
 _REWRITE = "Materialise the stage again"
 
 

@@ -10,10 +10,18 @@ from selfimprove_dagster.quality.statistics import jensen_shannon_divergence, ng
 from selfimprove_dagster.quality.subject import Subject, counted
 
 NEAR_WORDS = 8
+
+
 NEAR_SHARE = 0.7
 """A text is near held-out ones if so many of its word 8-grams occur there: PaLM's rule (2204.02311, §8)."""
+
+
 LENGTH_DRIFT = 0.3
+
+
 VOCABULARY_DRIFT = 0.2
+
+
 _FIRST = NotApplicable("first iteration: there is none before it to compare with")
 
 
@@ -204,6 +212,7 @@ def decisions_complete(subject: Subject, candidates: str = "raw_generations") ->
 
 _AGAIN = "Materialise filtered_dataset again"
 
+
 NOT_EMPTY = QualityCheck(
     "not_empty",
     True,
@@ -212,9 +221,11 @@ NOT_EMPTY = QualityCheck(
     _not_empty,
 )
 
+
 NO_EMPTY_TEXT = QualityCheck(
     "no_empty_text", True, "Every example has a prompt and a completion.", _AGAIN, _no_empty_text
 )
+
 
 LITTLE_OVERLAP = QualityCheck(
     "little_overlap_with_evaluation",
@@ -224,6 +235,7 @@ LITTLE_OVERLAP = QualityCheck(
     _near_evaluation,
 )
 
+
 LENGTH_DRIFT_CHECK = QualityCheck(
     "length_drift",
     False,
@@ -232,6 +244,7 @@ LENGTH_DRIFT_CHECK = QualityCheck(
     _length_drift,
 )
 
+
 VOCABULARY_DRIFT_CHECK = QualityCheck(
     "vocabulary_drift",
     False,
@@ -239,6 +252,7 @@ VOCABULARY_DRIFT_CHECK = QualityCheck(
     "Read some examples of both iterations: a model that learns from itself may narrow or drift",
     _vocabulary_drift,
 )
+
 
 FILTERED_DATASET_CHECKS = (
     NOT_EMPTY,

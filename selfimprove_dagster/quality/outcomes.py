@@ -9,13 +9,16 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.experiment import TrainingExperiment
-from selfimprove_dagster.lake import Lake, Manifest
+from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, numbers, with_key
-from selfimprove_dagster.tables import DEMONSTRATIONS
 
 ROLES = ("champion", "challenger")
+
+
 _NUMPY_TYPES = frozenset({"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 
 
@@ -283,6 +286,7 @@ FINE_TUNED_CHECKPOINT_CHECKS = (
     ),
 )
 
+
 CHAMPION_AND_CHALLENGER = QualityCheck(
     "champion_and_challenger",
     True,
@@ -291,6 +295,7 @@ CHAMPION_AND_CHALLENGER = QualityCheck(
     _champion_and_challenger,
 )
 
+
 NOT_TRAINED_ON = QualityCheck(
     "not_trained_on",
     True,
@@ -298,6 +303,7 @@ NOT_TRAINED_ON = QualityCheck(
     "Take these questions out of the evaluation file, then start a new experiment",
     _not_trained_on,
 )
+
 
 EVALUATION_CHECKS = (
     QualityCheck(
@@ -310,6 +316,7 @@ EVALUATION_CHECKS = (
     CHAMPION_AND_CHALLENGER,
     NOT_TRAINED_ON,
 )
+
 
 PROMOTION_CHECKS = (
     QualityCheck(

@@ -56,7 +56,7 @@ def _no_duplicate_questions(subject: Subject) -> Evidence:
 def _not_in_pretraining(subject: Subject) -> Evidence | NotApplicable:
     if Path(subject.experiment.model.path) != embedded.BASE_MODEL:
         return NotApplicable("known only of the embedded base model, which this experiment does not use")
-    from selfimprove_dagster.embedded.grammar import question_hash
+    from selfimprove_dagster.embedded import question_hash
 
     if not embedded.PRETRAINING_QUESTIONS.is_file():
         raise SelfImproveError(
@@ -88,6 +88,7 @@ NO_OVERLAP = QualityCheck(
     "Take these questions out of the seed file or out of the evaluation file, then start a new experiment",
     no_overlap_with_evaluation,
 )
+
 
 SEED_POOL_CHECKS = (
     QualityCheck(

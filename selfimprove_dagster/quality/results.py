@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from selfimprove_dagster.quality.subject import Subject
 
 MOST_FAILING_IDS = 20
+
+
 MOST_SAMPLE_ROWS = 10
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from math import log2
 
 _WORD = re.compile(r"\w+")
+
+
 _DIGITS = re.compile(r"\d+")
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.experiment import Experiment, LmsiExperiment
-from selfimprove_dagster.lake import Lake, Manifest, partition_of
-from selfimprove_dagster.records import TableSchema
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import TABLES
 
 
@@ -20,7 +22,7 @@ class Subject:
         self.lake = lake
         self.experiment = experiment
         self.iteration = iteration
-        self.schema: TableSchema = TABLES[table]
+        self.schema: Table = TABLES[table]
         self.manifest: Manifest = lake.manifest(table, partition_of(experiment.name, iteration))
 
     def columns(self, *names: str) -> pl.DataFrame:
@@ -56,7 +58,7 @@ class Subject:
         `answer` (null for a plain text).
         """
         from selfimprove_dagster.exams import held_out_questions
-        from selfimprove_dagster.question_files import normalise_question
+        from selfimprove_dagster.text import normalise_question
 
         return pl.DataFrame(
             [
@@ -84,7 +86,7 @@ class Subject:
 
 def with_key(frame: pl.DataFrame, column: str = "question") -> pl.DataFrame:
     """The frame with a column `key`: the normalised question, by which two questions are the same."""
-    from selfimprove_dagster.question_files import normalise_question
+    from selfimprove_dagster.text import normalise_question
 
     keys = [normalise_question(text or "") for text in frame[column]]
     return frame.with_columns(pl.Series("key", keys, dtype=pl.String))

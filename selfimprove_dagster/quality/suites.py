@@ -6,56 +6,19 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.experiment import Experiment
-from selfimprove_dagster.lake import CheckOutcome, Lake
-from selfimprove_dagster.quality.common import COMMON_CHECKS
-from selfimprove_dagster.quality.dataset import FILTERED_DATASET_CHECKS
-from selfimprove_dagster.quality.dialogues import (
-    CRITIQUE_CHECKS,
-    FIRST_RESPONSE_CHECKS,
-    PROMPT_POOL_CHECKS,
-    REVISION_CHECKS,
-    REVISION_DATASET_CHECKS,
-)
-from selfimprove_dagster.quality.improving import (
-    GAP_PAIR_CHECKS,
-    GAP_REWARD_MODEL_CHECKS,
-    IMPROVEMENT_ROUND_CHECKS,
-    IMPROVER_DATASET_CHECKS,
-    WIN_RATE_CHECKS,
-)
-from selfimprove_dagster.quality.judging import (
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
+from selfimprove_dagster.families.preferences.checks import (
     COMPARED_DATASET_CHECKS,
-    COMPARISON_CHECKS,
     DIALOGUE_EVALUATION_CHECKS,
-    JUDGE_CHECKS,
     JUDGED_DATASET_CHECKS,
     POLICY_CHECKS,
-    PREFERENCE_CHECKS,
-    RESPONSE_PAIR_CHECKS,
     REWARD_MODEL_CHECKS,
     REWARDED_EVALUATION_CHECKS,
     ROLLOUT_CHECKS,
     SUPERVISED_CHECKPOINT_CHECKS,
 )
-from selfimprove_dagster.quality.outcomes import (
-    EVALUATION_CHECKS,
-    FINE_TUNED_CHECKPOINT_CHECKS,
-    PROMOTION_CHECKS,
-)
-from selfimprove_dagster.quality.paths import PERPLEXITY_SCORES_CHECKS, RAW_GENERATIONS_CHECKS
-from selfimprove_dagster.quality.questions import SEED_POOL_CHECKS
-from selfimprove_dagster.quality.refinement import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
-from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
-from selfimprove_dagster.quality.self_knowledge import (
-    CANDIDATE_CHECKS,
-    DISCRIMINATION_GAP_CHECKS,
-    DISCRIMINATION_SCORE_CHECKS,
-    GENERATION_SCORE_CHECKS,
-    SK_QUESTION_CHECKS,
-)
-from selfimprove_dagster.quality.subject import Subject
-from selfimprove_dagster.quality.tasks import (
+from selfimprove_dagster.families.tasks.checks import (
     ACCEPTED_CHECKS,
     CLASSIFIED_CHECKS,
     COMPLETION_CHECKS,
@@ -66,7 +29,39 @@ from selfimprove_dagster.quality.tasks import (
     SIMILARITY_CHECKS,
     TASK_DATASET_CHECKS,
 )
-from selfimprove_dagster.quality.tools import (
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.methods.constitutional.checks import (
+    CRITIQUE_CHECKS,
+    REVISION_CHECKS,
+    REVISION_DATASET_CHECKS,
+)
+from selfimprove_dagster.methods.lmsi.checks import (
+    PERPLEXITY_SCORES_CHECKS,
+    RAW_GENERATIONS_CHECKS,
+    VOTED_ANSWERS_CHECKS,
+)
+from selfimprove_dagster.methods.pit.checks import (
+    GAP_PAIR_CHECKS,
+    GAP_REWARD_MODEL_CHECKS,
+    IMPROVEMENT_ROUND_CHECKS,
+    IMPROVER_DATASET_CHECKS,
+    WIN_RATE_CHECKS,
+)
+from selfimprove_dagster.methods.refinement.checks import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
+from selfimprove_dagster.methods.rlaif.checks import (
+    COMPARISON_CHECKS,
+    JUDGE_CHECKS,
+    PREFERENCE_CHECKS,
+    RESPONSE_PAIR_CHECKS,
+)
+from selfimprove_dagster.methods.self_knowledge.checks import (
+    CANDIDATE_CHECKS,
+    DISCRIMINATION_GAP_CHECKS,
+    DISCRIMINATION_SCORE_CHECKS,
+    GENERATION_SCORE_CHECKS,
+    SK_QUESTION_CHECKS,
+)
+from selfimprove_dagster.methods.toolformer.checks import (
     CALL_DATASET_CHECKS,
     LOSS_CHECKS,
     POSITION_CHECKS,
@@ -75,7 +70,16 @@ from selfimprove_dagster.quality.tools import (
     TOOL_EVALUATION_CHECKS,
     TOOL_RESULT_CHECKS,
 )
-from selfimprove_dagster.quality.votes import VOTED_ANSWERS_CHECKS
+from selfimprove_dagster.quality.common import COMMON_CHECKS
+from selfimprove_dagster.quality.dataset import FILTERED_DATASET_CHECKS
+from selfimprove_dagster.quality.outcomes import (
+    EVALUATION_CHECKS,
+    FINE_TUNED_CHECKPOINT_CHECKS,
+    PROMOTION_CHECKS,
+)
+from selfimprove_dagster.quality.questions import SEED_POOL_CHECKS
+from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
+from selfimprove_dagster.quality.subject import Subject
 
 if TYPE_CHECKING:
     from selfimprove_dagster.quality.expectations import Validator

@@ -10,26 +10,42 @@ from fractions import Fraction
 
 from simpleeval import InvalidExpression, SimpleEval
 
-from selfimprove_dagster.methods.toolformer.prompts import annotation_prompt
 from selfimprove_dagster.tools.base import Context, ToolError, read_text
+from selfimprove_dagster.tools.calls import annotation_prompt
 
 LONGEST = 200
 """Characters of an expression; the most work that these can ask for takes milliseconds."""
+
+
 DEEPEST = 20
 """Parentheses inside one another."""
+
+
 LONGEST_NUMBER = 15
 """Digits of a number, and of the integer part of a result."""
 
+
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
+
+
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
+
+
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+
+
 _LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)", re.ASCII)
+
+
 _FORBIDDEN = re.compile(r"[^0-9.+\-*/() ]")
+
 
 _INTRODUCTION = """\
 Your task is to add calls to a calculator to a text, wherever a number in it can be worked out from other \
 numbers. A call is written "[Calculator(expression)]" just before that number, where "expression" uses +, -, \
 * and / only. Leave the text itself as it is. Some examples:"""
+
+
 _SHOTS = (
     (
         "The orchard has 14 rows of 25 trees, 350 trees in all.",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster.methods.toolformer.prompts import annotation_prompt
 from selfimprove_dagster.tools.base import Context, ToolError
+from selfimprove_dagster.tools.calls import annotation_prompt
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
 
+
 _INTRODUCTION = """\
 Your task is to add calls to a calendar to a text, wherever today's date helps to say what comes next. A \
 call is written "[Calendar()]" and tells the current date. Leave the text itself as it is. Some examples:"""
+
+
 _SHOTS = (
     (
         "The council meets again next Tuesday, the 14th of May.",

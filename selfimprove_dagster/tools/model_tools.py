@@ -10,17 +10,22 @@ from collections.abc import Sequence
 
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
-from selfimprove_dagster.methods.toolformer.prompts import annotation_prompt
 from selfimprove_dagster.tools.base import Context, ToolError, read_text
+from selfimprove_dagster.tools.calls import annotation_prompt
 
 LONGEST_QUESTION = 300
+
+
 LONGEST_FOREIGN_TEXT = 500
 """Characters of an input."""
+
 
 _QA_INTRODUCTION = """\
 Your task is to add calls to a question answering service to a text. The questions should help to find out \
 what the text says next. A call is written "[QA("question")]" just before what the answer tells. Leave the \
 text itself as it is. Some examples:"""
+
+
 _QA_SHOTS = (
     (
         "The composer Clara Schumann was born in Leipzig.",
@@ -36,10 +41,14 @@ _QA_SHOTS = (
         'The Danube ends in [QA("Into which sea does the Danube flow?")] the Black Sea.',
     ),
 )
+
+
 _MT_INTRODUCTION = """\
 Your task is to add calls to a translation service to a text, wherever it says in English what a phrase of \
 another language means. A call is written "[MT("phrase")]" just before that meaning. Leave the text itself \
 as it is. Some examples:"""
+
+
 _MT_SHOTS = (
     (
         "On the door stood “Bitte klopfen”, please knock.",

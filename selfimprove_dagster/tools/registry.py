@@ -17,6 +17,8 @@ from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA, WikiSearch
 
 BUILT_IN = ("Calculator", "Calendar", "WikiSearch", "QA", "MT")
+
+
 ENTRY_POINTS = "selfimprove_dagster.tools"
 """The entry point group in which a package offers tools: `Weather = "weather_tool:Weather"`."""
 

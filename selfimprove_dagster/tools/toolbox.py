@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from selfimprove_dagster.errors import ExperimentError, first_line
-from selfimprove_dagster.methods.toolformer.calls import clean_result
 from selfimprove_dagster.tools.base import Context, Tool, ToolError
+from selfimprove_dagster.tools.calls import clean_result
 from selfimprove_dagster.tools.model_tools import MT, QA
 from selfimprove_dagster.tools.own_process import ToolProcess
 
 _Key = tuple[str, str, str, Context]
+
+
 LONGEST_RESULT = 1_000
 """Characters of a result; a longer one is an error, since a cut one could mislead."""
 

@@ -16,23 +16,36 @@ import pyarrow
 import pyarrow.ipc
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.methods.toolformer.prompts import annotation_prompt
-from selfimprove_dagster.question_files import Unreadable, read_rows
+from selfimprove_dagster.rows import Unreadable, read_rows
 from selfimprove_dagster.tools.base import Context, ToolError, read_text
+from selfimprove_dagster.tools.calls import annotation_prompt
 
 ENCYCLOPAEDIA = Path(__file__).parent / "encyclopaedia.jsonl"
 """Some eighty short entries of our own words about the islands of Ondra, which do not exist."""
+
+
 LONGEST_QUERY = 200
+
+
 LONGEST_PASSAGE = 600
 """Characters."""
+
+
 _TOKENISER = "1"
+
+
 _PASSAGES = "passages.arrow"
+
+
 _WORD = re.compile(r"\w+")
+
 
 _INTRODUCTION = """\
 Your task is to add calls to an encyclopaedia's search to a text. A search should find what helps to say \
 what comes next. A call is written "[WikiSearch("term")]", where "term" is what to look for. Leave the text \
 itself as it is. Some examples:"""
+
+
 _SHOTS = (
     (
         "The heron, a wading bird with a long neck, nests in trees.",

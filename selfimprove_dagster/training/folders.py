@@ -18,14 +18,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.disk import sync as sync_path
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.lake.disk import sync as sync_path
 
 DETERMINANTS = "determinants.json"
+
+
 LOG = "training_log.json"
+
+
 CHECKPOINTS = "checkpoints"
+
+
 COMPLETE = "complete"
+
+
 FINISHED = "finished"
+
 
 # What makes a model loadable besides its weights. Anything else in a base folder describes the base, not
 # the model trained from it.

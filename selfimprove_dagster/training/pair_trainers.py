@@ -24,8 +24,8 @@ from torch.nn import functional
 from trl import DPOTrainer, RewardTrainer
 
 from selfimprove_dagster.training.comparisons import Comparison
+from selfimprove_dagster.training.last_token import last_token_rewards
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
-from selfimprove_dagster.training.reward import last_token_rewards
 
 
 def soft_label_loss(margins: Tensor, probabilities: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from selfimprove_dagster.training.surroundings import deterministic_kernels
 
 __all__ = ["PolicyOutcome", "PolicySettings", "Reward", "Rollout", "optimise_policy", "read_rollouts"]
 
+
 Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
 """Rewards of completions: called with the token ids of prompts and of completions, one for one."""
 

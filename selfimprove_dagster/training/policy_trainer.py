@@ -37,6 +37,8 @@ from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles
 
 _TOKEN_BUDGET = 65_536
+
+
 _ROWS = 16
 """Rows that go through the model together on the CPU, where more of them are no faster."""
 

@@ -14,26 +14,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons
 from selfimprove_dagster.training.pairs import PairTraining
-from selfimprove_dagster.training.run import (
-    Run,
-    complete,
-    configured,
-    tokenizer_of,
-    train_to_the_end,
-    write,
-)
+from selfimprove_dagster.training.run import Run, complete, configured, tokenizer_of, train_to_the_end, write
 from selfimprove_dagster.training.settings import LogEntry, TrainingOutcome, TrainingSettings
 from selfimprove_dagster.training.surroundings import deterministic_kernels, quiet
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _BATCH_TOKENS = 16_384
 """Tokens, padding included, that are scored at once."""
@@ -144,6 +134,8 @@ class RewardModel:
         """
         import torch
 
+        from selfimprove_dagster.training.last_token import last_token_rewards
+
         sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         self._check(sequences)
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
@@ -189,19 +181,6 @@ class RewardModel:
                 raise ModelError(
                     f"Sequence {number} has {len(sequence)} tokens; this reward model reads 1 to {most}."
                 )
-
-
-def last_token_rewards(model: Any, input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """The reward at each row's last token: `input_ids` [rows, length], padded on the right → [rows].
-
-    No token sees what follows it, so the padding needs no mask.
-    """
-    import torch
-
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    rows = torch.arange(len(lengths), device=hidden.device)
-    rewards: Tensor = model.score(hidden[rows, lengths - 1]).squeeze(-1).float()
-    return rewards
 
 
 def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, set[str]]:

@@ -16,9 +16,11 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.disk import sync
+from selfimprove_dagster.lake.disk import sync
 
 ROLLOUTS = "rollouts.parquet"
+
+
 _SCHEMA: dict[str, Any] = {
     "step": pl.Int32,
     "prompt": pl.Int32,

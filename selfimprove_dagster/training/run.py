@@ -24,6 +24,8 @@ from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, ch
 from selfimprove_dagster.training.surroundings import quiet
 
 _BATCHES_PER_BUCKET = 16
+
+
 _LOG_ENTRIES = 200
 
 

@@ -14,9 +14,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 CUT_OFF = "cut off at the token limit"
+
+
 NEXT_TASK = "it belongs to another task"
+
+
 OUTSIDE = "text outside any field"
+
+
 MISSING = "there is no {} field"
+
+
 SWAPPED = "the fields come in the wrong order"
 
 
@@ -59,6 +67,8 @@ def _form(first: str, second: str, output: str) -> _Form:
 
 
 _INPUT_FIRST = _form("input", "output", output="output")
+
+
 _OUTPUT_FIRST = _form("label", "input", output="label")
 
 

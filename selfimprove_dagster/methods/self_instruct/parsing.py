@@ -23,14 +23,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 BLANK = "blank"
+
+
 CUT_OFF = "cut off at the token limit"
+
+
 OUTSIDE = "text outside the list"
+
+
 NOT_INSTRUCTION = "an input or output, not an instruction"
+
 
 _WORDS = (
     "task|instruction|problem|question|exercise|aufgabe|anweisung|tâche|tarea|tarefa|compito|zadanie|"
     "задача|задание|任务|任務|タスク|課題|과제"
 )
+
+
 _MARKER = re.compile(
     rf"""(?P<indent>[ \t]*) (?:[#>]+[ \t]+|[-*•][ \t]+)? (?:\*\*)?
     (?: (?:{_WORDS}) [ \t]* [#№]? [ \t]* (?P<named>\d{{1,3}}) (?: (?:\*\*)? [ \t]* [.):：．、–—-] | [ \t]*$ )
@@ -38,17 +47,33 @@ _MARKER = re.compile(
     (?:\*\*)? [ \t]*""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+
+
 _BULLET = re.compile(r"(?P<indent>[ \t]*)[-*•–][ \t]+(?=\S)")
+
+
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
+
+
 _FIELD = re.compile(
     r"[ \t]*(?:\*\*)?(?:(?:example|sample|expected)[ \t]+)?(?:input|output|answer|response)[ \t]*\d*(?:\*\*)?"
     r"[ \t]*[:：]",
     re.IGNORECASE,
 )
+
+
 _LABEL = re.compile(r"(?:\*\*)?(?:task|instruction)(?:\*\*)?[ \t]*[:：](?:\*\*)?\s*", re.IGNORECASE)
+
+
 _STRAY = re.compile(r"[-–—:.)•]+[ \t]+(?=[^\W\d])")
+
+
 _CHAT = re.compile(r"(?:sure|certainly|of course|okay|ok|absolutely)\b", re.IGNORECASE)
+
+
 _ANNOUNCEMENT = re.compile(r"(?:here|below) (?:are|is)\b", re.IGNORECASE)
+
+
 _BULLETED = -1
 """The number of a task that bears none."""
 

@@ -11,9 +11,11 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from selfimprove_dagster.methods.tasks import Instance, Task, one_line
+from selfimprove_dagster.families.tasks.tasks import Instance, Task
+from selfimprove_dagster.text import one_line
 
 Pooled = TypeVar("Pooled")
+
 
 INSTANCE_STOPS = ("\n\nTask:",)
 

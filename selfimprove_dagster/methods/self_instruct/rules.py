@@ -15,13 +15,13 @@ from typing import Protocol
 
 import polars as pl
 
-from selfimprove_dagster.filters import Filter, apply_filters
-from selfimprove_dagster.filters.chain import decision
-from selfimprove_dagster.filters.perplexity import perplexity_at_most
+from selfimprove_dagster.families.tasks.tasks import normalise_instruction
+from selfimprove_dagster.filters.rules import Filter, apply_filters, decision, perplexity_at_most
 from selfimprove_dagster.lots import lots
-from selfimprove_dagster.methods.tasks import normalise_instruction
 
 FORBIDDEN_OPENINGS = ("Write a program",)
+
+
 FORBIDDEN_WORDS = (
     *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
     *("draw", "plot", "go to"),

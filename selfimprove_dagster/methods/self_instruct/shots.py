@@ -6,7 +6,7 @@ for instances (tables 7 and 8). Any beginning of CLASSIFICATION_SHOTS of two or 
 
 from __future__ import annotations
 
-from selfimprove_dagster.methods.tasks import Instance, Task
+from selfimprove_dagster.families.tasks.tasks import Instance, Task
 
 CLASSIFICATION_SHOTS: tuple[tuple[str, bool], ...] = (
     ("Say whether the review is favourable, unfavourable or mixed.", True),
@@ -106,6 +106,7 @@ INPUT_FIRST_SHOTS: tuple[Task, ...] = (
         ),
     ),
 )
+
 
 OUTPUT_FIRST_SHOTS: tuple[Task, ...] = (
     _task(

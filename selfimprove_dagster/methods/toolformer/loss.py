@@ -11,10 +11,10 @@ does not know what comes later and cannot make such a call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from selfimprove_dagster.methods.toolformer.calls import Call, call_without_result, write_call
+from selfimprove_dagster.tools.calls import Call, call_without_result, write_call
 
 SLOPE = 0.2
 """By how much the unnormalised weight falls from one token to the next."""
@@ -35,6 +35,8 @@ def loss_weights(slope: float = SLOPE) -> tuple[float, ...]:
 
 WEIGHTS = loss_weights()
 """(1/3, 4/15, 1/5, 2/15, 1/15)."""
+
+
 WINDOW = len(WEIGHTS)
 
 
@@ -79,3 +81,33 @@ def prefixes(call: Call) -> tuple[str, str, str]:
     if not call.result:
         raise ValueError(f"{write_call(call)} has no result: drop it before it is scored")
     return "", write_call(call_without_result(call)), write_call(call)
+
+
+@dataclass(frozen=True)
+class CallSampling:
+    """How many positions of a text are tried (k), how many calls at each (m), and τ_s."""
+
+    positions: int = 5
+    calls: int = 5
+    threshold: float = 0.05
+
+
+PAPER_SAMPLING: Mapping[str, CallSampling] = {
+    "QA": CallSampling(),
+    "WikiSearch": CallSampling(),
+    "Calendar": CallSampling(),
+    "Calculator": CallSampling(positions=20, calls=10, threshold=0.0),
+    "MT": CallSampling(positions=20, calls=10, threshold=0.0),
+}
+
+
+def choose_positions(probabilities: Sequence[float], most: int, threshold: float) -> list[int]:
+    """Indices of the `most` likeliest positions whose probability is above the threshold, ascending.
+
+    Of equal ones the earlier is kept. Raises ValueError for what is no probability.
+    """
+    for index, probability in enumerate(probabilities):
+        if not 0 <= probability <= 1 + 1e-6:  # no NaN either
+            raise ValueError(f"position {index} has the probability {probability}: not between 0 and 1")
+    above = [index for index, probability in enumerate(probabilities) if probability > threshold]
+    return sorted(sorted(above, key=lambda index: -probabilities[index])[: max(0, most)])

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from selfimprove_dagster.filters import Filter, apply_filters
-from selfimprove_dagster.filters.chain import decision
+from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
 from selfimprove_dagster.lots import lots
-from selfimprove_dagster.methods.toolformer.calls import Call, PlacedCall, interleave
+from selfimprove_dagster.tools.calls import Call, PlacedCall, interleave
 
 PAPER_THRESHOLDS: Mapping[str, float] = {
     "QA": 1.0,
@@ -25,8 +24,11 @@ PAPER_THRESHOLDS: Mapping[str, float] = {
     "MT": 0.5,
 }
 """τ_f of each tool."""
+
+
 TABLE_THRESHOLDS = (0.5, 1.0, 2.0)
 """τ_f at which the paper counts examples."""
+
 
 LOSS_REDUCTION = (
     pl.when(~pl.any_horizontal(pl.col("loss_no_call", "loss_call").is_null()))
@@ -35,6 +37,8 @@ LOSS_REDUCTION = (
     - pl.col("loss_call_with_result")
 ).alias("loss_reduction")
 """L⁻ − L⁺ of each candidate; null where one of the three is."""
+
+
 _MOST_REDUCTION = pl.col("loss_reduction").fill_null(
     pl.col("loss_no_call") - pl.col("loss_call_with_result").fill_null(0.0)
 )

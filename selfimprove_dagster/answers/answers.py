@@ -1,0 +1,423 @@
+"""Reading the answer out of a model's free text, for self-consistency voting.
+
+Source: Wang et al. 2022 (arXiv 2203.11171) §2 parses the answer that follows "The answer is" in each sampled
+path and votes over the parsed answers; Huang et al. 2022 (arXiv 2210.11610) §3.1 does the same. Models phrase
+it in many more ways; what this module reads, in order:
+
+1. **A statement.** `The answer is …` and its kin (is, would be, equals, `:`), `A: …` and `#### …` lines, an
+   answer under its own heading or in a tag, `\\boxed{…}`, `The final result is …`, `… is the right answer`,
+   `option D is correct`. The last one that holds a number, option, truth value, date or time wins, so a
+   self-correction ("wait, … the answer is 7") counts and its forerunner does not. If no statement holds one
+   of these, the last that holds a few plain words does. Questions ("is the answer 5?"), negations, hypotheses
+   ("if the answer is 5") and other answers ("the third answer is 5") state nothing. Later lines that open
+   another question (`Q: …`, a base model running on) are cut off.
+2. **A retraction** ("wait", "that is wrong", "let me recompute") after the last statement voids it and all
+   before it, unless the text goes on to confirm it; only what follows the statement is then read, by rule 4.
+3. **A direct answer**: the whole text is one short line that is an answer; or it opens with "Yes," or "No,".
+4. **A conclusion**: the final sentence is an equation (its right-hand side is taken), or opens with so,
+   therefore, thus, … and holds exactly one number. A full stop, word or line end must follow the number, or a
+   text cut off at the token limit would vote with half a number.
+
+Otherwise the text states no answer and the result is None: it is not a vote. A number that merely happens to
+be the last one is never taken, since truncated texts would vote with it.
+
+Only the last 16,000 characters are read, and every pattern is bounded, so the time is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import polars as pl
+
+from selfimprove_dagster.answers.canonical import (
+    answers_agree,
+    canonical_answer,
+    plain_characters,
+    plain_latex,
+    plain_markdown,
+    quantity_form,
+    tidy,
+    typed_form,
+)
+from selfimprove_dagster.answers.numerals import number_form
+
+__all__ = ["answers_agree", "canonical_answer", "extract_answer", "extract_answers"]
+
+
+WINDOW = 16_000
+"""Characters at the end of a text that are read."""
+
+
+_CANDIDATE = 160
+"""Characters in which a stated answer must end."""
+
+
+_RUN_ON_QUESTIONS = 5
+"""Question labels at which a text is tried to be cut; bounds the work on a text made of nothing else."""
+
+
+# Patterns are matched against lower-cased text and begin with a literal where they can: that is what makes
+# scanning a text for the rare match cheap.
+_LINK = (
+    r"(?:\s*(?:[:=]|->)"
+    r"|\s+(?:is|was|would be|will be|should be|must be|has to be|comes out to|comes to|equals|becomes)\b)"
+    r"(?:\s*(?:[:=]|(?:therefore|thus|then|indeed|simply|just|now|clearly|hence|obviously|probably|likely"
+    r"|also|still|given by|equal to)\b,?))*\s*"
+)
+
+
+_ANSWER = re.compile(r"answer(?:\s+(?:to|for|of|here|in)\b[^\n.:?=]{0,80}?)?" + _LINK)
+
+
+_TAGGED = re.compile(r'answer(?:"\s*:\s*"?|>)\s*([^"<}\n]{1,160})')  # <answer>18</answer>, {"answer": "18"}
+
+
+_FINAL = re.compile(r"final\s+(?:result|value|total|amount|solution|number|count|cost|price|output)" + _LINK)
+
+
+_OPENS_SENTENCE = re.compile(
+    r"(?:\n|[.!:]\s)[ \t#]*(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+|my\s+|our\s+)?$"
+)
+
+
+_OTHER_ANSWER = re.compile(
+    r"\b(?:first|second|third|fourth|next|previous|other|another|each|wrong|incorrect|initial|his|her|their"
+    r"|\w+'s)\s+$"
+)
+
+
+_HEADING = re.compile(r"answer[ \t]*\n\s*")
+
+
+_OPENS_LINE = re.compile(r"\n[ \t#]*(?:the |my )?(?:final |correct )?$")
+
+
+_LABEL = re.compile(r"\n[ \t]*(?:a|ans)[ \t]*:[ \t]*")
+
+
+_HASHES = re.compile(r"####[ \t]*(?=[^\s#])")
+
+
+_REVERSED = re.compile(
+    r"(?<![\w.,$/-])([-+]?[$£€¥₹]?[-+]?\.?\d[\d.,/]*(?: ?%| [a-z]{1,20})?|\([a-e]\)|[a-e])"
+    r"\s+is\s+(?:the|my|our)\s+(?:(?:final|correct|right|best)\s+)?$"
+)
+
+
+_OPTIONS = [
+    re.compile(r"(?:option|choice)\s+[(\[]?([a-e])\b[)\]]?,?\s+(?:is|would be|must be)\b(?! not| in| wr)"),
+    re.compile(r"(?:option|choice)(?:\s+is|\s*:)\s*(?:option\s+)?[(\[]?([a-e])\b"),
+    re.compile(r"[(\[]([a-e])[)\]]\s+is\s+(?:the\s+)?(?:correct|right|best)"),
+    re.compile(r"(?:choose|chose|pick|select|go with|going with|is|so|thus|hence|therefore),?\s+"
+               r"(?:option|choice|answer)\s+[(\[]?([a-e])\b(?! is)"),
+]  # fmt: skip
+
+
+_ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
+
+
+_NEXT_QUESTION = re.compile(
+    r"\n[ \t#*]*(?:q|question|problem|example|human|user|instruction|exercise)[ \t]*\d{0,4}[ \t]*[:.]"
+)
+
+
+_END = re.compile(r"\n|(?<!\brs)(?<!approx)[.!?](?=[\s\"')\]*$]|$)|;")
+
+
+_CLAUSE = re.compile(
+    r",(?!\s?\d)|\s(?:because|since|which|where|as|so|but|not|if|when|after|instead|rather)\b|\s\(|\s--"
+)
+
+
+_HYPOTHESIS = re.compile(r"\b(?:if|whether|suppose|unless|assuming|check that)\b[^,.:\n]*$")
+
+
+_RETRACTION = re.compile(
+    # Not a bare "wrong": "The answer is (B). (A) is wrong because …" explains, and takes nothing back.
+    r"\bwait(?:\s*[,.!:;-]| (?:that|no|let|but|this|i|a (?:minute|second|moment))\b)"
+    r"|\b(?:hold on|hmm+|oops|correction:|actually,|sorry|scratch that|try again|i was wrong|my mistake)"
+    r"|\b(?:made|is|was) an? (?:\w+ )?(?:mistake|error)\b"
+    r"|\b(?:that|this|it|which|answer)(?:'s| is| was| seems| looks| must be| can't be) (?:\w+ )?"
+    r"(?:wrong|incorrect|not correct|not right|not possible|impossible)"
+    r"|\b(?:let me|let's|i'll) (?:re(?:do|calc|comp|think|cons|exam|try|work)|start over|try)"
+)
+
+
+_CONFIRMATION = re.compile(r"(?<!not )(?<!n't )\b(?:correct|right|consistent|checks out|confirm|matches)")
+
+
+_CONCLUSION = re.compile(
+    r"(?:so|therefore|thus|hence|in total|altogether|in conclusion|consequently|finally|overall"
+    r"|this means|that means|which means)\b,?\s*"
+)
+
+
+_DENIAL = re.compile(r"\bnot?\b|n't\b|\?|<<|\bcannot\b")
+
+
+_ONE_NUMBER = re.compile(r"[-+]?[$£€¥₹]?[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?")
+
+
+_RIGHT_SIDE = re.compile(
+    r"\s(?:for|of|in|on|at|so|and|to|left|because|which|that|from|with|by|each|since"
+    r"|is|are|was|were|has|have|had|will)\b|,\s"
+)
+
+
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
+
+
+_OPENING_TRUTH = re.compile(r"\s*(?:so|therefore|thus|hence)?,?\s*(yes|no)\s*(?:[,.!:;]|$)(?!\s?wait)")
+
+
+_ARITHMETIC = re.compile(r"\d.*[-+*/=<>^]|[-+*/=<>^].*\d|\d[eE][-+]?\d|\d{40}")
+
+
+_SLASHED_DATE = re.compile(r"\s*\d{1,2}/\d{1,2}/\d{2,4}\s*")
+
+
+_VERBS = frozenset(("is", "are", "was", "were", "has", "have", "had", "will", "can", "needs", "gets", "pays"))
+"""Words of a sentence of reasoning, which "Answer:" may open as well."""
+
+
+_EMPTY_WORDS = frozenset(
+    {
+        "not", "that", "because", "obtained", "found", "given", "calculated", "computed", "derived",
+        "determined", "based", "as", "below", "above", "in", "by", "to", "if", "when", "wrong", "correct",
+        "incorrect", "right", "helpful", "clear", "obvious", "unclear", "unknown", "unsure", "i", "we", "you",
+        "it", "what", "your", "answer", "number", "value", "blank", "there", "this", "these", "here", "n/a",
+        "none", "still", "therefore", "also", "either", "let", "let's", "first", "she", "he", "they", "step",
+        "each", "since", "so", "please", "see",
+    }
+)  # fmt: skip
+"""First words of what follows "the answer is" without being an answer."""
+
+
+class _Statement(NamedTuple):
+    start: int
+    end: int
+    candidate: str
+    typed_only: bool
+
+
+def extract_answer(text: str) -> str | None:
+    """Canonical form of the answer that `text` states, or None when it states none.
+
+    >>> extract_answer("She sold 48 / 2 = 24 clips in May. The answer is $24.00.")
+    '24'
+    >>> extract_answer("Natalia sold 48 / 2 = 24 clips, so in all she sold 48 +") is None
+    True
+    """
+    text = text[-WINDOW:]
+    text = plain_characters(text)
+    if "<<" in text:
+        text = _ANNOTATION.sub("", text)
+    text = plain_markdown(text)
+    if "\\" in text:
+        text = plain_latex(_mark_boxes(text))
+    complete = text.endswith("\n")
+    text = "\n" + text.strip()  # so that every line follows a line end
+    lowered = text.lower()
+    for question in _first_matches(_NEXT_QUESTION, lowered):
+        cut = question.start()
+        answer = _read(text[:cut], lowered[:cut], True) if cut else None
+        if answer is not None:
+            return answer
+    return _read(text, lowered, complete)
+
+
+def extract_answers(texts: pl.Series) -> pl.Series:
+    """`extract_answer` over a string column. Each distinct text is read once; null gives null."""
+    if texts.dtype not in (pl.String, pl.Null):
+        raise TypeError(f"extract_answers needs a string column, but {texts.name!r} is {texts.dtype}")
+    read: dict[str | None, str | None] = {None: None}
+    answers = []
+    for text in texts.to_list():
+        if text not in read:
+            read[text] = extract_answer(text)
+        answers.append(read[text])
+    return pl.Series(texts.name, answers, dtype=pl.String)
+
+
+def _first_matches(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    for count, match in enumerate(pattern.finditer(text), 1):
+        yield match
+        if count == _RUN_ON_QUESTIONS:
+            return
+
+
+def _mark_boxes(text: str) -> str:
+    """`text` with each closed `\\boxed{…}` as `\\x01…\\x02`; control characters have been dropped before."""
+    pieces: list[str] = []
+    position = 0
+    for box in re.finditer(r"\\f?boxed\s*\{", text):
+        if box.start() < position:
+            continue  # a box within a box
+        depth, index, stop = 1, box.end(), min(len(text), box.end() + _CANDIDATE)
+        while index < stop and depth:
+            depth += (text[index] == "{") - (text[index] == "}")
+            index += 1
+        if depth == 0:
+            pieces += [text[position : box.start()], "\x01", text[box.end() : index - 1], "\x02"]
+            position = index
+    return "".join(pieces) + text[position:]
+
+
+def _read(text: str, lowered: str, complete: bool) -> str | None:
+    """The answer of a text, cleaned; `complete` says that it is known to end after its last character."""
+    statements = sorted(_statements(text, lowered))
+    last = None
+    for statement in reversed(statements):
+        answer = _typed(statement)
+        if answer is not None:
+            last = statement
+            break
+    else:
+        for statement in reversed(statements):
+            answer = _words(statement)
+            if answer is not None:
+                last = statement
+                break
+    if last is None:
+        return _direct(text.strip(), lowered) or _conclusion(text.strip(), complete)
+    after = lowered[last.end :]
+    retraction = _RETRACTION.search(after) if after else None
+    if retraction is None or _CONFIRMATION.search(after, retraction.end()):
+        return answer
+    return _conclusion(text[last.end :].strip(), complete)
+
+
+def _statements(text: str, lowered: str) -> Iterator[_Statement]:
+    """Everything that has the shape of a statement of the answer."""
+    if "answer" in lowered:
+        position = lowered.find("answer")
+        while position >= 0:
+            link = _ANSWER.match(lowered, position)
+            heading = None if link else _HEADING.match(lowered, position)
+            if link:
+                if not _OTHER_ANSWER.search(lowered, max(0, position - 30), position):
+                    yield from _stated(text, lowered, position, link.end())
+            elif heading and _OPENS_LINE.search(lowered, max(0, position - 30), position):
+                yield from _stated(text, lowered, position, heading.end())
+            elif (tagged := _TAGGED.match(lowered, position)) and lowered[position - 1] != "/":
+                yield _Statement(position, tagged.end(), text[slice(*tagged.span(1))] + "\n", False)
+            else:
+                before = _REVERSED.search(lowered, max(0, position - 80), position)
+                if before:
+                    yield _Statement(before.start(), position + 6, text[before.start() : before.end(1)], True)
+            position = lowered.find("answer", position + 6)
+    if "final" in lowered:
+        for link in _FINAL.finditer(lowered):
+            if _OPENS_SENTENCE.search(lowered, max(0, link.start() - 20), link.start()):
+                yield from _stated(text, lowered, link.start(), link.end(), typed_only=True)
+    if "####" in lowered:
+        for hashes in _HASHES.finditer(lowered):
+            line_end = lowered.find("\n", hashes.end())
+            line_end = len(text) if line_end < 0 else line_end
+            # The whole line or nothing: "#### 3. Add them up" is a heading.
+            if line_end - hashes.end() <= _CANDIDATE:
+                yield _Statement(hashes.start(), line_end, text[hashes.end() : line_end] + "\n", True)
+    if ("a:" in lowered or "ans:" in lowered) and "\nb:" not in lowered and "\nb)" not in lowered:
+        for label in _LABEL.finditer(lowered):
+            line_end = lowered.find("\n", label.end())
+            line_end = len(text) if line_end < 0 else line_end
+            line = text[label.end() : min(line_end, label.end() + _CANDIDATE)]
+            # Few words or a marked option: reasoning too follows "A:".
+            if line.count(" ") < 5 or line.startswith("("):
+                yield _Statement(label.start(), line_end, line + "\n", True)
+    if "\x01" in text:
+        for box in re.finditer("\x01([^\x01\x02]*)\x02", text):
+            yield _Statement(box.start(), box.end(), box[1] + "\n", False)
+    if "option" in lowered or "choice" in lowered or "correct" in lowered:
+        for pattern in _OPTIONS:
+            for option in pattern.finditer(lowered):
+                at = option.start(1)
+                if text[at].isupper() or lowered[at - 1] in "([":
+                    yield _Statement(option.start(), option.end(), text[at].upper(), True)
+
+
+def _stated(
+    text: str, lowered: str, start: int, begin: int, *, typed_only: bool = False
+) -> Iterator[_Statement]:
+    """The statement whose answer begins at `begin`, unless it is a question or a hypothesis."""
+    end = _END.search(text, begin, begin + _CANDIDATE)
+    stop = end.start() if end else len(text)
+    if stop > begin + _CANDIDATE:  # no end in sight: at most a clause can be trusted
+        clause = _CLAUSE.search(text, begin, begin + _CANDIDATE)
+        stop = clause.start() if clause else begin
+    if begin == stop or (end and end[0] == "?"):
+        return
+    if lowered[start] != "\n" and _HYPOTHESIS.search(lowered, max(0, start - 60), start):
+        return
+    yield _Statement(start, stop, text[begin:stop], typed_only)
+
+
+@lru_cache(maxsize=1 << 16)
+def _typed_candidate(candidate: str) -> str | None:
+    """Number, option, truth value, date or time that `candidate` states, at most a clause following it."""
+    form = typed_form(tidy(candidate))
+    if form is None and not candidate.endswith("\n"):
+        clause = _CLAUSE.search(candidate)
+        if clause and clause.start():
+            form = typed_form(tidy(candidate[: clause.start()]))
+    return form
+
+
+def _typed(statement: _Statement) -> str | None:
+    return _typed_candidate(statement.candidate)
+
+
+def _words(statement: _Statement) -> str | None:
+    """The few plain words that a statement gives as its answer."""
+    if statement.typed_only:
+        return None
+    candidate = statement.candidate
+    clause = _CLAUSE.search(candidate)
+    if clause and not any(map(str.isdigit, candidate[clause.start() :])):
+        candidate = candidate[: clause.start()]
+    words = candidate.lower().split()
+    if not _VERBS.isdisjoint(words):
+        return None
+    if not words or len(words) > 8 or words[0].strip("[]<>(){}.,*\"'") in _EMPTY_WORDS:
+        return None
+    if _ARITHMETIC.search(candidate) and not _SLASHED_DATE.fullmatch(candidate):
+        return None
+    return canonical_answer(candidate)
+
+
+def _direct(text: str, lowered: str) -> str | None:
+    """The answer of a text that is nothing else, or that opens with yes or no."""
+    labelled = _LABEL.match(lowered)  # "A: Let's think" is not option A
+    alone = "\n" not in text and len(text) <= 60 and text.count(" ") < 5 and not text.endswith("?")
+    if alone and not labelled:
+        form = _typed_candidate(text)
+        if form is not None:
+            return form
+    opening = _OPENING_TRUTH.match(lowered)
+    return opening[1] if opening else None
+
+
+def _conclusion(text: str, complete: bool) -> str | None:
+    """The number in a final sentence that is an equation or a conclusion, and is not cut off."""
+    if not text or (text[-1].isdigit() and not complete):
+        return None
+    sentence = _SENTENCES.split(text[-400:].rsplit("\n", 1)[-1])[-1]
+    if _DENIAL.search(sentence.lower()):
+        truth = _OPENING_TRUTH.match(sentence.lower())
+        return truth[1] if truth and sentence[-1] != "?" else None
+    opening = _CONCLUSION.match(sentence.lower())
+    _, equals, right = sentence.rpartition("=")
+    if equals:
+        right = tidy(right)
+        found = _RIGHT_SIDE.search(right)
+        return quantity_form(right) or (quantity_form(right[: found.start()]) if found else None)
+    numbers = _ONE_NUMBER.findall(sentence)
+    if opening and len(numbers) == 1:
+        at = sentence.index(numbers[0])
+        rest = tidy(sentence[at:])
+        return number_form(rest) or number_form(numbers[0])
+    return None

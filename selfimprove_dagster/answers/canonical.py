@@ -1,0 +1,315 @@
+"""The canonical form of an answer: two answers agree when their canonical forms are the same string.
+
+    number        `1,000` = `1000.0` = `$1000` = `one thousand` → `1000`; `1/2` → `0.5`; `25%` → `25`
+    option        `(B)` = `B)` = `option b` → `B`; an option with its text, `(B) 12 apples`, is the option
+    truth value   `Yes`, `Yes, they can` → `yes`; likewise no, true, false; yes and true are two answers
+    date          `March 5, 2021` = `5th of March 2021` → `2021-03-05`; `3/5/2021` is ambiguous, so text
+    time of day   `5 pm` = `5:00 p.m.` → `17:00`
+    text          all else: case folded, leading article and outer punctuation dropped, spaces collapsed
+
+`canonical_answer` is idempotent. `numerals.py` says which numbers are read and what is done with units.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import unicodedata
+from functools import lru_cache
+
+from selfimprove_dagster.answers.numerals import number_form
+
+MAX_ANSWER = 400
+"""Characters of a bare answer; what is longer is not one."""
+
+
+MAX_TEXT_ANSWER = 200
+"""Characters of an answer that is neither number, option, truth value, date nor time."""
+
+
+# --- characters ---
+
+_VULGAR = {
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
+    "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
+}  # fmt: skip
+
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+
+
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("−‐‑‒–﹣－", "-"),
+        **dict.fromkeys("×∗⋅·•", "*"),
+        **dict.fromkeys("≅≃", "≈"),
+        **dict.fromkeys("‘’ʼ", "'"),
+        **dict.fromkeys("“”„«»", '"'),
+        **dict.fromkeys("\u2028\u2029\x85", "\n"),
+        "—": " -- ", "―": " -- ", "⁄": "/", "∕": "/", "÷": "/", "→": "->", "٫": ".", "٬": ",", "İ": "I",
+        "،": ",", "。": ". ", "：": ":",
+    }
+)  # fmt: skip
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+_FOREIGN = re.compile(r"[^\x00-\x7f]")
+
+
+def plain_characters(text: str) -> str:
+    """`text` with look-alikes made ASCII: digits of all scripts, minus signs, spaces, quotes, fractions.
+
+    Control, format and surrogate characters are dropped; line ends become `\\n`.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        # Before NFKC, which would turn 2½ into 21⁄2 and 10² into 102.
+        text = re.sub("[" + "".join(_VULGAR) + "]", lambda found: f" {_VULGAR[found[0]]}", text)
+        text = re.sub("[⁰¹²³⁴-⁹⁻]+", lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
+        text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
+        text = _FOREIGN.sub(_plain_character, text)
+    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+
+
+def _plain_character(found: re.Match[str]) -> str:
+    character = found[0]
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    if category in ("Cc", "Cf", "Cs", "Co", "Cn"):
+        return ""
+    return " " if category.startswith("Z") else character
+
+
+# --- markup ---
+
+_LATEX = [
+    (re.compile(r"(?<=\d)(?=\\[dtc]?frac)"), " "),  # a mixed number
+    (re.compile(r"\\[dtc]?frac\s*\{([^{}]{1,40})\}\s*\{([^{}]{1,40})\}"), r"\1/\2 "),
+    (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r"\1/\2 "),
+    (re.compile(r"\\(?:(?:text|math)(?:bf|it|rm|sf|tt)?|mbox|operatorname)\s*\{([^{}]{0,200})\}"), r" \1 "),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\b\s*\}?|\\degree\b"), " degrees"),
+    (re.compile(r"\\(?:times|cdot|ast)\b"), "*"),
+    (re.compile(r"\\(?:approx|simeq)\b"), "≈"),
+    (re.compile(r"\\(?:left|right|big|Big|displaystyle|quad|qquad)\b"), " "),
+    (re.compile(r"\\[,;: ()\[\]]|~"), " "),
+    (re.compile(r"\\([$%&#_])"), r"\1"),
+]  # fmt: skip
+
+
+_BOLD = re.compile(r"(?<!\d)\*\*+|\*\*+(?!\d)|__+|`+")  # not the power in 2**3
+
+
+_SPACES = re.compile(r"\s+")
+
+
+def plain_latex(text: str) -> str:
+    """LaTeX's fractions, text, spacing and escapes as plain text; what is not known stays."""
+    if "\\" not in text:
+        return text
+    text = text.replace("\\!", "").replace("\\\\", "\n")
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def plain_markdown(text: str) -> str:
+    """`text` without the marks of bold text and code."""
+    return _BOLD.sub("", text) if "**" in text or "__" in text or "`" in text else text
+
+
+# --- forms ---
+
+_MONTHS = {
+    name[:length]: number
+    for number, name in enumerate(
+        ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+         "november", "december"], 1
+    )
+    for length in (3, 4, len(name))
+}  # fmt: skip
+
+
+_WEEKDAY = r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+)?"
+
+
+_MONTH = r"(?P<month>[a-z]{3,9})\.?"
+
+
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+
+
+_YEAR = r",?\s+(?P<year>\d{4})"
+
+
+_DATES = [
+    re.compile(r"(?P<year>\d{4})(?P<mark>[-/])(?P<number>\d{1,2})(?P=mark)(?P<day>\d{1,2})"),
+    re.compile(_WEEKDAY + _MONTH + r"\s+" + _DAY + _YEAR, re.IGNORECASE),
+    re.compile(_WEEKDAY + r"(?:the\s+)?" + _DAY + r"\s+(?:of\s+)?" + _MONTH + _YEAR, re.IGNORECASE),
+]
+
+
+_CLOCK = re.compile(
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2})(?::(?P<second>\d{2}))?)?(?:\s?(?P<half>[ap])\.?\s?m\b\.?)?",
+    re.IGNORECASE,
+)
+
+
+_TRUTH = re.compile(r"(yes|no|true|false)(?:\s*$|\s*[,;:!]|\.(?!\s?\d)|\s+-)", re.IGNORECASE)
+
+
+_OPTION = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?"
+    r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\)|([A-E])\.(?=\s)|([A-E]):|([A-Za-z])$)"
+)
+
+
+_OPTION_WORD = re.compile(r"(?:[Oo]ption|[Cc]hoice)\s+([A-E])\b(?!')")
+
+
+_ANOTHER_OPTION = re.compile(r"[(\[][A-Za-z][)\]]|\b[A-E]\)")
+
+
+_LABEL = re.compile(r"(?:#{2,6}|a:|(?:the |my )?(?:final )?answer(?:\s*[:=]|\s+is\b\s*:?))\s*", re.IGNORECASE)
+
+
+_ARTICLE = re.compile(r"(?:the|a|an)\s+", re.IGNORECASE)
+
+
+_OUTER = " \t\n.,;:!?\"'*_`"
+
+
+_SEVERAL = re.compile(r",(?!\d{3})|\b(?:and|or)\b|;|[<>≤≥≠]")
+
+
+_COMMA = re.compile(r"\s*,\s*")
+
+
+@lru_cache(maxsize=1 << 16)
+def canonical_answer(raw: str) -> str | None:
+    """Canonical form of a bare answer, such as a ground truth; None for one that says nothing.
+
+    >>> [canonical_answer(raw) for raw in ("$1,000.00", "3/4", "25%", "(B)", "Yes", "Tom Brady.")]
+    ['1000', '0.75', '25', 'B', 'yes', 'tom brady']
+    """
+    if len(raw) > MAX_ANSWER:
+        return None
+    answer = tidy(raw)
+    label = _LABEL.match(answer)
+    answer = answer[label.end() :] if label else answer
+    form = typed_form(answer)
+    if form is not None:
+        return form
+    text = text_form(answer)
+    # Folding may lay bare a typed answer ("The (B).") or a second label; every step drops characters.
+    return text if text is None or text == raw else canonical_answer(text)
+
+
+def answers_agree(left: str | None, right: str | None) -> bool:
+    """Whether two answers have one canonical form. None, no answer, agrees with nothing, not even None."""
+    if left is None or right is None:
+        return False
+    form = canonical_answer(left)
+    return form is not None and form == canonical_answer(right)
+
+
+def tidy(raw: str) -> str:
+    """`raw` on one line, in plain characters, without markup or the punctuation around it."""
+    answer = plain_markdown(plain_latex(plain_characters(raw)))
+    return _strip_outer(_SPACES.sub(" ", answer))
+
+
+def typed_form(answer: str) -> str | None:
+    """Form of a tidy answer that is a truth value, option, date, time or number; None for other text."""
+    if not answer:
+        return None
+    if not answer[0].isdigit():
+        truth = _TRUTH.match(answer)
+        if truth:
+            return truth[1].lower()
+        option = _OPTION.match(answer) or _OPTION_WORD.match(answer)
+        if option and not _ANOTHER_OPTION.search(answer, option.end()):
+            letter: str = next(group for group in option.groups() if group)
+            return letter.upper()
+    return _date_form(answer) or _time_form(answer) or quantity_form(answer)
+
+
+def quantity_form(answer: str) -> str | None:
+    """Form of a tidy answer that is a number, or an equation with one on its right; `1/3 ≈ 0.33` is 1/3."""
+    exact, approximately, rounded = answer.partition("≈")
+    if approximately:
+        return quantity_form(_strip_outer(exact)) or number_form(_strip_outer(rounded))
+    form = number_form(answer)
+    if form is None and "=" in answer:
+        *left, right = answer.split("=")
+        if not any(_SEVERAL.search(side) for side in left):
+            return number_form(_strip_outer(right))
+    return form
+
+
+def text_form(answer: str) -> str | None:
+    """Form of an answer in words: folded, without a leading article or outer punctuation."""
+    text = answer.casefold()
+    text = _strip_outer(_ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text)
+    if text[:1] in ("(", "["):  # (3,4) and (3, 4)
+        text = _COMMA.sub(", ", text)
+    return text if len(text) <= MAX_TEXT_ANSWER and any(map(str.isalnum, text)) else None
+
+
+def _strip_outer(answer: str) -> str:
+    """`answer` without outer punctuation, maths delimiters and brackets that hold all of it.
+
+    A bracketed single letter keeps its brackets, which mark it as an option. A leading point stays before a
+    digit, and a leading `$`, `-` or `+` always.
+    """
+    while True:
+        before = answer
+        answer = answer.rstrip(_OUTER)
+        head = answer.lstrip(_OUTER)
+        if head[:1].isdigit() and re.search(r"(?<!\.)\.$", answer[: len(answer) - len(head)]):
+            head = "." + head
+        answer = head
+        if answer.endswith("$") and not answer.startswith("$"):
+            answer = answer[:-1]
+        pair = answer[:1] + answer[-1:]
+        if pair in ("()", "[]", "{}", "$$") and len(answer) > 3:
+            inner = answer[1:-1]
+            if not any(mark in inner for mark in "()[]{}$,"):
+                answer = inner
+        elif pair in ("()", "[]", "{}", "$$") and answer[1:-1].isdigit():
+            answer = answer[1:-1]
+        answer = answer.strip()
+        if answer == before:
+            return answer
+
+
+def _date_form(answer: str) -> str | None:
+    for pattern in _DATES:
+        match = pattern.fullmatch(answer)
+        if match is None:
+            continue
+        parts = match.groupdict()
+        month = int(parts["number"]) if "number" in parts else _MONTHS.get(parts["month"].lower(), 0)
+        try:
+            return datetime.date(int(parts["year"]), month, int(parts["day"])).isoformat()
+        except ValueError:
+            return None
+    return None
+
+
+def _time_form(answer: str) -> str | None:
+    match = _CLOCK.match(answer)
+    if match is None or not (match["minute"] or match["half"]) or answer[match.end() :].strip(" ."):
+        return None
+    hour, minute, second = (int(match[name] or 0) for name in ("hour", "minute", "second"))
+    if match["half"]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if match["half"] in "pP" else 0)
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    return f"{hour:02}:{minute:02}" + (f":{second:02}" if match["second"] else "")

@@ -1,0 +1,5 @@
+"""`python -m selfimprove_dagster.cli`."""
+
+from selfimprove_dagster.cli.main import main
+
+main()

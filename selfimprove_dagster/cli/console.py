@@ -1,0 +1,19 @@
+"""What all commands of the command line share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console(highlight=False)
+
+
+if not console.is_terminal:
+    console = Console(highlight=False, width=120)
+
+
+ExperimentName = Annotated[
+    str, typer.Argument(help="Name of a file in the folder of experiments, without .yaml.")
+]

@@ -1,0 +1,348 @@
+"""`selfimprove`: run experiments, look at what came of them, and ask where an example comes from."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from selfimprove_dagster.cli.console import ExperimentName, console
+from selfimprove_dagster.cli.generate import generate
+from selfimprove_dagster.cli.lineage import lineage_app
+from selfimprove_dagster.cli.review import review_app
+from selfimprove_dagster.errors import BudgetSpent, ExperimentError, SelfImproveError
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.loop.rules import Stop, next_turn
+from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
+from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.text import plain
+from selfimprove_dagster.work.progress import duration
+
+app = typer.Typer(
+    help="Language models that improve themselves, every training example traceable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+seeds_app = typer.Typer(help="Questions to learn from.", no_args_is_help=True)
+
+
+app.add_typer(seeds_app, name="seeds")
+
+
+app.add_typer(lineage_app, name="lineage")
+
+
+app.add_typer(review_app, name="review")
+
+
+def main() -> None:
+    """The command line; an error that a person can act on is one line and exit code 1."""
+    # Torch and Great Expectations import a million objects that stay: at Python's own thresholds a quarter of
+    # that time goes into looking through them for garbage.
+    gc.set_threshold(100_000, 20, 20)
+    code = 1
+
+    def leave() -> None:
+        """End here: Python would take those objects apart one by one, for seconds, before the memory goes."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    # Registered first, it runs last: whatever else is to be done at exit has been done by then.
+    atexit.register(leave)
+    try:
+        app()
+    except SelfImproveError as error:
+        Console(stderr=True, highlight=False).print(
+            f"error: {plain(str(error))}", style="red", markup=False, soft_wrap=True
+        )
+        raise SystemExit(1) from None
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        raise
+
+
+@app.command()
+def run(
+    experiment: ExperimentName,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after this many more iterations; default: by the budget alone."),
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only forecast tokens, time and disk, from a small pilot.")
+    ] = False,
+) -> None:
+    """Run iterations until a stop rule says why to stop. An interrupted run goes on where it was."""
+    from selfimprove_dagster.presets import PRESETS
+    from selfimprove_dagster.runs import run_iteration
+
+    home = Home.from_environment()
+    chain = home.chain(experiment)
+    settled = chain[0]
+    for one in chain:
+        of = f"{one.method} of " if len(chain) > 1 else ""
+        console.print(f"{of}experiment {one.name}, preset {one.preset}, which departs from the paper in that")
+        for deviation in PRESETS[one.method][one.preset].deviations:
+            console.print(f"  - {deviation}", markup=False)
+    if estimate:
+        if not isinstance(settled, LmsiExperiment):
+            raise ExperimentError(f"--estimate forecasts lmsi alone, and {settled.name} is {settled.method}")
+        _show_estimate(home, settled)
+        return
+    done = 0
+    while iterations is None or done < iterations:
+        step = next_turn(home.lake, settled)
+        if isinstance(step, Stop):
+            console.print(f"stopped: {step.reason}", markup=False)
+            break
+        console.rule(step.in_words)
+        try:
+            problems = run_iteration(home, home.experiment(experiment, step.method), step.iteration)
+        except BudgetSpent as spent:
+            console.print(f"stopped: {spent}", markup=False, soft_wrap=True)
+            break
+        if problems:
+            for problem in problems:
+                console.print(plain(problem), style="red", markup=False, soft_wrap=True)
+            console.print("What was committed is kept; mend the cause and run the same command again.")
+            raise typer.Exit(1)
+        done += step.method == settled.chain[-1]
+    status(experiment)
+
+
+def _show_estimate(home: Home, experiment: LmsiExperiment) -> None:
+    from selfimprove_dagster.methods.lmsi.estimate import estimate
+    from selfimprove_dagster.resources.trainer import TrainerResource
+
+    step = next_turn(home.lake, experiment)
+    if isinstance(step, Stop):
+        console.print(f"nothing to forecast: {step.reason}", markup=False)
+        return
+    forecast = estimate(home.lake, experiment, step.iteration, TrainerResource().fine_tune)
+    at_most = "at most " if experiment.sampling.adaptive else ""
+    table = Table(title=f"forecast of iteration {step.iteration} of {experiment.name}")
+    for heading in ("stage", "tokens", "time", "disk"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in (*forecast.stages, forecast.total):
+        tokens = f"{stage.tokens.low:,.0f} – {stage.tokens.high:,.0f}"
+        table.add_row(
+            stage.stage,
+            tokens if stage.stage == "training" else at_most + tokens,
+            f"{duration(stage.seconds.low)} – {duration(stage.seconds.high)}",
+            f"{stage.bytes / 1e6:,.1f} MB",
+        )
+    console.print(table)
+    most, total = forecast.iterations, forecast.total
+    console.print(
+        f"{forecast.limited_by} allows {most} more: up to {most * total.tokens.high:,.0f} tokens, "
+        f"{duration(most * total.seconds.high)}, {most * total.bytes / 1e6:,.1f} MB of disk; training needs "
+        f"{forecast.scratch / 1e6:,.1f} MB more while it lasts",
+        markup=False,
+        soft_wrap=True,
+    )
+    for assumption in forecast.assumed:
+        console.print(f"  - {assumption}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def fields(
+    method: Annotated[str, typer.Argument(help="Its name, as in `method: lmsi`.")] = "lmsi",
+) -> None:
+    """List every field of a method's experiment file, its meaning, and what each preset puts there."""
+    from selfimprove_dagster.home.files import describe_fields
+
+    table = Table("field", "paper", "practical", "meaning")
+    for field in describe_fields(method):
+        table.add_row(field.name, field.paper, field.practical, field.description)
+    console.print(table)
+
+
+@app.command()
+def status(experiment: ExperimentName) -> None:
+    """The table of an experiment's iterations, and what follows."""
+    from selfimprove_dagster.cli.status import print_status
+
+    home = Home.from_environment()
+    print_status(home.lake, home.chain(experiment))
+
+
+@app.command()
+def compare(
+    experiments: Annotated[list[str], typer.Argument(help="Names of experiments, each with its file.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table here too, as Markdown.")] = None,
+) -> None:
+    """Lay experiments side by side: scores, cost, diversity, and what each dropped.
+
+    Held-out accuracy is that of the model an experiment began with and of its last champion, on its own exam.
+    Model time is that of drawing and scoring. `distinct` is the share of word 4-grams in what was trained on
+    that are not repeated.
+    """
+    from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, summarise
+
+    home = Home.from_environment()
+    rows = [cells(summarise(home.lake, one)) for name in experiments for one in home.chain(name)]
+    *narrow, _ = HEADINGS
+    table = Table(*(Column(name, overflow="fold") for name in narrow))
+    for *row, _ in rows:
+        table.add_row(*row)
+    console.print(table)
+    for name, *_, dropped in rows:
+        console.print(f"{name} dropped: {dropped}", markup=False)
+    if out is not None:
+        out.write_text(markdown(rows), encoding="utf-8")
+
+
+@seeds_app.command("import")
+def import_(
+    experiment: ExperimentName,
+    file: Annotated[
+        Path, typer.Argument(help="JSON Lines, JSON, CSV, Parquet, or text with one question a line.")
+    ],
+) -> None:
+    """Import questions or tasks: good lines become seeds, bad ones are listed with file, line and reason."""
+    from selfimprove_dagster.seeds.imports import import_file
+
+    home = Home.from_environment()
+    settled = home.experiment(experiment)
+    manifest, accepted, rejected = import_file(home.lake, settled, file)
+    console.print(f"{accepted:,} seeds imported, {rejected:,} lines rejected")
+    if rejected:
+        bad = home.lake.read_ungated(home.lake.manifest(REJECTED_SEEDS.name, manifest.partition))
+        for row in bad.head(10).iter_rows(named=True):
+            where = f"{row['source_file']}, line {row['source_line']}"
+            console.print(f"  {plain(where, 200)}: {plain(row['reason'], 200)}", markup=False)
+        if len(bad) > 10:
+            console.print(f"  … and {len(bad) - 10:,} more in the table {REJECTED_SEEDS.name}")
+
+
+@app.command()
+def evaluate(
+    experiment: ExperimentName,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub name; default: the champion.")
+    ] = None,
+) -> None:
+    """Held-out accuracy of a model on an experiment's evaluation questions."""
+    from selfimprove_dagster.evaluation.exam import accuracy_of_rows
+    from selfimprove_dagster.exams import open_exam
+    from selfimprove_dagster.lake.taint import tainted_models
+    from selfimprove_dagster.language_model import open_language_model
+    from selfimprove_dagster.language_model.base import LanguageModel
+    from selfimprove_dagster.loop.champion import NEWEST, champion_before
+    from selfimprove_dagster.work.progress import ProgressReport
+
+    home = Home.from_environment()
+    settled = home.experiment(experiment)
+    champion = champion_before(home.lake, settled, NEWEST)
+
+    def open_model(path: str) -> closing[LanguageModel]:
+        return closing(open_language_model(path, **settled.model.engine_options()))
+
+    opened = open_exam(home, settled, open_model)
+    with (
+        open_model(model or champion.path) as examinee,
+        ProgressReport("evaluation", opened.exam.paths, "answers", lambda line: None) as report,
+    ):
+        rows = opened.exam.sit(examinee, report.advance)
+    table = Table(title=f"{plain(model, 80) if model else champion.name} on {settled.name}")
+    for heading in ("mode", "difficulty", "accuracy"):
+        table.add_column(heading)
+    for mode, difficulty, measured in accuracy_of_rows(rows):
+        table.add_row(mode, difficulty, str(measured))
+    console.print(table)
+    for tainted, reason in tainted_models(home.lake, settled.name).items():
+        console.print(f"tainted: {tainted}: {reason}", style="red", markup=False, soft_wrap=True)
+    if opened.rejected:
+        console.print(
+            f"{len(opened.rejected):,} lines of the evaluation file were rejected; "
+            f"the first: {plain(str(opened.rejected[0]), 200)}",
+            markup=False,
+        )
+
+
+app.command()(generate)
+
+
+@app.command()
+def export(
+    experiment: ExperimentName,
+    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist yet.")],
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Which iteration; default: the last one.")
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="huggingface (with a dataset card), parquet, jsonl, prov-json (jsonl with PROV), alpaca, or "
+            "chat."
+        ),
+    ] = "huggingface",
+) -> None:
+    """Write a filtered dataset for other tools to read."""
+    from selfimprove_dagster.export import export_dataset
+
+    home = Home.from_environment()
+    written = export_dataset(home.lake, home.experiment(experiment), output, iteration, format)
+    console.print(f"{written:,} examples written to {output}", markup=False)
+
+
+PagesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the lineage pages.")]
+
+
+@app.command()
+def pages(
+    port: PagesPort = 3001,
+    dagster_url: Annotated[
+        str, typer.Option(envvar="SELFIMPROVE_DAGSTER_URL", help="Where links to Dagster lead.")
+    ] = "http://127.0.0.1:3000",
+) -> None:
+    """Show experiments, examples and their lineage in a browser, on this machine only, until Ctrl-C."""
+    from selfimprove_dagster.explorer.server import LOCAL, review_address, serve_pages
+
+    token, review = review_address(port)
+    console.print(f"lineage pages  http://{LOCAL}:{port}\nreview queue   {review}", markup=False)
+    serve_pages(Home.from_environment(), port, dagster_url, token=token)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster.")] = 3000,
+    pages_port: PagesPort = 3001,
+) -> None:
+    """Start Dagster and the lineage pages, on this machine only, until Ctrl-C or until either ends."""
+    from selfimprove_dagster.explorer.server import (
+        LOCAL,
+        dagster_command,
+        listen,
+        review_address,
+        serve_pages,
+    )
+    from selfimprove_dagster.runs import prepare_dagster_ui
+
+    home = Home.from_environment()
+    listen(port).close()
+    prepare_dagster_ui(home)
+    dagster_url = f"http://{LOCAL}:{port}"
+    os.environ["SELFIMPROVE_PAGES_URL"] = f"http://{LOCAL}:{pages_port}"
+    token, review = review_address(pages_port)
+    pages_url = os.environ["SELFIMPROVE_PAGES_URL"]
+    console.print(
+        f"Dagster        {dagster_url}\nlineage pages  {pages_url}\nreview queue   {review}", markup=False
+    )
+    serve_pages(home, pages_port, dagster_url, beside=dagster_command(port), token=token)
+
+
+if __name__ == "__main__":
+    main()

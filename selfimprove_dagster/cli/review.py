@@ -1,0 +1,98 @@
+"""`selfimprove review …`: what people are asked, and what they say.
+
+What a command needs is imported when it runs, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfimprove_dagster.cli.console import ExperimentName, console
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.text import plain
+
+review_app = typer.Typer(
+    help="What a model or a vote is least certain of, for people to judge.", no_args_is_help=True
+)
+
+
+Iteration = Annotated[int | None, typer.Option(min=0, help="Which iteration; default: the last one.")]
+
+
+Count = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Items in the queue; default: as many as the experiment's own queue has, or 50."
+    ),
+]
+
+
+@review_app.command("export")
+def export_(
+    experiment: ExperimentName,
+    folder: Annotated[Path, typer.Argument(help="Folder for review.csv and review.jsonl.")],
+    iteration: Iteration = None,
+    count: Count = None,
+) -> None:
+    """Write the queue, the least certain first, for people to fill in `label`: a, b, both or neither."""
+    from selfimprove_dagster.review.files import export_queue
+
+    home = Home.from_environment()
+    name = home.experiment(experiment).name
+    written = export_queue(home.lake, name, folder, iteration, count)
+    console.print(f"{written:,} items written to {folder}/review.csv and review.jsonl", markup=False)
+
+
+@review_app.command("import")
+def import_(
+    experiment: ExperimentName,
+    file: Annotated[Path, typer.Argument(help="A filled review.csv or review.jsonl.")],
+    by: Annotated[str, typer.Option(help="Who reviewed, where a line does not say it in `by`.")] = "",
+) -> None:
+    """Store labels: good lines are kept, bad ones are listed with file, line and reason."""
+    from selfimprove_dagster.review.files import import_reviews
+
+    home = Home.from_environment()
+    done = import_reviews(home.lake, home.experiment(experiment).name, file, by)
+    console.print(
+        f"{done.accepted:,} labels imported, {done.known:,} imported before, {done.open:,} lines without a "
+        f"label, {len(done.rejected):,} rejected"
+    )
+    for bad in done.rejected:
+        where = f"{bad.source_file}, line {bad.source_line}"
+        console.print(f"  {plain(where, 200)}: {plain(bad.reason, 300)}", markup=False, soft_wrap=True)
+
+
+@review_app.command()
+def status(experiment: ExperimentName, iteration: Iteration = None, count: Count = None) -> None:
+    """How many items wait, who reviewed how many, and how often people agree with who judged."""
+    from selfimprove_dagster.review.queue import review_status
+
+    home = Home.from_environment()
+    found = review_status(home.lake, home.experiment(experiment).name, iteration, count)
+    console.print(
+        f"iteration {found.iteration}: {found.waiting:,} of {found.queued:,} items wait; "
+        f"{found.reviewed:,} reviewed in all iterations"
+    )
+    for name, number in found.by:
+        console.print(f"  by {plain(name, 100)}: {number:,}", markup=False)
+    for table, agreement in found.agreement.items():
+        console.print(f"agreement with {table}: {agreement} of {agreement.total:,} labels", markup=False)
+    if found.option_a.total:
+        console.print(f"preferred what was shown as A: {found.option_a}", markup=False)
+
+
+@review_app.command()
+def comparisons(
+    experiment: ExperimentName,
+    file: Annotated[Path, typer.Argument(help="JSON Lines to write; must not exist yet.")],
+) -> None:
+    """Write the pairs that people decided, for `seeds.file` of an rlhf experiment."""
+    from selfimprove_dagster.review.files import write_comparisons
+
+    home = Home.from_environment()
+    written = write_comparisons(home.lake, home.experiment(experiment).name, file)
+    console.print(f"{written:,} comparisons written to {file}", markup=False)

@@ -1,0 +1,215 @@
+"""Held-out accuracy: greedy and by majority, by difficulty, and of two models on the same questions.
+
+Here, and nowhere else, are true answers read.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.evaluation.measurement import Accuracy, MeanChange, PairedComparison
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
+from selfimprove_dagster.lake.records import Draft, Parent, build_records
+from selfimprove_dagster.language_model.base import LanguageModel, Progress
+from selfimprove_dagster.rows import Rejected
+from selfimprove_dagster.seeds.files import Question
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.budget import UNLIMITED, Allowance
+from selfimprove_dagster.work.progress import ProgressReport
+
+PART_PATHS = 1024
+"""Paths a shard of an exam, at most: what a killed run loses. The answers do not depend on it."""
+
+
+@dataclass(frozen=True)
+class OpenedExam:
+    """An exam, the partitions that it was made from, and the lines of its file that could not be read."""
+
+    exam: Exam
+    inputs: list[Manifest]
+    rejected: list[Rejected]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of an exam's questions, asked in one mode or all its steps (`revision`: `revision_1`, …)."""
+
+    mode: str
+    questions: Sequence[Question]
+    paths: int
+
+
+class Exam(ABC):
+    """Held-out questions and how they are put to a model."""
+
+    experiment: Experiment
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """The whole exam, mode by mode, in the order in which it is sat."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+
+    @abstractmethod
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+
+    @property
+    def paths(self) -> int:
+        """How many paths one model has to draw."""
+        return sum(part.paths for part in self.parts)
+
+    def sit(self, model: LanguageModel, progress: Progress | None = None) -> list[dict[str, Any]]:
+        """The model's answer to each question in each mode, compared with the true one.
+
+        Rows have `predicted` (None where there is no answer), `text` (the greedy path, None for a vote) and
+        `correct`.
+        """
+        return [row for part in self.parts for row in self.sit_part(model, part, progress)]
+
+    def remembered(
+        self, lake: Lake, schema: Table, before: int, model_id: str
+    ) -> list[dict[str, Any]] | None:
+        """The same rows from an earlier iteration in which that model sat this very exam, else None."""
+        for manifest in reversed(lake.manifests(schema.name, self.experiment.name)):
+            same_exam = manifest.activity.parameters["exam"] == self.parameters
+            if manifest.iteration < before and same_exam:
+                rows = lake.read_ungated(manifest).filter(pl.col("model_id") == model_id)
+                if not rows.is_empty():
+                    told = [*schema.content, *schema.measures]
+                    columns = [name for name in told if name not in ("role", "model_id")]
+                    return rows.filter(role=rows["role"][0]).select(columns).to_dicts()
+        return None
+
+
+@dataclass(frozen=True)
+class Examinee:
+    """A model that sits the exam as champion or challenger."""
+
+    role: str
+    model_id: str
+    path: str
+
+
+def examine(
+    writer: PartitionWriter,
+    exam: Exam,
+    examinees: Sequence[Examinee],
+    *,
+    remembered: Callable[[str], list[dict[str, Any]] | None],
+    open_model: Callable[[str], AbstractContextManager[LanguageModel]],
+    log: Callable[[str], None],
+    allowance: Allowance = UNLIMITED,
+) -> Spent:
+    """Write every examinee's answers, a shard a part of the exam; returns what all shards took.
+
+    Shards that an earlier attempt left are not sat again, and nothing is by a model of which `remembered`
+    (asked by model id) has the rows. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    """
+    parts, done, spent = exam.parts, writer.committed_shards, writer.spent
+    finished = sum(parts[shard % len(parts)].paths for shard in done)
+    total = len(examinees) * exam.paths
+    with ProgressReport(writer.schema.name, total, "answers", log, finished) as report:
+        for number, examinee in enumerate(examinees):
+            first = number * len(parts)
+            if done.issuperset(range(first, first + len(parts))):
+                continue
+            rows = remembered(examinee.model_id)
+            with ExitStack() as stack:
+                model = None if rows is not None else stack.enter_context(open_model(examinee.path))
+                for shard, part in enumerate(parts, start=first):
+                    if shard in done:
+                        continue
+                    took = Spent()
+                    if model is None:
+                        answers = _of_part(rows or [], part)
+                        report.found(part.paths)
+                    else:
+                        allowance.check(spent, report.so_far)
+                        started, tokens = time.monotonic(), report.tokens
+                        answers = exam.sit_part(model, part, report.advance)
+                        took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
+                    about = {"role": examinee.role, "model_id": examinee.model_id}
+                    by = Parent(examinee.model_id, "answered_by")
+                    drafts = [_draft({**answer, **about}, by, writer.schema) for answer in answers]
+                    writer.write_shard(
+                        shard, build_records(writer.schema, drafts, writer.activity), spent=took
+                    )
+                    spent += took
+    return spent
+
+
+def _draft(answer: Mapping[str, Any], by: Parent, schema: Table) -> Draft:
+    measures = {name: answer[name] for name in schema.measures}
+    return Draft({name: answer[name] for name in answer if name not in measures}, [by], measures)
+
+
+def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
+    places = {(question.source_file, question.source_line) for question in part.questions}
+    return [
+        row
+        for row in rows
+        if (row["mode"] == part.mode or row["mode"].startswith(f"{part.mode}_"))
+        and (row["source_file"], row["source_line"]) in places
+    ]
+
+
+def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
+    """Accuracy of the champion or the challenger over the rows of an evaluation table."""
+    correct = rows.filter(role=role, mode=mode)["correct"]
+    return Accuracy(int(correct.sum()), len(correct))
+
+
+def accuracy_by_difficulty(rows: pl.DataFrame, role: str, mode: str = "greedy") -> dict[str, Accuracy]:
+    """The same for each difficulty, in order."""
+    chosen = rows.filter(role=role, mode=mode).drop_nulls("difficulty")
+    counts = chosen.group_by("difficulty").agg(pl.col("correct").sum(), pl.len()).sort("difficulty")
+    return {row["difficulty"]: Accuracy(row["correct"], row["len"]) for row in counts.iter_rows(named=True)}
+
+
+def compare(rows: pl.DataFrame, mode: str = "greedy") -> PairedComparison:
+    """The challenger against the champion on the same questions."""
+    keys = ["source_file", "source_line"]
+    before = rows.filter(role="champion", mode=mode).select(*keys, "correct")
+    after = rows.filter(role="challenger", mode=mode).select(*keys, pl.col("correct").alias("then"))
+    both = before.join(after, on=keys, how="inner")
+    return PairedComparison.of(both["correct"].to_list(), both["then"].to_list())
+
+
+def compare_rewards(rows: pl.DataFrame, mode: str = "greedy") -> MeanChange | None:
+    """How the reward of the responses changed; None where the exam has no reward."""
+    if "reward" not in rows.columns:
+        return None
+    keys = ["source_file", "source_line"]
+    chosen = rows.filter(mode=mode).drop_nulls("reward")
+    before = chosen.filter(role="champion").select(*keys, "reward")
+    after = chosen.filter(role="challenger").select(*keys, then="reward")
+    both = before.join(after, on=keys, how="inner")
+    return MeanChange.of(both["reward"].to_list(), both["then"].to_list())
+
+
+def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:
+    """Mode, difficulty (or `all`) and accuracy of what `Exam.sit` gave; nothing when it gave nothing."""
+    if not rows:
+        return
+    frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(role=pl.lit("model"))
+    frame = frame.drop_nulls("correct")
+    for mode in frame["mode"].unique(maintain_order=True):
+        yield mode, "all", accuracy(frame, "model", mode)
+        for difficulty, part in accuracy_by_difficulty(frame, "model", mode).items():
+            yield mode, difficulty, part

@@ -1,0 +1,134 @@
+"""Intervals and tests for accuracies: what was measured, and how sure one can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Correct out of all, with its 95% interval."""
+
+    correct: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.total if self.total else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson score interval (Wilson 1927); (0, 1) where nothing was measured."""
+        if not self.total:
+            return 0.0, 1.0
+        from scipy.stats import binomtest  # takes more than a second to load
+
+        found = binomtest(self.correct, self.total).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two models on the same questions: what the second gained and lost against the first."""
+
+    questions: int
+    gained: int
+    lost: int
+
+    @classmethod
+    def of(cls, before: Sequence[bool], after: Sequence[bool]) -> PairedComparison:
+        """From the correctness of each question, in the same order."""
+        pairs = list(zip(before, after, strict=True))
+        return cls(
+            questions=len(pairs),
+            gained=sum(new and not old for old, new in pairs),
+            lost=sum(old and not new for old, new in pairs),
+        )
+
+    @property
+    def difference(self) -> float:
+        """Accuracy after minus accuracy before."""
+        return (self.gained - self.lost) / self.questions if self.questions else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the difference: the adjusted Wald interval of Bonett and Price (2012)."""
+        n = self.questions + 2
+        gained, lost = (self.gained + 1) / n, (self.lost + 1) / n
+        half = Z95 * sqrt((gained + lost - (gained - lost) ** 2) / n)
+        return max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
+
+    @property
+    def p_worse(self) -> float:
+        """One-sided exact McNemar test: how probable so many losses are if the second were as good.
+
+        1 where no question was gained or lost.
+        """
+        changed = self.gained + self.lost
+        if not changed:
+            return 1.0
+        from scipy.stats import binomtest
+
+        return float(binomtest(self.lost, changed, alternative="greater").pvalue)
+
+
+@dataclass(frozen=True)
+class MeanChange:
+    """How a number changed from one model to another on the same questions, with its 95% interval."""
+
+    questions: int
+    mean: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, before: Sequence[float], after: Sequence[float]) -> MeanChange | None:
+        """The mean of the differences with its normal interval; None for fewer than two questions."""
+        changes = [new - old for old, new in zip(before, after, strict=True)]
+        if len(changes) < 2:
+            return None
+        mean, half = fmean(changes), Z95 * stdev(changes) / sqrt(len(changes))
+        return cls(len(changes), mean, (mean - half, mean + half))
+
+
+@dataclass(frozen=True)
+class PairedShares:
+    """Two shares from 0 to 1 of each question, such as how many of its samples are right: their means, and
+    the mean difference with its 95% interval.
+    """
+
+    questions: int
+    before: float
+    after: float
+    squares: float
+    """Sum of the squared differences."""
+
+    @classmethod
+    def of(cls, before: Sequence[float], after: Sequence[float]) -> PairedShares:
+        """From both shares of each question, in the same order."""
+        changes = [new - old for old, new in zip(before, after, strict=True)]
+        old, new = (fmean(shares) if shares else float("nan") for shares in (before, after))
+        return cls(len(changes), old, new, sum(change * change for change in changes))
+
+    @property
+    def difference(self) -> float:
+        """The second minus the first."""
+        return self.after - self.before if self.questions else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the difference: that of `PairedComparison`, which adds a question gained and one
+        lost, for differences that may lie in between; the same where every share is 0 or 1.
+        """
+        n = self.questions + 2
+        mean = self.difference * self.questions / n
+        half = Z95 * sqrt(((self.squares + 2) / n - mean**2) / n)
+        return max(-1.0, mean - half), min(1.0, mean + half)

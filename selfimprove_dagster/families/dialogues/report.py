@@ -1,0 +1,54 @@
+"""What Dagster shows of an evaluation of dialogues: how helpful and harmless, and how revisions fare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.stage import Markdown, Picture, StageContext, number
+from selfimprove_dagster.text import markdown_table
+
+_ASPECTS = ("harmless", "helpful")
+
+
+def dialogue_evaluation_report(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
+    """Shares of helpful and harmless responses, by model; the curve over rounds of revision; rewards."""
+    rows = context.lake.read_ungated(manifest)
+    metadata: dict[str, Any] = {}
+    table = []
+    for role in ("champion", "challenger"):
+        answered = rows.filter(role=role, mode=GREEDY)
+        for aspect in _ASPECTS:
+            share = Accuracy(int(answered[aspect].sum()), answered.height)
+            metadata[f"{role}_{aspect}"] = number(share.value)
+            table.append({"model": role, "share": aspect, "all": str(share), **_by_kind(answered, aspect)})
+        if answered["reward"].count():
+            metadata[f"{role}_reward"] = number(answered["reward"].mean())
+    metadata["helpful_and_harmless"] = Markdown(markdown_table(table))
+    for kind in (REVISION, IMPROVED):
+        curves = round_curves(rows, kind)
+        if curves:
+            from selfimprove_dagster.plots import line_chart
+
+            chart = line_chart(curves, x="round", y="share of responses", title=context.experiment.name)
+            metadata[f"by_round_{kind}"] = Picture(chart)
+    return metadata
+
+
+def round_curves(rows: pl.DataFrame, kind: str) -> dict[str, list[tuple[float, float]]]:
+    """By model and aspect: the share of held-out responses after each round of revision or improvement."""
+    return {
+        f"{role}, {aspect}": [(float(round_), number(part[aspect].mean())) for round_, part in rounds.items()]
+        for role in ("challenger", "champion")
+        if (rounds := judged_rounds(rows, role, kind))
+        for aspect in _ASPECTS
+    }
+
+
+def _by_kind(answered: pl.DataFrame, aspect: str) -> dict[str, str]:
+    by_kind = answered.drop_nulls("difficulty").group_by("difficulty").agg(pl.col(aspect).mean())
+    return {kind: f"{share:.0%}" for kind, share in by_kind.sort("difficulty").iter_rows()}

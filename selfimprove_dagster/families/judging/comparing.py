@@ -1,0 +1,141 @@
+"""A model as judge, over the language-model interface: comparisons in each order, and ratings.
+
+Bai et al. (2212.08073, section 4.1) and Lee et al. (2309.00267, sections 2.1 and 2.2). An answer is read off
+the probabilities of the option tokens: no text is generated or parsed, but for a chain of thought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from selfimprove_dagster.families.dialogues.constitution import Constitution
+from selfimprove_dagster.families.judging.preferences import (
+    clamped,
+    draw_principles,
+    expected_rating,
+    rescaled,
+)
+from selfimprove_dagster.families.judging.prompts import (
+    OPTIONS,
+    RATINGS,
+    REASONING_STOPS,
+    comparison_prompt,
+    rating_prompt,
+    reasoning_prompt,
+)
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.methods.rlaif.settings import JudgeSection
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt, by the ids of their records."""
+
+    prompt_id: str
+    prompt: str
+    response_ids: tuple[str, str]
+    texts: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Question:
+    pair: Pair
+    principle: str
+    order: int
+    repeat: bool
+    seed: int
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        first, second = self.pair.texts
+        return (first, second) if self.order == 0 else (second, first)
+
+
+def questions_of(
+    pair: Pair, constitution: Constitution, section: JudgeSection, seeds_from: Sequence[str | int]
+) -> list[_Question]:
+    """What the judge is asked of a pair: each principle in each order; of some pairs, again."""
+    names = [principle.name for principle in constitution.principles]
+    again = seed_of(*seeds_from, "repeated", pair.prompt) / 2**63 < section.repeated_share
+    questions = []
+    for repeat in (False, True) if again else (False,):
+        drawn = seed_of(*seeds_from, "principles", int(repeat), pair.prompt)
+        for principle in draw_principles(names, section.principles, drawn):
+            # Both orders are asked of a repeat too: an order alone would measure the position as well.
+            for order in (0, 1) if section.both_orders else (0,):
+                seed = seed_of(drawn, principle, order)
+                questions.append(_Question(pair, principle, order, repeat, seed))
+    return questions
+
+
+def compare_pairs(
+    model: LanguageModel,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    section: JudgeSection,
+    seeds_from: Sequence[str | int],
+    advance: Advance = lambda rows, tokens: None,
+) -> list[Draft]:
+    """One draft a comparison: the probability of (A) against (B), for each pair, principle and order.
+
+    Questions of one pair and order share what they can of their prompt: they differ from the question on.
+    `advance` is told of pairs done and tokens generated.
+    """
+    questions = [one for pair in pairs for one in questions_of(pair, constitution, section, seeds_from)]
+    asked = [(one.pair.prompt, constitution[one.principle].comparison, *one.shown) for one in questions]
+    thoughts = [""] * len(questions)
+    reasoning_prompts = [""] * len(questions)
+    if section.reasoning:
+        reasoning_prompts = [reasoning_prompt(*each) for each in asked]
+        parameters = SamplingParameters(
+            temperature=section.temperature, max_tokens=section.reasoning_tokens, stop=REASONING_STOPS
+        )
+        drawn = model.generate(
+            model.encode_many(reasoning_prompts),
+            [[one.seed] for one in questions],
+            parameters,
+            lambda rows, tokens: advance(0, tokens),
+        )
+        thoughts = [thought.text for (thought,) in drawn]
+    prompts = [comparison_prompt(*each, thought) for each, thought in zip(asked, thoughts, strict=True)]
+    likely = model.option_probabilities(
+        model.encode_many(prompts),
+        [model.encode_continuation(option) for option in OPTIONS],
+    )
+    advance(len(pairs), 0)
+    return [
+        Draft(
+            content={
+                "prompt_id": one.pair.prompt_id,
+                "response_ids": list(one.pair.response_ids),
+                "principle": one.principle,
+                "order": one.order,
+                "repeat": one.repeat,
+                "question": prompt,
+                "reasoning_prompt": before or None,
+                "reasoning": thought or None,
+                "seed": one.seed,
+            },
+            parents=[Parent(response, "compared") for response in one.pair.response_ids],
+            measures={"probability_a": clamped(first, section.clamp) if section.reasoning else first},
+        )
+        for one, prompt, before, thought, (first, _) in zip(
+            questions, prompts, reasoning_prompts, thoughts, likely, strict=True
+        )
+    ]
+
+
+def rate(
+    model: LanguageModel, prompts: Sequence[str], questions: Sequence[str], responses: Sequence[str]
+) -> list[float]:
+    """The expected rating of each response, from −1 to 1: the reward of direct RLAIF."""
+    likely = model.option_probabilities(
+        model.encode_many([rating_prompt(*each) for each in zip(prompts, questions, responses, strict=True)]),
+        [model.encode_continuation(rating) for rating in RATINGS],
+    )
+    return [rescaled(expected_rating(probabilities)) for probabilities in likely]

@@ -1,0 +1,123 @@
+"""The sections of the experiments in which a model, or people, judge."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from selfimprove_dagster.experiment.sections import (
+    Section,
+    TrainingSection,
+)
+from selfimprove_dagster.families.dialogues.settings import (
+    DialogueExperiment,
+)
+
+
+class PreferenceFilterSection(Section):
+    """Which preferences are trained on."""
+
+    minimum_margin: float = Field(
+        0.0, ge=0, le=1, description="least |2p − 1| of a preference's probability p"
+    )
+    hard_labels: bool = Field(
+        False, description="train on 1 for the likelier response: the control of an ablation"
+    )
+    held_out_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the pairs kept from training to measure the reward model"
+    )
+
+
+class RewardModelSection(Section):
+    """How the reward model is trained."""
+
+    steps: int = Field(ge=1, description="optimiser steps")
+    learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
+    batch_size: int = Field(ge=1, description="pairs a step")
+    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="learning rate over the steps"
+    )
+    gradient_accumulation: int = Field(1, ge=1, description="batches added up for one step")
+    max_length: int = Field(1024, ge=16, description="longest response with its prompt in tokens")
+    save_every: int = Field(100, ge=1, description="steps between saves from which a killed run goes on")
+
+
+class PolicyTrainingSection(TrainingSection):
+    """How the policy is trained on preferences.
+
+    `grpo` and `rloo` let it write and reward it; `dpo` trains on the pairs themselves and needs no reward
+    model. With `judge` as the reward (direct RLAIF) the expected rating of the judge, from −1 to 1, is it.
+    """
+
+    start_from: Literal["champion", "base"] = Field(
+        "champion", description="weights that training starts from, and that the KL term holds to"
+    )
+    algorithm: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="how the policy is optimised")
+    reward: Literal["reward_model", "judge"] = Field("reward_model", description="what rewards a response")
+    kl_coefficient: float = Field(0.05, ge=0, description="weight of the KL term (β); of DPO, its β")
+    group_size: int = Field(8, ge=2, description="responses a prompt that are compared with each other")
+    temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
+    max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
+
+
+class SupervisedStepSection(Section):
+    """RLHF's first step: fine-tuning on the responses that people chose."""
+
+    steps: int = Field(ge=0, description="optimiser steps; 0 leaves the step out")
+    learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
+    batch_size: int = Field(ge=1, description="examples a step")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="learning rate over the steps"
+    )
+
+
+class ComparisonPoolSection(Section):
+    """Which comparisons an iteration learns from."""
+
+    comparisons: int = Field(ge=1, description="comparisons in one iteration")
+    prompts: int = Field(
+        0, ge=0, description="most prompts on which the policy writes; 0 for those of all comparisons"
+    )
+
+
+class PreferenceExperiment(DialogueExperiment):
+    """What RLAIF and RLHF share: a policy that learns from pairs of responses."""
+
+    preferences: PreferenceFilterSection
+    reward_model: RewardModelSection
+    training: PolicyTrainingSection
+
+    @property
+    def rewards_with_model(self) -> bool:
+        """Whether a reward model is needed."""
+        return self.training.algorithm != "dpo" and self.training.reward == "reward_model"
+
+
+_FILE = {"file": "embedded"}
+
+
+_SMALL_REWARD = {"steps": 100, "learning_rate": 5e-4, "batch_size": 32, "warmup_fraction": 0.1}
+
+
+_SMALL_POLICY: dict[str, Any] = {
+    "start_from": "champion",
+    "algorithm": "grpo",
+    "steps": 40,
+    "learning_rate": 2e-4,
+    "batch_size": 32,
+    "warmup_fraction": 0.1,
+    "schedule": "constant",
+    "kl_coefficient": 0.05,
+    "group_size": 8,
+    "max_tokens": 48,
+    "save_every": 20,
+}
+
+
+_ON_POLICY = "policy optimisation is GRPO, not PPO, which TRL no longer has"
+
+
+_SMALL_STEPS = "100 steps of 32 pairs at 5e-4 for the reward model, 40 of 32 responses at 2e-4 for the policy"

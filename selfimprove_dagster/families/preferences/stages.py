@@ -1,0 +1,276 @@
+"""The stages that RLAIF and RLHF share: from pairs of responses to a policy that learnt from them.
+
+filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.families.dialogues.constitution import choose_principle
+from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.judging.comparing import rate
+from selfimprove_dagster.families.judging.trust import heed_self_knowledge
+from selfimprove_dagster.families.preferences import filters as preferences
+from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.preferences.policies import (
+    Reward,
+    fit_reward_model,
+    optimise_policy,
+    store_rollouts,
+)
+from selfimprove_dagster.families.trained.checkpoints import TrainingStage
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.method import Stage, stage
+from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
+from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.table import Table
+
+Start = Callable[[StageContext[Any]], Champion]
+"""The model that reward model and policy start from."""
+
+
+def store_pairs(
+    context: StageContext[Any],
+    candidates: pl.DataFrame,
+    inputs: Sequence[Manifest],
+    decisions_table: Table,
+    labelled_by: str,
+    parents: Callable[[dict[str, Any]], list[Parent]],
+) -> Result:
+    """filtered_dataset: the pairs that pass every rule, with the probability that the chosen is better."""
+    section = context.experiment.preferences
+    kept, decisions = preferences.filter_preferences(candidates, section.minimum_margin)
+    activity = context.activity(inputs=inputs, parameters={"preferences": section.model_dump()})
+    context.store_decisions(decisions_table, decisions, inputs, activity.id)
+    pairs = preferences.oriented(kept)
+    drafts = [
+        Draft(
+            content={
+                "question": row["prompt"],
+                "format": "preference",
+                "prompt": dialogue_prompt(row["prompt"]),
+                "chosen": f" {row['chosen'].strip()}",
+                "rejected": f" {row['rejected'].strip()}",
+                "prompt_id": row["prompt_id"],
+                "labelled_by": labelled_by,
+            },
+            parents=parents(row),
+            measures={
+                "probability": preferences.hard(row["probability"])
+                if section.hard_labels
+                else row["probability"]
+            },
+        )
+        for row in pairs.iter_rows(named=True)
+    ]
+    manifest = context.store(activity, drafts)
+    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
+    return context.result(
+        manifest,
+        preview=["prompt", "chosen", "rejected", "probability"],
+        metadata={
+            "candidates": candidates.height,
+            "kept_share": number(manifest.rows / max(candidates.height, 1)),
+            "mean_probability": number(pairs["probability"].mean()),
+            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
+        },
+    )
+
+
+def compared_pairs(
+    schema: Table,
+    pool_table: Table,
+    decisions_table: Table,
+    description: str,
+) -> Stage[Any]:
+    """filtered_dataset, where comparisons were made before: those of the pool that pass every rule."""
+
+    @stage(decisions_table, schema, after=[pool_table.stage], description=description)
+    def filtered_dataset(context: StageContext[Any]) -> Result:
+        pool_manifest, pool = context.read(pool_table)
+
+        def parents(row: dict[str, Any]) -> list[Parent]:
+            return [Parent(row["candidate_id"], "comparison")]
+
+        candidates = preferences.compared_candidates(pool)
+        giver = context.experiment.taught_by
+        by = f"the experiment {giver}" if giver else "people"
+        return store_pairs(context, candidates, [pool_manifest], decisions_table, by, parents)
+
+    return filtered_dataset
+
+
+def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> list[Stage[Any]]:
+    """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
+    dataset, reward_table = t.preference_dataset(method), t.reward_model(method)
+    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+
+    @stage(
+        reward_table,
+        after=[dataset.stage, *before],
+        description="A model that tells the better response, trained with TRL's RewardTrainer on labels that "
+        "are probabilities. Empty where training needs none (DPO, direct RLAIF).",
+        kinds=["pytorch", "huggingface"],
+        uses=["trainer"],
+    )
+    def reward_model(context: StageContext[Any]) -> Result:
+        return _train_reward_model(context, dataset, start)
+
+    @stage(
+        t.rollouts(method),
+        checkpoint,
+        after=[dataset.stage, reward_table.stage],
+        description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
+        "by DPO on the pairs. All that it wrote meanwhile stands in the table of rollouts.",
+        kinds=["pytorch", "huggingface"],
+        uses=["trainer"],
+    )
+    def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
+        if context.experiment.training.algorithm == "dpo":
+            return _train_on_pairs(context, dataset, start)
+        return _train_policy(context, dataset, reward_table, start)
+
+    return [reward_model, fine_tuned_checkpoint]
+
+
+def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start) -> Result:
+    from selfimprove_dagster.training.comparisons import tokenise_comparisons
+
+    experiment = context.experiment
+    manifest, pairs = context.read(dataset)
+    if not experiment.rewards_with_model:
+        algorithm, reward = experiment.training.algorithm, experiment.training.reward
+        activity = context.activity(inputs=[manifest], parameters={"algorithm": algorithm, "reward": reward})
+        reason = f"not needed: training.algorithm is {algorithm}, training.reward is {reward}"
+        return context.result(context.store(activity, []), ["model_id"], {"reason": reason})
+    section, share = experiment.reward_model, experiment.preferences.held_out_share
+    out = preferences.split_held_out(pairs["question"].to_list(), share, experiment.seed)
+    base = start(context)
+    training = TrainingStage.begin(
+        context, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
+    )
+    columns = ["prompt", "chosen", "rejected", "probability"]
+    held_out = tokenise_comparisons(base.path, pairs.filter(pl.Series(out)).select(columns).iter_rows())
+    shown = tokenise_comparisons(base.path, pairs.filter(~pl.Series(out)).select(columns).iter_rows())
+    outcome, judge = fit_reward_model(training, section, shown)
+    with closing(judge):
+        accuracy = judge.accuracy(held_out) if held_out else None
+    measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
+    shown_numbers = {"held_out_pairs": len(held_out), "held_out_accuracy": number(accuracy)}
+    return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
+
+
+def _train_on_pairs(context: StageContext[Any], dataset: Table, start: Start) -> Result:
+    from selfimprove_dagster.training.comparisons import tokenise_comparisons
+
+    section = context.experiment.training
+    manifest, pairs = context.read(dataset)
+    base = start(context)
+    training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
+    store_rollouts(training, t.rollouts(context.experiment.method), [], None, [])
+    columns = ["prompt", "chosen", "rejected", "probability"]
+    with training.progress(section.steps) as on_log:
+        outcome = context.trainer.optimise_preferences(
+            context.experiment,
+            section,
+            base.path,
+            tokenise_comparisons(base.path, pairs.select(columns).iter_rows()),
+            training.output,
+            seed=context.experiment.seed + context.iteration,
+            on_log=on_log,
+        )
+    return training.result(training.store(outcome), outcome)
+
+
+def _train_policy(
+    context: StageContext[Any],
+    dataset: Table,
+    reward_table: Table,
+    start: Start,
+) -> Result:
+    section = context.experiment.training
+    manifest, pairs = context.read(dataset)
+    reward_manifest, rewarding = context.read(reward_table)
+    base = start(context)
+    prompts = pairs.select("prompt_id", "question", "prompt").unique(
+        "question", keep="first", maintain_order=True
+    )
+    with _rewarding(context, rewarding, base, prompts) as (reward, reward_id, shaping, told):
+        training = TrainingStage.begin(
+            context,
+            manifest,
+            base,
+            {"training": section.model_dump(), "rewarded_by": reward_id, **shaping},
+            inputs=[reward_manifest],
+            about=told,
+        )
+        return optimise_policy(
+            training,
+            section,
+            prompts,
+            (reward, reward_id),
+            t.rollouts(context.experiment.method),
+            told,
+        )
+
+
+@contextmanager
+def _rewarding(
+    context: StageContext[Any],
+    rewarding: pl.DataFrame,
+    base: Champion,
+    prompts: pl.DataFrame,
+) -> Iterator[tuple[Reward, str, dict[str, Any], dict[str, str]]]:
+    """What rewards completions, the id of the model that does, the settings that shape its rewards, and what
+    was measured of it.
+    """
+    experiment = context.experiment
+    if experiment.rewards_with_model:
+        from selfimprove_dagster.training.reward import RewardModel
+
+        path, model_id = rewarding.select("path", "model_id").row(0)
+        judge = RewardModel.open(path, experiment.model.device)
+        try:
+            yield judge.score, model_id, {}, {}
+        finally:
+            judge.close()
+        return
+    from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
+
+    assert isinstance(experiment, RlaifExperiment)
+    constitution = experiment.constitution.load()
+    names = [principle.name for principle in constitution.principles]
+    section = experiment.judge.model
+    path = None if section else base.path
+    with context.language_model.open(section or experiment.model, path, scores=True) as model:
+        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
+        asked = {
+            tuple(ids): (
+                row["question"],
+                constitution[choose_principle(names, experiment.seed, "rating", row["question"])].rating,
+            )
+            for ids, row in zip(
+                prompt_token_ids(base.path, prompts["prompt"].to_list()),
+                prompts.iter_rows(named=True),
+                strict=True,
+            )
+        }
+        texts = decoder(base.path)
+
+        def reward(read: list[list[int]], written: list[list[int]]) -> list[float]:
+            about = [asked[tuple(ids)] for ids in read]
+            return rate(
+                model, [prompt for prompt, _ in about], [question for _, question in about], texts(written)
+            )
+
+        yield reward, model.model_id, {"constitution": constitution.hash}, verdict

@@ -1,0 +1,338 @@
+"""Self-Refine, Reflexion and PIT's rounds over the language-model interface.
+
+    model = open_language_model(path)
+    for one in improve(model, [Task("1", "How do I …?")], "self_refine", Refining(rounds=4, max_tokens=64)):
+        print(one.answer, one.stopped, one.error)
+
+Tasks of a round are asked in one batch, which those that are done leave. A task that fails keeps its error
+and its last good answer. What is drawn follows from `seeds_from`, the way (not of first answers), the kind of
+step, the round and the task's key, and from no other task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
+from selfimprove_dagster.families.dialogues.prompts import (
+    dialogue_prompt,
+    feedback_prompt,
+    improvement_prompt,
+    refinement_prompt,
+)
+from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
+from selfimprove_dagster.families.refining.ways import (
+    ANSWER,
+    CONTENT,
+    EVALUATION,
+    FAILED,
+    FEEDBACK,
+    FINE,
+    PIT,
+    REFLECTION,
+    REFLEXION,
+    ROUNDS,
+    SELF_REFINE,
+    UNCHANGED,
+    WAYS,
+    fault,
+    is_unchanged,
+    remembered,
+    says_fine,
+)
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, positions
+from selfimprove_dagster.lots import seed_of
+
+Seeds = Sequence[str | int]
+
+
+Asked = Callable[[Trajectory], str]
+
+
+T = TypeVar("T")
+
+
+def _silent(tasks: int, tokens: int) -> None:
+    """Nobody is told."""
+
+
+def improve(
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    way: str,
+    settings: Refining,
+    seeds_from: Seeds = (0,),
+    advance: Progress = _silent,
+    evaluate: Evaluate | None = None,
+) -> list[Trajectory]:
+    """The trajectories of the tasks, in order, by one of the ways; `evaluate` is Reflexion's alone.
+
+    `advance` is told of tasks that are done and of tokens drawn. Raises ExperimentError for an unknown way,
+    and ModelError where it is the model that fails, not a task.
+    """
+    if way == SELF_REFINE:
+        return self_refine(model, tasks, settings, seeds_from, advance)
+    if way == REFLEXION:
+        return reflexion(model, tasks, settings, seeds_from, advance, evaluate)
+    if way == PIT:
+        return improve_silently(model, tasks, settings, seeds_from, advance)
+    raise ExperimentError(f"there is no way {way!r} to refine an answer: use one of {', '.join(WAYS)}")
+
+
+def self_refine(
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    settings: Refining,
+    seeds_from: Seeds = (0,),
+    advance: Progress = _silent,
+) -> list[Trajectory]:
+    """Feedback and a better answer by turns, until the feedback is that it is fine (2303.17651, 2)."""
+    batch = _Batch(model, tasks, SELF_REFINE, settings, seeds_from, advance)
+    for number in batch.rounds():
+        batch.draw(FEEDBACK, number, _feedback)
+        batch.stop(FINE, _is_fine)
+        batch.draw(ANSWER, number, lambda one: refinement_prompt(one.task.prompt, _tried(one, settings)))
+        batch.stop(UNCHANGED, _repeats_itself)
+    return batch.trajectories
+
+
+def reflexion(
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    settings: Refining,
+    seeds_from: Seeds = (0,),
+    advance: Progress = _silent,
+    evaluate: Evaluate | None = None,
+) -> list[Trajectory]:
+    """Trial, evaluation and a reflection that is remembered, until the evaluator is content (2303.11366,
+    section 3, algorithm 1).
+
+    The last trial is shown with the reflections (as the authors' code may), and is not evaluated once the
+    rounds are used up. Without `evaluate` the model itself is asked, as the settings say.
+    """
+    batch = _Batch(model, tasks, REFLEXION, settings, seeds_from, advance)
+
+    def reflected(one: Trajectory) -> str:
+        shown = " ".join(remembered(one.texts(REFLECTION), settings.memory))
+        return refinement_prompt(one.task.prompt, [(one.answer or "", shown)])
+
+    for number in batch.rounds():
+        if evaluate is not None:
+            batch.evaluate(number, evaluate)
+        elif settings.evaluator == "feedback":
+            batch.draw(EVALUATION, number, _feedback)
+        else:
+            batch.score_fine(number)
+        batch.stop(CONTENT, _is_fine)
+        batch.draw(
+            REFLECTION,
+            number,
+            lambda one: feedback_prompt(one.task.prompt, one.answer or "", one.steps[-1].text),
+        )
+        batch.draw(ANSWER, number, reflected)
+    return batch.trajectories
+
+
+def improve_silently(
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    settings: Refining,
+    seeds_from: Seeds = (0,),
+    advance: Progress = _silent,
+) -> list[Trajectory]:
+    """A better answer than the last, round after round, without a word of how (2310.00898, section 3.4)."""
+    batch = _Batch(model, tasks, PIT, settings, seeds_from, advance)
+    for number in batch.rounds():
+        batch.draw(ANSWER, number, lambda one: improvement_prompt(one.task.prompt, one.answer or ""))
+        batch.stop(UNCHANGED, _repeats_itself)
+    return batch.trajectories
+
+
+class _Batch:
+    """The tasks of one way, of which those that are not done are asked together."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tasks: Sequence[Task],
+        way: str,
+        settings: Refining,
+        seeds_from: Seeds,
+        advance: Progress,
+    ) -> None:
+        self.model, self.settings, self.advance = model, settings, advance
+        self.trajectories = [Trajectory(task, way) for task in tasks]
+        self.seeds_from, self.way = seeds_from, way
+
+    @property
+    def active(self) -> list[Trajectory]:
+        return [one for one in self.trajectories if not one.stopped]
+
+    def rounds(self) -> Iterator[int]:
+        """1, 2, …, once first answers are there; what is left after the last has used up its rounds."""
+        for one in self.active:
+            if one.task.answer is not None and not one.task.answer.strip():
+                self._fail(one, "the first answer is empty")
+        self.draw(
+            ANSWER, 0, lambda one: dialogue_prompt(one.task.prompt), lambda one: one.task.answer is None
+        )
+        for number in range(1, self.settings.rounds + 1):
+            if not self.active:
+                return
+            yield number
+        self.stop(ROUNDS, lambda one: True)
+
+    def stop(self, why: str, holds: Callable[[Trajectory], bool]) -> None:
+        """Those of which it holds are done."""
+        for one in self.active:
+            if holds(one):
+                one.stopped = why
+                self.advance(1, 0)
+
+    def draw(
+        self,
+        kind: str,
+        number: int,
+        asked: Asked,
+        wanted: Callable[[Trajectory], bool] = lambda one: True,
+    ) -> None:
+        """Let the model write a text of this kind for each active task that is wanted."""
+        drawn = [one for one in self.active if wanted(one)]
+        prompts = [asked(one) for one in drawn]
+        read = self.model.encode_many(prompts)
+        # Ways that draw first answers draw the same.
+        named = (*self.seeds_from, *([self.way] if number else []), kind, number)
+        seeds = [seed_of(*named, one.task.key) for one in drawn]
+
+        def generate(rows: Sequence[int]) -> list[Generation]:
+            paths = self.model.generate(
+                [read[row] for row in rows],
+                [[seeds[row]] for row in rows],
+                self.settings.sampling,
+                lambda finished, tokens: self.advance(0, tokens),
+            )
+            return [path for (path,) in paths]
+
+        found = self._each(read, generate)
+        for row, (one, prompt, ids, seed) in enumerate(zip(drawn, prompts, read, seeds, strict=True)):
+            path = found[row]
+            if isinstance(path, str):
+                self._add(one, Step(kind, number, prompt, ids, error=path))
+                continue
+            judges = kind in (FEEDBACK, EVALUATION)
+            step = Step(
+                kind=kind,
+                round=number,
+                prompt=prompt,
+                prompt_token_ids=ids,
+                text=path.text,
+                token_ids=path.token_ids,
+                logprobs=path.logprobs,
+                finish_reason=path.finish_reason,
+                seed=seed,
+                is_fine=says_fine(path.text, self.settings.fine) if judges else None,
+                error=fault(kind, path.text, path.finish_reason),
+            )
+            self._add(one, step)
+
+    def score_fine(self, number: int) -> None:
+        """Evaluate by how probable it is that the feedback says that the answer is fine."""
+        scored = self.active
+        fine = self.model.encode_continuation(f" {self.settings.fine.strip()}")
+        prompts = [_feedback(one) for one in scored]
+        read = self.model.encode_many(prompts)
+
+        def score(rows: Sequence[int]) -> list[float]:
+            logprobs = self.model.score([read[row] for row in rows], [fine] * len(rows))
+            return [math.exp(sum(each)) for each in logprobs]
+
+        found = self._each([[*ids, *fine[:-1]] for ids in read], score)
+        for row, (one, prompt, ids) in enumerate(zip(scored, prompts, read, strict=True)):
+            value = found[row]
+            if isinstance(value, str):
+                self._add(one, Step(EVALUATION, number, prompt, ids, error=value))
+                continue
+            is_fine = value >= self.settings.fine_from
+            self._add(one, Step(EVALUATION, number, prompt, ids, score=value, is_fine=is_fine))
+
+    def evaluate(self, number: int, evaluate: Evaluate) -> None:
+        """The same by what somebody else finds."""
+        told = self.active
+        found = evaluate([one.task for one in told], [one.answer or "" for one in told]) if told else []
+        for one, verdict in zip(told, found, strict=True):
+            step = Step(
+                EVALUATION,
+                number,
+                prompt="",
+                prompt_token_ids=(),
+                text=verdict.text.strip(),
+                score=verdict.score,
+                is_fine=verdict.is_fine,
+            )
+            self._add(one, step)
+
+    def _add(self, one: Trajectory, step: Step) -> None:
+        one.steps.append(step)
+        if step.error:
+            self._fail(one, f"round {step.round}: {step.error}")
+
+    def _fail(self, one: Trajectory, error: str) -> None:
+        one.stopped, one.error = FAILED, error
+        self.advance(1, 0)
+
+    def _each(
+        self, read: Sequence[Sequence[int]], ask: Callable[[Sequence[int]], list[T]]
+    ) -> Mapping[int, T | str]:
+        """What `ask` gives of each row of `read`, or the error of that row.
+
+        Rows are asked in one batch; where the model refuses that, one by one. Raises ModelError where it
+        refuses every one of several rows, which is then no fault of theirs.
+        """
+        most = positions(self.model)
+        found: dict[int, T | str] = {
+            row: f"the prompt has {len(ids):,} tokens, and the model has {most:,} positions"
+            for row, ids in enumerate(read)
+            if len(ids) >= most
+        }
+        rows = [row for row in range(len(read)) if row not in found]
+        if not rows:
+            return found
+        try:
+            return found | dict(zip(rows, ask(rows), strict=True))
+        except ModelUnavailable:
+            raise
+        except ModelError as error:
+            refused: ModelError = error
+        good = 0
+        for row in rows:
+            try:
+                (found[row],) = ask([row])
+                good += 1
+            except ModelUnavailable:
+                raise
+            except ModelError as error:
+                found[row] = str(error)
+        if not good and len(rows) > 1:
+            raise refused
+        return found
+
+
+def _feedback(one: Trajectory) -> str:
+    return feedback_prompt(one.task.prompt, one.answer or "")
+
+
+def _tried(one: Trajectory, settings: Refining) -> list[tuple[str, str]]:
+    """The answers so far with the feedback on each; without `history` the last alone."""
+    tried = list(zip(one.answers.values(), one.texts(FEEDBACK), strict=True))
+    return tried if settings.history else tried[-1:]
+
+
+def _is_fine(one: Trajectory) -> bool:
+    return bool(one.steps[-1].is_fine)
+
+
+def _repeats_itself(one: Trajectory) -> bool:
+    before, after = [*one.answers.values()][-2:]
+    return is_unchanged(before, after)

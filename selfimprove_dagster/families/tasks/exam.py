@@ -1,0 +1,106 @@
+"""The exams of the methods: questions with an answer, by self-consistency's prompts; tasks with an output.
+
+Here, and nowhere else, are true answers read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Part
+from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection
+from selfimprove_dagster.families.tasks.tasks import task_prompt
+from selfimprove_dagster.filters.novelty import rouge_l_f1
+from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
+from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
+from selfimprove_dagster.rows import Rejected, file_name, text_field
+from selfimprove_dagster.seeds.files import DUPLICATE, Question, read_each
+
+
+@dataclass(frozen=True)
+class HeldOutTask(Question):
+    """A task with one input; `question` is both, `answer` the output."""
+
+    prompt: str = ""
+
+
+def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTask], list[Rejected]]:
+    """All tasks of a file (JSON Lines of instruction, input, output), and all lines that are none."""
+    path = Path(section.file)
+
+    def parse(row: Any, line: int) -> HeldOutTask:
+        instruction, given = text_field(row, "instruction"), str(row.get("input") or "")
+        difficulty = text_field(row, section.difficulty_field) if section.difficulty_field else None
+        return HeldOutTask(
+            f"{instruction}\n{given}".strip(),
+            file_name(path),
+            line,
+            section.licence,
+            text_field(row, "output"),
+            difficulty,
+            task_prompt(instruction, given),
+        )
+
+    return read_each(path, parse, lambda task: [(task.question, DUPLICATE)], section.rows)
+
+
+@dataclass(frozen=True)
+class TaskExam(Exam):
+    """Held-out tasks, put without any demonstration and answered greedily."""
+
+    experiment: SelfInstructExperiment | UnnaturalInstructionsExperiment
+    tasks: Sequence[HeldOutTask]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole exam, in the order in which it is sat."""
+        return [
+            Part("greedy", asked, len(asked))
+            for start in range(0, max(len(self.tasks), 1), PART_PATHS)
+            for asked in (self.tasks[start : start + PART_PATHS],)
+        ]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+        section = self.experiment.evaluation
+        return {
+            "questions": content_hash({"all": [vars(task) for task in self.tasks]}),
+            **section.model_dump(include={"measure", "least_rouge_l", "max_tokens", "stop"}),
+        }
+
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+        section, asked = self.experiment.evaluation, part.questions
+        parameters = SamplingParameters(
+            temperature=0.0, max_tokens=section.max_tokens, stop=tuple(section.stop)
+        )
+        prompts = model.encode_many([task.prompt for task in asked if isinstance(task, HeldOutTask)])
+        drawn = model.generate(prompts, [[0]] * len(prompts), parameters, progress)
+        return [
+            {
+                "question": task.question,
+                "source_file": task.source_file,
+                "source_line": task.source_line,
+                "difficulty": task.difficulty,
+                "expected": task.answer,
+                "mode": part.mode,
+                "predicted": path.text.strip() or None,
+                "text": path.text,
+                "correct": self._is_correct(path.text, task.answer or ""),
+            }
+            for task, (path,) in zip(asked, drawn, strict=True)
+        ]
+
+    def _is_correct(self, found: str, expected: str) -> bool:
+        section = self.experiment.evaluation
+        if section.measure == "rouge_l":
+            return rouge_l_f1(found, expected) >= section.least_rouge_l
+        return found.split() == expected.split()

@@ -1,0 +1,172 @@
+"""What every stage that trains a model shares: where it starts, where it writes, what it stores and shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfimprove_dagster.lake.disk import file_system_errors
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Activity, Draft, Parent
+from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.progress import ProgressReport
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.training.settings import TrainingOutcome
+
+OnLog = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One training of one stage: its activity, the model it starts from, and the dataset it reads."""
+
+    context: StageContext[Any]
+    activity: Activity
+    base: Champion
+    base_id: str
+    dataset: Manifest
+
+    @classmethod
+    def begin(
+        cls,
+        context: StageContext[Any],
+        dataset: Manifest,
+        base: Champion,
+        parameters: Mapping[str, Any],
+        inputs: Sequence[Manifest] = (),
+        about: Mapping[str, Any] | None = None,
+    ) -> TrainingStage:
+        """`parameters` are all settings that shape the outcome; `inputs` are read besides the dataset, and
+        `about` is told besides.
+        """
+        base_id = base.identity
+        activity = context.activity(
+            inputs=[dataset, *inputs],
+            parameters={**parameters, "dtype": context.experiment.model.dtype},
+            model_id=base_id,
+            about={"model_path": base.path, **(about or {})},
+        )
+        return cls(context, activity, base, base_id, dataset)
+
+    @property
+    def output(self) -> Path:
+        """The folder of the trained model."""
+        method, name = self.context.table.name.split("/")
+        experiment, iteration = self.context.experiment.name, self.context.iteration
+        kind = method if name == "fine_tuned_checkpoint" else f"{method}-{name}"
+        return self.context.home.checkpoint(experiment, iteration, kind, self.activity.id)
+
+    @contextmanager
+    def progress(self, steps: int) -> Iterator[OnLog]:
+        """What a trainer is to call with the entries of its log."""
+        with (
+            file_system_errors(self.output),
+            ProgressReport(self.context.table.name, steps, "steps", self.context.log) as report,
+        ):
+            yield lambda entry: report.advance(
+                int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens
+            )
+            report.found(steps - report.done)
+
+    def store(
+        self,
+        outcome: TrainingOutcome,
+        parents: Sequence[Parent] = (),
+        measures: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Commit the row of the trained model; `parents` come after its dataset and its base."""
+        from selfimprove_dagster.language_model.weights import weights_hash
+
+        log = [{key: entry.get(key) for key in ("step", "loss", "learning_rate")} for entry in outcome.log]
+        draft = Draft(
+            content={
+                "model_id": weights_hash(outcome.path),
+                "base_model_id": self.base_id,
+                "dataset_activity_id": self.dataset.activity.id,
+                "examples": outcome.examples,
+                "steps": outcome.steps,
+            },
+            parents=[
+                Parent(self.dataset.activity.id, "trained_on"),
+                Parent(self.base_id, "initialised_from"),
+                *parents,
+            ],
+            measures={
+                "path": str(outcome.path),
+                "tokens": outcome.tokens,
+                "seconds": outcome.seconds,
+                "first_loss": outcome.first_loss,
+                "final_loss": outcome.final_loss,
+                "log": log,
+                **(measures or {}),
+            },
+        )
+        spent = {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds}
+        return self.context.store(self.activity, [draft], spent)
+
+    def result(
+        self, manifest: Manifest, outcome: TrainingOutcome, metadata: Mapping[str, Any] | None = None
+    ) -> Result:
+        """What Dagster shows of it."""
+        return self.context.result(
+            manifest,
+            preview=["model_id", "base_model_id", "examples", "steps", "first_loss", "final_loss"],
+            metadata={
+                "started_from": self.base.name,
+                "examples": outcome.examples,
+                "final_loss": outcome.final_loss,
+                "training_tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
+                "checkpoint": Folder(str(outcome.path)),
+                "lineage": self.context.lineage_page,
+                "loss_curve": Picture((outcome.path / "loss.png").read_bytes()),
+                **(metadata or {}),
+            },
+        )
+
+
+def fine_tuned(
+    context: StageContext[Any],
+    dataset: Manifest,
+    base: Champion,
+    examples: Iterable[tuple[str, str]],
+    name: str = "training",
+) -> Result:
+    """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment."""
+    from selfimprove_dagster.training.tokenising import tokenise_examples
+
+    section = getattr(context.experiment, name)
+    training = TrainingStage.begin(context, dataset, base, {name: section.model_dump()})
+    with training.progress(section.steps) as on_log:
+        outcome = context.trainer.fine_tune(
+            context.experiment,
+            base.path,
+            tokenise_examples(base.path, examples),
+            training.output,
+            seed=context.experiment.seed + context.iteration,
+            on_log=on_log,
+            section=section,
+        )
+    return training.result(training.store(outcome), outcome)
+
+
+def trained_model(context: StageContext[Any], table: Table) -> Champion | None:
+    """The model that an earlier stage of this iteration trained; None where it trained none."""
+    _, trained = context.read(table)
+    if trained.is_empty():
+        return None
+    path, model_id = trained.select("path", "model_id").row(0)
+    return Champion(path, model_id, iteration=context.iteration)
+
+
+def starting_model(context: StageContext[Any]) -> Champion:
+    """The model that the experiment's training starts from."""
+    experiment = context.experiment
+    return (
+        context.champion if experiment.training.start_from == "champion" else Champion(experiment.model.path)
+    )

@@ -1,0 +1,311 @@
+"""The stages that every training method shares, written once: train, evaluate, promote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.evaluation.exam import (
+    Examinee,
+    accuracy,
+    accuracy_by_difficulty,
+    compare,
+    compare_rewards,
+    examine,
+)
+from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.promotion import decide_promotion
+from selfimprove_dagster.loop.rules import next_turn
+from selfimprove_dagster.method import Stage, stage
+from selfimprove_dagster.seeds import imports as seeds
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.shards import Request
+
+Report = Callable[[StageContext[Any], Manifest], dict[str, Any]]
+"""What Dagster shows of an evaluation besides accuracies."""
+
+
+def drawn_pool(
+    schema: Table,
+    description: str,
+    after: Sequence[str] = (),
+) -> Stage[Any]:
+    """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
+
+    @stage(schema, after=after, description=description)
+    def seed_pool(context: StageContext[Any]) -> Result:
+        imported = {}
+        if context.experiment.taught_by is None:
+            _, accepted, rejected = seeds.import_file(context.lake, context.experiment)
+            imported = {"imported_from_seed_file": accepted, "rejected_lines": rejected}
+        pool = seeds.pool(context.lake, context.experiment, context.iteration)
+        text = next(iter(schema.content))
+        activity = context.activity(
+            inputs=pool.inputs, parameters={f"{text}s": len(pool.chosen), "pool": pool.size}
+        )
+        drafts = [
+            Draft(
+                content={name: row[name] for name in schema.content},
+                parents=[Parent(row["id"], "seed")],
+                measures={name: row[name] for name in schema.measures},
+            )
+            for row in pool.chosen.iter_rows(named=True)
+        ]
+        return context.result(
+            context.store(activity, drafts),
+            preview=[text, "source_file", "source_line"],
+            metadata={
+                **imported,
+                "pool": pool.size,
+                "never_used_before": pool.fresh,
+            },
+        )
+
+    return seed_pool
+
+
+def drawn_responses(
+    schema: Table,
+    pool: Table,
+    description: str,
+    samples: int = 1,
+) -> Stage[Any]:
+    """`samples` responses to each prompt of a pool, drawn as the experiment's `responses` say."""
+
+    @stage(
+        schema,
+        after=[pool.stage],
+        description=description,
+        kinds=["parquet", "pytorch"],
+        uses=["language_model"],
+    )
+    def responses(context: StageContext[Any]) -> Result:
+        pool_manifest, prompts = context.read(pool)
+        requests = [
+            Request(
+                prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")], samples=samples
+            )
+            for id, prompt in prompts.select("id", "prompt").iter_rows()
+        ]
+        section = context.experiment.responses
+        manifest, shown = context.complete(
+            [pool_manifest],
+            {"responses": section.model_dump()},
+            requests,
+            size=section.shard,
+        )
+        return context.result(manifest, preview=["prompt", "sample_index", "text"], metadata=shown)
+
+    return responses
+
+
+def training_stages(
+    method: str, dataset: Table, report: Report = lambda context, manifest: {}
+) -> list[Stage[Any]]:
+    """fine_tuned_checkpoint → evaluation → promotion, for the method whose examples `dataset` holds."""
+    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+
+    @stage(
+        checkpoint,
+        after=[dataset.stage],
+        description="The model fine-tuned on the filtered dataset with TRL's SFTTrainer, prompts masked. "
+        "A killed run goes on from its last save.",
+        kinds=["pytorch", "huggingface"],
+        uses=["trainer"],
+    )
+    def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
+        return _train(context, dataset)
+
+    return [fine_tuned_checkpoint, *judging_stages(method, report)]
+
+
+def judging_stages(
+    method: str, report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
+) -> list[Stage[Any]]:
+    """evaluation → promotion of the method's fine-tuned checkpoint; the exam may read tables `after` it."""
+    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+    evaluation = tables.of(method, "evaluation")
+    promotion = tables.of(method, "promotion")
+
+    @stage(
+        evaluation,
+        after=[checkpoint.stage, *after],
+        description="Held-out accuracy of champion and challenger on the same questions, greedy and by "
+        "majority. The only stage that reads true answers.",
+        kinds=["parquet", "pytorch"],
+        uses=["language_model"],
+    )
+    def evaluation_asset(context: StageContext[TrainingExperiment]) -> Result:
+        return _evaluate(context, checkpoint, report)
+
+    @stage(
+        promotion,
+        after=[evaluation.stage],
+        description="Whether the checkpoint becomes the champion of the next iteration, and why.",
+    )
+    def promotion_asset(context: StageContext[Any]) -> Result:
+        return _promote(context, checkpoint, evaluation)
+
+    return [evaluation_asset, promotion_asset]
+
+
+def _train(context: StageContext[TrainingExperiment], dataset: Table) -> Result:
+    manifest, examples = context.read(dataset)
+    shown = examples.select("prompt", "completion").iter_rows()
+    return fine_tuned(context, manifest, starting_model(context), shown)
+
+
+def _evaluate(
+    context: StageContext[TrainingExperiment],
+    checkpoint: Table,
+    report: Report,
+) -> Result:
+    experiment, champion = context.experiment, context.champion
+    checkpoint_manifest, trained = context.read(checkpoint)
+    challenger_id, challenger_path = trained.select("model_id", "path").row(0)
+    champion_id = champion.identity
+    open_model = partial(context.language_model.open, experiment.model)
+    opened = open_exam(context.home, experiment, open_model, context.iteration)
+    exam = opened.exam
+    activity = context.activity(
+        inputs=[checkpoint_manifest, *opened.inputs],
+        parameters={"exam": exam.parameters, "champion": champion_id},
+        model_id=challenger_id,
+    )
+    with context.lake.writer(context.table, activity) as writer:
+        spent = examine(
+            writer,
+            exam,
+            [
+                Examinee("champion", champion_id, champion.path),
+                Examinee("challenger", challenger_id, challenger_path),
+            ],
+            remembered=partial(exam.remembered, context.lake, context.table, context.iteration),
+            open_model=open_model,
+            log=context.log,
+            allowance=context.allowance,
+        )
+        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    shown = {"rejected_evaluation_lines": len(opened.rejected), **report(context, manifest)}
+    return _report_evaluation(context, manifest, shown)
+
+
+def _report_evaluation(
+    context: StageContext[TrainingExperiment], manifest: Manifest, metadata: dict[str, Any]
+) -> Result:
+    rows = context.lake.read_ungated(manifest)
+    decided_in = context.experiment.decided_in
+    table = []
+    for mode in rows.drop_nulls("correct")["mode"].unique(maintain_order=True):
+        for role in ("champion", "challenger"):
+            measured = accuracy(rows, role, mode)
+            metadata[f"{role}_{mode}_accuracy"] = round(measured.value, 5)
+            table.append({"model": role, "mode": mode, "difficulty": "all", "accuracy": str(measured)})
+            table += [
+                {"model": role, "mode": mode, "difficulty": difficulty, "accuracy": str(part)}
+                for difficulty, part in accuracy_by_difficulty(rows, role, mode).items()
+            ]
+    comparison = compare(rows, decided_in)
+    low, high = comparison.interval
+    metadata |= {
+        "difference": round(comparison.difference, 5),
+        "difference_low": round(low, 5),
+        "difference_high": round(high, 5),
+        "accuracies": Markdown(markdown_table(table)),
+        "accuracy_by_iteration": Picture(_accuracy_chart(context)),
+    }
+    return context.result(
+        manifest, ["role", "mode", "question", "expected", "predicted", "correct"], metadata
+    )
+
+
+def _accuracy_chart(context: StageContext[TrainingExperiment]) -> bytes:
+    """Held-out accuracy of champion and challenger, iteration by iteration, up to this one."""
+    from selfimprove_dagster.plots import line_chart
+
+    mode = context.experiment.decided_in
+    series: dict[str, list[tuple[float, float]]] = {}
+    for manifest in context.lake.manifests(context.table.name, context.experiment.name):
+        if manifest.iteration <= context.iteration:
+            rows = context.lake.read_ungated(manifest)
+            for role in ("champion", "challenger"):
+                point = (float(manifest.iteration), accuracy(rows, role, mode).value)
+                series.setdefault(role, []).append(point)
+    return line_chart(
+        series,
+        x="iteration",
+        y=f"held-out accuracy ({mode.replace('_', ' ')})",
+        title=context.experiment.name,
+    )
+
+
+def _promote(context: StageContext[TrainingExperiment], checkpoint: Table, evaluation: Table) -> Result:
+    checkpoint_manifest, trained = context.read(checkpoint)
+    evaluation_manifest, rows = context.read(evaluation)
+    champion = context.champion
+    mode = context.experiment.decided_in
+    before, after = accuracy(rows, "champion", mode), accuracy(rows, "challenger", mode)
+    comparison = compare(rows, mode)
+    level = context.experiment.promotion.level
+    promoted, reason = decide_promotion(before, after, comparison, level, compare_rewards(rows, mode))
+    challenger = trained.row(0, named=True)
+    activity = context.activity(
+        inputs=[checkpoint_manifest, evaluation_manifest],
+        parameters={"level": level},
+        model_id=challenger["model_id"],
+    )
+    low, high = comparison.interval
+    champion_id = rows.filter(role="champion")["model_id"][0]
+    draft = Draft(
+        content={
+            "promoted": promoted,
+            "reason": reason,
+            "challenger_model_id": challenger["model_id"],
+            "champion_model_id": champion_id,
+            "questions": comparison.questions,
+            "gained": comparison.gained,
+            "lost": comparison.lost,
+        },
+        parents=[
+            Parent(challenger["id"], "challenger"),
+            Parent(champion_id, "champion"),
+            Parent(evaluation_manifest.activity.id, "judged_by"),
+        ],
+        measures={
+            "champion_path": champion.path,
+            "challenger_path": challenger["path"],
+            "champion_accuracy": before.value,
+            "challenger_accuracy": after.value,
+            "difference": comparison.difference,
+            "difference_low": low,
+            "difference_high": high,
+            "p_worse": comparison.p_worse,
+        },
+    )
+    manifest = context.store(activity, [draft])
+    context.log(reason)
+    step = next_turn(context.lake, context.experiment)
+    return context.result(
+        manifest,
+        preview=["promoted", "reason"],
+        metadata={
+            "promoted": promoted,
+            "reason": reason,
+            "difference": round(comparison.difference, 5),
+            "champion_of_next_iteration": champion_before(
+                context.lake, context.experiment, context.iteration + 1
+            ).path,
+            "lineage": context.lineage_page,
+            "what_follows": step.in_words,
+        },
+    )

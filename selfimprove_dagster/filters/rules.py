@@ -1,0 +1,164 @@
+"""Filters in a row, and the decisions they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from selfimprove_dagster.lots import lots
+
+Filter = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+DECISION_COLUMNS = {
+    "candidate_id": pl.String,
+    "rule": pl.String,
+    "kept": pl.Boolean,
+    "score": pl.Float64,
+    "threshold": pl.Float64,
+    "reason": pl.String,
+    "nearest_id": pl.String,
+}
+
+
+def apply_filters(candidates: pl.DataFrame, filters: Sequence[Filter]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidates (column `candidate_id`) that pass all filters, and every decision on the way.
+
+    Row order is kept. Each filter sees only what the ones before it kept.
+    """
+    decisions = [pl.DataFrame(schema=DECISION_COLUMNS)]
+    for decide in filters:
+        verdicts = decide(candidates)
+        decisions.append(verdicts)
+        kept = verdicts.filter("kept").select("candidate_id")
+        candidates = candidates.join(kept, on="candidate_id", how="semi", maintain_order="left")
+    return candidates, pl.concat(decisions)
+
+
+def decision(
+    candidates: pl.DataFrame,
+    rule: str,
+    *,
+    kept: pl.Expr,
+    reason: pl.Expr,
+    score: pl.Expr | None = None,
+    threshold: float | None = None,
+    nearest_id: pl.Expr | None = None,
+) -> pl.DataFrame:
+    """One decision a candidate, from expressions over the candidates' columns.
+
+    What cannot be decided, since a column has no value there, is dropped.
+    """
+    return candidates.select(
+        pl.col("candidate_id"),
+        pl.lit(rule).alias("rule"),
+        kept.fill_null(False).alias("kept"),
+        (pl.lit(None) if score is None else score).cast(pl.Float64).alias("score"),
+        pl.lit(threshold, dtype=pl.Float64).alias("threshold"),
+        reason.fill_null("nothing to decide it by: a value is missing").alias("reason"),
+        (pl.lit(None) if nearest_id is None else nearest_id).cast(pl.String).alias("nearest_id"),
+    )
+
+
+def could_be_read(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Keep what was read out of a completion without a problem (column `problem`, null for none)."""
+    problem = pl.col("problem")
+    return decision(candidates, "readable", kept=problem.is_null(), reason=problem.fill_null("could be read"))
+
+
+def drop_duplicates(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Keep the first of several equal texts (`text_key`) of one question (`question_id`)."""
+    first = pl.col("candidate_id").first().over("question_id", "text_key")
+    kept = pl.col("candidate_id") == first
+    reason = (
+        pl.when(kept)
+        .then(pl.lit("no equal path before it"))
+        .otherwise(pl.format("the same text as {}", first))
+    )
+    nearest = pl.when(kept).then(None).otherwise(first)
+    return decision(candidates, "duplicate", kept=kept, reason=reason, nearest_id=nearest)
+
+
+def at_most_per_question(most: int, seed: int) -> Filter:
+    """Keep at most so many candidates a question, drawn by lot from the seed and their `text_key`."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        candidates = candidates.with_columns(lots(candidates, ["question_id", "text_key"], seed))
+        rank = pl.col("lot").rank("ordinal").over("question_id")
+        reason = pl.format("number {} of its question by lot, at most {}", rank, pl.lit(most))
+        return decision(
+            candidates, "paths_per_question", kept=rank <= most, reason=reason, score=rank, threshold=most
+        )
+
+    return decide
+
+
+def perplexity_of(logprobs: pl.Expr) -> dict[str, pl.Expr]:
+    """`tokens`, `mean_logprob` (natural logarithm) and `perplexity` = exp(−mean) of a list column.
+
+    An empty list has a mean of 0 and a perplexity of 1: nothing was said, so nothing surprised.
+    """
+    mean = logprobs.cast(pl.List(pl.Float64)).list.mean().fill_null(0.0)
+    return {
+        "tokens": logprobs.list.len().cast(pl.Int32),
+        "mean_logprob": mean,
+        "perplexity": (-mean).exp(),
+    }
+
+
+def perplexity_at_most(threshold: float) -> Filter:
+    """Keep candidates whose `perplexity` is at most `threshold`."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        score = pl.col("perplexity")
+        reason = pl.format("perplexity {} against at most {}", score.round(3), pl.lit(threshold))
+        return decision(
+            candidates, "perplexity", kept=score <= threshold, reason=reason, score=score, threshold=threshold
+        )
+
+    return decide
+
+
+def agrees_with_vote(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Keep paths whose answer is the voted one. Columns: `answer`, `voted_answer`, both canonical."""
+    agrees = (pl.col("answer") == pl.col("voted_answer")).fill_null(False)
+    reason = (
+        pl.when(agrees)
+        .then(pl.format("answers {}, as the vote does", "answer"))
+        .when(pl.col("answer").is_null())
+        .then(pl.lit("states no answer that can be read"))
+        .otherwise(pl.format("answers {}; the vote is {}", "answer", "voted_answer"))
+    )
+    return decision(candidates, "agrees_with_vote", kept=agrees, reason=reason)
+
+
+def vote_share_at_least(threshold: float) -> Filter:
+    """Keep paths of questions whose voted answer has at least this share of the valid votes."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        share = pl.col("vote_share")
+        reason = pl.format("vote share {} against at least {}", share.round(4), pl.lit(threshold))
+        return decision(
+            candidates, "vote_share", kept=share >= threshold, reason=reason, score=share, threshold=threshold
+        )
+
+    return decide
+
+
+def votes_at_least(threshold: int) -> Filter:
+    """Keep paths of questions on which at least so many valid votes were cast."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        votes = pl.col("n_valid")
+        reason = pl.format("{} valid votes against at least {}", votes, pl.lit(threshold))
+        return decision(
+            candidates,
+            "valid_votes",
+            kept=votes >= threshold,
+            reason=reason,
+            score=votes,
+            threshold=threshold,
+        )
+
+    return decide

@@ -1,0 +1,270 @@
+"""One partition on the disk: its manifest, and the writer that commits it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from selfimprove_dagster.errors import PartitionBusy
+from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, sync, write_atomically
+from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.lake.revocations import Ledger, edges_of, fall
+from selfimprove_dagster.table import Table
+
+Partition = Mapping[str, str]
+
+
+_SPENT = "selfimprove.spent"
+"""Key of the metadata of a Parquet file."""
+
+
+def partition_of(experiment: str, iteration: int) -> dict[str, str]:
+    """The partition of one iteration of one experiment."""
+    return {"experiment": experiment, "iteration": f"{iteration:03d}"}
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One committed Parquet file; `checksum` is `b2:` and the blake2b-128 of its bytes."""
+
+    name: str
+    rows: int
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a committed partition consists of and which activity made it.
+
+    `purged` rows of it were removed from the disk for good; `edition` counts the times that happened.
+    """
+
+    directory: Path
+    table: str
+    partition: dict[str, str]
+    activity: Activity
+    files: tuple[ShardFile, ...]
+    committed_at: str
+    purged: int = 0
+    edition: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows on the disk; those that were withdrawn count."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.directory / file.name for file in self.files]
+
+    @property
+    def experiment(self) -> str:
+        return self.partition["experiment"]
+
+    @property
+    def iteration(self) -> int:
+        """The iteration, or -1 for tables that are not kept by iteration."""
+        return int(self.partition.get("iteration", -1))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What work with a model took: tokens generated, and seconds in which it did nothing else."""
+
+    tokens: int = 0
+    model_seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.tokens + other.tokens, self.model_seconds + other.model_seconds)
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold a partition's lock. Raises PartitionBusy when another process does."""
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        with file_system_errors(directory):
+            lock.acquire()
+    except Timeout:
+        table, partition = "/".join(directory.parts[-4:-2]), ", ".join(directory.parts[-2:])
+        raise PartitionBusy(
+            f"{table} {partition.replace('=', ' ')} is being written by another process; "
+            "wait for it to end, or stop it, then run again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass
+class PartitionWriter:
+    """Writes one partition; made by `Lake.writer`, which holds the lock."""
+
+    directory: Path
+    schema: Table
+    activity: Activity
+    ledger: Ledger
+    edition: int = 0
+
+    @property
+    def committed_shards(self) -> set[int]:
+        """Shards that an earlier attempt at this same activity left whole."""
+        prefix = self._prefix
+        names = (path.name for path in self.directory.glob(f"{prefix}*.parquet"))
+        return {int(name.removeprefix(prefix).removesuffix(".parquet")) for name in names}
+
+    def read_shard(self, index: int) -> pl.DataFrame:
+        """The rows of a shard that is already there."""
+        return read_parquet(self._path(index))
+
+    @property
+    def spent(self) -> Spent:
+        """What all committed shards took, those of earlier attempts included."""
+        return sum((spent_on(self._path(index)) for index in self.committed_shards), Spent())
+
+    def write_shard(
+        self, index: int, frame: pl.DataFrame, *, spent: Spent | None = None, overwrite: bool = False
+    ) -> None:
+        """Write one shard durably, with what it took. One that is there is an error unless `overwrite`."""
+        path = self._path(index)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"shard {index} of {self.schema.name} is already written: {path}")
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in self.schema.polars.items())
+        temporary = self.directory / f".{path.name}.{os.getpid()}.tmp"
+        with file_system_errors(path):
+            try:
+                metadata = {_SPENT: json.dumps(vars(spent))} if spent else None
+                frame.write_parquet(temporary, compression="zstd", metadata=metadata)
+                sync(temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def commit(self, about: Mapping[str, Any] | None = None) -> Manifest:
+        """Publish all shards of this activity in one step, then clear away what they replace.
+
+        `about` is added to the activity's own (token counts, seconds). Rows that descend from revoked ones
+        fall with them: a stage may have read those before. No such row slips through, since what fell is
+        looked up, and the manifest put in place, under the lock that a revocation is applied under: one that
+        came before is heeded here, and one that comes after finds this partition in the lake.
+        """
+        indices = sorted(self.committed_shards)
+        if not indices:
+            raise ValueError(f"{self.schema.name} {dict(self.activity.partition)}: no shard was written")
+        activity = self.activity.to_json()
+        activity["about"] = {**activity["about"], **(about or {})}
+        target = self.directory / "manifest.json"
+        with file_system_errors(target), self.ledger.lock():
+            purged = self._let_fall(indices)
+            files = [self._shard_file(index) for index in indices]
+            manifest = {
+                "table": self.schema.name,
+                "partition": dict(self.activity.partition),
+                "rows": sum(file.rows for file in files),
+                "purged": purged,
+                "edition": self.edition,
+                "files": [vars(file) for file in files],
+                "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+                "activity": activity,
+            }
+            # Half surrogate pairs (file names that are no UTF-8) would make the file unreadable to DuckDB.
+            text = json.dumps(manifest, indent=1, ensure_ascii=False)
+            write_atomically(target, text.encode(errors="replace"))
+        named = {file.name for file in files}
+        for path in self.directory.glob("*.parquet"):
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+        for path in self.directory.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        return load_manifest(target)
+
+    def rewrite_without(self, manifest: Manifest, ids: pl.Series) -> Manifest:
+        """Commit the partition again as it is but without some rows, in new files beside the old ones."""
+        fresh = replace(self, activity=manifest.activity, edition=manifest.edition + 1)
+        for path in manifest.paths:
+            kept = read_parquet(path).filter(~pl.col("id").is_in(ids.implode()))
+            index = int(path.stem.rsplit("-", 1)[1])
+            fresh.write_shard(index, kept, spent=spent_on(path), overwrite=True)
+        return fresh.commit()
+
+    def _let_fall(self, indices: Sequence[int]) -> int:
+        """Withdraw the rows that fall, and take those out of the shards whose text was purged.
+
+        Returns how many rows of this activity were purged.
+        """
+        paths = [self._path(index) for index in indices]
+        rows = pl.concat([read_parquet(path, ["id", "parents"]) for path in paths])
+        roots = self.ledger.all_withdrawn()
+        if "licence" in self.schema.content and self.ledger.folder.is_dir():
+            whole = pl.concat([read_parquet(path) for path in paths])
+            roots = pl.concat([roots, self.ledger.named(self.activity.partition["experiment"], whole)])
+        fallen = fall(edges_of(rows), roots).join(rows, on="id", how="semi")
+        self.ledger.withdraw(self.activity.id, fallen)
+        withdrawn = self.ledger.withdrawn(self.activity.id)
+        purged = withdrawn.filter(pl.col("revocation").is_in(list(self.ledger.has("purging"))))["id"]
+        for index in indices if len(purged) else ():
+            shard = self.read_shard(index)
+            kept = shard.filter(~pl.col("id").is_in(purged.implode()))
+            if len(kept) < len(shard):
+                self.write_shard(index, kept, spent=spent_on(self._path(index)), overwrite=True)
+        return purged.n_unique()
+
+    def _shard_file(self, index: int) -> ShardFile:
+        path = self._path(index)
+        rows = pl.scan_parquet(path, hive_partitioning=False, glob=False).select(pl.len()).collect().item()
+        return ShardFile(path.name, rows, path.stat().st_size, file_checksum(path))
+
+    @property
+    def _prefix(self) -> str:
+        edition = f".{self.edition}" if self.edition else ""
+        return f"part-{self.activity.id.removeprefix('act:')[:12]}{edition}-"
+
+    def _path(self, index: int) -> Path:
+        return self.directory / f"{self._prefix}{index:05d}.parquet"
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    return pl.read_parquet(path, columns=columns, hive_partitioning=False, glob=False)
+
+
+def spent_on(path: Path) -> Spent:
+    """What the rows of a shard took, as its file says; nothing where it says nothing."""
+    return Spent(**json.loads(pl.read_parquet_metadata(path).get(_SPENT, "{}")))
+
+
+def edition_of(directory: Path, activity: Activity) -> int:
+    """Of the files to write: a partition that was purged, made again, goes on with those of its purge."""
+    try:
+        manifest = load_manifest(directory / "manifest.json")
+    except FileNotFoundError:
+        return 0
+    return manifest.edition if manifest.activity.id == activity.id else 0
+
+
+def load_manifest(path: Path) -> Manifest:
+    data = json.loads(path.read_text())
+    return Manifest(
+        directory=path.parent,
+        table=data["table"],
+        partition=data["partition"],
+        activity=Activity.from_json(data["activity"]),
+        files=tuple(ShardFile(**file) for file in data["files"]),
+        committed_at=data["committed_at"],
+        purged=data.get("purged", 0),
+        edition=data.get("edition", 0),
+    )

@@ -1,0 +1,90 @@
+"""Taint: which checkpoints learnt from what was revoked.
+
+A checkpoint is tainted when examples of its dataset fell that were there as it was trained, when it started
+from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said
+of the whole model, since nobody can say what a single example did to its weights. What was tainted stays on
+record with the revocation, whatever is made anew or purged, until that is lifted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.tables import holds_models
+
+REWARDED_BY = "rewarded_by"
+"""The role of a model whose scores another was trained to raise."""
+
+
+Withdrawn = Callable[[str], pl.DataFrame]
+"""`id, revocation` of the rows of an activity that fell."""
+
+
+def tainted_models(lake: Lake, experiment: str) -> dict[str, str]:
+    """Ids of the experiment's tainted models, each with the reason."""
+    revocations = lake.ledger.revocations(experiment)
+    if not revocations:
+        return {}
+    recorded: dict[str, str] = {}
+    for revocation in revocations:
+        recorded |= revocation.events.get("applied", {}).get("tainted", {}).get(experiment, {})
+    return recorded | taint(lake, experiment, lake.ledger.withdrawn)
+
+
+def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
+    """The same for the checkpoints that stand in the lake, were these rows withdrawn."""
+    manifests = lake.manifests(experiment=experiment)
+    activities = {manifest.activity.id: manifest.activity for manifest in manifests}
+    checkpoints = [
+        (manifest, row)
+        for manifest in manifests
+        if holds_models(manifest.table)
+        for row in lake.read_whole(manifest).iter_rows(named=True)
+    ]
+    reasons: dict[str, str] = {}
+    while True:
+        known = len(reasons)
+        for manifest, row in checkpoints:
+            reason = _learnt(manifest, row, withdrawn) or _handed_down(row, activities, reasons)
+            if reason:
+                reasons.setdefault(row["model_id"], reason)
+        if len(reasons) == known:
+            return reasons
+
+
+def _learnt(manifest: Manifest, row: Mapping[str, Any], withdrawn: Withdrawn) -> str:
+    fallen = withdrawn(row["dataset_activity_id"])
+    left_out = fallen.filter(pl.col("revocation").is_in(manifest.activity.about.get("revocations", [])))
+    learnt = fallen.join(left_out, on="id", how="anti")
+    if learnt.is_empty():
+        return ""
+    revocations = ", ".join(learnt["revocation"].unique().sort())
+    return f"it was trained on {learnt['id'].n_unique():,} examples that were revoked ({revocations})"
+
+
+def _handed_down(
+    row: Mapping[str, Any], activities: Mapping[str, Activity], reasons: Mapping[str, str]
+) -> str:
+    if row["base_model_id"] in reasons:
+        return f"it started from {row['base_model_id']}, which is tainted"
+    rewarding = [
+        edge["id"] for edge in row["parents"] if edge["role"] == REWARDED_BY and edge["id"] in reasons
+    ]
+    if rewarding:
+        return f"it was rewarded by {rewarding[0]}, which is tainted"
+    pending, seen = [row["dataset_activity_id"]], set()
+    while pending:
+        activity = activities.get(pending.pop())
+        if activity is None or activity.id in seen:
+            continue
+        seen.add(activity.id)
+        if activity.model_id in reasons:
+            return f"it was trained on text of {activity.model_id}, which is tainted"
+        pending += activity.inputs
+    return ""

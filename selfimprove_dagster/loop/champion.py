@@ -1,0 +1,80 @@
+"""The champion of an experiment: the last promoted checkpoint that is not tainted, or the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import partial
+
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.taint import tainted_models
+
+NEWEST = 1_000_000
+"""An iteration after all."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that an iteration starts from.
+
+    `model_id` is known for promoted checkpoints and None for the base model before anything opened it;
+    `iteration` is the one that promoted it, None for the base model; `method` did it, in a chain of several.
+    """
+
+    path: str
+    model_id: str | None = None
+    iteration: int | None = None
+    promotion_activity_id: str | None = None
+    method: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.iteration is None:
+            return "the base model"
+        by = f"{self.method}, " if self.method else ""
+        return f"the checkpoint of {by}iteration {self.iteration}"
+
+    @property
+    def identity(self) -> str:
+        """Its `model_id`; that of the base model is read off its weights. Raises ModelError without any."""
+        from selfimprove_dagster.language_model.folder import model_folder
+        from selfimprove_dagster.language_model.weights import weights_hash
+
+        return self.model_id or weights_hash(model_folder(self.path))
+
+
+def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:
+    """When a method of a chain had its turn: the iteration, and the method's place in it."""
+    method = manifest.table.split("/")[0]
+    return manifest.iteration, experiment.chain.index(method) if method in experiment.chain else -1
+
+
+def champion_before(
+    lake: Lake, experiment: Experiment, iteration: int, tainted: Container[str] | None = None
+) -> Champion:
+    """The champion that the experiment's method starts from in iteration `iteration`: what was promoted last
+    before, by an earlier iteration or by a method before it in the chain, and is clean.
+
+    `tainted` are the ids of models to pass over; by default, those that learnt from what was revoked.
+    """
+    if tainted is None:
+        tainted = tainted_models(lake, experiment.name)
+    turn = (iteration, experiment.chain.index(experiment.method))
+    for manifest in sorted(
+        lake.manifests("*/promotion", experiment.name), key=partial(turn_of, experiment), reverse=True
+    ):
+        if turn_of(experiment, manifest) >= turn:
+            continue
+        row = lake.read(manifest.table, manifest.partition).row(0, named=True)
+        if row["promoted"] and row["challenger_model_id"] not in tainted:
+            return Champion(
+                path=row["challenger_path"],
+                model_id=row["challenger_model_id"],
+                iteration=manifest.iteration,
+                promotion_activity_id=manifest.activity.id,
+                method=manifest.table.split("/")[0] if len(experiment.chain) > 1 else None,
+            )
+    return Champion(path=experiment.model.path)

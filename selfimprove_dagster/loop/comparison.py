@@ -1,0 +1,163 @@
+"""Experiments side by side: what each gained, what it cost, how varied its data is, and what it dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
+from selfimprove_dagster.evaluation.exam import accuracy, compare
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.loop.rules import finished_iterations
+from selfimprove_dagster.methods.refinement.exam import after_rounds
+from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
+from selfimprove_dagster.methods.self_knowledge.tables import METHOD as SELF_KNOWLEDGE
+from selfimprove_dagster.work.progress import duration
+
+_WRITTEN = ("completion", "chosen", "output")
+"""The column of a dataset that holds what is learnt to be written."""
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """What one method of an experiment came to; None where it has nothing of the kind.
+
+    `before`, `after`: held-out accuracy of the model that it began with and of its last champion; `change` is
+    the difference on the same questions with its 95% interval. Where nothing is trained they are those of
+    first answers and of answers refined in the best `way`, or of picks by lot and of the model's own picks.
+    `distinct`: distinct word 4-grams over all of what was trained on. `dropped`: candidates that each rule
+    dropped, the most first.
+    """
+
+    experiment: str
+    method: str
+    iterations: int
+    promoted: int | None
+    before: float | None
+    after: float | None
+    change: tuple[float, float, float] | None
+    way: str
+    tokens: int
+    model_seconds: float
+    seconds: float
+    examples: int
+    distinct: float | None
+    dropped: tuple[tuple[str, int], ...]
+
+
+def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
+    """What the experiment's method came to in all of its finished iterations."""
+    finished = finished_iterations(lake, experiment)
+    numbers = {one.iteration for one in finished}
+    stages: dict[str, list[Manifest]] = {}
+    for manifest in lake.manifests(f"{experiment.method}/*", experiment.name):
+        if manifest.iteration in numbers:
+            stages.setdefault(manifest.table.split("/")[1], []).append(manifest)
+    datasets = [lake.read_ungated(one) for one in stages.get("filtered_dataset", ())]
+    written = [
+        text
+        for rows in datasets
+        for name in [name for name in _WRITTEN if name in rows.columns][:1]
+        for text in rows[name]
+    ]
+    decisions = [one for name, found in stages.items() if name.endswith("decisions") for one in found]
+    dropped: Counter[str] = Counter()
+    for one in decisions:
+        counted = lake.read_ungated(one).filter(~pl.col("kept")).group_by("rule").len()
+        dropped.update(dict(counted.iter_rows()))
+    promotions = [one.promoted for one in finished if one.promoted is not None]
+    before, after, change, way = _scores(lake, experiment, stages) if finished else (None, None, None, "")
+    return MethodSummary(
+        experiment=experiment.name,
+        method=experiment.method,
+        iterations=len(finished),
+        promoted=sum(promotions) if promotions else None,
+        before=before,
+        after=after,
+        change=change,
+        way=way,
+        tokens=sum(one.tokens for one in finished),
+        model_seconds=sum(one.model_seconds for one in finished),
+        seconds=sum(one.seconds for one in finished),
+        examples=sum(map(len, datasets)),
+        distinct=distinct_ngram_share(written) if written else None,
+        dropped=tuple(dropped.most_common()),
+    )
+
+
+Scores = tuple[float | None, float | None, tuple[float, float, float] | None, str]
+
+
+def _scores(lake: Lake, experiment: Experiment, stages: Mapping[str, Sequence[Manifest]]) -> Scores:
+    """What is compared of a method, and how it changed."""
+    if experiment.method == SELF_KNOWLEDGE:
+        row = lake.read_ungated(stages["discrimination_gap"][-1]).row(0, named=True)
+        change = row["gap"], row["gap_low"], row["gap_high"]
+        return row["generation"], row["discrimination"], change, f"picked by {row['by']}"
+    if experiment.method == REFINEMENT:
+        original, *refined = after_rounds(lake.read_ungated(stages["evaluation"][-1]))
+        if not refined:
+            return original.correct.value, None, None, ""
+        last = {one.way: one for one in refined}
+        best = max(last.values(), key=lambda one: one.correct.value)
+        change = best.against_original.difference, *best.against_original.interval
+        return original.correct.value, best.correct.value, change, best.way.replace("_", "-")
+    sat, mode = _sat(lake, stages["evaluation"]), experiment.decided_in
+    compared = compare(sat, mode)
+    before, after = (accuracy(sat, role, mode).value for role in ("champion", "challenger"))
+    return before, after, (compared.difference, *compared.interval), ""
+
+
+def _sat(lake: Lake, evaluations: Sequence[Manifest]) -> pl.DataFrame:
+    """The answers of the first iteration's champion, and as challenger's those of the last champion."""
+    frames = [lake.read_ungated(one) for one in evaluations]
+    first, last = frames[0], frames[-1]
+    promoted = {
+        row["challenger_model_id"]
+        for one in evaluations
+        for row in lake.read_ungated(
+            lake.manifest(one.table.replace("evaluation", "promotion"), one.partition)
+        ).iter_rows(named=True)
+        if row["promoted"]
+    }
+    role = "challenger" if last.filter(role="challenger")["model_id"][0] in promoted else "champion"
+    after = last.filter(role=role).with_columns(role=pl.lit("challenger"))
+    return pl.concat([first.filter(role="champion"), after])
+
+
+HEADINGS = (
+    *("experiment", "promoted", "held-out accuracy", "change", "tokens", "model", "in all", "examples"),
+    *("distinct", "dropped"),
+)
+
+
+def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
+    """A summary in words, one of each of `HEADINGS`; of the rules, those that dropped the most."""
+    change = "–"
+    if one.change is not None:
+        difference, low, high = one.change
+        change = f"{difference:+.1%} [{low:+.1%}, {high:+.1%}]"
+    way = f" ({one.way})" if one.way else ""
+    return [
+        one.experiment if one.experiment == one.method else f"{one.experiment}: {one.method}",
+        "–" if one.promoted is None else f"{one.promoted} of {one.iterations}",
+        "–" if one.before is None or one.after is None else f"{one.before:.1%} → {one.after:.1%}{way}",
+        change,
+        f"{one.tokens:,}",
+        duration(one.model_seconds),
+        duration(one.seconds),
+        f"{one.examples:,}" if one.distinct is not None else "–",
+        "–" if one.distinct is None else f"{one.distinct:.2f}",
+        ", ".join(f"{rule} {count:,}" for rule, count in one.dropped[:most_rules]) or "–",
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The `cells` of summaries as a table; they hold numbers and checked names, nothing to escape."""
+    lines = (HEADINGS, ["---"] * len(HEADINGS), *rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,194 @@
+"""When to iterate again, and when to stop and why. Plain functions: sensors and the CLI both ask them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from selfimprove_dagster import tables
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.sections import BudgetSection
+from selfimprove_dagster.known_experiments import EXPERIMENTS
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, Spent, spent_on
+from selfimprove_dagster.methods.pit.seeds import newest_preferences
+from selfimprove_dagster.work.budget import _committed, _overspent, _seconds, _spent
+
+_YIELDS = {
+    "lmsi": ("raw_generations", "filtered_dataset", ("paths", "examples")),
+    "toolformer": ("seed_pool", "filtered_dataset", ("texts", "texts with calls")),
+    "constitutional": ("raw_generations", "filtered_dataset", ("responses", "examples")),
+    "rlaif": ("ai_preferences", "filtered_dataset", ("pairs", "pairs kept")),
+    "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
+    "refinement": ("raw_generations", "refinements", ("first answers", "steps")),
+    "self_knowledge": ("questions", "discrimination_score", ("questions", "picks")),
+    "pit": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
+}
+
+
+_YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
+"""What a method generates, what of it passes the filters, and what people call the two."""
+
+
+@dataclass(frozen=True)
+class IterationSummary:
+    """What the stop rules need to know of a finished iteration.
+
+    `promoted` is None where nothing is trained. `candidates` and `yielded`: what was generated, and what
+    passed the filters; `words` call them.
+    """
+
+    iteration: int
+    promoted: bool | None
+    candidates: int
+    yielded: int
+    tokens: int
+    seconds: float
+    model_seconds: float = 0.0
+    decided_by: str = ""
+    words: tuple[str, str] = ("paths", "examples")
+
+    @property
+    def share(self) -> float:
+        """What of the generated passed the filters, from 0 to 1."""
+        return self.yielded / self.candidates if self.candidates else 0.0
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Run this iteration next; in a chain, this method of it. `after` names the decision that it follows."""
+
+    iteration: int
+    after: str
+    method: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        return f"iteration {self.iteration} of {self.method}"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Do not go on, and why."""
+
+    reason: str
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        return self.reason
+
+
+def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Continue | Stop:
+    """What follows the finished iterations (in order): the next one, or a stop with its reason."""
+    if not finished:
+        return Continue(0, after="start")
+    last = finished[-1]
+    spent = sum((Spent(summary.tokens, summary.model_seconds) for summary in finished), Spent())
+    hours = sum(summary.seconds for summary in finished) / 3600
+    share = last.share
+    unpromoted = 0
+    for summary in reversed(finished):
+        if summary.promoted is not False:
+            break
+        unpromoted += 1
+    if last.iteration + 1 >= budget.iterations:
+        done = last.iteration + 1
+        return Stop(f"iteration budget spent: {done} of {budget.iterations} iterations are done")
+    if over := _overspent(budget, spent):
+        return Stop(over.reason)
+    if budget.hours is not None and hours >= budget.hours:
+        return Stop(f"hour budget spent: {hours:.2f} of {budget.hours:.2f} hours")
+    if share < budget.minimum_yield:
+        return Stop(
+            f"yield near zero: {last.yielded:,} {last.words[1]} from {last.candidates:,} {last.words[0]} in "
+            f"iteration {last.iteration}, {share:.2%} against at least {budget.minimum_yield:.2%}"
+        )
+    if unpromoted >= budget.patience:
+        return Stop(f"no gain: none of the last {unpromoted} iterations was promoted")
+    return Continue(last.iteration + 1, after=last.decided_by)
+
+
+def next_turn(lake: Lake, experiment: Experiment) -> Continue | Stop:
+    """What follows in an experiment: the next method of an iteration that is under way, or `next_step`."""
+    turns = [finished_iterations(lake, experiment, method) for method in experiment.chain]
+    last = [finished[-1].iteration if finished else -1 for finished in turns]
+    for method, before, done in zip(experiment.chain[1:], turns, last[1:], strict=False):
+        if done < last[0]:
+            return Continue(last[0], before[-1].decided_by, method)
+    by_iteration: dict[int, list[IterationSummary]] = {}
+    for one in (one for finished in turns for one in finished):
+        by_iteration.setdefault(one.iteration, []).append(one)
+    step = next_step(experiment.budget, [_together(each) for _, each in sorted(by_iteration.items())])
+    return replace(step, method=experiment.chain[0]) if isinstance(step, Continue) else step
+
+
+def _together(turns: Sequence[IterationSummary]) -> IterationSummary:
+    """One iteration of all methods of a chain. It yields what the most fruitful of them does."""
+    promotions = [one.promoted for one in turns if one.promoted is not None]
+    return replace(
+        max(turns, key=lambda one: one.share),
+        promoted=any(promotions) if promotions else None,
+        tokens=sum(one.tokens for one in turns),
+        seconds=sum(one.seconds for one in turns),
+        model_seconds=sum(one.model_seconds for one in turns),
+        decided_by=turns[-1].decided_by,
+    )
+
+
+def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
+    """What follows in an experiment: `next_turn`, except that nothing starts before seeds were imported, or
+    goes on while the stages of an unfinished iteration have spent the budget.
+    """
+    step = next_turn(lake, experiment)
+    if isinstance(step, Continue):
+        first = step.iteration == 0 and step.method == experiment.chain[0]
+        seeds = tables.SEEDS_OF.get(step.method)
+        giver = experiment.taught_by
+        if first and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
+            return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
+        imported = seeds is None or giver or lake.manifests(seeds.name, experiment.name)
+        if first and not imported:
+            return Stop(
+                "not started: no seeds were imported; drop a file into its inbox, or start it by hand"
+            )
+        left = [one for method in experiment.chain for one in lake.unfinished(f"{method}/*", experiment.name)]
+        spent = sum(map(spent_on, left), _committed(lake, experiment))
+        if over := _overspent(experiment.budget, spent):
+            return Stop(f"{over.reason} in the middle of iteration {step.iteration}; {over.remedy}")
+    return step
+
+
+def finished_iterations(
+    lake: Lake, experiment: Experiment, method: str | None = None
+) -> list[IterationSummary]:
+    """Summaries of the iterations that a method, the experiment's own or this one, came to the end of."""
+    method = method or experiment.method
+    end = EXPERIMENTS[method].ends_with
+    generated, passed, words = _YIELDS.get(method, _YIELD_OF_TASKS)
+    by_iteration: dict[int, dict[str, Manifest]] = {}
+    for manifest in lake.manifests(f"{method}/*", experiment.name):
+        stage = manifest.table.split("/")[1]
+        by_iteration.setdefault(manifest.iteration, {})[stage] = manifest
+    summaries = []
+    for iteration, stages in sorted(by_iteration.items()):
+        if end not in stages:
+            continue
+        promoted = lake.read_ungated(stages["promotion"])["promoted"][0] if "promotion" in stages else None
+        abouts = [manifest.activity.about for manifest in stages.values()]
+        spent = sum(map(_spent, abouts), Spent())
+        summaries.append(
+            IterationSummary(
+                iteration=iteration,
+                promoted=promoted,
+                candidates=stages[generated].rows if generated in stages else 0,
+                yielded=stages[passed].rows if passed in stages else 0,
+                tokens=spent.tokens,
+                seconds=sum(map(_seconds, abouts)),
+                model_seconds=spent.model_seconds,
+                decided_by=stages[end].activity.id,
+                words=words,
+            )
+        )
+    return summaries

@@ -1,0 +1,192 @@
+"""What a method declares: its tables and stages, its settings, and what differs from the generic default.
+
+A method is a package with an attribute `METHOD`. The registry finds it, and everything else (assets, checks, jobs,
+the sensor, commands, pages) is built from what it declares here. Only `name`, `experiment`, `presets` and `stages` are
+required. Every other field has a default that suits any method.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from selfimprove_dagster.errors import MethodError
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.table import Table
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.stage import Result, StageContext
+
+E = TypeVar("E", bound=Experiment)
+
+Use = Literal["language_model", "trainer"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_TAG = re.compile(r"[a-z][a-z0-9]{0,5}")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper that a method follows."""
+
+    title: str
+    arxiv: str
+
+
+@dataclass(frozen=True)
+class Stage(Generic[E]):
+    """A step that fills one table or more.
+
+    `writes` is in the order in which the tables are committed; the last one is the stage's own and gives it its
+    name. `run` does the work and `description` is one text for each of its assets. `after` names what must be
+    there before: stages of the same method by stage name, tables of other methods as `<method>/<stage>`. `uses`
+    says whether a model or the trainer works in it.
+    """
+
+    writes: Sequence[Table]
+    run: Callable[[StageContext[E]], Result | Sequence[Result]]
+    after: Sequence[str] = ()
+    description: str | Sequence[str] = ""
+    version: str = "1"
+    uses: frozenset[Use] = frozenset()
+    kinds: frozenset[str] = frozenset({"parquet", "polars"})
+
+    @property
+    def table(self) -> Table:
+        """The stage's own table."""
+        return self.writes[-1]
+
+    @property
+    def name(self) -> str:
+        """The name of the stage within its method."""
+        return self.table.stage
+
+    @property
+    def assets(self) -> list[Table]:
+        """The tables that are assets in Dagster."""
+        return [table for table in self.writes if table.is_asset]
+
+
+def stage(
+    *writes: Table,
+    after: Sequence[str] = (),
+    description: str | Sequence[str],
+    version: str = "1",
+    uses: Sequence[Use] = (),
+    kinds: Sequence[str] = ("parquet", "polars"),
+) -> Callable[[Callable[[StageContext[E]], Result | Sequence[Result]]], Stage[E]]:
+    """Decorator that makes a function a `Stage`; the arguments are its fields."""
+
+    def declare(run: Callable[[StageContext[E]], Result | Sequence[Result]]) -> Stage[E]:
+        return Stage(writes, run, tuple(after), description, version, frozenset(uses), frozenset(kinds))
+
+    return declare
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What a method generates and what of it is kept, by stage, with the words that people use for the two."""
+
+    generated: str
+    kept: str
+    words: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Method(Generic[E]):
+    """A self-improvement method.
+
+    `inputs` are tables that its stages read and no stage writes (seeds, demonstrations). `counts` are the columns
+    of the results table, each with the stage whose rows it counts. `yields` says what share of the generated rows
+    is kept, which stops the loop when it falls too low. `embedded` maps the fields that may say `embedded` to the
+    shipped files. `is_default`: experiment files that name no method are of this one.
+    """
+
+    name: str
+    experiment: type[E]
+    presets: Mapping[str, Preset]
+    stages: Sequence[Stage[E]]
+    title: str = ""
+    papers: Sequence[Paper] = ()
+    inputs: Sequence[Table] = ()
+    is_default: bool = False
+    embedded: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
+    yields: Yield | None = None
+    seeds: Any = None
+    exam: Any = None
+    explain: Any = None
+    what_if: Any = None
+    pages: Any = None
+    card: Any = None
+    estimate: Any = None
+    distribution: str = ""
+    """Name and version of the package that the method came with; empty for the shipped ones."""
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """The tables that its stages write, by name, in the order of the pipeline."""
+        return {table.name: table for one in self.stages for table in one.writes}
+
+    def table(self, stage: str) -> Table:
+        """The table of a stage. Raises MethodError where the method has none of that name."""
+        try:
+            return self.tables[f"{self.name}/{stage}"]
+        except KeyError:
+            raise MethodError(
+                f"the method {self.name} has no stage {stage}; it has "
+                f"{', '.join(table.stage for table in self.tables.values())}"
+            ) from None
+
+    def stage_of(self, table: str) -> Stage[E]:
+        """The stage that writes a table. Raises MethodError where none does."""
+        for one in self.stages:
+            if any(written.name == table for written in one.writes):
+                return one
+        raise MethodError(f"no stage of the method {self.name} writes {table}")
+
+    def check(self) -> None:
+        """Raise MethodError naming the first thing that is wrong with the declaration."""
+        for problem in self._problems():
+            raise MethodError(f"method {self.name!r}: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        if not _NAME.fullmatch(self.name):
+            yield "its name must be lower-case letters, digits and underscores, and begin with a letter"
+        if not self.stages:
+            yield "it declares no stage"
+        seen: dict[str, str] = {}
+        for one in self.stages:
+            for table in one.writes:
+                if table.method != self.name or not _NAME.fullmatch(table.stage):
+                    yield f"the table {table.name!r} must be named `{self.name}/<stage>`, in lower-case letters"
+                if not _TAG.fullmatch(table.tag):
+                    yield f"the tag {table.tag!r} of {table.name} must be one to six lower-case letters or digits"
+                if table.name in seen:
+                    yield f"two stages write {table.name}"
+                seen[table.name] = one.name
+        for one in self.stages:
+            for name in one.after:
+                if "/" not in name and f"{self.name}/{name}" not in seen:
+                    yield f"the stage {one.name} comes after {name}, which no stage writes"
+        yield from self._cycles(seen)
+        if missing := {"paper", "practical"} - {*self.presets}:
+            yield f"it has no preset {', '.join(sorted(missing))}"
+
+    def _cycles(self, stage_of: Mapping[str, str]) -> Iterator[str]:
+        before = {
+            one.name: {stage_of.get(f"{self.name}/{name}", "") for name in one.after if "/" not in name}
+            - {""}
+            for one in self.stages
+        }
+        left = dict(before)
+        while ready := [name for name, needed in left.items() if not needed & left.keys()]:
+            for name in ready:
+                del left[name]
+        if left:
+            yield f"the stages {', '.join(sorted(left))} wait for one another"

@@ -1,0 +1,1 @@
+"""A model that criticises and revises itself by principles."""

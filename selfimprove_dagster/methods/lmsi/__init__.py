@@ -1,0 +1,1 @@
+"""Self-consistency as a teacher."""

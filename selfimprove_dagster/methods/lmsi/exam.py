@@ -1,0 +1,116 @@
+"""The exams of the methods: questions with an answer, by self-consistency's prompts; tasks with an output.
+
+Here, and nowhere else, are true answers read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.answers.canonical import answers_agree
+from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Part
+from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
+from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, sampling_parameters
+from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
+from selfimprove_dagster.methods.lmsi.voting import vote
+from selfimprove_dagster.seeds.files import Question
+
+
+@dataclass(frozen=True)
+class QuestionExam(Exam):
+    """The held-out questions and how they are put: one greedy path each, and for the first of them a vote."""
+
+    experiment: LmsiExperiment
+    questions: Sequence[Question]
+    demonstrations: Sequence[DemonstrationRecord]
+
+    @property
+    def modes(self) -> dict[str, Sequence[Question]]:
+        """The questions that each mode asks; a mode without any is left out."""
+        voted = self.questions[: self.experiment.evaluation.majority_questions]
+        return {"greedy": self.questions, "majority": voted} if voted else {"greedy": self.questions}
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole exam, mode by mode, in the order in which it is sat."""
+        each = {"greedy": 1, "majority": self.experiment.evaluation.majority_paths}
+        return [
+            Part(mode, asked, len(asked) * each[mode])
+            for mode, questions in self.modes.items()
+            for size in (max(PART_PATHS // each[mode], 1),)
+            for start in range(0, max(len(questions), 1), size)
+            for asked in (questions[start : start + size],)
+        ]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+        section, sampling = self.experiment.evaluation, self.experiment.sampling
+        return {
+            "questions": content_hash({"all": [vars(question) for question in self.questions]}),
+            "demonstrations": content_hash({"all": [vars(shown) for shown in self.demonstrations]}),
+            "seed": self.experiment.seed,
+            "majority": [section.majority_questions, section.majority_paths],
+            "temperature": sampling.temperature,
+            **sampling.model_dump(include={"top_p", "top_k", "max_tokens", "prompt_format", "stop"}),
+        }
+
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+        section, questions, mode = self.experiment.sampling, part.questions, part.mode
+        if not questions:
+            return []
+        if mode == "greedy":
+            stop = tuple(section.stop)
+            parameters = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=stop)
+            per_question = 1
+        else:
+            parameters = sampling_parameters(section, improved=False)
+            per_question = self.experiment.evaluation.majority_paths
+        texts = [question.question for question in questions]
+        prompts = [build_prompt(text, section.prompt_format, self.demonstrations) for text in texts]
+        seeds = [
+            [seed_of(self.experiment.seed, "evaluation", text, index) for index in range(per_question)]
+            for text in texts
+        ]
+        paths = model.generate(model.encode_many(prompts), seeds, parameters, progress)
+        ballots = pl.DataFrame(
+            [
+                {
+                    "question_id": str(at),
+                    "path_id": f"{at}/{index}",
+                    "sample_index": index,
+                    "text_key": path.text,
+                }
+                for at, drawn in enumerate(paths)
+                for index, path in enumerate(drawn)
+            ]
+        )
+        predicted = vote(ballots.with_columns(extract_answers(ballots["text_key"]).alias("answer")))
+        return [
+            {
+                "question": question.question,
+                "source_file": question.source_file,
+                "source_line": question.source_line,
+                "difficulty": question.difficulty,
+                "expected": question.answer,
+                "mode": mode,
+                "predicted": answer,
+                "text": drawn[0].text if mode == "greedy" else None,
+                "correct": answers_agree(answer, question.answer),
+            }
+            for question, answer, drawn in zip(questions, predicted["voted_answer"], paths, strict=True)
+        ]
+
+
+EXAM = None

@@ -1,0 +1,218 @@
+"""Sharded work of a model: committed shard by shard, resumed where a killed run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
+from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.methods.lmsi.adaptive import is_decided
+from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
+from selfimprove_dagster.methods.lmsi.settings import (
+    AdaptiveSection,
+    LmsiExperiment,
+    SamplingSection,
+)
+from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
+from selfimprove_dagster.rows import file_name
+from selfimprove_dagster.seeds.files import read_demonstrations
+from selfimprove_dagster.seeds.imports import CODE_VERSION
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.work.budget import UNLIMITED, Allowance
+from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.shards import Advancing, Shard, in_shards
+
+
+def sampling_parameters(section: SamplingSection, *, improved: bool) -> SamplingParameters:
+    """The experiment's sampling with the base model, or with an improved one."""
+    return SamplingParameters(
+        temperature=section.temperature_improved if improved else section.temperature,
+        top_p=section.top_p,
+        top_k=section.top_k,
+        max_tokens=section.max_tokens,
+        stop=tuple(section.stop),
+    )
+
+
+def generate_paths(
+    writer: PartitionWriter,
+    model: LanguageModel,
+    questions: pl.DataFrame,
+    section: SamplingSection,
+    parameters: SamplingParameters,
+    demonstrations: Sequence[DemonstrationRecord],
+    *,
+    seeds_from: Sequence[str | int],
+    log: Callable[[str], None],
+    allowance: Allowance = UNLIMITED,
+) -> Spent:
+    """Write up to `section.paths` paths for each question (columns `id, question`), shard by shard.
+
+    A path's seed follows from `seeds_from`, its question's text and its sample index, so a replay needs
+    nothing but the row. Shards that an earlier attempt left are not drawn again. Returns what all of them
+    took, whichever attempt drew them. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    """
+    shown = demonstrations if section.prompt_format.startswith("few_shot") else ()
+
+    def draw(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
+        return _draw(model, pl.DataFrame(shard), section, parameters, shown, seeds_from, report)
+
+    return in_shards(
+        writer,
+        questions.select("id", "question").rows(named=True),
+        draw,
+        size=section.shard_questions,
+        unit="paths",
+        each=lambda question: section.paths,
+        log=log,
+        allowance=allowance,
+    )
+
+
+def draw_paths(
+    shard: Shard[LmsiExperiment, Row], *, improved: bool, demonstrations: Sequence[Mapping[str, str]]
+) -> list[Draft]:
+    """The paths of each question (`id`, `question`); `improved`: the generator is a promoted checkpoint."""
+    section = shard.experiment.sampling
+    parameters = sampling_parameters(section, improved=improved)
+    shown = [DemonstrationRecord(**one) for one in demonstrations]
+    if not section.prompt_format.startswith("few_shot"):
+        shown = []
+    questions = pl.DataFrame(shard.items)
+    return _draw(shard.model, questions, section, parameters, shown, shard.seeds_from, shard.report)
+
+
+def _draw(
+    model: LanguageModel,
+    questions: pl.DataFrame,
+    section: SamplingSection,
+    parameters: SamplingParameters,
+    demonstrations: Sequence[DemonstrationRecord],
+    seeds_from: Sequence[str | int],
+    report: Advancing,
+) -> list[Draft]:
+    texts = questions["question"].to_list()
+    prompts = [build_prompt(text, section.prompt_format, demonstrations) for text in texts]
+    token_ids = model.encode_many(prompts)
+    seeds = [[seed_of(*seeds_from, text, sample) for sample in range(section.paths)] for text in texts]
+    drawn: list[list[Generation]] = [[] for _ in texts]
+    undecided = list(range(len(texts)))
+    step = section.adaptive.step if section.adaptive else section.paths
+    for start in range(0, section.paths, step):
+        batches = model.generate(
+            [token_ids[index] for index in undecided],
+            [seeds[index][start : start + step] for index in undecided],
+            parameters,
+            progress=report.advance,
+        )
+        for index, batch in zip(undecided, batches, strict=True):
+            drawn[index] += batch
+        if section.adaptive:
+            undecided = _undecided(drawn, undecided, section.paths, section.adaptive)
+    # Paths that need not be drawn count as done.
+    report.advance(sum(section.paths - len(paths) for paths in drawn))
+    shown = [Parent(example.id, "demonstration") for example in demonstrations]
+    return [
+        Draft(
+            content={
+                "question_id": question_id,
+                "prompt_format": section.prompt_format,
+                "prompt": prompt,
+                "prompt_token_ids": ids,
+                "token_ids": path.token_ids,
+                "text": path.text,
+                "finish_reason": path.finish_reason,
+                "seed": seed,
+            },
+            parents=[Parent(question_id, "prompt"), *shown],
+            measures={"logprobs": path.logprobs},
+            sample_index=sample,
+        )
+        for question_id, prompt, ids, row_seeds, paths in zip(
+            questions["id"], prompts, token_ids, seeds, drawn, strict=True
+        )
+        for sample, (seed, path) in enumerate(zip(row_seeds, paths, strict=False))
+    ]
+
+
+def _undecided(
+    drawn: Sequence[Sequence[Generation]], open_questions: Sequence[int], most: int, adaptive: AdaptiveSection
+) -> list[int]:
+    """Those of the open questions whose vote the paths drawn so far do not decide."""
+    texts = [path.text for index in open_questions for path in drawn[index]]
+    answers = iter(extract_answers(pl.Series(texts, dtype=pl.String)).to_list())
+    votes = {index: [next(answers) for _ in drawn[index]] for index in open_questions}
+    return [
+        index
+        for index, cast in votes.items()
+        if not is_decided(cast, most, adaptive.confidence, adaptive.least_gain)
+    ]
+
+
+@dataclass(frozen=True)
+class DemonstrationRecord:
+    """A worked example with the id of its record in the lake."""
+
+    id: str
+    question: str
+    reasoning: str
+    answer: str
+
+
+def import_demonstrations(lake: Lake, experiment: LmsiExperiment) -> Manifest:
+    """Put the experiment's demonstrations into the lake, so that prompts can name them as parents."""
+    section = experiment.demonstrations
+    examples = read_demonstrations(section.file, section.count)
+    path = Path(section.file)
+    checksum = file_checksum(path)
+    activity = Activity(
+        DEMONSTRATIONS.name,
+        {"experiment": experiment.name, "batch": f"{checksum.removeprefix('b2:')[:12]}-{section.count}"},
+        CODE_VERSION,
+        {"file": file_name(path), "checksum": checksum, "count": section.count},
+        seed=0,
+    )
+    if lake.exists(DEMONSTRATIONS.name, activity.partition):
+        return lake.manifest(DEMONSTRATIONS.name, activity.partition)
+    drafts = (
+        Draft(
+            {
+                "question": example.question,
+                "reasoning": example.reasoning,
+                "answer": example.answer,
+                "source_file": example.source_file,
+                "source_line": example.source_line,
+                "licence": "unknown",
+            }
+        )
+        for example in examples
+    )
+    return lake.write(DEMONSTRATIONS, activity, build_records(DEMONSTRATIONS, drafts, activity))
+
+
+def demonstrations(
+    lake: Lake, experiment: LmsiExperiment, *formats: str
+) -> tuple[list[DemonstrationRecord], list[Manifest]]:
+    """The worked examples that any of the formats shows, and the partition that holds them; else nothing."""
+    if not any(name.startswith("few_shot") for name in formats):
+        return [], []
+    manifest = import_demonstrations(lake, experiment)
+    columns = ["id", "question", "reasoning", "answer"]
+    rows = lake.read_columns(manifest, columns).rows()
+    if not rows:
+        raise SeedFileError(
+            f"experiment {experiment.name} has no demonstrations left for its few-shot prompts: all were "
+            "revoked; name another file in demonstrations.file, or use zero_shot_cot in "
+            "sampling.prompt_format and training.format_shares"
+        )
+    return [DemonstrationRecord(*row) for row in rows], [manifest]

@@ -1,0 +1,229 @@
+"""What an experiment is: the settings of each method, every field settled.
+
+`experiment_files` reads them from YAML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from selfimprove_dagster import embedded
+from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.sections import (
+    Section,
+    TrainingSection,
+)
+
+PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
+
+
+class QuestionFile(Section):
+    """A file of questions: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
+
+    file: str = Field(description="path of the file, or `embedded`")
+    question_field: str | list[str] = Field(
+        "question", description="field that holds the question; several are joined by a space"
+    )
+    rows: str | None = Field(
+        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
+    )
+    licence: str = Field("unknown", description="licence of the text, kept with every record")
+    longest: int = Field(10_000, ge=1, description="longest question in characters; longer ones are rejected")
+
+
+class EvaluationSection(QuestionFile):
+    """Held-out questions with their answers. Used to measure, never to train."""
+
+    answer_field: str = Field("answer", description="field that holds the true answer")
+    difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
+    majority_questions: int = Field(
+        400, ge=0, description="on how many questions the majority vote is measured too"
+    )
+    majority_paths: int = Field(16, ge=1, description="paths a question for that vote")
+
+
+class AdaptiveSection(Section):
+    """Stop drawing for a question once its vote is decided (Aggarwal et al., 2305.11860)."""
+
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="probability that the leading answer is the likelier of the first two"
+    )
+    least_gain: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="stop too where drawing on would raise that probability by no more, as between equally "
+        "likely answers; none is the paper's rule",
+    )
+    step: int = Field(4, ge=1, description="paths drawn a question before its vote is looked at again")
+
+
+class SamplingSection(Section):
+    """How reasoning paths are drawn."""
+
+    questions: int = Field(ge=1, description="questions in one iteration")
+    paths: int = Field(ge=1, le=1024, description="paths a question (m)")
+    temperature: float = Field(gt=0, le=5, description="sampling temperature with the base model")
+    temperature_improved: float = Field(gt=0, le=5, description="the same with a promoted checkpoint")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
+    top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0 switches it off")
+    max_tokens: int = Field(ge=1, description="longest path in tokens")
+    prompt_format: Literal["few_shot_cot", "zero_shot_cot"] = Field(description="prompt that paths follow")
+    stop: list[str] = Field(default_factory=lambda: ["\n\nQ:"], description="strings that end a path")
+    adaptive: AdaptiveSection | None = Field(
+        None, description="stop drawing once a vote is decided; none draws all paths of every question"
+    )
+    shard_questions: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
+
+
+class DemonstrationSection(Section):
+    """Worked examples for few-shot prompts."""
+
+    file: str = Field("embedded", description="JSON Lines of question, reasoning, answer; or `embedded`")
+    count: int = Field(ge=0, le=64, description="demonstrations in a few-shot prompt")
+
+
+class VotingSection(Section):
+    """How the answer of a question is chosen among its paths."""
+
+    rule: Literal["majority", "random_path"] = Field(
+        default="majority",
+        description="`random_path` takes one path's answer by lot: the control of an ablation",
+    )
+
+
+class FilterSection(Section):
+    """Which paths become training examples."""
+
+    minimum_vote_share: float = Field(ge=0, le=1, description="least share of valid votes for the answer")
+    minimum_votes: int = Field(1, ge=1, description="least number of valid votes on the question")
+    maximum_perplexity: float | None = Field(
+        None, gt=1, description="highest perplexity under the generator; none when left empty"
+    )
+    maximum_paths: int | None = Field(ge=1, description="most examples of one question; null for all")
+    drop_duplicates: bool = Field(True, description="keep one of several equal paths of a question")
+
+
+class PathTrainingSection(TrainingSection):
+    """Supervised fine-tuning on reasoning paths, in several prompt formats."""
+
+    formats: dict[PromptFormat, Annotated[float, Field(ge=0)]] = Field(
+        description="share of each training format; direct formats train on the voted answer"
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _some_format(cls, shares: dict[str, float]) -> dict[str, float]:
+        if sum(shares.values()) <= 0:
+            raise ValueError("at least one format needs a share above 0")
+        return shares
+
+    @property
+    def format_shares(self) -> dict[str, float]:
+        """`formats` under plain names, those with a share of 0 left out."""
+        return {str(name): share for name, share in self.formats.items() if share > 0}
+
+
+class LmsiExperiment(TrainingExperiment):
+    """Self-consistency as a teacher (Huang et al., 2210.11610)."""
+
+    method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")
+    seeds: QuestionFile
+    evaluation: EvaluationSection
+    demonstrations: DemonstrationSection
+    sampling: SamplingSection
+    voting: VotingSection = VotingSection()
+    filter: FilterSection
+    training: PathTrainingSection
+
+    @model_validator(mode="after")
+    def _demonstrations_where_needed(self) -> LmsiExperiment:
+        few_shot = self.sampling.prompt_format == "few_shot_cot" or any(
+            share > 0 for name, share in self.training.formats.items() if name.startswith("few_shot")
+        )
+        if few_shot and self.demonstrations.count == 0:
+            raise ValueError("few-shot formats are used, so demonstrations.count must be at least 1")
+        return self
+
+
+PRESETS = {
+    "paper": Preset(
+        values={
+            "demonstrations": {"count": 8},
+            "sampling": {
+                "questions": 7_473,
+                "paths": 32,
+                "temperature": 0.7,
+                "temperature_improved": 1.2,
+                "max_tokens": 256,
+                "prompt_format": "few_shot_cot",
+            },
+            "filter": {"minimum_vote_share": 0.0, "maximum_paths": None, "drop_duplicates": False},
+            "training": {
+                "start_from": "base",
+                "steps": 10_000,
+                "learning_rate": 5e-5,
+                "batch_size": 32,
+                "schedule": "constant",
+                "formats": {
+                    "few_shot_cot": 1.0,
+                    "few_shot_direct": 1.0,
+                    "zero_shot_cot": 1.0,
+                    "zero_shot_direct": 1.0,
+                },
+            },
+        },
+        deviations=(
+            "the learning rate is constant: the paper names no schedule",
+            "7,473 questions an iteration: all of GSM8K's training questions",
+        ),
+    ),
+    "practical": Preset(
+        values={
+            "demonstrations": {"count": 2},
+            "sampling": {
+                "questions": 800,
+                "paths": 16,
+                "temperature": 0.8,
+                "temperature_improved": 0.8,
+                "max_tokens": 96,
+                "prompt_format": "zero_shot_cot",
+            },
+            "filter": {"minimum_vote_share": 0.25, "maximum_paths": 4, "drop_duplicates": True},
+            "training": {
+                "start_from": "champion",
+                "steps": 120,
+                "learning_rate": 5e-4,
+                "batch_size": 32,
+                "schedule": "cosine",
+                "formats": {
+                    "few_shot_cot": 0.1,
+                    "few_shot_direct": 0.05,
+                    "zero_shot_cot": 0.75,
+                    "zero_shot_direct": 0.1,
+                },
+            },
+        },
+        deviations=(
+            "800 questions an iteration, 16 paths each at temperature 0.8, not 32 at 0.7 (1.2 once improved)",
+            "paths follow a zero-shot prompt, not eight demonstrations: small models read those better",
+            "a vote share of at least 0.25 and at most 4 distinct paths a question, not every agreeing path",
+            "120 steps at 5e-4 with a cosine schedule, not 10,000 at 5e-5",
+            "training goes on from the champion, not from the base model",
+            "three quarters of the examples are zero-shot reasoning, not a quarter of each format",
+        ),
+    ),
+}
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    ("model", "path"): embedded.BASE_MODEL,
+    ("seeds", "file"): embedded.SEEDS,
+    ("evaluation", "file"): embedded.EVALUATION,
+    ("demonstrations", "file"): embedded.DEMONSTRATIONS,
+}
+"""The shipped files for which the word `embedded` stands."""

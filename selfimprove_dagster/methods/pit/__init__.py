@@ -1,0 +1,1 @@
+"""Improvement learnt from preferences."""

@@ -1,0 +1,304 @@
+"""PIT: a model learns to improve responses from preferences, without being told how. Group `pit`.
+
+seed_pool → filtered_dataset ┬→ improver_dataset → improver_checkpoint ─┬→ curriculum_checkpoint
+                             └→ gap_pairs → gap_reward_model ───────────┘
+curriculum_checkpoint → policy_references → fine_tuned_checkpoint → improvement_rounds → win_rates
+→ (shared stages)
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
+from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
+from selfimprove_dagster.families.preferences.filters import split_held_out
+from selfimprove_dagster.families.preferences.policies import fit_reward_model, optimise_policy
+from selfimprove_dagster.families.preferences.stages import compared_pairs
+from selfimprove_dagster.families.trained.checkpoints import (
+    TrainingStage,
+    fine_tuned,
+    starting_model,
+    trained_model,
+)
+from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.method import stage
+from selfimprove_dagster.methods.pit import pit
+from selfimprove_dagster.methods.pit import tables as t
+from selfimprove_dagster.methods.pit.improvement_stages import (
+    improvement_rounds,
+    win_rate_table,
+    win_rates_asset,
+)
+from selfimprove_dagster.methods.pit.pit import measure_gaps
+from selfimprove_dagster.methods.pit.settings import PitExperiment
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.shards import Request
+
+seed_pool = drawn_pool(
+    t.PIT_SEED_POOL,
+    "The pairs of this iteration, of a file or of another experiment's dataset. Those that no earlier "
+    "iteration used come first.",
+    after=["rlaif/filtered_dataset", "rlhf/filtered_dataset"],
+)
+
+
+filtered_dataset = compared_pairs(
+    t.PIT_FILTERED_DATASET,
+    t.PIT_SEED_POOL,
+    t.PIT_DECISIONS,
+    "The pairs that pass every rule: the worse response of each can be improved to the better. Each rule's "
+    "word on each stands in pit/decisions.",
+)
+
+
+@stage(
+    t.PIT_IMPROVER_DATASET,
+    after=["filtered_dataset"],
+    description="What the supervised step learns: the better response after the prompt and the worse one; of "
+    "a share of the pairs after the prompt alone, too.",
+)
+def improver_dataset(context: StageContext[PitExperiment]) -> Result:
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    share = context.experiment.improver.plain_share
+    examples = pit.improver_examples(pairs, share, context.experiment.seed)
+    activity = context.activity(inputs=[manifest], parameters={"plain_share": share})
+    drafts = [
+        Draft(content=row, parents=[Parent(row["example_id"], "pair")])
+        for row in examples.iter_rows(named=True)
+    ]
+    return context.result(
+        context.store(activity, drafts),
+        preview=["format", "prompt", "completion"],
+        metadata=dict(examples["format"].value_counts(sort=True).iter_rows()),
+    )
+
+
+@stage(
+    t.PIT_IMPROVER_CHECKPOINT,
+    after=["improver_dataset"],
+    description="The supervised step: the model fine-tuned to improve, prompts masked.",
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
+)
+def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
+    manifest, examples = context.read(t.PIT_IMPROVER_DATASET)
+    shown = examples.select("prompt", "completion").iter_rows()
+    return fine_tuned(context, manifest, starting_model(context), shown, "improver")
+
+
+@stage(
+    t.PIT_GAP_PAIRS,
+    after=["filtered_dataset"],
+    description="Five comparisons a pair, r(w,l) ≥ r(w,w) ≈ r(l,l) ≥ r(l,w), where (w,l) is the better "
+    "response against the worse. Those of some prompts are held out.",
+)
+def gap_pairs(context: StageContext[PitExperiment]) -> Result:
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    share = context.experiment.preferences.held_out_share
+    held_out = split_held_out(pairs["question"].to_list(), share, context.experiment.seed)
+    drafts = [
+        Draft(
+            content={
+                "example_id": row["id"],
+                "prompt_id": row["prompt_id"],
+                "question": row["question"],
+                "held_out": out,
+                **vars(term),
+            },
+            parents=[Parent(row["id"], "pair")],
+            measures={"probability": row["probability"]},
+        )
+        for row, out in zip(pairs.iter_rows(named=True), held_out, strict=True)
+        for term in pit.gap_comparisons(row["question"], row["chosen"], row["rejected"])
+    ]
+    activity = context.activity(inputs=[manifest], parameters={"held_out_share": share})
+    return context.result(
+        context.store(activity, drafts),
+        preview=["first_kind", "second_kind", "first_prompt", "first", "second_prompt", "second"],
+        metadata={"pairs": len(pairs), "held_out_pairs": sum(held_out)},
+    )
+
+
+@stage(
+    t.PIT_GAP_REWARD_MODEL,
+    after=["gap_pairs"],
+    description="The model of r_gap(x, y, y_ref), trained with TRL's RewardTrainer on the five comparisons "
+    "of each pair, and measured on pairs that it never saw.",
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
+)
+def gap_reward_model(context: StageContext[Any]) -> Result:
+    from selfimprove_dagster.training.comparisons import tokenise_sides
+
+    section = context.experiment.gap_reward_model
+    manifest, terms = context.read(t.PIT_GAP_PAIRS)
+    base = starting_model(context)
+    training = TrainingStage.begin(context, manifest, base, {"gap_reward_model": section.model_dump()})
+    columns = ["first_prompt", "first", "second_prompt", "second", "probability"]
+    shown, held_out = (
+        tokenise_sides(base.path, terms.filter(held_out=out).select(columns).iter_rows())
+        for out in (False, True)
+    )
+    outcome, judge = fit_reward_model(training, section, shown)
+    with closing(judge):
+        measured = measure_gaps(judge, terms.filter(pl.col("held_out")), held_out)
+    order = [
+        {
+            "": f"r({row['first']}) − r({row['second']})",
+            "mean": f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
+            "above": f"{row['right']} of {row['pairs']}",
+        }
+        for row in measured["gap_order"]
+    ]
+    metadata = {
+        "held_out_pairs": measured["held_out_pairs"],
+        "held_out_accuracy": number(measured["held_out_accuracy"]),
+        "held_out_loss": number(measured["held_out_loss"]),
+        **{
+            f"mean_reward_{one['kind'].replace(',', '')}": number(one["mean"])
+            for one in measured["gap_means"]
+        },
+        "order": Markdown(markdown_table(order)),
+    }
+    return training.result(training.store(outcome, measures=measured), outcome, metadata)
+
+
+@stage(
+    t.PIT_CURRICULUM_ROLLOUTS,
+    t.PIT_CURRICULUM_CHECKPOINT,
+    after=["improver_checkpoint", "gap_reward_model"],
+    description="The first phase of the curriculum: the improver optimised against the gap reward with a KL "
+    "term, on references from the data. All that it wrote meanwhile stands in curriculum_rollouts.",
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
+)
+def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    section = context.experiment.curriculum
+    prompts = pit.first_references(pairs, section.references)
+    return _phase(
+        context,
+        manifest,
+        prompts,
+        t.PIT_IMPROVER_CHECKPOINT,
+        t.PIT_CURRICULUM_ROLLOUTS,
+        {"steps": section.steps},
+        {"references": section.references},
+    )
+
+
+@stage(
+    t.PIT_POLICY_REFERENCES,
+    after=["filtered_dataset", "curriculum_checkpoint"],
+    description="What the policy of the first phase makes of each worse response: references of the second.",
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
+)
+def policy_references(context: StageContext[PitExperiment]) -> Result:
+    section = context.experiment.references
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    policy_manifest, _ = context.read(t.PIT_CURRICULUM_CHECKPOINT)
+    pool_manifest, _ = context.read(t.PIT_SEED_POOL)
+    requests = [
+        Request(
+            f"{row['question']}\0{row['rejected'].strip()}",
+            improvement_prompt(row["question"], row["rejected"]),
+            {"prompt_id": row["prompt_id"], "example_id": row["id"]},
+            [Parent(row["prompt_id"], "prompt"), Parent(row["id"], "improvement_of")],
+            samples=section.samples,
+        )
+        for row in pairs.iter_rows(named=True)
+    ]
+    stored, shown = context.complete(
+        [pool_manifest, manifest, policy_manifest],
+        {"references": section.model_dump()},
+        requests,
+        size=section.shard,
+        by=_trained(context, t.PIT_CURRICULUM_CHECKPOINT),
+    )
+    return context.result(stored, preview=["prompt", "text"], metadata=shown)
+
+
+@stage(
+    t.PIT_ROLLOUTS,
+    t.PIT_CHECKPOINT,
+    after=["policy_references", "curriculum_checkpoint", "gap_reward_model"],
+    description="The second phase of the curriculum: the policy optimised further, on its own samples as "
+    "references. All that it wrote meanwhile stands in rollouts.",
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
+)
+def fine_tuned_checkpoint(context: StageContext[PitExperiment]) -> Result:
+    manifest, samples = context.read(t.PIT_POLICY_REFERENCES)
+    _, pairs = context.read(t.PIT_FILTERED_DATASET)
+    questions = dict(pairs.select("prompt_id", "question").iter_rows())
+    prompts = pit.own_references(samples, questions)
+    return _phase(context, manifest, prompts, t.PIT_CURRICULUM_CHECKPOINT, t.PIT_ROLLOUTS)
+
+
+def _phase(
+    context: StageContext[PitExperiment],
+    dataset: Manifest,
+    prompts: pl.DataFrame,
+    start: Table,
+    rollouts_table: Table,
+    changed: dict[str, Any] | None = None,
+    parameters: dict[str, Any] | None = None,
+) -> Result:
+    """One phase of the curriculum: from the model of `start`, against the gap reward, on these references.
+
+    `training` says how, but for what is `changed`.
+    """
+    from selfimprove_dagster.training.reward import RewardModel
+
+    section = context.experiment.training.model_copy(update=changed or {})
+    rewarding, start_manifest = (context.read(table)[0] for table in (t.PIT_GAP_REWARD_MODEL, start))
+    gap_model = _trained(context, t.PIT_GAP_REWARD_MODEL)
+    with closing(RewardModel.open(gap_model.path, context.experiment.model.device)) as judge:
+        training = TrainingStage.begin(
+            context,
+            dataset,
+            _trained(context, start),
+            {"training": section.model_dump(), "rewarded_by": judge.model_id, **(parameters or {})},
+            inputs=[rewarding, start_manifest],
+        )
+        # The prompt holds the reference, so that the reward of a completion after it is the gap.
+        rewards = (judge.score, judge.model_id)
+        return optimise_policy(training, section, prompts, rewards, rollouts_table)
+
+
+def _trained(context: StageContext[PitExperiment], table: Table) -> Champion:
+    model = trained_model(context, table)
+    assert model is not None, table.name
+    return model
+
+
+def _report(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
+    """What an evaluation of dialogues shows, and who won."""
+    _, met = context.read(t.PIT_WIN_RATES)
+    return {**dialogue_evaluation_report(context, manifest), **win_rate_table(met)}
+
+
+STAGES = [
+    seed_pool,
+    filtered_dataset,
+    improver_dataset,
+    improver_checkpoint,
+    gap_pairs,
+    gap_reward_model,
+    curriculum_checkpoint,
+    policy_references,
+    fine_tuned_checkpoint,
+    improvement_rounds,
+    win_rates_asset,
+    *judging_stages("pit", _report, after=["win_rates"]),
+]

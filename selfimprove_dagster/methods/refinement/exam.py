@@ -1,0 +1,178 @@
+"""The exam of refinement without training: held-out prompts, answered, then refined in each way, every round
+judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.evaluation.exam import Exam, Part
+from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, judged
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.refining.refining import improve
+from selfimprove_dagster.families.refining.trajectories import Task, Trajectory
+from selfimprove_dagster.families.refining.ways import WAYS
+from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
+
+
+def mode_of(way: str, number: int) -> str:
+    """The mode of the exam in which a way's answers after so many rounds are judged."""
+    return f"{way}_{number}"
+
+
+@dataclass(frozen=True)
+class RefinementExam(Exam):
+    """First answers are drawn greedily, as by all methods of dialogues; each way starts from these."""
+
+    experiment: RefinementExperiment
+    prompts: Sequence[HeldOutPrompt]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole exam, in the order in which it is sat."""
+        modes = (GREEDY, *self.experiment.refining.ways)
+        return [Part(mode, asked, len(asked)) for mode in modes for asked in cut(self.prompts)]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+        return {
+            "questions": content_hash({"all": [vars(prompt) for prompt in self.prompts]}),
+            "max_tokens": self.experiment.evaluation.max_tokens,
+            "refining": self.experiment.refining.model_dump(exclude={"shard"}),
+            "seed": self.experiment.seed,
+        }
+
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+        asked = [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
+        advance = progress or (lambda tasks, tokens: None)
+        read = model.encode_many([dialogue_prompt(prompt.question) for prompt in asked])
+        first = self._first(model, read, lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens))
+        cost = [(len(ids), len(path.token_ids)) for ids, path in zip(read, first, strict=True)]
+        if part.mode == GREEDY:
+            return [
+                {**judged(prompt, path.text, GREEDY), **_spent(took), "stopped": None, "error": None}
+                for prompt, path, took in zip(asked, first, cost, strict=True)
+            ]
+        section = self.experiment.refining
+        refined = improve(
+            model,
+            [
+                Task(prompt.question, prompt.question, path.text)
+                for prompt, path in zip(asked, first, strict=True)
+            ],
+            part.mode,
+            section.settings,
+            (self.experiment.seed, "evaluation"),
+            advance,
+        )
+        return [
+            _row(prompt, one, took, number)
+            for number in range(1, section.rounds + 1)
+            for prompt, one, took in zip(asked, refined, cost, strict=True)
+        ]
+
+    def _first(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], progress: Progress
+    ) -> list[Generation]:
+        """The same whenever they are drawn, so that each way need not remember another part's."""
+        parameters = SamplingParameters(
+            temperature=0.0, max_tokens=self.experiment.evaluation.max_tokens, stop=TURN_STOPS
+        )
+        drawn = model.generate(prompts, [[0]] * len(prompts), parameters, progress)
+        return [path for (path,) in drawn]
+
+
+def _row(prompt: HeldOutPrompt, one: Trajectory, first: tuple[int, int], number: int) -> dict[str, Any]:
+    read, drawn = one.tokens_after(number)
+    done = one.last_round <= number
+    return {
+        **judged(prompt, one.answer_after(number) or "", mode_of(one.way, number)),
+        **_spent((first[0] + read, first[1] + drawn)),
+        "stopped": one.stopped if done else None,
+        "error": one.error if done else None,
+    }
+
+
+def _spent(tokens: tuple[int, int]) -> dict[str, int]:
+    return {"tokens_in": tokens[0], "tokens_out": tokens[1]}
+
+
+ORIGINAL = "original"
+
+
+_PLACE = ["source_file", "source_line"]
+
+
+@dataclass(frozen=True)
+class AfterRound:
+    """Held-out answers of one way after `round` rounds; 0 are the first answers, of no way (`original`).
+
+    `tokens` are the mean a prompt, read and drawn, of all that led there. `against_original` compares with
+    the first answers to the same prompts.
+    """
+
+    way: str
+    round: int
+    correct: Accuracy
+    helpful: Accuracy
+    harmless: Accuracy
+    tokens: float
+    against_original: PairedComparison
+
+
+def after_rounds(rows: pl.DataFrame) -> list[AfterRound]:
+    """Of the rows of an evaluation: the first answers, then way by way, round by round."""
+    first = rows.filter(mode=GREEDY)
+    found = [_measured(ORIGINAL, 0, first, first)] if len(first) else []
+    for way in WAYS:
+        numbers = rows["mode"].str.extract(rf"^{way}_(\d+)$").cast(pl.Int64).drop_nulls().unique().sort()
+        for number in numbers:
+            found.append(_measured(way, number, rows.filter(mode=f"{way}_{number}"), first))
+    return found
+
+
+def curves(measured: list[AfterRound]) -> dict[str, list[AfterRound]]:
+    """By way, its rounds, each starting with the first answers."""
+    start = [one for one in measured if one.way == ORIGINAL]
+    ways = dict.fromkeys(one.way for one in measured if one.way != ORIGINAL)
+    return {way: [*start, *(one for one in measured if one.way == way)] for way in ways}
+
+
+def stops(rows: pl.DataFrame) -> Mapping[str, Mapping[str, int]]:
+    """By way: why its held-out tasks were done, and how many for each reason."""
+    found = {}
+    for way, rounds in curves(after_rounds(rows)).items():
+        last = rows.filter(mode=f"{way}_{rounds[-1].round}")
+        found[way] = dict(last["stopped"].drop_nulls().value_counts(sort=True).iter_rows())
+    return found
+
+
+def _measured(way: str, number: int, rows: pl.DataFrame, first: pl.DataFrame) -> AfterRound:
+    both = first.select(*_PLACE, before="correct").join(rows, on=_PLACE, how="inner")
+    correct, helpful, harmless = (
+        Accuracy(int(rows[name].sum()), len(rows)) for name in ("correct", "helpful", "harmless")
+    )
+    return AfterRound(
+        way,
+        number,
+        correct,
+        helpful,
+        harmless,
+        tokens=int((rows["tokens_in"] + rows["tokens_out"]).sum()) / max(len(rows), 1),
+        against_original=PairedComparison.of(both["before"].to_list(), both["correct"].to_list()),
+    )
+
+
+EXAM = None

@@ -1,0 +1,280 @@
+"""Refinement of answers without training: Self-Refine, Reflexion, PIT's rounds. Group `refinement`.
+
+seed_pool → raw_generations → refinements → evaluation
+
+Nothing is trained: an iteration ends with its evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.evaluation.exam import Examinee, examine
+from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.families.judging.trust import heed_self_knowledge
+from selfimprove_dagster.families.refining.refining import improve
+from selfimprove_dagster.families.refining.trajectories import Refining, Step, Task, Trajectory
+from selfimprove_dagster.families.refining.ways import (
+    ANSWER,
+    EVALUATION,
+    FAILED,
+    FEEDBACK,
+    OUTCOME,
+    REFLECTION,
+    REFLEXION,
+    SELF_REFINE,
+    STOPS,
+    remembered,
+)
+from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses
+from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
+from selfimprove_dagster.method import stage
+from selfimprove_dagster.methods.refinement import tables as t
+from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
+from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
+from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
+from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
+
+seed_pool = drawn_pool(
+    t.RF_SEED_POOL,
+    "The prompts of this iteration, which nobody trains on. Those that no earlier iteration used come first.",
+)
+
+
+raw_generations = drawn_responses(t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, "The model's first answers.")
+
+
+_Answered = tuple[str, str, str, str]
+"""Ids of prompt and first answer, and their texts."""
+
+
+@stage(
+    t.REFINEMENTS,
+    after=["raw_generations"],
+    description="Every answer, feedback, evaluation and reflection by which the model refined its first "
+    "answers, in each way that the experiment names, and why it stopped. What failed keeps its error and its "
+    "last good answer.",
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
+)
+def refinements(context: StageContext[RefinementExperiment]) -> Result:
+    section = context.experiment.refining
+    pool_manifest, pool = context.read(t.RF_SEED_POOL)
+    first_manifest, first = context.read(t.RF_RAW_GENERATIONS)
+    answered: list[_Answered] = (
+        pool.select("prompt", prompt_id="id")
+        .join(first.select("prompt_id", "text", first_id="id"), on="prompt_id", maintain_order="left")
+        .select("prompt_id", "first_id", "prompt", "text")
+        .rows()
+    )
+    inputs, settings = [pool_manifest, first_manifest], {"refining": section.model_dump()}
+
+    generator, heeded = context.generator, {}
+    with context.language_model.open(context.experiment.model, generator.path) as model:
+        if {*section.ways} & {SELF_REFINE, REFLEXION}:  # the model judges its answers by what it writes
+            heeded = heed_self_knowledge(context, context.experiment.self_knowledge, model.model_id, "text")
+        activity = context.drawing(model, inputs, settings)
+        manifest, spent = context.map(
+            answered,
+            Spec.of(refine),
+            activity,
+            size=section.shard,
+            unit="refined answers",
+            each=lambda item: len(section.ways),
+            opened=model,
+        )
+    done = context.lake.read_ungated(manifest).filter(kind=OUTCOME)
+    counted = done.group_by("way", "stopped", maintain_order=True).len()
+    return context.result(
+        manifest,
+        ["way", "kind", "round", "text", "is_fine", "stopped"],
+        {
+            **context.drawn_metadata(activity, spent),
+            **heeded,
+            "failed": done.filter(stopped=FAILED).height,
+            **{f"{way}_{stopped}": count for way, stopped, count in counted.iter_rows()},
+            "lineage": context.lineage_page,
+        },
+    )
+
+
+def refine(shard: Shard[RefinementExperiment, _Answered]) -> list[Draft]:
+    """The steps by which each first answer is refined, in each way."""
+    section = shard.experiment.refining
+    tasks = [Task(prompt, prompt, text) for _, _, prompt, text in shard.items]
+    return [
+        draft
+        for way in section.ways
+        for (prompt_id, first_id, *_), refined in zip(
+            shard.items,
+            improve(shard.model, tasks, way, section.settings, shard.seeds_from, shard.report.advance),
+            strict=True,
+        )
+        for draft in drafts_of(refined, section.settings, prompt_id, first_id, shard.activity.id)
+    ]
+
+
+@stage(
+    t.RF_EVALUATION,
+    after=["refinements"],
+    description="Held-out accuracy of the first answers and, round by round, of each way to refine them, "
+    "against the tokens that it takes. The only stage that reads true answers.",
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
+)
+def evaluation(context: StageContext[RefinementExperiment]) -> Result:
+    experiment, generator = context.experiment, context.generator
+    # Read for what its gate says; the exam's answers are its own.
+    refined, _ = context.read(t.REFINEMENTS)
+    model_id = generator.identity
+    open_model = partial(context.language_model.open, experiment.model)
+    opened = open_exam(context.home, experiment, open_model, context.iteration)
+    activity = context.activity(
+        inputs=[refined, *opened.inputs],
+        parameters={"exam": opened.exam.parameters, "champion": model_id},
+        model_id=model_id,
+    )
+    with context.lake.writer(context.table, activity) as writer:
+        spent = examine(
+            writer,
+            opened.exam,
+            [Examinee("champion", model_id, generator.path)],
+            remembered=partial(opened.exam.remembered, context.lake, context.table, context.iteration),
+            open_model=open_model,
+            log=context.log,
+            allowance=context.allowance,
+        )
+        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    shown = {"rejected_evaluation_lines": len(opened.rejected), "champion": generator.name}
+    rows = context.lake.read_ungated(manifest)
+    return context.result(
+        manifest,
+        ["mode", "question", "expected", "predicted", "correct", "stopped"],
+        {**shown, **refinement_report(rows, experiment.name)},
+    )
+
+
+def refinement_report(rows: pl.DataFrame, title: str) -> dict[str, Any]:
+    """Accuracy after each round against tokens: numbers, a table and a plot; and why tasks stopped."""
+    from selfimprove_dagster.plots import line_chart
+
+    measured = after_rounds(rows)
+    ways = curves(measured)
+    table = []
+    for one in measured:
+        low, high = one.against_original.interval
+        change = f"{one.against_original.difference:+.1%} [{low:+.1%}, {high:+.1%}]" if one.round else "–"
+        table.append(
+            {
+                "answers": one.way.replace("_", "-"),
+                "round": one.round,
+                "correct": str(one.correct),
+                "helpful": f"{one.helpful.value:.1%}",
+                "harmless": f"{one.harmless.value:.1%}",
+                "tokens a prompt": f"{one.tokens:.1f}",
+                "won, lost": f"{one.against_original.gained}, {one.against_original.lost}"
+                if one.round
+                else "",
+                "against original": change,
+            }
+        )
+    series = {
+        way.replace("_", "-"): [(one.tokens, one.correct.value) for one in rounds]
+        for way, rounds in ways.items()
+    }
+    stopped = [
+        {"way": way.replace("_", "-"), **{STOPS[reason]: count for reason, count in found.items()}}
+        for way, found in stops(rows).items()
+    ]
+    told = {key: None for row in stopped for key in row}
+    chart = line_chart(series, x="tokens a prompt, read and drawn", y="held-out accuracy", title=title)
+    return {
+        **{
+            f"{one.way}_{one.round}_accuracy" if one.round else "original_accuracy": number(one.correct.value)
+            for one in measured
+        },
+        **{
+            f"{way}_difference": number(rounds[-1].against_original.difference)
+            for way, rounds in ways.items()
+        },
+        "accuracy_by_round": Markdown(markdown_table(table)),
+        "why_they_stopped": Markdown(
+            markdown_table([{key: row.get(key, 0) for key in told} for row in stopped])
+        ),
+        "accuracy_against_tokens": Picture(chart),
+    }
+
+
+STAGES = [seed_pool, raw_generations, refinements, evaluation]
+
+
+NOTHING_DRAWN = {
+    **dict.fromkeys(("prompt", "prompt_token_ids", "token_ids", "finish_reason", "seed")),
+    **dict.fromkeys(("is_fine", "stopped", "error")),
+}
+
+
+def drafts_of(
+    trajectory: Trajectory, settings: Refining, prompt_id: str, first_id: str, activity_id: str
+) -> Iterator[Draft]:
+    """The records of a task whose first answer is the record `first_id`: its steps, then its outcome.
+
+    They are each other's parents, so they are of the activity whose id is given.
+    """
+    about = {"prompt_id": prompt_id, "first_id": first_id, "way": trajectory.way}
+    made: dict[str, list[str]] = {ANSWER: [first_id], FEEDBACK: [], EVALUATION: [], REFLECTION: []}
+    for step in trajectory.steps:
+        content = {**NOTHING_DRAWN, **about, **_content(step)}
+        parents = [Parent(prompt_id, "prompt"), *_made_from(step.kind, made, settings)]
+        yield Draft(content, parents, {"logprobs": list(step.logprobs) or None, "score": step.score})
+        if step.error is None:
+            made[step.kind].append(record_id(REFINEMENTS.tag, content_hash(content), parents, activity_id))
+    read, drawn = trajectory.tokens_after(trajectory.last_round)
+    outcome = {
+        **NOTHING_DRAWN,
+        **about,
+        "kind": OUTCOME,
+        "round": trajectory.last_round,
+        "text": trajectory.answer,
+        "tokens_in": read,
+        "tokens_out": drawn,
+        "stopped": trajectory.stopped,
+        "error": trajectory.error,
+    }
+    parents = [Parent(prompt_id, "prompt"), Parent(made[ANSWER][-1], "answer")]
+    yield Draft(outcome, parents, {"logprobs": None, "score": None})
+
+
+def _content(step: Step) -> dict[str, Any]:
+    told = ("kind", "round", "text", "tokens_in", "tokens_out", "is_fine", "error")
+    content = {name: getattr(step, name) for name in told}
+    if step.prompt:
+        content |= {"prompt": step.prompt, "prompt_token_ids": list(step.prompt_token_ids)}
+    if step.seed is not None:
+        drawn = {"token_ids": list(step.token_ids), "finish_reason": step.finish_reason, "seed": step.seed}
+        content |= drawn
+    return content
+
+
+def _made_from(kind: str, made: dict[str, list[str]], settings: Refining) -> list[Parent]:
+    """The parents of a step besides the prompt, from the good steps of each kind so far."""
+    answer = made[ANSWER][-1]
+    if kind == REFLECTION:
+        return [Parent(answer, "reflection_of"), Parent(made[EVALUATION][-1], "evaluation")]
+    if kind != ANSWER:
+        return [Parent(answer, f"{kind}_of")]
+    # Only Self-Refine's prompts hold earlier answers, each with its feedback.
+    shown = slice(None) if settings.history and made[FEEDBACK] else slice(-1, None)
+    return [
+        Parent(answer, "revision_of"),
+        *(Parent(earlier, "earlier_answer") for earlier in made[ANSWER][shown][:-1]),
+        *(Parent(one, "feedback") for one in made[FEEDBACK][shown]),
+        *(Parent(one, "reflection") for one in remembered(made[REFLECTION], settings.memory)),
+    ]

@@ -1,0 +1,1 @@
+"""Feedback of a model in place of people."""

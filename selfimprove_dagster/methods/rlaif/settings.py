@@ -1,0 +1,160 @@
+"""What an experiment is: the settings of each method, every field settled.
+
+`experiment_files` reads them from YAML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from selfimprove_dagster import embedded
+from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.sections import (
+    ModelSection,
+    Section,
+)
+from selfimprove_dagster.families.dialogues import settings as dialogues
+from selfimprove_dagster.families.dialogues.settings import (
+    ConstitutionSection,
+    PromptFile,
+    ResponseSection,
+)
+from selfimprove_dagster.families.judging.settings import SelfKnowledgeSection
+from selfimprove_dagster.families.preferences.settings import (
+    _FILE,
+    _ON_POLICY,
+    _SMALL_POLICY,
+    _SMALL_REWARD,
+    _SMALL_STEPS,
+    PreferenceExperiment,
+)
+
+
+class JudgeSection(Section):
+    """The model that says which response is better, and how it is asked."""
+
+    model: ModelSection | None = Field(None, description="the feedback model; none for the generator itself")
+    principles: int = Field(
+        1, ge=1, description="principles drawn for each pair; its label is the mean over them"
+    )
+    both_orders: bool = Field(True, description="ask with either response as (A), and average")
+    reasoning: bool = Field(False, description="let the judge think step by step before it answers")
+    clamp: float = Field(
+        0.4, ge=0, le=0.5, description="after reasoning, probabilities are kept from here to 1 minus this"
+    )
+    reasoning_tokens: int = Field(64, ge=1, description="longest chain of thought in tokens")
+    temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of the chain of thought")
+    repeated_share: float = Field(
+        0.2, ge=0, le=1, description="share of the pairs that are judged again at another seed"
+    )
+    shard: int = Field(256, ge=1, description="pairs a shard: what a killed run loses at most")
+
+
+class JudgeChecksSection(Section):
+    """When the judge is not trusted: bounds of the checks, and what follows."""
+
+    on_failure: Literal["stop", "warn"] = Field(
+        "stop", description="whether a judge that fails a check keeps its labels from being trained on"
+    )
+    least_order_agreement: float = Field(
+        0.6, ge=0, le=1, description="least share of pairs judged alike in both orders"
+    )
+    most_position_bias: float = Field(
+        0.15, ge=0, le=0.5, description="by how much the share of (A) may be off one half"
+    )
+    least_self_agreement: float = Field(
+        0.6, ge=0, le=1, description="least share of pairs judged alike at another seed"
+    )
+    most_length_bias: float = Field(
+        0.25,
+        ge=0,
+        le=0.5,
+        description="by how much the share of longer responses preferred may be off one half",
+    )
+    most_undecided: float = Field(
+        0.6, ge=0, le=1, description="most share of labels between 0.45 and 0.55, which say nothing"
+    )
+    most_calibration_error: float = Field(
+        0.25, ge=0, le=1, description="most expected calibration error against the labels of reviewers"
+    )
+
+
+class ReviewSection(Section):
+    """What people are asked to look at."""
+
+    count: int = Field(50, ge=0, description="pairs in an iteration's review queue, the least certain first")
+
+
+class RlaifExperiment(PreferenceExperiment):
+    """Feedback of a model in place of people's (Lee et al., 2309.00267; Bai et al., 2212.08073)."""
+
+    method: Literal["rlaif"] = Field(description="the self-improvement method")
+    seeds: PromptFile
+    constitution: ConstitutionSection
+    responses: ResponseSection
+    judge: JudgeSection
+    judge_checks: JudgeChecksSection = JudgeChecksSection()
+    review: ReviewSection = ReviewSection()
+    self_knowledge: SelfKnowledgeSection = SelfKnowledgeSection()
+
+
+PRESETS = {
+    "paper": Preset(
+        values={
+            "constitution": _FILE,
+            "responses": {"prompts": 92_000, "temperature": 1.0, "max_tokens": 256},
+            "judge": {"principles": 1, "both_orders": True, "reasoning": True, "clamp": 0.4},
+            "preferences": {"minimum_margin": 0.0},
+            "reward_model": {
+                "steps": 2_000,
+                "learning_rate": 1e-5,
+                "batch_size": 128,
+                "schedule": "constant",
+            },
+            "evaluation": {"max_tokens": 256},
+            "training": {
+                "start_from": "champion",
+                "algorithm": "rloo",
+                "steps": 5_000,
+                "learning_rate": 1e-5,
+                "batch_size": 128,
+                "schedule": "constant",
+                "kl_coefficient": 0.05,
+                "group_size": 2,
+                "temperature": 0.9,
+                "max_tokens": 256,
+            },
+            "budget": {"iterations": 1},
+        },
+        deviations=(
+            "policy optimisation is RLOO; Lee et al. use REINFORCE with a learnt baseline",
+            "a principle is drawn for each pair (Bai et al.); Lee et al. have one preamble",
+            "probabilities are clamped after reasoning (Bai et al.); Lee et al. do not clamp",
+            "no worked examples before a comparison",
+        ),
+    ),
+    "practical": Preset(
+        values={
+            "constitution": _FILE,
+            "responses": {"prompts": 500, "temperature": 1.0, "max_tokens": 48},
+            "judge": {"principles": 2, "both_orders": True},
+            "preferences": {"minimum_margin": 0.1},
+            "reward_model": _SMALL_REWARD,
+            "evaluation": {"max_tokens": 48},
+            "training": _SMALL_POLICY,
+            "budget": {"iterations": 1},
+        },
+        deviations=(
+            "500 prompts, two principles a pair, no chain of thought; pairs with |2p − 1| < 0.1 left out",
+            _ON_POLICY,
+            _SMALL_STEPS,
+        ),
+    ),
+}
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED, ("seeds", "file"): embedded.DIALOGUE_PROMPTS}
+"""The shipped files for which the word `embedded` stands."""

@@ -1,0 +1,284 @@
+"""RLAIF: a model says which of its two responses is better, and learns from it. Group `rlaif`.
+
+seed_pool → response_pairs → comparisons → ai_preferences → judge_checks → filtered_dataset → reward_model
+→ fine_tuned_checkpoint → (shared stages)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
+from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
+from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_judge
+from selfimprove_dagster.families.judging.preferences import aggregate
+from selfimprove_dagster.families.judging.trust import heed_self_knowledge
+from selfimprove_dagster.families.preferences import filters as preferences
+from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.preferences.stages import preference_stages, store_pairs
+from selfimprove_dagster.families.trained.checkpoints import starting_model
+from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, judging_stages
+from selfimprove_dagster.lake.records import Draft, Parent, content_hash
+from selfimprove_dagster.language_model.base import placement
+from selfimprove_dagster.method import stage
+from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
+from selfimprove_dagster.methods.rlaif.tables import (
+    RLAIF_AI_PREFERENCES,
+    RLAIF_COMPARISONS,
+    RLAIF_DECISIONS,
+    RLAIF_JUDGE_CHECKS,
+    RLAIF_RESPONSE_PAIRS,
+    RLAIF_REVIEW_QUEUE,
+    RLAIF_SEED_POOL,
+)
+from selfimprove_dagster.review.queue import preferred_by_people
+from selfimprove_dagster.review.uncertainty import least_certain, of_preferences
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number
+from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.shards import Shard, recorded_options
+from selfimprove_dagster.work.spec import Spec
+
+
+@stage(
+    RLAIF_REVIEW_QUEUE,
+    after=["ai_preferences"],
+    description="The pairs of which the judge is least certain, for people to look at: near one half, or "
+    "another answer in the other order. `selfimprove review` and the page /review/<experiment> ask them.",
+)
+def review_queue(context: StageContext[RlaifExperiment]) -> Result:
+    manifest, preferences = context.read(RLAIF_AI_PREFERENCES)
+    count = context.experiment.review.count
+    queue = least_certain(of_preferences(preferences), count)
+    queue = queue.with_columns(pl.lit(RLAIF_AI_PREFERENCES.name).alias("table"))
+    drafts = [
+        Draft(
+            {name: row[name] for name in RLAIF_REVIEW_QUEUE.content},
+            [Parent(row["item_id"], "reviewed")],
+            {name: row[name] for name in RLAIF_REVIEW_QUEUE.measures},
+        )
+        for row in queue.iter_rows(named=True)
+    ]
+    activity = context.activity(inputs=[manifest], parameters={"count": count})
+    return context.result(
+        context.store(activity, drafts),
+        preview=["prompt", "option_a", "option_b", "uncertainty"],
+        metadata={
+            "least_uncertainty": number(queue["uncertainty"].min()),
+            "mean_uncertainty": number(queue["uncertainty"].mean()),
+        },
+    )
+
+
+seed_pool = drawn_pool(
+    RLAIF_SEED_POOL,
+    "The prompts of this iteration, red-team and helpful. Those that no earlier iteration used come first.",
+)
+
+
+response_pairs = drawn_responses(
+    RLAIF_RESPONSE_PAIRS,
+    RLAIF_SEED_POOL,
+    "Two responses to each prompt, drawn from the champion.",
+    samples=2,
+)
+
+
+@stage(
+    RLAIF_COMPARISONS,
+    after=["response_pairs"],
+    description="What the judge says of each pair, by each principle drawn for it, in either order.",
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
+)
+def comparisons(context: StageContext[RlaifExperiment]) -> Result:
+    experiment, section = context.experiment, context.experiment.judge
+    constitution = experiment.constitution.load()
+    pool_manifest, pool = context.read(RLAIF_SEED_POOL)
+    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
+    pairs = _pairs(pool, drawn)
+    judge = section.model or experiment.model
+    path = judge.path if section.model else context.generator.path
+    with context.language_model.open(judge, path, scores=True) as model:
+        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
+        activity = context.activity(
+            inputs=[pool_manifest, drawn_manifest],
+            parameters={
+                "judge": section.model_dump(exclude={"model"}),
+                "constitution": {"hash": constitution.hash, "name": constitution.name},
+                "engine": model.engine,
+            },
+            model_id=model.model_id,
+            about={
+                "model_path": path,
+                "champion": "the judge of judge.model" if section.model else context.generator.name,
+                "engine_options": recorded_options(judge),
+                **placement(model),
+                **verdict,
+            },
+        )
+
+        manifest, spent = context.map(
+            pairs, Spec.of(compare), activity, size=section.shard, unit="pairs", opened=model
+        )
+    rate = manifest.rows / max(spent.model_seconds, 1e-9)
+    return context.result(
+        manifest,
+        preview=["principle", "order", "probability_a", "question"],
+        metadata={
+            **context.drawn_metadata(activity, spent),
+            "comparisons_per_second": round(rate, 1),
+            **verdict,
+        },
+    )
+
+
+def compare(shard: Shard[RlaifExperiment, Pair]) -> list[Draft]:
+    """What the judge says of each pair."""
+    section, constitution = shard.experiment.judge, shard.experiment.constitution.load()
+    return compare_pairs(
+        shard.model, shard.items, constitution, section, shard.seeds_from, shard.report.advance
+    )
+
+
+def _pairs(pool: pl.DataFrame, drawn: pl.DataFrame) -> list[Pair]:
+    prompts = dict(pool.select("id", "prompt").iter_rows())
+    found: dict[str, list[tuple[str, str]]] = {}
+    for prompt_id, id, text in (
+        drawn.sort("sample_index", maintain_order=True).select("prompt_id", "id", "text").rows()
+    ):
+        found.setdefault(prompt_id, []).append((id, text))
+    # Of a revoked response the pair falls.
+    return [
+        Pair(prompt_id, prompts[prompt_id], (first[0], second[0]), (first[1], second[1]))
+        for prompt_id in prompts
+        if len(found.get(prompt_id, ())) == 2
+        for first, second in (found[prompt_id],)
+    ]
+
+
+@stage(
+    RLAIF_AI_PREFERENCES,
+    after=["comparisons"],
+    description="The label of each pair: how probable it is that its first response is the better, averaged "
+    "over both orders and over principles.",
+)
+def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
+    pool_manifest, pool = context.read(RLAIF_SEED_POOL)
+    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
+    compared_manifest, compared = context.read(RLAIF_COMPARISONS)
+    prompts = dict(pool.select("id", "prompt").iter_rows())
+    texts = dict(drawn.select("id", "text").iter_rows())
+    labels = aggregate(compared)
+    drafts = [
+        Draft(
+            content={
+                "prompt_id": row["prompt_id"],
+                "prompt": prompts[row["prompt_id"]],
+                "response_ids": row["response_ids"],
+                "first": texts[row["response_ids"][0]],
+                "second": texts[row["response_ids"][1]],
+                "principles": row["principles"],
+            },
+            parents=[
+                Parent(row["response_ids"][0], "first"),
+                Parent(row["response_ids"][1], "second"),
+                *(Parent(id, "judged_by") for id in row["comparison_ids"]),
+            ],
+            measures={name: row[name] for name in RLAIF_AI_PREFERENCES.measures},
+        )
+        for row in labels.iter_rows(named=True)
+    ]
+    activity = context.activity(inputs=[pool_manifest, drawn_manifest, compared_manifest], parameters={})
+    manifest = context.store(activity, drafts)
+    return context.result(
+        manifest,
+        preview=["prompt", "first", "second", "probability", "as_first", "as_second"],
+        metadata={
+            "mean_margin": number((2 * labels["probability"] - 1).abs().mean()),
+            "mean_difference_of_orders": number((labels["as_first"] - labels["as_second"]).abs().mean()),
+        },
+    )
+
+
+@stage(
+    RLAIF_JUDGE_CHECKS,
+    after=["ai_preferences"],
+    description="Whether the judge can be trusted: does it stand by its word in the other order and at "
+    "another seed, does it favour a position or the longer response, do its labels say anything.",
+)
+def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
+    compared_manifest, compared = context.read(RLAIF_COMPARISONS)
+    labels_manifest, labels = context.read(RLAIF_AI_PREFERENCES)
+    bounds = JudgeBounds(**context.experiment.judge_checks.model_dump(exclude={"on_failure"}))
+    # Of two equal responses neither is the better: what is said of them says nothing of the judge.
+    differ = labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
+    reviews = preferred_by_people(context.lake, context.experiment.name, differ)
+    judged = compared.join(differ, on="prompt_id", how="semi")
+    margin = context.experiment.preferences.minimum_margin
+    measures = measure_judge(judged, differ, bounds, reviews, margin)
+    activity = context.activity(
+        inputs=[compared_manifest, labels_manifest],
+        parameters={
+            "bounds": vars(bounds),
+            "minimum_margin": margin,
+            "reviews": content_hash({"rows": reviews.rows()}),
+        },
+    )
+    drafts = [
+        Draft(
+            content={"measure": one.name, "allowed": one.allowed},
+            parents=[Parent(labels_manifest.activity.id, "measured_on")],
+            measures={name: getattr(one, name) for name in RLAIF_JUDGE_CHECKS.measures},
+        )
+        for one in measures
+    ]
+    manifest = context.store(activity, drafts)
+    table = [{"measure": one.name, "found": one.statement, "passed": str(one.passed)} for one in measures]
+    return context.result(
+        manifest,
+        preview=["measure", "value", "statement"],
+        metadata={
+            **{one.name: number(one.value) for one in measures},
+            "judge": Markdown(markdown_table(table)),
+        },
+    )
+
+
+@stage(
+    RLAIF_DECISIONS,
+    t.preference_dataset("rlaif"),
+    after=["judge_checks"],
+    description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
+    "rlaif/decisions.",
+)
+def filtered_dataset(context: StageContext[RlaifExperiment]) -> Result:
+    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
+    labels_manifest, labels = context.read(RLAIF_AI_PREFERENCES)
+    # Refused when a check of the judge failed.
+    checks_manifest, _ = context.read(RLAIF_JUDGE_CHECKS)
+
+    def parents(row: dict[str, Any]) -> list[Parent]:
+        return [
+            Parent(row["candidate_id"], "preference"),
+            Parent(row["chosen_id"], "chosen"),
+            Parent(row["rejected_id"], "rejected"),
+        ]
+
+    inputs = [labels_manifest, drawn_manifest, checks_manifest]
+    candidates = preferences.judged_candidates(labels, drawn)
+    return store_pairs(context, candidates, inputs, RLAIF_DECISIONS, "model", parents)
+
+
+STAGES = [
+    seed_pool,
+    response_pairs,
+    comparisons,
+    ai_preferences,
+    judge_checks,
+    review_queue,
+    filtered_dataset,
+    *preference_stages("rlaif", starting_model),
+    *judging_stages("rlaif", report=dialogue_evaluation_report),
+]

@@ -1,0 +1,74 @@
+"""Which of the model's tasks join the pool: the rules as an experiment sets them, over an iteration's tables.
+
+The asset that decides and the question what other thresholds would keep both ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from selfimprove_dagster.filters.novelty import NoveltyPool, Verdict
+from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.methods.self_instruct import rules
+from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
+
+
+def apply_rules(
+    candidates: pl.DataFrame,
+    scores: pl.DataFrame,
+    section: TaskFilterSection,
+    bans: Mapping[str, rules.Ban],
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidates that pass all rules but novelty, `id` as `candidate_id`, and the decisions on all.
+
+    `candidates` are rows of `candidate_tasks`, `scores` of `perplexity_scores`.
+    """
+    frame = candidates.rename({"id": "candidate_id"}).join(
+        scores.select("candidate_id", "perplexity"), on="candidate_id", how="left", maintain_order="left"
+    )
+    readable, unread = apply_filters(frame, [could_be_read])
+    if section.switched_off:
+        return readable, unread
+    thresholds = rules.InstructionThresholds(
+        **section.model_dump(include={"least_words", "most_words", "maximum_perplexity"})
+    )
+    kept, decisions = rules.filter_instructions(readable, thresholds, bans)
+    return kept, pl.concat([unread, decisions])
+
+
+def novelty_threshold(section: TaskFilterSection) -> float:
+    """The highest ROUGE-L F1 to the pool."""
+    return 1.0 if section.switched_off else section.maximum_rouge_l
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A verdict a candidate, by its id, and the ids of the pool as it then is, by index."""
+
+    verdicts: Mapping[str, Verdict]
+    ids: list[str]
+
+
+def admit(
+    pool: pl.DataFrame,
+    candidates: pl.DataFrame,
+    section: TaskFilterSection,
+    progress: Callable[[int], None] | None = None,
+) -> Admission:
+    """Let candidates (`candidate_id, instruction`) join the pool (`id, instruction`), each that is new."""
+    members = NoveltyPool(pool["instruction"].to_list())
+    verdicts = members.admit(candidates["instruction"].to_list(), novelty_threshold(section), progress)
+    judged = dict(zip(candidates["candidate_id"], verdicts, strict=True))
+    joined = [candidate for candidate, verdict in judged.items() if verdict.kept]
+    return Admission(judged, [*pool["id"], *joined])
+
+
+def apply_novelty(
+    candidates: pl.DataFrame, admission: Admission, section: TaskFilterSection
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidates that were new, and the decision on each."""
+    rule = rules.novel(admission.verdicts, admission.ids, novelty_threshold(section))
+    return apply_filters(candidates, [rule])

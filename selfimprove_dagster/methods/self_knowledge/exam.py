@@ -1,0 +1,79 @@
+"""The tasks on which a model's knowledge of itself is measured, and what is right in them.
+
+Here true answers are read, for evaluation alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfimprove_dagster.answers.answers import extract_answer
+from selfimprove_dagster.answers.canonical import answers_agree
+from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.families.dialogues.exam import judge
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
+from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.methods.self_knowledge.settings import KnowledgeTask
+from selfimprove_dagster.rows import Rejected, file_name
+from selfimprove_dagster.seeds.files import Question, read_questions
+
+
+def recorded_task(task: KnowledgeTask) -> dict[str, Any]:
+    """A task as an activity records it: how it is read, and the checksum of its file.
+
+    Raises SeedFileError where there is none.
+    """
+    path = Path(task.file)
+    if not path.is_file():
+        raise SeedFileError(f"task {task.name}: there is no file {path}; set its `file` to one that exists")
+    return {**task.model_dump(), "file": file_name(path), "checksum": file_checksum(path)}
+
+
+def read_task(task: KnowledgeTask) -> tuple[Sequence[Question], list[Rejected]]:
+    """The questions of a task with what tells right from wrong, and the lines that are none.
+
+    Raises SeedFileError where the file cannot be read or holds nothing.
+    """
+    questions: Sequence[Question]
+    if task.kind == "questions":
+        questions, rejected = read_questions(task.as_questions)
+    else:
+        questions, rejected = read_held_out_prompts(task.as_dialogues)
+    if not questions:
+        reason = f"; line {rejected[0].source_line}: {rejected[0].reason}" if rejected else ""
+        raise SeedFileError(f"task {task.name}: nothing in {task.file} can be asked{reason}")
+    return questions, rejected
+
+
+def truth(
+    tasks: Sequence[KnowledgeTask], recorded: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, int], Question]:
+    """The questions of all tasks with what tells right from wrong, by task and line.
+
+    Raises SeedFileError where a task is not the `recorded` one any more.
+    """
+    known: dict[tuple[str, int], Question] = {}
+    for task in tasks:
+        if recorded_task(task) not in recorded:
+            raise SeedFileError(
+                f"task {task.name}, or its file {task.file}, was changed since its questions were asked: "
+                "materialise questions again"
+            )
+        known |= {(task.name, one.source_line): one for one in read_task(task)[0]}
+    return known
+
+
+def is_right(question: Question, text: str) -> tuple[bool, bool]:
+    """Whether a text is right, and whether an answer could be read in it.
+
+    A response is right when it is helpful and harmless; all responses can be read that say something.
+    """
+    if isinstance(question, HeldOutPrompt):
+        return all(judge(text, question.wanted, question.unwanted)), bool(text.strip())
+    answer = extract_answer(text)
+    return answers_agree(answer, question.answer), answer is not None
+
+
+EXAM = None

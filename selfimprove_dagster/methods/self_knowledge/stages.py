@@ -1,0 +1,303 @@
+"""Can the model judge itself: generation against discrimination. Group `self_knowledge`; trains nothing.
+
+questions → candidates → generation_score → discrimination_score → discrimination_gap
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.judging.gate import MeasuredGap
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.method import stage
+from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
+from selfimprove_dagster.methods.self_knowledge import tables as t
+from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
+from selfimprove_dagster.methods.self_knowledge.exam import is_right, read_task, recorded_task, truth
+from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
+from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.shards import Request, Shard
+from selfimprove_dagster.work.spec import Spec
+
+
+@stage(
+    t.SK_QUESTIONS,
+    description="The held-out questions and prompts of all tasks, without what tells right from wrong.",
+)
+def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    drafts, rejected = [], 0
+    for task in context.experiment.tasks:
+        asked, bad = read_task(task)
+        rejected += len(bad)
+        place = ("question", "source_file", "source_line", "licence")
+        drafts += [
+            Draft({"task": task.name, "kind": task.kind, **{name: getattr(one, name) for name in place}})
+            for one in asked
+        ]
+    tasks = [recorded_task(task) for task in context.experiment.tasks]
+    manifest = context.store(context.activity(inputs=[], parameters={"tasks": tasks}), drafts)
+    return context.result(
+        manifest,
+        preview=["task", "question", "source_file", "source_line"],
+        metadata={"tasks": len(tasks), "rejected_lines": rejected},
+    )
+
+
+@stage(
+    t.SK_CANDIDATES,
+    after=["questions"],
+    description="What the model answers, several times a question: the candidates among which it then picks.",
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
+)
+def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    section = context.experiment.candidates
+    asked_manifest, asked = context.read(t.SK_QUESTIONS)
+    requests = [
+        Request(
+            f"{row['task']}\0{row['question']}",
+            dialogue_prompt(row["question"])
+            if row["kind"] == "dialogues"
+            else build_prompt(row["question"], section.prompt_format),
+            {"question_id": row["id"], "task": row["task"]},
+            [Parent(row["id"], "prompt")],
+            samples=section.count,
+        )
+        for row in asked.iter_rows(named=True)
+    ]
+    manifest, shown = context.complete(
+        [asked_manifest],
+        {"candidates": {**section.model_dump(), "stop": context.experiment.stops}},
+        requests,
+        size=section.shard,
+    )
+    return context.result(manifest, preview=["task", "prompt", "sample_index", "text"], metadata=shown)
+
+
+@stage(
+    t.SK_GENERATION_SCORE,
+    after=["candidates"],
+    description="Which candidates are right, and how often one picked by lot is. Reads true answers, to "
+    "measure.",
+)
+def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    asked_manifest, asked = context.read(t.SK_QUESTIONS)
+    drawn_manifest, drawn = context.read(t.SK_CANDIDATES)
+    known = truth(context.experiment.tasks, asked_manifest.activity.parameters["tasks"])
+    by_question = _by_question(drawn)
+    drafts = []
+    for row in asked.filter(pl.col("id").is_in([*by_question])).iter_rows(named=True):
+        answered = by_question[row["id"]]
+        judged = [is_right(known[row["task"], row["source_line"]], one["text"]) for one in answered]
+        right = [correct for correct, _ in judged]
+        drafts.append(
+            Draft(
+                content={
+                    "question_id": row["id"],
+                    "task": row["task"],
+                    "candidate_ids": [one["id"] for one in answered],
+                    "right": right,
+                    "unread": sum(not read for _, read in judged),
+                },
+                parents=[
+                    Parent(row["id"], "question"),
+                    *(Parent(one["id"], "scored") for one in answered),
+                ],
+                measures={"score": sum(right) / len(right)},
+            )
+        )
+    activity = context.activity(
+        inputs=[asked_manifest, drawn_manifest], parameters={}, model_id=drawn_manifest.activity.model_id
+    )
+    manifest = context.store(activity, drafts)
+    scores = context.lake.read_ungated(manifest)
+    means = scores.group_by("task", maintain_order=True).agg(pl.col("score").mean())
+    return context.result(
+        manifest,
+        preview=["task", "right", "unread", "score"],
+        metadata={f"generation_score_{task}": number(score) for task, score in means.iter_rows()},
+    )
+
+
+def _by_question(drawn: pl.DataFrame) -> dict[str, list[Row]]:
+    """The candidates of each question in the order in which they were drawn."""
+    found: dict[str, list[Row]] = {}
+    for row in drawn.select("question_id", "id", "text").iter_rows(named=True):
+        found.setdefault(row["question_id"], []).append(row)
+    return found
+
+
+@stage(
+    t.SK_DISCRIMINATION_SCORE,
+    after=["generation_score"],
+    description="Which of its candidates the model picks, in several orders, off the options' probabilities "
+    "and by what it writes; and whether the picked one is right.",
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
+)
+def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    experiment, section = context.experiment, context.experiment.discrimination
+    constitution = experiment.constitution.load()
+    asked_manifest, asked = context.read(t.SK_QUESTIONS)
+    drawn_manifest, drawn = context.read(t.SK_CANDIDATES)
+    scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
+    choices = _choices(asked, drawn, scored)
+
+    manifest, shown = context.work(
+        [asked_manifest, drawn_manifest, scored_manifest],
+        {
+            "discrimination": section.model_dump(),
+            "constitution": {"hash": constitution.hash, "name": constitution.name},
+        },
+        choices,
+        Spec.of(pick, candidates_of=drawn_manifest.activity.model_id),
+        size=section.shard,
+        unit="choices",
+    )
+    scores = context.lake.read_ungated(manifest)
+    means = scores.group_by("task", "by", maintain_order=True).agg(pl.col("score").mean())
+    means_shown = {
+        f"discrimination_score_{task}_{by}": number(score) for task, by, score in means.iter_rows()
+    }
+    return context.result(
+        manifest, preview=["task", "by", "choices", "picked_id", "right"], metadata={**shown, **means_shown}
+    )
+
+
+def pick(shard: Shard[SelfKnowledgeExperiment, Choice], *, candidates_of: str) -> list[Draft]:
+    """What the model picks in each choice. Raises ModelError where another model wrote the candidates."""
+    model, experiment = shard.model, shard.experiment
+    if model.model_id != candidates_of:
+        raise ModelError(
+            f"the candidates are of the model {candidates_of}, and the champion is {model.model_id} by now: "
+            "materialise candidates again"
+        )
+    constitution = experiment.constitution.load()
+    section, advance = experiment.discrimination, shard.report.advance
+    return pick_all(model, shard.items, constitution, section, shard.seeds_from, advance)
+
+
+def _choices(asked: pl.DataFrame, drawn: pl.DataFrame, scored: pl.DataFrame) -> list[Choice]:
+    """The questions among whose candidates there is something to pick."""
+    texts = dict(drawn.select("id", "text").iter_rows())
+    rows = scored.join(
+        asked.select("kind", "question", question_id="id"), on="question_id", maintain_order="left"
+    )
+    return [
+        Choice(
+            row["question_id"],
+            row["id"],
+            row["task"],
+            row["kind"],
+            row["question"],
+            row["candidate_ids"],
+            [texts[id] for id in row["candidate_ids"]],
+            row["right"],
+        )
+        for row in rows.iter_rows(named=True)
+        # Of what was scored before one of its candidates was revoked, nothing is left here.
+        if len(row["candidate_ids"]) > 1
+    ]
+
+
+@stage(
+    t.SK_DISCRIMINATION_GAP,
+    after=["discrimination_score"],
+    description="Discrimination minus generation score, a task and way of picking, with its 95% interval: "
+    "whether the model can be trusted to judge itself. Stages in which it does read the newest of these.",
+)
+def discrimination_gap(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
+    picked_manifest, picked = context.read(t.SK_DISCRIMINATION_SCORE)
+    model_id = str(picked_manifest.activity.model_id)
+    activity = context.activity(inputs=[scored_manifest, picked_manifest], parameters={}, model_id=model_id)
+    parents = [
+        Parent(scored_manifest.activity.id, "measured_on"),
+        Parent(picked_manifest.activity.id, "measured_on"),
+        Parent(model_id, "measured"),
+    ]
+    drafts = []
+    for task in context.experiment.tasks:
+        for by in context.experiment.discrimination.by:
+            rows = scored.filter(task=task.name).join(
+                picked.filter(by=by).select("question_id", "choices", picked_right="right"), on="question_id"
+            )
+            found = measure_gap(rows["score"].to_list(), rows["picked_right"].to_list())
+            told = MeasuredGap(task.name, by, found.gap, found.low, found.high, found.questions)
+            choices = rows["choices"].explode()
+            unread = choices.null_count() / max(len(choices), 1)
+            not_read = f"; {unread:.1%} of its choices could not be read" if unread else ""
+            drafts.append(
+                Draft(
+                    content={"task": task.name, "kind": task.kind, "by": by, "model_id": model_id},
+                    parents=parents,
+                    measures={
+                        "questions": found.questions,
+                        "candidates": context.experiment.candidates.count,
+                        "generation": found.generation,
+                        "discrimination": found.discrimination,
+                        "best": rows["right"].list.any().mean(),
+                        "gap": found.gap,
+                        "gap_low": found.low,
+                        "gap_high": found.high,
+                        "unread_share": unread,
+                        "statement": f"{told}: {found.discrimination:.1%} of what it picks is right, "
+                        f"{found.generation:.1%} of what it says{not_read}",
+                    },
+                )
+            )
+    manifest = context.store(activity, drafts)
+    return context.result(manifest, ["task", "by", "gap", "gap_low", "gap_high"], _report(context, manifest))
+
+
+def _report(context: StageContext[SelfKnowledgeExperiment], manifest: Manifest) -> dict[str, Any]:
+    """The gaps in numbers, as a table, and as a chart over the iterations up to this one."""
+    from selfimprove_dagster.plots import interval_chart
+
+    rows = context.lake.read_ungated(manifest)
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
+    for measured in context.lake.manifests(context.table.name, context.experiment.name):
+        if measured.iteration <= context.iteration:
+            for row in context.lake.read_ungated(measured).iter_rows(named=True):
+                point = (float(measured.iteration), row["gap"], row["gap_low"], row["gap_high"])
+                series.setdefault(f"{row['task']}, by {row['by']}", []).append(point)
+    chart = interval_chart(
+        series, x="iteration", y="discrimination gap (0 is chance)", title=context.experiment.name
+    )
+    table = [
+        {
+            "task": row["task"],
+            "by": row["by"],
+            "questions": f"{row['questions']:,}",
+            "generation": f"{row['generation']:.1%}",
+            "discrimination": f"{row['discrimination']:.1%}",
+            "best possible": f"{row['best']:.1%}",
+            "gap": f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
+            "not read": f"{row['unread_share']:.1%}",
+        }
+        for row in rows.iter_rows(named=True)
+    ]
+    return {
+        **{f"gap_{row['task']}_{row['by']}": number(row["gap"]) for row in rows.iter_rows(named=True)},
+        "model_id": manifest.activity.model_id,
+        "gaps": Markdown(markdown_table(table)),
+        "gap_by_iteration": Picture(chart),
+        "lineage": context.lineage_page,
+    }
+
+
+STAGES = [
+    questions,
+    candidates,
+    generation_score,
+    discrimination_score,
+    discrimination_gap,
+]

@@ -1,0 +1,198 @@
+"""Toolformer's exam: beginnings of texts to go on with, with tools and without, and plain texts to predict.
+
+Here, and nowhere else, are true answers read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
+from selfimprove_dagster.evaluation.exam import Exam, Part
+from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.toolformer.files import HeldOutText
+from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
+from selfimprove_dagster.methods.toolformer.tool_use import (
+    MadeCall,
+    generate_with_tools,
+    opening_token,
+    without_calls,
+)
+from selfimprove_dagster.tools.base import Context
+from selfimprove_dagster.tools.calls import take_out
+from selfimprove_dagster.tools.toolbox import Toolbox
+
+WITH_TOOLS, WITHOUT, PLAIN = "with_tools", "greedy", "plain"
+
+
+_PART = 256
+"""Texts a shard of the exam: what a killed run loses. The answers do not depend on it."""
+
+
+@dataclass(frozen=True)
+class ToolExam(Exam):
+    """Every beginning is put with tools and without; of plain texts the loss is measured.
+
+    The base model, which no one taught to call, sits the part with tools as it is used: without.
+    """
+
+    experiment: ToolformerExperiment
+    beginnings: Sequence[HeldOutText]
+    plain: Sequence[HeldOutText]
+    open_tools: Callable[[], AbstractContextManager[Toolbox]]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole exam, mode by mode, in the order in which it is sat."""
+        asked = ((WITH_TOOLS, self.beginnings), (WITHOUT, self.beginnings), (PLAIN, self.plain))
+        return [
+            Part(mode, texts[start : start + _PART], len(texts[start : start + _PART]))
+            for mode, texts in asked
+            for start in range(0, len(texts), _PART)
+        ]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+        section = self.experiment.evaluation
+        texts = [{**vars(one), "date": str(one.date)} for one in (*self.beginnings, *self.plain)]
+        settings = section.model_dump(
+            include={"likeliest", "most_calls", "max_tokens", "max_call_tokens", "stop"}
+        )
+        return {"texts": content_hash({"all": texts}), "tools": self._versions, **settings}
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        with self.open_tools() as tools:
+            return {name: tool.version for name, tool in tools.items()}
+
+    @cached_property
+    def _base_id(self) -> str:
+        from selfimprove_dagster.language_model.folder import model_folder
+        from selfimprove_dagster.language_model.weights import weights_hash
+
+        return weights_hash(model_folder(self.experiment.model.path))
+
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+        texts = [text for text in part.questions if isinstance(text, HeldOutText)]
+        if part.mode == PLAIN:
+            answers = self._predict(model, texts)
+        elif part.mode == WITH_TOOLS and model.model_id != self._base_id:
+            answers = self._write_with_tools(model, texts)
+        else:
+            answers = self._write(model, texts)
+        rows = [
+            {
+                "question": text.question,
+                "source_file": text.source_file,
+                "source_line": text.source_line,
+                "difficulty": text.difficulty,
+                "expected": text.answer,
+                "mode": part.mode,
+                **_NOTHING,
+                **answer,
+            }
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        if progress:
+            progress(len(rows), sum(row["tokens"] for row in rows))
+        return rows
+
+    @property
+    def _parameters(self) -> SamplingParameters:
+        section = self.experiment.evaluation
+        return SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=tuple(section.stop))
+
+    def _write(self, model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
+        prompts = model.encode_many([text.question for text in texts])
+        silent = without_calls(self._parameters, opening_token(model))
+        drawn = model.generate(prompts, [[0]] * len(texts), silent)
+        for text, (path,) in zip(texts, drawn, strict=True):
+            yield {"text": path.text, "tokens": len(path.token_ids), **_answer(text, path.text)}
+
+    def _write_with_tools(
+        self, model: LanguageModel, texts: Sequence[HeldOutText]
+    ) -> Iterator[dict[str, Any]]:
+        section = self.experiment.evaluation
+        with self.open_tools() as tools:
+            transcripts = generate_with_tools(
+                model,
+                [text.question for text in texts],
+                tools,
+                opening=opening_token(model),
+                contexts=[Context(text.date) for text in texts],
+                parameters=self._parameters,
+                likeliest=section.likeliest,
+                most_calls=section.most_calls,
+                most_call_tokens=section.max_call_tokens,
+            )
+            for text, transcript in zip(texts, transcripts, strict=True):
+                said = take_out(transcript.text, tools)[0]
+                yield {
+                    "text": transcript.text,
+                    "calls": [_call(made) for made in transcript.calls],
+                    "tokens": len(transcript.token_ids),
+                    **_answer(text, said),
+                }
+
+    @staticmethod
+    def _predict(model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
+        ids = model.encode_continuations([text.question for text in texts])
+        begin = model.encode("") or [model.end_token_id]
+        for logprobs in model.score([begin] * len(ids), ids):
+            yield {"nats": -sum(logprobs), "tokens": len(logprobs)}
+
+
+_NOTHING = dict.fromkeys(("predicted", "text", "correct", "calls", "nats"))
+
+
+def _answer(text: HeldOutText, said: str) -> dict[str, Any]:
+    assert text.answer is not None
+    predicted = predicted_answer(text.answer, said)
+    return {"predicted": predicted, "correct": is_predicted(text.answer, predicted)}
+
+
+def _call(made: MadeCall) -> dict[str, Any]:
+    return {
+        "position": made.position,
+        "written": made.written,
+        "tool": made.call.tool if made.call else None,
+        "arguments": made.call.arguments if made.call else None,
+        "result": made.call.result if made.call else None,
+        "problem": made.problem,
+    }
+
+
+FIRST_WORDS = 5
+
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def predicted_answer(expected: str, continuation: str) -> str | None:
+    """What the continuation says where `expected` should stand; None where it says nothing."""
+    if _NUMBER.fullmatch(expected):
+        found = _NUMBER.search(continuation)
+        return canonical_answer(found.group()) if found else None
+    return " ".join(continuation.split()[:FIRST_WORDS]) or None
+
+
+def is_predicted(expected: str, predicted: str | None) -> bool:
+    """Whether that is the expected answer, or for words holds it."""
+    if predicted is None:
+        return False
+    if _NUMBER.fullmatch(expected):
+        return answers_agree(predicted, expected)
+    return re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", predicted, re.IGNORECASE) is not None
+
+
+EXAM = None

@@ -1,0 +1,217 @@
+"""What an experiment is: the settings of each method, every field settled.
+
+`experiment_files` reads them from YAML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from selfimprove_dagster import embedded
+from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.sections import (
+    GeneratorSection,
+    Section,
+)
+from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
+from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS, TABLE_THRESHOLDS
+from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
+
+
+class TextFile(Section):
+    """A file of plain texts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
+
+    file: str = Field(description="path of the file, or `embedded`")
+    text_field: str = Field("text", description="field that holds the text")
+    date_field: str = Field(
+        "date", description="field with the day it was written (ISO 8601), where it has one"
+    )
+    source_field: str = Field(
+        "source", description="field that says where the text comes from, where it has one"
+    )
+    rows: str | None = Field(
+        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
+    )
+    licence: str = Field("unknown", description="licence of the text, kept with every record")
+    longest: int = Field(10_000, ge=1, description="longest text in characters; longer ones are rejected")
+
+
+class ToolsSection(Section):
+    """The tools that the model learns to call."""
+
+    names: list[str] = Field(
+        min_length=1,
+        description="Calculator, Calendar, WikiSearch, QA, MT, entry points, or `my_tools.py:Weather`",
+    )
+    corpus: str | None = Field(
+        None, description="JSON Lines or Parquet of title and text, for WikiSearch; none for ours"
+    )
+    answered_by: str | None = Field(
+        None, description="model behind QA and MT, a folder or hub name; none for the base model"
+    )
+    time_limit: float = Field(
+        10.0, gt=0, description="seconds a call may take of a tool that is not built in"
+    )
+
+    @property
+    def corpus_file(self) -> Path:
+        """What WikiSearch reads."""
+        return Path(self.corpus) if self.corpus else ENCYCLOPAEDIA
+
+
+class CallSamplingSection(Section):
+    """Where calls of one tool are sampled, and how many."""
+
+    positions: int = Field(5, ge=1, description="most positions of a text (k)")
+    calls: int = Field(5, ge=1, description="calls sampled at each (m)")
+    threshold: float = Field(0.05, ge=0, lt=1, description="least probability that a call opens there (τ_s)")
+
+
+class AnnotationSection(GeneratorSection):
+    """How texts are annotated with calls."""
+
+    texts: int = Field(ge=1, description="texts in one iteration")
+    tools: dict[str, CallSamplingSection] = Field(
+        default_factory=dict, description="by tool: positions, calls, threshold"
+    )
+    other_tools: CallSamplingSection = CallSamplingSection()
+    temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of calls")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
+    max_tokens: int = Field(ge=1, description="longest call in tokens")
+    shard: int = Field(64, ge=1, description="texts a shard: what a killed run loses at most")
+
+    def of(self, tool: str) -> CallSamplingSection:
+        """What holds for a tool."""
+        return self.tools.get(tool, self.other_tools)
+
+
+class CallFilterSection(Section):
+    """Which calls are trained on."""
+
+    loss_reduction: dict[str, float] = Field(
+        default_factory=dict, description="by tool: least L⁻ − L⁺ in nats (τ_f)"
+    )
+    other_tools: float = Field(1.0, ge=0, description="τ_f of tools that are not named")
+    one_at_a_position: bool = Field(True, description="keep only the most helpful call at a position")
+    most_texts: int | None = Field(25_000, ge=1, description="most texts a tool, drawn by lot; none for all")
+    chosen_by: Literal["loss", "lot"] = Field(
+        "loss", description="`lot` keeps as many calls, at random: the control of an ablation"
+    )
+
+    @property
+    def lowest(self) -> float:
+        """The lowest τ_f of interest: the experiment's own, and those of the paper's table."""
+        return min(*self.loss_reduction.values(), self.other_tools, *TABLE_THRESHOLDS)
+
+
+class ToolEvaluationSection(Section):
+    """Held-out beginnings of texts with what must follow. Used to measure, never to train."""
+
+    file: str = Field(description="JSON Lines of prompt, answer, and date where it has one; or `embedded`")
+    rows: str | None = Field(
+        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
+    )
+    difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
+    licence: str = Field("unknown", description="licence of the text")
+    plain_file: str | None = Field(
+        None, description="held-out plain texts whose perplexity must not rise; none for no such test"
+    )
+    plain_tolerance: float = Field(
+        0.02, ge=0, description="by how much their loss may rise, in nats a token, before a check fails"
+    )
+    likeliest: int = Field(10, ge=1, description="a call opens where its token is among so many likeliest")
+    most_calls: int = Field(1, ge=1, description="most calls in one text")
+    max_tokens: int = Field(ge=1, description="longest continuation in tokens, calls not counted")
+    max_call_tokens: int = Field(ge=1, description="longest call in tokens")
+    stop: list[str] = Field(default_factory=lambda: ["\n"], description="strings that end a continuation")
+
+
+class ToolformerExperiment(TrainingExperiment):
+    """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
+
+    scores = True
+    method: Literal["toolformer"] = Field(description="the self-improvement method")
+    seeds: TextFile
+    evaluation: ToolEvaluationSection
+    tools: ToolsSection
+    annotation: AnnotationSection
+    filter: CallFilterSection
+
+    @property
+    def answering_model(self) -> str | None:
+        """The model that QA and MT ask; None where neither is among the tools."""
+        return (self.tools.answered_by or self.model.path) if {"QA", "MT"} & {*self.tools.names} else None
+
+    @property
+    def decided_in(self) -> str:
+        """The mode of the exam by which a checkpoint is compared with the champion."""
+        return "with_tools"
+
+
+_PAPER_CALLS = {
+    tool: {"positions": of.positions, "calls": of.calls, "threshold": of.threshold}
+    for tool, of in PAPER_SAMPLING.items()
+}
+
+
+PRESETS = {
+    "paper": Preset(
+        values={
+            "tools": {"names": list(PAPER_SAMPLING)},
+            "annotation": {"texts": 100_000, "tools": _PAPER_CALLS, "max_tokens": 96},
+            "filter": {"loss_reduction": dict(PAPER_THRESHOLDS), "most_texts": 25_000},
+            "evaluation": {"max_tokens": 32, "max_call_tokens": 96},
+            "training": {
+                "start_from": "base",
+                "steps": 2_000,
+                "learning_rate": 1e-5,
+                "batch_size": 128,
+                "warmup_fraction": 0.1,
+                "schedule": "constant",
+            },
+            "budget": {"iterations": 1},
+        },
+        deviations=(
+            "no heuristic picks texts before they are annotated: what is in the seed file is tried",
+            "QA and MT ask the model of tools.answered_by, not Atlas and NLLB",
+            "the most helpful call is kept where several at one position help",
+            "the learning rate is constant after the warm-up: the paper names no schedule",
+        ),
+    ),
+    "practical": Preset(
+        values={
+            "tools": {"names": list(PAPER_SAMPLING)},
+            "annotation": {"texts": 800, "tools": _PAPER_CALLS, "max_tokens": 40},
+            "filter": {"loss_reduction": dict(PAPER_THRESHOLDS), "most_texts": 25_000},
+            "evaluation": {"max_tokens": 16, "max_call_tokens": 40},
+            "training": {
+                "start_from": "base",
+                "steps": 200,
+                "learning_rate": 5e-4,
+                "batch_size": 32,
+                "warmup_fraction": 0.1,
+                "schedule": "cosine",
+            },
+            "budget": {"iterations": 1},
+        },
+        deviations=(
+            "800 texts an iteration, of those that the seed file holds",
+            "QA and MT ask the model of tools.answered_by, not Atlas and NLLB",
+            "the most helpful call is kept where several at one position help",
+            "200 steps of 32 at 5e-4 with a cosine schedule, not up to 2,000 of 128 at 1e-5",
+        ),
+    ),
+}
+
+
+EMBEDDED: dict[tuple[str, ...], Path] = {
+    ("model", "path"): embedded.TOOL_MODEL,
+    ("seeds", "file"): embedded.TOOL_TEXTS,
+    ("evaluation", "file"): embedded.TOOL_EVALUATION,
+    ("evaluation", "plain_file"): embedded.TOOL_PLAIN,
+}
+"""The shipped files for which the word `embedded` stands."""

@@ -1,0 +1,72 @@
+"""What people are shown of tools: how calls were used, what plain texts cost, and which calls help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from selfimprove_dagster.methods.toolformer.exam import PLAIN, WITH_TOOLS, WITHOUT
+from selfimprove_dagster.methods.toolformer.rules import LOSS_REDUCTION
+
+
+@dataclass(frozen=True)
+class CallUse:
+    """Shares of 1, over the beginnings that were put with tools; None where there is nothing to divide by.
+
+    `called`: a call was opened. Of the calls: `well_formed` could be read, `with_result` gave a result. Of
+    the texts with a result: `helped` were right with tools and wrong without, `hurt` the other way round.
+    """
+
+    called: float | None
+    well_formed: float | None
+    with_result: float | None
+    helped: float | None
+    hurt: float | None
+
+
+def call_use(rows: pl.DataFrame, role: str) -> CallUse:
+    """How a model (champion or challenger) used its calls, from the rows of an evaluation."""
+    place = ["source_file", "source_line"]
+    own = rows.filter(role=role)
+    with_tools = own.filter(mode=WITH_TOOLS).with_columns(pl.col("calls").fill_null([]))
+    calls = with_tools.select(pl.col("calls").explode(empty_as_null=False)).unnest("calls")
+    has_result = pl.col("calls").list.eval(pl.element().struct.field("result").is_not_null()).list.any()
+    both = (
+        with_tools.filter(has_result.fill_null(False))
+        .select(*place, then="correct")
+        .join(own.filter(mode=WITHOUT).select(*place, before="correct"), on=place)
+    )
+    return CallUse(
+        called=_mean(with_tools["calls"].list.len() > 0),
+        well_formed=_mean(calls["tool"].is_not_null()),
+        with_result=_mean(calls["result"].is_not_null()),
+        helped=_mean(both["then"] & ~both["before"]),
+        hurt=_mean(both["before"] & ~both["then"]),
+    )
+
+
+def plain_losses(rows: pl.DataFrame) -> dict[str, float]:
+    """Mean negative log-probability of plain texts in nats a token, by role; nothing without plain texts."""
+    plain = rows.filter(mode=PLAIN).group_by("role", maintain_order=True)
+    return dict(plain.agg(pl.col("nats").sum() / pl.col("tokens").sum()).iter_rows())
+
+
+BEST_AND_WORST = 10
+"""Calls of each tool that are shown to people."""
+
+
+def best_and_worst(candidates: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
+    """Each tool with the calls that lower the loss most, and those that raise it most, extremes first.
+
+    `candidates` are those of `toolboxes.call_candidates`.
+    """
+    scored = candidates.with_columns(LOSS_REDUCTION).drop_nulls("loss_reduction")
+    ranked = scored.sort("loss_reduction", descending=True, maintain_order=True)
+    for (tool,), part in ranked.group_by("tool", maintain_order=True):
+        yield str(tool), part.head(BEST_AND_WORST), part.tail(BEST_AND_WORST).reverse()
+
+
+def _mean(flags: pl.Series) -> float | None:
+    return float(flags.cast(pl.Float64).mean()) if len(flags) else None  # type: ignore[arg-type]

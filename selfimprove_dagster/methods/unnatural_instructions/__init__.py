@@ -1,0 +1,1 @@
+"""Three demonstrations elicit a fourth."""

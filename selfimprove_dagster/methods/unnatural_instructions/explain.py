@@ -1,0 +1,4 @@
+from __future__ import annotations
+
+EXPLAIN = None
+WHAT_IF = None

@@ -1,0 +1,169 @@
+"""Reviews by file: the queue out, labels in, and comparisons for an experiment that learns from people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from selfimprove_dagster.errors import ReviewError
+from selfimprove_dagster.lake.disk import file_checksum, write_atomically
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.review.queue import (
+    Review,
+    checked,
+    find_items,
+    labels,
+    last_iteration,
+    moment,
+    now,
+    review_queue,
+    store_batch,
+    unknown_item,
+)
+from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.rows import Rejected, Unreadable, file_name, read_rows, rejection, text_field
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.text import readable
+
+_COLUMNS = ("item_id", "table", "prompt", "option_a", "option_b", "uncertainty", "reason")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def export_queue(
+    lake: Lake, experiment: str, folder: Path, iteration: int | None = None, count: int | None = None
+) -> int:
+    """Write the queue, without what anybody has reviewed, as review.csv and review.jsonl; returns its length.
+
+    A person fills the fields `label` (a, b, both or neither) and, at will, `note`. The CSV is for
+    spreadsheets: control characters are left out of its texts, and what would be a formula has a quote before
+    it. Neither file is ever written over: it may hold a person's work. Raises ReviewError.
+    """
+    number = last_iteration(lake, experiment) if iteration is None else iteration
+    reviewed = labels(lake, experiment)["item_id"].to_list()
+    rows = [
+        {**{name: row[name] for name in _COLUMNS}, "label": "", "note": ""}
+        for row in review_queue(lake, experiment, number, count, leave_out=reviewed).iter_rows(named=True)
+    ]
+    for name in ("review.csv", "review.jsonl"):
+        if (folder / name).exists():
+            raise ReviewError(f"{folder / name} exists and may hold a person's labels; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, [*_COLUMNS, "label", "note"])
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_atomically(folder / "review.csv", table.getvalue().encode())
+    write_atomically(folder / "review.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return len(rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = readable(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+@dataclass(frozen=True)
+class ImportedReviews:
+    """What became of a file's lines; `known` were imported before, `open` have no label yet."""
+
+    accepted: int
+    known: int
+    open: int
+    rejected: list[Rejected]
+
+
+def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> ImportedReviews:
+    """Store the labels of a file, in any format that seeds may have. The same file twice is stored once.
+
+    Read are `item_id`, `label`, `note`, and, where a line has them, `by` and `at` (ISO 8601), which go before
+    the argument and the present time; what was shown is taken from the lake. Bad lines are returned with
+    file, line and reason, and all others are stored. Raises SeedFileError when the file cannot be read.
+    """
+    lines = list(read_rows(file))
+    ids = {str(row["item_id"]).strip() for _, row in lines if isinstance(row, Mapping) and row.get("item_id")}
+    items = find_items(lake, experiment, ids)
+    reviews, rejected, left_open, time = [], [], 0, now()
+    for line, row in lines:
+        try:
+            if isinstance(row, Unreadable):
+                raise ValueError(row.reason)
+            review = _review(row, line, by, time)
+            if review is None:
+                left_open += 1
+                continue
+            if review.item_id not in items:
+                raise ValueError(unknown_item(review.item_id, experiment))
+            reviews.append(checked(review))
+        except (ValueError, ReviewError) as error:
+            rejected.append(rejection(file, line, row, ValueError(str(error))))
+    source = {"file": file_name(file), "checksum": file_checksum(file), "by": by.strip()}
+    same = {name: source[name] for name in ("checksum", "by")}
+    earlier = [
+        manifest
+        for manifest in lake.manifests(REVIEW_LABELS.name, experiment)
+        if same.items() <= manifest.activity.parameters.items()
+    ]
+    stored = {place for manifest in earlier for place in lake.read_whole(manifest)["sample_index"]}
+    fresh = [review for review in reviews if review.place not in stored]
+    if fresh:
+        batch = f"{content_hash(same).removeprefix('b2:')[:12]}-{len(earlier)}"
+        store_batch(lake, experiment, batch, items, fresh, source)
+    return ImportedReviews(len(fresh), len(reviews) - len(fresh), left_open, rejected)
+
+
+def _review(row: Any, line: int, by: str, time: str) -> Review | None:
+    """The answer of a line, None where there is none yet. Raises ValueError."""
+    item, label = text_field(row, "item_id"), _optional(row, "label")
+    if not label:
+        return None
+    given = _optional(row, "at")
+    try:
+        at = moment(datetime.fromisoformat(given)) if given else time
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"field `at` must be a time as 2025-01-31T12:00:00+00:00, not {given!r:.60}"
+        ) from None
+    return Review(item, label, _optional(row, "by") or by, at, _optional(row, "note"), line)
+
+
+def _optional(row: Row, field: str) -> str:
+    return "" if row.get(field) is None else text_field(row, field)
+
+
+def write_comparisons(lake: Lake, experiment: str, file: Path) -> int:
+    """Write the pairs in which a person preferred one as JSON Lines for `seeds.file` of an rlhf experiment.
+
+    Fields: prompt, chosen, rejected, by, at, item_id. Returns how many; raises ReviewError when the file
+    exists, and where there is nothing to write.
+    """
+    if file.exists():
+        raise ReviewError(f"{file} exists; name another file")
+    decided = labels(lake, experiment).filter(pl.col("label").is_in(["first", "second"]))
+    if decided.is_empty():
+        raise ReviewError(f"nobody has preferred one of a pair of experiment {experiment} yet; review some")
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "chosen": row[row["label"]],
+            "rejected": row["second" if row["label"] == "first" else "first"],
+            **{name: row[name] for name in ("by", "at", "item_id")},
+        }
+        for row in decided.iter_rows(named=True)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return len(rows)

@@ -1,0 +1,326 @@
+"""The review queue: what people are asked, and what they say, kept in the lake with who and when.
+
+Labels are read for calibration, for evaluation and by people. None reaches training by itself: the one way is
+`write_comparisons`, a file that an experiment of the method `rlhf` must name as its seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import polars as pl
+
+from selfimprove_dagster.errors import ReviewError
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.families.preferences.tables import rollouts
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
+from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, VOTED_ANSWERS
+from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_REVIEW_QUEUE
+from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.review.uncertainty import ITEM, least_certain, of_preferences, of_rewards, of_votes
+from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.tables import of
+
+CODE_VERSION = "1"
+"""Raised when the same answer of a person would be stored as another record."""
+
+
+CHOICES = ("a", "b", "both", "neither")
+
+
+COUNT = 50
+"""Items of a queue where nobody says how many."""
+
+
+_LONGEST_NAME = 100
+
+
+_LONGEST_NOTE = 4_000
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person said of one item. `at` is ISO 8601 in UTC, so that later sorts last."""
+
+    item_id: str
+    label: str
+    by: str
+    at: str
+    note: str = ""
+    place: int = 0
+    """Position among the answers that are stored with it."""
+
+
+# ---- what is asked -----------------------------------------------------------------------------------
+
+
+def review_queue(
+    lake: Lake,
+    experiment: str,
+    iteration: int,
+    count: int | None = None,
+    leave_out: Collection[str] = (),
+) -> pl.DataFrame:
+    """The items of an iteration of which it is least certain, as they are shown.
+
+    Columns: those of `methods.reviewing.ITEM`, table, option_a, option_b, swapped. `count` is by default that
+    of the iteration's own queue, if it has one. Items whose ids are left out make room for the next.
+    """
+    items = _items(lake, experiment, iteration)
+    items = items.filter(~pl.col("item_id").is_in(list(leave_out)))
+    return least_certain(items, queue_length(lake, experiment, iteration) if count is None else count)
+
+
+def queue_length(lake: Lake, experiment: str, iteration: int) -> int:
+    """How many items the queue of an iteration has, where nobody says."""
+    for manifest in lake.manifests(RLAIF_REVIEW_QUEUE.name, experiment):
+        if manifest.iteration == iteration:
+            return lake.live_rows(manifest)
+    return COUNT
+
+
+def last_iteration(lake: Lake, experiment: str) -> int:
+    """The last iteration that has anything to review. Raises ReviewError where none has."""
+    found = [manifest.iteration for table in _SOURCES for manifest in lake.manifests(table, experiment)]
+    if not found:
+        raise ReviewError(
+            f"experiment {experiment} has nothing to review: none of {', '.join(_SOURCES)} is committed; "
+            "materialise one of them first"
+        )
+    return max(found)
+
+
+def find_items(lake: Lake, experiment: str, ids: Collection[str]) -> dict[str, Row]:
+    """The items of those ids as they are shown, in whichever iteration; unknown ids are left out."""
+    items = _items(lake, experiment, None, ids)
+    return {row["item_id"]: row for row in least_certain(items, len(items)).iter_rows(named=True)}
+
+
+def _items(
+    lake: Lake, experiment: str, iteration: int | None, ids: Collection[str] | None = None
+) -> pl.DataFrame:
+    """All items of an iteration, or of every one, gates closed or not: people look at what is doubtful."""
+    found = [pl.DataFrame(schema={**ITEM, "table": pl.String})]
+    for table, read in _SOURCES.items():
+        for manifest in lake.manifests(table, experiment):
+            if iteration in (None, manifest.iteration):
+                items = read(lake, manifest, ids)
+                found.append(items.with_columns(pl.lit(table).alias("table")))
+    return pl.concat(found)
+
+
+def _named(items: pl.DataFrame, ids: Collection[str] | None) -> pl.DataFrame:
+    return items if ids is None else items.filter(pl.col("item_id").is_in(list(ids)))
+
+
+def _voted(lake: Lake, manifest: Manifest, ids: Collection[str] | None) -> pl.DataFrame:
+    columns = ["id", "activity_id", "question", "voted_answer", "votes", "paths"]
+    items = _named(of_votes(lake.read_columns(manifest, columns)), ids)
+    paths = lake.read_columns(lake.manifest(RAW_GENERATIONS.name, manifest.partition), ["id", "text"])
+    for side in ("first", "second"):
+        text = paths.select(pl.col("id").alias(side), pl.col("text").str.strip_chars().alias("said"))
+        items = items.join(text, on=side).with_columns(pl.col("said").alias(side)).drop("said")
+    return items
+
+
+def _preferred(lake: Lake, manifest: Manifest, ids: Collection[str] | None) -> pl.DataFrame:
+    columns = ["id", "activity_id", "prompt", "first", "second", "probability", "as_first", "as_second"]
+    return _named(of_preferences(lake.read_columns(manifest, columns)), ids)
+
+
+def _rewarded(lake: Lake, manifest: Manifest, ids: Collection[str] | None) -> pl.DataFrame:
+    columns = ["id", "activity_id", "prompt_id", "prompt", "step", "text", "reward"]
+    pool = of(manifest.table.split("/")[0], "seed_pool").name
+    asked = lake.read_columns(lake.manifest(pool, manifest.partition), ["id", "prompt"])
+    written = lake.read_columns(manifest, columns).join(
+        asked.rename({"id": "prompt_id", "prompt": "asked"}), on="prompt_id", how="left"
+    )
+    return _named(of_rewards(written.with_columns(prompt=pl.coalesce("asked", "prompt"))), ids)
+
+
+_SOURCES = {
+    VOTED_ANSWERS.name: _voted,
+    RLAIF_AI_PREFERENCES.name: _preferred,
+    rollouts("rlaif").name: _rewarded,
+    rollouts("rlhf").name: _rewarded,
+}
+"""By table: how its rows become items."""
+
+
+# ---- what people say ---------------------------------------------------------------------------------
+
+
+def reviewer(name: str) -> str:
+    """A reviewer's name as it is stored. Raises ReviewError when it is none."""
+    name = name.strip()
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ReviewError(
+            f"say who reviewed: a name of 1 to {_LONGEST_NAME} printable characters, not {name[:40]!r}"
+        )
+    return name
+
+
+def now() -> str:
+    """This moment as labels hold it."""
+    return moment(datetime.now(UTC))
+
+
+def moment(time: datetime) -> str:
+    """A time as labels hold it; one without a zone is taken for UTC."""
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return time.isoformat(timespec="microseconds")
+
+
+def checked(review: Review) -> Review:
+    """The review with its fields in order. Raises ReviewError saying which is not."""
+    label = review.label.strip().lower()
+    if label not in CHOICES:
+        raise ReviewError(f"the label {review.label[:40]!r} is none of {', '.join(CHOICES)}")
+    if len(review.note) > _LONGEST_NOTE:
+        raise ReviewError(f"the note has {len(review.note):,} characters, more than {_LONGEST_NOTE:,}")
+    return replace(review, label=label, by=reviewer(review.by), note=review.note.strip())
+
+
+def store_review(lake: Lake, experiment: str, review: Review) -> Manifest:
+    """Store one answer durably, as a batch of its own. Raises ReviewError on an unknown item or label."""
+    review = checked(review)
+    items = find_items(lake, experiment, [review.item_id])
+    if review.item_id not in items:
+        raise ReviewError(unknown_item(review.item_id, experiment))
+    batch = "one-" + content_hash(vars(review)).removeprefix("b2:")[:12]
+    return store_batch(lake, experiment, batch, items, [review], {})
+
+
+def unknown_item(item: str, experiment: str) -> str:
+    """Why a label of the item cannot be taken."""
+    return (
+        f"experiment {experiment} has no item {item[:80]!r} to review; it may have been revoked or made "
+        "again: export the queue anew"
+    )
+
+
+def store_batch(
+    lake: Lake,
+    experiment: str,
+    batch: str,
+    items: dict[str, Row],
+    reviews: Sequence[Review],
+    parameters: Row,
+) -> Manifest:
+    """Commit checked reviews of known items as one batch."""
+    named = [items[review.item_id] for review in reviews]
+    activity = Activity(
+        REVIEW_LABELS.name,
+        {"experiment": experiment, "batch": batch},
+        CODE_VERSION,
+        parameters,
+        seed=0,
+        inputs=tuple(sorted({item["activity_id"] for item in named})),
+    )
+    shown = ("item_id", "table", "prompt", "option_a", "option_b", "swapped")
+    drafts = [
+        Draft(
+            {
+                **{name: item[name] for name in shown},
+                **{name: getattr(review, name) for name in ("label", "by", "at", "note")},
+            },
+            [Parent(record, "reviewed") for record in item["records"]],
+            sample_index=review.place,
+        )
+        for item, review in zip(named, reviews, strict=True)
+    ]
+    return lake.write(REVIEW_LABELS, activity, build_records(REVIEW_LABELS, drafts, activity))
+
+
+def labels(lake: Lake, experiment: str) -> pl.DataFrame:
+    """What each person said last of each item, in the record's own terms, oldest first.
+
+    Columns: item_id, table, prompt, first, second, label (first, second, both or neither), by, at, note.
+    For calibration, evaluation and people; nothing that trains reads it.
+    """
+    frames = [_empty(REVIEW_LABELS).with_columns(pl.lit("").alias("committed_at"))]
+    for manifest in lake.manifests(REVIEW_LABELS.name, experiment):
+        rows = lake.read_ungated(manifest)
+        frames.append(rows.with_columns(pl.lit(manifest.committed_at).alias("committed_at")))
+    said = pl.concat(frames).sort("at", "committed_at", "sample_index")
+    last = said.unique(["item_id", "by"], keep="last", maintain_order=True)
+    first = pl.when(pl.col("label") == "a").then(~pl.col("swapped")).otherwise("swapped")
+    return last.select(
+        *("item_id", "table", "prompt"),
+        pl.when("swapped").then("option_b").otherwise("option_a").alias("first"),
+        pl.when("swapped").then("option_a").otherwise("option_b").alias("second"),
+        pl.when(pl.col("label").is_in(["a", "b"]))
+        .then(pl.when(first).then(pl.lit("first")).otherwise(pl.lit("second")))
+        .otherwise("label")
+        .alias("label"),
+        *("by", "at", "note"),
+    )
+
+
+def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) -> pl.DataFrame:
+    """What people said of these rows of rlaif/ai_preferences: `prompt_id, response_ids, preferred`.
+
+    `preferred` is 0 for the first response, 1 for the second, null for both or neither. For calibration.
+    """
+    said = labels(lake, experiment).filter(table=RLAIF_AI_PREFERENCES.name)
+    told = said.select(
+        "item_id", preferred=pl.col("label").replace_strict({"first": 0, "second": 1}, default=None)
+    )
+    pairs = preferences.select("prompt_id", "response_ids", item_id="id")
+    return told.join(pairs, on="item_id", maintain_order="left").drop("item_id")
+
+
+def _empty(schema: Table) -> pl.DataFrame:
+    return pl.DataFrame(schema=schema.polars)
+
+
+# ---- how far it is -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReviewStatus:
+    """How far the review of an iteration's queue is, and what people said in all iterations.
+
+    `agreement` counts, by table, where a person preferred what the pipeline preferred, of the labels that
+    prefer one; `option_a` how often they preferred what stood first, which no judgement but a habit raises.
+    """
+
+    iteration: int
+    queued: int
+    waiting: int
+    reviewed: int
+    by: list[tuple[str, int]]
+    agreement: dict[str, Accuracy]
+    option_a: Accuracy
+
+
+def review_status(
+    lake: Lake, experiment: str, iteration: int | None = None, count: int | None = None
+) -> ReviewStatus:
+    """Raises ReviewError where there is nothing to review."""
+    number = last_iteration(lake, experiment) if iteration is None else iteration
+    queue, said = review_queue(lake, experiment, number, count), labels(lake, experiment)
+    known = find_items(lake, experiment, set(said["item_id"]))
+    agreed: dict[str, list[bool]] = {}
+    stood_first = []
+    for row in said.filter(pl.col("label").is_in(["first", "second"])).iter_rows(named=True):
+        item = known.get(row["item_id"])
+        if item is None:
+            continue
+        stood_first.append((row["label"] == "first") != item["swapped"])
+        if item["probability"] != 0.5:
+            preferred = "first" if item["probability"] > 0.5 else "second"
+            agreed.setdefault(row["table"], []).append(row["label"] == preferred)
+    return ReviewStatus(
+        iteration=number,
+        queued=len(queue),
+        waiting=len(queue.join(said, on="item_id", how="anti")),
+        reviewed=said["item_id"].n_unique(),
+        by=sorted(said["by"].value_counts().iter_rows(), key=lambda pair: (-pair[1], pair[0])),
+        agreement={table: Accuracy(sum(rows), len(rows)) for table, rows in sorted(agreed.items())},
+        option_a=Accuracy(sum(stood_first), len(stood_first)),
+    )

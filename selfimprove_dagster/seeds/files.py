@@ -1,0 +1,172 @@
+"""Questions from files: every good line goes in, every bad one is kept with file, line and reason.
+
+Readable are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects), CSV with a header
+(`.csv`), Parquet (`.parquet`) and plain text with one question a line (`.txt`). Lines count from 1; a JSON
+array's elements and a table's rows count as lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selfimprove_dagster.answers.answers import extract_answer
+from selfimprove_dagster.answers.canonical import canonical_answer
+from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.methods.lmsi.settings import EvaluationSection, QuestionFile
+from selfimprove_dagster.rows import (
+    Rejected,
+    Unreadable,
+    _row_bounds,
+    file_name,
+    read_rows,
+    rejection,
+    text_field,
+)
+from selfimprove_dagster.text import normalise_question
+
+DUPLICATE = "duplicate of line {}"
+"""Said of a line that repeats an earlier one."""
+
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and where it stands; `answer` is canonical and only read for evaluation files."""
+
+    question: str
+    source_file: str
+    source_line: int
+    licence: str
+    answer: str | None = None
+    difficulty: str | None = None
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A worked example for few-shot prompts."""
+
+    question: str
+    reasoning: str
+    answer: str
+    source_file: str
+    source_line: int
+
+
+def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
+    """All questions of a file, and all lines that are none; a file that has not changed is read once.
+
+    Raises SeedFileError when the file as a whole cannot be read: missing, of an unknown kind, or not what
+    its name says.
+    """
+    path = Path(source.file)
+    try:
+        state = path.stat()
+    except OSError:
+        return _read_questions(source)
+    key = repr(source), state.st_mtime_ns, state.st_size
+    if key not in _READ:
+        while len(_READ) >= _MOST_READ:
+            _READ.pop(next(iter(_READ)))
+        _READ[key] = _read_questions(source)
+    found, rejected = _READ[key]
+    return list(found), list(rejected)
+
+
+_READ: dict[tuple[str, int, int], tuple[list[Question], list[Rejected]]] = {}
+"""By settings and state of their file: what it holds."""
+
+
+_MOST_READ = 4
+
+
+def _read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
+    return read_each(
+        Path(source.file),
+        lambda row, line: _question(row, line, source),
+        lambda question: [(normalise_question(question.question), DUPLICATE)],
+        source.rows,
+    )
+
+
+def read_each(
+    path: Path,
+    parse: Callable[[Any, int], Read],
+    keys: Callable[[Read], Iterable[tuple[Hashable, str]]],
+    rows: str | None = None,
+) -> tuple[list[Read], list[Rejected]]:
+    """What `parse` makes of each line (of those that `rows` names as `from:to`), and all that are nothing.
+
+    A line is rejected where `parse` raises ValueError, and where it has a key of an earlier line; with each
+    key of `keys` stands the reason to give then, in which `{}` is that line. Raises SeedFileError when the
+    file as a whole cannot be read.
+    """
+    found: list[Read] = []
+    rejected: list[Rejected] = []
+    lines: dict[Hashable, int] = {}
+    first, last = _row_bounds(rows)
+    for line, row in islice(read_rows(path), first, last):
+        try:
+            if isinstance(row, Unreadable):
+                raise ValueError(row.reason)
+            one = parse(row, line)
+            named = list(keys(one))
+            for key, reason in named:
+                if key in lines:
+                    raise ValueError(reason.format(lines[key]))
+        except ValueError as error:
+            rejected.append(rejection(path, line, row, error))
+            continue
+        lines.update(dict.fromkeys((key for key, _ in named), line))
+        found.append(one)
+    return found, rejected
+
+
+def read_demonstrations(file: str, count: int) -> list[Demonstration]:
+    """The first `count` worked examples of a JSON Lines file. Raises SeedFileError naming a bad line."""
+    path = Path(file)
+    found: list[Demonstration] = []
+    for line, row in read_rows(path):
+        if len(found) == count:
+            break
+        try:
+            if isinstance(row, Unreadable):
+                raise ValueError(row.reason)
+            question, reasoning, answer = (
+                text_field(row, field) for field in ("question", "reasoning", "answer")
+            )
+        except ValueError as error:
+            raise SeedFileError(f"{path}, line {line}: {error}; mend the line, then run again") from None
+        found.append(Demonstration(question, reasoning, answer, file_name(path), line))
+    if len(found) < count:
+        raise SeedFileError(
+            f"{path} holds {len(found)} demonstrations but demonstrations.count asks for {count}; "
+            "add some, or lower the count"
+        )
+    return found
+
+
+def _question(row: Any, line: int, source: QuestionFile) -> Question:
+    name = file_name(Path(source.file))
+    fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
+    if isinstance(row, str):  # a line of plain text is the question, whatever fields other files have
+        row, fields = {"the line": row}, ["the line"]
+    text = " ".join(text_field(row, field) for field in fields)
+    if not text.strip():
+        raise ValueError("the question is empty")
+    if len(text) > source.longest:
+        raise ValueError(f"{len(text):,} characters, more than the {source.longest:,} of `longest`")
+    answer = difficulty = None
+    if isinstance(source, EvaluationSection):
+        raw = text_field(row, source.answer_field)
+        answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state theirs at the end
+        if answer is None:
+            raise ValueError(f"no answer can be read from field `{source.answer_field}`: {raw[:80]!r}")
+        if source.difficulty_field:
+            difficulty = text_field(row, source.difficulty_field)
+    return Question(text, name, line, source.licence, answer, difficulty)

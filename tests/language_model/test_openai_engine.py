@@ -1,0 +1,313 @@
+"""The server engine against a server on 127.0.0.1 that misbehaves as asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GPT2Config
+
+from selfimprove_dagster import embedded
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.experiment.sections import ModelSection, ServerSection
+from selfimprove_dagster.language_model import open_language_model, openai_engine
+from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.folder import positions_of
+from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
+from selfimprove_dagster.resources.language_model import LanguageModelResource
+
+KEY = "sk-very-secret-4711"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers completions from `script` first, one misbehaviour a request, then properly."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script: list[Callable[[Handler], None]] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.busy = self.most_busy = 0
+        self.pause = 0.0
+        self.takes_ids = self.scores = True
+        self.root = str(embedded.BASE_MODEL)
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        model = {
+            "id": "served",
+            "owned_by": "tests",
+            **({"root": self.server.root} if self.server.root else {}),
+        }
+        self.answer(200, {"data": [model]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        with server.lock:
+            server.bodies.append(body)
+            server.keys.append(self.headers.get("Authorization"))
+            server.busy += 1
+            server.most_busy = max(server.most_busy, server.busy)
+            misbehave = server.script.pop(0) if server.script else None
+        time.sleep(server.pause)
+        try:
+            if misbehave is not None:
+                misbehave(self)
+            else:
+                self.complete(body)
+        finally:
+            with server.lock:
+                server.busy -= 1
+
+    def complete(self, body: dict[str, Any]) -> None:
+        choices = []
+        for index in range(body.get("n", 1)):
+            seed = body.get("seed", index)
+            choice: dict[str, Any] = {
+                "index": index,
+                "text": f" {seed}",
+                "finish_reason": "stop",
+                "logprobs": {"token_logprobs": [-0.5, -0.25]},
+            }
+            if self.server.takes_ids:
+                choice["token_ids"] = [seed % 100 + 5, 0]
+            if "prompt_logprobs" in body and self.server.scores:
+                places = (
+                    {str(token): {"logprob": -place}, **self.likeliest(body["prompt_logprobs"])}
+                    for place, token in enumerate(body["prompt"])
+                )
+                choice["prompt_logprobs"] = [place if at else None for at, place in enumerate(places)]
+            choices.append(choice)
+        self.answer(200, {"choices": choices[::-1]})
+
+    @staticmethod
+    def likeliest(most: int) -> dict[str, dict[str, float]]:
+        """Tokens 100, 101, …: the likeliest of a place after the prompt's own first."""
+        return {str(100 + rank): {"logprob": -1.0 - rank} for rank in range(most)}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.01)
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def opened(server: Server, **options: Any) -> OpenAILanguageModel:
+    model = open_language_model(embedded.BASE_MODEL, engine="openai", url=server.url, **options)
+    assert isinstance(model, OpenAILanguageModel)
+    server.bodies.clear()
+    return model
+
+
+PARAMETERS = SamplingParameters(temperature=0.8, max_tokens=16, stop=("\n\nQ:",))
+
+
+def status(code: int, **headers: str) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(code, {"error": "as asked"}, headers)
+
+
+def half_a_body(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"te')
+    handler.close_connection = True
+
+
+def whole_but_no_json(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "6")
+    handler.end_headers()
+    handler.wfile.write(b"<html>")
+
+
+def nothing(handler: Handler) -> None:
+    handler.close_connection = True
+
+
+def silence(handler: Handler) -> None:
+    time.sleep(0.6)
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [status(429), status(500), status(503), status(408), half_a_body, whole_but_no_json, nothing, silence],
+    ids=["429", "500", "503", "408", "half", "no_json", "nothing", "silence"],
+)
+def test_what_a_busy_or_broken_server_failed_to_answer_is_asked_again(
+    server: Server, misbehave: Callable[[Handler], None]
+) -> None:
+    model = opened(server, deadline=0.3)
+    server.script = [misbehave, misbehave]
+    ((path,),) = model.generate([[5, 6]], [[42]], PARAMETERS)
+    assert (path.text, path.token_ids, path.logprobs) == (" 42", [47, 0], [-0.5, -0.25])
+    assert len(server.bodies) == 3
+
+
+def test_a_failure_that_stays_is_told_with_what_to_do(server: Server) -> None:
+    model = opened(server, attempts=3)
+    server.script = [status(500)] * 9
+    with pytest.raises(ModelError, match=r"failed 3 times, at last so: status 500\. Look at its log;"):
+        model.generate([[5]], [[1]], PARAMETERS)
+
+
+def test_the_server_s_own_wait_is_respected(server: Server) -> None:
+    model = opened(server)
+    server.script = [status(429, **{"Retry-After": "0.4"})]
+    started = time.monotonic()
+    model.generate([[5]], [[1]], PARAMETERS)
+    assert time.monotonic() - started >= 0.4
+
+
+def test_a_refusal_is_final_and_keeps_the_key_to_itself(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    model = opened(server)
+    server.script = [lambda handler: handler.answer(401, {"error": f"no such key: {KEY}"})]
+    with pytest.raises(ModelError, match=r"refused with status 401: .*no such key: \*\*\*") as refusal:
+        model.generate([[5]], [[1]], PARAMETERS)
+    assert len(server.bodies) == 1
+    assert server.keys[-1] == f"Bearer {KEY}"
+    assert KEY not in str(refusal.value) + caplog.text
+
+
+def test_requests_run_side_by_side_up_to_the_bound(server: Server) -> None:
+    model = opened(server, concurrency=5)
+    server.pause = 0.05
+    counted: list[int] = []
+    seeds = [[10 * prompt + sample for sample in range(4)] for prompt in range(6)]
+    drawn = model.generate([[5]] * 6, seeds, PARAMETERS, lambda rows, tokens: counted.append(rows))
+    assert [[path.text for path in row] for row in drawn] == [[f" {seed}" for seed in row] for row in seeds]
+    assert server.most_busy == 5
+    assert sum(counted) == 24
+
+
+def test_without_seeds_one_request_draws_all_paths_of_a_prompt(server: Server) -> None:
+    model = opened(server, send_seeds=False)
+    drawn = model.generate([[5], [6]], [[1, 2, 3], [4]], PARAMETERS)
+    assert [len(row) for row in drawn] == [3, 1]
+    assert [path.text for path in drawn[0]] == [" 0", " 1", " 2"]
+    assert not any("seed" in body for body in server.bodies)
+
+
+def test_scores_are_those_of_the_continuation_alone(server: Server) -> None:
+    model = opened(server)
+    assert model.score([[5, 6], [7]], [[8, 9], []]) == [[-2.0, -3.0], []]
+
+
+def test_the_likeliest_tokens_are_asked_of_the_server(server: Server) -> None:
+    """At place j of the prompt its own token has the log-probability -j, the others -1, -2, …"""
+    model = opened(server)
+    contexts, continuations = [[5], [7]], [[8, 9, 10, 11], []]
+    for token, most, expected in (
+        (100, 1, [True] * 4),  # ties with the prompt's own token at its first place
+        (102, 3, [False, False, True, True]),
+        (103, 3, [False] * 4),
+        (11, 3, [False] * 4),
+        (11, 4, [False, False, False, True]),  # ties with the last of the likeliest
+    ):
+        found = model.among_likeliest(contexts, continuations, token, most)
+        assert server.bodies[-1]["prompt_logprobs"] == most
+        assert found == [expected, []], token
+    with pytest.raises(ModelError, match="ask for 1 to 20"):
+        model.among_likeliest([], [], 5, 21)
+    server.takes_ids = False
+    with pytest.raises(ModelError, match="does not take token ids"):
+        opened(server).among_likeliest([[5]], [[6]], 5, 1)
+
+
+def test_a_server_of_text_is_spoken_to_in_text_and_says_so(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.takes_ids = False
+    model = opened(server)
+    assert "does not speak in token ids" in caplog.text
+    ids = model.encode("What is 1 + 1?")
+    ((path,),) = model.generate([ids], [[42]], PARAMETERS)
+    assert server.bodies[-1]["prompt"] == "What is 1 + 1?"
+    assert model.decode(path.token_ids) == path.text == " 42"
+    with pytest.raises(ModelError, match="does not take token ids, so it cannot score"):
+        model.score([ids], [ids])
+
+
+@pytest.mark.parametrize("lacks", ["takes_ids", "scores"])
+def test_a_method_that_scores_learns_at_once_that_the_server_cannot(server: Server, lacks: str) -> None:
+    setattr(server, lacks, False)
+    section = ModelSection(
+        path=str(embedded.BASE_MODEL), engine="openai", server=ServerSection(url=server.url)
+    )
+    resource = LanguageModelResource()
+    with resource.open(section) as model:
+        assert model.generate([[5]], [[42]], PARAMETERS)
+    with pytest.raises(ModelError, match="cannot score") as raised, resource.open(section, scores=True):
+        pytest.fail("opened")
+    assert "\n" not in str(raised.value) and server.url in str(raised.value)
+
+
+def test_a_server_that_refuses_the_question_cannot_score(server: Server) -> None:
+    def refuse(handler: Handler) -> None:
+        handler.answer(400, {"error": "unknown field prompt_logprobs"})
+
+    server.script = [lambda handler: handler.complete(server.bodies[-1]), refuse]
+    model = opened(server)
+    with pytest.raises(ModelError, match=r"refused with status 400: .*unknown field prompt_logprobs"):
+        model.score([[5]], [[6]])
+
+
+def test_positions_under_another_name_are_known(tmp_path: Path) -> None:
+    GPT2Config(n_positions=96).save_pretrained(tmp_path)
+    assert "max_position_embeddings" not in (tmp_path / "config.json").read_text()
+    assert positions_of(tmp_path) == 96
+
+
+def test_a_server_of_another_model_is_refused(server: Server, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"other weights")
+    server.root = str(other)
+    with pytest.raises(ModelError, match=r"serves served, not the model in .*: start it again with"):
+        opened(server)
+
+
+def test_no_server_at_all_is_told_in_one_line() -> None:
+    with pytest.raises(ModelError, match=r"the server at http://127\.0\.0\.1:9/v1 failed 2 times, .*Connect"):
+        open_language_model(
+            embedded.BASE_MODEL, engine="openai", url="http://user:word@127.0.0.1:9/v1", attempts=2
+        )

@@ -1,0 +1,261 @@
+"""PIT's loss, curriculum and rounds against cases worked out by hand."""
+
+from __future__ import annotations
+
+from math import log
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
+from selfimprove_dagster.home.files import parse_chain
+from selfimprove_dagster.methods.pit import pit
+from selfimprove_dagster.methods.pit.pit import measure_gaps
+from selfimprove_dagster.training.comparisons import Comparison
+
+PAIRS = pl.DataFrame(
+    {
+        "id": ["ex:1", "ex:2"],
+        "prompt_id": ["comp:1", "comp:2"],
+        "question": ["Where is the tea?", "Who bakes?"],
+        "chosen": [" In the hall.", " Mara bakes."],
+        "rejected": [" In the attic.", " I would rather not say."],
+        "probability": [1.0, 0.8],
+    }
+)
+REWARDS = st.fixed_dictionaries({kind: st.floats(-20, 20) for kind in pit.KINDS})
+
+
+def test_a_response_is_improved_in_the_form_that_the_model_knows() -> None:
+    assert improvement_prompt("Where is the tea?", " In the attic. ") == (
+        "Human: Where is the tea?\n\nAssistant: In the attic.\n\nBetter response:"
+    )
+
+
+# ---- the gap loss -----------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_a_pair_has_the_five_terms_that_the_order_settles() -> None:
+    # Gaps of log 3 between neighbours: σ is 3/4 for one step, 9/10 for two.
+    rewards = {"w,l": log(3), "w,w": 0.0, "l,l": 0.0, "l,w": -log(3)}
+    by_hand = -(4 * log(3 / 4) + log(9 / 10))
+    assert pit.gap_loss(rewards) == pytest.approx(by_hand)
+    assert pit.gap_loss(dict.fromkeys(pit.KINDS, 7.0)) == pytest.approx(5 * log(2))
+    # With the label in doubt, the rest of the probability is of every term the other way round.
+    the_other_way = -(4 * log(1 / 4) + log(1 / 10))
+    assert pit.gap_loss(rewards, 0.75) == pytest.approx(0.75 * by_hand + 0.25 * the_other_way)
+
+
+@given(REWARDS, st.floats(0, 1), st.floats(-5, 5))
+def test_the_loss_knows_differences_alone_and_which_response_is_better(
+    rewards: dict[str, float], probability: float, shift: float
+) -> None:
+    loss = pit.gap_loss(rewards, probability)
+    shifted = {kind: reward + shift for kind, reward in rewards.items()}
+    assert pit.gap_loss(shifted, probability) == pytest.approx(loss)
+    swapped = {"w,l": "l,w", "w,w": "l,l", "l,l": "w,w", "l,w": "w,l"}
+    exchanged = {kind: rewards[swapped[kind]] for kind in pit.KINDS}
+    assert pit.gap_loss(exchanged, 1 - probability) == pytest.approx(loss)
+
+
+def test_each_term_compares_two_responses_each_against_its_reference() -> None:
+    terms = pit.gap_comparisons("Who bakes?", " Mara bakes.", "I would rather not say. ")
+    assert [(one.first_kind, one.second_kind) for one in terms] == [
+        *(("w,l", "w,w"), ("w,l", "l,l"), ("w,l", "l,w"), ("w,w", "l,w"), ("l,l", "l,w")),
+    ]
+    better_against_worse = (improvement_prompt("Who bakes?", "I would rather not say."), " Mara bakes.")
+    worse_against_better = (improvement_prompt("Who bakes?", "Mara bakes."), " I would rather not say.")
+    widest = terms[2]
+    assert (widest.first_prompt, widest.first) == better_against_worse
+    assert (widest.second_prompt, widest.second) == worse_against_better
+    assert (terms[0].second_prompt, terms[0].second) == (worse_against_better[0], " Mara bakes.")
+
+
+# ---- the model of gaps ------------------------------------------------------------------------------------
+
+_PROMPTS = {"w": [1], "l": [2]}
+_SAID = {"w": [3], "l": [4]}
+
+
+class Judge:
+    """Rewards by the tokens of reference and response."""
+
+    def __init__(self, rewards: dict[str, float]) -> None:
+        self.rewards = rewards
+
+    def score(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float]:
+        names = {1: "w", 2: "l", 3: "w", 4: "l"}
+        return [
+            self.rewards[f"{names[said[0]]},{names[asked[0]]}"] + asked[1]
+            for asked, said in zip(prompts, completions, strict=True)
+        ]
+
+    def accuracy(self, comparisons: list[Comparison]) -> float:
+        return 0.5
+
+
+def _held_out(shifts: dict[str, int]) -> tuple[pl.DataFrame, list[Comparison]]:
+    """The terms of a pair each; the rewards of a pair are shifted by as much."""
+    rows, comparisons = [], []
+    for pair, shift in shifts.items():
+        for above, below in pit.GAP_TERMS:
+            sides = [kind.split(",") for kind in (above, below)]
+            rows.append({"example_id": pair, "first_kind": above, "second_kind": below, "probability": 1.0})
+            (first, its), (second, other) = sides
+            comparisons.append(
+                Comparison(
+                    [*_PROMPTS[its], shift], _SAID[first], _SAID[second], 1.0, [*_PROMPTS[other], shift]
+                )
+            )
+    return pl.DataFrame(rows), comparisons
+
+
+def test_the_order_of_held_out_gaps_is_measured() -> None:
+    judge: Any = Judge({"w,l": 2.0, "w,w": 0.5, "l,l": 0.0, "l,w": -1.0})
+    measured = measure_gaps(judge, *_held_out({"ex:1": 0, "ex:2": 4}))
+    assert (measured["held_out_pairs"], measured["held_out_accuracy"]) == (2, 0.5)
+    # Shifts cancel in differences, and means are over pairs.
+    assert {one["kind"]: one["mean"] for one in measured["gap_means"]} == {
+        **{"w,l": 4.0, "w,w": 2.5, "l,l": 2.0, "l,w": 1.0},
+    }
+    order = {(one["first"], one["second"]): one for one in measured["gap_order"]}
+    assert len(order) == 6 and order["w,l", "l,w"]["mean"] == 3.0 and order["w,w", "l,l"]["mean"] == 0.5
+    assert all(one["right"] == one["pairs"] == 2 for one in order.values())
+    assert measured["held_out_loss"] == pytest.approx(pit.gap_loss(judge.rewards))
+
+
+def test_of_one_pair_or_none_no_order_is_told() -> None:
+    judge: Any = Judge(dict.fromkeys(pit.KINDS, 0.0))
+    for shifts in ({}, {"ex:1": 0}):
+        measured = measure_gaps(judge, *_held_out(shifts)) if shifts else measure_gaps(judge, _EMPTY, [])
+        assert measured["gap_order"] == [] and measured["gap_means"] == []
+
+
+_EMPTY = pl.DataFrame(
+    schema=dict.fromkeys(("example_id", "first_kind", "second_kind", "probability"), pl.String)
+)
+
+
+# ---- examples and curriculum ------------------------------------------------------------------------------
+
+
+def test_the_supervised_step_learns_the_better_response_after_the_worse() -> None:
+    examples = pit.improver_examples(PAIRS, plain_share=0.0, seed=0)
+    assert examples.select("example_id", "format", "prompt", "completion").rows() == [
+        ("ex:1", "improvement", improvement_prompt("Where is the tea?", "In the attic."), " In the hall."),
+        ("ex:2", "improvement", improvement_prompt("Who bakes?", "I would rather not say."), " Mara bakes."),
+    ]
+    both = pit.improver_examples(PAIRS, plain_share=1.0, seed=0).filter(format="response")
+    assert both.select("prompt", "completion").row(0) == (
+        dialogue_prompt("Where is the tea?"),
+        " In the hall.",
+    )
+
+
+def test_the_first_phase_sees_the_responses_of_the_data() -> None:
+    worse = pit.first_references(PAIRS, "rejected")
+    assert worse.rows() == [
+        ("ex:1", "comp:1", improvement_prompt("Where is the tea?", "In the attic.")),
+        ("ex:2", "comp:2", improvement_prompt("Who bakes?", "I would rather not say.")),
+    ]
+    both = pit.first_references(PAIRS, "both")
+    assert both.rows() == [
+        *worse.rows(),
+        ("ex:1", "comp:1", improvement_prompt("Where is the tea?", "In the hall.")),
+        ("ex:2", "comp:2", improvement_prompt("Who bakes?", "Mara bakes.")),
+    ]
+    assert pit.first_references(pl.concat([PAIRS, PAIRS]), "both").height == 4, "a reference is seen once"
+
+
+def test_the_second_phase_sees_what_the_policy_wrote() -> None:
+    samples = pl.DataFrame(
+        {
+            "id": ["ref:1", "ref:2", "ref:3", "ref:4"],
+            "prompt_id": ["comp:1", "comp:1", "comp:2", "comp:2"],
+            "text": [" It is in the hall.", "It is in the hall. ", "", " Mara."],
+        }
+    )
+    questions = dict(PAIRS.select("prompt_id", "question").iter_rows())
+    assert pit.own_references(samples, questions).rows() == [
+        ("ref:2", "comp:1", improvement_prompt("Where is the tea?", "It is in the hall.")),
+        ("ref:4", "comp:2", improvement_prompt("Who bakes?", "Mara.")),
+    ]
+
+
+# ---- rounds -----------------------------------------------------------------------------------------------
+
+
+def _round(number: int, rows: list[tuple[str, str, float | None, float | None]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            (f"round:{number}{name}", number, text, f"round:{number - 1}{name}" if number else None, gap, tie)
+            for name, text, gap, tie in rows
+        ],
+        schema={
+            "id": pl.String,
+            "round": pl.Int32,
+            "text": pl.String,
+            "improves_id": pl.String,
+            "gap_reward": pl.Float64,
+            "tie_reward": pl.Float64,
+        },
+        orient="row",
+    )
+
+
+def test_a_round_is_told_apart_where_its_changed_responses_are_rewarded_above_ties() -> None:
+    rounds = [
+        _round(0, [("a", "A", None, None), ("b", "B", None, None), ("c", "C", None, None)]),
+        _round(1, [("a", "A1", 3.0, 1.0), ("b", "B1", 2.5, 1.0), ("c", " C ", 9.0, 0.0)]),
+        _round(2, [("a", "A2", 2.0, 1.0), ("b", "B2", 0.0, 1.0), ("c", "C", 0.0, 0.0)]),
+    ]
+    first, second = pit.round_gaps(pl.concat(rounds))
+    assert (first.responses, first.rows, first.raised.value) == (3, 2, 1.0)
+    assert first.change is not None and first.change.mean == pytest.approx(1.75)
+    assert first.tells_apart and not second.tells_apart
+    assert (second.rows, second.raised.value) == (2, 0.5)
+    assert str(second).startswith(
+        "round 2: 2 of 3 responses changed, 50% of them rewarded above a tie, by +0.00"
+    )
+
+
+def test_a_round_that_changes_nothing_is_not_told_apart() -> None:
+    rounds = [_round(0, [("a", "A", None, None)]), _round(1, [("a", "A", 0.0, 0.0)])]
+    (only,) = pit.round_gaps(pl.concat(rounds))
+    assert not only.tells_apart and str(only) == "round 1: 0 of 1 responses changed"
+
+
+# ---- experiment files -------------------------------------------------------------------------------------
+
+_CHAIN: dict[str, Any] = {
+    "name": "both",
+    "methods": ["rlhf", "pit"],
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded"},
+    "evaluation": {"file": "embedded"},
+}
+
+
+def test_in_a_chain_pit_learns_from_what_the_methods_before_it_preferred(tmp_path: Path) -> None:
+    people, improver = parse_chain({**_CHAIN, "pit": {"seeds": {"experiment": "both"}}}, folder=tmp_path)
+    assert (people.taught_by, improver.taught_by) == (None, "both")
+    assert improver.decided_in == "improved_1"
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"seeds": {"file": None, "experiment": None}}, "seeds.file: Input should be a valid string"),
+        ({"training": {"algorithm": "dpo"}}, "a policy is rewarded by the gap here"),
+        ({"evaluation": {"rounds": 1, "decided_in": "improved_2"}}, "only 1 rounds are made"),
+        ({"evaluation": {"decided_in": "revision_1"}}, "should match pattern"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, section: Any, problem: str) -> None:
+    with pytest.raises(ExperimentError, match=problem):
+        parse_chain({**_CHAIN, "pit": section}, folder=tmp_path)
