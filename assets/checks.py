@@ -18,20 +18,18 @@ from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.quality.results import QualityCheck, QualityResult
-from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.quality.suites import checks_of, run_suite
+from selfimprove_dagster.tables import TABLES
 from selfimprove_dagster.text import markdown_table, plain
 
+STAGES = [table for table in TABLES.values() if table.method not in ("seeds", "reviews")]
+"""The tables that stages write, in the order of the pipeline."""
+
+
 DECIDED_WITH = {
-    table: f"{table.split('/')[0]}/{stage}"
-    for table in SUITES
-    for decisions, stage in (
-        ("decisions", "filtered_dataset"),
-        ("task_decisions", "accepted_tasks"),
-        ("pool_decisions", "seed_pool"),
-        ("rollouts", "fine_tuned_checkpoint"),
-        ("curriculum_rollouts", "curriculum_checkpoint"),
-    )
-    if table.endswith(f"/{decisions}")
+    table.name: next(one.name for one in STAGES[position:] if one.is_asset)
+    for position, table in enumerate(STAGES)
+    if not table.is_asset
 }
 """Tables that are no assets of their own, and the asset that writes them beside its own table."""
 
@@ -48,7 +46,9 @@ def checks_of_asset(asset: str) -> dg.AssetChecksDefinition:
         name=asset.replace("/", "_") + "_checks",
         description=f"Great Expectations over {' and '.join(tables)}.",
         specs=[
-            _spec(key, _name(asset, table, check.name), check) for table in tables for check in SUITES[table]
+            _spec(key, _name(asset, table, check.name), check)
+            for table in tables
+            for check in checks_of(TABLES[table])
         ],
     )
     def run_checks(
@@ -110,6 +110,6 @@ def _report(key: dg.AssetKey, name: str, result: QualityResult) -> dg.AssetCheck
 
 
 all_checks: list[dg.AssetChecksDefinition] = [
-    checks_of_asset(table) for table in SUITES if table not in DECIDED_WITH
+    checks_of_asset(table.name) for table in STAGES if table.is_asset
 ]
 """The checks of every asset."""

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
-from selfimprove_dagster.column_lineage import COLUMN_SOURCES
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
@@ -128,7 +127,7 @@ def table_metadata(schema: Table) -> dict[str, Any]:
     """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
     sources = {
         column: [dg.TableColumnDep(dg.AssetKey(table.split("/")), source) for table, source in found]
-        for column, found in COLUMN_SOURCES[schema.name].items()
+        for column, found in schema.sources.items()
         if found
     }
     return {

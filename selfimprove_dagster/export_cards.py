@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.methods.constitutional.tables import CAI_REVISIONS, CAI_SEED_POOL
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS, RLAIF_RESPONSE_PAIRS, RLAIF_SEED_POOL
 from selfimprove_dagster.methods.toolformer.tables import TF_RAW_GENERATIONS, TF_SEED_POOL, TF_TOOL_RESULTS
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.text import code_span
+from selfimprove_dagster.work.shards import recorded_sampling
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _of_tasks(method: str, citation: str) -> Callable[[Lake, Manifest], CardWord
     def words(lake: Lake, dataset: Manifest) -> CardWords:
         pool = lake.read_ungated(lake.manifest(tables.of(method, "seed_pool").name, dataset.partition))
         drawn = lake.manifest(tables.of(method, "raw_generations").name, dataset.partition)
-        sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+        sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
         people = pool.filter(origin="human")
         accepted = lake.manifest(tables.of(method, "accepted_tasks").name, dataset.partition)
         machine = len(pool) - len(people) + lake.live_rows(accepted)
@@ -85,7 +85,7 @@ def _of_tasks(method: str, citation: str) -> Callable[[Lake, Manifest], CardWord
 def _of_tools(lake: Lake, dataset: Manifest) -> CardWords:
     pool = lake.read_ungated(lake.manifest(TF_SEED_POOL.name, dataset.partition))
     drawn = lake.manifest(TF_RAW_GENERATIONS.name, dataset.partition)
-    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
     calls = lake.read_columns(dataset, ["calls"]).explode("calls").unnest("calls")
     counts = calls["tool"].value_counts(sort=True).sort("count", "tool", descending=[True, False])
     versions = lake.manifest(TF_TOOL_RESULTS.name, dataset.partition).activity.parameters["tools"]
@@ -114,7 +114,7 @@ _OF_PAIRS = (
 
 def _constitutional(lake: Lake, dataset: Manifest) -> CardWords:
     drawn = lake.manifest(CAI_REVISIONS.name, dataset.partition)
-    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
     by_format = lake.read_columns(dataset, ["format"])["format"].value_counts().sort("format")
     counts = ", ".join(f"{count:,} of format {code_span(form)}" for form, count in by_format.iter_rows())
     return CardWords(
@@ -133,7 +133,7 @@ def _constitutional(lake: Lake, dataset: Manifest) -> CardWords:
 
 def _rlaif(lake: Lake, dataset: Manifest) -> CardWords:
     drawn = lake.manifest(RLAIF_RESPONSE_PAIRS.name, dataset.partition)
-    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
     judge = lake.manifest(RLAIF_COMPARISONS.name, dataset.partition)
     return CardWords(
         citation='Lee et al., "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI '

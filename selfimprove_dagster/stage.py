@@ -19,11 +19,18 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_reco
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
-from selfimprove_dagster.work.shards import Item, Request, Work, completer, in_shards, recorded_options
+from selfimprove_dagster.work.shards import (
+    Item,
+    Request,
+    Work,
+    completer,
+    in_shards,
+    recorded_options,
+    recorded_sampling,
+)
 
 
 @dataclass
@@ -211,7 +218,7 @@ class Stage(Generic[E]):
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
         """The same for one completion a request, drawn as the settings say."""
-        parameters = recorded_sampling(self.schema.name, settings)
+        parameters = recorded_sampling(self.schema, settings)
         seeds_from = (self.experiment.seed, self.iteration)
         return self.work(
             language_model,

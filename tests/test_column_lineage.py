@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-
 from selfimprove_dagster.column_lineage import COLUMN_SOURCES, HASHES
+
 from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, VOTED_ANSWERS

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
+from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from test_task_lineage import first, role, shown, stages
 
 from selfimprove_dagster import tables
@@ -53,7 +54,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_JUDGE_CHECKS,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Table
 
 __all__ = ["judge_home"]

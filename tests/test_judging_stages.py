@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from judging_home import make_home, run
+from selfimprove_dagster.recorded_sampling import recorded_sampling
 
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
 from selfimprove_dagster.families.dialogues.tables import dialogue_evaluation
@@ -32,8 +33,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_RESPONSE_PAIRS,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
-from selfimprove_dagster.recorded_sampling import recorded_sampling
+from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import JUDGE_TABLES
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from judging_home import make_home, materialise, run
+from selfimprove_dagster.recorded_sampling import recorded_sampling
 from test_explorer import client
 from test_judging_stages import parents, rows
 
@@ -32,7 +33,6 @@ from selfimprove_dagster.methods.pit.pit import GAP_TERMS
 from selfimprove_dagster.methods.pit.settings import GapChecksSection
 from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
 from selfimprove_dagster.quality.suites import run_suite
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.table import Table, promotion
 

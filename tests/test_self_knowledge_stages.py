@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 from judging_home import EXPERIMENTS
+from selfimprove_dagster.recorded_sampling import recorded_sampling
 from starlette.testclient import TestClient
 
 from selfimprove_dagster import tables
@@ -45,7 +46,6 @@ from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_ga
 from selfimprove_dagster.methods.self_knowledge.settings import DiscriminationSection, KnowledgeTask
 from selfimprove_dagster.methods.self_knowledge.stages import candidates, questions
 from selfimprove_dagster.quality.suites import SUITES
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.resources.home import HomeResource
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.runs import run_iteration

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 from rich.console import Console
+from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from task_lake import HOSTILE, ScriptedModel, scripted, task_home
 from typer.testing import CliRunner
 
@@ -55,7 +56,6 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_FILTERED_DATASET,
     UI_TASK_OUTPUTS,
 )
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Row, Table
 
 pytestmark = pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from selfimprove_dagster.recorded_sampling import recorded_sampling
 from test_task_lineage import first, role, shown, stages
 from tool_lake import HOSTILE, ORCHARD, TEXTS, scripted, tool_home
 
@@ -34,7 +35,6 @@ from selfimprove_dagster.lineage.what_if import what_if
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.explain import filter_again
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tools.calls import CALL_STOPS
 

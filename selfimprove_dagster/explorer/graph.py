@@ -14,7 +14,8 @@ from selfimprove_dagster.lineage.walk import Walk
 from selfimprove_dagster.methods.self_knowledge.explain import TABLES as SELF_KNOWLEDGE
 from selfimprove_dagster.methods.self_knowledge.explain import said_of as measured_words
 from selfimprove_dagster.methods.toolformer.explain import said_of
-from selfimprove_dagster.methods.toolformer.tables import TOOL_TABLES
+from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
+from selfimprove_dagster.methods.toolformer.tables import TABLES as TOOL_TABLES
 from selfimprove_dagster.tables import TASK_TABLES
 from selfimprove_dagster.text import plain
 
@@ -48,7 +49,7 @@ def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: 
 _TASK_TABLES = {schema.name for schema in TASK_TABLES}
 
 
-_TOOL_TABLES = {schema.name for schema in TOOL_TABLES}
+_TOOL_TABLES = {schema.name for schema in (SEED_TEXTS, *TOOL_TABLES)}
 
 
 _TOOL_NAMES = {

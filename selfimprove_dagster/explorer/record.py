@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.explorer.graph import Family
 from selfimprove_dagster.explorer.views import flat
 from selfimprove_dagster.families.preferences.explain import METHODS as JUDGE_METHODS
@@ -219,7 +219,7 @@ def place_of_activity(lake: Lake, identifier: str) -> str | None:
                 return _page_of(manifest)
     if identifier.startswith("b2:"):
         for manifest in lake.manifests():
-            if not tables.holds_models(manifest.table):
+            if not registry.table_of(manifest).holds_model:
                 continue
             trained = lake.read_ungated(manifest).filter(model_id=identifier)
             if len(trained):
@@ -347,7 +347,8 @@ def _ballot(lake: Lake, place: Place, row: Row, up: Walk, withdrawn: set[str]) -
 
 def _tainted(lake: Lake, place: Place, row: Row) -> str | None:
     """Why a model is tainted; "" when it is clean, None for what is none."""
-    if not tables.holds_models(place.table):
+    table = registry.tables().get(place.table)
+    if table is None or not table.holds_model:
         return None
     return tainted_models(lake, place.experiment).get(row["model_id"], "")
 

@@ -18,7 +18,6 @@ from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.preferences import filters as preferences
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.policies import (
     Reward,
     fit_reward_model,
@@ -125,7 +124,7 @@ def preference_stages(
     kind: type[PreferenceExperiment], method: str, start: Start, start_table: Table | None = None
 ) -> list[dg.AssetsDefinition]:
     """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
-    dataset, reward_table = t.preference_dataset(method), t.reward_model(method)
+    dataset, reward_table = tables.of(method, "filtered_dataset"), tables.of(method, "reward_model")
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
     before = [start_table] if start_table is not None else []
 
@@ -202,7 +201,7 @@ def _train_on_pairs(
     manifest, pairs = stage.read(dataset)
     base = start(stage)
     training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
-    store_rollouts(training, t.rollouts(stage.experiment.method), [], None, [])
+    store_rollouts(training, tables.of(stage.experiment.method, "rollouts"), [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
         outcome = trainer.optimise_preferences(
@@ -247,7 +246,7 @@ def _train_policy(
             section,
             prompts,
             (reward, reward_id),
-            t.rollouts(stage.experiment.method),
+            tables.of(stage.experiment.method, "rollouts"),
             told,
         )
 

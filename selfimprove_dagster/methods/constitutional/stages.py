@@ -30,11 +30,10 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_REVISIONS,
     CAI_SEED_POOL,
 )
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.stage import Stage, store_decisions
 from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import completer, in_shards
+from selfimprove_dagster.work.shards import completer, in_shards, recorded_sampling
 
 seed_pool = drawn_pool(
     CAI_SEED_POOL,
@@ -88,7 +87,7 @@ def revisions(
     with language_model.open(experiment.model, stage.generator.path) as model:
         critiques_activity = beside.drawing(model, inputs, settings)
         activity = stage.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
-        draw = completer(model, recorded_sampling(stage.schema.name, settings), seeds_from)
+        draw = completer(model, recorded_sampling(stage.schema, settings), seeds_from)
         with (
             stage.lake.writer(beside.schema, critiques_activity) as critique_writer,
             stage.lake.writer(stage.schema, activity) as writer,

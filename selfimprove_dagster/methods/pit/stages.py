@@ -14,10 +14,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from selfimprove_dagster import tables
 from selfimprove_dagster.assets.factory import number, stage_asset
 from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
-from selfimprove_dagster.families.preferences import tables as judge_tables
 from selfimprove_dagster.families.preferences.filters import split_held_out
 from selfimprove_dagster.families.preferences.policies import fit_reward_model, optimise_policy
 from selfimprove_dagster.families.preferences.stages import compared_pairs
@@ -53,7 +53,7 @@ seed_pool = drawn_pool(
     PitExperiment,
     "The pairs of this iteration, of a file or of another experiment's dataset. Those that no earlier "
     "iteration used come first.",
-    deps=[judge_tables.preference_dataset(method) for method in ("rlaif", "rlhf")],
+    deps=[tables.of(method, "filtered_dataset") for method in ("rlaif", "rlhf")],
 )
 
 

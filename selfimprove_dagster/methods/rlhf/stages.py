@@ -12,14 +12,18 @@ import dagster as dg
 
 from selfimprove_dagster.assets.factory import stage_asset
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.stages import compared_pairs, preference_stages
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model, trained_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
-from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
+from selfimprove_dagster.methods.rlhf.tables import (
+    RLHF_DECISIONS,
+    RLHF_FILTERED_DATASET,
+    RLHF_SEED_POOL,
+    RLHF_SUPERVISED_CHECKPOINT,
+)
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.stage import Stage
 
@@ -31,7 +35,7 @@ seed_pool = drawn_pool(
 
 
 filtered_dataset = compared_pairs(
-    t.preference_dataset("rlhf"),
+    RLHF_FILTERED_DATASET,
     RLHF_SEED_POOL,
     RLHF_DECISIONS,
     RlhfExperiment,
@@ -41,7 +45,7 @@ filtered_dataset = compared_pairs(
 
 @stage_asset(
     RLHF_SUPERVISED_CHECKPOINT,
-    deps=[t.preference_dataset("rlhf")],
+    deps=[RLHF_FILTERED_DATASET],
     description="The first step of RLHF: the model fine-tuned on the responses that people chose. Empty "
     "where supervised.steps is 0.",
     kinds={"pytorch", "huggingface"},
@@ -51,7 +55,7 @@ def supervised_checkpoint(
     context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
 ) -> dg.MaterializeResult:
     stage = Stage.begin(context, home, RLHF_SUPERVISED_CHECKPOINT, RlhfExperiment)
-    manifest, pairs = stage.read(t.preference_dataset("rlhf"))
+    manifest, pairs = stage.read(RLHF_FILTERED_DATASET)
     if stage.experiment.supervised.steps == 0:
         activity = stage.activity(inputs=[manifest], parameters={"steps": 0})
         return stage.result(stage.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})

@@ -40,7 +40,6 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     experiment_tools,
     search_folder,
 )
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.stage import Stage, store_decisions
 from selfimprove_dagster.table import Row
@@ -50,7 +49,7 @@ from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_c
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
 from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Request, Work, completer, in_shards
+from selfimprove_dagster.work.shards import Request, Work, completer, in_shards, recorded_sampling
 
 _LONGEST = 160
 
@@ -200,7 +199,7 @@ def raw_generations(
     positions_manifest, positions = stage.read(t.TF_CALL_POSITIONS)
     texts = dict(pool.select("id", "text").iter_rows())
     settings = {"annotation": section.model_dump()}
-    parameters = recorded_sampling(t.TF_RAW_GENERATIONS.name, settings)
+    parameters = recorded_sampling(t.TF_RAW_GENERATIONS, settings)
     places = positions.select("id", "text_id", "tool", position="chosen").explode("position").drop_nulls()
     with experiment_tools(stage.experiment, stage.home) as tools:
 
