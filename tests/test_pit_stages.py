@@ -202,7 +202,7 @@ def test_the_exam_judges_the_rounds_of_either_model(home: Home) -> None:
 def test_only_the_exam_reads_the_truth(home: Home) -> None:
     """The stage of the rounds reads what is held out, but not its truth, nor the module that judges by it."""
     told = {
-        column for schema in t.PIT_TABLES for column in schema.content if column in ("wanted", "unwanted")
+        column for schema in t.TABLES for column in schema.content if column in ("wanted", "unwanted")
     }
     assert not told
     for path in ("assets/improvement_rounds.py", "assets/pit.py", "selfimprove_dagster/improving.py"):
@@ -210,7 +210,7 @@ def test_only_the_exam_reads_the_truth(home: Home) -> None:
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert not names & {"wanted", "unwanted", "answer", "judge"}, path
     trained = [
-        schema.name for schema in t.PIT_TABLES if schema.name.split("/")[1] in ("rollouts", "gap_pairs")
+        schema.name for schema in t.TABLES if schema.name.split("/")[1] in ("rollouts", "gap_pairs")
     ]
     for table in trained:
         manifest = home.lake.manifest(table, partition_of("taught", 0))
@@ -336,7 +336,7 @@ def test_pages_tell_of_pit(home: Home, page: str) -> None:
 
 
 def test_records_of_every_stage_have_a_page(home: Home) -> None:
-    for schema in t.PIT_TABLES:
+    for schema in t.TABLES:
         record = of(home, schema)["id"][0]
         answer = client(home).get(f"/records/{record}")
         assert answer.status_code == 200, schema.name

@@ -149,7 +149,7 @@ def test_the_gap_is_that_of_the_recorded_scores(home: Home) -> None:
 def test_the_lake_holds_what_it_says_and_every_blocking_check_passed(home: Home) -> None:
     report = verify(home.lake)
     assert not report.findings and report.rows > 0
-    for schema in t.SELF_KNOWLEDGE_TABLES:
+    for schema in t.TABLES:
         checks = home.lake.checks(home.lake.manifest(schema.name, partition_of("knows", 0)))
         assert {check.name for check in checks} == {check.name for check in SUITES[schema.name]}
         assert all(check.passed or not check.blocking for check in checks)
@@ -158,8 +158,8 @@ def test_the_lake_holds_what_it_says_and_every_blocking_check_passed(home: Home)
 def test_a_pick_can_be_traced_and_explained(home: Home) -> None:
     pick = rows(home, t.SK_DISCRIMINATION_SCORE).row(0, named=True)
     up = Lineage(home.lake).ancestors([pick["id"]]).nodes
-    assert {*up["table_name"].drop_nulls()} == {schema.name for schema in t.SELF_KNOWLEDGE_TABLES[:4]}
-    for schema in t.SELF_KNOWLEDGE_TABLES:
+    assert {*up["table_name"].drop_nulls()} == {schema.name for schema in t.TABLES[:4]}
+    for schema in t.TABLES:
         said = explain(home.lake, rows(home, schema)["id"][0])
         assert said.verdict.startswith("it measures whether a model can judge itself")
     gap = rows(home, t.SK_DISCRIMINATION_GAP).row(0, named=True)
@@ -176,7 +176,7 @@ def test_the_pages_show_gaps_and_picks(home: Home) -> None:
     assert "12 picks" in picks
     wrong = rows(home, t.SK_DISCRIMINATION_SCORE).filter(pl.col("right").ne_missing(True))
     assert f"{len(wrong)} picks" in client.get("/experiments/knows/0/rejected").text
-    for schema in t.SELF_KNOWLEDGE_TABLES:
+    for schema in t.TABLES:
         assert client.get(f"/records/{rows(home, schema)['id'][0]}").status_code == 200
 
 
