@@ -147,13 +147,15 @@ def completions(
     name: str, tag: str, content: Mapping[str, Any] | None = None, **facts: Unpack[Facts]
 ) -> Table:
     """Completions drawn from a model, with the log-probability of each token; columns of `content` come first."""
+    given: Facts = {"noun": "completion", **facts}
     return Table(
-        name, tag, content={**(content or {}), **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}, **facts
+        name, tag, content={**(content or {}), **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}, **given
     )
 
 
 def decisions(name: str, **facts: Unpack[Facts]) -> Table:
     """What each filter rule decided on each candidate that reached it; parent: the candidate."""
+    given: Facts = {"noun": "decision", **facts}
     return Table(
         name,
         "dec",
@@ -167,5 +169,5 @@ def decisions(name: str, **facts: Unpack[Facts]) -> Table:
         },
         measures={"score": pl.Float64, "threshold": pl.Float64},
         is_asset=False,
-        **facts,
+        **given,
     )

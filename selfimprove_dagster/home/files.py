@@ -89,7 +89,7 @@ _EMBEDDED_TASKS = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALO
 """The same of the members of `tasks`, by their kind."""
 
 
-_OF_ALL = ("name", "method", "methods", "seed", "model", "budget")
+_OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "loop")
 
 
 _PATHS = (
@@ -98,11 +98,6 @@ _PATHS = (
     *(("constitution", "file"), ("judge", "model", "path")),
 )
 """The fields that name files or models."""
-
-
-def load_experiment(path: str | Path) -> Experiment:
-    """The experiment of a file; of a chain, its first method's. Raises ExperimentError; see `load_chain`."""
-    return load_chain(path)[0]
 
 
 def load_chain(path: str | Path) -> list[Experiment]:

@@ -22,7 +22,10 @@ SHOWN: dict[str, Any] = {
 
 
 REVIEW_LABELS = Table(
-    "reviews/labels", "label", content={**SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT}
+    "reviews/labels",
+    "label",
+    noun="review",
+    content={**SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )
 """What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.
 Parent: the record that was reviewed, `item_id` of `table`; of two rewarded responses, both."""

@@ -8,6 +8,7 @@ from selfimprove_dagster.table import SOURCE, TEXT, Table
 SEEDS = Table(
     "seeds/accepted",
     "seed",
+    noun="seed",
     content={"question": TEXT, **SOURCE},
     sources=new("parents", "question", *SOURCE),
 )
@@ -17,6 +18,7 @@ SEEDS = Table(
 REJECTED_SEEDS = Table(
     "seeds/rejected",
     "rej",
+    noun="rejected line",
     content={"reason": TEXT, "excerpt": TEXT, **SOURCE},
     sources=new("parents", "reason", "excerpt", *SOURCE),
 )

@@ -17,18 +17,22 @@ PROMPT: dict[str, Any] = {"prompt": TEXT, "kind": TEXT, "response": TEXT, **SOUR
 COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **SOURCE}
 
 
-SEED_PROMPTS = Table("seeds/prompts", "sprompt", content=PROMPT, sources=new("parents", *PROMPT))
+SEED_PROMPTS = Table(
+    "seeds/prompts", "sprompt", noun="seed prompt", content=PROMPT, sources=new("parents", *PROMPT)
+)
 """Prompts as they were imported, by file and line; `kind` and a person's `response` where the file has it."""
 
 
-SEED_COMPARISONS = Table("seeds/comparisons", "scomp", content=COMPARED, sources=new("parents", *COMPARED))
+SEED_COMPARISONS = Table(
+    "seeds/comparisons", "scomp", noun="seed comparison", content=COMPARED, sources=new("parents", *COMPARED)
+)
 """Comparisons that people made, by file and line."""
 
 
 def dialogue_evaluation(method: str, checkpoint: Table, **facts: Unpack[Facts]) -> Table:
     """One row per held-out prompt, model and mode (greedy; revision_1, …; improved_1, …), with what the truth says
     of the response, and the reward of a reward model where there is one."""
-    given: Facts = {"checks": DIALOGUE_EVALUATION_CHECKS, **facts}
+    given: Facts = {"noun": "held-out response", "checks": DIALOGUE_EVALUATION_CHECKS, **facts}
     return evaluation(
         method,
         checkpoint,

@@ -32,6 +32,7 @@ _LEARNT = (*PAIR, "probability")
 def preference_dataset(method: str, **facts: Unpack[Facts]) -> Table:
     """Pairs of responses with the probability that the chosen one is the better; parents: the prompt or the
     comparison of a person, and the preference and both responses where a model judged."""
+    given: Facts = {"noun": "training example", **facts}
     return Table(
         f"{method}/filtered_dataset",
         "ex",
@@ -45,12 +46,13 @@ def preference_dataset(method: str, **facts: Unpack[Facts]) -> Table:
             "labelled_by": TEXT,
         },
         measures={"probability": pl.Float64},
-        **facts,
+        **given,
     )
 
 
 def reward_model(method: str, dataset: Table, **words: Unpack[Words]) -> Table:
     """One row: the reward model; none where training needs none. Parents: its dataset, its base model."""
+    given: Words = {"noun": "reward model", **words}
     return checkpoint(
         f"{method}/reward_model",
         "rm",
@@ -58,7 +60,7 @@ def reward_model(method: str, dataset: Table, **words: Unpack[Words]) -> Table:
         of(dataset, *_LEARNT),
         measures={"held_out_pairs": pl.Int64, "held_out_accuracy": pl.Float64},
         checks=REWARD_MODEL_CHECKS,
-        **words,
+        **given,
     )
 
 
@@ -77,6 +79,7 @@ def rollouts(
     `prompts` are the column of the prompts' ids and the columns that prompts show, `models` the models that wrote
     and rewarded, `references` the ids of what was improved.
     """
+    given: Words = {"noun": "rollout", **words}
     return Table(
         f"{method}/{stage}",
         "roll",
@@ -99,7 +102,7 @@ def rollouts(
         checks=ROLLOUT_CHECKS,
         is_asset=False,
         reviewed=reviewed,
-        **words,
+        **given,
     )
 
 

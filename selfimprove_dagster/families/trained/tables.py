@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 import polars as pl
@@ -13,7 +13,7 @@ from selfimprove_dagster.quality.outcomes import (
     FINE_TUNED_CHECKPOINT_CHECKS,
     PROMOTION_CHECKS,
 )
-from selfimprove_dagster.table import TEXT, Columns, Facts, Source, Table, Words
+from selfimprove_dagster.table import TEXT, Columns, Facts, Row, Source, Table
 
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 """The columns of a checkpoint that follow from what it was trained on."""
@@ -74,7 +74,7 @@ def fine_tuned_checkpoint(
 
     `trained_on` are the columns of the dataset that it learns from.
     """
-    given: Facts = {"read_later": True, **facts}
+    given: Facts = {"noun": "checkpoint", "read_later": True, **facts}
     return checkpoint(f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), **given)
 
 
@@ -112,12 +112,14 @@ def evaluation(
         model = of(checkpoint, "model_id")
         usual |= each(model, "parents", "model_id", *(content or {}), *added)
         usual |= each([*model, *shown], "text", "predicted", "correct")
-    given: Facts = {"checks": EVALUATION_CHECKS, **facts}
+    given: Facts = {"noun": "held-out answer", "checks": EVALUATION_CHECKS, **facts}
     given["sources"] = {**usual, **facts.get("sources", {})}
     return Table(f"{method}/evaluation", "eval", content=columns, measures=added, **given)
 
 
-def promotion(method: str, checkpoint: Table, exam: Table, **words: Unpack[Words]) -> Table:
+def promotion(
+    method: str, checkpoint: Table, exam: Table, sentence: Callable[[Row], str] | None = None
+) -> Table:
     """One row: whether the challenger becomes the champion, and why."""
     sources: Columns = {
         "parents": [*of(checkpoint, "id"), *of(exam, "model_id", "activity_id")],
@@ -135,6 +137,7 @@ def promotion(method: str, checkpoint: Table, exam: Table, **words: Unpack[Words
     return Table(
         f"{method}/promotion",
         "promo",
+        noun="promotion",
         content={
             "promoted": pl.Boolean,
             "reason": TEXT,
@@ -156,5 +159,5 @@ def promotion(method: str, checkpoint: Table, exam: Table, **words: Unpack[Words
         },
         sources=sources,
         checks=PROMOTION_CHECKS,
-        **words,
+        sentence=sentence,
     )

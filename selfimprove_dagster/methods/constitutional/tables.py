@@ -19,6 +19,7 @@ from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
 CAI_SEED_POOL = Table(
     "constitutional/seed_pool",
     "prompt",
+    noun="prompt",
     content=PROMPT,
     sources=pooled(SEED_PROMPTS, PROMPT),
     checks=PROMPT_POOL_CHECKS,
@@ -32,7 +33,8 @@ _FIRST = of(CAI_SEED_POOL, "prompt")
 CAI_RAW_GENERATIONS = completions(
     "constitutional/raw_generations",
     "gen",
-    {"prompt_id": TEXT},
+    noun="first response",
+    content={"prompt_id": TEXT},
     sources={**drawn(of(CAI_SEED_POOL, "id"), _FIRST), "prompt_id": of(CAI_SEED_POOL, "id")},
     checks=FIRST_RESPONSE_CHECKS,
     draw=Draw("responses", TURN_STOPS),
@@ -50,7 +52,8 @@ _ROUND = {"prompt_id": TEXT, "revises_id": TEXT, "round": pl.Int32, "principle":
 CAI_CRITIQUES = completions(
     "constitutional/critiques",
     "crit",
-    _ROUND,
+    noun="critique",
+    content=_ROUND,
     sources={
         **drawn([*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id")], [*_FIRST, *_SAID]),
         **same(CAI_RAW_GENERATIONS, "prompt_id"),
@@ -67,7 +70,8 @@ CAI_CRITIQUES = completions(
 CAI_REVISIONS = completions(
     "constitutional/revisions",
     "rev",
-    {**_ROUND, "critique_id": TEXT},
+    noun="revision",
+    content={**_ROUND, "critique_id": TEXT},
     sources={
         **drawn(
             [*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id"), *of(CAI_CRITIQUES, "id")],
@@ -100,6 +104,7 @@ CAI_DECISIONS = decisions(
 CAI_FILTERED_DATASET = Table(
     "constitutional/filtered_dataset",
     "ex",
+    noun="training example",
     content={
         "question": TEXT,
         "format": TEXT,

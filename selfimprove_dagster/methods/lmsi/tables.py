@@ -21,6 +21,7 @@ from selfimprove_dagster.table import SOURCE, TEXT, Draw, Reviewed, Table, compl
 DEMONSTRATIONS = Table(
     "seeds/demonstrations",
     "demo",
+    noun="demonstration",
     content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
     sources=new("parents", "question", "reasoning", "answer", *SOURCE),
 )
@@ -33,6 +34,7 @@ _SHOWN = of(DEMONSTRATIONS, "question", "reasoning", "answer")
 SEED_POOL = Table(
     "lmsi/seed_pool",
     "q",
+    noun="question",
     content={"question": TEXT, **SOURCE},
     sources=pooled(SEEDS, SEEDS.content),
     checks=SEED_POOL_CHECKS,
@@ -43,7 +45,8 @@ SEED_POOL = Table(
 RAW_GENERATIONS = completions(
     "lmsi/raw_generations",
     "gen",
-    {"question_id": TEXT, "prompt_format": TEXT},
+    noun="path",
+    content={"question_id": TEXT, "prompt_format": TEXT},
     sources={
         "parents": [*of(SEED_POOL, "id"), *of(DEMONSTRATIONS, "id")],
         "question_id": of(SEED_POOL, "id"),
@@ -66,6 +69,7 @@ _PATH = of(RAW_GENERATIONS, "text")
 PERPLEXITY_SCORES = Table(
     "lmsi/perplexity_scores",
     "ppl",
+    noun="perplexity score",
     content={"path_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
     sources={
@@ -80,6 +84,7 @@ PERPLEXITY_SCORES = Table(
 VOTED_ANSWERS = Table(
     "lmsi/voted_answers",
     "vote",
+    noun="vote",
     content={
         "question_id": TEXT,
         "question": TEXT,
@@ -130,6 +135,7 @@ DECISIONS = decisions(
 FILTERED_DATASET = Table(
     "lmsi/filtered_dataset",
     "ex",
+    noun="training example",
     content={
         "question_id": TEXT,
         "question": TEXT,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import stage_asset
 from selfimprove_dagster.exams import held_out_questions
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
-from selfimprove_dagster.families.preferences.rewarding import reward_model_of
+from selfimprove_dagster.families.preferences.rewarding import ModelReward, reward_model_of
 from selfimprove_dagster.families.refining.trajectories import Refining
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, build_records, content_hash
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.pit import tables as t
 from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver, refine
@@ -33,52 +31,52 @@ from selfimprove_dagster.methods.pit.win_rates import (
     preferred_by,
     win_rates,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, OneModel, Result, StageContext
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import in_shards
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 TOLD = (SELF_REFINE, REFLEXION)
 """The ways in which the champion is told how its responses are to be better."""
 
 
 @dataclass(frozen=True)
-class _Shard:
-    """Some of the held-out prompts in one way; `originals` is the shard that holds their first responses."""
+class _Part:
+    """Some of the held-out prompts in one way, and the model that responds.
+
+    `originals` is the number of the shard that holds their first responses.
+    """
 
     way: str
     originals: int
     asked: Sequence[HeldOut]
+    path: str
 
 
-@stage_asset(
+@stage(
     t.PIT_IMPROVEMENT_ROUNDS,
-    deps=[t.PIT_CHECKPOINT, t.PIT_GAP_REWARD_MODEL],
+    after=["fine_tuned_checkpoint", "gap_reward_model"],
     description="The champion's response to each held-out prompt, and improvements of it in turn: by the new "
     "checkpoint (pit), by the champion, asked alike (untaught), and by the champion with feedback "
     "(self_refine) and with reflections (reflexion). The truth is not read.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def improvement_rounds(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_IMPROVEMENT_ROUNDS, PitExperiment)
-    experiment, champion = stage.experiment, stage.champion
+def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
+    experiment, champion = context.experiment, context.champion
     section = experiment.evaluation
-    checkpoint_manifest, trained = stage.read(t.PIT_CHECKPOINT)
+    checkpoint_manifest, trained = context.read(t.PIT_CHECKPOINT)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    reward, reward_inputs = reward_model_of(stage.lake, experiment, stage.iteration, "gap_reward_model")
+    reward, reward_inputs = reward_model_of(context.lake, experiment, context.iteration, "gap_reward_model")
     assert reward is not None
     asked = [
         HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
     ]
-    shards = _shards(asked, section.shard)
+    parts = _parts(asked, section.shard, champion.path, challenger_path)
     refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
-    with ExitStack() as opened:
-        model = opened.enter_context(language_model.open(experiment.model, champion.path))
-        activity = stage.activity(
+    with OneModel(context.language_model) as models:
+        model = models.open(experiment.model, champion.path)
+        activity = context.activity(
             inputs=[checkpoint_manifest, *reward_inputs],
             parameters={
                 "rounds": section.rounds,
@@ -91,92 +89,109 @@ def improvement_rounds(
             model_id=challenger_id,
             about={"model_path": challenger_path, "champion": champion.name},
         )
-        record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=activity)
-        with stage.lake.writer(stage.schema, activity) as writer:
-
-            def work(items: Sequence[_Shard], report: ProgressReport) -> list[Draft]:
-                nonlocal model
-                (shard,) = items
-                if shard.way == PIT and model.model_id != challenger_id:
-                    opened.close()
-                    model = opened.enter_context(language_model.open(experiment.model, challenger_path))
-                improver = Improver(model, shard.way, section.max_tokens, report.advance)
-                if shard.way == ORIGINAL:
-                    return improver.respond(shard.asked)
-                originals = writer.read_shard(shard.originals)
-                if shard.way in TOLD:
-                    return refine(model, shard.way, shard.asked, originals, refining, record, report.advance)
-                return improver.improve(shard.asked, originals, section.rounds, reward.gaps, record)
-
-            spent = in_shards(
-                writer,
-                shards,
-                work,
-                size=1,
-                unit="responses",
-                each=lambda shard: len(shard.asked) * (section.rounds if shard.way in (PIT, UNTAUGHT) else 1),
-                log=stage.log,
-                allowance=stage.allowance,
-            )
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    return stage.result(
+        manifest, spent = context.map(
+            parts,
+            Spec.of(improve_part),
+            activity,
+            size=1,
+            unit="responses",
+            each=lambda part: len(part.asked) * (section.rounds if part.way in (PIT, UNTAUGHT) else 1),
+            opened=_Opened(models, reward),
+        )
+    return context.result(
         manifest,
         preview=["way", "round", "question", "text", "gap_reward", "tie_reward"],
         metadata={
             "champion": champion.name,
-            **_gap_metadata(stage.lake.read_ungated(manifest)),
+            **_gap_metadata(context.lake.read_ungated(manifest)),
             "tokens": spent.tokens,
-            "lineage": stage.lineage_page,
+            "lineage": context.lineage_page,
         },
     )
 
 
-def _shards(asked: Sequence[HeldOut], size: int) -> list[_Shard]:
+@dataclass(frozen=True)
+class _Opened:
+    """What responds to held-out prompts, and what measures the gap between two responses."""
+
+    models: OneModel
+    reward: ModelReward
+
+
+def improve_part(shard: Shard[PitExperiment, _Part]) -> list[Draft]:
+    """The first responses to a part's prompts, or improvements of them in its way."""
+    (part,) = shard.items
+    opened: _Opened = shard.opened
+    experiment, section = shard.experiment, shard.experiment.evaluation
+    model = opened.models.open(experiment.model, part.path)
+    improver = Improver(model, part.way, section.max_tokens, shard.report.advance)
+    if part.way == ORIGINAL:
+        return improver.respond(part.asked)
+    assert shard.written is not None
+    originals = shard.written(part.originals)
+    record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=shard.activity)
+    if part.way in TOLD:
+        refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
+        return refine(model, part.way, part.asked, originals, refining, record, shard.report.advance)
+    return improver.improve(part.asked, originals, section.rounds, opened.reward.gaps, record)
+
+
+def _parts(asked: Sequence[HeldOut], size: int, champion: str, challenger: str) -> list[_Part]:
     """First responses, what the champion makes of them, what the checkpoint does: a model is opened once."""
     parts = [asked[start : start + size] for start in range(0, max(len(asked), 1), size)]
     return [
-        _Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT) for at, part in enumerate(parts)
+        _Part(way, at, part, challenger if way == PIT else champion)
+        for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT)
+        for at, part in enumerate(parts)
     ]
 
 
-def _gap_metadata(rows: pl.DataFrame) -> dict[str, dg.MetadataValue[str]]:
+def _gap_metadata(rows: pl.DataFrame) -> dict[str, Markdown]:
     originals = rows.filter(way=ORIGINAL)
     return {
-        f"gap_reward_{way}": dg.MetadataValue.md("\n".join(f"- {one}" for one in gaps))
+        f"gap_reward_{way}": Markdown("\n".join(f"- {one}" for one in gaps))
         for way in (PIT, UNTAUGHT)
         for gaps in (round_gaps(pl.concat([originals, rows.filter(way=way)])),)
     }
 
 
-_ContestShard = tuple[str, Sequence[Contest]]
-"""A judge, and some of what it decides."""
+@dataclass(frozen=True)
+class _Contested:
+    """Some of the contests that a judge decides; `model` and `path` are None where the truth decides."""
+
+    judge: str
+    met: Sequence[Contest]
+    model: ModelSection | None
+    path: str | None
 
 
-@stage_asset(
+@stage(
     t.PIT_WIN_RATES,
-    deps=[t.PIT_IMPROVEMENT_ROUNDS],
+    after=["improvement_rounds"],
     description="Wins and losses on held-out prompts: original against what people chose, PIT, Self-Refine "
     "and Reflexion against the original, PIT against Self-Refine; by the truth, by the champion itself in "
     "both orders, and by every engine that the experiment names as a judge.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def win_rates_asset(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_WIN_RATES, PitExperiment)
-    experiment, section, champion = stage.experiment, stage.experiment.win_rates, stage.champion
-    rounds_manifest, rounds = stage.read(t.PIT_IMPROVEMENT_ROUNDS)
+def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
+    experiment, section, champion = context.experiment, context.experiment.win_rates, context.champion
+    rounds_manifest, rounds = context.read(t.PIT_IMPROVEMENT_ROUNDS)
     prompts, _ = read_held_out_prompts(experiment.evaluation)
     asked = contests(rounds, section.round, chosen_responses(prompts))
     judges = {TRUTH: None, ITSELF: experiment.model, **{one.path: one for one in section.judges}}
-    shards: list[_ContestShard] = [
-        (judge, asked[start : start + section.shard])
-        for judge in judges
+    parts = [
+        _Contested(
+            judge,
+            asked[start : start + section.shard],
+            model,
+            champion.path if judge == ITSELF else model.path if model else None,
+        )
+        for judge, model in judges.items()
         for start in range(0, len(asked), section.shard)
     ]
     constitution = experiment.constitution.load()
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[rounds_manifest],
         parameters={
             "win_rates": section.model_dump(exclude={"shard"}),
@@ -186,50 +201,42 @@ def win_rates_asset(
         },
         about={"model_path": champion.path, "champion": champion.name},
     )
-    with ExitStack() as opened, stage.lake.writer(stage.schema, activity) as writer:
-        model, open_for = None, ""
-
-        def work(items: Sequence[_ContestShard], report: ProgressReport) -> list[Draft]:
-            nonlocal model, open_for
-            ((judge, met),) = items
-            settings = judges[judge]
-            if settings is None:
-                report.advance(len(met))
-                return [
-                    _draft(judge, *each) for each in zip(met, preferred_by_truth(met, prompts), strict=True)
-                ]
-            if open_for != judge:
-                opened.close()
-                path = champion.path if judge == ITSELF else None
-                model, open_for = (
-                    opened.enter_context(language_model.open(settings, path, scores=True)),
-                    judge,
-                )
-            assert model is not None
-            seeds_from = (experiment.seed, stage.iteration, judge)
-            said = preferred_by(model, met, constitution, section.principles, seeds_from, report.advance)
-            return [_draft(judge, *each, model.model_id) for each in zip(met, said, strict=True)]
-
-        spent = in_shards(
-            writer,
-            shards,
-            work,
+    with OneModel(context.language_model) as models:
+        manifest, _ = context.map(
+            parts,
+            Spec.of(decide),
+            activity,
             size=1,
             unit="contests",
-            each=lambda shard: len(shard[1]),
-            log=stage.log,
-            allowance=stage.allowance,
+            each=lambda part: len(part.met),
+            opened=models,
         )
-        manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    return stage.result(
+    return context.result(
         manifest,
         preview=["first", "second", "judge", "outcome", "question"],
         metadata={
             "champion": champion.name,
-            **win_rate_table(stage.lake.read_ungated(manifest)),
-            "lineage": stage.lineage_page,
+            **win_rate_table(context.lake.read_ungated(manifest)),
+            "lineage": context.lineage_page,
         },
     )
+
+
+def decide(shard: Shard[PitExperiment, _Contested]) -> list[Draft]:
+    """Who wins each contest of a part, by its judge."""
+    (part,) = shard.items
+    experiment = shard.experiment
+    if part.model is None:
+        prompts, _ = read_held_out_prompts(experiment.evaluation)
+        shard.report.advance(len(part.met))
+        right = preferred_by_truth(part.met, prompts)
+        return [_draft(part.judge, *each) for each in zip(part.met, right, strict=True)]
+    models: OneModel = shard.opened
+    model = models.open(part.model, part.path, scores=True)
+    seeds_from = (*shard.seeds_from, part.judge)
+    constitution, principles = experiment.constitution.load(), experiment.win_rates.principles
+    preferred = preferred_by(model, part.met, constitution, principles, seeds_from, shard.report.advance)
+    return [_draft(part.judge, *each, model.model_id) for each in zip(part.met, preferred, strict=True)]
 
 
 def win_rate_table(rows: pl.DataFrame) -> dict[str, Any]:
@@ -245,7 +252,7 @@ def win_rate_table(rows: pl.DataFrame) -> dict[str, Any]:
         }
         for one in win_rates(rows)
     ]
-    return {"win_rates": dg.MetadataValue.md(markdown_table(table))}
+    return {"win_rates": Markdown(markdown_table(table))}
 
 
 def _draft(judge: str, contest: Contest, preferred: float, model_id: str | None = None) -> Draft:

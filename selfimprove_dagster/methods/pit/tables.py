@@ -39,6 +39,7 @@ def _given(stage: str, column: str) -> list[Source]:
 PIT_SEED_POOL = Table(
     "pit/seed_pool",
     "comp",
+    noun="comparison",
     content=COMPARED,
     measures={"probability": pl.Float64},
     sources={
@@ -88,6 +89,7 @@ _WORSE = of(PIT_FILTERED_DATASET, "question", "rejected")
 PIT_IMPROVER_DATASET = Table(
     "pit/improver_dataset",
     "imp",
+    noun="improvement example",
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -110,7 +112,11 @@ parent: the pair (`example_id`)."""
 
 
 PIT_IMPROVER_CHECKPOINT = checkpoint(
-    "pit/improver_checkpoint", "sft", PIT_IMPROVER_DATASET, of(PIT_IMPROVER_DATASET, "prompt", "completion")
+    "pit/improver_checkpoint",
+    "sft",
+    noun="improver",
+    dataset=PIT_IMPROVER_DATASET,
+    learnt_from=of(PIT_IMPROVER_DATASET, "prompt", "completion"),
 )
 """One row: the model fine-tuned to improve y_l to y_w."""
 
@@ -121,6 +127,7 @@ _IMPROVER = of(PIT_IMPROVER_CHECKPOINT, "model_id")
 PIT_GAP_PAIRS = Table(
     "pit/gap_pairs",
     "gap",
+    noun="gap comparison",
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -166,8 +173,9 @@ GAP_MEAN = pl.Struct({"kind": TEXT, "mean": pl.Float64, "low": pl.Float64, "high
 PIT_GAP_REWARD_MODEL = checkpoint(
     "pit/gap_reward_model",
     "grm",
-    PIT_GAP_PAIRS,
-    of(PIT_GAP_PAIRS, "first_prompt", "first", "second_prompt", "second", "probability"),
+    noun="gap reward model",
+    dataset=PIT_GAP_PAIRS,
+    learnt_from=of(PIT_GAP_PAIRS, "first_prompt", "first", "second_prompt", "second", "probability"),
     measures={
         "held_out_pairs": pl.Int64,
         "held_out_accuracy": pl.Float64,
@@ -191,14 +199,16 @@ PIT_CURRICULUM_ROLLOUTS = rollouts(
     [*_GAP, *_IMPROVER],
     _EXAMPLE,
     stage="curriculum_rollouts",
+    noun="first-phase rollout",
 )
 
 
 PIT_CURRICULUM_CHECKPOINT = checkpoint(
     "pit/curriculum_checkpoint",
     "cur",
-    PIT_FILTERED_DATASET,
-    [*_BETTER_AND_WORSE, *_GAP],
+    noun="first-phase policy",
+    dataset=PIT_FILTERED_DATASET,
+    learnt_from=[*_BETTER_AND_WORSE, *_GAP],
     sources={
         "parents": [*of(PIT_FILTERED_DATASET, "activity_id"), *_GAP, *_IMPROVER],
         "base_model_id": _IMPROVER,
@@ -214,7 +224,8 @@ _FIRST_PHASE = of(PIT_CURRICULUM_CHECKPOINT, "model_id")
 PIT_POLICY_REFERENCES = completions(
     "pit/policy_references",
     "ref",
-    {"prompt_id": TEXT, "example_id": TEXT},
+    noun="policy reference",
+    content={"prompt_id": TEXT, "example_id": TEXT},
     sources={
         **drawn([*of(PIT_SEED_POOL, "id"), *_EXAMPLE], [*_WORSE, *_FIRST_PHASE]),
         "prompt_id": of(PIT_SEED_POOL, "id"),
@@ -257,6 +268,7 @@ _POLICY = of(PIT_CHECKPOINT, "model_id")
 PIT_IMPROVEMENT_ROUNDS = Table(
     "pit/improvement_rounds",
     "round",
+    noun="held-out improvement",
     content={
         "way": TEXT,
         "round": pl.Int32,
@@ -293,6 +305,7 @@ _IMPROVED = of(PIT_IMPROVEMENT_ROUNDS, "text")
 PIT_WIN_RATES = Table(
     "pit/win_rates",
     "win",
+    noun="contest",
     content={
         "first": TEXT,
         "second": TEXT,

@@ -18,6 +18,7 @@ METHOD = "refinement"
 RF_SEED_POOL = Table(
     f"{METHOD}/seed_pool",
     "prompt",
+    noun="prompt",
     content=PROMPT,
     sources=pooled(SEED_PROMPTS, PROMPT),
     checks=PROMPT_POOL_CHECKS,
@@ -28,7 +29,8 @@ RF_SEED_POOL = Table(
 RF_RAW_GENERATIONS = completions(
     f"{METHOD}/raw_generations",
     "gen",
-    {"prompt_id": TEXT},
+    noun="first answer",
+    content={"prompt_id": TEXT},
     sources={
         **drawn(of(RF_SEED_POOL, "id"), of(RF_SEED_POOL, "prompt")),
         "prompt_id": of(RF_SEED_POOL, "id"),
@@ -46,6 +48,7 @@ _SHOWN = [*of(RF_SEED_POOL, "prompt"), *of(RF_RAW_GENERATIONS, "text")]
 REFINEMENTS = Table(
     f"{METHOD}/refinements",
     "step",
+    noun="refinement step",
     content={
         "prompt_id": TEXT,
         "first_id": TEXT,

@@ -31,6 +31,7 @@ from selfimprove_dagster.table import TEXT, Draw, Reviewed, Table, completions, 
 RLAIF_SEED_POOL = Table(
     "rlaif/seed_pool",
     "prompt",
+    noun="prompt",
     content=PROMPT,
     sources=pooled(SEED_PROMPTS, PROMPT),
     checks=PROMPT_POOL_CHECKS,
@@ -41,7 +42,8 @@ RLAIF_SEED_POOL = Table(
 RLAIF_RESPONSE_PAIRS = completions(
     "rlaif/response_pairs",
     "gen",
-    {"prompt_id": TEXT},
+    noun="response",
+    content={"prompt_id": TEXT},
     sources={
         **drawn(of(RLAIF_SEED_POOL, "id"), of(RLAIF_SEED_POOL, "prompt")),
         "prompt_id": of(RLAIF_SEED_POOL, "id"),
@@ -55,6 +57,7 @@ RLAIF_RESPONSE_PAIRS = completions(
 RLAIF_COMPARISONS = Table(
     "rlaif/comparisons",
     "cmp",
+    noun="comparison",
     content={
         "prompt_id": TEXT,
         "response_ids": pl.List(TEXT),
@@ -90,6 +93,7 @@ _JUDGED = of(RLAIF_COMPARISONS, "probability_a", "order")
 RLAIF_AI_PREFERENCES = Table(
     "rlaif/ai_preferences",
     "pref",
+    noun="preference",
     content={
         "prompt_id": TEXT,
         "prompt": TEXT,
@@ -125,6 +129,7 @@ RLAIF_AI_PREFERENCES = Table(
 RLAIF_JUDGE_CHECKS = Table(
     "rlaif/judge_checks",
     "judge",
+    noun="judge check",
     content={"measure": TEXT, "allowed": TEXT},
     measures={
         "value": pl.Float64,
@@ -153,6 +158,7 @@ the preferences, as a set."""
 RLAIF_REVIEW_QUEUE = Table(
     "rlaif/review_queue",
     "item",
+    noun="review item",
     content=SHOWN,
     measures={"uncertainty": pl.Float64, "reason": TEXT},
     sources={

@@ -24,6 +24,7 @@ from selfimprove_dagster.table import Table, decisions
 RLHF_SEED_POOL = Table(
     "rlhf/seed_pool",
     "comp",
+    noun="comparison",
     content=COMPARED,
     sources=pooled(SEED_COMPARISONS, COMPARED),
     checks=PROMPT_POOL_CHECKS,
@@ -52,8 +53,9 @@ RLHF_FILTERED_DATASET = preference_dataset(
 RLHF_SUPERVISED_CHECKPOINT = checkpoint(
     "rlhf/supervised_checkpoint",
     "sft",
-    RLHF_FILTERED_DATASET,
-    of(RLHF_FILTERED_DATASET, "prompt", "chosen"),
+    noun="supervised model",
+    dataset=RLHF_FILTERED_DATASET,
+    learnt_from=of(RLHF_FILTERED_DATASET, "prompt", "chosen"),
     checks=SUPERVISED_CHECKPOINT_CHECKS,
 )
 """One row: the model fine-tuned on what people chose; none where there is no such step."""

@@ -36,7 +36,8 @@ _SHOT = of(SI_SEED_POOL, "instruction", "instances", "is_classification")
 SI_RAW_GENERATIONS = completions(
     "self_instruct/raw_generations",
     "gen",
-    {"first_number": pl.Int32},
+    noun="completion",
+    content={"first_number": pl.Int32},
     sources=drawn(of(SI_SEED_POOL, "id"), _POOL, "first_number"),
     checks=COMPLETION_CHECKS,
     draw=Draw("generation", lambda section: generation_stops(section["tasks"])),
@@ -47,6 +48,7 @@ SI_RAW_GENERATIONS = completions(
 SI_CANDIDATE_TASKS = Table(
     "self_instruct/candidate_tasks",
     "cand",
+    noun="candidate task",
     content={
         "completion_id": TEXT,
         "instruction": TEXT,
@@ -73,6 +75,7 @@ _SAID = of(SI_CANDIDATE_TASKS, "instruction")
 SI_PERPLEXITY_SCORES = Table(
     "self_instruct/perplexity_scores",
     "ppl",
+    noun="perplexity score",
     content={"candidate_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
     sources={
@@ -87,6 +90,7 @@ SI_PERPLEXITY_SCORES = Table(
 SI_SIMILARITY_SCORES = Table(
     "self_instruct/similarity_scores",
     "sim",
+    noun="similarity score",
     content={
         "candidate_id": TEXT,
         "kept": pl.Boolean,
@@ -119,6 +123,7 @@ SI_TASK_DECISIONS = decisions(
 SI_ACCEPTED_TASKS = Table(
     "self_instruct/accepted_tasks",
     "acc",
+    noun="accepted task",
     content={"instruction": TEXT, "candidate_id": TEXT},
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
     sources={
@@ -137,6 +142,7 @@ SI_ACCEPTED_TASKS = Table(
 SI_CLASSIFIED_TASKS = Table(
     "self_instruct/classified_tasks",
     "cls",
+    noun="task class",
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
     measures={"yes": pl.Float64},
     sources={
@@ -153,7 +159,8 @@ SI_CLASSIFIED_TASKS = Table(
 SI_INSTANCE_GENERATIONS = completions(
     "self_instruct/instance_generations",
     "igen",
-    {"task_id": TEXT, "instruction": TEXT, "form": TEXT},
+    noun="instance completion",
+    content={"task_id": TEXT, "instruction": TEXT, "form": TEXT},
     sources={
         **drawn(
             [*of(SI_CLASSIFIED_TASKS, "task_id", "id"), *of(SI_SEED_POOL, "id")],
@@ -172,6 +179,7 @@ accepted task and its class."""
 SI_TASK_INSTANCES = Table(
     "self_instruct/task_instances",
     "inst",
+    noun="instance",
     content={
         "task_id": TEXT,
         "instruction": TEXT,
@@ -205,6 +213,7 @@ SI_DECISIONS = decisions(
 SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
+    noun="training example",
     content=EXAMPLE,
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
     sources={

@@ -20,6 +20,7 @@ METHOD = "self_knowledge"
 SK_QUESTIONS = Table(
     f"{METHOD}/questions",
     "ask",
+    noun="question",
     content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE},
     sources=new("parents", "task", "kind", "question", *SOURCE),
     checks=SK_QUESTION_CHECKS,
@@ -33,7 +34,8 @@ _ASKED = of(SK_QUESTIONS, "question")
 SK_CANDIDATES = completions(
     f"{METHOD}/candidates",
     "cand",
-    {"question_id": TEXT, "task": TEXT},
+    noun="candidate",
+    content={"question_id": TEXT, "task": TEXT},
     sources={
         **drawn(of(SK_QUESTIONS, "id"), [*_ASKED, *of(SK_QUESTIONS, "kind")]),
         "question_id": of(SK_QUESTIONS, "id"),
@@ -51,6 +53,7 @@ _SAID = of(SK_CANDIDATES, "text")
 SK_GENERATION_SCORE = Table(
     f"{METHOD}/generation_score",
     "gsc",
+    noun="generation score",
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -78,6 +81,7 @@ _RIGHT = of(SK_GENERATION_SCORE, "right")
 SK_DISCRIMINATION_SCORE = Table(
     f"{METHOD}/discrimination_score",
     "dsc",
+    noun="pick",
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -117,6 +121,7 @@ _SCORES = [*of(SK_GENERATION_SCORE, "score"), *of(SK_DISCRIMINATION_SCORE, "righ
 SK_DISCRIMINATION_GAP = Table(
     f"{METHOD}/discrimination_gap",
     "dgap",
+    noun="discrimination gap",
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},
     measures={
         "questions": pl.Int64,

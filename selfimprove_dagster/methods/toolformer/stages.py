@@ -7,21 +7,19 @@ seed_pool ┬→ call_positions → raw_generations ─┬→ tool_results → p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import date
 from functools import partial
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.factory import number, preview_records, stage_asset
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.loss import choose_positions
 from selfimprove_dagster.methods.toolformer.rules import counts_at, filter_calls, training_texts
@@ -40,16 +38,15 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     experiment_tools,
     search_folder,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_call
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Request, Work, completer, in_shards, recorded_sampling
+from selfimprove_dagster.work.shards import Request, Shard, completer, recorded_sampling, sampling_of
+from selfimprove_dagster.work.spec import Spec
 
 _LONGEST = 160
 
@@ -73,16 +70,16 @@ def call_metadata(candidates: pl.DataFrame) -> dict[str, Any]:
         for row in rows.iter_rows(named=True)
     ]
     return {
-        "examples_by_threshold": dg.MetadataValue.md(markdown_table(table)),
-        "best_and_worst_calls": dg.MetadataValue.md(markdown_table(calls)),
+        "examples_by_threshold": Markdown(markdown_table(table)),
+        "best_and_worst_calls": Markdown(markdown_table(calls)),
     }
 
 
-def tool_evaluation(stage: Stage[Any], manifest: Manifest) -> dict[str, Any]:
+def tool_evaluation(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """How often calls were made, could be read and helped; the loss on plain texts; and `call_metadata`."""
-    rows = stage.lake.read_ungated(manifest)
-    _, results = stage.read(t.TF_TOOL_RESULTS)
-    _, scores = stage.read(t.TF_PERPLEXITY_SCORES)
+    rows = context.lake.read_ungated(manifest)
+    _, results = context.read(t.TF_TOOL_RESULTS)
+    _, scores = context.read(t.TF_PERPLEXITY_SCORES)
     shown: dict[str, Any] = {}
     for role in ("champion", "challenger"):
         use = call_use(rows, role)
@@ -101,203 +98,180 @@ _RESULTS = 512
 
 seed_pool = drawn_pool(
     t.TF_SEED_POOL,
-    ToolformerExperiment,
     "The plain texts of this iteration, each with its date and the file and line that it came from. Texts "
     "that no earlier iteration used come first.",
 )
 
 
-@stage_asset(
+@stage(
     t.TF_SEARCH_INDEX,
-    deps=[t.TF_SEED_POOL],
+    after=["seed_pool"],
     description="The BM25 index behind WikiSearch, built once for each state of the corpus.",
 )
-def search_index(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_SEARCH_INDEX, ToolformerExperiment)
-    section = stage.experiment.tools
+def search_index(context: StageContext[ToolformerExperiment]) -> Result:
+    section = context.experiment.tools
     drafts = []
     if WikiSearch.name in section.names:
-        search = WikiSearch(section.corpus_file, search_folder(stage.home))
+        search = WikiSearch(section.corpus_file, search_folder(context.home))
         content = {"tool": search.name, "corpus": section.corpus_file.name, "tool_version": search.version}
         drafts.append(Draft(content, measures={"passages": search.passages}))
-    manifest = stage.store(stage.activity(inputs=[], parameters={}), drafts)
-    return stage.result(manifest, preview=["tool", "corpus", "passages"])
+    manifest = context.store(context.activity(inputs=[], parameters={}), drafts)
+    return context.result(manifest, preview=["tool", "corpus", "passages"])
 
 
-@stage_asset(
+@stage(
     t.TF_CALL_POSITIONS,
-    deps=[t.TF_SEED_POOL],
+    after=["seed_pool"],
     description="How probable the model finds it that a call opens, at every position of each text and for "
     "each tool: one forward pass. Calls are sampled at the likeliest.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def call_positions(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_CALL_POSITIONS, ToolformerExperiment)
-    section = stage.experiment.annotation
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    with experiment_tools(stage.experiment, stage.home) as tools:
-        items = [(text, tool) for text in pool.select("id", "text").rows() for tool in tools]
-
-        def prepare(model: LanguageModel) -> Work[tuple[tuple[str, str], str]]:
-            opening = opening_token(model)
-
-            def find(shard: Sequence[tuple[tuple[str, str], str]], report: ProgressReport) -> list[Draft]:
-                prompts = [tools[tool].prompt(text) for (_, text), tool in shard]
-                found = position_probabilities(model, prompts, [text for (_, text), _ in shard], opening)
-                report.advance(len(shard))
-                drafts = []
-                for ((text_id, _), tool), at in zip(shard, found, strict=True):
-                    sampling = section.of(tool)
-                    chosen = choose_positions(at.probabilities, sampling.positions, sampling.threshold)
-                    content = {
-                        "text_id": text_id,
-                        "tool": tool,
-                        "positions": at.positions,
-                        "chosen": [at.positions[index] for index in chosen],
-                    }
-                    measures = {"probabilities": at.probabilities}
-                    drafts.append(Draft(content, [Parent(text_id, "text")], measures))
-                return drafts
-
-            return find
-
-        manifest, shown = stage.work(
-            language_model,
-            [pool_manifest],
-            {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": sorted(tools)},
-            items,
-            prepare,
-            size=section.shard * len(tools),
-            unit="texts times tools",
-        )
-    rows = stage.lake.read_ungated(manifest)
+def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
+    section = context.experiment.annotation
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    with experiment_tools(context.experiment, context.home) as tools:
+        items = [
+            (text_id, text, name, tool.prompt(text))
+            for text_id, text in pool.select("id", "text").rows()
+            for name, tool in tools.items()
+        ]
+    names = sorted(tools)
+    manifest, shown = context.work(
+        [pool_manifest],
+        {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": names},
+        items,
+        Spec.of(find_positions),
+        size=section.shard * len(names),
+        unit="texts times tools",
+    )
+    rows = context.lake.read_ungated(manifest)
     by_tool = rows.group_by("tool").agg(pl.col("chosen").list.len().sum()).sort("tool")
-    return stage.result(
+    return context.result(
         manifest,
         preview=["tool", "chosen", "probabilities"],
         metadata={**shown, **{f"positions_{tool}": count for tool, count in by_tool.iter_rows()}},
     )
 
 
-@stage_asset(
+def find_positions(shard: Shard[ToolformerExperiment, tuple[str, str, str, str]]) -> list[Draft]:
+    """Where calls may open in each item: (text's id, text, tool, prompt)."""
+    prompts, texts = ([item[at] for item in shard.items] for at in (3, 1))
+    found = position_probabilities(shard.model, prompts, texts, opening_token(shard.model))
+    shard.report.advance(len(texts))
+    drafts = []
+    for (text_id, _, tool, _), at in zip(shard.items, found, strict=True):
+        sampling = shard.experiment.annotation.of(tool)
+        chosen = choose_positions(at.probabilities, sampling.positions, sampling.threshold)
+        content = {
+            "text_id": text_id,
+            "tool": tool,
+            "positions": at.positions,
+            "chosen": [at.positions[index] for index in chosen],
+        }
+        drafts.append(Draft(content, [Parent(text_id, "text")], {"probabilities": at.probabilities}))
+    return drafts
+
+
+@stage(
     t.TF_RAW_GENERATIONS,
-    deps=[t.TF_CALL_POSITIONS],
+    after=["call_positions"],
     description="Calls sampled at the chosen positions of each text, from the opening bracket to the end of "
     "their input.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def raw_generations(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_RAW_GENERATIONS, ToolformerExperiment)
-    section = stage.experiment.annotation
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    positions_manifest, positions = stage.read(t.TF_CALL_POSITIONS)
+def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
+    section = context.experiment.annotation
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    positions_manifest, positions = context.read(t.TF_CALL_POSITIONS)
     texts = dict(pool.select("id", "text").iter_rows())
     settings = {"annotation": section.model_dump()}
-    parameters = recorded_sampling(t.TF_RAW_GENERATIONS, settings)
     places = positions.select("id", "text_id", "tool", position="chosen").explode("position").drop_nulls()
-    with experiment_tools(stage.experiment, stage.home) as tools:
+    with experiment_tools(context.experiment, context.home) as tools:
+        items = [
+            {**row, "text": texts[row["text_id"]], "prompt": tools[row["tool"]].prompt(texts[row["text_id"]])}
+            for row in places.iter_rows(named=True)
+        ]
+    manifest, shown = context.work(
+        [pool_manifest, positions_manifest],
+        settings,
+        items,
+        Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS, settings))),
+        size=section.shard,
+        unit="calls",
+        each=lambda row: section.of(row["tool"]).calls,
+    )
+    return context.result(manifest, preview=["tool", "position", "text"], metadata=shown)
 
-        def prepare(model: LanguageModel) -> Work[Row]:
-            opening = opening_token(model)
-            draw = completer(model, parameters, (stage.experiment.seed, stage.iteration))
 
-            def sample(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
-                asked = [
-                    CallRequest(
-                        tools[row["tool"]].prompt(texts[row["text_id"]]),
-                        texts[row["text_id"]],
-                        row["position"],
-                        (),
-                    )
-                    for row in shard
-                ]
-                return draw(
-                    [
-                        Request(
-                            key=f"{row['tool']} {row['position']} {texts[row['text_id']]}",
-                            prompt=model.decode(ids),
-                            content={name: row[name] for name in ("text_id", "tool", "position")},
-                            parents=[Parent(row["text_id"], "text"), Parent(row["id"], "position")],
-                            token_ids=ids,
-                            samples=section.of(row["tool"]).calls,
-                        )
-                        for row, ids in zip(shard, call_prompts(model, asked, opening), strict=True)
-                    ],
-                    report,
-                )
-
-            return sample
-
-        manifest, shown = stage.work(
-            language_model,
-            [pool_manifest, positions_manifest],
-            settings,
-            places.rows(named=True),
-            prepare,
-            size=section.shard,
-            unit="calls",
-            each=lambda row: section.of(row["tool"]).calls,
+def sample_calls(shard: Shard[ToolformerExperiment, Row], *, sampling: Mapping[str, Any]) -> list[Draft]:
+    """The calls sampled at each place (`id`, `text_id`, `tool`, `position`, `text`, `prompt`)."""
+    model = shard.model
+    asked = [CallRequest(row["prompt"], row["text"], row["position"], ()) for row in shard.items]
+    requests = [
+        Request(
+            key=f"{row['tool']} {row['position']} {row['text']}",
+            prompt=model.decode(ids),
+            content={name: row[name] for name in ("text_id", "tool", "position")},
+            parents=[Parent(row["text_id"], "text"), Parent(row["id"], "position")],
+            token_ids=ids,
+            samples=shard.experiment.annotation.of(row["tool"]).calls,
         )
-    return stage.result(manifest, preview=["tool", "position", "text"], metadata=shown)
+        for row, ids in zip(shard.items, call_prompts(model, asked, opening_token(model)), strict=True)
+    ]
+    return completer(model, sampling_of(sampling), shard.seeds_from)(requests, shard.report)
 
 
-@stage_asset(
+@stage(
     t.TF_TOOL_RESULTS,
-    deps=[t.TF_RAW_GENERATIONS, t.TF_SEARCH_INDEX],
+    after=["raw_generations", "search_index"],
     description="The call that each completion holds and what the tool said to it; or the problem: it could "
     "not be read, was refused, failed, took too long, or gave nothing.",
-    holds_model=True,
+    uses=["language_model"],
 )
-def tool_results(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_TOOL_RESULTS, ToolformerExperiment)
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    drawn_manifest, drawn = stage.read(t.TF_RAW_GENERATIONS)
-    index_manifest, _ = stage.read(t.TF_SEARCH_INDEX)
-    days = {
-        text: Context(date.fromisoformat(day) if day else None)
-        for text, day in pool.select("id", "date").iter_rows()
-    }
-    open_model = partial(language_model.open, stage.experiment.model)
-    with experiment_tools(stage.experiment, stage.home, open_model) as tools:
-
-        def run(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
-            calls = [read_call(row["text"], {row["tool"]}) for row in shard]
-            wanted = [
-                (call.tool, call.arguments, days[row["text_id"]])
-                for row, call in zip(shard, calls, strict=True)
-                if isinstance(call, Call)
-            ]
-            results = iter(tools.call_all(wanted))
-            report.advance(len(shard))
-            return [
-                _made(row, tools, call, next(results) if isinstance(call, Call) else None)
-                for row, call in zip(shard, calls, strict=True)
-            ]
-
-        activity = stage.activity(
+def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    drawn_manifest, drawn = context.read(t.TF_RAW_GENERATIONS)
+    index_manifest, _ = context.read(t.TF_SEARCH_INDEX)
+    days = dict(pool.select("id", "date").iter_rows())
+    open_model = partial(context.language_model.open, context.experiment.model)
+    with experiment_tools(context.experiment, context.home, open_model) as tools:
+        activity = context.activity(
             inputs=[pool_manifest, drawn_manifest, index_manifest],
             parameters={"tools": {name: tool.version for name, tool in tools.items()}},
         )
-        with stage.lake.writer(stage.schema, activity) as writer:
-            columns = ["id", "text_id", "tool", "position", "text"]
-            items = drawn.select(columns).rows(named=True)
-            spent = in_shards(writer, items, run, size=_RESULTS, unit="calls", log=stage.log)
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    rows = stage.lake.read_ungated(manifest)
+        items = [
+            {**row, "day": days[row["text_id"]]}
+            for row in drawn.select("id", "text_id", "tool", "position", "text").iter_rows(named=True)
+        ]
+        manifest, _ = context.map(
+            items, Spec.of(call_tools), activity, size=_RESULTS, unit="calls", opened=tools
+        )
+    rows = context.lake.read_ungated(manifest)
     made = rows.group_by("tool").agg(pl.col("result").is_not_null().mean()).sort("tool")
-    return stage.result(
+    return context.result(
         manifest,
         preview=["tool", "arguments", "result", "problem"],
         metadata={f"with_result_{tool}": number(share) for tool, share in made.iter_rows()},
     )
+
+
+def call_tools(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
+    """What the tools say to the call of each completion; `day` is when its text was written."""
+    tools: Toolbox = shard.opened
+    calls = [read_call(row["text"], {row["tool"]}) for row in shard.items]
+    wanted = [
+        (call.tool, call.arguments, Context(date.fromisoformat(row["day"]) if row["day"] else None))
+        for row, call in zip(shard.items, calls, strict=True)
+        if isinstance(call, Call)
+    ]
+    results = iter(tools.call_all(wanted))
+    shard.report.advance(len(calls))
+    return [
+        _made(row, tools, call, next(results) if isinstance(call, Call) else None)
+        for row, call in zip(shard.items, calls, strict=True)
+    ]
 
 
 def _made(row: Row, tools: Toolbox, call: Call | str, result: str | ToolError | None) -> Draft:
@@ -315,85 +289,85 @@ def _made(row: Row, tools: Toolbox, call: Call | str, result: str | ToolError | 
     )
 
 
-@stage_asset(
+@stage(
     t.TF_PERPLEXITY_SCORES,
-    deps=[t.TF_TOOL_RESULTS],
+    after=["tool_results"],
     description="How hard the text after each call's place is to predict, weighted over five tokens: without "
     "the call, with it, and with its result too, as a prefix of the whole text. All thresholds are applied "
     "to these.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def perplexity_scores(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_PERPLEXITY_SCORES, ToolformerExperiment)
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    results_manifest, results = stage.read(t.TF_TOOL_RESULTS)
+def perplexity_scores(context: StageContext[ToolformerExperiment]) -> Result:
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    results_manifest, results = context.read(t.TF_TOOL_RESULTS)
     texts = dict(pool.select("id", "text").iter_rows())
     place = ["text_id", "position", "tool", "arguments"]
     usable = results.filter(pl.col("problem").is_null()).unique(place, keep="first", maintain_order=True)
-    by_text = [part.rows(named=True) for part in usable.partition_by("text_id", maintain_order=True)]
-    least = stage.experiment.filter.lowest
+    by_text = [
+        (texts[calls["text_id"][0]], calls.rows(named=True))
+        for calls in usable.partition_by("text_id", maintain_order=True)
+    ]
+    least = context.experiment.filter.lowest
 
-    def prepare(model: LanguageModel) -> Work[list[Row]]:
-        def score(shard: Sequence[list[Row]], report: ProgressReport) -> list[Draft]:
-            rows = [(index, row) for index, calls in enumerate(shard) for row in calls]
-            placed = [
-                (index, PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])))
-                for index, row in rows
-            ]
-            read = [texts[calls[0]["text_id"]] for calls in shard]
-            losses = score_calls(model, read, placed, least_reduction=least)
-            report.advance(len(rows))
-            return [
-                Draft(
-                    content={"candidate_id": row["id"]},
-                    parents=[Parent(row["id"], "scored")],
-                    measures={f"loss_{name}": value for name, value in vars(loss).items()},
-                )
-                for (_, row), loss in zip(rows, losses, strict=True)
-            ]
-
-        return score
-
-    manifest, shown = stage.work(
-        language_model,
+    manifest, shown = context.work(
         [pool_manifest, results_manifest],
         {"least_reduction": least},
         by_text,
-        prepare,
-        size=stage.experiment.annotation.shard,
+        Spec.of(score_shard, least_reduction=least),
+        size=context.experiment.annotation.shard,
         unit="calls",
-        each=len,
+        each=lambda text_and_calls: len(text_and_calls[1]),
     )
-    candidates = call_candidates(results, stage.lake.read_ungated(manifest))
-    return stage.result(
+    candidates = call_candidates(results, context.lake.read_ungated(manifest))
+    return context.result(
         manifest,
         preview=["candidate_id", "loss_no_call", "loss_call", "loss_call_with_result"],
         metadata={**shown, **call_metadata(candidates)},
     )
 
 
-@stage_asset(
+def score_shard(
+    shard: Shard[ToolformerExperiment, tuple[str, list[Row]]], *, least_reduction: float
+) -> list[Draft]:
+    """The losses of the calls of each text."""
+    rows = [(index, row) for index, (_, calls) in enumerate(shard.items) for row in calls]
+    placed = [
+        (index, PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])))
+        for index, row in rows
+    ]
+    texts = [text for text, _ in shard.items]
+    losses = score_calls(shard.model, texts, placed, least_reduction=least_reduction)
+    shard.report.advance(len(rows))
+    return [
+        Draft(
+            content={"candidate_id": row["id"]},
+            parents=[Parent(row["id"], "scored")],
+            measures={f"loss_{name}": value for name, value in vars(loss).items()},
+        )
+        for (_, row), loss in zip(rows, losses, strict=True)
+    ]
+
+
+@stage(
+    t.TF_DECISIONS,
     t.TF_FILTERED_DATASET,
-    deps=[t.TF_PERPLEXITY_SCORES],
+    after=["perplexity_scores"],
     description="The texts with those calls written in that pay for themselves. Each rule's word on each "
     "call stands in toolformer/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_FILTERED_DATASET, ToolformerExperiment)
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    results_manifest, results = stage.read(t.TF_TOOL_RESULTS)
-    scores_manifest, scores = stage.read(t.TF_PERPLEXITY_SCORES)
+def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    results_manifest, results = context.read(t.TF_TOOL_RESULTS)
+    scores_manifest, scores = context.read(t.TF_PERPLEXITY_SCORES)
     candidates = call_candidates(results, scores)
-    thresholds = call_thresholds(stage.experiment.filter)
-    kept, decisions = filter_calls(candidates, thresholds, stage.experiment.seed)
-    activity = stage.activity(
+    thresholds = call_thresholds(context.experiment.filter)
+    kept, decisions = filter_calls(candidates, thresholds, context.experiment.seed)
+    activity = context.activity(
         inputs=[pool_manifest, results_manifest, scores_manifest],
-        parameters={"filter": stage.experiment.filter.model_dump(), "seed": stage.experiment.seed},
+        parameters={"filter": context.experiment.filter.model_dump(), "seed": context.experiment.seed},
     )
-    store_decisions(stage, t.TF_DECISIONS, decisions, [results_manifest], activity.id)
+    context.store_decisions(t.TF_DECISIONS, decisions, [results_manifest], activity.id)
     texts = dict(pool.select("id", "text").iter_rows())
     found = {row["candidate_id"]: row for row in kept.iter_rows(named=True)}
     drafts = []
@@ -421,9 +395,9 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
                 measures={"loss_reduction": most, "loss_reductions": saved},
             )
         )
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["completion", "loss_reduction"],
         metadata={
@@ -431,8 +405,8 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
             "calls_kept": kept.height,
             **{f"kept_{tool}": count for tool, count in kept["tool"].value_counts(sort=True).iter_rows()},
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": stage.lineage_page,
-            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
         },
     )
 
@@ -440,7 +414,7 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
 _CALL = ("tool", "position", "arguments", "result")
 
 
-toolformer_assets = [
+STAGES = [
     seed_pool,
     search_index,
     call_positions,

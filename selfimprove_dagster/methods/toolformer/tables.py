@@ -23,13 +23,14 @@ from selfimprove_dagster.tools.calls import CALL_STOPS
 _TEXT: dict[str, Any] = {"text": TEXT, "date": TEXT, "source": TEXT, **SOURCE}
 
 
-SEED_TEXTS = Table("seeds/texts", "stext", content=_TEXT, sources=new("parents", *_TEXT))
+SEED_TEXTS = Table("seeds/texts", "stext", noun="seed text", content=_TEXT, sources=new("parents", *_TEXT))
 """Plain texts as they were imported, by file and line; `date` is ISO 8601, `source` the file's word."""
 
 
 TF_SEED_POOL = Table(
     "toolformer/seed_pool",
     "text",
+    noun="text",
     content=_TEXT,
     sources=pooled(SEED_TEXTS, _TEXT),
     checks=TEXT_POOL_CHECKS,
@@ -43,6 +44,7 @@ _SAID = of(TF_SEED_POOL, "text")
 TF_SEARCH_INDEX = Table(
     "toolformer/search_index",
     "index",
+    noun="search index",
     content={"tool": TEXT, "corpus": TEXT, "tool_version": TEXT},
     measures={"passages": pl.Int64},
     sources=new("parents", "tool", "corpus", "tool_version", "passages"),
@@ -53,6 +55,7 @@ TF_SEARCH_INDEX = Table(
 TF_CALL_POSITIONS = Table(
     "toolformer/call_positions",
     "pos",
+    noun="call positions",
     content={
         "text_id": TEXT,
         "tool": TEXT,
@@ -74,7 +77,8 @@ where calls are sampled; parent: the text."""
 TF_RAW_GENERATIONS = completions(
     "toolformer/raw_generations",
     "gen",
-    {"text_id": TEXT, "tool": TEXT, "position": pl.Int32},
+    noun="sampled call",
+    content={"text_id": TEXT, "tool": TEXT, "position": pl.Int32},
     sources={
         **drawn(of(TF_CALL_POSITIONS, "text_id", "id"), [*_SAID, *of(TF_CALL_POSITIONS, "tool", "chosen")]),
         **same(TF_CALL_POSITIONS, "text_id", "tool"),
@@ -89,6 +93,7 @@ TF_RAW_GENERATIONS = completions(
 TF_TOOL_RESULTS = Table(
     "toolformer/tool_results",
     "call",
+    noun="call",
     content={
         "generation_id": TEXT,
         "text_id": TEXT,
@@ -127,6 +132,7 @@ _LOSSES = ("loss_no_call", "loss_call", "loss_call_with_result")
 TF_PERPLEXITY_SCORES = Table(
     "toolformer/perplexity_scores",
     "loss",
+    noun="loss comparison",
     content={"candidate_id": TEXT},
     measures={
         "loss_no_call": pl.Float64,
@@ -170,6 +176,7 @@ CALL = pl.Struct(
 TF_FILTERED_DATASET = Table(
     "toolformer/filtered_dataset",
     "ex",
+    noun="training example",
     content={
         "question": TEXT,
         "format": TEXT,

@@ -25,6 +25,7 @@ UI_SEED_POOL = task_pool("unnatural_instructions")
 UI_RAW_GENERATIONS = completions(
     "unnatural_instructions/raw_generations",
     "gen",
+    noun="completion",
     sources=drawn(of(UI_SEED_POOL, "id"), of(UI_SEED_POOL, "instruction", "instances", "constraints")),
     checks=COMPLETION_CHECKS,
     draw=Draw("generation", EXAMPLE_STOPS),
@@ -35,6 +36,7 @@ UI_RAW_GENERATIONS = completions(
 UI_CANDIDATE_TASKS = Table(
     "unnatural_instructions/candidate_tasks",
     "cand",
+    noun="candidate task",
     content={"completion_id": TEXT, **ELICITED, "problem": TEXT},
     sources={
         **each(of(UI_RAW_GENERATIONS, "id"), "parents", "completion_id"),
@@ -58,6 +60,7 @@ UI_TASK_DECISIONS = decisions(
 UI_ACCEPTED_TASKS = Table(
     "unnatural_instructions/accepted_tasks",
     "acc",
+    noun="accepted task",
     content={"candidate_id": TEXT, **ELICITED},
     sources={
         **each(of(UI_CANDIDATE_TASKS, "id"), "parents", "candidate_id"),
@@ -72,7 +75,8 @@ UI_ACCEPTED_TASKS = Table(
 UI_TASK_OUTPUTS = completions(
     "unnatural_instructions/task_outputs",
     "out",
-    {"task_id": TEXT, **ELICITED},
+    noun="output",
+    content={"task_id": TEXT, **ELICITED},
     sources={
         **drawn(of(UI_ACCEPTED_TASKS, "id"), of(UI_ACCEPTED_TASKS, *ELICITED)),
         "task_id": of(UI_ACCEPTED_TASKS, "id"),
@@ -88,7 +92,8 @@ UI_TASK_OUTPUTS = completions(
 UI_PARAPHRASES = completions(
     "unnatural_instructions/paraphrases",
     "para",
-    {"task_id": TEXT, "instruction": TEXT, "paraphrase": TEXT, "problem": TEXT},
+    noun="paraphrase",
+    content={"task_id": TEXT, "instruction": TEXT, "paraphrase": TEXT, "problem": TEXT},
     sources={
         **drawn(of(UI_ACCEPTED_TASKS, "id"), of(UI_ACCEPTED_TASKS, "instruction")),
         "task_id": of(UI_ACCEPTED_TASKS, "id"),
@@ -119,6 +124,7 @@ UI_DECISIONS = decisions(
 UI_FILTERED_DATASET = Table(
     "unnatural_instructions/filtered_dataset",
     "ex",
+    noun="training example",
     content=EXAMPLE,
     sources={
         "parents": [*of(UI_TASK_OUTPUTS, "id"), *of(UI_ACCEPTED_TASKS, "id"), *of(UI_PARAPHRASES, "id")],

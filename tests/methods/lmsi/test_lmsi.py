@@ -1,0 +1,166 @@
+"""LMSI: prompts, candidates, the choice of paths, and the four training formats."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
+from selfimprove_dagster.methods.lmsi import lmsi
+
+
+@dataclass(frozen=True)
+class Shown:
+    question: str
+    reasoning: str
+    answer: str
+
+
+SHOWN = [Shown("1 + 1?", "One and one.", "2"), Shown("2 + 2?", "Two and two.", "4")]
+
+
+def test_prompts_are_those_of_the_four_formats() -> None:
+    build = lmsi.build_prompt
+    assert build("3 + 3?", "zero_shot_cot") == "Q: 3 + 3?\nA: Let's think step by step."
+    assert build("3 + 3?", "zero_shot_direct") == "Q: 3 + 3?\nA: The answer is"
+    assert build("3 + 3?", "few_shot_cot", SHOWN) == (
+        "Q: 1 + 1?\nA: One and one. The answer is 2.\n\n"
+        "Q: 2 + 2?\nA: Two and two. The answer is 4.\n\n"
+        "Q: 3 + 3?\nA:"
+    )
+    assert build("3 + 3?", "few_shot_direct", SHOWN[:1]) == (
+        "Q: 1 + 1?\nA: The answer is 2.\n\nQ: 3 + 3?\nA:"
+    )
+    with pytest.raises(ValueError, match="no such prompt format: 'cot'"):
+        build("3 + 3?", "cot")
+
+
+def test_a_direct_format_trains_on_the_voted_answer_and_the_others_on_the_path() -> None:
+    path = "\n Three and three. The answer is 6.\n"
+    assert lmsi.build_completion("zero_shot_cot", path, "6") == " Three and three. The answer is 6."
+    assert lmsi.build_completion("few_shot_cot", path, "6") == " Three and three. The answer is 6."
+    assert lmsi.build_completion("zero_shot_direct", path, "6") == " 6."
+    assert lmsi.build_completion("few_shot_direct", path, "6") == " The answer is 6."
+
+
+def test_candidates_join_paths_scores_and_votes_in_the_order_of_paths() -> None:
+    paths = pl.DataFrame(
+        {"id": ["gen:2", "gen:1", "gen:3"], "question_id": ["q:1", "q:1", "q:2"], "text": [" b ", "a", "c\n"]}
+    )
+    scores = pl.DataFrame({"path_id": ["gen:1", "gen:2"], "perplexity": [1.5, 2.5]})
+    votes = pl.DataFrame(
+        {
+            "id": ["vote:1"],
+            "question_id": ["q:1"],
+            "question": ["1 + 1?"],
+            "voted_answer": ["2"],
+            "vote_share": [0.5],
+            "n_valid": [2],
+            "paths": [[{"id": "gen:1", "answer": "2"}, {"id": "gen:2", "answer": "3"}]],
+        }
+    )
+    joined = lmsi.candidates(paths, scores, votes)
+    columns = ["candidate_id", "text_key", "answer", "voted_answer", "vote_id", "perplexity"]
+    assert joined.select(columns).rows() == [
+        ("gen:2", "b", "3", "2", "vote:1", 2.5),
+        ("gen:1", "a", "2", "2", "vote:1", 1.5),
+        ("gen:3", "c", None, None, None, None),
+    ]
+
+
+def many(questions: int, paths: int) -> pl.DataFrame:
+    """Distinct paths that all agree."""
+    return pl.DataFrame(
+        [
+            {
+                "candidate_id": f"gen:{q}.{p}",
+                "question_id": f"q:{q}",
+                "text_key": f"path {p}",
+                "answer": "4",
+                "voted_answer": "4",
+                "vote_share": 1.0,
+                "n_valid": paths,
+                "perplexity": 1.0 + p,
+            }
+            for q in range(questions)
+            for p in range(paths)
+        ]
+    )
+
+
+def rules(thresholds: lmsi.FilterThresholds) -> list[str]:
+    _, decisions = lmsi.filter_paths(many(2, 3), thresholds, seed=0)
+    return decisions["rule"].unique(maintain_order=True).to_list()
+
+
+def test_rules_that_are_switched_off_decide_nothing() -> None:
+    assert rules(lmsi.FilterThresholds(0.0, drop_duplicates=False)) == ["agrees_with_vote", "vote_share"]
+    assert rules(lmsi.FilterThresholds(0.5, 2, 9.0, 4)) == [
+        "agrees_with_vote",
+        "vote_share",
+        "valid_votes",
+        "perplexity",
+        "duplicate",
+        "paths_per_question",
+    ]
+
+
+def test_thresholds_can_be_changed_without_generating_again() -> None:
+    loose, _ = lmsi.filter_paths(many(3, 8), lmsi.FilterThresholds(0.5, maximum_perplexity=8.0), seed=0)
+    strict, _ = lmsi.filter_paths(many(3, 8), lmsi.FilterThresholds(0.5, maximum_perplexity=2.0), seed=0)
+    assert (len(loose), len(strict)) == (24, 6)
+    assert set(strict["candidate_id"]) < set(loose["candidate_id"])
+
+
+SHARES = {"few_shot_cot": 0.1, "few_shot_direct": 0.05, "zero_shot_cot": 0.75, "zero_shot_direct": 0.1}
+
+
+def test_formats_are_drawn_by_share() -> None:
+    drawn = lmsi.assign_formats(many(2_000, 1), SHARES, seed=0)
+    counts = Counter(drawn["format"])
+    for name, share in SHARES.items():
+        assert counts[name] / 2_000 == pytest.approx(share, abs=0.03), name
+
+
+def test_formats_are_drawn_by_share_among_the_paths_that_a_lot_chose() -> None:
+    """The lots that choose at most so many paths must not be those that draw the formats."""
+    thresholds = lmsi.FilterThresholds(0.0, maximum_paths=1)
+    kept, _ = lmsi.filter_paths(many(2_000, 16), thresholds, seed=0)
+    counts = Counter(lmsi.assign_formats(kept, SHARES, seed=0)["format"])
+    for name, share in SHARES.items():
+        assert counts[name] / 2_000 == pytest.approx(share, abs=0.03), name
+
+
+@given(
+    questions=st.integers(0, 4),
+    paths=st.integers(1, 6),
+    shares=st.dictionaries(
+        st.sampled_from(sorted(SHARES)), st.sampled_from([0.0, 0.5, 1.0]), min_size=1
+    ).filter(lambda shares: sum(shares.values()) > 0),
+    seed=st.integers(0, 100),
+)
+def test_no_direct_example_stands_twice_and_no_path_is_lost_otherwise(
+    questions: int, paths: int, shares: dict[str, float], seed: int
+) -> None:
+    kept = many(questions, paths) if questions else many(1, 1).clear()
+    drawn = lmsi.assign_formats(kept, shares, seed)
+    assert set(drawn["format"]) <= {name for name, share in shares.items() if share > 0}
+    direct = drawn.filter(pl.col("format").is_in(lmsi.DIRECT_FORMATS))
+    assert not direct.select("question_id", "format").is_duplicated().any()
+    if any(share > 0 for name, share in shares.items() if name not in lmsi.DIRECT_FORMATS):
+        assert drawn["candidate_id"].to_list() == kept["candidate_id"].to_list()
+    assert lmsi.assign_formats(kept, shares, seed).equals(drawn)
+
+
+def test_distinct_ngrams_fall_when_texts_repeat() -> None:
+    assert distinct_ngram_share(["a b c d", "e f g h"]) == 1.0
+    assert distinct_ngram_share(["a b c d"] * 4) == 0.25
+    assert distinct_ngram_share(["too short", ""]) == 1.0
+    narrowing = [distinct_ngram_share(["a b c d e"] * n) for n in (1, 2, 4)]
+    assert all(later < earlier for earlier, later in pairwise(narrowing))
