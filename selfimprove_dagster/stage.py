@@ -27,7 +27,6 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_reco
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.progress import ProgressReport
@@ -38,6 +37,7 @@ from selfimprove_dagster.work.shards import (
     draw_completions,
     in_shards,
     recorded_options,
+    recorded_sampling,
 )
 from selfimprove_dagster.work.spec import Spec
 
@@ -414,7 +414,7 @@ class StageContext(Generic[E]):
 
         `read` adds columns that follow from a completion. Returns the partition and the metadata of the work.
         """
-        sampling = recorded_sampling(self.table.name, settings)
+        sampling = recorded_sampling(self.table, settings)
         function = Spec.of(draw_completions, sampling=asdict(sampling), read=read.to_json() if read else None)
         return self.work(
             inputs, settings, requests, function, size=size, each=lambda request: request.samples, by=by

@@ -100,7 +100,7 @@ def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
 ) -> None:
     home = replace(tool_home, root=tmp_path / "home")
     shutil.copytree(tool_home.lake.root, home.lake.root)
-    stages = [schema for schema in t.TOOL_TABLES if schema.name.startswith("toolformer/")]
+    stages = [schema for schema in (t.SEED_TEXTS, *t.TABLES) if schema.name.startswith("toolformer/")]
     for schema in reversed(stages[1:]):
         shutil.rmtree(home.lake.root / schema.name)
         for address in ("", "/1", "/1/examples", "/1/rejected"):
@@ -163,7 +163,7 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_the_method(tool_home: H
             page = seen(tool_home, f"/records/{records[0]}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(tool_home).get(f"/records/{records[0]}/text").status_code == 200
-    assert set(kinds) >= {schema.name for schema in t.TOOL_TABLES} - {t.TF_SEARCH_INDEX.name}
+    assert set(kinds) >= {schema.name for schema in (t.SEED_TEXTS, *t.TABLES)} - {t.TF_SEARCH_INDEX.name}
     assert kinds[t.TF_TOOL_RESULTS.name] == "Call" and kinds[t.SEED_TEXTS.name] == "Seed text"
     assert not any("/" in kind for kind in kinds.values())
 
