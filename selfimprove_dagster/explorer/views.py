@@ -160,10 +160,16 @@ def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
 
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
-    """The methods of a chain, each with the name of its pages; none where there is one method."""
+    """The methods of a chain, each with the name of its pages.
+
+    None where there is one method, or a file that cannot be read: the rows can be read without it.
+    """
     if split_turn(name)[0] not in home.experiment_names():
         return []
-    chain = home.chain(name)
+    try:
+        chain = home.chain(name)
+    except ExperimentError:
+        return []
     return [(one.method, one.turn_name) for one in chain] if len(chain) > 1 else []
 
 
