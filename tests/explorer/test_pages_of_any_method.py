@@ -66,7 +66,6 @@ METHOD = Method(
         Stage([STORIES], _unused, after=["beginnings"]),
         Stage([DECISIONS, DATASET], _unused, after=["stories"]),
     ],
-    counts={"beginnings": "beginnings", "stories": "stories", "good stories": "filtered_dataset"},
 )
 
 Install = Callable[[Method[Any] | None], None]
@@ -147,7 +146,7 @@ def steps(shown: str) -> dict[str, str]:
     return dict(re.findall(r'<div class="what"><span>([^<]*)</span><strong>([\d,]+)</strong>', shown))
 
 
-def test_the_pages_of_an_experiment_count_what_the_method_counts(home: Home) -> None:
+def test_the_page_of_an_experiment_counts_the_rows_of_each_table(home: Home) -> None:
     shown = page(home, "/experiments/demo")
     headings = re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', shown.split("</table>")[0])
     assert headings == ["iteration", "beginnings", "stories", "good stories", "state"]
