@@ -80,7 +80,10 @@ def dataset_of(tables: Mapping[str, Table]) -> Table | None:
 
 
 def counts_of(method: Method[Any]) -> Mapping[str, str]:
-    """The columns of the table of iterations, each with the stage whose rows it counts: by default all tables of rows."""
+    """The columns of the table of iterations, each with the stage whose rows it counts.
+
+    By default there is one for each table that holds neither decisions, models nor measurements.
+    """
     if method.counts:
         return method.counts
     rows = [
