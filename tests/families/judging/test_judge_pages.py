@@ -325,7 +325,7 @@ def test_revisions_are_exported_as_other_examples_are(judge_home: Home, tmp_path
     ("name", "told"),
     [
         ("cai", ("2212.08073", "1 of format `helpful`, 1 of format `revision`", "4 revisions in all")),
-        ("ai", ("2309.00267", "was asked 9 times", "8 responses in all", "what DPO trains on")),
+        ("ai", ("2309.00267", "was asked 9 times", "8 responses in all", "the input of DPO")),
         ("people", ("2203.02155", "None: people wrote the texts", "between which people chose")),
     ],
 )

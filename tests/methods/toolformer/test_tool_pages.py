@@ -188,7 +188,7 @@ def test_an_example_shows_its_calls_in_the_text_their_losses_and_its_ancestry(to
         *("filtered_dataset", "tool_results", "raw_generations", "call_positions", "seed_pool", "texts")
     }
     assert "call: [Calculator(12 * 3) → 36]" in [node["label"] for node in graph["nodes"]]
-    assert "What else came of its seed" in page and "Why it was kept" in page
+    assert "Descendants of the same seed" in page and "Why it was kept" in page
 
 
 def test_a_call_stands_in_its_text_whether_it_was_kept_or_not(tool_home: Home) -> None:
