@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.assets.checks import all_checks
 from selfimprove_dagster.assets.seeds import import_seeds_job
 from selfimprove_dagster.assets.sensors import next_iteration_sensor, seed_inbox
-from selfimprove_dagster.known_experiments import EXPERIMENTS
 from selfimprove_dagster.methods.constitutional.stages import constitutional_assets
 from selfimprove_dagster.methods.lmsi.stages import lmsi_assets
 from selfimprove_dagster.methods.pit.stages import pit_assets
@@ -44,8 +44,8 @@ defs = dg.Definitions(
             dg.define_asset_job(
                 f"{method}_iteration",
                 selection=dg.AssetSelection.groups(method),
-                description=f"One iteration, up to {EXPERIMENTS[method].ends_with}. A process a step, so "
-                "that a model's memory is free when its step ends.",
+                description=f"One iteration, up to {registry.method(method).experiment.ends_with}. "
+                "A process a step, so that a model's memory is free when its step ends.",
             )
             for method in METHODS
         ),

@@ -7,9 +7,9 @@ import sys
 
 import dagster as dg
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.assets.checks import DECIDED_WITH
 from selfimprove_dagster.definitions import METHODS, defs
-from selfimprove_dagster.known_experiments import EXPERIMENTS
 from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.tables import TABLES
 
@@ -21,7 +21,7 @@ def test_every_stage_is_an_asset_of_its_methods_group() -> None:
         for table in TABLES
         if not table.startswith(("seeds/", "reviews/")) and table not in DECIDED_WITH
     }
-    assert set(METHODS) == set(EXPERIMENTS)
+    assert set(METHODS) == set(registry.methods())
 
 
 def test_every_quality_check_stands_beside_its_stage() -> None:

@@ -85,7 +85,7 @@ def run(
     ] = False,
 ) -> None:
     """Run iterations until a stop rule says why to stop. An interrupted run goes on where it was."""
-    from selfimprove_dagster.presets import PRESETS
+    from selfimprove_dagster import registry
     from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
@@ -94,7 +94,7 @@ def run(
     for one in chain:
         of = f"{one.method} of " if len(chain) > 1 else ""
         console.print(f"{of}experiment {one.name}, preset {one.preset}, which departs from the paper in that")
-        for deviation in PRESETS[one.method][one.preset].deviations:
+        for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
     if estimate:
         if not isinstance(settled, LmsiExperiment):
@@ -158,7 +158,10 @@ def _show_estimate(home: Home, experiment: LmsiExperiment) -> None:
 
 @app.command()
 def fields(
-    method: Annotated[str, typer.Argument(help="Its name, as in `method: lmsi`.")] = "lmsi",
+    method: Annotated[
+        str | None,
+        typer.Argument(help="Its name, as in `method: lmsi`; default: that of files that name none."),
+    ] = None,
 ) -> None:
     """List every field of a method's experiment file, its meaning, and what each preset puts there."""
     from selfimprove_dagster.home.files import describe_fields

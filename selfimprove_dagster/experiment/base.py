@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +28,8 @@ class Experiment(Section):
     """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
     ends_with: ClassVar[str] = "promotion"
     """The stage with which an iteration is finished."""
+    measured_in: ClassVar[str | None] = None
+    """The field that names another experiment, whose champion is measured in place of `model.path`."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
@@ -66,6 +69,20 @@ class Experiment(Section):
     def decided_in(self) -> str:
         """The mode of the exam by which a checkpoint is compared with the champion."""
         return "greedy"
+
+    @property
+    def measures(self) -> str | None:
+        """The experiment whose champion this one measures; None for one that has its own."""
+        return getattr(self, self.measured_in) if self.measured_in else None
+
+    @classmethod
+    def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What an experiment file in `folder` gives, made ready to be validated.
+
+        Variables are expanded before, relative paths and the word `embedded` settled after. A method overrides
+        this for what the marks on its fields cannot say. The values are a copy, and may be wrong in any way.
+        """
+        return values
 
     def partition_key(self, iteration: int) -> str:
         """Dagster's key for one iteration, `<name>-<NNN>`."""

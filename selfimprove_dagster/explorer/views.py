@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
 from selfimprove_dagster.experiment.naming import split_turn
@@ -17,7 +17,6 @@ from selfimprove_dagster.explorer.funnel import funnel
 from selfimprove_dagster.families.preferences.pages import judging_of, measured_judging
 from selfimprove_dagster.families.tasks.pages import pool_of
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.known_experiments import EXPERIMENTS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.search import search as search_words
@@ -182,7 +181,7 @@ def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
         if manifest.iteration == iteration:
             of, stage = manifest.table.split("/")
             found.setdefault(of, {})[stage] = manifest
-    return found[min(found, key=[*EXPERIMENTS].index)] if found else {}
+    return found[min(found, key=[*registry.methods()].index)] if found else {}
 
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
@@ -232,7 +231,7 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "pool": pool_of(lake, experiment, number, stages),
         "calls": calls_of_iteration(lake, stages),
         "judging": judging_of(lake, stages, method_of(stages)),
-        "ended": EXPERIMENTS[method_of(stages)].ends_with in stages,
+        "ended": registry.method(method_of(stages)).experiment.ends_with in stages,
         "picks": method_of(stages) == SELF_KNOWLEDGE,
         "gaps": _gaps(lake, stages),
         "promotion": _only_row(lake, stages.get("promotion")),

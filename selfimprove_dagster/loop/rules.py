@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import BudgetSection
-from selfimprove_dagster.known_experiments import EXPERIMENTS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, spent_on
 from selfimprove_dagster.methods.pit.seeds import newest_preferences
@@ -165,7 +164,7 @@ def finished_iterations(
 ) -> list[IterationSummary]:
     """Summaries of the iterations that a method, the experiment's own or this one, came to the end of."""
     method = method or experiment.method
-    end = EXPERIMENTS[method].ends_with
+    end = registry.method(method).experiment.ends_with
     generated, passed, words = _YIELDS.get(method, _YIELD_OF_TASKS)
     by_iteration: dict[int, dict[str, Manifest]] = {}
     for manifest in lake.manifests(f"{method}/*", experiment.name):

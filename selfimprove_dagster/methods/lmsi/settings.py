@@ -14,8 +14,10 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
+    FilePath,
     Section,
     TrainingSection,
+    Whole,
 )
 
 PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
@@ -24,7 +26,7 @@ PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero
 class QuestionFile(Section):
     """A file of questions: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
 
-    file: str = Field(description="path of the file, or `embedded`")
+    file: FilePath = Field(description="path of the file, or `embedded`")
     question_field: str | list[str] = Field(
         "question", description="field that holds the question; several are joined by a space"
     )
@@ -83,7 +85,7 @@ class SamplingSection(Section):
 class DemonstrationSection(Section):
     """Worked examples for few-shot prompts."""
 
-    file: str = Field("embedded", description="JSON Lines of question, reasoning, answer; or `embedded`")
+    file: FilePath = Field("embedded", description="JSON Lines of question, reasoning, answer; or `embedded`")
     count: int = Field(ge=0, le=64, description="demonstrations in a few-shot prompt")
 
 
@@ -111,7 +113,7 @@ class FilterSection(Section):
 class PathTrainingSection(TrainingSection):
     """Supervised fine-tuning on reasoning paths, in several prompt formats."""
 
-    formats: dict[PromptFormat, Annotated[float, Field(ge=0)]] = Field(
+    formats: Annotated[dict[PromptFormat, Annotated[float, Field(ge=0)]], Whole()] = Field(
         description="share of each training format; direct formats train on the voted answer"
     )
 
@@ -153,7 +155,7 @@ class LmsiExperiment(TrainingExperiment):
 PRESETS = {
     "paper": Preset(
         values={
-            "demonstrations": {"count": 8},
+            "demonstrations": {"file": "embedded", "count": 8},
             "sampling": {
                 "questions": 7_473,
                 "paths": 32,
@@ -184,7 +186,7 @@ PRESETS = {
     ),
     "practical": Preset(
         values={
-            "demonstrations": {"count": 2},
+            "demonstrations": {"file": "embedded", "count": 2},
             "sampling": {
                 "questions": 800,
                 "paths": 16,
