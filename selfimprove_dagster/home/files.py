@@ -43,7 +43,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
 
-_OF_ALL = ("name", "method", "methods", "seed", "model", "budget")
+_OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "loop")
 
 
 def load_experiment(path: str | Path) -> Experiment:
