@@ -238,8 +238,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Held-out accuracy of a model on an experiment's evaluation questions."""
-    from selfimprove_dagster.evaluation.exam import accuracy_of_rows
-    from selfimprove_dagster.exams import open_exam
+    from selfimprove_dagster.evaluation.exam import accuracy_of_rows, open_exam
     from selfimprove_dagster.lake.taint import tainted_models
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel

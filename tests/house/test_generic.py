@@ -9,7 +9,9 @@ import pytest
 from kit.toy import TOY, ToyExperiment, toy
 
 from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.evaluation.exam import held_out_keys, open_exam
 from selfimprove_dagster.home.files import describe_fields, parse_chain, parse_experiment
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.method import Method
 
 __all__ = ["toy"]
@@ -81,3 +83,12 @@ def test_an_unknown_method_is_chained_with_a_shipped_one(toy: Method[ToyExperime
     )
     assert [one.method for one in chain] == ["lmsi", TOY.name]
     assert chain[1].model_dump()["verses"]["file"] == f"{tmp_path}/v.jsonl"
+
+
+def test_a_method_without_an_exam_says_so_and_holds_nothing_out(
+    toy: Method[ToyExperiment], tmp_path: Path
+) -> None:
+    home, settled = Home(tmp_path, tmp_path), experiment(tmp_path)
+    with pytest.raises(ExperimentError, match="experiment mine: the method toy has no exam"):
+        open_exam(home, settled, lambda path: pytest.fail("no model is needed"))
+    assert held_out_keys(settled) == set()

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
+from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import FilePath, Section
 
 
@@ -36,6 +37,13 @@ class TaskEvaluationSection(Section):
     least_rouge_l: float = Field(0.7, gt=0, le=1, description="how near, for `measure: rouge_l`")
     max_tokens: int = Field(ge=1, description="longest output in tokens")
     stop: list[str] = Field(default_factory=lambda: ["\n\n"], description="strings that end an output")
+
+
+class TaskExperiment(TrainingExperiment):
+    """What the methods have whose model writes tasks."""
+
+    seeds: TaskFile
+    evaluation: TaskEvaluationSection
 
 
 class ShotSection(Section):

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.exams import held_out_questions
+from selfimprove_dagster.evaluation.exam import held_out_questions
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.preferences.rewarding import reward_model_of
 from selfimprove_dagster.families.refining.trajectories import Refining

@@ -11,7 +11,6 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
@@ -22,8 +21,7 @@ from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
     ShotSection,
-    TaskEvaluationSection,
-    TaskFile,
+    TaskExperiment,
 )
 
 
@@ -71,13 +69,11 @@ class TaskFilterSection(Section):
     )
 
 
-class SelfInstructExperiment(TrainingExperiment):
+class SelfInstructExperiment(TaskExperiment):
     """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
 
     scores = True
     method: Literal["self_instruct"] = Field(description="the self-improvement method")
-    seeds: TaskFile
-    evaluation: TaskEvaluationSection
     generation: TaskGenerationSection
     classification: ClassificationSection
     instances: InstanceSection

@@ -77,3 +77,4 @@ def is_right(question: Question, text: str) -> tuple[bool, bool]:
 
 
 EXAM = None
+"""Its own stages are the measurement."""

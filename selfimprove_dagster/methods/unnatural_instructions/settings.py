@@ -11,7 +11,6 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
@@ -21,8 +20,7 @@ from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
-    TaskEvaluationSection,
-    TaskFile,
+    TaskExperiment,
 )
 
 
@@ -51,13 +49,11 @@ class ParaphraseSection(Section):
     max_tokens: int = Field(ge=1, description="longest paraphrase in tokens")
 
 
-class UnnaturalInstructionsExperiment(TrainingExperiment):
+class UnnaturalInstructionsExperiment(TaskExperiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
 
     scores = True
     method: Literal["unnatural_instructions"] = Field(description="the self-improvement method")
-    seeds: TaskFile
-    evaluation: TaskEvaluationSection
     generation: ElicitationSection
     outputs: OutputSection
     paraphrases: ParaphraseSection
