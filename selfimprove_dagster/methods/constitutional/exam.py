@@ -17,10 +17,10 @@ from selfimprove_dagster.families.dialogues.exam import (
 )
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.revising import Response, revise
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Activity, Draft, build_records
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.methods.constitutional.revising import Response, revise
 from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
 from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS
 from selfimprove_dagster.work.shards import Request, completer
