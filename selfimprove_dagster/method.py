@@ -21,6 +21,7 @@ from selfimprove_dagster.table import Table
 
 if TYPE_CHECKING:
     from selfimprove_dagster.evaluation.exam import Exams
+    from selfimprove_dagster.seeds.kind import Seeds
     from selfimprove_dagster.stage import Result, StageContext
 
 E = TypeVar("E", bound=Experiment)
@@ -119,7 +120,7 @@ class Method(Generic[E]):
     embedded: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
     counts: Mapping[str, str] = field(default_factory=dict)
     yields: Yield | None = None
-    seeds: Any = None
+    seeds: Seeds[E] | None = None
     exam: Exams[E] | None = None
     explain: Any = None
     what_if: Any = None

@@ -54,7 +54,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_TASK_INSTANCES,
 )
 from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
-from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS, TOOL_TABLES
+from selfimprove_dagster.methods.toolformer.tables import TOOL_TABLES
 from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_ACCEPTED_TASKS,
     UI_CANDIDATE_TASKS,
@@ -192,20 +192,6 @@ MODELS = (
 def holds_models(table: str) -> bool:
     """Whether the rows of a table are models that were trained."""
     return table.split("/")[1] in MODELS
-
-
-SEEDS_OF = {
-    "lmsi": SEEDS,
-    "self_instruct": SEED_TASKS,
-    "unnatural_instructions": SEED_TASKS,
-    "toolformer": SEED_TEXTS,
-    "constitutional": SEED_PROMPTS,
-    "rlaif": SEED_PROMPTS,
-    "rlhf": SEED_COMPARISONS,
-    "refinement": SEED_PROMPTS,
-    "pit": SEED_COMPARISONS,
-}
-"""The table of what people gave to the experiments of a method; one without seeds has none."""
 
 
 def of(method: str, stage: str) -> Table:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.methods.lmsi.tables import (
@@ -146,7 +146,9 @@ class Iteration:
         """The seed of a question or text, and that it was chosen."""
         if not pooled:
             return []
-        accepted, given_by = f"accepted from {source_of(pooled)}", tables.SEEDS_OF[self.method].name
+        seeds = registry.method(self.method).seeds
+        accepted = f"accepted from {source_of(pooled)}"
+        given_by = seeds.kind.table.name if seeds else self.table("seed_pool").name
         if pooled["parents"] and (giver := self._giver(pooled["parents"][0]["id"])):
             accepted = f"taken from the dataset of {giver.experiment}-{giver.iteration:03d}, which had it of "
             accepted, given_by = accepted + source_of(pooled), giver.table

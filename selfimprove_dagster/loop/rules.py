@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from selfimprove_dagster import registry, tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import BudgetSection
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, spent_on
-from selfimprove_dagster.methods.pit.seeds import newest_preferences
 from selfimprove_dagster.work.budget import _committed, _overspent, _seconds, _spent
 
 _YIELDS = {
@@ -143,11 +142,10 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
     step = next_turn(lake, experiment)
     if isinstance(step, Continue):
         first = step.iteration == 0 and step.method == experiment.chain[0]
-        seeds = tables.SEEDS_OF.get(step.method)
-        giver = experiment.taught_by
-        if first and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
-            return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
-        imported = seeds is None or giver or lake.manifests(seeds.name, experiment.name)
+        seeds, giver = registry.method(step.method).seeds, experiment.taught_by
+        if first and giver and seeds and seeds.teacher and not seeds.teacher.newest(lake, experiment, 0):
+            return Stop(f"not started: {giver}, whose dataset it takes its seeds from, has none yet")
+        imported = seeds is None or giver or lake.manifests(seeds.kind.table.name, experiment.name)
         if first and not imported:
             return Stop(
                 "not started: no seeds were imported; drop a file into its inbox, or start it by hand"

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.toy import TOY, ToyExperiment, toy
+from kit.toy import TOY, SeededToyExperiment, ToyExperiment, seeded_toy, toy
 
-from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.errors import ExperimentError, SeedFileError
 from selfimprove_dagster.evaluation.exam import held_out_keys, open_exam
 from selfimprove_dagster.home.files import describe_fields, parse_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
 from selfimprove_dagster.method import Method
+from selfimprove_dagster.seeds.imports import import_file, pool
 
-__all__ = ["toy"]
+__all__ = ["seeded_toy", "toy"]
 
 
 def experiment(folder: Path, **settings: Any) -> ToyExperiment:
@@ -92,3 +95,33 @@ def test_a_method_without_an_exam_says_so_and_holds_nothing_out(
     with pytest.raises(ExperimentError, match="experiment mine: the method toy has no exam"):
         open_exam(home, settled, lambda path: pytest.fail("no model is needed"))
     assert held_out_keys(settled) == set()
+
+
+def test_a_method_without_seeds_imports_none_and_starts_at_once(
+    toy: Method[ToyExperiment], tmp_path: Path
+) -> None:
+    lake, settled = Lake(tmp_path / "lake"), experiment(tmp_path)
+    with pytest.raises(SeedFileError, match="experiment mine: toy learns from no seeds"):
+        import_file(lake, settled)
+    assert decide_next(lake, settled) == Continue(0, after="start", method="toy")
+
+
+def test_seeds_are_imported_and_drawn_as_the_method_declares(
+    seeded_toy: Method[SeededToyExperiment], tmp_path: Path
+) -> None:
+    lake, file = Lake(tmp_path / "lake"), tmp_path / "q.jsonl"
+    file.write_text('{"question": "Why?"}\n{"question": "How?"}\n{"question": "why?"}\n')
+    settled = parse_experiment(
+        {"name": "mine", "method": "toy", "model": {"path": "a/b"}, "seeds": {"file": "q.jsonl"}},
+        folder=tmp_path,
+    )
+    before = decide_next(lake, settled)
+    assert isinstance(before, Stop) and before.reason.startswith("not started: no seeds were imported")
+    manifest, accepted, rejected = import_file(lake, settled)
+    assert (manifest.table, accepted, rejected) == ("seeds/accepted", 2, 1)
+    assert isinstance(decide_next(lake, settled), Continue)
+    drawn = pool(lake, settled, 0)
+    assert (len(drawn.chosen), drawn.size) == (1, 2), "the toy asks for one"
+    again = tmp_path / "more.jsonl"
+    again.write_text('{"question": "When?"}\n')
+    assert import_file(lake, settled, again)[1:] == (1, 0)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 from pydantic import Field
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.base import Experiment, SeededExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import FilePath, ModelPath, Section
 from selfimprove_dagster.method import Method, Stage
+from selfimprove_dagster.seeds.kind import QUESTIONS, Seeds
+from selfimprove_dagster.seeds.settings import QuestionFile
 from selfimprove_dagster.table import TEXT, Table
 
 
@@ -54,12 +55,40 @@ TOY = Method(
 )
 
 
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Method[ToyExperiment]]:
+class SeededToyExperiment(ToyExperiment, SeededExperiment):
+    """Verses about questions."""
+
+    seeds: QuestionFile
+
+
+POOL = Table("toy/seed_pool", "tpool", content={"question": TEXT})
+
+SEEDED_TOY = Method(
+    name="toy",
+    experiment=SeededToyExperiment,
+    presets=TOY.presets,
+    stages=[Stage([POOL], _unused), *TOY.stages],
+    seeds=Seeds(QUESTIONS, POOL, count=lambda experiment: 1),
+)
+
+
+def _installed(method: Method[Any], monkeypatch: pytest.MonkeyPatch) -> Method[Any]:
     """The method, found by the registry beside the shipped ones."""
-    TOY.check()
-    known = {**registry.methods(), "toy": TOY}
-    tables = {**registry.tables(), **TOY.tables}
+    method.check()
+    known = {**registry.methods(), method.name: method}
+    tables = {**registry.tables(), **method.tables}
     monkeypatch.setattr(registry, "methods", lambda: known)
     monkeypatch.setattr(registry, "tables", lambda: tables)
-    yield TOY
+    return method
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Method[Any]:
+    """A method of two stages, without seeds."""
+    return _installed(TOY, monkeypatch)
+
+
+@pytest.fixture
+def seeded_toy(monkeypatch: pytest.MonkeyPatch) -> Method[Any]:
+    """That method, with questions as its seeds."""
+    return _installed(SEEDED_TOY, monkeypatch)

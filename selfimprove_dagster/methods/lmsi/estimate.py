@@ -30,11 +30,16 @@ from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import finished_iterations
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.exam import QuestionExam
-from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import (
+    DemonstrationRecord,
+    generate_paths,
+    read_demonstrations,
+    sampling_parameters,
+)
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.seeds.files import read_demonstrations, read_questions
+from selfimprove_dagster.seeds.files import read_questions
 from selfimprove_dagster.seeds.tables import SEEDS
 
 if TYPE_CHECKING:

@@ -19,29 +19,14 @@ from selfimprove_dagster.experiment.sections import (
     TrainingSection,
     Whole,
 )
+from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 
 PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
 
 
-class QuestionFile(Section):
-    """A file of questions: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
+class EvaluationSection(HeldOutQuestionFile):
+    """Held-out questions with their answers, asked greedily and by vote. Used to measure, never to train."""
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
-    question_field: str | list[str] = Field(
-        "question", description="field that holds the question; several are joined by a space"
-    )
-    rows: str | None = Field(
-        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
-    )
-    licence: str = Field("unknown", description="licence of the text, kept with every record")
-    longest: int = Field(10_000, ge=1, description="longest question in characters; longer ones are rejected")
-
-
-class EvaluationSection(QuestionFile):
-    """Held-out questions with their answers. Used to measure, never to train."""
-
-    answer_field: str = Field("answer", description="field that holds the true answer")
-    difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
     majority_questions: int = Field(
         400, ge=0, description="on how many questions the majority vote is measured too"
     )

@@ -25,9 +25,7 @@ from selfimprove_dagster.families.dialogues.settings import (
     DialogueEvaluationSection,
 )
 from selfimprove_dagster.families.judging.settings import PickedBy
-from selfimprove_dagster.methods.lmsi.settings import (
-    EvaluationSection,
-)
+from selfimprove_dagster.seeds.settings import HeldOutQuestionFile
 
 
 class KnowledgeTask(Section):
@@ -51,10 +49,10 @@ class KnowledgeTask(Section):
     licence: str = Field("unknown", description="licence of the text, kept with every record")
 
     @property
-    def as_questions(self) -> EvaluationSection:
+    def as_questions(self) -> HeldOutQuestionFile:
         """The file as lmsi's exam reads it."""
         read = {"file", "rows", "question_field", "answer_field", "licence"}
-        return EvaluationSection(**self.model_dump(include=read))
+        return HeldOutQuestionFile(**self.model_dump(include=read))
 
     @property
     def as_dialogues(self) -> DialogueEvaluationSection:
