@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.families.preferences.tables import preference_dataset
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.methods.pit.settings import PitExperiment
@@ -28,7 +27,7 @@ def newest_preferences(lake: Lake, experiment: PitExperiment, iteration: int) ->
     found = [
         manifest
         for method in _GIVERS
-        for manifest in lake.manifests(preference_dataset(method).name, name)
+        for manifest in lake.manifests(f"{method}/filtered_dataset", name)
         if name != experiment.name or manifest.iteration <= iteration
     ]
     return max(found, key=lambda one: (one.iteration, one.committed_at), default=None)
