@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.toy import TOY, SeededToyExperiment, ToyExperiment, seeded_toy, toy
+from kit.small_lake import store
+from kit.toy import BEST, TOY, VERSES, SeededToyExperiment, ToyExperiment, seeded_toy, toy
 
+from selfimprove_dagster.cli.status import print_status
 from selfimprove_dagster.errors import ExperimentError, SeedFileError
 from selfimprove_dagster.evaluation.exam import held_out_keys, open_exam
 from selfimprove_dagster.home.files import describe_fields, parse_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft
+from selfimprove_dagster.loop.comparison import cells, summarise
+from selfimprove_dagster.loop.estimate import estimate
+from selfimprove_dagster.loop.rules import Continue, Stop, decide_next, finished_iterations
+from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.method import Method
 from selfimprove_dagster.seeds.imports import import_file, pool
 
@@ -125,3 +132,69 @@ def test_seeds_are_imported_and_drawn_as_the_method_declares(
     again = tmp_path / "more.jsonl"
     again.write_text('{"question": "When?"}\n')
     assert import_file(lake, settled, again)[1:] == (1, 0)
+
+
+def written(lake: Lake, name: str = "mine", iteration: int = 0) -> None:
+    """An iteration of the toy: three verses, one of them the best."""
+    about = {"partition": partition_of(name, iteration), "about": {"seconds": 2.0, "tokens": 30}}
+    store(lake, VERSES, [Draft({"text": text}) for text in "abc"], **about)
+    store(lake, BEST, [Draft({"text": "b"})], **about)
+
+
+def test_an_iteration_is_counted_table_by_table(
+    toy: Method[ToyExperiment], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, settled = Lake(tmp_path / "lake"), experiment(tmp_path)
+    assert results(lake, settled) == []
+    written(lake)
+    (result,) = results(lake, settled)
+    assert result.counts == {"verses": 3, "best verses": 1} and result.columns == {}
+    assert (result.champion, result.challenger, result.promoted, result.ended) == (None, None, None, True)
+    print_status(lake, [settled])
+    shown = capsys.readouterr().out
+    assert "best verses" in shown and "iteration 1 of toy can follow" in shown
+    assert not any(word in shown for word in ("promoted", "new checkpoint", "vote", "held-out"))
+
+
+def test_no_yield_is_assumed_of_a_method_that_declares_none(
+    toy: Method[ToyExperiment], tmp_path: Path
+) -> None:
+    lake, settled = Lake(tmp_path / "lake"), experiment(tmp_path, budget={"minimum_yield": 1.0})
+    written(lake)
+    (finished,) = finished_iterations(lake, settled)
+    assert (finished.share, finished.promoted, finished.tokens) == (None, None, 60)
+    assert isinstance(decide_next(lake, settled), Continue)
+
+
+def test_experiments_of_an_unknown_method_are_compared_by_what_they_cost(
+    toy: Method[ToyExperiment], tmp_path: Path
+) -> None:
+    lake, settled = Lake(tmp_path / "lake"), experiment(tmp_path)
+    written(lake)
+    one = summarise(lake, settled)
+    assert (one.iterations, one.promoted, one.before, one.change) == (1, None, None, None)
+    assert (one.tokens, one.seconds, one.examples) == (60, 4.0, 1)
+    assert cells(one)[:4] == ["mine: toy", "–", "–", "–"]
+
+
+def test_an_iteration_is_forecast_by_the_last_finished_one_of_its_method(
+    toy: Method[ToyExperiment], tmp_path: Path
+) -> None:
+    lake = Lake(tmp_path / "lake")
+    settled = experiment(tmp_path, budget={"iterations": 9, "tokens": 200})
+
+    def forecast(of: ToyExperiment) -> Any:
+        return estimate(lake, of, 0, lambda *args: pytest.fail("nothing is trained"))
+
+    with pytest.raises(
+        ExperimentError, match=r"no iteration of toy is finished yet.*run mine --iterations 1"
+    ):
+        forecast(settled)
+    written(lake, "other")
+    assert "iteration 0 of other" in forecast(settled).assumed[0]
+    written(lake, iteration=4)
+    found = forecast(settled)
+    assert [stage.stage for stage in found.stages] == ["verses", "best"]
+    assert (found.total.tokens.high, found.total.seconds.high) == (60, 4.0)
+    assert (found.iterations, found.limited_by) == (2, "budget.tokens")
+    assert "iteration 4 of mine" in found.assumed[0]

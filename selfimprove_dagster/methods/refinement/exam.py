@@ -19,8 +19,11 @@ from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Task, Trajectory
 from selfimprove_dagster.families.refining.ways import WAYS
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.loop.results import Change, Results, Stages
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 
 
@@ -182,5 +185,30 @@ def _open(
     prompts, rejected = read_held_out_prompts(experiment.evaluation)
     return OpenedExam(RefinementExam(experiment, prompts), [], rejected)
 
+
+def _columns(lake: Lake, stages: Stages) -> dict[str, str]:
+    if "evaluation" not in stages:
+        return {}
+    rounds = after_rounds(lake.read_ungated(stages["evaluation"]))
+    # The rounds of a way come in order, so its last one remains.
+    return {one.way.replace("_", "-"): str(one.correct) for one in rounds}
+
+
+def _change(lake: Lake, stages: Mapping[str, Sequence[Manifest]]) -> Change:
+    """First answers against the answers of the way that is best after its last round."""
+    original, *refined = after_rounds(lake.read_ungated(stages["evaluation"][-1]))
+    if not refined:
+        return Change(original.correct.value)
+    last = {one.way: one for one in refined}
+    best = max(last.values(), key=lambda one: one.correct.value)
+    difference = best.against_original.difference, *best.against_original.interval
+    return Change(original.correct.value, best.correct.value, difference, best.way.replace("_", "-"))
+
+
+RESULTS = Results(
+    _columns,
+    about="original, and by way: held-out accuracy after the last round, with its 95% interval",
+    change=_change,
+)
 
 EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])

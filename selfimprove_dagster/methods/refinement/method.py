@@ -25,6 +25,7 @@ METHOD = Method(
     yields=Yield("raw_generations", "refinements", ("first answers", "steps")),
     seeds=Seeds(PROMPTS, RF_SEED_POOL, lambda experiment: experiment.responses.prompts),
     exam=exam.EXAM,
+    results=exam.RESULTS,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,
     pages=pages.PAGES,
