@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from selfimprove_dagster import words
+
 if TYPE_CHECKING:
     from selfimprove_dagster.quality.results import QualityCheck
 
@@ -51,8 +53,9 @@ class Table:
     """One table of the lake.
 
     `name` is `<method>/<stage>` and `tag` opens the ids of its records. `content` columns are hashed into ids,
-    `measures` are not. `noun` is what people call a row, `sentence` what a row says in words. `sources` gives the
-    columns that each column comes from. `checks` run beside those that every table has. `draw` is set where a model
+    `measures` are not. `noun` is what people call a row. `sentence` says in words what happened at the stage of a
+    row, `said` what the row says, in short; both take a row of `Lineage.rows`. `sources` gives the columns that each
+    column comes from. `checks` run beside those that every table has. `draw` is set where a model
     drew the rows. A table with `is_asset` False is written beside its stage's own table and has no Dagster asset of
     its own. `holds_model`: its rows are trained models. `read_later`: later iterations build on its rows.
     """
@@ -63,6 +66,7 @@ class Table:
     measures: Mapping[str, Any] = field(default_factory=dict)
     noun: str = "row"
     sentence: Callable[[Row], str] | None = field(default=None, repr=False)
+    said: Callable[[Row], str] | None = field(default=None, repr=False)
     sources: Columns = field(default_factory=dict, repr=False)
     checks: Sequence[QualityCheck] = field(default=(), repr=False)
     draw: Draw | None = field(default=None, repr=False)
@@ -101,9 +105,15 @@ DRAWN: dict[str, Any] = {
 """What is kept of a completion that a model drew, so that it can be drawn again."""
 
 
-def completions(name: str, tag: str, **columns: Any) -> Table:
+def completions(name: str, tag: str, sentence: Callable[[Row], str] = words.drawn, **columns: Any) -> Table:
     """Completions drawn from a model, with the log-probability of each token; `columns` stand before them."""
-    return Table(name, tag, content={**columns, **DRAWN}, measures={"logprobs": pl.List(pl.Float32)})
+    return Table(
+        name,
+        tag,
+        sentence=sentence,
+        content={**columns, **DRAWN},
+        measures={"logprobs": pl.List(pl.Float32)},
+    )
 
 
 def decisions(name: str, tag: str = "dec") -> Table:
@@ -111,6 +121,7 @@ def decisions(name: str, tag: str = "dec") -> Table:
     return Table(
         name,
         tag,
+        sentence=words.decided,
         content={
             "stage": TEXT,
             "candidate_id": TEXT,
@@ -128,6 +139,7 @@ def fine_tuned_checkpoint(method: str) -> Table:
     return Table(
         f"{method}/fine_tuned_checkpoint",
         "ckpt",
+        sentence=words.trained,
         content={
             "model_id": TEXT,
             "base_model_id": TEXT,
@@ -156,6 +168,7 @@ def evaluation(
     return Table(
         f"{method}/evaluation",
         "eval",
+        sentence=words.measured_answer,
         content={
             "question": TEXT,
             "source_file": TEXT,
@@ -179,6 +192,7 @@ def promotion(method: str) -> Table:
     return Table(
         f"{method}/promotion",
         "promo",
+        sentence=words.promoted,
         content={
             "promoted": pl.Boolean,
             "reason": TEXT,

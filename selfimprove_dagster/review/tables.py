@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.table import TEXT, Table
+from selfimprove_dagster.table import TEXT, Row, Table
 
 _SHOWN: dict[str, Any] = {
     "item_id": TEXT,
@@ -19,8 +19,18 @@ _SHOWN: dict[str, Any] = {
 """What a person sees; `swapped` where the record's second is option A."""
 
 
+_LABELS = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
+
+
+def _label(row: Row) -> str:
+    return f"{row['by']} at {row['at']}: {_LABELS[row['label']]}"
+
+
 REVIEW_LABELS = Table(
-    "reviews/labels", "label", content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT}
+    "reviews/labels",
+    "label",
+    sentence=_label,
+    content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )
 """What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.
 Parent: the record that was reviewed, `item_id` of `table`; of two rewarded responses, both."""

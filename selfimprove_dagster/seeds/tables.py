@@ -1,16 +1,24 @@
-"""Every table of the lake: its columns, and the tag that opens the ids of its records."""
+"""The tables of seeds: questions as they were imported, and the lines that are no seeds."""
 
 from __future__ import annotations
 
-from selfimprove_dagster.table import (
-    SOURCE,
-    TEXT,
-    Table,
-)
+from selfimprove_dagster.table import SOURCE, TEXT, Row, Table
+from selfimprove_dagster.words import accepted, source_of
 
-SEEDS = Table("seeds/accepted", "seed", content={"question": TEXT, **SOURCE})
+
+def _question(row: Row) -> str:
+    return accepted(row, row["question"])
+
+
+def _rejected(row: Row) -> str:
+    return f"{source_of(row)} is no seed: {row['reason']}"
+
+
+SEEDS = Table("seeds/accepted", "seed", sentence=_question, content={"question": TEXT, **SOURCE})
 """Unlabelled questions as they were imported, by file and line."""
 
 
-REJECTED_SEEDS = Table("seeds/rejected", "rej", content={"reason": TEXT, "excerpt": TEXT, **SOURCE})
+REJECTED_SEEDS = Table(
+    "seeds/rejected", "rej", sentence=_rejected, content={"reason": TEXT, "excerpt": TEXT, **SOURCE}
+)
 """Lines that are no seeds, each with the reason."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.families.dialogues import words
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
@@ -19,11 +20,11 @@ _PROMPT: dict[str, Any] = {"prompt": TEXT, "kind": TEXT, "response": TEXT, **SOU
 COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **SOURCE}
 
 
-SEED_PROMPTS = Table("seeds/prompts", "sprompt", content=_PROMPT)
+SEED_PROMPTS = Table("seeds/prompts", "sprompt", sentence=words.prompt, content=_PROMPT)
 """Prompts as they were imported, by file and line; `kind` and a person's `response` where the file has it."""
 
 
-SEED_COMPARISONS = Table("seeds/comparisons", "scomp", content=COMPARED)
+SEED_COMPARISONS = Table("seeds/comparisons", "scomp", sentence=words.comparison, content=COMPARED)
 """Comparisons that people made, by file and line."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.families.preferences import words
 from selfimprove_dagster.table import (
     TEXT,
     Table,
@@ -20,6 +21,7 @@ def preference_dataset(method: str) -> Table:
     return Table(
         f"{method}/filtered_dataset",
         "ex",
+        sentence=words.example,
         content={
             "question": TEXT,
             "format": TEXT,
@@ -39,6 +41,7 @@ def reward_model(method: str) -> Table:
     return Table(
         f"{method}/reward_model",
         "rm",
+        sentence=words.reward_model,
         content=plain.content,
         measures={**plain.measures, "held_out_pairs": pl.Int64, "held_out_accuracy": pl.Float64},
     )
@@ -50,6 +53,7 @@ def rollouts(method: str, stage: str = "rollouts") -> Table:
     return Table(
         f"{method}/{stage}",
         "roll",
+        sentence=words.rollout,
         content={
             "prompt_id": TEXT,
             "step": pl.Int32,

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
@@ -24,7 +25,7 @@ _TASK: dict[str, Any] = {
 }
 
 
-SEED_TASKS = Table("seeds/tasks", "stask", content={**_TASK, **SOURCE})
+SEED_TASKS = Table("seeds/tasks", "stask", sentence=words.seed_task, content={**_TASK, **SOURCE})
 """Tasks written by people, as they were imported, by file and line; `name` is the task's id in its file."""
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.tables import _PROMPT
+from selfimprove_dagster.families.dialogues.words import prompt
+from selfimprove_dagster.methods.constitutional import words
 from selfimprove_dagster.table import (
     TEXT,
+    Row,
     Table,
     completions,
     decisions,
 )
 
-CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", content=_PROMPT)
+CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", sentence=prompt, content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
@@ -22,10 +26,11 @@ CAI_RAW_GENERATIONS = completions("constitutional/raw_generations", "gen", promp
 """First responses; parent: the prompt."""
 
 
-def _round_of(name: str, tag: str, **columns: Any) -> Table:
+def _round_of(name: str, tag: str, sentence: Callable[[Row], str], **columns: Any) -> Table:
     return completions(
         f"constitutional/{name}",
         tag,
+        sentence=sentence,
         prompt_id=TEXT,
         revises_id=TEXT,
         round=pl.Int32,
@@ -34,11 +39,11 @@ def _round_of(name: str, tag: str, **columns: Any) -> Table:
     )
 
 
-CAI_CRITIQUES = _round_of("critiques", "crit")
+CAI_CRITIQUES = _round_of("critiques", "crit", words.critique)
 """Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
 
 
-CAI_REVISIONS = _round_of("revisions", "rev", critique_id=TEXT)
+CAI_REVISIONS = _round_of("revisions", "rev", words.revision, critique_id=TEXT)
 """Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""
 
 
@@ -49,6 +54,7 @@ CAI_DECISIONS = decisions("constitutional/decisions")
 CAI_FILTERED_DATASET = Table(
     "constitutional/filtered_dataset",
     "ex",
+    sentence=words.example,
     content={
         "question": TEXT,
         "format": TEXT,

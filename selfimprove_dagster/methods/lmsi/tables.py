@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.methods.lmsi import words
 from selfimprove_dagster.table import (
     SOURCE,
     TEXT,
@@ -18,22 +19,26 @@ from selfimprove_dagster.table import (
 DEMONSTRATIONS = Table(
     "seeds/demonstrations",
     "demo",
+    sentence=words.question,
     content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
 )
 """Worked examples for few-shot prompts."""
 
 
-SEED_POOL = Table("lmsi/seed_pool", "q", content={"question": TEXT, **SOURCE})
+SEED_POOL = Table("lmsi/seed_pool", "q", sentence=words.question, content={"question": TEXT, **SOURCE})
 """The questions of one iteration; parent: the seed."""
 
 
-RAW_GENERATIONS = completions("lmsi/raw_generations", "gen", question_id=TEXT, prompt_format=TEXT)
+RAW_GENERATIONS = completions(
+    "lmsi/raw_generations", "gen", sentence=words.path, question_id=TEXT, prompt_format=TEXT
+)
 """Sampled reasoning paths; parents: the question and the prompt's demonstrations."""
 
 
 PERPLEXITY_SCORES = Table(
     "lmsi/perplexity_scores",
     "ppl",
+    sentence=words.perplexity,
     content={"path_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
 )
@@ -43,6 +48,7 @@ PERPLEXITY_SCORES = Table(
 VOTED_ANSWERS = Table(
     "lmsi/voted_answers",
     "vote",
+    sentence=words.vote,
     content={
         "question_id": TEXT,
         "question": TEXT,
@@ -67,6 +73,7 @@ DECISIONS = decisions("lmsi/decisions")
 FILTERED_DATASET = Table(
     "lmsi/filtered_dataset",
     "ex",
+    sentence=words.example,
     content={
         "question_id": TEXT,
         "question": TEXT,

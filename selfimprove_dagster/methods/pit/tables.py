@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.column_sources import Columns, decided, drawn, each, new, of, same, training_stages
 from selfimprove_dagster.families.dialogues.tables import COMPARED, SEED_COMPARISONS, dialogue_evaluation
+from selfimprove_dagster.families.dialogues.words import comparison
 from selfimprove_dagster.families.preferences import tables as judge_tables
 from selfimprove_dagster.families.preferences.tables import preference_dataset, reward_model, rollouts
 from selfimprove_dagster.judge_columns import TRAINED, model_columns, rollout_columns
 from selfimprove_dagster.methods.pit import tables as t
+from selfimprove_dagster.methods.pit import words
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_SEED_POOL
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SEED_POOL
 from selfimprove_dagster.table import (
     TEXT,
+    Row,
     Table,
     completions,
     decisions,
@@ -23,7 +27,9 @@ from selfimprove_dagster.table import (
     promotion,
 )
 
-PIT_SEED_POOL = Table("pit/seed_pool", "comp", content=COMPARED, measures={"probability": pl.Float64})
+PIT_SEED_POOL = Table(
+    "pit/seed_pool", "comp", sentence=comparison, content=COMPARED, measures={"probability": pl.Float64}
+)
 """The pairs of one iteration; parent: the comparison of a file, or the example of another experiment.
 `probability` is that of the chosen response being the better one, 1 where a person chose."""
 
@@ -38,6 +44,7 @@ PIT_FILTERED_DATASET = preference_dataset("pit")
 PIT_IMPROVER_DATASET = Table(
     "pit/improver_dataset",
     "imp",
+    sentence=words.improver_example,
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -51,18 +58,22 @@ PIT_IMPROVER_DATASET = Table(
 parent: the pair (`example_id`)."""
 
 
-def _model(stage: str, tag: str, **measures: Any) -> Table:
+def _model(stage: str, tag: str, sentence: Callable[[Row], str], **measures: Any) -> Table:
     plain = fine_tuned_checkpoint("pit")
-    return Table(f"pit/{stage}", tag, content=plain.content, measures={**plain.measures, **measures})
+    return Table(
+        f"pit/{stage}", tag, sentence=sentence, content=plain.content, measures={**plain.measures, **measures}
+    )
 
 
-PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft")
+PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft", words.improver)
 """One row: the model fine-tuned to improve y_l to y_w."""
 
 
 PIT_GAP_PAIRS = Table(
     "pit/gap_pairs",
     "gap",
+    sentence=words.gap,
+    said=words.gap,
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -100,6 +111,7 @@ GAP_MEAN = pl.Struct({"kind": TEXT, "mean": pl.Float64, "low": pl.Float64, "high
 PIT_GAP_REWARD_MODEL = Table(
     "pit/gap_reward_model",
     "grm",
+    sentence=words.gap_reward_model,
     content=reward_model("pit").content,
     measures={
         **reward_model("pit").measures,
@@ -115,11 +127,13 @@ loss a pair in nats, the mean reward of each kind with its 95% interval, and how
 PIT_CURRICULUM_ROLLOUTS = rollouts("pit", "curriculum_rollouts")
 
 
-PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur")
+PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur", words.first_phase)
 """One row: the policy after the first phase, whose references were the responses of the data."""
 
 
-PIT_POLICY_REFERENCES = completions("pit/policy_references", "ref", prompt_id=TEXT, example_id=TEXT)
+PIT_POLICY_REFERENCES = completions(
+    "pit/policy_references", "ref", sentence=words.reference, prompt_id=TEXT, example_id=TEXT
+)
 """What the policy of the first phase made of each y_l: the references of the second. Parents: the prompt, and
 the pair (`example_id`)."""
 
@@ -133,6 +147,7 @@ PIT_CHECKPOINT = fine_tuned_checkpoint("pit")
 PIT_IMPROVEMENT_ROUNDS = Table(
     "pit/improvement_rounds",
     "round",
+    sentence=words.improvement_round,
     content={
         "way": TEXT,
         "round": pl.Int32,
@@ -160,6 +175,8 @@ improves."""
 PIT_WIN_RATES = Table(
     "pit/win_rates",
     "win",
+    sentence=words.contest,
+    said=words.contest,
     content={
         "first": TEXT,
         "second": TEXT,

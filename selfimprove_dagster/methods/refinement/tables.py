@@ -6,13 +6,15 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import Columns, drawn, each, new, of, same
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
+from selfimprove_dagster.families.dialogues.words import prompt
 from selfimprove_dagster.methods.refinement import tables as t
+from selfimprove_dagster.methods.refinement import words
 from selfimprove_dagster.table import DRAWN, TEXT, Table, completions, evaluation
 
 METHOD = "refinement"
 
 
-RF_SEED_POOL = Table(f"{METHOD}/seed_pool", "prompt", content=SEED_PROMPTS.content)
+RF_SEED_POOL = Table(f"{METHOD}/seed_pool", "prompt", sentence=prompt, content=SEED_PROMPTS.content)
 """The prompts of one iteration, which nobody trains on; parent: the seed."""
 
 
@@ -23,6 +25,8 @@ RF_RAW_GENERATIONS = completions(f"{METHOD}/raw_generations", "gen", prompt_id=T
 REFINEMENTS = Table(
     f"{METHOD}/refinements",
     "step",
+    sentence=words.refinement,
+    said=words.said,
     content={
         "prompt_id": TEXT,
         "first_id": TEXT,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.tables import _PROMPT
+from selfimprove_dagster.families.dialogues.words import prompt
+from selfimprove_dagster.methods.rlaif import words
 from selfimprove_dagster.review.tables import _SHOWN
 from selfimprove_dagster.table import (
     TEXT,
@@ -13,17 +15,19 @@ from selfimprove_dagster.table import (
     decisions,
 )
 
-RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", content=_PROMPT)
+RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", sentence=prompt, content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
-RLAIF_RESPONSE_PAIRS = completions("rlaif/response_pairs", "gen", prompt_id=TEXT)
+RLAIF_RESPONSE_PAIRS = completions("rlaif/response_pairs", "gen", sentence=words.response, prompt_id=TEXT)
 """Two responses a prompt, by `sample_index`; parent: the prompt."""
 
 
 RLAIF_COMPARISONS = Table(
     "rlaif/comparisons",
     "cmp",
+    sentence=words.comparison,
+    said=words.comparison,
     content={
         "prompt_id": TEXT,
         "response_ids": pl.List(TEXT),
@@ -45,6 +49,8 @@ another seed, to see whether the judge agrees with itself; no label rests on it.
 RLAIF_AI_PREFERENCES = Table(
     "rlaif/ai_preferences",
     "pref",
+    sentence=words.preference,
+    said=words.preference,
     content={
         "prompt_id": TEXT,
         "prompt": TEXT,
@@ -66,6 +72,7 @@ RLAIF_AI_PREFERENCES = Table(
 RLAIF_JUDGE_CHECKS = Table(
     "rlaif/judge_checks",
     "judge",
+    sentence=words.check,
     content={"measure": TEXT, "allowed": TEXT},
     measures={
         "value": pl.Float64,
@@ -87,6 +94,10 @@ RLAIF_DECISIONS = decisions("rlaif/decisions")
 
 
 RLAIF_REVIEW_QUEUE = Table(
-    "rlaif/review_queue", "item", content=_SHOWN, measures={"uncertainty": pl.Float64, "reason": TEXT}
+    "rlaif/review_queue",
+    "item",
+    sentence=words.review_item,
+    content=_SHOWN,
+    measures={"uncertainty": pl.Float64, "reason": TEXT},
 )
 """The preferences of which the judge is least certain, for people to look at; parent: the preference."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from selfimprove_dagster.families.dialogues.tables import COMPARED
+from selfimprove_dagster.families.dialogues.words import comparison
 from selfimprove_dagster.table import (
     Table,
     decisions,
     fine_tuned_checkpoint,
 )
+from selfimprove_dagster.words import trained
 
-RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", content=COMPARED)
+RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", sentence=comparison, content=COMPARED)
 """The comparisons of one iteration; parent: the seed."""
 
 
@@ -20,6 +22,7 @@ RLHF_DECISIONS = decisions("rlhf/decisions")
 RLHF_SUPERVISED_CHECKPOINT = Table(
     "rlhf/supervised_checkpoint",
     "sft",
+    sentence=lambda row: trained(row, "supervised model"),
     content=fine_tuned_checkpoint("rlhf").content,
     measures=fine_tuned_checkpoint("rlhf").measures,
 )

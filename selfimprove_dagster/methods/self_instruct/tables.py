@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.tables import _EXAMPLE, POOL_TASKS
 from selfimprove_dagster.table import (
     TEXT,
@@ -15,7 +16,7 @@ from selfimprove_dagster.table import (
 # ---- Self-Instruct ----------------------------------------------------------------------------------
 
 
-SI_SEED_POOL = Table("self_instruct/seed_pool", "task", content=POOL_TASKS)
+SI_SEED_POOL = Table("self_instruct/seed_pool", "task", sentence=words.pool_task, content=POOL_TASKS)
 """All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
 
 
@@ -30,6 +31,7 @@ SI_RAW_GENERATIONS = completions("self_instruct/raw_generations", "gen", first_n
 SI_CANDIDATE_TASKS = Table(
     "self_instruct/candidate_tasks",
     "cand",
+    sentence=words.read_task,
     content={
         "completion_id": TEXT,
         "instruction": TEXT,
@@ -45,6 +47,7 @@ says why one cannot be used, such as being cut off."""
 SI_PERPLEXITY_SCORES = Table(
     "self_instruct/perplexity_scores",
     "ppl",
+    sentence=words.instruction_perplexity,
     content={"candidate_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
 )
@@ -54,6 +57,7 @@ SI_PERPLEXITY_SCORES = Table(
 SI_SIMILARITY_SCORES = Table(
     "self_instruct/similarity_scores",
     "sim",
+    sentence=words.similarity,
     content={
         "candidate_id": TEXT,
         "kept": pl.Boolean,
@@ -71,6 +75,7 @@ SI_TASK_DECISIONS = decisions("self_instruct/task_decisions")
 SI_ACCEPTED_TASKS = Table(
     "self_instruct/accepted_tasks",
     "acc",
+    sentence=words.accepted_task,
     content={"instruction": TEXT, "candidate_id": TEXT},
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
 )
@@ -80,6 +85,7 @@ SI_ACCEPTED_TASKS = Table(
 SI_CLASSIFIED_TASKS = Table(
     "self_instruct/classified_tasks",
     "cls",
+    sentence=words.classified,
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
     measures={"yes": pl.Float64},
 )
@@ -87,7 +93,12 @@ SI_CLASSIFIED_TASKS = Table(
 
 
 SI_INSTANCE_GENERATIONS = completions(
-    "self_instruct/instance_generations", "igen", task_id=TEXT, instruction=TEXT, form=TEXT
+    "self_instruct/instance_generations",
+    "igen",
+    sentence=words.drawn_instances,
+    task_id=TEXT,
+    instruction=TEXT,
+    form=TEXT,
 )
 """Examples of each task as the model wrote them, `form` is input_first or output_first; parents: the
 accepted task and its class."""
@@ -96,6 +107,8 @@ accepted task and its class."""
 SI_TASK_INSTANCES = Table(
     "self_instruct/task_instances",
     "inst",
+    sentence=words.read_instance,
+    said=words.instance,
     content={
         "task_id": TEXT,
         "instruction": TEXT,
@@ -115,6 +128,7 @@ SI_DECISIONS = decisions("self_instruct/decisions")
 SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
+    sentence=words.example,
     content=_EXAMPLE,
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
 )

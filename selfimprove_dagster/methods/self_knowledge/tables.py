@@ -6,24 +6,31 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import Columns, drawn, each, new, of, same
 from selfimprove_dagster.methods.self_knowledge import tables as t
+from selfimprove_dagster.methods.self_knowledge import words
 from selfimprove_dagster.table import SOURCE, TEXT, Table, completions
 
 METHOD = "self_knowledge"
 
 
 SK_QUESTIONS = Table(
-    f"{METHOD}/questions", "ask", content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE}
+    f"{METHOD}/questions",
+    "ask",
+    sentence=words.question,
+    content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE},
 )
 """The questions and prompts of all tasks, without what tells right from wrong, by file and line."""
 
 
-SK_CANDIDATES = completions(f"{METHOD}/candidates", "cand", question_id=TEXT, task=TEXT)
+SK_CANDIDATES = completions(
+    f"{METHOD}/candidates", "cand", sentence=words.candidate, question_id=TEXT, task=TEXT
+)
 """What the model answers, several times a question, by `sample_index`; parent: the question."""
 
 
 SK_GENERATION_SCORE = Table(
     f"{METHOD}/generation_score",
     "gsc",
+    sentence=words.scored,
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -40,6 +47,8 @@ those in which no answer could be read. Parents: the question, every candidate."
 SK_DISCRIMINATION_SCORE = Table(
     f"{METHOD}/discrimination_score",
     "dsc",
+    sentence=words.picked,
+    said=words.picked,
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -66,6 +75,7 @@ read, and `score` is the generation score then. Parents: the question, its gener
 SK_DISCRIMINATION_GAP = Table(
     f"{METHOD}/discrimination_gap",
     "dgap",
+    sentence=words.gap,
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},
     measures={
         "questions": pl.Int64,

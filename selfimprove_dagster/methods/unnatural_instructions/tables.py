@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.tables import _ELICITED, _EXAMPLE, POOL_TASKS
 from selfimprove_dagster.table import (
     TEXT,
@@ -13,7 +14,7 @@ from selfimprove_dagster.table import (
 # ---- Unnatural Instructions -------------------------------------------------------------------------
 
 
-UI_SEED_POOL = Table("unnatural_instructions/seed_pool", "task", content=POOL_TASKS)
+UI_SEED_POOL = Table("unnatural_instructions/seed_pool", "task", sentence=words.pool_task, content=POOL_TASKS)
 """The seed tasks from which demonstrations are drawn; parent: the seed task."""
 
 
@@ -28,6 +29,7 @@ UI_RAW_GENERATIONS = completions("unnatural_instructions/raw_generations", "gen"
 UI_CANDIDATE_TASKS = Table(
     "unnatural_instructions/candidate_tasks",
     "cand",
+    sentence=words.read_task,
     content={"completion_id": TEXT, **_ELICITED, "problem": TEXT},
 )
 """The task read out of each completion; parent: the completion."""
@@ -38,7 +40,10 @@ UI_TASK_DECISIONS = decisions("unnatural_instructions/task_decisions")
 
 
 UI_ACCEPTED_TASKS = Table(
-    "unnatural_instructions/accepted_tasks", "acc", content={"candidate_id": TEXT, **_ELICITED}
+    "unnatural_instructions/accepted_tasks",
+    "acc",
+    sentence=words.accepted_task,
+    content={"candidate_id": TEXT, **_ELICITED},
 )
 """The tasks that are answered; parent: the candidate."""
 
@@ -50,6 +55,7 @@ UI_TASK_OUTPUTS = completions("unnatural_instructions/task_outputs", "out", task
 UI_PARAPHRASES = completions(
     "unnatural_instructions/paraphrases",
     "para",
+    sentence=words.paraphrase,
     task_id=TEXT,
     instruction=TEXT,
     paraphrase=TEXT,
@@ -63,5 +69,7 @@ UI_DECISIONS = decisions("unnatural_instructions/decisions")
 """What each rule said of each answered task."""
 
 
-UI_FILTERED_DATASET = Table("unnatural_instructions/filtered_dataset", "ex", content=_EXAMPLE)
+UI_FILTERED_DATASET = Table(
+    "unnatural_instructions/filtered_dataset", "ex", sentence=words.example, content=_EXAMPLE
+)
 """Training examples, those of earlier iterations too; parents: the output, its task, and the paraphrase."""
