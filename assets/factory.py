@@ -1,163 +1,244 @@
-"""How a stage becomes an asset: key, group, partitions, kinds, pool and errors, the same for all."""
+"""How the stages that a method declares become assets with their checks, and its iteration a job.
 
-from __future__ import annotations
+One step makes a stage's tables and runs the checks of all of them, in one process. A failed blocking check fails the
+step and stops what follows in the same run; from one run to the next it is the lake that refuses to hand the
+partition on.
+"""
 
+# No `from __future__ import annotations`: Dagster reads the type of `context` and refuses its name.
 import base64
-import os
-from collections.abc import Callable, Sequence
-from functools import wraps
-from inspect import signature
-from typing import Any, TypeVar
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any
 
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.column_lineage import COLUMN_SOURCES
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.method import Method, Stage
+from selfimprove_dagster.quality.results import QualityCheck, QualityResult
+from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.registry import MethodWarning
+from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
+from selfimprove_dagster.stage import PREVIEW_ROWS, Folder, Link, Markdown, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table, plain
 
-_KINDS = {"parquet", "polars"}
-
-
 _OWNERS = ["team:data"]
-
-
-def stage_asset(
-    schema: Table,
-    *,
-    deps: Sequence[Table] = (),
-    description: str,
-    code_version: str = "1",
-    kinds: set[str] | None = None,
-    holds_model: bool = False,
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with all that stages share: key, group, partitions, kinds, pool, errors."""
-    method, _ = schema.name.split("/")
-
-    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
-        return dg.asset(
-            key=schema.name.split("/"),
-            group_name=method,
-            deps=[dep.name.split("/") for dep in deps],
-            partitions_def=iterations,
-            description=description,
-            code_version=code_version,
-            kinds=kinds or _KINDS,
-            owners=_OWNERS,
-            metadata=table_metadata(schema),
-            pool="model" if holds_model else None,
-        )(_with_plain_errors(compute))
-
-    return decorate
-
-
-def alternating_stages(
-    schemas: Sequence[Table],
-    *,
-    deps: Sequence[Table],
-    descriptions: Sequence[str],
-    code_version: str = "1",
-    kinds: set[str] | None = None,
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """The same for stages that a model works on in turns, so that one step makes both tables.
-
-    Each is shown to follow the one before; `compute` returns their results in this order.
-    """
-    method, _ = schemas[0].name.split("/")
-
-    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
-        follows = [deps, *([schema] for schema in schemas)]
-        return dg.multi_asset(
-            name=schemas[-1].name.replace("/", "_"),
-            specs=[
-                dg.AssetSpec(
-                    key=schema.name.split("/"),
-                    group_name=method,
-                    deps=[dep.name.split("/") for dep in before],
-                    description=description,
-                    code_version=code_version,
-                    kinds=kinds or _KINDS,
-                    owners=_OWNERS,
-                    metadata=table_metadata(schema),
-                )
-                for schema, before, description in zip(schemas, follows, descriptions, strict=False)
-            ],
-            partitions_def=iterations,
-            pool="model",
-        )(_with_plain_errors(compute))
-
-    return decorate
-
-
-def _with_plain_errors(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """An error that a person can act on fails the step at once, with its message first."""
-
-    @wraps(compute)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return compute(*args, **kwargs)
-        except SelfImproveError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
-
-    # Dagster reads the types of the parameters, which are names of the other module until they are resolved.
-    guarded.__signature__ = signature(compute, eval_str=True)  # type: ignore[attr-defined]
-    return guarded
-
-
-_PREVIEW_ROWS = 5
-
-
+_LONGEST_REASON = 2_000
 _PREVIEW_CHARACTERS = 160
 
 
-def image(png: bytes) -> dg.MetadataValue:
-    """A chart in Dagster's markdown."""
-    return dg.MetadataValue.md(f"![chart](data:image/png;base64,{base64.b64encode(png).decode()})")
+def assets_of(method: Method[Any], known: Mapping[str, Table]) -> list[dg.AssetsDefinition]:
+    """The assets of a method, a step for each stage; `known` are the tables of all methods.
+
+    A dependency on a table that is not known is dropped with a `MethodWarning`.
+    """
+    return [_asset(method, stage, known) for stage in method.stages]
 
 
-def number(value: Any) -> float:
-    """For Dagster's plots: five decimals, NaN for nothing."""
-    return round(float(value), 5) if value is not None else float("nan")
+def job_of(method: Method[Any]) -> Any:
+    """The job that runs one iteration of a method."""
+    return dg.define_asset_job(
+        f"{method.name}_iteration",
+        selection=dg.AssetSelection.groups(method.name),
+        description=f"One iteration, up to {method.experiment.ends_with}. A process a step, so that a model's "
+        "memory is free when its step ends.",
+    )
 
 
-def table_metadata(schema: Table) -> dict[str, Any]:
+def _asset(method: Method[Any], stage: Stage[Any], known: Mapping[str, Table]) -> dg.AssetsDefinition:
+    checks = {
+        (table.name, check.name): _check_spec(stage, table, check)
+        for table in stage.writes
+        for check in SUITES[table.name]
+    }
+    alone = len(stage.assets) == 1
+
+    # The checks of a step with one asset can be run without the asset.
+    @dg.multi_asset(
+        name=f"{method.name}__{stage.name}",
+        specs=[*_specs(method, stage, known)],
+        check_specs=[*checks.values()],
+        partitions_def=iterations(method.name),
+        pool="model" if stage.uses else None,
+        can_subset=alone,
+    )
+    def step(
+        context: dg.AssetExecutionContext,
+        home: dg.ResourceParam[Home],
+        language_model: LanguageModelResource,
+        trainer: TrainerResource,
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        name, iteration = experiment_of_key(context.partition_key)
+        try:
+            experiment = home.experiment(name, method.name)
+            if context.op_execution_context.selected_asset_keys:
+                stage_context = StageContext(
+                    home=home,
+                    table=stage.table,
+                    experiment=experiment,
+                    iteration=iteration,
+                    code_version=_code_version(method, stage),
+                    language_model=language_model,
+                    trainer=trainer,
+                    reporter=context.log,
+                    run_id=context.run.run_id,
+                )
+                results = stage.run(stage_context)
+                for result in [results] if isinstance(results, Result) else results:
+                    yield _materialised(home.lake, result)
+            selected = context.op_execution_context.selected_asset_check_keys
+            for table in stage.writes:
+                names = {check for written, check in checks if written == table.name}
+                wanted = {check for check in names if checks[table.name, check].key in selected}
+                if wanted:
+                    only = None if wanted == names else wanted
+                    for outcome in run_suite(table.name, home.lake, experiment, iteration, only):
+                        if outcome.name in wanted:
+                            yield _checked(checks[table.name, outcome.name], outcome)
+        except SelfImproveError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+
+    return step
+
+
+def _code_version(method: Method[Any], stage: Stage[Any]) -> str:
+    """The version that rows record: of a method that was not shipped, with its distribution."""
+    return f"{stage.version} of {method.distribution}" if method.distribution else stage.version
+
+
+def _specs(method: Method[Any], stage: Stage[Any], known: Mapping[str, Table]) -> Iterator[dg.AssetSpec]:
+    """The assets of a stage; of several, each is shown to follow the one before."""
+    descriptions = [stage.description] if isinstance(stage.description, str) else stage.description
+    before = [_dependency(method, name) for name in stage.after if _is_known(method, name, known)]
+    for table, description in zip(stage.assets, descriptions, strict=True):
+        yield dg.AssetSpec(
+            key=table.name.split("/"),
+            group_name=method.name,
+            deps=before,
+            description=description,
+            code_version=_code_version(method, stage),
+            kinds={*stage.kinds},
+            owners=_OWNERS,
+            metadata=table_metadata(table),
+        )
+        before = [dg.AssetDep(table.name.split("/"))]
+
+
+def _is_known(method: Method[Any], name: str, known: Mapping[str, Table]) -> bool:
+    if "/" not in name or name in known:
+        return True
+    warnings.warn(
+        f"{method.name} comes after {name}, whose method is not installed: the dependency is left out",
+        MethodWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+def _dependency(method: Method[Any], name: str) -> dg.AssetDep:
+    """A stage of the method itself, of the same iteration; or a table of another method, of all iterations.
+
+    Two methods have different sets of partitions, and Dagster's default would ask for keys that are not there.
+    """
+    if "/" not in name:
+        return dg.AssetDep([method.name, name])
+    return dg.AssetDep(name.split("/"), partition_mapping=dg.AllPartitionMapping())
+
+
+def _check_spec(stage: Stage[Any], table: Table, check: QualityCheck) -> dg.AssetCheckSpec:
+    """A check stands at its table's asset; for a table that is no asset, at the stage's own, with a prefix."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")
+        return dg.AssetCheckSpec(
+            check.name if table.is_asset else f"{table.stage}_{check.name}",
+            asset=dg.AssetKey((table if table.is_asset else stage.table).name.split("/")),
+            description=check.description,
+            blocking=check.blocking,
+            partitions_def=iterations(table.method),
+        )
+
+
+def _checked(spec: dg.AssetCheckSpec, result: QualityResult) -> dg.AssetCheckResult:
+    """A result as Dagster shows it; numbers stay numbers, so that they plot over iterations."""
+    metadata: dict[str, Any] = {
+        "reason": plain(result.reason, _LONGEST_REASON),
+        "evaluated": result.evaluated,
+        "unexpected": result.unexpected,
+    }
+    for name, value in result.observed.items():
+        finite = isinstance(value, (int, float)) and isfinite(value)
+        metadata[name] = value if finite else plain(str(value), 200)
+    if result.failing_ids:
+        metadata["failing_ids"] = dg.MetadataValue.json([plain(id, 200) for id in result.failing_ids])
+    if result.table:
+        metadata["rows"] = dg.MetadataValue.md(markdown_table(result.table))
+    return dg.AssetCheckResult(
+        asset_key=spec.asset_key,
+        check_name=spec.name,
+        passed=result.passed,
+        severity=dg.AssetCheckSeverity.ERROR if result.blocking else dg.AssetCheckSeverity.WARN,
+        description=plain(result.reason, _LONGEST_REASON),
+        metadata=metadata,
+    )
+
+
+def _materialised(lake: Lake, result: Result) -> dg.MaterializeResult:
+    """What Dagster shows of a committed table."""
+    manifest = result.manifest
+    return dg.MaterializeResult(
+        asset_key=result.table.name.split("/"),
+        metadata={
+            "dagster/row_count": lake.live_rows(manifest),
+            **table_metadata(result.table),
+            "activity": manifest.activity.id,
+            "folder": dg.MetadataValue.path(str(manifest.directory)),
+            **{name: _shown(value) for name, value in result.metadata.items()},
+            "preview": dg.MetadataValue.md(preview_table(lake, manifest, result.preview)),
+        },
+        data_version=dg.DataVersion(manifest.activity.id),
+    )
+
+
+def _shown(value: Any) -> Any:
+    """A value of a result's metadata in Dagster's types."""
+    match value:
+        case Markdown(text):
+            return dg.MetadataValue.md(text)
+        case Picture(png):
+            return dg.MetadataValue.md(f"![chart](data:image/png;base64,{base64.b64encode(png).decode()})")
+        case Link(url):
+            return dg.MetadataValue.url(url)
+        case Folder(path):
+            return dg.MetadataValue.path(path)
+    return value
+
+
+def table_metadata(table: Table) -> dict[str, Any]:
     """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
     sources = {
-        column: [dg.TableColumnDep(dg.AssetKey(table.split("/")), source) for table, source in found]
-        for column, found in COLUMN_SOURCES[schema.name].items()
+        column: [dg.TableColumnDep(dg.AssetKey(name.split("/")), source) for name, source in found]
+        for column, found in COLUMN_SOURCES[table.name].items()
         if found
     }
     return {
         "dagster/column_schema": dg.TableSchema(
-            [dg.TableColumn(name, str(dtype)) for name, dtype in schema.polars.items()]
+            [dg.TableColumn(name, str(dtype)) for name, dtype in table.polars.items()]
         ),
         **({"dagster/column_lineage": dg.TableColumnLineage(sources)} if sources else {}),
     }
 
 
-def page_url(path: str) -> str:
-    """Address of a lineage page, under $SELFIMPROVE_PAGES_URL."""
-    return os.environ.get("SELFIMPROVE_PAGES_URL", "http://127.0.0.1:3001").rstrip("/") + path
-
-
-def preview_records(lake: Lake, manifest: Manifest) -> str:
-    """The rows of the preview by id, as a markdown list: the page of each, and how to trace it."""
-    ids = lake.read_columns(manifest, ["id"], _PREVIEW_ROWS)["id"]
-    return "\n".join(
-        f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
-    )
-
-
 def preview_table(lake: Lake, manifest: Manifest, columns: Sequence[str]) -> str:
     """The first rows as a markdown table in which nothing that a model wrote has any effect."""
-    rows = lake.read_columns(manifest, columns, _PREVIEW_ROWS).rows(named=True)
+    rows = lake.read_columns(manifest, columns, PREVIEW_ROWS).rows(named=True)
     return markdown_table(
         [{key: plain(str(value), _PREVIEW_CHARACTERS) for key, value in row.items()} for row in rows]
     )
-
-
-E = TypeVar("E", bound=Experiment)

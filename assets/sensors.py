@@ -3,12 +3,13 @@
 # No `from __future__ import annotations`: Dagster reads parameter types and refuses their names.
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.assets.partitions import bring_up_to_date, iterations
 from selfimprove_dagster.assets.seeds import IMPORTED_FOLDER, SeedImport, import_seeds_job
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
@@ -27,48 +28,53 @@ _RUNNING = [
 ]
 
 
-def next_iteration_sensor(method: str) -> dg.SensorDefinition:
-    """A sensor that asks, for every experiment with the method, whether it is its turn.
+def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
+    """The sensor that asks, for every experiment, whose turn it is; it requests runs of `<method>_iteration`.
 
-    It requests runs of the job `<method>_iteration`.
+    It serves the experiments whose `loop` is true. A tick cannot hold run requests and a skip reason together, so
+    that every experiment's reason goes to the tick's log.
     """
 
     @dg.sensor(
-        name=f"next_{method}_iteration",
-        job_name=f"{method}_iteration",
+        name="next_iteration",
+        jobs=jobs,
         minimum_interval_seconds=15,
-        description="After a promotion decision, or the turn of the method before: adds the next "
-        "iteration's partition and requests its run, or says why the loop stops. Starts the first iteration "
-        "of an experiment once seeds were imported for it.",
+        description="After a promotion decision, or the turn of the method before: adds the next iteration's "
+        "partition and requests its run, or says why the loop stops. Starts the first iteration of an experiment "
+        "once seeds were imported for it. `loop: false` in an experiment's file switches it off.",
     )
     def next_iteration(context: dg.SensorEvaluationContext, home: dg.ResourceParam[Home]) -> dg.SensorResult:
+        bring_up_to_date(context.instance, home.lake)
         requests, keys, remarks = [], [], []
-        for experiment, problem in _experiments(home, method):
+        for experiment, problem in _experiments(home):
             if experiment is None:
-                remarks += [problem] if problem else []
+                remarks.append(problem)
                 continue
             step = decide_next(home.lake, experiment)
-            if isinstance(step, Stop) or step.method != method:
-                remarks.append(f"{experiment.name}: {step.in_words}")
+            if not experiment.loop or isinstance(step, Stop):
+                reason = step.in_words if experiment.loop else "its file says `loop: false`"
+                remarks.append(f"{experiment.name}: {reason}")
                 continue
             key = experiment.partition_key(step.iteration)
             if _is_running(context.instance, key):
                 remarks.append(f"{experiment.name}: iteration {step.iteration} is running")
                 continue
-            keys.append(key)
+            budget = experiment.budget
+            keys.append(iterations(step.method).build_add_request([key]))
             requests.append(
                 dg.RunRequest(
                     # With a budget that was raised, an iteration that spent it goes on.
-                    run_key=f"{key}:{method}:{step.after}:{experiment.budget.tokens}:{experiment.budget.model_seconds}",
+                    run_key=f"{key}:{step.method}:{step.after}:{budget.tokens}:{budget.model_seconds}",
+                    job_name=f"{step.method}_iteration",
                     partition_key=key,
                     tags={"selfimprove/experiment": experiment.name},
                 )
             )
+        for remark in remarks:
+            context.log.info(remark)
         if not requests:
             return dg.SensorResult(skip_reason="; ".join(remarks) or "there is no experiment")
-        return dg.SensorResult(
-            run_requests=requests, dynamic_partitions_requests=[iterations.build_add_request(keys)]
-        )
+        return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=keys)
 
     return next_iteration
 
@@ -107,11 +113,11 @@ def _settled_files(inbox: Path) -> list[Path]:
     ]
 
 
-def _experiments(home: Home, method: str) -> Iterator[tuple[Experiment | None, str]]:
-    """Each experiment with this method, or what is wrong with a file: one must not halt the others."""
+def _experiments(home: Home) -> Iterator[tuple[Experiment | None, str]]:
+    """The first method's settings of each experiment, or what is wrong with its file: one must not halt all."""
     for name in home.experiment_names():
         try:
-            yield next((one for one in home.chain(name) if one.method == method), None), ""
+            yield home.experiment(name), ""
         except SelfImproveError as error:
             yield None, f"{name}: {error}"
 

@@ -1,60 +1,49 @@
-"""The code location: what `workspace.yaml` loads. Imports no torch, vLLM or TRL."""
+"""The code location that `workspace.yaml` loads: whatever the registry finds. Imports no torch, vLLM or TRL."""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import dagster as dg
 
-from selfimprove_dagster.assets.checks import all_checks
+from selfimprove_dagster import registry
+from selfimprove_dagster.assets.factory import assets_of, job_of
 from selfimprove_dagster.assets.seeds import import_seeds_job
 from selfimprove_dagster.assets.sensors import next_iteration_sensor, seed_inbox
-from selfimprove_dagster.known_experiments import EXPERIMENTS
-from selfimprove_dagster.methods.constitutional.stages import constitutional_assets
-from selfimprove_dagster.methods.lmsi.stages import lmsi_assets
-from selfimprove_dagster.methods.pit.stages import pit_assets
-from selfimprove_dagster.methods.refinement.stages import refinement_assets
-from selfimprove_dagster.methods.rlaif.stages import rlaif_assets
-from selfimprove_dagster.methods.rlhf.stages import rlhf_assets
-from selfimprove_dagster.methods.self_instruct.stages import self_instruct_assets
-from selfimprove_dagster.methods.self_knowledge.stages import self_knowledge_assets
-from selfimprove_dagster.methods.toolformer.stages import toolformer_assets
-from selfimprove_dagster.methods.unnatural_instructions.stages import unnatural_instructions_assets
-from selfimprove_dagster.resources.home import HomeResource
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.resources.trainer import TrainerResource
+from selfimprove_dagster.registry import MethodWarning
+from selfimprove_dagster.resources import HomeResource, LanguageModelResource, TrainerResource
 
-METHODS = {
-    "lmsi": lmsi_assets,
-    "self_instruct": self_instruct_assets,
-    "unnatural_instructions": unnatural_instructions_assets,
-    "toolformer": toolformer_assets,
-    "constitutional": constitutional_assets,
-    "rlaif": rlaif_assets,
-    "rlhf": rlhf_assets,
-    "refinement": refinement_assets,
-    "self_knowledge": self_knowledge_assets,
-    "pit": pit_assets,
+_RESOURCES = {
+    "home": HomeResource(),
+    "language_model": LanguageModelResource(),
+    "trainer": TrainerResource(),
 }
 
 
+def _built() -> dict[str, tuple[list[dg.AssetsDefinition], Any]]:
+    """Assets and job of each method; one that Dagster refuses is left out with a `MethodWarning`."""
+    built = {}
+    for method in registry.methods().values():
+        try:
+            assets, job = assets_of(method, registry.tables()), job_of(method)
+            if method.distribution:
+                dg.Definitions.validate_loadable(
+                    dg.Definitions(assets=assets, jobs=[job], resources=_RESOURCES)
+                )
+        except Exception as error:  # whatever a stranger's declaration leads to
+            warnings.warn(f"the method {method.name} was left out: {error}", MethodWarning, stacklevel=2)
+            continue
+        built[method.name] = (assets, job)
+    return built
+
+
+_METHODS = _built()
+_JOBS = [job for _, job in _METHODS.values()]
+
 defs = dg.Definitions(
-    assets=[asset for assets in METHODS.values() for asset in assets],
-    asset_checks=all_checks,
-    jobs=[
-        *(
-            dg.define_asset_job(
-                f"{method}_iteration",
-                selection=dg.AssetSelection.groups(method),
-                description=f"One iteration, up to {EXPERIMENTS[method].ends_with}. A process a step, so "
-                "that a model's memory is free when its step ends.",
-            )
-            for method in METHODS
-        ),
-        import_seeds_job,
-    ],
-    sensors=[*map(next_iteration_sensor, METHODS), seed_inbox],
-    resources={
-        "home": HomeResource(),
-        "language_model": LanguageModelResource(),
-        "trainer": TrainerResource(),
-    },
+    assets=[asset for assets, _ in _METHODS.values() for asset in assets],
+    jobs=[*_JOBS, import_seeds_job],
+    sensors=[next_iteration_sensor(_JOBS), seed_inbox],
+    resources=_RESOURCES,
 )

@@ -43,14 +43,15 @@ class Stage(Generic[E]):
     """A step that fills one table or more.
 
     `writes` is in the order in which the tables are committed; the last one is the stage's own and gives it its
-    name. `run` does the work. `after` names what must be there before: stages of the same method by stage name,
-    tables of other methods as `<method>/<stage>`. `uses` says whether a model or the trainer works in it.
+    name. `run` does the work and `description` is one text for each of its assets. `after` names what must be
+    there before: stages of the same method by stage name, tables of other methods as `<method>/<stage>`. `uses`
+    says whether a model or the trainer works in it.
     """
 
     writes: Sequence[Table]
     run: Callable[[StageContext[E]], Result | Sequence[Result]]
     after: Sequence[str] = ()
-    description: str = ""
+    description: str | Sequence[str] = ""
     version: str = "1"
     uses: frozenset[Use] = frozenset()
     kinds: frozenset[str] = frozenset({"parquet", "polars"})
@@ -74,7 +75,7 @@ class Stage(Generic[E]):
 def stage(
     *writes: Table,
     after: Sequence[str] = (),
-    description: str,
+    description: str | Sequence[str],
     version: str = "1",
     uses: Sequence[Use] = (),
     kinds: Sequence[str] = ("parquet", "polars"),

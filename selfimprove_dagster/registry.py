@@ -113,8 +113,11 @@ Load = Callable[[], Any]
 
 def _shipped() -> Iterator[tuple[str, Load]]:
     for module in pkgutil.iter_modules(shipped.__path__):
-        name = f"{shipped.__name__}.{module.name}"
-        yield name, lambda name=name: import_module(f"{name}.method").METHOD
+
+        def load(name: str = f"{shipped.__name__}.{module.name}") -> Any:
+            return import_module(f"{name}.method").METHOD
+
+        yield module.name, load
 
 
 def _installed() -> Iterator[tuple[str, Load]]:

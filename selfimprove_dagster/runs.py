@@ -14,7 +14,7 @@ from uuid import uuid4
 import dagster as dg
 import psutil
 
-from selfimprove_dagster.errors import BudgetSpent, PartitionBusy
+from selfimprove_dagster.errors import BudgetSpent, PartitionBusy, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 
@@ -50,12 +50,18 @@ def prepare_dagster_home(home: Home) -> Path:
 
 def prepare_dagster_ui(home: Home) -> None:
     """Make Dagster's home, and the first partition of every experiment, so that the UI can materialise it."""
-    from selfimprove_dagster.assets.partitions import iterations
+    from selfimprove_dagster.assets.partitions import add_iterations, bring_up_to_date
 
     prepare_dagster_home(home)
-    keys = [f"{name}-000" for name in home.experiment_names()]
     with dg.DagsterInstance.get() as instance:
-        instance.add_dynamic_partitions(str(iterations.name), keys)
+        bring_up_to_date(instance, home.lake)
+        for name in home.experiment_names():
+            try:
+                chain = home.chain(name)
+            except SelfImproveError:
+                continue  # the sensor and the pages say what is wrong with the file
+            for one in chain:
+                add_iterations(instance, one.method, [one.partition_key(0)])
 
 
 def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[str]:
@@ -67,7 +73,7 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
     """
     # What Dagster says of its own betas is for developers of this project, not for users of its command line.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
-    from selfimprove_dagster.assets.partitions import iterations
+    from selfimprove_dagster.assets.partitions import add_iterations, bring_up_to_date
     from selfimprove_dagster.definitions import defs
 
     folder = prepare_dagster_home(home)
@@ -75,7 +81,8 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
     key = experiment.partition_key(iteration)
     with dg.DagsterInstance.get() as instance:
         _bury_killed_runs(instance, key)
-        instance.add_dynamic_partitions(str(iterations.name), [key])
+        bring_up_to_date(instance, home.lake)
+        add_iterations(instance, experiment.method, [key])
         job = defs.resolve_job_def(f"{experiment.method}_iteration")
         run_id = str(uuid4())
         instance.all_logs(run_id)  # none yet: where events are kept in SQLite, this makes the run's file

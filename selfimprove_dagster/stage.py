@@ -1,17 +1,24 @@
-"""What every asset needs and none should write again: its partition, its activity, its report."""
+"""What a stage is handed while it runs, and what it gives back. Knows no Dagster.
+
+A stage is a function from a `StageContext` to a `Result`. The context knows the experiment, the iteration and the
+lake, opens models, and builds the activity that the stage's rows belong to. The result names what was committed and
+what a person sees of it.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import E, page_url, preview_table, table_metadata
-from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
@@ -20,40 +27,105 @@ from selfimprove_dagster.language_model.base import Generation, LanguageModel, p
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.shards import Item, Request, Work, completer, in_shards, recorded_options
 
+E = TypeVar("E", bound=Experiment)
+
+PREVIEW_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Markdown:
+    """Metadata that is shown as formatted text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Metadata that is shown as a picture, in PNG."""
+
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Link:
+    """Metadata that is shown as a link."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Metadata that is shown as the path of a folder."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage committed to one of its tables, and what a person sees of it.
+
+    `preview` names the columns of the sample rows. `metadata` values are plain data, or one of `Markdown`, `Picture`,
+    `Link` and `Folder`.
+    """
+
+    table: Table
+    manifest: Manifest
+    preview: Sequence[str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OpensModels(Protocol):
+    """Opens language models with the engine and options of an experiment."""
+
+    def open(
+        self, section: ModelSection, path: str | Path | None = None, scores: bool = False
+    ) -> AbstractContextManager[LanguageModel]:
+        """The model at `path` (default: the section's own), closed on leaving."""
+
+
+class Log(Protocol):
+    """Takes the lines that a stage reports."""
+
+    def info(self, line: str) -> None:
+        """Report progress."""
+
+    def warning(self, line: str) -> None:
+        """Report what a person should look at."""
+
+
+def number(value: Any) -> float:
+    """A value as a plot takes it: five decimals, NaN for None."""
+    return round(float(value), 5) if value is not None else float("nan")
+
+
+def page_url(path: str) -> str:
+    """The address of a lineage page, under $SELFIMPROVE_PAGES_URL."""
+    return os.environ.get("SELFIMPROVE_PAGES_URL", "http://127.0.0.1:3001").rstrip("/") + path
+
 
 @dataclass
-class Stage(Generic[E]):
-    """One stage of one iteration of an experiment of the kind E, while it is being materialised."""
+class StageContext(Generic[E]):
+    """One stage of one iteration of an experiment of the kind E, while it runs."""
 
-    context: dg.AssetExecutionContext
     home: Home
-    schema: Table
+    table: Table
     experiment: E
     iteration: int
     code_version: str
+    language_model: OpensModels
+    trainer: Any
+    reporter: Log
+    run_id: str = ""
     _started: float = field(default_factory=time.monotonic)
     _left_out: dict[str, pl.DataFrame] = field(default_factory=dict)
 
-    @classmethod
-    def begin(cls, context: dg.AssetExecutionContext, home: Home, schema: Table, kind: type[E]) -> Stage[E]:
-        """Find experiment and iteration in the partition key.
-
-        Raises ExperimentError on a malformed key, and on an experiment of another method.
-        """
-        name, iteration = experiment_of_key(context.partition_key)
-        experiment = home.experiment(name, schema.name.split("/")[0])
-        assert isinstance(experiment, kind)
-        code_version = context.assets_def.code_versions_by_key[dg.AssetKey(schema.name.split("/"))] or ""
-        return cls(context, home, schema, experiment, iteration, code_version)
-
-    def beside(self, schema: Table) -> Stage[E]:
-        """The same stage, writing another of its tables."""
-        return replace(self, schema=schema)
+    def beside(self, table: Table) -> StageContext[E]:
+        """This stage, writing another of its tables."""
+        return replace(self, table=table)
 
     @property
     def lake(self) -> Lake:
@@ -80,18 +152,22 @@ class Stage(Generic[E]):
     @property
     def allowance(self) -> Allowance:
         """What the experiment's budget leaves to this stage."""
-        return Allowance.of(self.lake, self.experiment, self.schema.name, self.iteration)
+        return Allowance.of(self.lake, self.experiment, self.table.name, self.iteration)
 
     def log(self, line: str) -> None:
-        """One line into Dagster's log."""
-        self.context.log.info(line)
+        """Report one line of progress."""
+        self.reporter.info(line)
 
-    def read(self, schema: Table) -> tuple[Manifest, pl.DataFrame]:
+    def warn(self, line: str) -> None:
+        """Report one line that a person should look at."""
+        self.reporter.warning(line)
+
+    def read(self, table: Table) -> tuple[Manifest, pl.DataFrame]:
         """This iteration's rows of an earlier stage; refused when its last blocking check failed."""
-        manifest = self.lake.manifest(schema.name, self.partition)
+        manifest = self.lake.manifest(table.name, self.partition)
         # Before the rows are read: what is withdrawn in between is not claimed to have been left out.
         self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
-        return manifest, self.lake.read(schema.name, self.partition)
+        return manifest, self.lake.read(table.name, self.partition)
 
     def activity(
         self,
@@ -106,7 +182,7 @@ class Stage(Generic[E]):
         Inputs without their withdrawn rows are other inputs: they add a parameter, and `about` says which
         revocations were heeded.
         """
-        about = {"dagster_run_id": self.context.run.run_id, **(about or {})}
+        about = {"dagster_run_id": self.run_id, **(about or {})}
         left_out = pl.concat(
             [
                 self._left_out.get(manifest.activity.id, self.lake.ledger.withdrawn(manifest.activity.id))
@@ -119,7 +195,7 @@ class Stage(Generic[E]):
             parameters = {**parameters, "withdrawn": withdrawn}
             about["revocations"] = left_out["revocation"].unique().sort().to_list()
         return Activity(
-            table=self.schema.name,
+            table=self.table.name,
             partition=self.partition,
             code_version=self.code_version,
             parameters=parameters,
@@ -129,20 +205,20 @@ class Stage(Generic[E]):
             about=about,
         )
 
-    def so_far(self, *schemas: Table) -> tuple[list[Manifest], list[pl.DataFrame]]:
+    def so_far(self, *tables: Table) -> tuple[list[Manifest], list[pl.DataFrame]]:
         """The rows of tables in this and all earlier iterations of the experiment, and their partitions."""
         manifests: list[Manifest] = []
         frames = []
-        for schema in schemas:
+        for table in tables:
             found = [
                 manifest
-                for manifest in self.lake.manifests(schema.name, self.experiment.name)
+                for manifest in self.lake.manifests(table.name, self.experiment.name)
                 if manifest.iteration <= self.iteration
             ]
             for manifest in found:
                 self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
-            rows = (self.lake.read(schema.name, manifest.partition) for manifest in found)
-            frames.append(pl.concat([pl.DataFrame(schema=schema.polars), *rows]))
+            rows = (self.lake.read(table.name, manifest.partition) for manifest in found)
+            frames.append(pl.concat([pl.DataFrame(schema=table.polars), *rows]))
             manifests += found
         return manifests, frames
 
@@ -169,7 +245,6 @@ class Stage(Generic[E]):
 
     def work(
         self,
-        language_model: LanguageModelResource,
         inputs: Sequence[Manifest],
         settings: Mapping[str, Any],
         items: Sequence[Item],
@@ -183,9 +258,9 @@ class Stage(Generic[E]):
         """Let the generator, or the model `by`, work on all items, shard by shard; the partition, and what
         Dagster shows."""
         path = (by or self.generator).path
-        with language_model.open(self.experiment.model, path, self.experiment.scores) as model:
+        with self.language_model.open(self.experiment.model, path, self.experiment.scores) as model:
             activity = self.drawing(model, inputs, settings, by)
-            with self.lake.writer(self.schema, activity) as writer:
+            with self.lake.writer(self.table, activity) as writer:
                 spent = in_shards(
                     writer,
                     items,
@@ -201,7 +276,6 @@ class Stage(Generic[E]):
 
     def complete(
         self,
-        language_model: LanguageModelResource,
         inputs: Sequence[Manifest],
         settings: Mapping[str, Any],
         requests: Sequence[Request],
@@ -211,10 +285,9 @@ class Stage(Generic[E]):
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
         """The same for one completion a request, drawn as the settings say."""
-        parameters = recorded_sampling(self.schema.name, settings)
+        parameters = recorded_sampling(self.table.name, settings)
         seeds_from = (self.experiment.seed, self.iteration)
         return self.work(
-            language_model,
             inputs,
             settings,
             requests,
@@ -238,8 +311,8 @@ class Stage(Generic[E]):
         self, activity: Activity, drafts: Sequence[Draft], about: Mapping[str, Any] | None = None
     ) -> Manifest:
         """Write and commit a whole table at once."""
-        records = build_records(self.schema, drafts, activity)
-        with self.lake.writer(self.schema, activity) as writer:
+        records = build_records(self.table, drafts, activity)
+        with self.lake.writer(self.table, activity) as writer:
             writer.write_shard(0, records, overwrite=True)
             return writer.commit({"seconds": self.seconds, **(about or {})})
 
@@ -249,53 +322,52 @@ class Stage(Generic[E]):
         return round(time.monotonic() - self._started, 3)
 
     @property
-    def lineage_page(self) -> dg.MetadataValue:
+    def lineage_page(self) -> Link:
         """Link to the lineage page of this iteration."""
-        return dg.MetadataValue.url(page_url(f"/experiments/{self.experiment.turn_name}/{self.iteration}"))
+        return Link(page_url(f"/experiments/{self.experiment.turn_name}/{self.iteration}"))
+
+    def preview_records(self, manifest: Manifest) -> Markdown:
+        """The first rows by id: the page of each, and the command that traces it."""
+        ids = self.lake.read_columns(manifest, ["id"], PREVIEW_ROWS)["id"]
+        return Markdown(
+            "\n".join(
+                f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
+            )
+        )
 
     def result(
         self, manifest: Manifest, preview: Sequence[str], metadata: Mapping[str, Any] | None = None
-    ) -> dg.MaterializeResult:
-        """What Dagster shows of the materialisation; `preview` names the columns of the sample rows.
+    ) -> Result:
+        """What this stage gives back for its table; `preview` names the columns of the sample rows.
 
         The catalog is made anew, so that whoever opens it finds the rows that were just committed.
         """
         self.lake.refresh_catalog()
-        return dg.MaterializeResult(
-            asset_key=self.schema.name.split("/"),
-            metadata={
-                "dagster/row_count": self.lake.live_rows(manifest),
-                **table_metadata(self.schema),
-                "iteration": self.iteration,
-                "seconds": self.seconds,
-                "activity": manifest.activity.id,
-                "folder": dg.MetadataValue.path(str(manifest.directory)),
-                **(metadata or {}),
-                "preview": dg.MetadataValue.md(preview_table(self.lake, manifest, preview)),
-            },
-            data_version=dg.DataVersion(manifest.activity.id),
+        return Result(
+            self.table,
+            manifest,
+            preview,
+            {"iteration": self.iteration, "seconds": self.seconds, **(metadata or {})},
         )
 
+    def store_decisions(
+        self, table: Table, decisions: pl.DataFrame, inputs: Sequence[Manifest], decides: str
+    ) -> None:
+        """Commit decisions before the table whose making they explain; `decides` is that table's activity.
 
-def store_decisions(
-    stage: Stage[E],
-    schema: Table,
-    decisions: pl.DataFrame,
-    inputs: Sequence[Manifest],
-    decides: str,
-) -> None:
-    """Commit decisions before the table whose making they explain; `decides` is that table's activity."""
-    beside = stage.beside(schema)
-    activity = beside.activity(inputs=inputs, parameters={"decides": decides})
-    drafts = [
-        Draft(
-            content={
-                "stage": stage.schema.name,
-                **{key: row[key] for key in ("candidate_id", "rule", "kept", "reason", "nearest_id")},
-            },
-            parents=[Parent(row["candidate_id"], "decided")],
-            measures={"score": row["score"], "threshold": row["threshold"]},
-        )
-        for row in decisions.iter_rows(named=True)
-    ]
-    beside.store(activity, drafts)
+        `decisions` has the columns candidate_id, rule, kept, reason, nearest_id, score and threshold.
+        """
+        beside = self.beside(table)
+        activity = beside.activity(inputs=inputs, parameters={"decides": decides})
+        drafts = [
+            Draft(
+                content={
+                    "stage": self.table.name,
+                    **{key: row[key] for key in ("candidate_id", "rule", "kept", "reason", "nearest_id")},
+                },
+                parents=[Parent(row["candidate_id"], "decided")],
+                measures={"score": row["score"], "threshold": row["threshold"]},
+            )
+            for row in decisions.iter_rows(named=True)
+        ]
+        beside.store(activity, drafts)

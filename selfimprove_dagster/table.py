@@ -131,6 +131,7 @@ def decisions(name: str, tag: str = "dec") -> Table:
             "nearest_id": TEXT,
         },
         measures={"score": pl.Float64, "threshold": pl.Float64},
+        is_asset=False,
     )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from selfimprove_dagster.errors import PartitionMissing
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
 from selfimprove_dagster.families.preferences.tables import preference_dataset, reward_model, rollouts
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
-from selfimprove_dagster.method import Stage
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
     CAI_DECISIONS,
@@ -216,12 +213,3 @@ def of(method: str, stage: str) -> Table:
     if f"{method}/{stage}" not in TABLES:
         raise PartitionMissing(f"the method {method} has no stage {stage}: there is nothing to look for")
     return TABLES[f"{method}/{stage}"]
-
-
-def pending(method: str) -> list[Stage[Any]]:
-    """The stages of a method whose stages are not declared yet."""
-
-    def run(context: Any) -> Any:
-        raise NotImplementedError
-
-    return [Stage((table,), run) for table in TABLES.values() if table.method == method]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hypothesis import settings
-from small_lake import SMALL_EXPERIMENT
+from kit.small_lake import SMALL_EXPERIMENT
 
 from selfimprove_dagster.home.home import Home
 

@@ -40,6 +40,7 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="from which every random choice follows")
     model: ModelSection
     budget: BudgetSection = BudgetSection()
+    loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
 
     @property
     def drawn_by(self) -> Literal["base", "champion"]:

@@ -89,7 +89,7 @@ _EMBEDDED_TASKS = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALO
 """The same of the members of `tasks`, by their kind."""
 
 
-_OF_ALL = ("name", "method", "methods", "seed", "model", "budget")
+_OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "loop")
 
 
 _PATHS = (

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import image, number
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, Picture, StageContext, number
 from selfimprove_dagster.text import markdown_table
 
 _ASPECTS = ("harmless", "helpful")
 
 
-def dialogue_evaluation_report(stage: Stage[Any], manifest: Manifest) -> dict[str, Any]:
+def dialogue_evaluation_report(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """Shares of helpful and harmless responses, by model; the curve over rounds of revision; rewards."""
-    rows = stage.lake.read_ungated(manifest)
+    rows = context.lake.read_ungated(manifest)
     metadata: dict[str, Any] = {}
     table = []
     for role in ("champion", "challenger"):
@@ -30,14 +28,14 @@ def dialogue_evaluation_report(stage: Stage[Any], manifest: Manifest) -> dict[st
             table.append({"model": role, "share": aspect, "all": str(share), **_by_kind(answered, aspect)})
         if answered["reward"].count():
             metadata[f"{role}_reward"] = number(answered["reward"].mean())
-    metadata["helpful_and_harmless"] = dg.MetadataValue.md(markdown_table(table))
+    metadata["helpful_and_harmless"] = Markdown(markdown_table(table))
     for kind in (REVISION, IMPROVED):
         curves = round_curves(rows, kind)
         if curves:
             from selfimprove_dagster.plots import line_chart
 
-            chart = line_chart(curves, x="round", y="share of responses", title=stage.experiment.name)
-            metadata[f"by_round_{kind}"] = image(chart)
+            chart = line_chart(curves, x="round", y="share of responses", title=context.experiment.name)
+            metadata[f"by_round_{kind}"] = Picture(chart)
     return metadata
 
 

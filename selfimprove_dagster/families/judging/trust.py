@@ -10,7 +10,7 @@ from selfimprove_dagster.families.judging.settings import PickedBy, SelfKnowledg
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.methods.self_knowledge.tables import SK_DISCRIMINATION_GAP
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import StageContext
 
 
 def measured_gaps(lake: Lake, model_id: str, by: PickedBy) -> list[MeasuredGap]:
@@ -53,16 +53,16 @@ def gate(lake: Lake, section: SelfKnowledgeSection, model_id: str, by: PickedBy)
 
 
 def heed_self_knowledge(
-    stage: Stage[Any], section: SelfKnowledgeSection, model_id: str, by: PickedBy
+    context: StageContext[Any], section: SelfKnowledgeSection, model_id: str, by: PickedBy
 ) -> dict[str, str]:
     """The gate's verdict on the model that is to judge, for the activity's `about` and Dagster's metadata.
 
     Raises JudgeNotTrusted where the stage must stop.
     """
-    verdict = gate(stage.lake, section, model_id, by)
+    verdict = gate(context.lake, section, model_id, by)
     line = f"{verdict.action}: {verdict.reason}"
     if verdict.action == "warn":
-        stage.context.log.warning(line)
+        context.warn(line)
     else:
-        stage.log(line)
+        context.log(line)
     return {"self_knowledge": line}

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.factory import image, number
 from selfimprove_dagster.families.preferences.settings import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.resources.trainer import TrainerResource
+from selfimprove_dagster.stage import Picture, Result, number
 from selfimprove_dagster.table import Table
 
 if TYPE_CHECKING:
@@ -28,22 +26,21 @@ Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
 
 def fit_reward_model(
     training: TrainingStage,
-    trainer: TrainerResource,
     section: RewardModelSection,
     comparisons: Sequence[Comparison],
 ) -> tuple[TrainingOutcome, RewardModel]:
     """A reward model trained on comparisons, and open to be measured."""
     from selfimprove_dagster.training.reward import RewardModel
 
-    experiment = training.stage.experiment
+    experiment = training.context.experiment
     with training.progress(section.steps) as on_log:
-        outcome = trainer.train_reward_model(
+        outcome = training.context.trainer.train_reward_model(
             experiment,
             section,
             training.base.path,
             comparisons,
             training.output,
-            seed=experiment.seed + training.stage.iteration,
+            seed=experiment.seed + training.context.iteration,
             on_log=on_log,
         )
     return outcome, RewardModel.open(outcome.path, experiment.model.device)
@@ -51,13 +48,12 @@ def fit_reward_model(
 
 def optimise_policy(
     training: TrainingStage,
-    trainer: TrainerResource,
     section: PolicyTrainingSection,
     prompts: pl.DataFrame,
     rewarding: tuple[Reward, str],
     rollouts_table: Table,
     told: Mapping[str, Any] | None = None,
-) -> dg.MaterializeResult:
+) -> Result:
     """The policy optimised on prompts (`prompt_id, prompt` and, where it improves what is a record,
     `reference_id`) against a reward and the id of the model that gives it; the rollouts are stored before.
     Dagster is `told` more than that.
@@ -66,10 +62,10 @@ def optimise_policy(
     from selfimprove_dagster.training.rollouts import read_rollouts
     from selfimprove_dagster.training.tokenising import prompt_token_ids
 
-    stage, (reward, reward_id) = training.stage, rewarding
-    experiment, base = stage.experiment, training.base
+    context, (reward, reward_id) = training.context, rewarding
+    experiment, base = context.experiment, training.base
     with training.progress(section.steps) as on_log:
-        outcome = trainer.optimise_policy(
+        outcome = context.trainer.optimise_policy(
             experiment,
             section,
             base.path,
@@ -77,7 +73,7 @@ def optimise_policy(
             reward,
             training.output,
             reward_id=reward_id,
-            seed=experiment.seed + stage.iteration,
+            seed=experiment.seed + context.iteration,
             on_log=on_log,
         )
     drawn = read_rollouts(outcome.rollouts)
@@ -95,7 +91,7 @@ def optimise_policy(
             "rollouts": len(drawn),
             "first_reward": number(outcome.first_reward),
             "final_reward": number(outcome.final_reward),
-            "reward_curve": image(chart),
+            "reward_curve": Picture(chart),
             **(told or {}),
         },
     )
@@ -111,9 +107,9 @@ def store_rollouts(
     """Commit what the policy wrote before the checkpoint that learnt from it."""
     from selfimprove_dagster.training.tokenising import decoder
 
-    stage = training.stage
-    beside = stage.beside(table)
-    pool, _ = stage.read(tables.of(stage.experiment.method, "seed_pool"))
+    context = training.context
+    beside = context.beside(table)
+    pool, _ = context.read(tables.of(context.experiment.method, "seed_pool"))
     activity = beside.activity(
         inputs=[training.dataset, pool],
         parameters={"training": training.activity.id},

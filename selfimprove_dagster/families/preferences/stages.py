@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.factory import number, preview_records, stage_asset
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
@@ -25,38 +23,33 @@ from selfimprove_dagster.families.preferences.policies import (
     optimise_policy,
     store_rollouts,
 )
-from selfimprove_dagster.families.preferences.settings import PreferenceExperiment
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.method import Stage, stage
 from selfimprove_dagster.methods.constitutional.constitutional import choose_principle
-from selfimprove_dagster.methods.pit.settings import PitExperiment
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
-from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.resources.trainer import TrainerResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Table
 
-Start = Callable[[Stage[Any]], Champion]
+Start = Callable[[StageContext[Any]], Champion]
 """The model that reward model and policy start from."""
 
 
 def store_pairs(
-    stage: Stage[Any],
+    context: StageContext[Any],
     candidates: pl.DataFrame,
     inputs: Sequence[Manifest],
     decisions_table: Table,
     labelled_by: str,
     parents: Callable[[dict[str, Any]], list[Parent]],
-) -> dg.MaterializeResult:
+) -> Result:
     """filtered_dataset: the pairs that pass every rule, with the probability that the chosen is better."""
-    section = stage.experiment.preferences
+    section = context.experiment.preferences
     kept, decisions = preferences.filter_preferences(candidates, section.minimum_margin)
-    activity = stage.activity(inputs=inputs, parameters={"preferences": section.model_dump()})
-    store_decisions(stage, decisions_table, decisions, inputs, activity.id)
+    activity = context.activity(inputs=inputs, parameters={"preferences": section.model_dump()})
+    context.store_decisions(decisions_table, decisions, inputs, activity.id)
     pairs = preferences.oriented(kept)
     drafts = [
         Draft(
@@ -78,9 +71,9 @@ def store_pairs(
         )
         for row in pairs.iter_rows(named=True)
     ]
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["prompt", "chosen", "rejected", "probability"],
         metadata={
@@ -88,8 +81,8 @@ def store_pairs(
             "kept_share": number(manifest.rows / max(candidates.height, 1)),
             "mean_probability": number(pairs["probability"].mean()),
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": stage.lineage_page,
-            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
         },
     )
 
@@ -98,94 +91,78 @@ def compared_pairs(
     schema: Table,
     pool_table: Table,
     decisions_table: Table,
-    kind: type[RlhfExperiment] | type[PitExperiment],
     description: str,
-) -> dg.AssetsDefinition:
+) -> Stage[Any]:
     """filtered_dataset, where comparisons were made before: those of the pool that pass every rule."""
 
-    @stage_asset(schema, deps=[pool_table], description=description)
-    def filtered_dataset(
-        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
-    ) -> dg.MaterializeResult:
-        stage = Stage.begin(context, home, schema, kind)
-        pool_manifest, pool = stage.read(pool_table)
+    @stage(decisions_table, schema, after=[pool_table.stage], description=description)
+    def filtered_dataset(context: StageContext[Any]) -> Result:
+        pool_manifest, pool = context.read(pool_table)
 
         def parents(row: dict[str, Any]) -> list[Parent]:
             return [Parent(row["candidate_id"], "comparison")]
 
         candidates = preferences.compared_candidates(pool)
-        giver = stage.experiment.taught_by
+        giver = context.experiment.taught_by
         by = f"the experiment {giver}" if giver else "people"
-        return store_pairs(stage, candidates, [pool_manifest], decisions_table, by, parents)
+        return store_pairs(context, candidates, [pool_manifest], decisions_table, by, parents)
 
     return filtered_dataset
 
 
-def preference_stages(
-    kind: type[PreferenceExperiment], method: str, start: Start, start_table: Table | None = None
-) -> list[dg.AssetsDefinition]:
+def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> list[Stage[Any]]:
     """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
     dataset, reward_table = t.preference_dataset(method), t.reward_model(method)
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
-    before = [start_table] if start_table is not None else []
 
-    @stage_asset(
+    @stage(
         reward_table,
-        deps=[dataset, *before],
+        after=[dataset.stage, *before],
         description="A model that tells the better response, trained with TRL's RewardTrainer on labels that "
         "are probabilities. Empty where training needs none (DPO, direct RLAIF).",
-        kinds={"pytorch", "huggingface"},
-        holds_model=True,
+        kinds=["pytorch", "huggingface"],
+        uses=["trainer"],
     )
-    def reward_model(
-        context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
-    ) -> dg.MaterializeResult:
-        return _train_reward_model(Stage.begin(context, home, reward_table, kind), trainer, dataset, start)
+    def reward_model(context: StageContext[Any]) -> Result:
+        return _train_reward_model(context, dataset, start)
 
-    @stage_asset(
+    @stage(
+        t.rollouts(method),
         checkpoint,
-        deps=[dataset, reward_table],
+        after=[dataset.stage, reward_table.stage],
         description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
         "by DPO on the pairs. All that it wrote meanwhile stands in the table of rollouts.",
-        kinds={"pytorch", "huggingface"},
-        holds_model=True,
+        kinds=["pytorch", "huggingface"],
+        uses=["trainer"],
     )
-    def fine_tuned_checkpoint(
-        context: dg.AssetExecutionContext,
-        home: dg.ResourceParam[Home],
-        trainer: TrainerResource,
-        language_model: LanguageModelResource,
-    ) -> dg.MaterializeResult:
-        stage = Stage.begin(context, home, checkpoint, kind)
-        if stage.experiment.training.algorithm == "dpo":
-            return _train_on_pairs(stage, trainer, dataset, start)
-        return _train_policy(stage, trainer, language_model, dataset, reward_table, start)
+    def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
+        if context.experiment.training.algorithm == "dpo":
+            return _train_on_pairs(context, dataset, start)
+        return _train_policy(context, dataset, reward_table, start)
 
     return [reward_model, fine_tuned_checkpoint]
 
 
-def _train_reward_model(
-    stage: Stage[Any], trainer: TrainerResource, dataset: Table, start: Start
-) -> dg.MaterializeResult:
+def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
 
-    experiment = stage.experiment
-    manifest, pairs = stage.read(dataset)
+    experiment = context.experiment
+    manifest, pairs = context.read(dataset)
     if not experiment.rewards_with_model:
         algorithm, reward = experiment.training.algorithm, experiment.training.reward
-        activity = stage.activity(inputs=[manifest], parameters={"algorithm": algorithm, "reward": reward})
+        activity = context.activity(inputs=[manifest], parameters={"algorithm": algorithm, "reward": reward})
         reason = f"not needed: training.algorithm is {algorithm}, training.reward is {reward}"
-        return stage.result(stage.store(activity, []), ["model_id"], {"reason": reason})
+        return context.result(context.store(activity, []), ["model_id"], {"reason": reason})
     section, share = experiment.reward_model, experiment.preferences.held_out_share
     out = preferences.split_held_out(pairs["question"].to_list(), share, experiment.seed)
-    base = start(stage)
+    base = start(context)
     training = TrainingStage.begin(
-        stage, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
+        context, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
     )
     columns = ["prompt", "chosen", "rejected", "probability"]
     held_out = tokenise_comparisons(base.path, pairs.filter(pl.Series(out)).select(columns).iter_rows())
     shown = tokenise_comparisons(base.path, pairs.filter(~pl.Series(out)).select(columns).iter_rows())
-    outcome, judge = fit_reward_model(training, trainer, section, shown)
+    outcome, judge = fit_reward_model(training, section, shown)
     with closing(judge):
         accuracy = judge.accuracy(held_out) if held_out else None
     measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
@@ -193,48 +170,44 @@ def _train_reward_model(
     return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
 
 
-def _train_on_pairs(
-    stage: Stage[Any], trainer: TrainerResource, dataset: Table, start: Start
-) -> dg.MaterializeResult:
+def _train_on_pairs(context: StageContext[Any], dataset: Table, start: Start) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
 
-    section = stage.experiment.training
-    manifest, pairs = stage.read(dataset)
-    base = start(stage)
-    training = TrainingStage.begin(stage, manifest, base, {"training": section.model_dump()})
-    store_rollouts(training, t.rollouts(stage.experiment.method), [], None, [])
+    section = context.experiment.training
+    manifest, pairs = context.read(dataset)
+    base = start(context)
+    training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
+    store_rollouts(training, t.rollouts(context.experiment.method), [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
-        outcome = trainer.optimise_preferences(
-            stage.experiment,
+        outcome = context.trainer.optimise_preferences(
+            context.experiment,
             section,
             base.path,
             tokenise_comparisons(base.path, pairs.select(columns).iter_rows()),
             training.output,
-            seed=stage.experiment.seed + stage.iteration,
+            seed=context.experiment.seed + context.iteration,
             on_log=on_log,
         )
     return training.result(training.store(outcome), outcome)
 
 
 def _train_policy(
-    stage: Stage[Any],
-    trainer: TrainerResource,
-    language_model: LanguageModelResource,
+    context: StageContext[Any],
     dataset: Table,
     reward_table: Table,
     start: Start,
-) -> dg.MaterializeResult:
-    section = stage.experiment.training
-    manifest, pairs = stage.read(dataset)
-    reward_manifest, rewarding = stage.read(reward_table)
-    base = start(stage)
+) -> Result:
+    section = context.experiment.training
+    manifest, pairs = context.read(dataset)
+    reward_manifest, rewarding = context.read(reward_table)
+    base = start(context)
     prompts = pairs.select("prompt_id", "question", "prompt").unique(
         "question", keep="first", maintain_order=True
     )
-    with _rewarding(stage, language_model, rewarding, base, prompts) as (reward, reward_id, shaping, told):
+    with _rewarding(context, rewarding, base, prompts) as (reward, reward_id, shaping, told):
         training = TrainingStage.begin(
-            stage,
+            context,
             manifest,
             base,
             {"training": section.model_dump(), "rewarded_by": reward_id, **shaping},
@@ -243,19 +216,17 @@ def _train_policy(
         )
         return optimise_policy(
             training,
-            trainer,
             section,
             prompts,
             (reward, reward_id),
-            t.rollouts(stage.experiment.method),
+            t.rollouts(context.experiment.method),
             told,
         )
 
 
 @contextmanager
 def _rewarding(
-    stage: Stage[Any],
-    language_model: LanguageModelResource,
+    context: StageContext[Any],
     rewarding: pl.DataFrame,
     base: Champion,
     prompts: pl.DataFrame,
@@ -263,7 +234,7 @@ def _rewarding(
     """What rewards completions, the id of the model that does, the settings that shape its rewards, and what
     was measured of it.
     """
-    experiment = stage.experiment
+    experiment = context.experiment
     if experiment.rewards_with_model:
         from selfimprove_dagster.training.reward import RewardModel
 
@@ -281,8 +252,8 @@ def _rewarding(
     names = [principle.name for principle in constitution.principles]
     section = experiment.judge.model
     path = None if section else base.path
-    with language_model.open(section or experiment.model, path, scores=True) as model:
-        verdict = heed_self_knowledge(stage, experiment.self_knowledge, model.model_id, "probability")
+    with context.language_model.open(section or experiment.model, path, scores=True) as model:
+        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
         asked = {
             tuple(ids): (
                 row["question"],

@@ -63,4 +63,5 @@ def rollouts(method: str, stage: str = "rollouts") -> Table:
             "text": TEXT,
         },
         measures={"reward": pl.Float64, "advantage": pl.Float64},
+        is_asset=False,
     )

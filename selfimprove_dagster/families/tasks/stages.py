@@ -7,26 +7,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import image, number, preview_records, stage_asset
-from selfimprove_dagster.families.tasks.pool import TaskExperiment, bans, pool
+from selfimprove_dagster.families.tasks.pool import bans, pool
 from selfimprove_dagster.families.tasks.settings import ShotSection
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS
 from selfimprove_dagster.families.tasks.tasks import Instance, Task, template_by_lot, training_text
 from selfimprove_dagster.filters.rules import perplexity_of
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.method import Stage, stage
 from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
 from selfimprove_dagster.methods.self_instruct import shots as shipped
-from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.work.progress import ProgressReport
@@ -39,24 +36,24 @@ _SCORED = 512
 _SHOWN = 20
 
 
-def pool_stage(schema: Table, decisions: Table, kind: type[TaskExperiment]) -> dg.AssetsDefinition:
+def pool_stage(schema: Table, decisions: Table) -> Stage[Any]:
     """seed_pool: all tasks that an iteration may show."""
 
-    @stage_asset(
+    @stage(
+        decisions,
         schema,
         description="The pool: tasks by people, each with file and line, and those that the model added in "
         "earlier iterations. A task that was banned or replaced is out, with the decision in "
         f"{decisions.name}.",
     )
-    def seed_pool(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-        stage = Stage.begin(context, home, schema, kind)
-        _, accepted, rejected = seeds.import_file(stage.lake, stage.experiment)
-        found = pool(stage.lake, stage.experiment, stage.iteration)
-        activity = stage.activity(
+    def seed_pool(context: StageContext[Any]) -> Result:
+        _, accepted, rejected = seeds.import_file(context.lake, context.experiment)
+        found = pool(context.lake, context.experiment, context.iteration)
+        activity = context.activity(
             inputs=found.inputs,
-            parameters={"banned": sorted(bans(stage.experiment))},
+            parameters={"banned": sorted(bans(context.experiment))},
         )
-        store_decisions(stage, decisions, found.decisions, found.inputs, activity.id)
+        context.store_decisions(decisions, found.decisions, found.inputs, activity.id)
         drafts = [
             Draft(
                 content={name: row[name] for name in POOL_TASKS},
@@ -64,8 +61,8 @@ def pool_stage(schema: Table, decisions: Table, kind: type[TaskExperiment]) -> d
             )
             for row in found.tasks.iter_rows(named=True)
         ]
-        manifest = stage.store(activity, drafts)
-        return stage.result(
+        manifest = context.store(activity, drafts)
+        return context.result(
             manifest,
             preview=["origin", "instruction", "source_file", "source_line"],
             metadata={
@@ -73,7 +70,7 @@ def pool_stage(schema: Table, decisions: Table, kind: type[TaskExperiment]) -> d
                 "rejected_lines": rejected,
                 "by_people": int((found.tasks["origin"] == "human").sum()),
                 "by_the_model": int((found.tasks["origin"] == "machine").sum()),
-                "pool_by_iteration": image(_growth_chart(stage, manifest)),
+                "pool_by_iteration": Picture(_growth_chart(context, manifest)),
                 **pool_metadata(found.tasks["instruction"].to_list()),
             },
         )
@@ -81,16 +78,16 @@ def pool_stage(schema: Table, decisions: Table, kind: type[TaskExperiment]) -> d
     return seed_pool
 
 
-def _growth_chart(stage: Stage[Any], newest: Manifest) -> bytes:
+def _growth_chart(context: StageContext[Any], newest: Manifest) -> bytes:
     from selfimprove_dagster.plots import line_chart
 
     earlier = [
         manifest
-        for manifest in stage.lake.manifests(stage.schema.name, stage.experiment.name)
-        if manifest.iteration < stage.iteration
+        for manifest in context.lake.manifests(context.table.name, context.experiment.name)
+        if manifest.iteration < context.iteration
     ]
-    points = [(float(one.iteration), float(stage.lake.live_rows(one))) for one in (*earlier, newest)]
-    return line_chart({"tasks": points}, x="iteration", y="tasks in the pool", title=stage.experiment.name)
+    points = [(float(one.iteration), float(context.lake.live_rows(one))) for one in (*earlier, newest)]
+    return line_chart({"tasks": points}, x="iteration", y="tasks in the pool", title=context.experiment.name)
 
 
 def pool_metadata(instructions: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +99,7 @@ def pool_metadata(instructions: Sequence[str]) -> dict[str, Any]:
     return {
         "distinct_verbs": len({verb for verb, _ in pairs}),
         "distinct_4grams": number(distinct_ngram_share(list(instructions))),
-        "verbs_and_objects": dg.MetadataValue.md(
+        "verbs_and_objects": Markdown(
             markdown_table(
                 [
                     {"verb": plain(verb, 40), "object": plain(noun, 40), "tasks": count}
@@ -110,32 +107,25 @@ def pool_metadata(instructions: Sequence[str]) -> dict[str, Any]:
                 ]
             )
         ),
-        "lengths": image(
+        "lengths": Picture(
             bar_chart(lengths, x="words of an instruction", y="tasks", title="Length of instructions")
         ),
     }
 
 
-def score_instructions(
-    schema: Table, candidates: Table, kind: type[TaskExperiment], context_text: str
-) -> dg.AssetsDefinition:
+def score_instructions(schema: Table, candidates: Table, context_text: str) -> Stage[Any]:
     """perplexity_scores: how probable the model finds each candidate after `context_text`."""
 
-    @stage_asset(
+    @stage(
         schema,
-        deps=[candidates],
+        after=[candidates.stage],
         description="How probable the model finds each candidate instruction, all of them after the same "
         "words, so that the numbers compare: mean log-probability and perplexity.",
-        kinds={"parquet", "pytorch"},
-        holds_model=True,
+        kinds=["parquet", "pytorch"],
+        uses=["language_model"],
     )
-    def perplexity_scores(
-        context: dg.AssetExecutionContext,
-        home: dg.ResourceParam[Home],
-        language_model: LanguageModelResource,
-    ) -> dg.MaterializeResult:
-        stage = Stage.begin(context, home, schema, kind)
-        manifest, rows = stage.read(candidates)
+    def perplexity_scores(context: StageContext[Any]) -> Result:
+        manifest, rows = context.read(candidates)
         usable = rows.filter(pl.col("problem").is_null()).select("id", "instruction").rows()
 
         def prepare(model: LanguageModel) -> Work[tuple[str, str]]:
@@ -157,8 +147,7 @@ def score_instructions(
 
             return score
 
-        committed, about = stage.work(
-            language_model,
+        committed, about = context.work(
             [manifest],
             {"context": context_text},
             usable,
@@ -166,8 +155,8 @@ def score_instructions(
             size=_SCORED,
             unit="tasks",
         )
-        scores = stage.lake.read_ungated(committed)["perplexity"]
-        return stage.result(
+        scores = context.lake.read_ungated(committed)["perplexity"]
+        return context.result(
             committed,
             preview=["candidate_id", "tokens", "perplexity"],
             metadata={
@@ -228,9 +217,11 @@ def _task(row: Row) -> Task:
     return Task(row["instruction"], instances, row["is_classification"])
 
 
-def examples_of_seeds(stage: Stage[Any], schema: Table) -> tuple[Manifest, list[tuple[Row, list[Parent]]]]:
+def examples_of_seeds(
+    context: StageContext[Any], schema: Table
+) -> tuple[Manifest, list[tuple[Row, list[Parent]]]]:
     """The instances that people gave with their tasks, as examples; and the pool that they are read from."""
-    manifest, tasks = stage.read(schema)
+    manifest, tasks = context.read(schema)
     return manifest, [
         (
             {"instruction": row["instruction"], **instance, "candidate_id": f"{row['id']}/{place}"},
@@ -242,7 +233,7 @@ def examples_of_seeds(stage: Stage[Any], schema: Table) -> tuple[Manifest, list[
 
 
 def store_examples(
-    stage: Stage[Any],
+    context: StageContext[Any],
     decisions_schema: Table,
     inputs: Sequence[Manifest],
     decisions: pl.DataFrame,
@@ -250,13 +241,13 @@ def store_examples(
     *,
     measures: Sequence[str],
     parameters: dict[str, Any],
-) -> dg.MaterializeResult:
+) -> Result:
     """Commit the decisions, then the examples: each instance in a template that it draws by lot."""
-    activity = stage.activity(inputs=inputs, parameters=parameters)
-    store_decisions(stage, decisions_schema, decisions, inputs, activity.id)
+    activity = context.activity(inputs=inputs, parameters=parameters)
+    context.store_decisions(decisions_schema, decisions, inputs, activity.id)
     drafts = []
     for row, parents in examples:
-        template = template_by_lot(row["candidate_id"], stage.experiment.seed)
+        template = template_by_lot(row["candidate_id"], context.experiment.seed)
         prompt, completion = training_text(
             row["instruction"], Instance(row["input"], row["output"]), template
         )
@@ -275,16 +266,16 @@ def store_examples(
                 measures={name: row.get(name) for name in measures},
             )
         )
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["prompt", "completion"],
         metadata={
             "candidates": decisions["candidate_id"].n_unique(),
             "tasks": len({draft.content["instruction"] for draft in drafts}),
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": stage.lineage_page,
-            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
         },
     )

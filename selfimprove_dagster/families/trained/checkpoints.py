@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
-from selfimprove_dagster.assets.factory import image
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
-from selfimprove_dagster.resources.trainer import TrainerResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.progress import ProgressReport
 
@@ -30,7 +26,7 @@ OnLog = Callable[[dict[str, float]], None]
 class TrainingStage:
     """One training of one stage: its activity, the model it starts from, and the dataset it reads."""
 
-    stage: Stage[Any]
+    context: StageContext[Any]
     activity: Activity
     base: Champion
     base_id: str
@@ -39,7 +35,7 @@ class TrainingStage:
     @classmethod
     def begin(
         cls,
-        stage: Stage[Any],
+        context: StageContext[Any],
         dataset: Manifest,
         base: Champion,
         parameters: Mapping[str, Any],
@@ -50,28 +46,28 @@ class TrainingStage:
         `about` is told besides.
         """
         base_id = base.identity
-        activity = stage.activity(
+        activity = context.activity(
             inputs=[dataset, *inputs],
-            parameters={**parameters, "dtype": stage.experiment.model.dtype},
+            parameters={**parameters, "dtype": context.experiment.model.dtype},
             model_id=base_id,
             about={"model_path": base.path, **(about or {})},
         )
-        return cls(stage, activity, base, base_id, dataset)
+        return cls(context, activity, base, base_id, dataset)
 
     @property
     def output(self) -> Path:
         """The folder of the trained model."""
-        method, name = self.stage.schema.name.split("/")
-        experiment, iteration = self.stage.experiment.name, self.stage.iteration
+        method, name = self.context.table.name.split("/")
+        experiment, iteration = self.context.experiment.name, self.context.iteration
         kind = method if name == "fine_tuned_checkpoint" else f"{method}-{name}"
-        return self.stage.home.checkpoint(experiment, iteration, kind, self.activity.id)
+        return self.context.home.checkpoint(experiment, iteration, kind, self.activity.id)
 
     @contextmanager
     def progress(self, steps: int) -> Iterator[OnLog]:
         """What a trainer is to call with the entries of its log."""
         with (
             file_system_errors(self.output),
-            ProgressReport(self.stage.schema.name, steps, "steps", self.stage.log) as report,
+            ProgressReport(self.context.table.name, steps, "steps", self.context.log) as report,
         ):
             yield lambda entry: report.advance(
                 int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens
@@ -112,13 +108,13 @@ class TrainingStage:
             },
         )
         spent = {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds}
-        return self.stage.store(self.activity, [draft], spent)
+        return self.context.store(self.activity, [draft], spent)
 
     def result(
         self, manifest: Manifest, outcome: TrainingOutcome, metadata: Mapping[str, Any] | None = None
-    ) -> dg.MaterializeResult:
+    ) -> Result:
         """What Dagster shows of it."""
-        return self.stage.result(
+        return self.context.result(
             manifest,
             preview=["model_id", "base_model_id", "examples", "steps", "first_loss", "final_loss"],
             metadata={
@@ -126,50 +122,51 @@ class TrainingStage:
                 "examples": outcome.examples,
                 "final_loss": outcome.final_loss,
                 "training_tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
-                "checkpoint": dg.MetadataValue.path(str(outcome.path)),
-                "lineage": self.stage.lineage_page,
-                "loss_curve": image((outcome.path / "loss.png").read_bytes()),
+                "checkpoint": Folder(str(outcome.path)),
+                "lineage": self.context.lineage_page,
+                "loss_curve": Picture((outcome.path / "loss.png").read_bytes()),
                 **(metadata or {}),
             },
         )
 
 
 def fine_tuned(
-    stage: Stage[Any],
-    trainer: TrainerResource,
+    context: StageContext[Any],
     dataset: Manifest,
     base: Champion,
     examples: Iterable[tuple[str, str]],
     name: str = "training",
-) -> dg.MaterializeResult:
+) -> Result:
     """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment."""
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
-    section = getattr(stage.experiment, name)
-    training = TrainingStage.begin(stage, dataset, base, {name: section.model_dump()})
+    section = getattr(context.experiment, name)
+    training = TrainingStage.begin(context, dataset, base, {name: section.model_dump()})
     with training.progress(section.steps) as on_log:
-        outcome = trainer.fine_tune(
-            stage.experiment,
+        outcome = context.trainer.fine_tune(
+            context.experiment,
             base.path,
             tokenise_examples(base.path, examples),
             training.output,
-            seed=stage.experiment.seed + stage.iteration,
+            seed=context.experiment.seed + context.iteration,
             on_log=on_log,
             section=section,
         )
     return training.result(training.store(outcome), outcome)
 
 
-def trained_model(stage: Stage[Any], table: Table) -> Champion | None:
+def trained_model(context: StageContext[Any], table: Table) -> Champion | None:
     """The model that an earlier stage of this iteration trained; None where it trained none."""
-    _, trained = stage.read(table)
+    _, trained = context.read(table)
     if trained.is_empty():
         return None
     path, model_id = trained.select("path", "model_id").row(0)
-    return Champion(path, model_id, iteration=stage.iteration)
+    return Champion(path, model_id, iteration=context.iteration)
 
 
-def starting_model(stage: Stage[Any]) -> Champion:
+def starting_model(context: StageContext[Any]) -> Champion:
     """The model that the experiment's training starts from."""
-    experiment = stage.experiment
-    return stage.champion if experiment.training.start_from == "champion" else Champion(experiment.model.path)
+    experiment = context.experiment
+    return (
+        context.champion if experiment.training.start_from == "champion" else Champion(experiment.model.path)
+    )

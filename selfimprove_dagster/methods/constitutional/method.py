@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.constitutional import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.constitutional import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="constitutional",
@@ -13,7 +12,7 @@ METHOD = Method(
     papers=[Paper("Constitutional AI: Harmlessness from AI Feedback", "2212.08073")],
     experiment=settings.ConstitutionalExperiment,
     presets=settings.PRESETS,
-    stages=pending("constitutional"),
+    stages=stages.STAGES,
     inputs=[SEED_PROMPTS],
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "responses": "raw_generations", "examples": "filtered_dataset"},

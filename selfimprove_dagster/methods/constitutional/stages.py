@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import alternating_stages, preview_records, stage_asset
 from selfimprove_dagster.families.dialogues.files import RED_TEAM
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, training_stages
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, build_records
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.constitutional import constitutional
 from selfimprove_dagster.methods.constitutional.constitutional import revision_candidates
 from selfimprove_dagster.methods.constitutional.revising import Response, revise
@@ -31,14 +29,12 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_SEED_POOL,
 )
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import completer, in_shards
 
 seed_pool = drawn_pool(
     CAI_SEED_POOL,
-    ConstitutionalExperiment,
     "The prompts of this iteration: red-team prompts, and helpful ones. Those that no earlier iteration used "
     "come first.",
 )
@@ -47,29 +43,27 @@ seed_pool = drawn_pool(
 raw_generations = drawn_responses(
     CAI_RAW_GENERATIONS,
     CAI_SEED_POOL,
-    ConstitutionalExperiment,
     "The model's first responses, helpful and often harmful.",
 )
 
 
-@alternating_stages(
-    [CAI_CRITIQUES, CAI_REVISIONS],
-    deps=[CAI_RAW_GENERATIONS],
-    descriptions=[
+@stage(
+    CAI_CRITIQUES,
+    CAI_REVISIONS,
+    after=["raw_generations"],
+    description=[
         "The model's critiques of its responses, one a round, each by a principle drawn at random.",
         "The model's revisions after each critique; the next round's critique is of the revision.",
     ],
-    kinds={"parquet", "pytorch"},
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def revisions(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> tuple[dg.MaterializeResult, dg.MaterializeResult]:
-    stage = Stage.begin(context, home, CAI_REVISIONS, ConstitutionalExperiment)
-    beside = stage.beside(CAI_CRITIQUES)
-    experiment, section = stage.experiment, stage.experiment.revisions
+def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, Result]:
+    beside = context.beside(CAI_CRITIQUES)
+    experiment, section = context.experiment, context.experiment.revisions
     constitution = experiment.constitution.load()
-    pool_manifest, pool = stage.read(CAI_SEED_POOL)
-    first_manifest, first = stage.read(CAI_RAW_GENERATIONS)
+    pool_manifest, pool = context.read(CAI_SEED_POOL)
+    first_manifest, first = context.read(CAI_RAW_GENERATIONS)
     asked = pool.filter(kind=RED_TEAM).select("prompt", prompt_id="id")
     responses = [
         (number, Response(*row))
@@ -84,14 +78,14 @@ def revisions(
         "constitution": {"hash": constitution.hash, "name": constitution.name},
     }
     inputs = [pool_manifest, first_manifest]
-    seeds_from = (experiment.seed, stage.iteration)
-    with language_model.open(experiment.model, stage.generator.path) as model:
+    seeds_from = (experiment.seed, context.iteration)
+    with context.language_model.open(experiment.model, context.generator.path) as model:
         critiques_activity = beside.drawing(model, inputs, settings)
-        activity = stage.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
-        draw = completer(model, recorded_sampling(stage.schema.name, settings), seeds_from)
+        activity = context.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
+        draw = completer(model, recorded_sampling(context.table.name, settings), seeds_from)
         with (
-            stage.lake.writer(beside.schema, critiques_activity) as critique_writer,
-            stage.lake.writer(stage.schema, activity) as writer,
+            context.lake.writer(beside.table, critiques_activity) as critique_writer,
+            context.lake.writer(context.table, activity) as writer,
         ):
 
             def work(shard: Sequence[tuple[int, Response]], report: ProgressReport) -> list[Draft]:
@@ -99,7 +93,7 @@ def revisions(
 
                 def record_revisions(drafts: Sequence[Draft]) -> pl.DataFrame:
                     drawn.extend(drafts)
-                    return build_records(stage.schema, drafts, activity)
+                    return build_records(context.table, drafts, activity)
 
                 written, _ = revise(
                     [response for _, response in shard],
@@ -107,7 +101,7 @@ def revisions(
                     section.rounds,
                     seeds_from,
                     lambda requests: draw(requests, report),
-                    partial(build_records, beside.schema, activity=critiques_activity),
+                    partial(build_records, beside.table, activity=critiques_activity),
                     record_revisions,
                 )
                 # Before the revisions that name them, which are what says that the shard is done.
@@ -123,44 +117,44 @@ def revisions(
                 size=section.shard,
                 unit="critiques and revisions",
                 each=lambda item: 2 * section.rounds,
-                log=stage.log,
-                allowance=stage.allowance,
+                log=context.log,
+                allowance=context.allowance,
             )
             critiques_manifest = critique_writer.commit({"seconds": 0.0})
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    shown = {**stage.drawn_metadata(activity, spent), "constitution": constitution.name}
-    by_principle = stage.lake.read_ungated(manifest)["principle"].value_counts(sort=True, name="drawn")
+            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    shown = {**context.drawn_metadata(activity, spent), "constitution": constitution.name}
+    by_principle = context.lake.read_ungated(manifest)["principle"].value_counts(sort=True, name="drawn")
     principles = {f"principle_{name}": count for name, count in by_principle.iter_rows()}
     columns = ["round", "principle", "text"]
     return (
         beside.result(critiques_manifest, columns, principles),
-        stage.result(manifest, columns, shown),
+        context.result(manifest, columns, shown),
     )
 
 
-@stage_asset(
+@stage(
+    CAI_DECISIONS,
     CAI_FILTERED_DATASET,
-    deps=[CAI_REVISIONS],
+    after=["revisions"],
     description="The training examples: red-team prompts with the revisions of one round, mixed with helpful "
     "prompts and their responses. Each rule's word on each candidate stands in constitutional/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, CAI_FILTERED_DATASET, ConstitutionalExperiment)
-    section = stage.experiment.filter
-    pool_manifest, pool = stage.read(CAI_SEED_POOL)
-    first_manifest, first = stage.read(CAI_RAW_GENERATIONS)
-    revisions_manifest, revised = stage.read(CAI_REVISIONS)
+def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
+    section = context.experiment.filter
+    pool_manifest, pool = context.read(CAI_SEED_POOL)
+    first_manifest, first = context.read(CAI_RAW_GENERATIONS)
+    revisions_manifest, revised = context.read(CAI_REVISIONS)
     candidates = revision_candidates(pool, first, revised, section.human_responses)
-    chosen = stage.experiment.revisions.rounds if section.round is None else section.round
+    chosen = context.experiment.revisions.rounds if section.round is None else section.round
     kept, decisions = constitutional.filter_revisions(
-        candidates, chosen_round=chosen, helpful_share=section.helpful_share, seed=stage.experiment.seed
+        candidates, chosen_round=chosen, helpful_share=section.helpful_share, seed=context.experiment.seed
     )
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[pool_manifest, first_manifest, revisions_manifest],
         parameters={"filter": section.model_dump(), "round": chosen},
     )
-    store_decisions(
-        stage, CAI_DECISIONS, decisions, [pool_manifest, first_manifest, revisions_manifest], activity.id
+    context.store_decisions(
+        CAI_DECISIONS, decisions, [pool_manifest, first_manifest, revisions_manifest], activity.id
     )
     drafts = [
         Draft(
@@ -183,23 +177,23 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         )
         for row in kept.iter_rows(named=True)
     ]
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
     formats = kept["format"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["format", "prompt", "completion"],
         metadata={
             "candidates": candidates.height,
             **{f"{name}_examples": count for name, count in formats.iter_rows()},
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": stage.lineage_page,
-            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
         },
     )
 
 
-constitutional_assets = [
+STAGES = [
     seed_pool,
     raw_generations,
     revisions,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings
+from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
 from selfimprove_dagster.seeds.tables import SEEDS
-from selfimprove_dagster.tables import pending
 
 METHOD = Method(
     name="lmsi",
@@ -17,7 +16,7 @@ METHOD = Method(
     ],
     experiment=settings.LmsiExperiment,
     presets=settings.PRESETS,
-    stages=pending("lmsi"),
+    stages=stages.STAGES,
     inputs=[SEEDS, DEMONSTRATIONS],
     embedded=settings.EMBEDDED,
     counts={"questions": "seed_pool", "samples": "raw_generations", "kept": "filtered_dataset"},

@@ -6,15 +6,13 @@ seed_pool → raw_generations → perplexity_scores ─┐
 
 from __future__ import annotations
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
-from selfimprove_dagster.assets.factory import number, preview_records, stage_asset
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_demonstrations
 from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
@@ -28,44 +26,37 @@ from selfimprove_dagster.methods.lmsi.tables import (
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Result, StageContext, number
 
 seed_pool = drawn_pool(
     SEED_POOL,
-    LmsiExperiment,
     "The unlabelled questions of this iteration, each with the file and line that it came from. Questions "
     "that no earlier iteration used come first.",
 )
 
 
-@stage_asset(
+@stage(
     RAW_GENERATIONS,
-    deps=[SEED_POOL],
+    after=["seed_pool"],
     description="m reasoning paths for each question, sampled from the champion: prompt and sampled token "
     "ids, their log-probabilities, text, and the seed that draws the same path again.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def raw_generations(
-    context: dg.AssetExecutionContext,
-    home: dg.ResourceParam[Home],
-    language_model: LanguageModelResource,
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, RAW_GENERATIONS, LmsiExperiment)
-    champion, section = stage.champion, stage.experiment.sampling
-    pool_manifest, pool = stage.read(SEED_POOL)
+def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
+    champion, section = context.champion, context.experiment.sampling
+    pool_manifest, pool = context.read(SEED_POOL)
     demonstrations, shown_manifests = seeds_demonstrations(
-        stage.lake, stage.experiment, section.prompt_format
+        context.lake, context.experiment, section.prompt_format
     )
     parameters = sampling_parameters(section, improved=champion.iteration is not None)
-    with language_model.open(stage.experiment.model, champion.path) as model:
-        activity = stage.drawing(
+    with context.language_model.open(context.experiment.model, champion.path) as model:
+        activity = context.drawing(
             model,
             [pool_manifest, *shown_manifests],
             {"sampling": section.model_dump(), "temperature": parameters.temperature},
         )
-        with stage.lake.writer(RAW_GENERATIONS, activity) as writer:
+        with context.lake.writer(RAW_GENERATIONS, activity) as writer:
             spent = generate_paths(
                 writer,
                 model,
@@ -73,18 +64,18 @@ def raw_generations(
                 section,
                 parameters,
                 demonstrations,
-                seeds_from=(stage.experiment.seed, stage.iteration),
-                log=stage.log,
-                allowance=stage.allowance,
+                seeds_from=(context.experiment.seed, context.iteration),
+                log=context.log,
+                allowance=context.allowance,
             )
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    paths = stage.lake.read_ungated(manifest)
+            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    paths = context.lake.read_ungated(manifest)
     lengths = paths["token_ids"].list.len()
-    return stage.result(
+    return context.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
-            **stage.drawn_metadata(activity, spent),
+            **context.drawn_metadata(activity, spent),
             "questions": len(pool),
             "paths_per_question": section.paths,
             "mean_tokens": number(lengths.mean()),
@@ -93,17 +84,14 @@ def raw_generations(
     )
 
 
-@stage_asset(
+@stage(
     PERPLEXITY_SCORES,
-    deps=[RAW_GENERATIONS],
+    after=["raw_generations"],
     description="How probable each path is to its own generator: mean log-probability and perplexity, read "
     "off the log-probabilities that were recorded as it was drawn.",
 )
-def perplexity_scores(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, PERPLEXITY_SCORES, LmsiExperiment)
-    paths_manifest, paths = stage.read(RAW_GENERATIONS)
+def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
+    paths_manifest, paths = context.read(RAW_GENERATIONS)
     scores = paths.select("id", **perplexity_of(pl.col("logprobs")))
     drafts = [
         Draft(
@@ -113,11 +101,11 @@ def perplexity_scores(
         )
         for row in scores.iter_rows(named=True)
     ]
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[paths_manifest], parameters={}, model_id=paths_manifest.activity.model_id
     )
-    manifest = stage.store(activity, drafts)
-    return stage.result(
+    manifest = context.store(activity, drafts)
+    return context.result(
         manifest,
         preview=["path_id", "tokens", "mean_logprob", "perplexity"],
         metadata={
@@ -128,22 +116,21 @@ def perplexity_scores(
     )
 
 
-@stage_asset(
+@stage(
     VOTED_ANSWERS,
-    deps=[RAW_GENERATIONS],
+    after=["raw_generations"],
     description="One vote a question: the answer of each path, the voted answer, its share and margin. A "
     "path whose answer cannot be read casts no vote.",
-    kinds={"parquet", "polars"},
+    kinds=["parquet", "polars"],
 )
-def voted_answers(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, VOTED_ANSWERS, LmsiExperiment)
-    paths_manifest, paths = stage.read(RAW_GENERATIONS)
-    pool_manifest, pool = stage.read(SEED_POOL)
-    rule = stage.experiment.voting.rule
+def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
+    paths_manifest, paths = context.read(RAW_GENERATIONS)
+    pool_manifest, pool = context.read(SEED_POOL)
+    rule = context.experiment.voting.rule
     ballots = paths.select(
         "question_id", "sample_index", pl.col("id").alias("path_id"), pl.col("text").alias("text_key")
     ).with_columns(extract_answers(paths["text"]).alias("answer"))
-    votes = vote(ballots, rule=rule, seed=stage.experiment.seed + stage.iteration).join(
+    votes = vote(ballots, rule=rule, seed=context.experiment.seed + context.iteration).join(
         pool.select(pl.col("id").alias("question_id"), "question"), on="question_id", maintain_order="left"
     )
     drafts = [
@@ -171,9 +158,9 @@ def voted_answers(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home
         )
         for row in votes.iter_rows(named=True)
     ]
-    activity = stage.activity(inputs=[paths_manifest, pool_manifest], parameters={"rule": rule})
-    manifest = stage.store(activity, drafts)
-    return stage.result(
+    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters={"rule": rule})
+    manifest = context.store(activity, drafts)
+    return context.result(
         manifest,
         preview=["question", "voted_answer", "votes", "vote_share", "margin"],
         metadata={
@@ -187,28 +174,28 @@ def voted_answers(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home
     )
 
 
-@stage_asset(
+@stage(
+    DECISIONS,
     FILTERED_DATASET,
-    deps=[VOTED_ANSWERS, PERPLEXITY_SCORES],
+    after=["voted_answers", "perplexity_scores"],
     description="The training examples: paths that agree with the vote and pass every threshold, in the four "
     "formats of LMSI. Every candidate's decisions stand in lmsi/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, FILTERED_DATASET, LmsiExperiment)
-    experiment = stage.experiment
-    paths_manifest, paths = stage.read(RAW_GENERATIONS)
-    scores_manifest, scores = stage.read(PERPLEXITY_SCORES)
-    votes_manifest, votes = stage.read(VOTED_ANSWERS)
+def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
+    experiment = context.experiment
+    paths_manifest, paths = context.read(RAW_GENERATIONS)
+    scores_manifest, scores = context.read(PERPLEXITY_SCORES)
+    votes_manifest, votes = context.read(VOTED_ANSWERS)
     shares = experiment.training.format_shares
-    shown, shown_manifests = seeds_demonstrations(stage.lake, experiment, *shares)
+    shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
     candidates = lmsi.candidates(paths, scores, votes)
     thresholds = lmsi.FilterThresholds(**experiment.filter.model_dump())
     kept, decisions = lmsi.filter_paths(candidates, thresholds, experiment.seed)
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
         parameters={"filter": experiment.filter.model_dump(), "formats": shares},
     )
-    store_decisions(stage, DECISIONS, decisions, [paths_manifest], activity.id)
+    context.store_decisions(DECISIONS, decisions, [paths_manifest], activity.id)
     drafts = [
         Draft(
             content={
@@ -228,9 +215,9 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         )
         for row in lmsi.assign_formats(kept, shares, experiment.seed).iter_rows(named=True)
     ]
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["format", "prompt", "completion", "vote_share"],
         metadata={
@@ -239,13 +226,13 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
             "questions_kept": kept["question_id"].n_unique(),
             "distinct_4grams": round(lmsi.distinct_ngram_share(kept["text"].to_list()), 4),
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": stage.lineage_page,
-            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
         },
     )
 
 
-lmsi_assets = [
+STAGES = [
     seed_pool,
     raw_generations,
     perplexity_scores,

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import stage_asset
 from selfimprove_dagster.exams import held_out_questions
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.preferences.rewarding import reward_model_of
 from selfimprove_dagster.families.refining.trajectories import Refining
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, build_records, content_hash
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.pit import tables as t
 from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver, refine
@@ -33,8 +31,7 @@ from selfimprove_dagster.methods.pit.win_rates import (
     preferred_by,
     win_rates,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, Result, StageContext
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import in_shards
@@ -52,24 +49,21 @@ class _Shard:
     asked: Sequence[HeldOut]
 
 
-@stage_asset(
+@stage(
     t.PIT_IMPROVEMENT_ROUNDS,
-    deps=[t.PIT_CHECKPOINT, t.PIT_GAP_REWARD_MODEL],
+    after=["fine_tuned_checkpoint", "gap_reward_model"],
     description="The champion's response to each held-out prompt, and improvements of it in turn: by the new "
     "checkpoint (pit), by the champion, asked alike (untaught), and by the champion with feedback "
     "(self_refine) and with reflections (reflexion). The truth is not read.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def improvement_rounds(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_IMPROVEMENT_ROUNDS, PitExperiment)
-    experiment, champion = stage.experiment, stage.champion
+def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
+    experiment, champion = context.experiment, context.champion
     section = experiment.evaluation
-    checkpoint_manifest, trained = stage.read(t.PIT_CHECKPOINT)
+    checkpoint_manifest, trained = context.read(t.PIT_CHECKPOINT)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    reward, reward_inputs = reward_model_of(stage.lake, experiment, stage.iteration, "gap_reward_model")
+    reward, reward_inputs = reward_model_of(context.lake, experiment, context.iteration, "gap_reward_model")
     assert reward is not None
     asked = [
         HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
@@ -77,8 +71,8 @@ def improvement_rounds(
     shards = _shards(asked, section.shard)
     refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
     with ExitStack() as opened:
-        model = opened.enter_context(language_model.open(experiment.model, champion.path))
-        activity = stage.activity(
+        model = opened.enter_context(context.language_model.open(experiment.model, champion.path))
+        activity = context.activity(
             inputs=[checkpoint_manifest, *reward_inputs],
             parameters={
                 "rounds": section.rounds,
@@ -92,14 +86,16 @@ def improvement_rounds(
             about={"model_path": challenger_path, "champion": champion.name},
         )
         record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=activity)
-        with stage.lake.writer(stage.schema, activity) as writer:
+        with context.lake.writer(context.table, activity) as writer:
 
             def work(items: Sequence[_Shard], report: ProgressReport) -> list[Draft]:
                 nonlocal model
                 (shard,) = items
                 if shard.way == PIT and model.model_id != challenger_id:
                     opened.close()
-                    model = opened.enter_context(language_model.open(experiment.model, challenger_path))
+                    model = opened.enter_context(
+                        context.language_model.open(experiment.model, challenger_path)
+                    )
                 improver = Improver(model, shard.way, section.max_tokens, report.advance)
                 if shard.way == ORIGINAL:
                     return improver.respond(shard.asked)
@@ -115,18 +111,18 @@ def improvement_rounds(
                 size=1,
                 unit="responses",
                 each=lambda shard: len(shard.asked) * (section.rounds if shard.way in (PIT, UNTAUGHT) else 1),
-                log=stage.log,
-                allowance=stage.allowance,
+                log=context.log,
+                allowance=context.allowance,
             )
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    return stage.result(
+            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    return context.result(
         manifest,
         preview=["way", "round", "question", "text", "gap_reward", "tie_reward"],
         metadata={
             "champion": champion.name,
-            **_gap_metadata(stage.lake.read_ungated(manifest)),
+            **_gap_metadata(context.lake.read_ungated(manifest)),
             "tokens": spent.tokens,
-            "lineage": stage.lineage_page,
+            "lineage": context.lineage_page,
         },
     )
 
@@ -139,10 +135,10 @@ def _shards(asked: Sequence[HeldOut], size: int) -> list[_Shard]:
     ]
 
 
-def _gap_metadata(rows: pl.DataFrame) -> dict[str, dg.MetadataValue[str]]:
+def _gap_metadata(rows: pl.DataFrame) -> dict[str, Markdown]:
     originals = rows.filter(way=ORIGINAL)
     return {
-        f"gap_reward_{way}": dg.MetadataValue.md("\n".join(f"- {one}" for one in gaps))
+        f"gap_reward_{way}": Markdown("\n".join(f"- {one}" for one in gaps))
         for way in (PIT, UNTAUGHT)
         for gaps in (round_gaps(pl.concat([originals, rows.filter(way=way)])),)
     }
@@ -152,21 +148,18 @@ _ContestShard = tuple[str, Sequence[Contest]]
 """A judge, and some of what it decides."""
 
 
-@stage_asset(
+@stage(
     t.PIT_WIN_RATES,
-    deps=[t.PIT_IMPROVEMENT_ROUNDS],
+    after=["improvement_rounds"],
     description="Wins and losses on held-out prompts: original against what people chose, PIT, Self-Refine "
     "and Reflexion against the original, PIT against Self-Refine; by the truth, by the champion itself in "
     "both orders, and by every engine that the experiment names as a judge.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def win_rates_asset(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_WIN_RATES, PitExperiment)
-    experiment, section, champion = stage.experiment, stage.experiment.win_rates, stage.champion
-    rounds_manifest, rounds = stage.read(t.PIT_IMPROVEMENT_ROUNDS)
+def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
+    experiment, section, champion = context.experiment, context.experiment.win_rates, context.champion
+    rounds_manifest, rounds = context.read(t.PIT_IMPROVEMENT_ROUNDS)
     prompts, _ = read_held_out_prompts(experiment.evaluation)
     asked = contests(rounds, section.round, chosen_responses(prompts))
     judges = {TRUTH: None, ITSELF: experiment.model, **{one.path: one for one in section.judges}}
@@ -176,7 +169,7 @@ def win_rates_asset(
         for start in range(0, len(asked), section.shard)
     ]
     constitution = experiment.constitution.load()
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[rounds_manifest],
         parameters={
             "win_rates": section.model_dump(exclude={"shard"}),
@@ -186,7 +179,7 @@ def win_rates_asset(
         },
         about={"model_path": champion.path, "champion": champion.name},
     )
-    with ExitStack() as opened, stage.lake.writer(stage.schema, activity) as writer:
+    with ExitStack() as opened, context.lake.writer(context.table, activity) as writer:
         model, open_for = None, ""
 
         def work(items: Sequence[_ContestShard], report: ProgressReport) -> list[Draft]:
@@ -202,11 +195,11 @@ def win_rates_asset(
                 opened.close()
                 path = champion.path if judge == ITSELF else None
                 model, open_for = (
-                    opened.enter_context(language_model.open(settings, path, scores=True)),
+                    opened.enter_context(context.language_model.open(settings, path, scores=True)),
                     judge,
                 )
             assert model is not None
-            seeds_from = (experiment.seed, stage.iteration, judge)
+            seeds_from = (experiment.seed, context.iteration, judge)
             said = preferred_by(model, met, constitution, section.principles, seeds_from, report.advance)
             return [_draft(judge, *each, model.model_id) for each in zip(met, said, strict=True)]
 
@@ -217,17 +210,17 @@ def win_rates_asset(
             size=1,
             unit="contests",
             each=lambda shard: len(shard[1]),
-            log=stage.log,
-            allowance=stage.allowance,
+            log=context.log,
+            allowance=context.allowance,
         )
-        manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    return stage.result(
+        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    return context.result(
         manifest,
         preview=["first", "second", "judge", "outcome", "question"],
         metadata={
             "champion": champion.name,
-            **win_rate_table(stage.lake.read_ungated(manifest)),
-            "lineage": stage.lineage_page,
+            **win_rate_table(context.lake.read_ungated(manifest)),
+            "lineage": context.lineage_page,
         },
     )
 
@@ -245,7 +238,7 @@ def win_rate_table(rows: pl.DataFrame) -> dict[str, Any]:
         }
         for one in win_rates(rows)
     ]
-    return {"win_rates": dg.MetadataValue.md(markdown_table(table))}
+    return {"win_rates": Markdown(markdown_table(table))}
 
 
 def _draft(judge: str, contest: Contest, preferred: float, model_id: str | None = None) -> Draft:

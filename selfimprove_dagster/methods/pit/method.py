@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.pit import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.pit import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="pit",
@@ -13,7 +12,7 @@ METHOD = Method(
     papers=[Paper("Enabling Language Models to Implicitly Learn Self-Improvement", "2310.00898")],
     experiment=settings.PitExperiment,
     presets=settings.PRESETS,
-    stages=pending("pit"),
+    stages=stages.STAGES,
     inputs=[SEED_COMPARISONS],
     embedded=settings.EMBEDDED,
     counts={"comparisons": "seed_pool", "examples": "filtered_dataset"},

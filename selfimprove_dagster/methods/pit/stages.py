@@ -11,13 +11,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import number, stage_asset
 from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
-from selfimprove_dagster.families.preferences import tables as judge_tables
 from selfimprove_dagster.families.preferences.filters import split_held_out
 from selfimprove_dagster.families.preferences.policies import fit_reward_model, optimise_policy
 from selfimprove_dagster.families.preferences.stages import compared_pairs
@@ -28,10 +25,10 @@ from selfimprove_dagster.families.trained.checkpoints import (
     trained_model,
 )
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.pit import pit
 from selfimprove_dagster.methods.pit import tables as t
 from selfimprove_dagster.methods.pit.improvement_stages import (
@@ -41,19 +38,16 @@ from selfimprove_dagster.methods.pit.improvement_stages import (
 )
 from selfimprove_dagster.methods.pit.pit import measure_gaps
 from selfimprove_dagster.methods.pit.settings import PitExperiment
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.resources.trainer import TrainerResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Request
 
 seed_pool = drawn_pool(
     t.PIT_SEED_POOL,
-    PitExperiment,
     "The pairs of this iteration, of a file or of another experiment's dataset. Those that no earlier "
     "iteration used come first.",
-    deps=[judge_tables.preference_dataset(method) for method in ("rlaif", "rlhf")],
+    after=["rlaif/filtered_dataset", "rlhf/filtered_dataset"],
 )
 
 
@@ -61,62 +55,56 @@ filtered_dataset = compared_pairs(
     t.PIT_FILTERED_DATASET,
     t.PIT_SEED_POOL,
     t.PIT_DECISIONS,
-    PitExperiment,
     "The pairs that pass every rule: the worse response of each can be improved to the better. Each rule's "
     "word on each stands in pit/decisions.",
 )
 
 
-@stage_asset(
+@stage(
     t.PIT_IMPROVER_DATASET,
-    deps=[t.PIT_FILTERED_DATASET],
+    after=["filtered_dataset"],
     description="What the supervised step learns: the better response after the prompt and the worse one; of "
     "a share of the pairs after the prompt alone, too.",
 )
-def improver_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_IMPROVER_DATASET, PitExperiment)
-    manifest, pairs = stage.read(t.PIT_FILTERED_DATASET)
-    share = stage.experiment.improver.plain_share
-    examples = pit.improver_examples(pairs, share, stage.experiment.seed)
-    activity = stage.activity(inputs=[manifest], parameters={"plain_share": share})
+def improver_dataset(context: StageContext[PitExperiment]) -> Result:
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    share = context.experiment.improver.plain_share
+    examples = pit.improver_examples(pairs, share, context.experiment.seed)
+    activity = context.activity(inputs=[manifest], parameters={"plain_share": share})
     drafts = [
         Draft(content=row, parents=[Parent(row["example_id"], "pair")])
         for row in examples.iter_rows(named=True)
     ]
-    return stage.result(
-        stage.store(activity, drafts),
+    return context.result(
+        context.store(activity, drafts),
         preview=["format", "prompt", "completion"],
         metadata=dict(examples["format"].value_counts(sort=True).iter_rows()),
     )
 
 
-@stage_asset(
+@stage(
     t.PIT_IMPROVER_CHECKPOINT,
-    deps=[t.PIT_IMPROVER_DATASET],
+    after=["improver_dataset"],
     description="The supervised step: the model fine-tuned to improve, prompts masked.",
-    kinds={"pytorch", "huggingface"},
-    holds_model=True,
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
 )
-def improver_checkpoint(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_IMPROVER_CHECKPOINT, PitExperiment)
-    manifest, examples = stage.read(t.PIT_IMPROVER_DATASET)
+def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
+    manifest, examples = context.read(t.PIT_IMPROVER_DATASET)
     shown = examples.select("prompt", "completion").iter_rows()
-    return fine_tuned(stage, trainer, manifest, starting_model(stage), shown, "improver")
+    return fine_tuned(context, manifest, starting_model(context), shown, "improver")
 
 
-@stage_asset(
+@stage(
     t.PIT_GAP_PAIRS,
-    deps=[t.PIT_FILTERED_DATASET],
+    after=["filtered_dataset"],
     description="Five comparisons a pair, r(w,l) ≥ r(w,w) ≈ r(l,l) ≥ r(l,w), where (w,l) is the better "
     "response against the worse. Those of some prompts are held out.",
 )
-def gap_pairs(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_GAP_PAIRS, PitExperiment)
-    manifest, pairs = stage.read(t.PIT_FILTERED_DATASET)
-    share = stage.experiment.preferences.held_out_share
-    held_out = split_held_out(pairs["question"].to_list(), share, stage.experiment.seed)
+def gap_pairs(context: StageContext[PitExperiment]) -> Result:
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    share = context.experiment.preferences.held_out_share
+    held_out = split_held_out(pairs["question"].to_list(), share, context.experiment.seed)
     drafts = [
         Draft(
             content={
@@ -132,38 +120,35 @@ def gap_pairs(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -
         for row, out in zip(pairs.iter_rows(named=True), held_out, strict=True)
         for term in pit.gap_comparisons(row["question"], row["chosen"], row["rejected"])
     ]
-    activity = stage.activity(inputs=[manifest], parameters={"held_out_share": share})
-    return stage.result(
-        stage.store(activity, drafts),
+    activity = context.activity(inputs=[manifest], parameters={"held_out_share": share})
+    return context.result(
+        context.store(activity, drafts),
         preview=["first_kind", "second_kind", "first_prompt", "first", "second_prompt", "second"],
         metadata={"pairs": len(pairs), "held_out_pairs": sum(held_out)},
     )
 
 
-@stage_asset(
+@stage(
     t.PIT_GAP_REWARD_MODEL,
-    deps=[t.PIT_GAP_PAIRS],
+    after=["gap_pairs"],
     description="The model of r_gap(x, y, y_ref), trained with TRL's RewardTrainer on the five comparisons "
     "of each pair, and measured on pairs that it never saw.",
-    kinds={"pytorch", "huggingface"},
-    holds_model=True,
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
 )
-def gap_reward_model(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
-) -> dg.MaterializeResult:
+def gap_reward_model(context: StageContext[Any]) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_sides
 
-    stage = Stage.begin(context, home, t.PIT_GAP_REWARD_MODEL, PitExperiment)
-    section = stage.experiment.gap_reward_model
-    manifest, terms = stage.read(t.PIT_GAP_PAIRS)
-    base = starting_model(stage)
-    training = TrainingStage.begin(stage, manifest, base, {"gap_reward_model": section.model_dump()})
+    section = context.experiment.gap_reward_model
+    manifest, terms = context.read(t.PIT_GAP_PAIRS)
+    base = starting_model(context)
+    training = TrainingStage.begin(context, manifest, base, {"gap_reward_model": section.model_dump()})
     columns = ["first_prompt", "first", "second_prompt", "second", "probability"]
     shown, held_out = (
         tokenise_sides(base.path, terms.filter(held_out=out).select(columns).iter_rows())
         for out in (False, True)
     )
-    outcome, judge = fit_reward_model(training, trainer, section, shown)
+    outcome, judge = fit_reward_model(training, section, shown)
     with closing(judge):
         measured = measure_gaps(judge, terms.filter(pl.col("held_out")), held_out)
     order = [
@@ -182,29 +167,26 @@ def gap_reward_model(
             f"mean_reward_{one['kind'].replace(',', '')}": number(one["mean"])
             for one in measured["gap_means"]
         },
-        "order": dg.MetadataValue.md(markdown_table(order)),
+        "order": Markdown(markdown_table(order)),
     }
     return training.result(training.store(outcome, measures=measured), outcome, metadata)
 
 
-@stage_asset(
+@stage(
+    t.PIT_CURRICULUM_ROLLOUTS,
     t.PIT_CURRICULUM_CHECKPOINT,
-    deps=[t.PIT_IMPROVER_CHECKPOINT, t.PIT_GAP_REWARD_MODEL],
+    after=["improver_checkpoint", "gap_reward_model"],
     description="The first phase of the curriculum: the improver optimised against the gap reward with a KL "
     "term, on references from the data. All that it wrote meanwhile stands in curriculum_rollouts.",
-    kinds={"pytorch", "huggingface"},
-    holds_model=True,
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
 )
-def curriculum_checkpoint(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_CURRICULUM_CHECKPOINT, PitExperiment)
-    manifest, pairs = stage.read(t.PIT_FILTERED_DATASET)
-    section = stage.experiment.curriculum
+def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    section = context.experiment.curriculum
     prompts = pit.first_references(pairs, section.references)
     return _phase(
-        stage,
-        trainer,
+        context,
         manifest,
         prompts,
         t.PIT_IMPROVER_CHECKPOINT,
@@ -214,21 +196,18 @@ def curriculum_checkpoint(
     )
 
 
-@stage_asset(
+@stage(
     t.PIT_POLICY_REFERENCES,
-    deps=[t.PIT_FILTERED_DATASET, t.PIT_CURRICULUM_CHECKPOINT],
+    after=["filtered_dataset", "curriculum_checkpoint"],
     description="What the policy of the first phase makes of each worse response: references of the second.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def policy_references(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_POLICY_REFERENCES, PitExperiment)
-    section = stage.experiment.references
-    manifest, pairs = stage.read(t.PIT_FILTERED_DATASET)
-    policy_manifest, _ = stage.read(t.PIT_CURRICULUM_CHECKPOINT)
-    pool_manifest, _ = stage.read(t.PIT_SEED_POOL)
+def policy_references(context: StageContext[PitExperiment]) -> Result:
+    section = context.experiment.references
+    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    policy_manifest, _ = context.read(t.PIT_CURRICULUM_CHECKPOINT)
+    pool_manifest, _ = context.read(t.PIT_SEED_POOL)
     requests = [
         Request(
             f"{row['question']}\0{row['rejected'].strip()}",
@@ -239,81 +218,77 @@ def policy_references(
         )
         for row in pairs.iter_rows(named=True)
     ]
-    stored, shown = stage.complete(
-        language_model,
+    stored, shown = context.complete(
         [pool_manifest, manifest, policy_manifest],
         {"references": section.model_dump()},
         requests,
         size=section.shard,
-        by=_trained(stage, t.PIT_CURRICULUM_CHECKPOINT),
+        by=_trained(context, t.PIT_CURRICULUM_CHECKPOINT),
     )
-    return stage.result(stored, preview=["prompt", "text"], metadata=shown)
+    return context.result(stored, preview=["prompt", "text"], metadata=shown)
 
 
-@stage_asset(
+@stage(
+    t.PIT_ROLLOUTS,
     t.PIT_CHECKPOINT,
-    deps=[t.PIT_POLICY_REFERENCES, t.PIT_CURRICULUM_CHECKPOINT, t.PIT_GAP_REWARD_MODEL],
+    after=["policy_references", "curriculum_checkpoint", "gap_reward_model"],
     description="The second phase of the curriculum: the policy optimised further, on its own samples as "
     "references. All that it wrote meanwhile stands in rollouts.",
-    kinds={"pytorch", "huggingface"},
-    holds_model=True,
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
 )
-def fine_tuned_checkpoint(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.PIT_CHECKPOINT, PitExperiment)
-    manifest, samples = stage.read(t.PIT_POLICY_REFERENCES)
-    _, pairs = stage.read(t.PIT_FILTERED_DATASET)
+def fine_tuned_checkpoint(context: StageContext[PitExperiment]) -> Result:
+    manifest, samples = context.read(t.PIT_POLICY_REFERENCES)
+    _, pairs = context.read(t.PIT_FILTERED_DATASET)
     questions = dict(pairs.select("prompt_id", "question").iter_rows())
     prompts = pit.own_references(samples, questions)
-    return _phase(stage, trainer, manifest, prompts, t.PIT_CURRICULUM_CHECKPOINT, t.PIT_ROLLOUTS)
+    return _phase(context, manifest, prompts, t.PIT_CURRICULUM_CHECKPOINT, t.PIT_ROLLOUTS)
 
 
 def _phase(
-    stage: Stage[PitExperiment],
-    trainer: TrainerResource,
+    context: StageContext[PitExperiment],
     dataset: Manifest,
     prompts: pl.DataFrame,
     start: Table,
     rollouts_table: Table,
     changed: dict[str, Any] | None = None,
     parameters: dict[str, Any] | None = None,
-) -> dg.MaterializeResult:
+) -> Result:
     """One phase of the curriculum: from the model of `start`, against the gap reward, on these references.
 
     `training` says how, but for what is `changed`.
     """
     from selfimprove_dagster.training.reward import RewardModel
 
-    section = stage.experiment.training.model_copy(update=changed or {})
-    rewarding, start_manifest = (stage.read(table)[0] for table in (t.PIT_GAP_REWARD_MODEL, start))
-    gap_model = _trained(stage, t.PIT_GAP_REWARD_MODEL)
-    with closing(RewardModel.open(gap_model.path, stage.experiment.model.device)) as judge:
+    section = context.experiment.training.model_copy(update=changed or {})
+    rewarding, start_manifest = (context.read(table)[0] for table in (t.PIT_GAP_REWARD_MODEL, start))
+    gap_model = _trained(context, t.PIT_GAP_REWARD_MODEL)
+    with closing(RewardModel.open(gap_model.path, context.experiment.model.device)) as judge:
         training = TrainingStage.begin(
-            stage,
+            context,
             dataset,
-            _trained(stage, start),
+            _trained(context, start),
             {"training": section.model_dump(), "rewarded_by": judge.model_id, **(parameters or {})},
             inputs=[rewarding, start_manifest],
         )
         # The prompt holds the reference, so that the reward of a completion after it is the gap.
         rewards = (judge.score, judge.model_id)
-        return optimise_policy(training, trainer, section, prompts, rewards, rollouts_table)
+        return optimise_policy(training, section, prompts, rewards, rollouts_table)
 
 
-def _trained(stage: Stage[PitExperiment], table: Table) -> Champion:
-    model = trained_model(stage, table)
+def _trained(context: StageContext[PitExperiment], table: Table) -> Champion:
+    model = trained_model(context, table)
     assert model is not None, table.name
     return model
 
 
-def _report(stage: Stage[Any], manifest: Manifest) -> dict[str, Any]:
+def _report(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """What an evaluation of dialogues shows, and who won."""
-    _, met = stage.read(t.PIT_WIN_RATES)
-    return {**dialogue_evaluation_report(stage, manifest), **win_rate_table(met)}
+    _, met = context.read(t.PIT_WIN_RATES)
+    return {**dialogue_evaluation_report(context, manifest), **win_rate_table(met)}
 
 
-pit_assets = [
+STAGES = [
     seed_pool,
     filtered_dataset,
     improver_dataset,
@@ -325,5 +300,5 @@ pit_assets = [
     fine_tuned_checkpoint,
     improvement_rounds,
     win_rates_asset,
-    *judging_stages("pit", _report, after=[t.PIT_WIN_RATES]),
+    *judging_stages("pit", _report, after=["win_rates"]),
 ]

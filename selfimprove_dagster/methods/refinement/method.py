@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.refinement import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.refinement import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="refinement",
@@ -16,7 +15,7 @@ METHOD = Method(
     ],
     experiment=settings.RefinementExperiment,
     presets=settings.PRESETS,
-    stages=pending("refinement"),
+    stages=stages.STAGES,
     inputs=[SEED_PROMPTS],
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "first answers": "raw_generations"},

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import image, number, stage_asset
 from selfimprove_dagster.evaluation.exam import Examinee, examine
 from selfimprove_dagster.exams import open_exam
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
@@ -33,51 +31,44 @@ from selfimprove_dagster.families.refining.ways import (
     remembered,
 )
 from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
 from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.refinement import tables as t
 from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import Work
 
 seed_pool = drawn_pool(
     t.RF_SEED_POOL,
-    RefinementExperiment,
     "The prompts of this iteration, which nobody trains on. Those that no earlier iteration used come first.",
 )
 
 
-raw_generations = drawn_responses(
-    t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, RefinementExperiment, "The model's first answers."
-)
+raw_generations = drawn_responses(t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, "The model's first answers.")
 
 
 _Answered = tuple[str, str, str, str]
 """Ids of prompt and first answer, and their texts."""
 
 
-@stage_asset(
+@stage(
     t.REFINEMENTS,
-    deps=[t.RF_RAW_GENERATIONS],
+    after=["raw_generations"],
     description="Every answer, feedback, evaluation and reflection by which the model refined its first "
     "answers, in each way that the experiment names, and why it stopped. What failed keeps its error and its "
     "last good answer.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def refinements(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.REFINEMENTS, RefinementExperiment)
-    section = stage.experiment.refining
-    pool_manifest, pool = stage.read(t.RF_SEED_POOL)
-    first_manifest, first = stage.read(t.RF_RAW_GENERATIONS)
+def refinements(context: StageContext[RefinementExperiment]) -> Result:
+    section = context.experiment.refining
+    pool_manifest, pool = context.read(t.RF_SEED_POOL)
+    first_manifest, first = context.read(t.RF_RAW_GENERATIONS)
     answered: list[_Answered] = (
         pool.select("prompt", prompt_id="id")
         .join(first.select("prompt_id", "text", first_id="id"), on="prompt_id", maintain_order="left")
@@ -90,9 +81,11 @@ def refinements(
 
     def prepare(model: LanguageModel) -> Work[_Answered]:
         if {*section.ways} & {SELF_REFINE, REFLEXION}:  # the model judges its answers by what it writes
-            heeded.update(heed_self_knowledge(stage, stage.experiment.self_knowledge, model.model_id, "text"))
-        activity_id = stage.drawing(model, inputs, settings).id
-        seeds_from = (stage.experiment.seed, stage.iteration)
+            heeded.update(
+                heed_self_knowledge(context, context.experiment.self_knowledge, model.model_id, "text")
+            )
+        activity_id = context.drawing(model, inputs, settings).id
+        seeds_from = (context.experiment.seed, context.iteration)
 
         def work(shard: Sequence[_Answered], report: ProgressReport) -> list[Draft]:
             tasks = [Task(prompt, prompt, text) for _, _, prompt, text in shard]
@@ -109,8 +102,7 @@ def refinements(
 
         return work
 
-    manifest, shown = stage.work(
-        language_model,
+    manifest, shown = context.work(
         inputs,
         settings,
         answered,
@@ -119,9 +111,9 @@ def refinements(
         unit="refined answers",
         each=lambda item: len(section.ways),
     )
-    done = stage.lake.read_ungated(manifest).filter(kind=OUTCOME)
+    done = context.lake.read_ungated(manifest).filter(kind=OUTCOME)
     counted = done.group_by("way", "stopped", maintain_order=True).len()
-    return stage.result(
+    return context.result(
         manifest,
         ["way", "kind", "round", "text", "is_fine", "stopped"],
         {
@@ -129,48 +121,45 @@ def refinements(
             **heeded,
             "failed": done.filter(stopped=FAILED).height,
             **{f"{way}_{stopped}": count for way, stopped, count in counted.iter_rows()},
-            "lineage": stage.lineage_page,
+            "lineage": context.lineage_page,
         },
     )
 
 
-@stage_asset(
+@stage(
     t.RF_EVALUATION,
-    deps=[t.REFINEMENTS],
+    after=["refinements"],
     description="Held-out accuracy of the first answers and, round by round, of each way to refine them, "
     "against the tokens that it takes. The only stage that reads true answers.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def evaluation(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.RF_EVALUATION, RefinementExperiment)
-    experiment, generator = stage.experiment, stage.generator
+def evaluation(context: StageContext[RefinementExperiment]) -> Result:
+    experiment, generator = context.experiment, context.generator
     # Read for what its gate says; the exam's answers are its own.
-    refined, _ = stage.read(t.REFINEMENTS)
+    refined, _ = context.read(t.REFINEMENTS)
     model_id = generator.identity
-    open_model = partial(language_model.open, experiment.model)
-    opened = open_exam(stage.home, experiment, open_model, stage.iteration)
-    activity = stage.activity(
+    open_model = partial(context.language_model.open, experiment.model)
+    opened = open_exam(context.home, experiment, open_model, context.iteration)
+    activity = context.activity(
         inputs=[refined, *opened.inputs],
         parameters={"exam": opened.exam.parameters, "champion": model_id},
         model_id=model_id,
     )
-    with stage.lake.writer(stage.schema, activity) as writer:
+    with context.lake.writer(context.table, activity) as writer:
         spent = examine(
             writer,
             opened.exam,
             [Examinee("champion", model_id, generator.path)],
-            remembered=partial(opened.exam.remembered, stage.lake, stage.schema, stage.iteration),
+            remembered=partial(opened.exam.remembered, context.lake, context.table, context.iteration),
             open_model=open_model,
-            log=stage.log,
-            allowance=stage.allowance,
+            log=context.log,
+            allowance=context.allowance,
         )
-        manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
+        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
     shown = {"rejected_evaluation_lines": len(opened.rejected), "champion": generator.name}
-    rows = stage.lake.read_ungated(manifest)
-    return stage.result(
+    rows = context.lake.read_ungated(manifest)
+    return context.result(
         manifest,
         ["mode", "question", "expected", "predicted", "correct", "stopped"],
         {**shown, **refinement_report(rows, experiment.name)},
@@ -220,15 +209,15 @@ def refinement_report(rows: pl.DataFrame, title: str) -> dict[str, Any]:
             f"{way}_difference": number(rounds[-1].against_original.difference)
             for way, rounds in ways.items()
         },
-        "accuracy_by_round": dg.MetadataValue.md(markdown_table(table)),
-        "why_they_stopped": dg.MetadataValue.md(
+        "accuracy_by_round": Markdown(markdown_table(table)),
+        "why_they_stopped": Markdown(
             markdown_table([{key: row.get(key, 0) for key in told} for row in stopped])
         ),
-        "accuracy_against_tokens": image(chart),
+        "accuracy_against_tokens": Picture(chart),
     }
 
 
-refinement_assets = [seed_pool, raw_generations, refinements, evaluation]
+STAGES = [seed_pool, raw_generations, refinements, evaluation]
 
 
 NOTHING_DRAWN = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.rlaif import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.rlaif import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="rlaif",
@@ -19,7 +18,7 @@ METHOD = Method(
     ],
     experiment=settings.RlaifExperiment,
     presets=settings.PRESETS,
-    stages=pending("rlaif"),
+    stages=stages.STAGES,
     inputs=[SEED_PROMPTS],
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "responses": "response_pairs", "examples": "filtered_dataset"},

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import number, stage_asset
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
 from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_judge
@@ -23,9 +21,9 @@ from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.stages import preference_stages, store_pairs
 from selfimprove_dagster.families.trained.checkpoints import starting_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, judging_stages
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import placement
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_AI_PREFERENCES,
@@ -36,25 +34,23 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_REVIEW_QUEUE,
     RLAIF_SEED_POOL,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.review.queue import preferred_by_people
 from selfimprove_dagster.review.uncertainty import least_certain, of_preferences
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import in_shards, recorded_options
 
 
-@stage_asset(
+@stage(
     RLAIF_REVIEW_QUEUE,
-    deps=[RLAIF_AI_PREFERENCES],
+    after=["ai_preferences"],
     description="The pairs of which the judge is least certain, for people to look at: near one half, or "
     "another answer in the other order. `selfimprove review` and the page /review/<experiment> ask them.",
 )
-def review_queue(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, RLAIF_REVIEW_QUEUE, RlaifExperiment)
-    manifest, preferences = stage.read(RLAIF_AI_PREFERENCES)
-    count = stage.experiment.review.count
+def review_queue(context: StageContext[RlaifExperiment]) -> Result:
+    manifest, preferences = context.read(RLAIF_AI_PREFERENCES)
+    count = context.experiment.review.count
     queue = least_certain(of_preferences(preferences), count)
     queue = queue.with_columns(pl.lit(RLAIF_AI_PREFERENCES.name).alias("table"))
     drafts = [
@@ -65,9 +61,9 @@ def review_queue(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
         )
         for row in queue.iter_rows(named=True)
     ]
-    activity = stage.activity(inputs=[manifest], parameters={"count": count})
-    return stage.result(
-        stage.store(activity, drafts),
+    activity = context.activity(inputs=[manifest], parameters={"count": count})
+    return context.result(
+        context.store(activity, drafts),
         preview=["prompt", "option_a", "option_b", "uncertainty"],
         metadata={
             "least_uncertainty": number(queue["uncertainty"].min()),
@@ -78,7 +74,6 @@ def review_queue(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
 
 seed_pool = drawn_pool(
     RLAIF_SEED_POOL,
-    RlaifExperiment,
     "The prompts of this iteration, red-team and helpful. Those that no earlier iteration used come first.",
 )
 
@@ -86,33 +81,29 @@ seed_pool = drawn_pool(
 response_pairs = drawn_responses(
     RLAIF_RESPONSE_PAIRS,
     RLAIF_SEED_POOL,
-    RlaifExperiment,
     "Two responses to each prompt, drawn from the champion.",
     samples=2,
 )
 
 
-@stage_asset(
+@stage(
     RLAIF_COMPARISONS,
-    deps=[RLAIF_RESPONSE_PAIRS],
+    after=["response_pairs"],
     description="What the judge says of each pair, by each principle drawn for it, in either order.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def comparisons(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, RLAIF_COMPARISONS, RlaifExperiment)
-    experiment, section = stage.experiment, stage.experiment.judge
+def comparisons(context: StageContext[RlaifExperiment]) -> Result:
+    experiment, section = context.experiment, context.experiment.judge
     constitution = experiment.constitution.load()
-    pool_manifest, pool = stage.read(RLAIF_SEED_POOL)
-    drawn_manifest, drawn = stage.read(RLAIF_RESPONSE_PAIRS)
+    pool_manifest, pool = context.read(RLAIF_SEED_POOL)
+    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
     pairs = _pairs(pool, drawn)
     judge = section.model or experiment.model
-    path = judge.path if section.model else stage.generator.path
-    with language_model.open(judge, path, scores=True) as model:
-        verdict = heed_self_knowledge(stage, experiment.self_knowledge, model.model_id, "probability")
-        activity = stage.activity(
+    path = judge.path if section.model else context.generator.path
+    with context.language_model.open(judge, path, scores=True) as model:
+        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
+        activity = context.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={
                 "judge": section.model_dump(exclude={"model"}),
@@ -122,7 +113,7 @@ def comparisons(
             model_id=model.model_id,
             about={
                 "model_path": path,
-                "champion": "the judge of judge.model" if section.model else stage.generator.name,
+                "champion": "the judge of judge.model" if section.model else context.generator.name,
                 "engine_options": recorded_options(judge),
                 **placement(model),
                 **verdict,
@@ -130,26 +121,26 @@ def comparisons(
         )
 
         def work(shard: Sequence[Pair], report: ProgressReport) -> list[Draft]:
-            seeds_from = (experiment.seed, stage.iteration)
+            seeds_from = (experiment.seed, context.iteration)
             return compare_pairs(model, shard, constitution, section, seeds_from, report.advance)
 
-        with stage.lake.writer(stage.schema, activity) as writer:
+        with context.lake.writer(context.table, activity) as writer:
             spent = in_shards(
                 writer,
                 pairs,
                 work,
                 size=section.shard,
                 unit="pairs",
-                log=stage.log,
-                allowance=stage.allowance,
+                log=context.log,
+                allowance=context.allowance,
             )
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
+            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
     rate = manifest.rows / max(spent.model_seconds, 1e-9)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["principle", "order", "probability_a", "question"],
         metadata={
-            **stage.drawn_metadata(activity, spent),
+            **context.drawn_metadata(activity, spent),
             "comparisons_per_second": round(rate, 1),
             **verdict,
         },
@@ -172,17 +163,16 @@ def _pairs(pool: pl.DataFrame, drawn: pl.DataFrame) -> list[Pair]:
     ]
 
 
-@stage_asset(
+@stage(
     RLAIF_AI_PREFERENCES,
-    deps=[RLAIF_COMPARISONS],
+    after=["comparisons"],
     description="The label of each pair: how probable it is that its first response is the better, averaged "
     "over both orders and over principles.",
 )
-def ai_preferences(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, RLAIF_AI_PREFERENCES, RlaifExperiment)
-    pool_manifest, pool = stage.read(RLAIF_SEED_POOL)
-    drawn_manifest, drawn = stage.read(RLAIF_RESPONSE_PAIRS)
-    compared_manifest, compared = stage.read(RLAIF_COMPARISONS)
+def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
+    pool_manifest, pool = context.read(RLAIF_SEED_POOL)
+    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
+    compared_manifest, compared = context.read(RLAIF_COMPARISONS)
     prompts = dict(pool.select("id", "prompt").iter_rows())
     texts = dict(drawn.select("id", "text").iter_rows())
     labels = aggregate(compared)
@@ -205,9 +195,9 @@ def ai_preferences(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
         )
         for row in labels.iter_rows(named=True)
     ]
-    activity = stage.activity(inputs=[pool_manifest, drawn_manifest, compared_manifest], parameters={})
-    manifest = stage.store(activity, drafts)
-    return stage.result(
+    activity = context.activity(inputs=[pool_manifest, drawn_manifest, compared_manifest], parameters={})
+    manifest = context.store(activity, drafts)
+    return context.result(
         manifest,
         preview=["prompt", "first", "second", "probability", "as_first", "as_second"],
         metadata={
@@ -217,24 +207,23 @@ def ai_preferences(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
     )
 
 
-@stage_asset(
+@stage(
     RLAIF_JUDGE_CHECKS,
-    deps=[RLAIF_AI_PREFERENCES],
+    after=["ai_preferences"],
     description="Whether the judge can be trusted: does it stand by its word in the other order and at "
     "another seed, does it favour a position or the longer response, do its labels say anything.",
 )
-def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, RLAIF_JUDGE_CHECKS, RlaifExperiment)
-    compared_manifest, compared = stage.read(RLAIF_COMPARISONS)
-    labels_manifest, labels = stage.read(RLAIF_AI_PREFERENCES)
-    bounds = JudgeBounds(**stage.experiment.judge_checks.model_dump(exclude={"on_failure"}))
+def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
+    compared_manifest, compared = context.read(RLAIF_COMPARISONS)
+    labels_manifest, labels = context.read(RLAIF_AI_PREFERENCES)
+    bounds = JudgeBounds(**context.experiment.judge_checks.model_dump(exclude={"on_failure"}))
     # Of two equal responses neither is the better: what is said of them says nothing of the judge.
     differ = labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
-    reviews = preferred_by_people(stage.lake, stage.experiment.name, differ)
+    reviews = preferred_by_people(context.lake, context.experiment.name, differ)
     judged = compared.join(differ, on="prompt_id", how="semi")
-    margin = stage.experiment.preferences.minimum_margin
+    margin = context.experiment.preferences.minimum_margin
     measures = measure_judge(judged, differ, bounds, reviews, margin)
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[compared_manifest, labels_manifest],
         parameters={
             "bounds": vars(bounds),
@@ -250,30 +239,30 @@ def judge_checks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
         )
         for one in measures
     ]
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     table = [{"measure": one.name, "found": one.statement, "passed": str(one.passed)} for one in measures]
-    return stage.result(
+    return context.result(
         manifest,
         preview=["measure", "value", "statement"],
         metadata={
             **{one.name: number(one.value) for one in measures},
-            "judge": dg.MetadataValue.md(markdown_table(table)),
+            "judge": Markdown(markdown_table(table)),
         },
     )
 
 
-@stage_asset(
+@stage(
+    RLAIF_DECISIONS,
     t.preference_dataset("rlaif"),
-    deps=[RLAIF_JUDGE_CHECKS],
+    after=["judge_checks"],
     description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
     "rlaif/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.preference_dataset("rlaif"), RlaifExperiment)
-    drawn_manifest, drawn = stage.read(RLAIF_RESPONSE_PAIRS)
-    labels_manifest, labels = stage.read(RLAIF_AI_PREFERENCES)
+def filtered_dataset(context: StageContext[RlaifExperiment]) -> Result:
+    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
+    labels_manifest, labels = context.read(RLAIF_AI_PREFERENCES)
     # Refused when a check of the judge failed.
-    checks_manifest, _ = stage.read(RLAIF_JUDGE_CHECKS)
+    checks_manifest, _ = context.read(RLAIF_JUDGE_CHECKS)
 
     def parents(row: dict[str, Any]) -> list[Parent]:
         return [
@@ -284,10 +273,10 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
 
     inputs = [labels_manifest, drawn_manifest, checks_manifest]
     candidates = preferences.judged_candidates(labels, drawn)
-    return store_pairs(stage, candidates, inputs, RLAIF_DECISIONS, "model", parents)
+    return store_pairs(context, candidates, inputs, RLAIF_DECISIONS, "model", parents)
 
 
-rlaif_assets = [
+STAGES = [
     seed_pool,
     response_pairs,
     comparisons,
@@ -295,6 +284,6 @@ rlaif_assets = [
     judge_checks,
     review_queue,
     filtered_dataset,
-    *preference_stages(RlaifExperiment, "rlaif", starting_model),
+    *preference_stages("rlaif", starting_model),
     *judging_stages("rlaif", report=dialogue_evaluation_report),
 ]

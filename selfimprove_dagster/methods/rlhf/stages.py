@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import dagster as dg
-
-from selfimprove_dagster.assets.factory import stage_asset
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.stages import compared_pairs, preference_stages
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model, trained_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.resources.trainer import TrainerResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Result, StageContext
 
 seed_pool = drawn_pool(
     RLHF_SEED_POOL,
-    RlhfExperiment,
     "The comparisons of this iteration. Those that no earlier iteration used come first.",
 )
 
@@ -34,40 +29,36 @@ filtered_dataset = compared_pairs(
     t.preference_dataset("rlhf"),
     RLHF_SEED_POOL,
     RLHF_DECISIONS,
-    RlhfExperiment,
     "The pairs of responses as people chose. Each rule's word on each stands in rlhf/decisions.",
 )
 
 
-@stage_asset(
+@stage(
     RLHF_SUPERVISED_CHECKPOINT,
-    deps=[t.preference_dataset("rlhf")],
+    after=["filtered_dataset"],
     description="The first step of RLHF: the model fine-tuned on the responses that people chose. Empty "
     "where supervised.steps is 0.",
-    kinds={"pytorch", "huggingface"},
-    holds_model=True,
+    kinds=["pytorch", "huggingface"],
+    uses=["trainer"],
 )
-def supervised_checkpoint(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], trainer: TrainerResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, RLHF_SUPERVISED_CHECKPOINT, RlhfExperiment)
-    manifest, pairs = stage.read(t.preference_dataset("rlhf"))
-    if stage.experiment.supervised.steps == 0:
-        activity = stage.activity(inputs=[manifest], parameters={"steps": 0})
-        return stage.result(stage.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})
+def supervised_checkpoint(context: StageContext[RlhfExperiment]) -> Result:
+    manifest, pairs = context.read(t.preference_dataset("rlhf"))
+    if context.experiment.supervised.steps == 0:
+        activity = context.activity(inputs=[manifest], parameters={"steps": 0})
+        return context.result(context.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})
     shown = pairs.select("prompt", "chosen").iter_rows()
-    return fine_tuned(stage, trainer, manifest, starting_model(stage), shown, "supervised")
+    return fine_tuned(context, manifest, starting_model(context), shown, "supervised")
 
 
-def after_supervised_step(stage: Stage[Any]) -> Champion:
+def after_supervised_step(context: StageContext[Any]) -> Champion:
     """The model of the supervised step; where there is none, the one that training starts from."""
-    return trained_model(stage, RLHF_SUPERVISED_CHECKPOINT) or starting_model(stage)
+    return trained_model(context, RLHF_SUPERVISED_CHECKPOINT) or starting_model(context)
 
 
-rlhf_assets = [
+STAGES = [
     seed_pool,
     filtered_dataset,
     supervised_checkpoint,
-    *preference_stages(RlhfExperiment, "rlhf", after_supervised_step, RLHF_SUPERVISED_CHECKPOINT),
+    *preference_stages("rlhf", after_supervised_step, before=["supervised_checkpoint"]),
     *judging_stages("rlhf", report=dialogue_evaluation_report),
 ]

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import number, stage_asset
 from selfimprove_dagster.exams import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import Shots, examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
 from selfimprove_dagster.methods.self_instruct.tables import (
@@ -29,8 +27,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SEED_POOL,
     SI_TASK_INSTANCES,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.progress import ProgressReport
@@ -40,22 +37,19 @@ _CLASSIFIED = 512
 """Tasks a shard."""
 
 
-@stage_asset(
+@stage(
     SI_CLASSIFIED_TASKS,
-    deps=[SI_ACCEPTED_TASKS, SI_SEED_POOL],
+    after=["accepted_tasks", "seed_pool"],
     description="Whether each new task has a few labels to choose from: the likelier of Yes and No after "
     "worked examples.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def classified_tasks(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_CLASSIFIED_TASKS, SelfInstructExperiment)
-    tasks_manifest, tasks = stage.read(SI_ACCEPTED_TASKS)
-    pool_manifest, pool = stage.read(SI_SEED_POOL)
-    section = stage.experiment.classification
-    shots = Shots(pool, section, stage.experiment.seed).of("classification")
+def classified_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
+    tasks_manifest, tasks = context.read(SI_ACCEPTED_TASKS)
+    pool_manifest, pool = context.read(SI_SEED_POOL)
+    section = context.experiment.classification
+    shots = Shots(pool, section, context.experiment.seed).of("classification")
     shown = [(shot.task.instruction, bool(shot.task.is_classification)) for shot in shots]
 
     def prepare(model: LanguageModel) -> Work[Row]:
@@ -80,8 +74,7 @@ def classified_tasks(
 
         return classify
 
-    manifest, said = stage.work(
-        language_model,
+    manifest, said = context.work(
         [tasks_manifest, pool_manifest],
         {"classification": section.model_dump()},
         tasks.rows(named=True),
@@ -89,35 +82,32 @@ def classified_tasks(
         size=_CLASSIFIED,
         unit="tasks",
     )
-    rows = stage.lake.read_ungated(manifest)
-    return stage.result(
+    rows = context.lake.read_ungated(manifest)
+    return context.result(
         manifest,
         preview=["instruction", "is_classification", "yes"],
         metadata={**said, "classification_share": number(rows["is_classification"].mean())},
     )
 
 
-@stage_asset(
+@stage(
     SI_INSTANCE_GENERATIONS,
-    deps=[SI_CLASSIFIED_TASKS, SI_ACCEPTED_TASKS, SI_SEED_POOL],
+    after=["classified_tasks", "accepted_tasks", "seed_pool"],
     description="Examples of each task, drawn greedily: inputs with their outputs, or for classification "
     "tasks each label with an input for it.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def instance_generations(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_INSTANCE_GENERATIONS, SelfInstructExperiment)
-    tasks_manifest, tasks = stage.read(SI_CLASSIFIED_TASKS)
-    accepted_manifest, _ = stage.read(SI_ACCEPTED_TASKS)
-    pool_manifest, pool = stage.read(SI_SEED_POOL)
-    section = stage.experiment.instances
+def instance_generations(context: StageContext[SelfInstructExperiment]) -> Result:
+    tasks_manifest, tasks = context.read(SI_CLASSIFIED_TASKS)
+    accepted_manifest, _ = context.read(SI_ACCEPTED_TASKS)
+    pool_manifest, pool = context.read(SI_SEED_POOL)
+    section = context.experiment.instances
     forms = {
         False: ("input_first", prompts.input_first_prompt),
         True: ("output_first", prompts.output_first_prompt),
     }
-    shots = {kind: Shots(pool, section, stage.experiment.seed, kind) for kind in forms}
+    shots = {kind: Shots(pool, section, context.experiment.seed, kind) for kind in forms}
     requests = []
     for row in tasks.iter_rows(named=True):
         form, prompt = forms[row["is_classification"]]
@@ -134,27 +124,25 @@ def instance_generations(
                 ],
             )
         )
-    manifest, said = stage.complete(
-        language_model,
+    manifest, said = context.complete(
         [tasks_manifest, accepted_manifest, pool_manifest],
         {"instances": section.model_dump()},
         requests,
         size=section.shard,
     )
-    return stage.result(manifest, preview=["instruction", "form", "text"], metadata=said)
+    return context.result(manifest, preview=["instruction", "form", "text"], metadata=said)
 
 
 _READERS = {"input_first": instances.parse_input_first, "output_first": instances.parse_output_first}
 
 
-@stage_asset(
+@stage(
     SI_TASK_INSTANCES,
-    deps=[SI_INSTANCE_GENERATIONS],
+    after=["instance_generations"],
     description="The instances read out of each completion: input and output.",
 )
-def task_instances(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_TASK_INSTANCES, SelfInstructExperiment)
-    drawn_manifest, drawn = stage.read(SI_INSTANCE_GENERATIONS)
+def task_instances(context: StageContext[SelfInstructExperiment]) -> Result:
+    drawn_manifest, drawn = context.read(SI_INSTANCE_GENERATIONS)
     drafts = [
         Draft(
             content={
@@ -171,25 +159,25 @@ def task_instances(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
         for row in drawn.iter_rows(named=True)
         for place, one in enumerate(_READERS[row["form"]](row["text"], row["finish_reason"]))
     ]
-    manifest = stage.store(stage.activity(inputs=[drawn_manifest], parameters={}), drafts)
-    return stage.result(
+    manifest = context.store(context.activity(inputs=[drawn_manifest], parameters={}), drafts)
+    return context.result(
         manifest,
         preview=["instruction", "input", "output", "problem"],
         metadata={"tasks": len(drawn), "instances_per_task": number(len(drafts) / max(len(drawn), 1))},
     )
 
 
-@stage_asset(
+@stage(
+    SI_DECISIONS,
     SI_FILTERED_DATASET,
-    deps=[SI_TASK_INSTANCES, SI_ACCEPTED_TASKS, SI_SEED_POOL],
+    after=["task_instances", "accepted_tasks", "seed_pool"],
     description="The training examples: instances of all tasks that the model has added so far, each in one "
     "of several prompt templates. Every instance's decisions stand in self_instruct/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_FILTERED_DATASET, SelfInstructExperiment)
-    experiment = stage.experiment
-    stage.read(SI_TASK_INSTANCES)  # refused where its checks failed
-    inputs, (found, tasks) = stage.so_far(SI_TASK_INSTANCES, SI_ACCEPTED_TASKS)
+def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
+    experiment = context.experiment
+    context.read(SI_TASK_INSTANCES)  # refused where its checks failed
+    inputs, (found, tasks) = context.so_far(SI_TASK_INSTANCES, SI_ACCEPTED_TASKS)
     frame = found.rename({"id": "candidate_id"}).join(
         tasks.select("rouge_l", "perplexity", task_id="id"), on="task_id", how="left", maintain_order="left"
     )
@@ -207,10 +195,10 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         decisions = pl.concat([decisions, by_lot])
     seeds: list[tuple[Row, list[Parent]]] = []
     if experiment.filter.seed_instances:
-        pool_manifest, seeds = examples_of_seeds(stage, SI_SEED_POOL)
+        pool_manifest, seeds = examples_of_seeds(context, SI_SEED_POOL)
         inputs.append(pool_manifest)
     return store_examples(
-        stage,
+        context,
         SI_DECISIONS,
         inputs,
         pl.concat([unread, decisions]),

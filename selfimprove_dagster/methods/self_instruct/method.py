@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.self_instruct import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.self_instruct import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="self_instruct",
@@ -13,7 +12,7 @@ METHOD = Method(
     papers=[Paper("Self-Instruct: Aligning Language Models with Self-Generated Instructions", "2212.10560")],
     experiment=settings.SelfInstructExperiment,
     presets=settings.PRESETS,
-    stages=pending("self_instruct"),
+    stages=stages.STAGES,
     inputs=[SEED_TASKS],
     embedded=settings.EMBEDDED,
     counts={

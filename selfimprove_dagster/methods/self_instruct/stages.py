@@ -6,19 +6,17 @@ classified_tasks → instance_generations → task_instances → filtered_datase
 
 from __future__ import annotations
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.factory import number, stage_asset
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, score_instructions
 from selfimprove_dagster.families.trained.stages import training_stages
 from selfimprove_dagster.filters.novelty import Verdict
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import parsing, prompts
 from selfimprove_dagster.methods.self_instruct.admission import (
     Admission,
@@ -44,39 +42,34 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SIMILARITY_SCORES,
     SI_TASK_DECISIONS,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import Request
 
-seed_pool = pool_stage(SI_SEED_POOL, SI_POOL_DECISIONS, SelfInstructExperiment)
+seed_pool = pool_stage(SI_SEED_POOL, SI_POOL_DECISIONS)
 
 
-@stage_asset(
+@stage(
     SI_RAW_GENERATIONS,
-    deps=[SI_SEED_POOL],
+    after=["seed_pool"],
     description="Lists of tasks that the model went on with: each prompt shows eight tasks of the pool, six "
     "by people and two of the model's own.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def raw_generations(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_RAW_GENERATIONS, SelfInstructExperiment)
-    section = stage.experiment.generation
-    pool_manifest, pool = stage.read(SI_SEED_POOL)
-    requests = _generation_requests(stage, pool)
-    manifest, shown = stage.complete(
-        language_model,
+def raw_generations(context: StageContext[SelfInstructExperiment]) -> Result:
+    section = context.experiment.generation
+    pool_manifest, pool = context.read(SI_SEED_POOL)
+    requests = _generation_requests(context, pool)
+    manifest, shown = context.complete(
         [pool_manifest],
         {"generation": section.model_dump()},
         requests,
         size=section.shard,
     )
-    drawn = stage.lake.read_ungated(manifest)
-    return stage.result(
+    drawn = context.lake.read_ungated(manifest)
+    return context.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
@@ -87,14 +80,14 @@ def raw_generations(
     )
 
 
-def _generation_requests(stage: Stage[SelfInstructExperiment], pool: pl.DataFrame) -> list[Request]:
-    section = stage.experiment.generation
+def _generation_requests(context: StageContext[SelfInstructExperiment], pool: pl.DataFrame) -> list[Request]:
+    section = context.experiment.generation
     human, machine = (
         pool.filter(origin=origin).select("id", "instruction").rows() for origin in ("human", "machine")
     )
     requests = []
     for index in range(section.prompts):
-        lot = seed_of(stage.experiment.seed, "demonstrations", stage.iteration, index)
+        lot = seed_of(context.experiment.seed, "demonstrations", context.iteration, index)
         shown = prompts.choose_demonstrations(human, machine, lot, section.human, section.machine)
         requests.append(
             Request(
@@ -107,15 +100,14 @@ def _generation_requests(stage: Stage[SelfInstructExperiment], pool: pl.DataFram
     return requests
 
 
-@stage_asset(
+@stage(
     SI_CANDIDATE_TASKS,
-    deps=[SI_RAW_GENERATIONS],
+    after=["raw_generations"],
     description="The tasks read out of each list, with their place in its text. A better reading is applied "
     "to all lists without drawing them again.",
 )
-def candidate_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_CANDIDATE_TASKS, SelfInstructExperiment)
-    drawn_manifest, drawn = stage.read(SI_RAW_GENERATIONS)
+def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
+    drawn_manifest, drawn = context.read(SI_RAW_GENERATIONS)
     drafts = [
         Draft(
             content={
@@ -133,9 +125,9 @@ def candidate_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Ho
             parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"])
         )
     ]
-    manifest = stage.store(stage.activity(inputs=[drawn_manifest], parameters={}), drafts)
+    manifest = context.store(context.activity(inputs=[drawn_manifest], parameters={}), drafts)
     problems = pl.Series([draft.content["problem"] for draft in drafts], dtype=pl.String)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["instruction", "problem"],
         metadata={
@@ -149,24 +141,21 @@ def candidate_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Ho
 
 
 perplexity_scores = score_instructions(
-    SI_PERPLEXITY_SCORES, SI_CANDIDATE_TASKS, SelfInstructExperiment, prompts.generation_prompt([])
+    SI_PERPLEXITY_SCORES, SI_CANDIDATE_TASKS, prompts.generation_prompt([])
 )
 
 
-@stage_asset(
+@stage(
     SI_SIMILARITY_SCORES,
-    deps=[SI_CANDIDATE_TASKS, SI_PERPLEXITY_SCORES, SI_SEED_POOL],
+    after=["candidate_tasks", "perplexity_scores", "seed_pool"],
     description="ROUGE-L of each candidate that passes the other rules to the whole pool, in order: one that "
     "is near to a task of the pool is out, any other joins the pool at once. The ten nearest are kept.",
 )
-def similarity_scores(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_SIMILARITY_SCORES, SelfInstructExperiment)
-    inputs, candidates, _ = _ruled(stage)
-    pool_manifest, pool = stage.read(SI_SEED_POOL)
-    section = stage.experiment.filter
-    with ProgressReport(stage.schema.name, len(candidates), "tasks", stage.log) as report:
+def similarity_scores(context: StageContext[SelfInstructExperiment]) -> Result:
+    inputs, candidates, _ = _ruled(context)
+    pool_manifest, pool = context.read(SI_SEED_POOL)
+    section = context.experiment.filter
+    with ProgressReport(context.table.name, len(candidates), "tasks", context.log) as report:
         admission = admit(pool, candidates, section, report.advance)
     members = len(pool)
     drafts = []
@@ -184,12 +173,12 @@ def similarity_scores(
             )
         )
         members += verdict.kept
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[*inputs, pool_manifest], parameters={"maximum_rouge_l": novelty_threshold(section)}
     )
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     highest = [found.neighbours[0][1] for found in admission.verdicts.values() if found.neighbours]
-    return stage.result(
+    return context.result(
         manifest,
         preview=["candidate_id", "kept", "neighbours"],
         metadata={
@@ -200,34 +189,36 @@ def similarity_scores(
     )
 
 
-def _ruled(stage: Stage[SelfInstructExperiment]) -> tuple[list[Manifest], pl.DataFrame, pl.DataFrame]:
+def _ruled(
+    context: StageContext[SelfInstructExperiment],
+) -> tuple[list[Manifest], pl.DataFrame, pl.DataFrame]:
     """What was read, the candidates that pass every rule but novelty, and the decisions on all."""
-    candidates_manifest, candidates = stage.read(SI_CANDIDATE_TASKS)
-    scores_manifest, scores = stage.read(SI_PERPLEXITY_SCORES)
-    kept, decisions = apply_rules(candidates, scores, stage.experiment.filter, bans(stage.experiment))
+    candidates_manifest, candidates = context.read(SI_CANDIDATE_TASKS)
+    scores_manifest, scores = context.read(SI_PERPLEXITY_SCORES)
+    kept, decisions = apply_rules(candidates, scores, context.experiment.filter, bans(context.experiment))
     return [candidates_manifest, scores_manifest], kept, decisions
 
 
-@stage_asset(
+@stage(
+    SI_TASK_DECISIONS,
     SI_ACCEPTED_TASKS,
-    deps=[SI_SIMILARITY_SCORES],
+    after=["similarity_scores"],
     description="The candidates that pass every rule: they join the pool of the next iteration. Each rule's "
     "word on each candidate stands in self_instruct/task_decisions.",
 )
-def accepted_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, SI_ACCEPTED_TASKS, SelfInstructExperiment)
-    inputs, candidates, decisions = _ruled(stage)
-    scores_manifest, scores = stage.read(SI_SIMILARITY_SCORES)
+def accepted_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
+    inputs, candidates, decisions = _ruled(context)
+    scores_manifest, scores = context.read(SI_SIMILARITY_SCORES)
     frame = candidates.join(
         scores.select("candidate_id", "kept", "neighbours", similarity_id="id"),
         on="candidate_id",
         maintain_order="left",
     )
-    kept, on_novelty = apply_novelty(frame, _recorded(frame), stage.experiment.filter)
+    kept, on_novelty = apply_novelty(frame, _recorded(frame), context.experiment.filter)
     decisions = pl.concat([decisions, on_novelty])
     inputs = [*inputs, scores_manifest]
-    activity = stage.activity(inputs=inputs, parameters={"filter": stage.experiment.filter.model_dump()})
-    store_decisions(stage, SI_TASK_DECISIONS, decisions, inputs[:1], activity.id)
+    activity = context.activity(inputs=inputs, parameters={"filter": context.experiment.filter.model_dump()})
+    context.store_decisions(SI_TASK_DECISIONS, decisions, inputs[:1], activity.id)
     drafts = [
         Draft(
             content={"instruction": row["instruction"], "candidate_id": row["candidate_id"]},
@@ -236,10 +227,10 @@ def accepted_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
         )
         for row in kept.iter_rows(named=True)
     ]
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
     tried = decisions["candidate_id"].n_unique()
-    return stage.result(
+    return context.result(
         manifest,
         preview=["instruction", "rouge_l", "perplexity"],
         metadata={
@@ -268,7 +259,7 @@ def _highest(row: Row) -> float:
     return float(row["neighbours"][0]["rouge_l"]) if row["neighbours"] else 0.0
 
 
-self_instruct_assets = [
+STAGES = [
     seed_pool,
     raw_generations,
     candidate_tasks,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.self_knowledge import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.self_knowledge import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="self_knowledge",
@@ -14,7 +13,7 @@ METHOD = Method(
     ],
     experiment=settings.SelfKnowledgeExperiment,
     presets=settings.PRESETS,
-    stages=pending("self_knowledge"),
+    stages=stages.STAGES,
     inputs=[],
     embedded=settings.EMBEDDED,
     counts={"questions": "questions", "candidates": "candidates"},

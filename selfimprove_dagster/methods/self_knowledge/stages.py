@@ -8,39 +8,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
-from selfimprove_dagster.assets.factory import image, number, stage_asset
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.gate import MeasuredGap
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
 from selfimprove_dagster.methods.self_knowledge import tables as t
 from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
 from selfimprove_dagster.methods.self_knowledge.exam import is_right, read_task, recorded_task, truth
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import Request, Work
 
 
-@stage_asset(
+@stage(
     t.SK_QUESTIONS,
     description="The held-out questions and prompts of all tasks, without what tells right from wrong.",
 )
-def questions(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.SK_QUESTIONS, SelfKnowledgeExperiment)
+def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     drafts, rejected = [], 0
-    for task in stage.experiment.tasks:
+    for task in context.experiment.tasks:
         asked, bad = read_task(task)
         rejected += len(bad)
         place = ("question", "source_file", "source_line", "licence")
@@ -48,28 +44,25 @@ def questions(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -
             Draft({"task": task.name, "kind": task.kind, **{name: getattr(one, name) for name in place}})
             for one in asked
         ]
-    tasks = [recorded_task(task) for task in stage.experiment.tasks]
-    manifest = stage.store(stage.activity(inputs=[], parameters={"tasks": tasks}), drafts)
-    return stage.result(
+    tasks = [recorded_task(task) for task in context.experiment.tasks]
+    manifest = context.store(context.activity(inputs=[], parameters={"tasks": tasks}), drafts)
+    return context.result(
         manifest,
         preview=["task", "question", "source_file", "source_line"],
         metadata={"tasks": len(tasks), "rejected_lines": rejected},
     )
 
 
-@stage_asset(
+@stage(
     t.SK_CANDIDATES,
-    deps=[t.SK_QUESTIONS],
+    after=["questions"],
     description="What the model answers, several times a question: the candidates among which it then picks.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def candidates(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.SK_CANDIDATES, SelfKnowledgeExperiment)
-    section = stage.experiment.candidates
-    asked_manifest, asked = stage.read(t.SK_QUESTIONS)
+def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    section = context.experiment.candidates
+    asked_manifest, asked = context.read(t.SK_QUESTIONS)
     requests = [
         Request(
             f"{row['task']}\0{row['question']}",
@@ -82,27 +75,25 @@ def candidates(
         )
         for row in asked.iter_rows(named=True)
     ]
-    manifest, shown = stage.complete(
-        language_model,
+    manifest, shown = context.complete(
         [asked_manifest],
-        {"candidates": {**section.model_dump(), "stop": stage.experiment.stops}},
+        {"candidates": {**section.model_dump(), "stop": context.experiment.stops}},
         requests,
         size=section.shard,
     )
-    return stage.result(manifest, preview=["task", "prompt", "sample_index", "text"], metadata=shown)
+    return context.result(manifest, preview=["task", "prompt", "sample_index", "text"], metadata=shown)
 
 
-@stage_asset(
+@stage(
     t.SK_GENERATION_SCORE,
-    deps=[t.SK_CANDIDATES],
+    after=["candidates"],
     description="Which candidates are right, and how often one picked by lot is. Reads true answers, to "
     "measure.",
 )
-def generation_score(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.SK_GENERATION_SCORE, SelfKnowledgeExperiment)
-    asked_manifest, asked = stage.read(t.SK_QUESTIONS)
-    drawn_manifest, drawn = stage.read(t.SK_CANDIDATES)
-    known = truth(stage.experiment.tasks, asked_manifest.activity.parameters["tasks"])
+def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    asked_manifest, asked = context.read(t.SK_QUESTIONS)
+    drawn_manifest, drawn = context.read(t.SK_CANDIDATES)
+    known = truth(context.experiment.tasks, asked_manifest.activity.parameters["tasks"])
     by_question = _by_question(drawn)
     drafts = []
     for row in asked.filter(pl.col("id").is_in([*by_question])).iter_rows(named=True):
@@ -125,13 +116,13 @@ def generation_score(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
                 measures={"score": sum(right) / len(right)},
             )
         )
-    activity = stage.activity(
+    activity = context.activity(
         inputs=[asked_manifest, drawn_manifest], parameters={}, model_id=drawn_manifest.activity.model_id
     )
-    manifest = stage.store(activity, drafts)
-    scores = stage.lake.read_ungated(manifest)
+    manifest = context.store(activity, drafts)
+    scores = context.lake.read_ungated(manifest)
     means = scores.group_by("task", maintain_order=True).agg(pl.col("score").mean())
-    return stage.result(
+    return context.result(
         manifest,
         preview=["task", "right", "unread", "score"],
         metadata={f"generation_score_{task}": number(score) for task, score in means.iter_rows()},
@@ -146,23 +137,20 @@ def _by_question(drawn: pl.DataFrame) -> dict[str, list[Row]]:
     return found
 
 
-@stage_asset(
+@stage(
     t.SK_DISCRIMINATION_SCORE,
-    deps=[t.SK_GENERATION_SCORE],
+    after=["generation_score"],
     description="Which of its candidates the model picks, in several orders, off the options' probabilities "
     "and by what it writes; and whether the picked one is right.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def discrimination_score(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.SK_DISCRIMINATION_SCORE, SelfKnowledgeExperiment)
-    experiment, section = stage.experiment, stage.experiment.discrimination
+def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    experiment, section = context.experiment, context.experiment.discrimination
     constitution = experiment.constitution.load()
-    asked_manifest, asked = stage.read(t.SK_QUESTIONS)
-    drawn_manifest, drawn = stage.read(t.SK_CANDIDATES)
-    scored_manifest, scored = stage.read(t.SK_GENERATION_SCORE)
+    asked_manifest, asked = context.read(t.SK_QUESTIONS)
+    drawn_manifest, drawn = context.read(t.SK_CANDIDATES)
+    scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
     choices = _choices(asked, drawn, scored)
 
     def prepare(model: LanguageModel) -> Work[Choice]:
@@ -173,13 +161,12 @@ def discrimination_score(
             )
 
         def work(shard: Sequence[Choice], report: ProgressReport) -> list[Draft]:
-            seeds_from = (experiment.seed, stage.iteration)
+            seeds_from = (experiment.seed, context.iteration)
             return pick_all(model, shard, constitution, section, seeds_from, report.advance)
 
         return work
 
-    manifest, shown = stage.work(
-        language_model,
+    manifest, shown = context.work(
         [asked_manifest, drawn_manifest, scored_manifest],
         {
             "discrimination": section.model_dump(),
@@ -190,12 +177,12 @@ def discrimination_score(
         size=section.shard,
         unit="choices",
     )
-    scores = stage.lake.read_ungated(manifest)
+    scores = context.lake.read_ungated(manifest)
     means = scores.group_by("task", "by", maintain_order=True).agg(pl.col("score").mean())
     means_shown = {
         f"discrimination_score_{task}_{by}": number(score) for task, by, score in means.iter_rows()
     }
-    return stage.result(
+    return context.result(
         manifest, preview=["task", "by", "choices", "picked_id", "right"], metadata={**shown, **means_shown}
     )
 
@@ -223,28 +210,25 @@ def _choices(asked: pl.DataFrame, drawn: pl.DataFrame, scored: pl.DataFrame) -> 
     ]
 
 
-@stage_asset(
+@stage(
     t.SK_DISCRIMINATION_GAP,
-    deps=[t.SK_DISCRIMINATION_SCORE],
+    after=["discrimination_score"],
     description="Discrimination minus generation score, a task and way of picking, with its 95% interval: "
     "whether the model can be trusted to judge itself. Stages in which it does read the newest of these.",
 )
-def discrimination_gap(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.SK_DISCRIMINATION_GAP, SelfKnowledgeExperiment)
-    scored_manifest, scored = stage.read(t.SK_GENERATION_SCORE)
-    picked_manifest, picked = stage.read(t.SK_DISCRIMINATION_SCORE)
+def discrimination_gap(context: StageContext[SelfKnowledgeExperiment]) -> Result:
+    scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
+    picked_manifest, picked = context.read(t.SK_DISCRIMINATION_SCORE)
     model_id = str(picked_manifest.activity.model_id)
-    activity = stage.activity(inputs=[scored_manifest, picked_manifest], parameters={}, model_id=model_id)
+    activity = context.activity(inputs=[scored_manifest, picked_manifest], parameters={}, model_id=model_id)
     parents = [
         Parent(scored_manifest.activity.id, "measured_on"),
         Parent(picked_manifest.activity.id, "measured_on"),
         Parent(model_id, "measured"),
     ]
     drafts = []
-    for task in stage.experiment.tasks:
-        for by in stage.experiment.discrimination.by:
+    for task in context.experiment.tasks:
+        for by in context.experiment.discrimination.by:
             rows = scored.filter(task=task.name).join(
                 picked.filter(by=by).select("question_id", "choices", picked_right="right"), on="question_id"
             )
@@ -259,7 +243,7 @@ def discrimination_gap(
                     parents=parents,
                     measures={
                         "questions": found.questions,
-                        "candidates": stage.experiment.candidates.count,
+                        "candidates": context.experiment.candidates.count,
                         "generation": found.generation,
                         "discrimination": found.discrimination,
                         "best": rows["right"].list.any().mean(),
@@ -272,23 +256,23 @@ def discrimination_gap(
                     },
                 )
             )
-    manifest = stage.store(activity, drafts)
-    return stage.result(manifest, ["task", "by", "gap", "gap_low", "gap_high"], _report(stage, manifest))
+    manifest = context.store(activity, drafts)
+    return context.result(manifest, ["task", "by", "gap", "gap_low", "gap_high"], _report(context, manifest))
 
 
-def _report(stage: Stage[SelfKnowledgeExperiment], manifest: Manifest) -> dict[str, Any]:
+def _report(context: StageContext[SelfKnowledgeExperiment], manifest: Manifest) -> dict[str, Any]:
     """The gaps in numbers, as a table, and as a chart over the iterations up to this one."""
     from selfimprove_dagster.plots import interval_chart
 
-    rows = stage.lake.read_ungated(manifest)
+    rows = context.lake.read_ungated(manifest)
     series: dict[str, list[tuple[float, float, float, float]]] = {}
-    for measured in stage.lake.manifests(stage.schema.name, stage.experiment.name):
-        if measured.iteration <= stage.iteration:
-            for row in stage.lake.read_ungated(measured).iter_rows(named=True):
+    for measured in context.lake.manifests(context.table.name, context.experiment.name):
+        if measured.iteration <= context.iteration:
+            for row in context.lake.read_ungated(measured).iter_rows(named=True):
                 point = (float(measured.iteration), row["gap"], row["gap_low"], row["gap_high"])
                 series.setdefault(f"{row['task']}, by {row['by']}", []).append(point)
     chart = interval_chart(
-        series, x="iteration", y="discrimination gap (0 is chance)", title=stage.experiment.name
+        series, x="iteration", y="discrimination gap (0 is chance)", title=context.experiment.name
     )
     table = [
         {
@@ -306,13 +290,13 @@ def _report(stage: Stage[SelfKnowledgeExperiment], manifest: Manifest) -> dict[s
     return {
         **{f"gap_{row['task']}_{row['by']}": number(row["gap"]) for row in rows.iter_rows(named=True)},
         "model_id": manifest.activity.model_id,
-        "gaps": dg.MetadataValue.md(markdown_table(table)),
-        "gap_by_iteration": image(chart),
-        "lineage": stage.lineage_page,
+        "gaps": Markdown(markdown_table(table)),
+        "gap_by_iteration": Picture(chart),
+        "lineage": context.lineage_page,
     }
 
 
-self_knowledge_assets = [
+STAGES = [
     questions,
     candidates,
     generation_score,

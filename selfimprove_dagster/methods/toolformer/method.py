@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.toolformer import exam, explain, pages, settings
+from selfimprove_dagster.methods.toolformer import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
-from selfimprove_dagster.tables import pending
 
 METHOD = Method(
     name="toolformer",
@@ -13,7 +12,7 @@ METHOD = Method(
     papers=[Paper("Toolformer: Language Models Can Teach Themselves to Use Tools", "2302.04761")],
     experiment=settings.ToolformerExperiment,
     presets=settings.PRESETS,
-    stages=pending("toolformer"),
+    stages=stages.STAGES,
     inputs=[SEED_TEXTS],
     embedded=settings.EMBEDDED,
     counts={"texts": "seed_pool", "calls": "raw_generations", "texts with calls": "filtered_dataset"},

@@ -12,16 +12,14 @@ from datetime import date
 from functools import partial
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.factory import number, preview_records, stage_asset
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.loss import choose_positions
 from selfimprove_dagster.methods.toolformer.rules import counts_at, filter_calls, training_texts
@@ -41,8 +39,7 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     search_folder,
 )
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.tools.base import Context, ToolError
@@ -74,16 +71,16 @@ def call_metadata(candidates: pl.DataFrame) -> dict[str, Any]:
         for row in rows.iter_rows(named=True)
     ]
     return {
-        "examples_by_threshold": dg.MetadataValue.md(markdown_table(table)),
-        "best_and_worst_calls": dg.MetadataValue.md(markdown_table(calls)),
+        "examples_by_threshold": Markdown(markdown_table(table)),
+        "best_and_worst_calls": Markdown(markdown_table(calls)),
     }
 
 
-def tool_evaluation(stage: Stage[Any], manifest: Manifest) -> dict[str, Any]:
+def tool_evaluation(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """How often calls were made, could be read and helped; the loss on plain texts; and `call_metadata`."""
-    rows = stage.lake.read_ungated(manifest)
-    _, results = stage.read(t.TF_TOOL_RESULTS)
-    _, scores = stage.read(t.TF_PERPLEXITY_SCORES)
+    rows = context.lake.read_ungated(manifest)
+    _, results = context.read(t.TF_TOOL_RESULTS)
+    _, scores = context.read(t.TF_PERPLEXITY_SCORES)
     shown: dict[str, Any] = {}
     for role in ("champion", "challenger"):
         use = call_use(rows, role)
@@ -102,44 +99,39 @@ _RESULTS = 512
 
 seed_pool = drawn_pool(
     t.TF_SEED_POOL,
-    ToolformerExperiment,
     "The plain texts of this iteration, each with its date and the file and line that it came from. Texts "
     "that no earlier iteration used come first.",
 )
 
 
-@stage_asset(
+@stage(
     t.TF_SEARCH_INDEX,
-    deps=[t.TF_SEED_POOL],
+    after=["seed_pool"],
     description="The BM25 index behind WikiSearch, built once for each state of the corpus.",
 )
-def search_index(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_SEARCH_INDEX, ToolformerExperiment)
-    section = stage.experiment.tools
+def search_index(context: StageContext[ToolformerExperiment]) -> Result:
+    section = context.experiment.tools
     drafts = []
     if WikiSearch.name in section.names:
-        search = WikiSearch(section.corpus_file, search_folder(stage.home))
+        search = WikiSearch(section.corpus_file, search_folder(context.home))
         content = {"tool": search.name, "corpus": section.corpus_file.name, "tool_version": search.version}
         drafts.append(Draft(content, measures={"passages": search.passages}))
-    manifest = stage.store(stage.activity(inputs=[], parameters={}), drafts)
-    return stage.result(manifest, preview=["tool", "corpus", "passages"])
+    manifest = context.store(context.activity(inputs=[], parameters={}), drafts)
+    return context.result(manifest, preview=["tool", "corpus", "passages"])
 
 
-@stage_asset(
+@stage(
     t.TF_CALL_POSITIONS,
-    deps=[t.TF_SEED_POOL],
+    after=["seed_pool"],
     description="How probable the model finds it that a call opens, at every position of each text and for "
     "each tool: one forward pass. Calls are sampled at the likeliest.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def call_positions(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_CALL_POSITIONS, ToolformerExperiment)
-    section = stage.experiment.annotation
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    with experiment_tools(stage.experiment, stage.home) as tools:
+def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
+    section = context.experiment.annotation
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    with experiment_tools(context.experiment, context.home) as tools:
         items = [(text, tool) for text in pool.select("id", "text").rows() for tool in tools]
 
         def prepare(model: LanguageModel) -> Work[tuple[tuple[str, str], str]]:
@@ -165,8 +157,7 @@ def call_positions(
 
             return find
 
-        manifest, shown = stage.work(
-            language_model,
+        manifest, shown = context.work(
             [pool_manifest],
             {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": sorted(tools)},
             items,
@@ -174,39 +165,36 @@ def call_positions(
             size=section.shard * len(tools),
             unit="texts times tools",
         )
-    rows = stage.lake.read_ungated(manifest)
+    rows = context.lake.read_ungated(manifest)
     by_tool = rows.group_by("tool").agg(pl.col("chosen").list.len().sum()).sort("tool")
-    return stage.result(
+    return context.result(
         manifest,
         preview=["tool", "chosen", "probabilities"],
         metadata={**shown, **{f"positions_{tool}": count for tool, count in by_tool.iter_rows()}},
     )
 
 
-@stage_asset(
+@stage(
     t.TF_RAW_GENERATIONS,
-    deps=[t.TF_CALL_POSITIONS],
+    after=["call_positions"],
     description="Calls sampled at the chosen positions of each text, from the opening bracket to the end of "
     "their input.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def raw_generations(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_RAW_GENERATIONS, ToolformerExperiment)
-    section = stage.experiment.annotation
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    positions_manifest, positions = stage.read(t.TF_CALL_POSITIONS)
+def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
+    section = context.experiment.annotation
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    positions_manifest, positions = context.read(t.TF_CALL_POSITIONS)
     texts = dict(pool.select("id", "text").iter_rows())
     settings = {"annotation": section.model_dump()}
     parameters = recorded_sampling(t.TF_RAW_GENERATIONS.name, settings)
     places = positions.select("id", "text_id", "tool", position="chosen").explode("position").drop_nulls()
-    with experiment_tools(stage.experiment, stage.home) as tools:
+    with experiment_tools(context.experiment, context.home) as tools:
 
         def prepare(model: LanguageModel) -> Work[Row]:
             opening = opening_token(model)
-            draw = completer(model, parameters, (stage.experiment.seed, stage.iteration))
+            draw = completer(model, parameters, (context.experiment.seed, context.iteration))
 
             def sample(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
                 asked = [
@@ -235,8 +223,7 @@ def raw_generations(
 
             return sample
 
-        manifest, shown = stage.work(
-            language_model,
+        manifest, shown = context.work(
             [pool_manifest, positions_manifest],
             settings,
             places.rows(named=True),
@@ -245,29 +232,26 @@ def raw_generations(
             unit="calls",
             each=lambda row: section.of(row["tool"]).calls,
         )
-    return stage.result(manifest, preview=["tool", "position", "text"], metadata=shown)
+    return context.result(manifest, preview=["tool", "position", "text"], metadata=shown)
 
 
-@stage_asset(
+@stage(
     t.TF_TOOL_RESULTS,
-    deps=[t.TF_RAW_GENERATIONS, t.TF_SEARCH_INDEX],
+    after=["raw_generations", "search_index"],
     description="The call that each completion holds and what the tool said to it; or the problem: it could "
     "not be read, was refused, failed, took too long, or gave nothing.",
-    holds_model=True,
+    uses=["language_model"],
 )
-def tool_results(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_TOOL_RESULTS, ToolformerExperiment)
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    drawn_manifest, drawn = stage.read(t.TF_RAW_GENERATIONS)
-    index_manifest, _ = stage.read(t.TF_SEARCH_INDEX)
+def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    drawn_manifest, drawn = context.read(t.TF_RAW_GENERATIONS)
+    index_manifest, _ = context.read(t.TF_SEARCH_INDEX)
     days = {
         text: Context(date.fromisoformat(day) if day else None)
         for text, day in pool.select("id", "date").iter_rows()
     }
-    open_model = partial(language_model.open, stage.experiment.model)
-    with experiment_tools(stage.experiment, stage.home, open_model) as tools:
+    open_model = partial(context.language_model.open, context.experiment.model)
+    with experiment_tools(context.experiment, context.home, open_model) as tools:
 
         def run(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
             calls = [read_call(row["text"], {row["tool"]}) for row in shard]
@@ -283,18 +267,18 @@ def tool_results(
                 for row, call in zip(shard, calls, strict=True)
             ]
 
-        activity = stage.activity(
+        activity = context.activity(
             inputs=[pool_manifest, drawn_manifest, index_manifest],
             parameters={"tools": {name: tool.version for name, tool in tools.items()}},
         )
-        with stage.lake.writer(stage.schema, activity) as writer:
+        with context.lake.writer(context.table, activity) as writer:
             columns = ["id", "text_id", "tool", "position", "text"]
             items = drawn.select(columns).rows(named=True)
-            spent = in_shards(writer, items, run, size=_RESULTS, unit="calls", log=stage.log)
-            manifest = writer.commit({"seconds": stage.seconds, **vars(spent)})
-    rows = stage.lake.read_ungated(manifest)
+            spent = in_shards(writer, items, run, size=_RESULTS, unit="calls", log=context.log)
+            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    rows = context.lake.read_ungated(manifest)
     made = rows.group_by("tool").agg(pl.col("result").is_not_null().mean()).sort("tool")
-    return stage.result(
+    return context.result(
         manifest,
         preview=["tool", "arguments", "result", "problem"],
         metadata={f"with_result_{tool}": number(share) for tool, share in made.iter_rows()},
@@ -316,26 +300,23 @@ def _made(row: Row, tools: Toolbox, call: Call | str, result: str | ToolError | 
     )
 
 
-@stage_asset(
+@stage(
     t.TF_PERPLEXITY_SCORES,
-    deps=[t.TF_TOOL_RESULTS],
+    after=["tool_results"],
     description="How hard the text after each call's place is to predict, weighted over five tokens: without "
     "the call, with it, and with its result too, as a prefix of the whole text. All thresholds are applied "
     "to these.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def perplexity_scores(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_PERPLEXITY_SCORES, ToolformerExperiment)
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    results_manifest, results = stage.read(t.TF_TOOL_RESULTS)
+def perplexity_scores(context: StageContext[ToolformerExperiment]) -> Result:
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    results_manifest, results = context.read(t.TF_TOOL_RESULTS)
     texts = dict(pool.select("id", "text").iter_rows())
     place = ["text_id", "position", "tool", "arguments"]
     usable = results.filter(pl.col("problem").is_null()).unique(place, keep="first", maintain_order=True)
     by_text = [part.rows(named=True) for part in usable.partition_by("text_id", maintain_order=True)]
-    least = stage.experiment.filter.lowest
+    least = context.experiment.filter.lowest
 
     def prepare(model: LanguageModel) -> Work[list[Row]]:
         def score(shard: Sequence[list[Row]], report: ProgressReport) -> list[Draft]:
@@ -358,43 +339,42 @@ def perplexity_scores(
 
         return score
 
-    manifest, shown = stage.work(
-        language_model,
+    manifest, shown = context.work(
         [pool_manifest, results_manifest],
         {"least_reduction": least},
         by_text,
         prepare,
-        size=stage.experiment.annotation.shard,
+        size=context.experiment.annotation.shard,
         unit="calls",
         each=len,
     )
-    candidates = call_candidates(results, stage.lake.read_ungated(manifest))
-    return stage.result(
+    candidates = call_candidates(results, context.lake.read_ungated(manifest))
+    return context.result(
         manifest,
         preview=["candidate_id", "loss_no_call", "loss_call", "loss_call_with_result"],
         metadata={**shown, **call_metadata(candidates)},
     )
 
 
-@stage_asset(
+@stage(
+    t.TF_DECISIONS,
     t.TF_FILTERED_DATASET,
-    deps=[t.TF_PERPLEXITY_SCORES],
+    after=["perplexity_scores"],
     description="The texts with those calls written in that pay for themselves. Each rule's word on each "
     "call stands in toolformer/decisions.",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, t.TF_FILTERED_DATASET, ToolformerExperiment)
-    pool_manifest, pool = stage.read(t.TF_SEED_POOL)
-    results_manifest, results = stage.read(t.TF_TOOL_RESULTS)
-    scores_manifest, scores = stage.read(t.TF_PERPLEXITY_SCORES)
+def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
+    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    results_manifest, results = context.read(t.TF_TOOL_RESULTS)
+    scores_manifest, scores = context.read(t.TF_PERPLEXITY_SCORES)
     candidates = call_candidates(results, scores)
-    thresholds = call_thresholds(stage.experiment.filter)
-    kept, decisions = filter_calls(candidates, thresholds, stage.experiment.seed)
-    activity = stage.activity(
+    thresholds = call_thresholds(context.experiment.filter)
+    kept, decisions = filter_calls(candidates, thresholds, context.experiment.seed)
+    activity = context.activity(
         inputs=[pool_manifest, results_manifest, scores_manifest],
-        parameters={"filter": stage.experiment.filter.model_dump(), "seed": stage.experiment.seed},
+        parameters={"filter": context.experiment.filter.model_dump(), "seed": context.experiment.seed},
     )
-    store_decisions(stage, t.TF_DECISIONS, decisions, [results_manifest], activity.id)
+    context.store_decisions(t.TF_DECISIONS, decisions, [results_manifest], activity.id)
     texts = dict(pool.select("id", "text").iter_rows())
     found = {row["candidate_id"]: row for row in kept.iter_rows(named=True)}
     drafts = []
@@ -422,9 +402,9 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
                 measures={"loss_reduction": most, "loss_reductions": saved},
             )
         )
-    manifest = stage.store(activity, drafts)
+    manifest = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         manifest,
         preview=["completion", "loss_reduction"],
         metadata={
@@ -432,8 +412,8 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
             "calls_kept": kept.height,
             **{f"kept_{tool}": count for tool, count in kept["tool"].value_counts(sort=True).iter_rows()},
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": stage.lineage_page,
-            "preview_records": dg.MetadataValue.md(preview_records(stage.lake, manifest)),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
         },
     )
 
@@ -441,7 +421,7 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
 _CALL = ("tool", "position", "arguments", "result")
 
 
-toolformer_assets = [
+STAGES = [
     seed_pool,
     search_index,
     call_positions,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
-from selfimprove_dagster.methods.unnatural_instructions import exam, explain, pages, settings
-from selfimprove_dagster.tables import pending
+from selfimprove_dagster.methods.unnatural_instructions import exam, explain, pages, settings, stages
 
 METHOD = Method(
     name="unnatural_instructions",
@@ -15,7 +14,7 @@ METHOD = Method(
     ],
     experiment=settings.UnnaturalInstructionsExperiment,
     presets=settings.PRESETS,
-    stages=pending("unnatural_instructions"),
+    stages=stages.STAGES,
     inputs=[SEED_TASKS],
     embedded=settings.EMBEDDED,
     counts={

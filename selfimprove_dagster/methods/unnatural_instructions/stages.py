@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import dagster as dg
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.assets.factory import number, stage_asset
 from selfimprove_dagster.exams import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, store_examples
 from selfimprove_dagster.families.trained.stages import training_stages
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import rules
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as method
 from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
@@ -42,13 +40,12 @@ from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions i
     ElicitedTask,
     example_key,
 )
-from selfimprove_dagster.resources.language_model import LanguageModelResource
-from selfimprove_dagster.stage import Stage, store_decisions
+from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.shards import Request
 
-seed_pool = pool_stage(UI_SEED_POOL, UI_POOL_DECISIONS, UnnaturalInstructionsExperiment)
+seed_pool = pool_stage(UI_SEED_POOL, UI_POOL_DECISIONS)
 
 
 def _elicited(row: Row) -> ElicitedTask:
@@ -59,24 +56,21 @@ def _elicited(row: Row) -> ElicitedTask:
     )
 
 
-@stage_asset(
+@stage(
     UI_RAW_GENERATIONS,
-    deps=[UI_SEED_POOL],
+    after=["seed_pool"],
     description="Fourth examples: each prompt shows three seed tasks with their constraints, and the model "
     "writes one more.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def raw_generations(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, UI_RAW_GENERATIONS, UnnaturalInstructionsExperiment)
-    section, seed = stage.experiment.generation, stage.experiment.seed
-    manifest, pool = stage.read(UI_SEED_POOL)
+def raw_generations(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+    section, seed = context.experiment.generation, context.experiment.seed
+    manifest, pool = context.read(UI_SEED_POOL)
     seeds = pool.filter(origin="human").rows(named=True)
     requests = []
     for index in range(section.prompts):
-        lot = seed_of(seed, "demonstrations", stage.iteration, index)
+        lot = seed_of(seed, "demonstrations", context.iteration, index)
         shown = method.choose_demonstrations(seeds, lot, section.demonstrations)
         requests.append(
             Request(
@@ -86,24 +80,22 @@ def raw_generations(
                 parents=[Parent(row["id"], "demonstration") for row in shown],
             )
         )
-    stored, about = stage.complete(
-        language_model,
+    stored, about = context.complete(
         [manifest],
         {"generation": section.model_dump()},
         requests,
-        size=stage.experiment.generation.shard,
+        size=context.experiment.generation.shard,
     )
-    return stage.result(stored, ["prompt", "text", "finish_reason"], about)
+    return context.result(stored, ["prompt", "text", "finish_reason"], about)
 
 
-@stage_asset(
+@stage(
     UI_CANDIDATE_TASKS,
-    deps=[UI_RAW_GENERATIONS],
+    after=["raw_generations"],
     description="The task read out of each completion: instruction, input, constraints.",
 )
-def candidate_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, UI_CANDIDATE_TASKS, UnnaturalInstructionsExperiment)
-    manifest, drawn = stage.read(UI_RAW_GENERATIONS)
+def candidate_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+    manifest, drawn = context.read(UI_RAW_GENERATIONS)
     drafts = []
     for row in drawn.iter_rows(named=True):
         parsed = method.parse_example(row["text"], row["finish_reason"])
@@ -120,26 +112,26 @@ def candidate_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Ho
                 parents=[Parent(row["id"], "parsed_from")],
             )
         )
-    stored = stage.store(stage.activity(inputs=[manifest], parameters={}), drafts)
+    stored = context.store(context.activity(inputs=[manifest], parameters={}), drafts)
     problems = sum(draft.content["problem"] is not None for draft in drafts)
-    return stage.result(
+    return context.result(
         stored,
         preview=["instruction", "input", "constraints", "problem"],
         metadata={"unreadable": problems, "readable_share": number(1 - problems / max(len(drafts), 1))},
     )
 
 
-@stage_asset(
+@stage(
+    UI_TASK_DECISIONS,
     UI_ACCEPTED_TASKS,
-    deps=[UI_CANDIDATE_TASKS, UI_SEED_POOL],
+    after=["candidate_tasks", "seed_pool"],
     description="Tasks that have every field, copy no demonstration and were not there before. Each rule's "
     "word on each candidate stands in unnatural_instructions/task_decisions.",
 )
-def accepted_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, UI_ACCEPTED_TASKS, UnnaturalInstructionsExperiment)
-    manifest, candidates = stage.read(UI_CANDIDATE_TASKS)
-    drawn_manifest, drawn = stage.read(UI_RAW_GENERATIONS)
-    pool_manifest, pool = stage.read(UI_SEED_POOL)
+def accepted_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+    manifest, candidates = context.read(UI_CANDIDATE_TASKS)
+    drawn_manifest, drawn = context.read(UI_RAW_GENERATIONS)
+    pool_manifest, pool = context.read(UI_SEED_POOL)
     keys = {row["id"]: _key(_elicited(row)) for row in pool.iter_rows(named=True)}
     shown = {
         row["id"]: [keys[edge["id"]] for edge in row["parents"]]
@@ -150,10 +142,10 @@ def accepted_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
         pl.Series("demonstrations", [shown[one] for one in candidates["completion_id"]], pl.List(pl.String)),
     )
     kept, decisions = method.filter_examples(frame, {key: task for task, key in keys.items()})
-    kept, on_bans = apply_filters(kept, [rules.not_banned(bans(stage.experiment))])
+    kept, on_bans = apply_filters(kept, [rules.not_banned(bans(context.experiment))])
     inputs = [manifest, drawn_manifest, pool_manifest]
-    activity = stage.activity(inputs=inputs, parameters={"banned": sorted(bans(stage.experiment))})
-    store_decisions(stage, UI_TASK_DECISIONS, pl.concat([decisions, on_bans]), inputs[:1], activity.id)
+    activity = context.activity(inputs=inputs, parameters={"banned": sorted(bans(context.experiment))})
+    context.store_decisions(UI_TASK_DECISIONS, pl.concat([decisions, on_bans]), inputs[:1], activity.id)
     drafts = [
         Draft(
             content={name: row[name] for name in UI_ACCEPTED_TASKS.content},
@@ -161,9 +153,9 @@ def accepted_tasks(context: dg.AssetExecutionContext, home: dg.ResourceParam[Hom
         )
         for row in kept.iter_rows(named=True)
     ]
-    stored = stage.store(activity, drafts)
+    stored = context.store(activity, drafts)
     dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return stage.result(
+    return context.result(
         stored,
         preview=["instruction", "input", "constraints"],
         metadata={
@@ -179,19 +171,16 @@ def _key(task: ElicitedTask) -> str:
     return example_key(task.instruction, task.input)
 
 
-@stage_asset(
+@stage(
     UI_TASK_OUTPUTS,
-    deps=[UI_ACCEPTED_TASKS],
+    after=["accepted_tasks"],
     description="The answer to each accepted task, drawn greedily.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def task_outputs(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, UI_TASK_OUTPUTS, UnnaturalInstructionsExperiment)
-    manifest, tasks = stage.read(UI_ACCEPTED_TASKS)
-    section = stage.experiment.outputs
+def task_outputs(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+    manifest, tasks = context.read(UI_ACCEPTED_TASKS)
+    section = context.experiment.outputs
     requests = [
         Request(
             key=_key(task),
@@ -205,29 +194,25 @@ def task_outputs(
         for row in tasks.iter_rows(named=True)
         for task in (ElicitedTask(row["instruction"], row["input"], row["constraints"]),)
     ]
-    stored, about = stage.complete(
-        language_model,
+    stored, about = context.complete(
         [manifest],
         {"outputs": section.model_dump()},
         requests,
-        size=stage.experiment.generation.shard,
+        size=context.experiment.generation.shard,
     )
-    return stage.result(stored, ["instruction", "input", "text"], about)
+    return context.result(stored, ["instruction", "input", "text"], about)
 
 
-@stage_asset(
+@stage(
     UI_PARAPHRASES,
-    deps=[UI_ACCEPTED_TASKS],
+    after=["accepted_tasks"],
     description="Each accepted instruction in other words.",
-    kinds={"parquet", "pytorch"},
-    holds_model=True,
+    kinds=["parquet", "pytorch"],
+    uses=["language_model"],
 )
-def paraphrases(
-    context: dg.AssetExecutionContext, home: dg.ResourceParam[Home], language_model: LanguageModelResource
-) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, UI_PARAPHRASES, UnnaturalInstructionsExperiment)
-    manifest, tasks = stage.read(UI_ACCEPTED_TASKS)
-    section = stage.experiment.paraphrases
+def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+    manifest, tasks = context.read(UI_ACCEPTED_TASKS)
+    section = context.experiment.paraphrases
     requests = [
         Request(
             key=f"{row['id']}/{place}",
@@ -243,29 +228,28 @@ def paraphrases(
         paraphrase, reason = method.parse_paraphrase(drawn.text, drawn.finish_reason)
         return {"paraphrase": paraphrase, "problem": None if paraphrase else reason}
 
-    stored, about = stage.complete(
-        language_model,
+    stored, about = context.complete(
         [manifest],
         {"paraphrases": section.model_dump()},
         requests,
-        size=stage.experiment.generation.shard,
+        size=context.experiment.generation.shard,
         read=read,
     )
-    return stage.result(stored, ["instruction", "paraphrase"], about)
+    return context.result(stored, ["instruction", "paraphrase"], about)
 
 
-@stage_asset(
+@stage(
+    UI_DECISIONS,
     UI_FILTERED_DATASET,
-    deps=[UI_TASK_OUTPUTS, UI_PARAPHRASES, UI_ACCEPTED_TASKS],
+    after=["task_outputs", "paraphrases", "accepted_tasks"],
     description="The training examples: every answered task so far, under its own instruction and under each "
     "paraphrase of it; of examples that say the same the first.",
-    code_version="2",
+    version="2",
 )
-def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[Home]) -> dg.MaterializeResult:
-    stage = Stage.begin(context, home, UI_FILTERED_DATASET, UnnaturalInstructionsExperiment)
+def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     for schema in (UI_TASK_OUTPUTS, UI_PARAPHRASES):
-        stage.read(schema)  # refused where its checks failed
-    inputs, (outputs, rephrased, _) = stage.so_far(UI_TASK_OUTPUTS, UI_PARAPHRASES, UI_ACCEPTED_TASKS)
+        context.read(schema)  # refused where its checks failed
+    inputs, (outputs, rephrased, _) = context.so_far(UI_TASK_OUTPUTS, UI_PARAPHRASES, UI_ACCEPTED_TASKS)
     frame = outputs.select(
         "task_id",
         "instruction",
@@ -275,14 +259,14 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
         output=pl.col("text").str.strip_chars(),
         problem=pl.when(pl.col("finish_reason") == "length").then(pl.lit("cut off at the token limit")),
     )
-    keys = held_out_keys(stage.experiment)
+    keys = held_out_keys(context.experiment)
     held_out = rules.not_held_out(keys, normalise_question)
-    banned = bans(stage.experiment)
+    banned = bans(context.experiment)
     answered, decisions = apply_filters(
         frame, [could_be_read, held_out, rules.not_banned(banned), rules.output_not_empty]
     )
     other_words, on_words = method.filter_paraphrases(
-        rephrased.rename({"id": "candidate_id"}), stage.experiment.paraphrases.most
+        rephrased.rename({"id": "candidate_id"}), context.experiment.paraphrases.most
     )
     examples: list[tuple[Row, list[Parent]]] = []
     reworded: list[tuple[Row, list[Parent]]] = []
@@ -303,14 +287,14 @@ def filtered_dataset(context: dg.AssetExecutionContext, home: dg.ResourceParam[H
     )
     different = {*kept["candidate_id"]}
     return store_examples(
-        stage,
+        context,
         UI_DECISIONS,
         inputs,
         pl.concat([decisions, on_words, on_copies]),
         [one for one in examples if one[0]["candidate_id"] in different],
         measures=(),
         parameters={
-            "paraphrases": stage.experiment.paraphrases.most,
+            "paraphrases": context.experiment.paraphrases.most,
             "held_out": content_hash({"keys": sorted(keys)}),
             "banned": sorted(banned),
         },
@@ -328,7 +312,7 @@ def _example(row: Row, instruction: str, lot: str) -> Row:
     }
 
 
-unnatural_instructions_assets = [
+STAGES = [
     seed_pool,
     raw_generations,
     candidate_tasks,

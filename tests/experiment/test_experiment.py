@@ -1,0 +1,257 @@
+"""Experiment files: what they may say, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from selfimprove_dagster import embedded
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.home.files import describe_fields, load_experiment, parse_experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.methods.toolformer.settings import CallSamplingSection, ToolformerExperiment
+from selfimprove_dagster.presets import PRESETS
+
+SMALLEST: dict[str, Any] = {
+    "model": {"path": "embedded"},
+    "seeds": {"file": "questions.jsonl"},
+    "evaluation": {"file": "heldout.jsonl"},
+}
+
+
+def load(folder: Path, name: str = "mine", **changes: Any) -> Experiment:
+    """What a file of that name is read as."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**SMALLEST, **changes}))
+    return load_experiment(path)
+
+
+def complaint(folder: Path, text: str | bytes) -> str:
+    path = folder / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ExperimentError) as raised:
+        load_experiment(path)
+    return str(raised.value)
+
+
+def test_a_short_file_is_filled_up_from_the_practical_preset(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    assert experiment.name == "mine"
+    assert experiment.method == "lmsi"
+    assert experiment.sampling.paths == 16
+    assert experiment.training.formats == PRESETS["lmsi"]["practical"].values["training"]["formats"]
+    assert experiment.demonstrations.count == 2
+    assert experiment.demonstrations.file == str(embedded.DEMONSTRATIONS)
+    assert experiment.partition_key(7) == "mine-007"
+
+
+def test_the_paper_preset_has_the_numbers_of_the_paper(tmp_path: Path) -> None:
+    experiment = load(tmp_path, preset="paper")
+    sampling, training = experiment.sampling, experiment.training
+    assert (sampling.paths, sampling.temperature, sampling.temperature_improved) == (32, 0.7, 1.2)
+    assert (training.steps, training.learning_rate, training.batch_size) == (10_000, 5e-5, 32)
+    assert (experiment.filter.minimum_vote_share, experiment.filter.maximum_paths) == (0.0, None)
+    assert set(training.formats.values()) == {1.0}
+
+
+@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("name", ["paper", "practical"])
+def test_a_preset_lists_its_deviations(method: str, name: str) -> None:
+    assert all(PRESETS[method][name].deviations)
+
+
+def test_one_field_of_a_section_leaves_the_others_to_the_preset(tmp_path: Path) -> None:
+    experiment = load(tmp_path, sampling={"paths": 5}, training={"formats": {"zero_shot_cot": 1}})
+    assert (experiment.sampling.paths, experiment.sampling.temperature) == (5, 0.8)
+    assert experiment.training.formats == {"zero_shot_cot": 1.0}
+
+
+def test_paths_start_at_the_files_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    (tmp_path / "local-model").mkdir()
+    experiment = load(tmp_path, seeds={"file": "../data/q.csv"}, evaluation={"file": "~/heldout.jsonl"})
+    assert experiment.seeds.file == str(tmp_path.parent / "data" / "q.csv")
+    assert experiment.evaluation.file == "/home/ada/heldout.jsonl"
+    assert load(tmp_path, model={"path": "local-model"}).model.path == str(tmp_path / "local-model")
+    assert load(tmp_path, model={"path": "meta-llama/Llama-3.2-1B"}).model.path == "meta-llama/Llama-3.2-1B"
+    assert load(tmp_path).model.path == str(embedded.BASE_MODEL)
+
+
+def test_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.delenv("UNSET", raising=False)
+
+    def seeds(file: str) -> str:
+        return load(tmp_path, seeds={"file": file}).seeds.file
+
+    assert seeds("${DATA}/q.jsonl") == "/data/q.jsonl"
+    assert seeds("${UNSET:-/fallback}/q.jsonl") == "/fallback/q.jsonl"
+    assert seeds("${EMPTY:-/fallback}/q.jsonl") == "/fallback/q.jsonl"
+    with pytest.raises(ExperimentError, match="the environment variable UNSET is used but not set"):
+        seeds("${UNSET}/q.jsonl")
+
+
+def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> None:
+    said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"temprature": 1}, "sede": 4}))
+    assert "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, paths" in said
+    assert "sede: there is no such field; allowed here: budget, demonstrations, description" in said
+    said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
+    assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, least_gain," in said
+
+
+def test_a_section_that_may_be_left_out_is_described_with_its_fields() -> None:
+    described = {field.name: field.practical for field in describe_fields()}
+    assert described["sampling.adaptive"] == "none"
+    assert described["sampling.adaptive.step"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sampling": {"temperature": 0}}, "sampling.temperature: Input should be greater than 0, not 0"),
+        (
+            {"sampling": {"temperature": float("nan")}},
+            "sampling.temperature: Input should be a finite number",
+        ),
+        ({"sampling": {"top_p": 1.5}}, "sampling.top_p: Input should be less than or equal to 1, not 1.5"),
+        ({"sampling": {"paths": "many"}}, "sampling.paths: Input should be a valid integer"),
+        (
+            {"sampling": {"prompt_format": "zero_shot"}},
+            "should be 'few_shot_cot' or 'zero_shot_cot', not 'zero_",
+        ),
+        ({"training": {"formats": {"cot": 1}}}, "training.formats.cot: Input should be 'few_shot_cot', "),
+        (
+            {"training": {"formats": {"zero_shot_cot": 0}}},
+            "training.formats: at least one format needs a share",
+        ),
+        ({"training": {"formats": {"zero_shot_cot": float("inf")}}}, "Input should be a finite number"),
+        (
+            {"training": {"learning_rate": -1}},
+            "training.learning_rate: Input should be greater than 0, not -1",
+        ),
+        ({"budget": {"hours": float("inf")}}, "budget.hours: Input should be a finite number"),
+        ({"seeds": {"file": "q.jsonl", "rows": "5"}}, "seeds.rows: String should match pattern"),
+        ({"seeds": None}, "seeds: Input should be a valid dictionary"),
+        ({"seeds": {}}, "seeds.file: Field required"),
+        ({"demonstrations": None}, "demonstrations: Input should be a valid dictionary"),
+        ({"demonstrations": 3}, "demonstrations: Input should be a valid dictionary"),
+        ({"demonstrations": {"count": 0}}, "few-shot formats are used, so demonstrations.count must be at"),
+        ({"preset": "papers"}, "preset: 'papers' is not one of 'paper', 'practical'"),
+        ({"preset": ["paper"]}, "preset: ['paper'] is not one of 'paper', 'practical'"),
+        ({"model": {"path": "embedded", "engine": "vlm"}}, "model.engine: Input should be"),
+        ({"seed": 2**31}, "seed: Input should be less than"),
+        ({1: 2}, "1"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_field_and_what_is_allowed(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    assert said in complaint(tmp_path, yaml.safe_dump({**SMALLEST, **changes}))
+
+
+def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
+    said = complaint(tmp_path, "name: mine\nsampling: {paths: 0, top_k: -1}\n")
+    for field in ("model", "seeds", "evaluation", "sampling.paths", "sampling.top_k"):
+        assert f"\n  {field}: " in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {path: embedded", "is not YAML"),
+        ("when: 2001-99-99", "is not YAML: month must be in 1..12"),
+        ("[" * 5000, "is not YAML"),
+        ("- a\n- b\n", "must hold fields and values, such as `name: mine`"),
+        ("", "must hold fields and values"),
+        ("name: yours\n", "name is 'yours' but must equal the file name, 'mine'"),
+        ("name: 5\n", "name is 5 but must equal the file name, 'mine'"),
+        (b"description: gr\xfc\xdfe\n", "is not UTF-8 text (byte 15); save it as UTF-8"),
+        ("model: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused_by_name(
+    tmp_path: Path, text: str | bytes, said: str
+) -> None:
+    message = complaint(tmp_path, text)
+    assert said in message
+    assert str(tmp_path / "mine.yaml") in message
+
+
+def test_a_name_that_makes_no_partition_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="name: String should match pattern"):
+        load(tmp_path, name="My-Experiment")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"there is no experiment file .*gone\.yaml"):
+        load_experiment(tmp_path / "gone.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ExperimentError, match=r"folder\.yaml cannot be read: Is a directory"):
+        load_experiment(tmp_path / "folder.yaml")
+
+
+def test_home_names_the_experiments_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, "one")
+    load(tmp_path, "two")
+    monkeypatch.setenv("SELFIMPROVE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SELFIMPROVE_EXPERIMENTS", str(tmp_path))
+    home = Home.from_environment()
+    assert home.experiment("one").name == "one"
+    with pytest.raises(ExperimentError, match=r"no experiment 'three' in .*; there are: one, two"):
+        home.experiment("three")
+    assert home.lake.root == tmp_path / "home" / "lake"
+    assert home.checkpoint("one", 2, "lmsi", "act:" + "a" * 32).name == "002-lmsi-aaaaaaaaaaaa"
+
+
+def test_partition_keys_and_experiments_are_inverse(tmp_path: Path) -> None:
+    experiment = load(tmp_path, "one_2")
+    for iteration in (0, 42, 998):
+        assert experiment_of_key(experiment.partition_key(iteration)) == ("one_2", iteration)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "demo", "demo-1", "demo-0001", "Demo-001", "demo-001\n", "a-b-001", "../x-001"]
+)
+def test_other_texts_are_no_partition_keys(key: str) -> None:
+    with pytest.raises(ExperimentError, match="is not of the form <experiment>-<NNN>"):
+        experiment_of_key(key)
+
+
+def test_an_experiment_is_settled(tmp_path: Path) -> None:
+    experiment = parse_experiment({"name": "demo", **SMALLEST}, folder=tmp_path)
+    with pytest.raises(ValueError, match="frozen"):
+        experiment.__setattr__("seed", 3)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=str)
+def test_the_experiments_that_are_shipped_are_valid(path: Path) -> None:
+    assert load_experiment(path).name == path.stem
+
+
+def test_a_toolformer_experiment_reads_tools_and_thresholds(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "method: toolformer\nmodel: {path: embedded}\nseeds: {file: texts.jsonl}\n"
+        "evaluation: {file: exam.jsonl, plain_file: plain.jsonl}\n"
+        "tools: {names: [Calculator, 'tools/mine.py:Weather'], corpus: passages.jsonl}\n"
+        "annotation: {texts: 7, tools: {Calculator: {positions: 3}}}\n"
+        "filter: {loss_reduction: {Calculator: 0.25}}\n",
+        encoding="utf-8",
+    )
+    experiment = load_experiment(file)
+    assert isinstance(experiment, ToolformerExperiment)
+    assert experiment.tools.names == ["Calculator", f"{tmp_path}/tools/mine.py:Weather"]
+    assert experiment.tools.corpus_file == tmp_path / "passages.jsonl"
+    assert experiment.evaluation.plain_file == str(tmp_path / "plain.jsonl")
+    assert experiment.annotation.of("Calculator").positions == 3
+    assert experiment.annotation.of("Calculator").calls == 10, "the preset's"
+    assert experiment.annotation.of("Weather") == CallSamplingSection(positions=5, calls=5, threshold=0.05)
+    assert experiment.filter.lowest == 0.25
+    assert experiment.answering_model is None, "neither QA nor MT is asked"
+    assert experiment.decided_in == "with_tools"

@@ -1,0 +1,266 @@
+"""Self-Refine, Reflexion and PIT's rounds: when they stop, what they show, and what becomes of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.refining_model import ToldModel
+
+from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
+from selfimprove_dagster.families.dialogues.prompts import (
+    dialogue_prompt,
+    feedback_prompt,
+    improvement_prompt,
+    refinement_prompt,
+)
+from selfimprove_dagster.families.refining.refining import improve, reflexion, self_refine
+from selfimprove_dagster.families.refining.trajectories import Evaluation, Refining, Task, Trajectory
+from selfimprove_dagster.families.refining.ways import (
+    ANSWER,
+    EVALUATION,
+    FEEDBACK,
+    REFLECTION,
+    STOPS,
+    WAYS,
+    fault,
+    is_unchanged,
+    remembered,
+    says_fine,
+)
+
+# ---- what is said ---------------------------------------------------------------------------------------
+
+
+def test_prompts_end_where_the_model_goes_on() -> None:
+    said = "Human: Why?\n\nAssistant: Because."
+    assert feedback_prompt("Why?", " Because. ") == f"{said}\n\nFeedback:"
+    assert feedback_prompt("Why?", "Because.", "1 of 2") == f"{said}\n\nEvaluation: 1 of 2\n\nFeedback:"
+    once = f"{said}\n\nFeedback: Too short.\n\nBetter response:"
+    assert refinement_prompt("Why?", [("Because.", "Too short.")]) == once
+    twice = refinement_prompt("Why?", [("Because.", "Too short."), ("Because so.", "Still.")])
+    assert twice == f"{once} Because so.\n\nFeedback: Still.\n\nBetter response:"
+    assert improvement_prompt("Why?", "Because. ") == f"{said}\n\nBetter response:"
+
+
+@pytest.mark.parametrize(
+    ("feedback", "fine"),
+    [
+        (" The response is fine.", True),
+        ("the  RESPONSE is fine!", True),
+        ("It is short. The response is fine", True),
+        ("The response is fine, but rude.", False),
+        ("The response is not fine.", False),
+        ("", False),
+    ],
+)
+def test_feedback_says_that_it_is_fine_in_a_sentence_of_its_own(feedback: str, fine: bool) -> None:
+    assert says_fine(feedback) == fine
+
+
+def test_the_sentence_can_be_another() -> None:
+    assert says_fine("So far so good: it is correct.", "So far so good it is correct")
+    assert not says_fine("The response is fine.", "It is correct")
+
+
+@given(st.lists(st.text()), st.integers(1, 5))
+def test_the_last_reflections_are_remembered_in_order(reflections: list[str], most: int) -> None:
+    kept = remembered(reflections, most)
+    assert len(kept) == min(most, len(reflections)) and reflections[len(reflections) - len(kept) :] == kept
+
+
+@given(st.text())
+def test_white_space_changes_nothing(text: str) -> None:
+    assert is_unchanged(text, f" {text}\n")
+
+
+def test_an_answer_must_be_whole_while_cut_feedback_still_says_something() -> None:
+    assert fault(ANSWER, "So", "stop") is None
+    assert fault(ANSWER, "So", "length") == "the answer was cut off at the token limit"
+    assert fault(FEEDBACK, "So", "length") is None
+    assert fault(REFLECTION, " \n", "stop") == "the reflection is empty"
+
+
+# ---- when they stop -------------------------------------------------------------------------------------
+
+
+def counting(prompt: str) -> str:
+    """Answers count up; feedback is content from 3 on, or as the prompt says (`until 2`)."""
+    human = prompt.split("\n\n")[0]
+    least = int(human.rsplit(" ", 1)[1])
+    last = int(prompt.rsplit("response: ", 1)[-1].split("\n")[0]) if "response: " in prompt else None
+    if "Assistant: " in prompt and last is None:
+        last = int(prompt.split("Assistant: ")[1].split("\n")[0])
+    if prompt.endswith("Feedback:"):
+        assert last is not None
+        return "The response is fine." if last >= least else f"{last} is too small."
+    return "0" if last is None else str(min(last + 1, 5))
+
+
+def until(*least: int) -> list[Task]:
+    return [Task(f"t{number}", f"Count until {each}") for number, each in enumerate(least)]
+
+
+def test_self_refine_stops_at_fine_feedback_and_leaves_the_batch() -> None:
+    model = ToldModel(counting)
+    told: list[tuple[int, int]] = []
+    refined = self_refine(model, until(0, 1, 3, 9), Refining(rounds=4), advance=lambda *one: told.append(one))
+    assert [one.answer for one in refined] == ["0", "1", "3", "4"]
+    assert [one.stopped for one in refined] == ["fine", "fine", "fine", "rounds"]
+    assert [one.last_round for one in refined] == [1, 2, 4, 4]
+    assert [len(batch) for batch in model.batches] == [4, 4, 3, 3, 2, 2, 2, 2, 1]
+    assert sum(done for done, _ in told) == 4, "each task is done once"
+    drawn = sum(one.tokens_after(9)[1] for one in refined)
+    assert sum(tokens for _, tokens in told) == drawn > 0
+    assert [step.kind for step in refined[1].steps] == [ANSWER, FEEDBACK, ANSWER, FEEDBACK]
+    assert refined[1].steps[-1].is_fine is True and refined[1].steps[1].is_fine is False
+
+
+def test_self_refine_stops_where_nothing_changes() -> None:
+    (refined,) = self_refine(ToldModel(counting), until(9), Refining(rounds=9))
+    assert (refined.answer, refined.stopped, refined.last_round) == ("5", "unchanged", 6)
+
+
+def test_self_refine_shows_the_last_feedback_or_all_of_it() -> None:
+    shown = {}
+    for history in (False, True):
+        (refined,) = self_refine(ToldModel(counting), until(9), Refining(rounds=2, history=history))
+        shown[history] = refined.steps[-1].prompt
+    assert shown[False] == refinement_prompt("Count until 9", [("1", "1 is too small.")])
+    assert shown[True] == refinement_prompt(
+        "Count until 9", [("0", "0 is too small."), ("1", "1 is too small.")]
+    )
+
+
+def test_pit_asks_for_better_answers_without_feedback() -> None:
+    model = ToldModel(counting)
+    (refined,) = improve(model, [Task("t", "Count until 9", "3")], "pit", Refining(rounds=4))
+    assert refined.answers == {0: "3", 1: "4", 2: "5", 3: "5"} and refined.stopped == "unchanged"
+    assert model.batches[0] == [improvement_prompt("Count until 9", "3")]
+
+
+def test_reflexion_retries_with_its_last_reflections_until_the_evaluator_is_content() -> None:
+    asked: list[Sequence[str]] = []
+
+    def evaluate(tasks: Sequence[Task], answers: Sequence[str]) -> list[Evaluation]:
+        asked.append(answers)
+        return [Evaluation(int(answer) >= 5, int(answer) / 5, f"{answer} of 5") for answer in answers]
+
+    (refined,) = reflexion(ToldModel(counting), until(9), Refining(rounds=6), evaluate=evaluate)
+    assert asked == [["0"], ["1"], ["2"], ["3"], ["4"], ["5"]]
+    assert (refined.answer, refined.stopped) == ("5", "content")
+    reflection, retry = refined.steps[-3], refined.steps[-2]
+    assert reflection.prompt == feedback_prompt("Count until 9", "4", "4 of 5")
+    last_three = " ".join(f"{n} is too small." for n in (2, 3, 4))
+    assert retry.prompt == refinement_prompt("Count until 9", [("4", last_three)])
+    assert refined.steps[1].score == 0 and refined.steps[1].tokens_in == 0
+
+
+def test_reflexion_asks_the_model_itself() -> None:
+    sure = ToldModel(counting, fine=lambda prompt: 0.2 + 0.2 * int(prompt.split("Assistant: ")[1][0]))
+    (refined,) = reflexion(sure, until(9), Refining(rounds=4))
+    assert (refined.answer, refined.stopped) == ("2", "content")
+    scores = [step.score for step in refined.steps if step.kind == EVALUATION]
+    assert scores == pytest.approx([0.2, 0.4, 0.6])
+    said, spent = (
+        reflexion(ToldModel(counting), until(least), Refining(rounds=3, evaluator="feedback"))[0]
+        for least in (2, 9)
+    )
+    assert (said.answer, said.stopped) == ("2", "content")
+    assert (spent.answer, spent.stopped) == ("3", "rounds"), "the last trial is not evaluated"
+
+
+# ---- what fails -----------------------------------------------------------------------------------------
+
+
+def instead(of: str, says: str) -> Callable[[str], str]:
+    return lambda prompt: says if of in prompt and not prompt.endswith("Feedback:") else counting(prompt)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [("", "round 2: the answer is empty"), ("x" * 99, "round 2: the answer was cut off at the token limit")],
+)
+def test_a_task_that_fails_keeps_its_last_good_answer(way: str, says: str, error: str) -> None:
+    model = ToldModel(instead("until 8\n\nAssistant: 1\n", says))
+    failed, other = improve(model, until(8, 9), way, Refining(rounds=3, max_tokens=40))
+    assert (failed.answer, failed.stopped, failed.error) == ("1", "failed", error)
+    assert failed.steps[-1].error and failed.steps[-1].text.strip() == says[:39]
+    assert (other.answer, other.stopped, other.error) == ("3", "rounds", None)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_that_the_engine_refuses_fails_alone(way: str) -> None:
+    model = ToldModel(
+        counting, refuses=lambda text: "no such words" if "until 8\n\nAssistant: 1" in text else ""
+    )
+    good, failed, other = improve(model, until(9, 8, 9), way, Refining(rounds=2))
+    assert (failed.answer, failed.error) == ("1", "round 2: no such words")
+    assert failed.steps[-1].tokens_in == 0, "it was not read"
+    assert good.stopped == other.stopped == "rounds"
+    alone = improve(ToldModel(counting), until(9, 9), way, Refining(rounds=2))
+    assert [one.answers for one in alone] == [good.answers, other.answers]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_prompt_that_is_too_long_fails_alone(way: str) -> None:
+    tasks = [Task("long", f"{'Count ' * 20}until 9"), *until(9)]
+    failed, other = improve(ToldModel(counting, positions=100), tasks, way, Refining(rounds=1))
+    assert failed.answer is None and failed.stopped == "failed"
+    read = len(dialogue_prompt(tasks[0].prompt))
+    assert failed.error == f"round 0: the prompt has {read} tokens, and the model has 100 positions"
+    assert other.answer == "1"
+
+
+def test_where_every_row_is_refused_it_is_the_model_that_fails() -> None:
+    with pytest.raises(ModelError, match="out of order"):
+        self_refine(ToldModel(counting, refuses=lambda text: "out of order"), until(1, 2), Refining())
+
+
+def test_a_server_that_does_not_answer_is_no_fault_of_a_task() -> None:
+    class Gone(ToldModel):
+        def generate(self, *given: object, **more: object) -> list[list[object]]:  # type: ignore[override]
+            raise ModelUnavailable("the server does not answer")
+
+    with pytest.raises(ModelUnavailable):
+        self_refine(Gone(counting), until(1), Refining())
+
+
+def test_an_empty_first_answer_is_an_error_of_its_task() -> None:
+    failed, other = self_refine(ToldModel(counting), [Task("a", "Count until 1", " "), *until(1)], Refining())
+    assert (failed.answer, failed.error, failed.steps) == (None, "the first answer is empty", [])
+    assert other.answer == "1"
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(ExperimentError, match="'wish' to refine an answer: use one of self_refine"):
+        improve(ToldModel(counting), [], "wish", Refining())
+
+
+# ---- invariants -----------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(WAYS), st.lists(st.integers(0, 9), max_size=5), st.integers(1, 7))
+def test_every_task_is_done_for_a_reason_and_ends_with_its_last_answer(
+    way: str, least: list[int], rounds: int
+) -> None:
+    refined = improve(ToldModel(counting), until(*least), way, Refining(rounds=rounds))
+    assert [one.task for one in refined] == until(*least)
+    for one in refined:
+        assert one.stopped in STOPS and one.last_round <= rounds
+        assert one.answer == one.answer_after(rounds) == one.to_json()[-1]["text"]
+        costs = [sum(one.tokens_after(number)) for number in range(rounds + 1)]
+        assert costs == sorted(costs) and costs[-1] == sum(s.tokens_in + s.tokens_out for s in one.steps)
+
+
+@given(st.sampled_from(WAYS), st.lists(st.integers(0, 9), min_size=2, max_size=5))
+def test_no_task_depends_on_another(way: str, least: list[int]) -> None:
+    def told(refined: Sequence[Trajectory]) -> list[object]:
+        return [one.to_json() for one in refined]
+
+    tasks, settings = until(*least), Refining(rounds=3)
+    alone = [improve(ToldModel(counting), [task], way, settings)[0] for task in tasks]
+    assert told(improve(ToldModel(counting), tasks, way, settings)) == told(alone)

@@ -1,0 +1,863 @@
+"""Every quality check passes on a sound iteration and fails on one in which exactly its fault was planted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import exp, inf, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from kit.small_lake import LMSI
+from safetensors.numpy import save_file
+
+from selfimprove_dagster import embedded, tables
+from selfimprove_dagster.embedded import question_hash
+from selfimprove_dagster.errors import GateClosed
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
+from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.methods.lmsi.tables import (
+    DEMONSTRATIONS,
+    FINE_TUNED_CHECKPOINT,
+    SEED_POOL,
+    VOTED_ANSWERS,
+)
+from selfimprove_dagster.quality import statistics
+from selfimprove_dagster.quality.results import QualityResult
+from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.seeds.tables import SEEDS
+
+QUESTIONS = [
+    "Tom has 3 pens. He buys 4. How many pens does he have now?",
+    "Mia has 9 cups. She drops 2. How many cups are left after that?",
+    "A box has 5 coins. 6 coins are put in. How many coins are in it?",
+    "Sam has 8 keys and loses 1 on the way. How many keys has he got?",
+]
+HELD_OUT = [
+    "Eva wins 7 shells and gives away 5 of them. How many does she keep?",
+    "There are 12 plums in a bag. 3 plums are taken out. How many are left?",
+]
+PATHS = 4
+TRUE_ANSWERS = ["7", "7", "11", "7"]
+
+
+@dataclass
+class Iterations:
+    """Two sound iterations of one experiment, small enough to read; `lake` may be changed at will."""
+
+    folder: Path
+    experiment: Experiment
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.folder / "lake")
+
+    def write(self, table: str, drafts: list[Draft], iteration: int, **activity: Any) -> Manifest:
+        schema = tables.TABLES[table]
+        made = Activity(table, partition_of(self.experiment.name, iteration), "1", {}, 0, **activity)
+        return self.lake.write(schema, made, build_records(schema, drafts, made))
+
+    def rows(self, table: str, iteration: int = 1) -> pl.DataFrame:
+        return self.lake.read_ungated(
+            self.lake.manifest(table, partition_of(self.experiment.name, iteration))
+        )
+
+    def replace(self, table: str, frame: pl.DataFrame, iteration: int = 1) -> None:
+        """Commit other rows under the same activity."""
+        manifest = self.lake.manifest(table, partition_of(self.experiment.name, iteration))
+        self.lake.write(tables.TABLES[table], manifest.activity, frame)
+
+    def change(self, table: str, **columns: Any) -> None:
+        """Set columns of all rows of iteration 1."""
+        self.replace(table, self.rows(table).with_columns(**columns))
+
+    def change_first(self, table: str, rows: int = 1, **columns: Any) -> None:
+        """Set columns of the first rows of iteration 1."""
+        frame = self.rows(table)
+        head = frame.head(rows).with_columns(
+            **{
+                name: value if isinstance(value, pl.Expr) else pl.lit(value)
+                for name, value in columns.items()
+            }
+        )
+        self.replace(table, pl.concat([head.cast(frame.schema), frame.slice(rows)]))
+
+    def set(self, section: str, **values: Any) -> None:
+        """Change the experiment itself."""
+        changed = getattr(self.experiment, section).model_copy(update=values)
+        self.experiment = self.experiment.model_copy(update={section: changed})
+
+    def run(self, table: str, iteration: int = 1) -> dict[str, QualityResult]:
+        """All results of iteration 1."""
+        return {result.name: result for result in run_suite(table, self.lake, self.experiment, iteration)}
+
+    def check(self, table: str, name: str, iteration: int = 1) -> QualityResult:
+        """The result of one check."""
+        results = run_suite(table, self.lake, self.experiment, iteration, only=[name])
+        return next(result for result in results if result.name == name)
+
+
+def build_iterations(folder: Path) -> Iterations:
+    """Four questions with four paths each, voted on, filtered, trained on, evaluated and promoted; twice."""
+    held_out = folder / "heldout.jsonl"
+    answers = ("2", "9")
+    lines = (json.dumps({"question": q, "answer": a}) for q, a in zip(HELD_OUT, answers, strict=True))
+    held_out.write_text("\n".join(lines))
+    experiment = parse_experiment(
+        {
+            "name": "tiny",
+            "model": {"path": str(folder / "base")},
+            "seeds": {"file": str(folder / "seeds.jsonl")},
+            "evaluation": {"file": str(held_out), "majority_questions": 1},
+            "sampling": {"questions": 4, "paths": PATHS},
+            "filter": {"maximum_perplexity": 3.0},
+        },
+        folder=folder,
+    )
+    made = Iterations(folder, experiment)
+    batch = Activity(SEEDS.name, {"experiment": "tiny", "batch": "b"}, "1", {}, 0)
+    source = {"source_file": "seeds.jsonl", "source_line": 1, "licence": "CC0-1.0"}
+    seeds = build_records(SEEDS, [Draft({"question": q, **source}) for q in QUESTIONS], batch)
+    made.lake.write(SEEDS, batch, seeds)
+    for iteration in range(2):
+        _build_one(made, seeds, iteration)
+    return made
+
+
+def _build_one(made: Iterations, seeds: pl.DataFrame, iteration: int) -> None:
+    def drafts_to(table: str, drafts: list[Draft], **activity: Any) -> pl.DataFrame:
+        return made.lake.read_ungated(made.write(table, drafts, iteration, **activity))
+
+    pool = drafts_to(
+        "lmsi/seed_pool",
+        [
+            Draft({name: seed[name] for name in SEED_POOL.content}, [Parent(seed["id"], "seed")])
+            for seed in seeds.iter_rows(named=True)
+        ],
+    )
+    # Three paths of each question reach the true answer, the last says something else.
+    answers = [a if sample < PATHS - 1 else "1" for a in TRUE_ANSWERS for sample in range(PATHS)]
+    paths = drafts_to(
+        "lmsi/raw_generations",
+        [
+            Draft(
+                {
+                    "question_id": question["id"],
+                    "prompt_format": "zero_shot_cot",
+                    "prompt": f"Q: {question['question']}\nA:",
+                    "prompt_token_ids": [1, 2],
+                    "token_ids": [3, 4, 5],
+                    "text": f" Let me count {'again ' * sample}{iteration}. "
+                    f"The answer is {answers[at * PATHS + sample]}.",
+                    "finish_reason": "stop",
+                    "seed": sample,
+                },
+                [Parent(question["id"], "prompt")],
+                {"logprobs": [-0.5, -0.25, 0.0]},
+                sample,
+            )
+            for at, question in enumerate(pool.iter_rows(named=True))
+            for sample in range(PATHS)
+        ],
+        model_id="b2:base",
+    )
+    drafts_to(
+        "lmsi/perplexity_scores",
+        [
+            Draft(
+                {"path_id": path, "tokens": 3},
+                [Parent(path, "scored")],
+                {"mean_logprob": -0.25, "perplexity": exp(0.25)},
+            )
+            for path in paths["id"]
+        ],
+    )
+    votes = drafts_to(
+        "lmsi/voted_answers",
+        [
+            Draft(
+                {
+                    "question_id": question["id"],
+                    "question": question["question"],
+                    "rule": "majority",
+                    "voted_answer": answer,
+                    "votes": [{"answer": answer, "count": 3}, {"answer": "1", "count": 1}],
+                    "paths": [
+                        {"id": paths["id"][at * PATHS + sample], "answer": answers[at * PATHS + sample]}
+                        for sample in range(PATHS)
+                    ],
+                    "tie": False,
+                    "n_paths": 4,
+                    "n_valid": 4,
+                    "n_distinct_paths": 4,
+                },
+                [Parent(question["id"], "question")],
+                {"vote_share": 0.75, "margin": 0.5},
+            )
+            for at, (question, answer) in enumerate(
+                zip(pool.iter_rows(named=True), TRUE_ANSWERS, strict=True)
+            )
+        ],
+    )
+    agree = [answer != "1" for answer in answers]
+    drafts_to(
+        "lmsi/decisions",
+        [
+            Draft(
+                {
+                    "stage": "lmsi/filtered_dataset",
+                    "candidate_id": path,
+                    "rule": "agrees_with_vote",
+                    "kept": kept,
+                    "reason": "",
+                    "nearest_id": None,
+                },
+                [Parent(path, "decided")],
+                {"score": None, "threshold": None},
+            )
+            for path, kept in zip(paths["id"], agree, strict=True)
+        ],
+    )
+    dataset = made.write(
+        "lmsi/filtered_dataset",
+        [
+            Draft(
+                {
+                    "question_id": path["question_id"],
+                    "question": vote["question"],
+                    "format": "zero_shot_cot",
+                    "prompt": path["prompt"],
+                    "completion": path["text"],
+                    "answer": vote["voted_answer"],
+                },
+                [Parent(vote["id"], "voted_answer"), Parent(path["id"], "path")],
+                {"vote_share": 0.75, "perplexity": exp(0.25)},
+            )
+            for at, path in enumerate(paths.iter_rows(named=True))
+            if agree[at]
+            for vote in [votes.row(at // PATHS, named=True)]
+        ],
+        iteration,
+    )
+    checkpoint = make_model(made.folder / f"checkpoint-{iteration}", value=1.0 + iteration)
+    model_id = weights_hash(checkpoint)
+    drafts_to(
+        "lmsi/fine_tuned_checkpoint",
+        [
+            Draft(
+                {
+                    "model_id": model_id,
+                    "base_model_id": "b2:base",
+                    "dataset_activity_id": dataset.activity.id,
+                    "examples": dataset.rows,
+                    "steps": 2,
+                },
+                [Parent(dataset.activity.id, "trained_on"), Parent("b2:base", "initialised_from")],
+                {
+                    "path": str(checkpoint),
+                    "tokens": 100,
+                    "seconds": 1.0,
+                    "first_loss": 2.0,
+                    "final_loss": 1.0,
+                    "log": [{"step": step, "loss": 3.0 - step, "learning_rate": 0.1} for step in (1.0, 2.0)],
+                },
+            )
+        ],
+    )
+    drafts_to(
+        "lmsi/evaluation",
+        [
+            Draft(
+                {
+                    "question": question,
+                    "source_file": "heldout.jsonl",
+                    "source_line": line,
+                    "difficulty": None,
+                    "expected": "2",
+                    "role": role,
+                    "model_id": model,
+                    "mode": mode,
+                    "predicted": "2" if role == "challenger" else "3",
+                    "text": "The answer is 2.",
+                    "correct": role == "challenger",
+                },
+                [Parent(model, "answered_by")],
+            )
+            for role, model in (("champion", "b2:base"), ("challenger", model_id))
+            for mode, asked in (("greedy", HELD_OUT), ("majority", HELD_OUT[:1]))
+            for line, question in enumerate(asked, start=1)
+        ],
+    )
+    drafts_to(
+        "lmsi/promotion",
+        [
+            Draft(
+                {
+                    "promoted": True,
+                    "reason": "better",
+                    "challenger_model_id": model_id,
+                    "champion_model_id": "b2:base",
+                    "questions": 2,
+                    "gained": 2,
+                    "lost": 0,
+                },
+                [Parent(model_id, "decided")],
+                {
+                    "champion_path": str(made.folder / "base"),
+                    "challenger_path": str(checkpoint),
+                    "champion_accuracy": 0.0,
+                    "challenger_accuracy": 1.0,
+                    "difference": 1.0,
+                    "difference_low": 0.1,
+                    "difference_high": 1.0,
+                    "p_worse": 1.0,
+                },
+            )
+        ],
+    )
+
+
+def make_model(folder: Path, value: float) -> Path:
+    """A directory that has the form of a model."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    weight = np.ones((2, 2), dtype=np.float32)
+    weight[0, 0] = value
+    save_file({"weight": weight, "half": weight.astype(np.float16)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterations:
+    return build_iterations(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def made(template: Iterations, tmp_path: Path) -> Iterations:
+    shutil.copytree(template.folder / "lake", tmp_path / "lake")
+    return Iterations(tmp_path, template.experiment)
+
+
+# ---- sound data ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iteration", [0, 1])
+@pytest.mark.parametrize("table", LMSI)
+def test_a_sound_iteration_passes_every_check(made: Iterations, table: str, iteration: int) -> None:
+    results = made.run(table, iteration)
+    assert {name: result.reason for name, result in results.items() if not result.passed} == {}
+    assert list(results) == [check.name for check in SUITES[table]]
+    made.lake.read(table, partition_of("tiny", iteration))  # the gate is open
+
+
+def test_every_table_has_a_suite() -> None:
+    assert set(SUITES) == {name for name in tables.TABLES if not name.startswith(("seeds/", "reviews/"))}
+
+
+# ---- planted faults ------------------------------------------------------------------------------------
+
+Plant = Callable[[Iterations], None]
+
+
+def _first_parent(name: str) -> pl.Expr:
+    return pl.lit([{"id": name, "role": "x"}], dtype=SEED_POOL.polars["parents"])
+
+
+def _append_copy(table: str) -> Plant:
+    """The last row once more, under another id."""
+
+    def plant(made: Iterations) -> None:
+        frame = made.rows(table)
+        made.replace(table, pl.concat([frame, frame.tail(1).with_columns(id=pl.lit("x:copy"))]))
+
+    return plant
+
+
+def _drop_last(table: str) -> Plant:
+    return lambda made: made.replace(table, made.rows(table).head(-1))
+
+
+def _set(table: str, **columns: Any) -> Plant:
+    return lambda made: made.change_first(table, **columns)
+
+
+def _set_all(table: str, **columns: Any) -> Plant:
+    return lambda made: made.change(table, **columns)
+
+
+def _empty(table: str) -> Plant:
+    return lambda made: made.replace(table, made.rows(table).clear())
+
+
+def _corrupt_file(made: Iterations) -> None:
+    (path,) = made.lake.manifest("lmsi/seed_pool", partition_of("tiny", 1)).paths
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def _delete_file(made: Iterations) -> None:
+    (path,) = made.lake.manifest("lmsi/seed_pool", partition_of("tiny", 1)).paths
+    path.unlink()
+
+
+def _other_schema(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Plant:
+    """Commit the seed pool as a version of the code would whose table had other columns."""
+
+    def plant(made: Iterations) -> None:
+        changed = change(made.rows("lmsi/seed_pool"))
+        activity = made.lake.manifest("lmsi/seed_pool", partition_of("tiny", 1)).activity
+        content = {name: dtype for name, dtype in changed.schema.items() if name not in SEED_POOL.polars} | {
+            name: changed.schema[name] for name in SEED_POOL.content if name in changed.columns
+        }
+        made.lake.write(replace(SEED_POOL, content=content), activity, changed)
+
+    return plant
+
+
+def _ask_held_out(table: str) -> Plant:
+    return _set(table, question=f"  {HELD_OUT[0].upper()} ")
+
+
+def _model(value: float = 1.0, **files: bytes) -> Plant:
+    """Point the checkpoint to another model directory."""
+
+    def plant(made: Iterations) -> None:
+        folder = make_model(made.folder / "other", value)
+        for name, content in files.items():
+            (folder / name.replace("_", ".")).write_bytes(content)
+        made.change_first("lmsi/fine_tuned_checkpoint", path=str(folder), model_id=weights_hash(folder))
+
+    return plant
+
+
+def _other_weights(made: Iterations) -> None:
+    made.change_first("lmsi/fine_tuned_checkpoint", path=str(make_model(made.folder / "other", 5.0)))
+
+
+def _evaluation_file(*questions: str) -> Plant:
+    def plant(made: Iterations) -> None:
+        file = made.folder / "heldout.jsonl"
+        file.write_text("\n".join(json.dumps({"question": q, "answer": "1"}) for q in questions))
+        made.set("evaluation", file=str(file))
+
+    return plant
+
+
+def _demonstrate_held_out(made: Iterations) -> None:
+    activity = Activity(DEMONSTRATIONS.name, {"experiment": "tiny", "batch": "b"}, "1", {}, 0)
+    shown = {"question": HELD_OUT[0], "reasoning": "r", "answer": "2"}
+    source = {"source_file": "d.jsonl", "source_line": 1, "licence": "CC0-1.0"}
+    frame = build_records(DEMONSTRATIONS, [Draft({**shown, **source})], activity)
+    made.lake.write(DEMONSTRATIONS, activity, frame)
+
+
+def _vote_for(index: int, **columns: Any) -> Plant:
+    return lambda made: made.change_first("lmsi/voted_answers", rows=index, **columns)
+
+
+VOTES = VOTED_ANSWERS.polars["votes"]
+
+FAULTS: list[tuple[str, str, Plant]] = [
+    # every table
+    ("lmsi/seed_pool", "files_intact", _corrupt_file),
+    ("lmsi/seed_pool", "files_intact", _delete_file),
+    ("lmsi/seed_pool", "schema", _other_schema(lambda frame: frame.drop("licence"))),
+    ("lmsi/seed_pool", "schema", _other_schema(lambda frame: frame.with_columns(more=pl.lit(1)))),
+    ("lmsi/seed_pool", "schema", _other_schema(lambda frame: frame.cast({"source_line": pl.Int32}))),
+    ("lmsi/seed_pool", "unique_ids", lambda made: made.change("lmsi/seed_pool", id=pl.col("id").first())),
+    ("lmsi/seed_pool", "unique_ids", _set("lmsi/seed_pool", id=None)),
+    ("lmsi/seed_pool", "ids_recompute", _set("lmsi/seed_pool", licence="other")),
+    ("lmsi/seed_pool", "ids_recompute", _set("lmsi/seed_pool", content_hash="b2:0")),
+    ("lmsi/seed_pool", "parents_exist", _set("lmsi/seed_pool", parents=_first_parent("seed:none"))),
+    ("lmsi/seed_pool", "parents_exist", _set("lmsi/seed_pool", parents=_first_parent("strange"))),
+    ("lmsi/raw_generations", "parents_exist", _drop_last("lmsi/seed_pool")),
+    (
+        "lmsi/fine_tuned_checkpoint",
+        "parents_exist",
+        _set("lmsi/fine_tuned_checkpoint", parents=_first_parent("act:none")),
+    ),
+    # seed_pool
+    ("lmsi/seed_pool", "no_empty_text", _set("lmsi/seed_pool", question=" \n")),
+    ("lmsi/seed_pool", "no_empty_text", _set("lmsi/seed_pool", question=None)),
+    ("lmsi/seed_pool", "no_duplicate_questions", _set("lmsi/seed_pool", question=QUESTIONS[1].upper())),
+    ("lmsi/seed_pool", "no_overlap_with_evaluation", _ask_held_out("lmsi/seed_pool")),
+    (
+        "lmsi/seed_pool",
+        "no_overlap_with_evaluation",
+        lambda made: made.set("evaluation", file=str(made.folder / "none.jsonl")),
+    ),
+    # raw_generations
+    ("lmsi/raw_generations", "no_empty_text", _set("lmsi/raw_generations", text="")),
+    ("lmsi/raw_generations", "no_empty_text", _set("lmsi/raw_generations", text=None)),
+    ("lmsi/raw_generations", "paths_per_question", _drop_last("lmsi/raw_generations")),
+    ("lmsi/raw_generations", "paths_per_question", _set("lmsi/raw_generations", question_id="q:none")),
+    ("lmsi/raw_generations", "paths_per_question", lambda made: made.set("sampling", paths=5)),
+    ("lmsi/raw_generations", "logprobs_match_tokens", _set("lmsi/raw_generations", logprobs=[-1.0])),
+    (
+        "lmsi/raw_generations",
+        "logprobs_match_tokens",
+        _set("lmsi/raw_generations", logprobs=[-1.0, 0.5, 0.0]),
+    ),
+    (
+        "lmsi/raw_generations",
+        "logprobs_match_tokens",
+        _set("lmsi/raw_generations", logprobs=[-1.0, nan, 0.0]),
+    ),
+    (
+        "lmsi/raw_generations",
+        "logprobs_match_tokens",
+        _set("lmsi/raw_generations", logprobs=[-inf, -1.0, -1.0]),
+    ),
+    (
+        "lmsi/raw_generations",
+        "logprobs_match_tokens",
+        _set("lmsi/raw_generations", logprobs=[None, -1.0, -1.0]),
+    ),
+    (
+        "lmsi/raw_generations",
+        "finished",
+        lambda made: made.change_first("lmsi/raw_generations", rows=4, finish_reason="length"),
+    ),
+    # perplexity_scores
+    ("lmsi/perplexity_scores", "one_score_a_path", _drop_last("lmsi/perplexity_scores")),
+    ("lmsi/perplexity_scores", "one_score_a_path", _append_copy("lmsi/perplexity_scores")),
+    ("lmsi/perplexity_scores", "one_score_a_path", _set("lmsi/perplexity_scores", path_id="gen:none")),
+    *(
+        ("lmsi/perplexity_scores", "range", _set("lmsi/perplexity_scores", perplexity=value))
+        for value in (0.5, nan, inf, None)
+    ),
+    # voted_answers
+    ("lmsi/voted_answers", "one_vote_a_question", _drop_last("lmsi/voted_answers")),
+    ("lmsi/voted_answers", "one_vote_a_question", _append_copy("lmsi/voted_answers")),
+    *(
+        ("lmsi/voted_answers", "vote_share_range", _set("lmsi/voted_answers", vote_share=value))
+        for value in (1.2, -0.1, nan, None)
+    ),
+    ("lmsi/voted_answers", "extraction_rate", _set_all("lmsi/voted_answers", n_valid=pl.lit(0, pl.UInt32))),
+    ("lmsi/voted_answers", "extraction_rate", _empty("lmsi/voted_answers")),
+    ("lmsi/voted_answers", "extraction_mostly", _set_all("lmsi/voted_answers", n_valid=pl.lit(1, pl.UInt32))),
+    ("lmsi/voted_answers", "vote_agreement", _set_all("lmsi/voted_answers", vote_share=pl.lit(0.1))),
+    ("lmsi/voted_answers", "vote_agreement", _empty("lmsi/voted_answers")),
+    ("lmsi/voted_answers", "ties", _set("lmsi/voted_answers", tie=True)),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", votes=pl.lit([], VOTES))),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", voted_answer="1")),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", voted_answer=None)),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", n_paths=5)),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", n_valid=5)),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", tie=True)),
+    ("lmsi/voted_answers", "votes_recount", _set("lmsi/voted_answers", vote_share=0.9)),
+    # filtered_dataset
+    ("lmsi/filtered_dataset", "not_empty", _empty("lmsi/filtered_dataset")),
+    ("lmsi/filtered_dataset", "share_kept", lambda made: made.set("budget", minimum_yield=0.9)),
+    ("lmsi/filtered_dataset", "no_duplicates", _append_copy("lmsi/filtered_dataset")),
+    ("lmsi/filtered_dataset", "no_empty_text", _set("lmsi/filtered_dataset", completion=" ")),
+    ("lmsi/filtered_dataset", "no_empty_text", _set("lmsi/filtered_dataset", prompt=None)),
+    ("lmsi/filtered_dataset", "answers_agree_with_vote", _set("lmsi/filtered_dataset", answer="8")),
+    ("lmsi/filtered_dataset", "answers_agree_with_vote", _set("lmsi/filtered_dataset", answer=None)),
+    ("lmsi/filtered_dataset", "answers_agree_with_vote", _set("lmsi/filtered_dataset", question_id="q:none")),
+    ("lmsi/filtered_dataset", "no_overlap_with_evaluation", _ask_held_out("lmsi/filtered_dataset")),
+    (
+        "lmsi/filtered_dataset",
+        "little_overlap_with_evaluation",
+        _set("lmsi/filtered_dataset", question=HELD_OUT[0] + " Tell me"),
+    ),
+    ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", minimum_vote_share=0.8)),
+    ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", minimum_votes=5)),
+    ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", maximum_perplexity=1.1)),
+    ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", maximum_paths=2)),
+    ("lmsi/filtered_dataset", "above_thresholds", _set("lmsi/filtered_dataset", perplexity=nan)),
+    ("lmsi/filtered_dataset", "above_thresholds", _set("lmsi/filtered_dataset", vote_share=None)),
+    ("lmsi/filtered_dataset", "length_drift", _set_all("lmsi/filtered_dataset", completion=pl.lit("7"))),
+    ("lmsi/filtered_dataset", "length_drift", _empty("lmsi/filtered_dataset")),
+    (
+        "lmsi/filtered_dataset",
+        "vocabulary_drift",
+        _set_all("lmsi/filtered_dataset", completion=pl.lit("wholly other words of about the same length")),
+    ),
+    ("lmsi/filtered_dataset", "vocabulary_drift", _empty("lmsi/filtered_dataset")),
+    ("lmsi/filtered_dataset", "decisions_complete", _drop_last("lmsi/decisions")),
+    ("lmsi/filtered_dataset", "decisions_complete", _set("lmsi/decisions", candidate_id="gen:none")),
+    ("lmsi/filtered_dataset", "decisions_complete", _set("lmsi/decisions", kept=False)),
+    # fine_tuned_checkpoint
+    ("lmsi/fine_tuned_checkpoint", "loads", _other_weights),
+    ("lmsi/fine_tuned_checkpoint", "loads", _set("lmsi/fine_tuned_checkpoint", path="/nowhere")),
+    ("lmsi/fine_tuned_checkpoint", "loads", _append_copy("lmsi/fine_tuned_checkpoint")),
+    ("lmsi/fine_tuned_checkpoint", "loads", _model(nan)),
+    ("lmsi/fine_tuned_checkpoint", "loads", _model(config_json=b"no JSON")),
+    ("lmsi/fine_tuned_checkpoint", "loads", _model(model_safetensors=b"no tensors")),
+    *(
+        ("lmsi/fine_tuned_checkpoint", "loss_finite", _set("lmsi/fine_tuned_checkpoint", final_loss=value))
+        for value in (nan, inf, None)
+    ),
+    (
+        "lmsi/fine_tuned_checkpoint",
+        "loss_finite",
+        _set(
+            "lmsi/fine_tuned_checkpoint",
+            log=pl.lit(
+                [{"step": 1.0, "loss": nan, "learning_rate": 0.1}],
+                FINE_TUNED_CHECKPOINT.polars["log"],
+            ),
+        ),
+    ),
+    ("lmsi/fine_tuned_checkpoint", "loss_fell", _set("lmsi/fine_tuned_checkpoint", final_loss=2.0)),
+    ("lmsi/fine_tuned_checkpoint", "loss_fell", _empty("lmsi/fine_tuned_checkpoint")),
+    # evaluation
+    ("lmsi/evaluation", "all_questions_answered", _set("lmsi/evaluation", role="challenger")),
+    ("lmsi/evaluation", "all_questions_answered", _drop_last("lmsi/evaluation")),  # a vote of one model only
+    ("lmsi/evaluation", "all_questions_answered", _append_copy("lmsi/evaluation")),
+    ("lmsi/evaluation", "all_questions_answered", _evaluation_file(*HELD_OUT, "And one more?")),
+    ("lmsi/evaluation", "all_questions_answered", _evaluation_file(HELD_OUT[0])),
+    ("lmsi/evaluation", "champion_and_challenger", _set_all("lmsi/evaluation", role=pl.lit("champion"))),
+    ("lmsi/evaluation", "champion_and_challenger", _set("lmsi/evaluation", role="judge")),
+    ("lmsi/evaluation", "champion_and_challenger", _set("lmsi/evaluation", model_id="b2:third")),
+    ("lmsi/evaluation", "champion_and_challenger", _empty("lmsi/evaluation")),
+    ("lmsi/evaluation", "not_trained_on", _ask_held_out("lmsi/filtered_dataset")),
+    ("lmsi/evaluation", "not_trained_on", _demonstrate_held_out),
+    # promotion
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", p_worse=0.01)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", p_worse=nan)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", p_worse=None)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", difference=0.5)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", lost=1)),
+    ("lmsi/promotion", "consistent", _append_copy("lmsi/promotion")),
+    ("lmsi/promotion", "consistent", _empty("lmsi/promotion")),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "check", "plant"),
+    FAULTS,
+    ids=[f"{table.removeprefix('lmsi/')}-{check}-{at}" for at, (table, check, _) in enumerate(FAULTS)],
+)
+def test_a_planted_fault_fails_its_check(made: Iterations, table: str, check: str, plant: Plant) -> None:
+    plant(made)
+    result = made.check(table, check)
+    assert not result.passed
+    assert result.reason
+    assert result.unexpected or "cannot be checked" in result.reason
+    assert len(result.failing_ids) <= 20
+    assert len(result.table) <= 10
+
+
+def test_every_check_has_a_planted_fault() -> None:
+    planted = {(table, check) for table, check, _ in FAULTS}
+    common = {check for table, check in planted if table == "lmsi/seed_pool"}
+    missing = [
+        (table, check.name)
+        for table in LMSI
+        for check in SUITES[table]
+        if (table, check.name) not in planted and check.name not in common
+    ]
+    # That one needs the embedded model: test_questions_of_the_pretraining_data_are_refused
+    assert missing == [("lmsi/seed_pool", "not_in_pretraining")]
+
+
+# ---- what the embedded model has seen ------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_embedded_model(made: Iterations, monkeypatch: pytest.MonkeyPatch) -> Iterations:
+    made.set("model", path=str(embedded.BASE_MODEL))
+    monkeypatch.setattr(embedded, "PRETRAINING_QUESTIONS", made.folder / "pretraining.parquet")
+    return made
+
+
+def _pretrain_on(*questions: str) -> None:
+    hashes = pl.Series("question_hash", [question_hash(q) for q in questions], dtype=pl.UInt64)
+    hashes.to_frame().write_parquet(embedded.PRETRAINING_QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("question", "found"), [(QUESTIONS[2].upper(), 1), (HELD_OUT[1], 1), ("Another?", 0)]
+)
+def test_questions_of_the_pretraining_data_are_refused(
+    with_embedded_model: Iterations, question: str, found: int
+) -> None:
+    _pretrain_on("Where?", question)
+    result = with_embedded_model.check("lmsi/seed_pool", "not_in_pretraining")
+    assert (result.passed, result.unexpected, result.evaluated) == (found == 0, found, 6)
+    assert [row["question"].lower() for row in result.table] == [question.lower()] * found
+
+
+def test_without_the_list_of_pretraining_questions_the_check_fails(with_embedded_model: Iterations) -> None:
+    result = with_embedded_model.check("lmsi/seed_pool", "not_in_pretraining")
+    assert not result.passed
+    assert "pretraining.parquet is missing" in result.reason
+
+
+def test_of_another_model_nothing_is_known(made: Iterations) -> None:
+    result = made.check("lmsi/seed_pool", "not_in_pretraining")
+    assert result.passed
+    assert "does not use" in result.reason
+
+
+# ---- what a result says --------------------------------------------------------------------------------
+
+
+def test_a_result_counts_names_and_shows_what_failed(made: Iterations) -> None:
+    made.change_first("lmsi/seed_pool", rows=2, question="")
+    result = made.check("lmsi/seed_pool", "no_empty_text")
+    ids = made.rows("lmsi/seed_pool")["id"].to_list()
+    assert result == QualityResult(
+        name="no_empty_text",
+        passed=False,
+        blocking=True,
+        reason="2 of 4 questions are empty; every question must have text. "
+        "Mend the lines of the seed file that the table names",
+        evaluated=4,
+        unexpected=2,
+        failing_ids=ids[:2],
+        table=[{"id": id, "question": "", "source_file": "seeds.jsonl", "source_line": 1} for id in ids[:2]],
+    )
+
+
+def test_a_row_that_breaks_two_expectations_counts_once(made: Iterations) -> None:
+    made.change_first("lmsi/filtered_dataset", prompt="", completion="")
+    result = made.check("lmsi/filtered_dataset", "no_empty_text")
+    assert (result.unexpected, len(result.failing_ids)) == (1, 1)
+
+
+def test_long_lists_of_failures_are_cut(made: Iterations) -> None:
+    frame = made.rows("lmsi/filtered_dataset")
+    many = pl.concat([frame.with_columns(id=pl.col("id") + f"/{copy}") for copy in range(5)])
+    made.replace("lmsi/filtered_dataset", many)
+    result = made.check("lmsi/filtered_dataset", "no_duplicates")
+    assert (result.unexpected, len(result.failing_ids), len(result.table)) == (60, 20, 10)
+
+
+def test_a_statistic_is_observed(made: Iterations) -> None:
+    results = made.run("lmsi/filtered_dataset")
+    assert results["share_kept"].observed == {"share_kept": 0.75}
+    assert results["share_kept"].evaluated == 16
+    assert results["length_drift"].observed["length_ratio"] == 1.0
+    assert 0 <= float(results["vocabulary_drift"].observed["divergence"]) < 0.01
+    assert "12 examples came of 16 paths" in results["share_kept"].reason
+
+
+def test_tolerated_rows_are_named_though_the_check_passes(made: Iterations) -> None:
+    made.change_first("lmsi/raw_generations", finish_reason="length")
+    result = made.check("lmsi/raw_generations", "finished")
+    assert result.passed
+    assert result.failing_ids == made.rows("lmsi/raw_generations")["id"].to_list()[:1]
+    assert result.observed == {"cut_off_share": 1 / 16}
+    assert result.reason == "1 of 16 completions were cut off at the token limit; at most 20% should be"
+
+
+def test_drift_needs_an_iteration_before(made: Iterations) -> None:
+    results = made.run("lmsi/filtered_dataset", iteration=0)
+    assert results["length_drift"].passed
+    assert results["vocabulary_drift"].reason.startswith("first iteration")
+
+
+def test_copies_may_be_wanted(made: Iterations) -> None:
+    _append_copy("lmsi/filtered_dataset")(made)
+    made.set("filter", drop_duplicates=False)
+    result = made.check("lmsi/filtered_dataset", "no_duplicates")
+    assert result.passed
+    assert result.reason == "1 examples of 13 are copies, which filter.drop_duplicates: false allows"
+
+
+def test_the_control_of_the_vote_may_lose(made: Iterations) -> None:
+    """Under `random_path` a minority's answer may be taken, but not one that no path gave."""
+    share = pl.lit(0.25)
+    made.change_first("lmsi/voted_answers", rule="random_path", voted_answer="1", vote_share=share)
+    assert made.check("lmsi/voted_answers", "votes_recount").passed
+    made.change_first("lmsi/voted_answers", rule="random_path", voted_answer="2", vote_share=share)
+    assert not made.check("lmsi/voted_answers", "votes_recount").passed
+
+
+def test_a_question_on_which_nobody_voted_is_sound(made: Iterations) -> None:
+    silent = pl.col("paths").list.eval(
+        pl.struct(pl.element().struct.field("id"), pl.lit(None, pl.String).alias("answer"))
+    )
+    made.change_first(
+        "lmsi/voted_answers",
+        paths=silent,
+        votes=pl.lit([], VOTES),
+        voted_answer=pl.lit(None, pl.String),
+        n_valid=0,
+        vote_share=pl.lit(None, pl.Float64),
+    )
+    results = made.run("lmsi/voted_answers")
+    assert results["votes_recount"].passed, results["votes_recount"].reason
+    assert results["vote_share_range"].passed
+
+
+def test_bfloat16_weights_are_looked_into(made: Iterations) -> None:
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    for value, sound in ((1.0, True), (inf, False)):
+        folder = make_model(made.folder / f"bf16-{sound}", 1.0)
+        save_torch({"w": torch.tensor([value], dtype=torch.bfloat16)}, folder / "model.safetensors")
+        made.change_first("lmsi/fine_tuned_checkpoint", path=str(folder), model_id=weights_hash(folder))
+        assert made.check("lmsi/fine_tuned_checkpoint", "loads").passed is sound
+
+
+# ---- the gate ------------------------------------------------------------------------------------------
+
+
+def test_a_failed_blocking_check_closes_the_gate_until_the_data_is_mended(made: Iterations) -> None:
+    partition = partition_of("tiny", 1)
+    sound = made.rows("lmsi/seed_pool")
+    made.change_first("lmsi/seed_pool", question="")
+    made.run("lmsi/seed_pool")
+    with pytest.raises(GateClosed, match=r"no_empty_text \(1 of 4 questions are empty"):
+        made.lake.read("lmsi/seed_pool", partition)
+    made.replace("lmsi/seed_pool", sound)
+    made.run("lmsi/seed_pool")
+    assert made.lake.read("lmsi/seed_pool", partition).equals(sound)
+
+
+def test_a_failed_warning_leaves_the_gate_open(made: Iterations) -> None:
+    made.change_first("lmsi/seed_pool", question=QUESTIONS[1])
+    assert not made.check("lmsi/seed_pool", "no_duplicate_questions").passed
+    assert made.lake.read("lmsi/seed_pool", partition_of("tiny", 1)).height == 4
+
+
+def test_nothing_is_looked_at_in_a_damaged_file(made: Iterations) -> None:
+    _corrupt_file(made)
+    results = made.run("lmsi/seed_pool")
+    assert not any(result.passed for result in results.values())
+    assert results["unique_ids"].reason == "not looked at, since files_intact failed. Mend that first"
+
+
+def test_a_sibling_that_is_missing_fails_the_check_that_needs_it(made: Iterations) -> None:
+    shutil.rmtree(made.lake.manifest("lmsi/seed_pool", partition_of("tiny", 1)).directory)
+    results = made.run("lmsi/raw_generations")
+    assert "lmsi/seed_pool has nothing committed" in results["paths_per_question"].reason
+    assert results["logprobs_match_tokens"].passed
+
+
+# ---- statistics and import -----------------------------------------------------------------------------
+
+
+def test_ngram_overlap() -> None:
+    overlap = statistics.ngram_overlap(["a b c d", "A, b. c!", "x y z w", "a b", ""], ["a b c", "a b"], 3)
+    assert overlap == [0.5, 1.0, 0.0, 1.0, 0.0]
+
+
+def test_jensen_shannon_divergence() -> None:
+    counts = statistics.word_counts
+    same = statistics.jensen_shannon_divergence(counts(["12 apples, 3"]), counts(["7 apples 450"]))
+    assert same == 0.0
+    assert statistics.jensen_shannon_divergence(counts(["a"]), counts(["b"])) == 1.0
+    assert statistics.jensen_shannon_divergence(counts(["a"]), counts([])) is None
+
+
+def test_importing_the_suites_imports_no_heavy_library() -> None:
+    heavy = ["great_expectations", "pandas", "torch", "dagster", "scipy", "safetensors"]
+    code = f"import sys, selfimprove_dagster.quality; print([m for m in {heavy} if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

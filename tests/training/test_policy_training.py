@@ -1,0 +1,314 @@
+"""Policy optimisation: the planted reward rises, β holds it back, each rollout is kept, and once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.torch_threads import torch_threads
+from training.test_training import END, ENVIRONMENT, make_base, weights
+
+from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
+from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles, read_rollouts
+
+SETTINGS = PolicySettings(
+    steps=12,
+    learning_rate=1e-2,
+    batch_size=16,
+    group_size=4,
+    max_completion_tokens=8,
+    beta=0.02,
+    save_every=5,
+)
+WANTED = range(100, 180)
+PROMPTS = [[1, *range(3 + index, 6 + 2 * index)] for index in range(7)]
+
+
+def share_wanted(_: list[list[int]], completions: list[list[int]]) -> list[float]:
+    """Share of a completion's tokens that are WANTED."""
+    return [sum(token in WANTED for token in one) / len(one) for one in completions]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with torch_threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("model") / "base")
+
+
+def train(
+    base: Path, output: Path, settings: PolicySettings = SETTINGS, seed: int = 7, **more: Any
+) -> PolicyOutcome:
+    return optimise_policy(
+        base, PROMPTS, share_wanted, output, settings, reward_id="share", seed=seed, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> PolicyOutcome:
+    return train(base, tmp_path_factory.mktemp("trained") / "model")
+
+
+# What is learnt
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_the_reward_rises_and_beta_holds_the_policy_near_the_base(
+    base: Path, tmp_path: Path, algorithm: Literal["grpo", "rloo"]
+) -> None:
+    longer = dataclasses.replace(
+        SETTINGS, algorithm=algorithm, steps=25, batch_size=32, learning_rate=2e-2, schedule="constant"
+    )
+    free, held = (
+        train(base, tmp_path / name, dataclasses.replace(longer, beta=beta))
+        for name, beta in (("free", 0.001), ("held", 1.0))
+    )
+    assert free.first_reward == held.first_reward
+    assert free.final_reward > free.first_reward + 0.3
+    assert held.final_reward < free.final_reward
+    assert held.log[-1]["kl"] < free.log[-1]["kl"] / 2
+    assert abs(free.log[0]["kl"]) < 1e-5
+
+
+def test_completions_come_from_the_policy_at_its_step(base: Path, tmp_path: Path) -> None:
+    """The engine draws the same from the base, given the same seeds, as the policy at step 1."""
+    from selfimprove_dagster.language_model.base import SamplingParameters
+    from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
+    from selfimprove_dagster.lots import seed_of
+
+    outcome = train(base, tmp_path / "model", dataclasses.replace(SETTINGS, steps=2))
+    rollouts = read_rollouts(outcome.rollouts)
+    model = TransformersLanguageModel(base, device="cpu")
+    parameters = SamplingParameters(max_tokens=SETTINGS.max_completion_tokens)
+
+    def drawn_from_the_base(step: int) -> bool:
+        own = [rollout for rollout in rollouts if rollout.step == step]
+        size = SETTINGS.group_size
+        prompts = [rollout.prompt_token_ids for rollout in own[::size]]
+        seeds = [
+            [seed_of("rollout", 7, step, group, sample) for sample in range(size)]
+            for group in range(len(prompts))
+        ]
+        again = model.generate(prompts, seeds, parameters)
+        return [one.token_ids for group in again for one in group] == [
+            rollout.completion_token_ids for rollout in own
+        ]
+
+    assert drawn_from_the_base(1)
+    assert not drawn_from_the_base(2)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_it_trains_as_trl_does(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: Literal["grpo", "rloo"],
+    temperature: float,
+) -> None:
+    """The same completions, with TRL's own log-probabilities."""
+    import safetensors.torch
+    import torch
+
+    from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
+
+    settings = dataclasses.replace(
+        SETTINGS,
+        steps=2,
+        learning_rate=1e-3,
+        gradient_accumulation=2,
+        algorithm=algorithm,
+        temperature=temperature,
+        beta=0.5,
+    )
+    ours = train(base, tmp_path / "ours", settings)
+    monkeypatch.setattr(ResumableTrainer, "is_lean", False)
+    theirs = train(base, tmp_path / "theirs", settings)
+    assert [r.completion_token_ids for r in read_rollouts(ours.rollouts)] == [
+        r.completion_token_ids for r in read_rollouts(theirs.rollouts)
+    ]
+    found, expected = (
+        safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs")
+    )
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-3)
+    assert ours.log[-1]["kl"] == pytest.approx(theirs.log[-1]["kl"], rel=1e-2, abs=1e-5)
+    assert ours.log[-1]["entropy"] == pytest.approx(theirs.log[-1]["entropy"], rel=1e-3)
+
+
+# Rollouts
+
+
+def test_every_rollout_is_kept(undisturbed: PolicyOutcome) -> None:
+    rollouts = read_rollouts(undisturbed.rollouts)
+    assert len(rollouts) == SETTINGS.steps * SETTINGS.batch_size
+    assert [rollout.step for rollout in rollouts] == sorted(rollout.step for rollout in rollouts)
+    for start in range(0, len(rollouts), SETTINGS.group_size):
+        group = rollouts[start : start + SETTINGS.group_size]
+        assert len({(rollout.step, rollout.prompt) for rollout in group}) == 1
+        assert [rollout.sample for rollout in group] == list(range(SETTINGS.group_size))
+        rewards = [rollout.reward for rollout in group]
+        mean = sum(rewards) / len(rewards)
+        deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1))
+        for rollout in group:
+            assert rollout.prompt_token_ids == PROMPTS[rollout.prompt]
+            assert 1 <= len(rollout.completion_token_ids) <= SETTINGS.max_completion_tokens
+            assert END not in rollout.completion_token_ids[:-1]
+            assert [rollout.reward] == share_wanted([], [rollout.completion_token_ids])
+            advantage = (rollout.reward - mean) / (deviation + 1e-4)
+            assert rollout.advantage == pytest.approx(advantage, abs=1e-3)
+    per_prompt = [sum(rollout.prompt == index for rollout in rollouts) for index in range(len(PROMPTS))]
+    assert max(per_prompt) - min(per_prompt) <= SETTINGS.group_size
+    lengths = [len(r.prompt_token_ids) + len(r.completion_token_ids) for r in rollouts]
+    assert undisturbed.tokens == sum(lengths)
+    last = [rollout.reward for rollout in rollouts if rollout.step == SETTINGS.steps]
+    assert undisturbed.final_reward == pytest.approx(sum(last) / len(last))
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_and_rollouts(
+    base: Path, tmp_path: Path, undisturbed: PolicyOutcome
+) -> None:
+    script = f"""
+        import os, pathlib, signal
+        from training.test_policy_training import train
+        def on_rollouts(rollouts):
+            if rollouts[0].step == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+        train(pathlib.Path({str(base)!r}), pathlib.Path("model"), on_rollouts=on_rollouts)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    killed = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    # What a kill between the rollouts' file and the checkpoint's mark leaves.
+    parts = tmp_path / "model.partial" / "rollouts"
+    (parts / "through-00000010.parquet").write_bytes((parts / "through-00000005.parquet").read_bytes())
+    (parts / "through-00000010.tmp").write_bytes(b"half")
+
+    seen: list[Rollout] = []
+    outcome = train(base, tmp_path / "model", on_rollouts=seen.extend)
+    assert seen[0].step == 6
+    assert weights(outcome.path) == weights(undisturbed.path)
+    assert read_rollouts(outcome.rollouts) == read_rollouts(undisturbed.rollouts)
+    without_times = [[{**row, "seconds": 0} for row in run.log] for run in (outcome, undisturbed)]
+    assert without_times[0] == without_times[1]
+    assert outcome.tokens == undisturbed.tokens
+    assert not (tmp_path / "model.partial").exists()
+
+
+@given(
+    steps=st.integers(1, 12),
+    save_every=st.integers(1, 5),
+    kills=st.lists(st.integers(1, 12), max_size=4),
+)
+def test_whatever_the_kills_each_rollout_is_there_once(
+    tmp_path_factory: pytest.TempPathFactory, steps: int, save_every: int, kills: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("rollouts")
+    saved = 0
+    for last in [*kills, steps]:
+        files = RolloutFiles(folder / "parts", saved)
+        for step in range(saved + 1, min(last, steps) + 1):
+            files.add([Rollout(step, 0, 0, [1], [2], 0.5, 0.0)])
+            if step % save_every == 0 and step < steps:
+                files.commit(step)
+                saved = step
+    files.write(folder / "all.parquet")
+    assert [rollout.step for rollout in read_rollouts(folder / "all.parquet")] == list(range(1, steps + 1))
+
+
+def test_what_determines_the_policy(base: Path, undisturbed: PolicyOutcome) -> None:
+    saved_more_often = dataclasses.replace(SETTINGS, save_every=2)
+    assert train(base, undisturbed.path, saved_more_often) == undisturbed
+    with pytest.raises(TrainingError, match="other reward"):
+        optimise_policy(base, PROMPTS, share_wanted, undisturbed.path, SETTINGS, reward_id="another", seed=7)
+    with pytest.raises(TrainingError, match="other prompts"):
+        optimise_policy(
+            base, PROMPTS[1:], share_wanted, undisturbed.path, SETTINGS, reward_id="share", seed=7
+        )
+
+
+# What it leaves
+
+
+def test_the_folder_is_a_model(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=2, beta=0.0)
+    outcome = train(base, tmp_path / "model", settings)
+    assert capfd.readouterr() == ("", "")
+    assert "kl" not in outcome.log[0]
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json",
+        "determinants.json",
+        "generation_config.json",
+        "loss.png",
+        "model.safetensors",
+        "reward.png",
+        "rollouts.parquet",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training_log.json",
+    }
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "model" / name).exists()
+    assert (tmp_path / "model" / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"algorithm": "ppo"}, "must be grpo or rloo"),
+        ({"beta": -0.1}, "beta is -0.1"),
+        ({"group_size": 1}, "group_size is 1"),
+        ({"group_size": 3}, "16; it must be a multiple of group_size, 3"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens is 0"),
+        ({"max_completion_tokens": 63}, "None of the 7 prompts has at most 1 tokens"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_settings_out_of_range(base: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(base, tmp_path / "model", dataclasses.replace(SETTINGS, **change))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "no prompts"),
+        ([[1], []], "Prompt 1 is empty"),
+        ([[1, 259]], "Prompt 0 has token id 259; the model's vocabulary has 259"),
+    ],
+)
+def test_prompts_that_cannot_be_trained_on(
+    base: Path, tmp_path: Path, prompts: list[list[int]], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        optimise_policy(base, prompts, share_wanted, tmp_path / "m", SETTINGS, reward_id="share", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [([1.0], "1 values for 16 completions"), ([math.nan] * 16, "not finite at step 1")],
+)
+def test_a_reward_that_is_none(base: Path, tmp_path: Path, rewards: list[float], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        optimise_policy(base, PROMPTS, lambda *_: rewards, tmp_path / "m", SETTINGS, reward_id="none", seed=0)
+    assert not (tmp_path / "m").exists()
