@@ -9,7 +9,6 @@ from rich.tree import Tree
 
 from selfimprove_dagster import registry, words
 from selfimprove_dagster.lineage.trace import Ancestor
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.text import plain
 
 _WIDTH = 300
@@ -70,13 +69,14 @@ def _row(ancestor: Ancestor) -> dict[str, Any]:
 
 def _made_by(node: Ancestor) -> str:
     """The engine and the sampling parameters of a record that a model wrote."""
-    if node.table not in COMPLETIONS or not node.activity or node.columns.get("seed") is None:
+    if not node.activity or node.activity["model_id"] is None or node.columns.get("seed") is None:
         return ""
     parameters: dict[str, Any] = node.activity["parameters"]
-    which = ""
-    if "sampling" in parameters:
-        which = f"sample {node.columns['sample_index']} of {parameters['sampling']['paths']} "
-    drawn = recorded_sampling(node.table, parameters)
-    how = f", T={drawn.temperature}, top_p={drawn.top_p}, top_k={drawn.top_k}" if drawn.temperature else ""
-    by = f"from {node.activity['about']['champion']} {node.activity['model_id']}"
-    return plain(f"{which or 'drawn '}{by} with {parameters['engine']}{how or ', greedily'}")
+    given = dict(parameters)
+    for section in parameters.values():
+        given |= section if isinstance(section, dict) else {}
+    which = f"sample {node.columns['sample_index']} of {given['paths']}, " if "paths" in given else ""
+    how = "greedily"
+    if given.get("temperature"):
+        how = f"T={given['temperature']}, top_p={given.get('top_p', 1.0)}, top_k={given.get('top_k', 0)}"
+    return plain(f"{which}{given['engine']}, {how}" if "engine" in given else f"{which}{how}")
