@@ -105,11 +105,18 @@ DRAWN: dict[str, Any] = {
 """What is kept of a completion that a model drew, so that it can be drawn again."""
 
 
-def completions(name: str, tag: str, sentence: Callable[[Row], str] = words.drawn, **columns: Any) -> Table:
+def completions(
+    name: str,
+    tag: str,
+    noun: str = "completion",
+    sentence: Callable[[Row], str] = words.drawn,
+    **columns: Any,
+) -> Table:
     """Completions drawn from a model, with the log-probability of each token; `columns` stand before them."""
     return Table(
         name,
         tag,
+        noun=noun,
         sentence=sentence,
         content={**columns, **DRAWN},
         measures={"logprobs": pl.List(pl.Float32)},
@@ -121,6 +128,7 @@ def decisions(name: str, tag: str = "dec") -> Table:
     return Table(
         name,
         tag,
+        noun="decision",
         sentence=words.decided,
         content={
             "stage": TEXT,
@@ -140,6 +148,7 @@ def fine_tuned_checkpoint(method: str) -> Table:
     return Table(
         f"{method}/fine_tuned_checkpoint",
         "ckpt",
+        noun="checkpoint",
         sentence=words.trained,
         content={
             "model_id": TEXT,
@@ -160,7 +169,10 @@ def fine_tuned_checkpoint(method: str) -> Table:
 
 
 def evaluation(
-    method: str, content: Mapping[str, Any] | None = None, measures: Mapping[str, Any] | None = None
+    method: str,
+    content: Mapping[str, Any] | None = None,
+    measures: Mapping[str, Any] | None = None,
+    noun: str = "held-out answer",
 ) -> Table:
     """One row a held-out question, model (champion, challenger) and mode (greedy, majority).
 
@@ -169,6 +181,7 @@ def evaluation(
     return Table(
         f"{method}/evaluation",
         "eval",
+        noun=noun,
         sentence=words.measured_answer,
         content={
             "question": TEXT,
@@ -193,6 +206,7 @@ def promotion(method: str) -> Table:
     return Table(
         f"{method}/promotion",
         "promo",
+        noun="promotion",
         sentence=words.promoted,
         content={
             "promoted": pl.Boolean,

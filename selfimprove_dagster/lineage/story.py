@@ -422,7 +422,8 @@ class Story:
         kept = sum(fate.rule is None for fate in self.fates)
         tally = self.words.tally or (lambda rows: count(len(rows), self.words.noun))
         verdict = f"{tally(self.candidates)}, {kept:,} kept{by_rule(self.fates)}"
-        verdict += f"; {count(len(here), 'example')} in the dataset of {self.iteration.key}{self._also(examples.values())}"
+        verdict += f"; {count(len(here), 'example')} in the dataset of {self.iteration.key}"
+        verdict += self._also(examples.values())
         beside = {row["id"]: row for rows in self.beside.values() for row in rows if self._covers(row)}
         steps = self._told([*line, *beside.values()])
         gone = self._revoked({self.place.id, *(row["id"] for row in [*line, *beside.values()])})

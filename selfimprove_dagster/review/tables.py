@@ -29,6 +29,7 @@ def _label(row: Row) -> str:
 REVIEW_LABELS = Table(
     "reviews/labels",
     "label",
+    noun="review",
     sentence=_label,
     content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )

@@ -14,11 +14,15 @@ def _rejected(row: Row) -> str:
     return f"{source_of(row)} is no seed: {row['reason']}"
 
 
-SEEDS = Table("seeds/accepted", "seed", sentence=_question, content={"question": TEXT, **SOURCE})
+SEEDS = Table("seeds/accepted", "seed", noun="seed", sentence=_question, content={"question": TEXT, **SOURCE})
 """Unlabelled questions as they were imported, by file and line."""
 
 
 REJECTED_SEEDS = Table(
-    "seeds/rejected", "rej", sentence=_rejected, content={"reason": TEXT, "excerpt": TEXT, **SOURCE}
+    "seeds/rejected",
+    "rej",
+    noun="rejected line",
+    sentence=_rejected,
+    content={"reason": TEXT, "excerpt": TEXT, **SOURCE},
 )
 """Lines that are no seeds, each with the reason."""

@@ -23,7 +23,8 @@ from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.walk import RecordNotFound
-from selfimprove_dagster.lineage.what_if import filter_again, what_if
+from selfimprove_dagster.lineage.what_if import what_if
+from selfimprove_dagster.methods.lmsi.explain import filter_again
 from selfimprove_dagster.methods.lmsi.settings import FilterSection
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,

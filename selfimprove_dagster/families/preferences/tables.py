@@ -21,6 +21,7 @@ def preference_dataset(method: str) -> Table:
     return Table(
         f"{method}/filtered_dataset",
         "ex",
+        noun="training example",
         sentence=words.example,
         content={
             "question": TEXT,
@@ -41,18 +42,20 @@ def reward_model(method: str) -> Table:
     return Table(
         f"{method}/reward_model",
         "rm",
+        noun="reward model",
         sentence=words.reward_model,
         content=plain.content,
         measures={**plain.measures, "held_out_pairs": pl.Int64, "held_out_accuracy": pl.Float64},
     )
 
 
-def rollouts(method: str, stage: str = "rollouts") -> Table:
+def rollouts(method: str, stage: str = "rollouts", noun: str = "rollout") -> Table:
     """What the policy wrote while it was trained, with what it was rewarded; parents: the prompt, the models
     that wrote and that rewarded it, and the reference that it improves, if any."""
     return Table(
         f"{method}/{stage}",
         "roll",
+        noun=noun,
         sentence=words.rollout,
         content={
             "prompt_id": TEXT,

@@ -25,7 +25,9 @@ _TASK: dict[str, Any] = {
 }
 
 
-SEED_TASKS = Table("seeds/tasks", "stask", sentence=words.seed_task, content={**_TASK, **SOURCE})
+SEED_TASKS = Table(
+    "seeds/tasks", "stask", noun="seed task", sentence=words.seed_task, content={**_TASK, **SOURCE}
+)
 """Tasks written by people, as they were imported, by file and line; `name` is the task's id in its file."""
 
 

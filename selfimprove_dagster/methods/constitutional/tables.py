@@ -18,18 +18,21 @@ from selfimprove_dagster.table import (
     decisions,
 )
 
-CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", sentence=prompt, content=_PROMPT)
+CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", noun="prompt", sentence=prompt, content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
-CAI_RAW_GENERATIONS = completions("constitutional/raw_generations", "gen", prompt_id=TEXT)
+CAI_RAW_GENERATIONS = completions(
+    "constitutional/raw_generations", "gen", noun="first response", prompt_id=TEXT
+)
 """First responses; parent: the prompt."""
 
 
-def _round_of(name: str, tag: str, sentence: Callable[[Row], str], **columns: Any) -> Table:
+def _round_of(name: str, tag: str, noun: str, sentence: Callable[[Row], str], **columns: Any) -> Table:
     return completions(
         f"constitutional/{name}",
         tag,
+        noun=noun,
         sentence=sentence,
         prompt_id=TEXT,
         revises_id=TEXT,
@@ -39,11 +42,11 @@ def _round_of(name: str, tag: str, sentence: Callable[[Row], str], **columns: An
     )
 
 
-CAI_CRITIQUES = _round_of("critiques", "crit", words.critique)
+CAI_CRITIQUES = _round_of("critiques", "crit", "critique", words.critique)
 """Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
 
 
-CAI_REVISIONS = _round_of("revisions", "rev", words.revision, critique_id=TEXT)
+CAI_REVISIONS = _round_of("revisions", "rev", "revision", words.revision, critique_id=TEXT)
 """Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""
 
 
@@ -54,6 +57,7 @@ CAI_DECISIONS = decisions("constitutional/decisions")
 CAI_FILTERED_DATASET = Table(
     "constitutional/filtered_dataset",
     "ex",
+    noun="training example",
     sentence=words.example,
     content={
         "question": TEXT,

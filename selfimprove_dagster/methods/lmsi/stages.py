@@ -9,13 +9,14 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_demonstrations
-from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import draw_paths, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
@@ -27,6 +28,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
     SEED_POOL,
@@ -50,32 +52,26 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
         context.lake, context.experiment, section.prompt_format
     )
     parameters = sampling_parameters(section, improved=champion.iteration is not None)
-    with context.language_model.open(context.experiment.model, champion.path) as model:
-        activity = context.drawing(
-            model,
-            [pool_manifest, *shown_manifests],
-            {"sampling": section.model_dump(), "temperature": parameters.temperature},
-        )
-        with context.lake.writer(RAW_GENERATIONS, activity) as writer:
-            spent = generate_paths(
-                writer,
-                model,
-                pool,
-                section,
-                parameters,
-                demonstrations,
-                seeds_from=(context.experiment.seed, context.iteration),
-                log=context.log,
-                allowance=context.allowance,
-            )
-            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    manifest, shown = context.work(
+        [pool_manifest, *shown_manifests],
+        {"sampling": section.model_dump(), "temperature": parameters.temperature},
+        pool.select("id", "question").rows(named=True),
+        Spec.of(
+            draw_paths,
+            improved=champion.iteration is not None,
+            demonstrations=[vars(one) for one in demonstrations],
+        ),
+        size=section.shard_questions,
+        unit="paths",
+        each=lambda question: section.paths,
+    )
     paths = context.lake.read_ungated(manifest)
     lengths = paths["token_ids"].list.len()
     return context.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
-            **context.drawn_metadata(activity, spent),
+            **shown,
             "questions": len(pool),
             "paths_per_question": section.paths,
             "mean_tokens": number(lengths.mean()),
@@ -224,7 +220,7 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
             "candidates": len(candidates),
             "kept_share": number(manifest.rows / max(len(candidates), 1)),
             "questions_kept": kept["question_id"].n_unique(),
-            "distinct_4grams": round(lmsi.distinct_ngram_share(kept["text"].to_list()), 4),
+            "distinct_4grams": round(distinct_ngram_share(kept["text"].to_list()), 4),
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
             "lineage": context.lineage_page,
             "preview_records": context.preview_records(manifest),

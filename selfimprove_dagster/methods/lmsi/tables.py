@@ -19,18 +19,21 @@ from selfimprove_dagster.table import (
 DEMONSTRATIONS = Table(
     "seeds/demonstrations",
     "demo",
+    noun="demonstration",
     sentence=words.question,
     content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
 )
 """Worked examples for few-shot prompts."""
 
 
-SEED_POOL = Table("lmsi/seed_pool", "q", sentence=words.question, content={"question": TEXT, **SOURCE})
+SEED_POOL = Table(
+    "lmsi/seed_pool", "q", noun="question", sentence=words.question, content={"question": TEXT, **SOURCE}
+)
 """The questions of one iteration; parent: the seed."""
 
 
 RAW_GENERATIONS = completions(
-    "lmsi/raw_generations", "gen", sentence=words.path, question_id=TEXT, prompt_format=TEXT
+    "lmsi/raw_generations", "gen", noun="path", sentence=words.path, question_id=TEXT, prompt_format=TEXT
 )
 """Sampled reasoning paths; parents: the question and the prompt's demonstrations."""
 
@@ -38,6 +41,7 @@ RAW_GENERATIONS = completions(
 PERPLEXITY_SCORES = Table(
     "lmsi/perplexity_scores",
     "ppl",
+    noun="perplexity score",
     sentence=words.perplexity,
     content={"path_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
@@ -48,6 +52,7 @@ PERPLEXITY_SCORES = Table(
 VOTED_ANSWERS = Table(
     "lmsi/voted_answers",
     "vote",
+    noun="vote",
     sentence=words.vote,
     content={
         "question_id": TEXT,
@@ -73,6 +78,7 @@ DECISIONS = decisions("lmsi/decisions")
 FILTERED_DATASET = Table(
     "lmsi/filtered_dataset",
     "ex",
+    noun="training example",
     sentence=words.example,
     content={
         "question_id": TEXT,

@@ -28,7 +28,12 @@ from selfimprove_dagster.table import (
 )
 
 PIT_SEED_POOL = Table(
-    "pit/seed_pool", "comp", sentence=comparison, content=COMPARED, measures={"probability": pl.Float64}
+    "pit/seed_pool",
+    "comp",
+    noun="comparison",
+    sentence=comparison,
+    content=COMPARED,
+    measures={"probability": pl.Float64},
 )
 """The pairs of one iteration; parent: the comparison of a file, or the example of another experiment.
 `probability` is that of the chosen response being the better one, 1 where a person chose."""
@@ -44,6 +49,7 @@ PIT_FILTERED_DATASET = preference_dataset("pit")
 PIT_IMPROVER_DATASET = Table(
     "pit/improver_dataset",
     "imp",
+    noun="improvement example",
     sentence=words.improver_example,
     content={
         "example_id": TEXT,
@@ -58,20 +64,26 @@ PIT_IMPROVER_DATASET = Table(
 parent: the pair (`example_id`)."""
 
 
-def _model(stage: str, tag: str, sentence: Callable[[Row], str], **measures: Any) -> Table:
+def _model(stage: str, tag: str, noun: str, sentence: Callable[[Row], str], **measures: Any) -> Table:
     plain = fine_tuned_checkpoint("pit")
     return Table(
-        f"pit/{stage}", tag, sentence=sentence, content=plain.content, measures={**plain.measures, **measures}
+        f"pit/{stage}",
+        tag,
+        noun=noun,
+        sentence=sentence,
+        content=plain.content,
+        measures={**plain.measures, **measures},
     )
 
 
-PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft", words.improver)
+PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft", "improver", words.improver)
 """One row: the model fine-tuned to improve y_l to y_w."""
 
 
 PIT_GAP_PAIRS = Table(
     "pit/gap_pairs",
     "gap",
+    noun="gap comparison",
     sentence=words.gap,
     said=words.gap,
     content={
@@ -111,6 +123,7 @@ GAP_MEAN = pl.Struct({"kind": TEXT, "mean": pl.Float64, "low": pl.Float64, "high
 PIT_GAP_REWARD_MODEL = Table(
     "pit/gap_reward_model",
     "grm",
+    noun="gap reward model",
     sentence=words.gap_reward_model,
     content=reward_model("pit").content,
     measures={
@@ -124,15 +137,20 @@ PIT_GAP_REWARD_MODEL = Table(
 loss a pair in nats, the mean reward of each kind with its 95% interval, and how the kinds compare."""
 
 
-PIT_CURRICULUM_ROLLOUTS = rollouts("pit", "curriculum_rollouts")
+PIT_CURRICULUM_ROLLOUTS = rollouts("pit", "curriculum_rollouts", noun="first-phase rollout")
 
 
-PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur", words.first_phase)
+PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur", "first-phase policy", words.first_phase)
 """One row: the policy after the first phase, whose references were the responses of the data."""
 
 
 PIT_POLICY_REFERENCES = completions(
-    "pit/policy_references", "ref", sentence=words.reference, prompt_id=TEXT, example_id=TEXT
+    "pit/policy_references",
+    "ref",
+    noun="policy reference",
+    sentence=words.reference,
+    prompt_id=TEXT,
+    example_id=TEXT,
 )
 """What the policy of the first phase made of each y_l: the references of the second. Parents: the prompt, and
 the pair (`example_id`)."""
@@ -147,6 +165,7 @@ PIT_CHECKPOINT = fine_tuned_checkpoint("pit")
 PIT_IMPROVEMENT_ROUNDS = Table(
     "pit/improvement_rounds",
     "round",
+    noun="held-out improvement",
     sentence=words.improvement_round,
     content={
         "way": TEXT,
@@ -175,6 +194,7 @@ improves."""
 PIT_WIN_RATES = Table(
     "pit/win_rates",
     "win",
+    noun="contest",
     sentence=words.contest,
     said=words.contest,
     content={

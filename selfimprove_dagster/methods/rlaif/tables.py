@@ -15,17 +15,20 @@ from selfimprove_dagster.table import (
     decisions,
 )
 
-RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", sentence=prompt, content=_PROMPT)
+RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", noun="prompt", sentence=prompt, content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
-RLAIF_RESPONSE_PAIRS = completions("rlaif/response_pairs", "gen", sentence=words.response, prompt_id=TEXT)
+RLAIF_RESPONSE_PAIRS = completions(
+    "rlaif/response_pairs", "gen", noun="response", sentence=words.response, prompt_id=TEXT
+)
 """Two responses a prompt, by `sample_index`; parent: the prompt."""
 
 
 RLAIF_COMPARISONS = Table(
     "rlaif/comparisons",
     "cmp",
+    noun="comparison",
     sentence=words.comparison,
     said=words.comparison,
     content={
@@ -49,6 +52,7 @@ another seed, to see whether the judge agrees with itself; no label rests on it.
 RLAIF_AI_PREFERENCES = Table(
     "rlaif/ai_preferences",
     "pref",
+    noun="preference",
     sentence=words.preference,
     said=words.preference,
     content={
@@ -72,6 +76,7 @@ RLAIF_AI_PREFERENCES = Table(
 RLAIF_JUDGE_CHECKS = Table(
     "rlaif/judge_checks",
     "judge",
+    noun="judge check",
     sentence=words.check,
     content={"measure": TEXT, "allowed": TEXT},
     measures={
@@ -96,6 +101,7 @@ RLAIF_DECISIONS = decisions("rlaif/decisions")
 RLAIF_REVIEW_QUEUE = Table(
     "rlaif/review_queue",
     "item",
+    noun="review item",
     sentence=words.review_item,
     content=_SHOWN,
     measures={"uncertainty": pl.Float64, "reason": TEXT},

@@ -11,7 +11,7 @@ from selfimprove_dagster.table import (
 )
 from selfimprove_dagster.words import trained
 
-RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", sentence=comparison, content=COMPARED)
+RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", noun="comparison", sentence=comparison, content=COMPARED)
 """The comparisons of one iteration; parent: the seed."""
 
 
@@ -22,6 +22,7 @@ RLHF_DECISIONS = decisions("rlhf/decisions")
 RLHF_SUPERVISED_CHECKPOINT = Table(
     "rlhf/supervised_checkpoint",
     "sft",
+    noun="supervised model",
     sentence=lambda row: trained(row, "supervised model"),
     content=fine_tuned_checkpoint("rlhf").content,
     measures=fine_tuned_checkpoint("rlhf").measures,

@@ -16,7 +16,9 @@ from selfimprove_dagster.table import (
 # ---- Self-Instruct ----------------------------------------------------------------------------------
 
 
-SI_SEED_POOL = Table("self_instruct/seed_pool", "task", sentence=words.pool_task, content=POOL_TASKS)
+SI_SEED_POOL = Table(
+    "self_instruct/seed_pool", "task", noun="pool task", sentence=words.pool_task, content=POOL_TASKS
+)
 """All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
 
 
@@ -24,13 +26,16 @@ SI_POOL_DECISIONS = decisions("self_instruct/pool_decisions")
 """Why a task is in the pool or not: banned, or replaced by a later version of itself."""
 
 
-SI_RAW_GENERATIONS = completions("self_instruct/raw_generations", "gen", first_number=pl.Int32)
+SI_RAW_GENERATIONS = completions(
+    "self_instruct/raw_generations", "gen", noun="completion", first_number=pl.Int32
+)
 """Sampled lists of tasks; parents: the demonstrations. The list goes on from `first_number`."""
 
 
 SI_CANDIDATE_TASKS = Table(
     "self_instruct/candidate_tasks",
     "cand",
+    noun="candidate task",
     sentence=words.read_task,
     content={
         "completion_id": TEXT,
@@ -47,6 +52,7 @@ says why one cannot be used, such as being cut off."""
 SI_PERPLEXITY_SCORES = Table(
     "self_instruct/perplexity_scores",
     "ppl",
+    noun="perplexity score",
     sentence=words.instruction_perplexity,
     content={"candidate_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
@@ -57,6 +63,7 @@ SI_PERPLEXITY_SCORES = Table(
 SI_SIMILARITY_SCORES = Table(
     "self_instruct/similarity_scores",
     "sim",
+    noun="similarity score",
     sentence=words.similarity,
     content={
         "candidate_id": TEXT,
@@ -75,6 +82,7 @@ SI_TASK_DECISIONS = decisions("self_instruct/task_decisions")
 SI_ACCEPTED_TASKS = Table(
     "self_instruct/accepted_tasks",
     "acc",
+    noun="accepted task",
     sentence=words.accepted_task,
     content={"instruction": TEXT, "candidate_id": TEXT},
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
@@ -85,6 +93,7 @@ SI_ACCEPTED_TASKS = Table(
 SI_CLASSIFIED_TASKS = Table(
     "self_instruct/classified_tasks",
     "cls",
+    noun="task class",
     sentence=words.classified,
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
     measures={"yes": pl.Float64},
@@ -95,6 +104,7 @@ SI_CLASSIFIED_TASKS = Table(
 SI_INSTANCE_GENERATIONS = completions(
     "self_instruct/instance_generations",
     "igen",
+    noun="instance completion",
     sentence=words.drawn_instances,
     task_id=TEXT,
     instruction=TEXT,
@@ -107,6 +117,7 @@ accepted task and its class."""
 SI_TASK_INSTANCES = Table(
     "self_instruct/task_instances",
     "inst",
+    noun="instance",
     sentence=words.read_instance,
     said=words.instance,
     content={
@@ -128,6 +139,7 @@ SI_DECISIONS = decisions("self_instruct/decisions")
 SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
+    noun="training example",
     sentence=words.example,
     content=_EXAMPLE,
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},

@@ -15,6 +15,7 @@ METHOD = "self_knowledge"
 SK_QUESTIONS = Table(
     f"{METHOD}/questions",
     "ask",
+    noun="question",
     sentence=words.question,
     content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE},
 )
@@ -22,7 +23,7 @@ SK_QUESTIONS = Table(
 
 
 SK_CANDIDATES = completions(
-    f"{METHOD}/candidates", "cand", sentence=words.candidate, question_id=TEXT, task=TEXT
+    f"{METHOD}/candidates", "cand", noun="candidate", sentence=words.candidate, question_id=TEXT, task=TEXT
 )
 """What the model answers, several times a question, by `sample_index`; parent: the question."""
 
@@ -30,6 +31,7 @@ SK_CANDIDATES = completions(
 SK_GENERATION_SCORE = Table(
     f"{METHOD}/generation_score",
     "gsc",
+    noun="generation score",
     sentence=words.scored,
     content={
         "question_id": TEXT,
@@ -47,6 +49,7 @@ those in which no answer could be read. Parents: the question, every candidate."
 SK_DISCRIMINATION_SCORE = Table(
     f"{METHOD}/discrimination_score",
     "dsc",
+    noun="pick",
     sentence=words.picked,
     said=words.picked,
     content={
@@ -75,6 +78,7 @@ read, and `score` is the generation score then. Parents: the question, its gener
 SK_DISCRIMINATION_GAP = Table(
     f"{METHOD}/discrimination_gap",
     "dgap",
+    noun="discrimination gap",
     sentence=words.gap,
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},
     measures={

@@ -23,17 +23,18 @@ from selfimprove_dagster.table import (
 _TEXT: dict[str, Any] = {"text": TEXT, "date": TEXT, "source": TEXT, **SOURCE}
 
 
-SEED_TEXTS = Table("seeds/texts", "stext", sentence=words.text, content=_TEXT)
+SEED_TEXTS = Table("seeds/texts", "stext", noun="seed text", sentence=words.text, content=_TEXT)
 """Plain texts as they were imported, by file and line; `date` is ISO 8601, `source` the file's word."""
 
 
-TF_SEED_POOL = Table("toolformer/seed_pool", "text", sentence=words.text, content=_TEXT)
+TF_SEED_POOL = Table("toolformer/seed_pool", "text", noun="text", sentence=words.text, content=_TEXT)
 """The texts of one iteration; parent: the seed."""
 
 
 TF_SEARCH_INDEX = Table(
     "toolformer/search_index",
     "index",
+    noun="search index",
     sentence=words.search_index,
     content={"tool": TEXT, "corpus": TEXT, "tool_version": TEXT},
     measures={"passages": pl.Int64},
@@ -44,6 +45,7 @@ TF_SEARCH_INDEX = Table(
 TF_CALL_POSITIONS = Table(
     "toolformer/call_positions",
     "pos",
+    noun="call positions",
     sentence=words.places,
     content={
         "text_id": TEXT,
@@ -58,7 +60,13 @@ where calls are sampled; parent: the text."""
 
 
 TF_RAW_GENERATIONS = completions(
-    "toolformer/raw_generations", "gen", sentence=words.drawn_call, text_id=TEXT, tool=TEXT, position=pl.Int32
+    "toolformer/raw_generations",
+    "gen",
+    noun="sampled call",
+    sentence=words.drawn_call,
+    text_id=TEXT,
+    tool=TEXT,
+    position=pl.Int32,
 )
 """Sampled calls, from the opening bracket to the end of the input; parents: the text and its positions."""
 
@@ -66,6 +74,7 @@ TF_RAW_GENERATIONS = completions(
 TF_TOOL_RESULTS = Table(
     "toolformer/tool_results",
     "call",
+    noun="call",
     sentence=words.answered,
     said=words.said,
     content={
@@ -85,6 +94,7 @@ TF_TOOL_RESULTS = Table(
 TF_PERPLEXITY_SCORES = Table(
     "toolformer/perplexity_scores",
     "loss",
+    noun="loss comparison",
     sentence=words.scored,
     content={"candidate_id": TEXT},
     measures={
@@ -115,6 +125,7 @@ CALL = pl.Struct(
 TF_FILTERED_DATASET = Table(
     "toolformer/filtered_dataset",
     "ex",
+    noun="training example",
     sentence=words.example,
     content={
         "question": TEXT,

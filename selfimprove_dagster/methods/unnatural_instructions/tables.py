@@ -14,7 +14,9 @@ from selfimprove_dagster.table import (
 # ---- Unnatural Instructions -------------------------------------------------------------------------
 
 
-UI_SEED_POOL = Table("unnatural_instructions/seed_pool", "task", sentence=words.pool_task, content=POOL_TASKS)
+UI_SEED_POOL = Table(
+    "unnatural_instructions/seed_pool", "task", noun="pool task", sentence=words.pool_task, content=POOL_TASKS
+)
 """The seed tasks from which demonstrations are drawn; parent: the seed task."""
 
 
@@ -22,13 +24,14 @@ UI_POOL_DECISIONS = decisions("unnatural_instructions/pool_decisions")
 """Why a task is in the pool or not."""
 
 
-UI_RAW_GENERATIONS = completions("unnatural_instructions/raw_generations", "gen")
+UI_RAW_GENERATIONS = completions("unnatural_instructions/raw_generations", "gen", noun="completion")
 """Sampled fourth tasks; parents: the three demonstrations."""
 
 
 UI_CANDIDATE_TASKS = Table(
     "unnatural_instructions/candidate_tasks",
     "cand",
+    noun="candidate task",
     sentence=words.read_task,
     content={"completion_id": TEXT, **_ELICITED, "problem": TEXT},
 )
@@ -42,19 +45,23 @@ UI_TASK_DECISIONS = decisions("unnatural_instructions/task_decisions")
 UI_ACCEPTED_TASKS = Table(
     "unnatural_instructions/accepted_tasks",
     "acc",
+    noun="accepted task",
     sentence=words.accepted_task,
     content={"candidate_id": TEXT, **_ELICITED},
 )
 """The tasks that are answered; parent: the candidate."""
 
 
-UI_TASK_OUTPUTS = completions("unnatural_instructions/task_outputs", "out", task_id=TEXT, **_ELICITED)
+UI_TASK_OUTPUTS = completions(
+    "unnatural_instructions/task_outputs", "out", noun="output", task_id=TEXT, **_ELICITED
+)
 """The greedy answer to each task; parent: the accepted task."""
 
 
 UI_PARAPHRASES = completions(
     "unnatural_instructions/paraphrases",
     "para",
+    noun="paraphrase",
     sentence=words.paraphrase,
     task_id=TEXT,
     instruction=TEXT,
@@ -70,6 +77,10 @@ UI_DECISIONS = decisions("unnatural_instructions/decisions")
 
 
 UI_FILTERED_DATASET = Table(
-    "unnatural_instructions/filtered_dataset", "ex", sentence=words.example, content=_EXAMPLE
+    "unnatural_instructions/filtered_dataset",
+    "ex",
+    noun="training example",
+    sentence=words.example,
+    content=_EXAMPLE,
 )
 """Training examples, those of earlier iterations too; parents: the output, its task, and the paraphrase."""

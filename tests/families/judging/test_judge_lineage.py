@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
 from selfimprove_dagster.families.preferences import tables as t
-from selfimprove_dagster.families.preferences.explain import filter_again, preference_words
 from selfimprove_dagster.families.preferences.settings import PreferenceFilterSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -52,6 +51,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_DECISIONS,
     RLAIF_JUDGE_CHECKS,
 )
+from selfimprove_dagster.methods.rlaif.words import preference as preference_words
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Table
@@ -250,7 +250,7 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(lake: Lake, ex
         if method == "constitutional"
         else PreferenceFilterSection.model_validate(given["preferences"])
     )
-    again = filter_again(lake, manifest, section)
+    again = registry.method(method).what_if.filter_again(lake, manifest, section)
     assert again.equals(rows(lake, tables.of(method, "decisions"), experiment).select(again.columns))
 
 
