@@ -7,7 +7,7 @@ from collections import Counter
 from selfimprove_dagster import registry, words
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.explanation import Explanation, Use, explanation, shown_verdict
-from selfimprove_dagster.lineage.iteration import Step, all_revoked
+from selfimprove_dagster.lineage.iteration import Step, all_revoked, dataset_table
 from selfimprove_dagster.lineage.story import Story, declared
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.review.tables import REVIEW_LABELS
@@ -64,7 +64,7 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
     edges = lineage.children([place.id])
     edges = edges.filter(experiment=place.experiment)
     pooled = edges.filter(edges["role"] != SHOWN).sort("iteration", "child")
-    shown = edges.filter(role=SHOWN)
+    shown = edges.filter(edges["role"] == SHOWN, edges["table_name"] != dataset_table(method or "", {}))
     if method is None or (pooled.is_empty() and shown.is_empty()):
         verdict = f"{what}: no iteration has used it yet"
         return explanation(place, verdict, in_dataset=None if method else False, steps=(accepted, *gone))

@@ -536,7 +536,8 @@ class Story:
     @property
     def showings(self) -> list[Showing]:
         """What came of the prompts of the iteration that showed the record."""
-        prompts = [row for row in self.children([self.row], shown=True) if self._is_here(row)]
+        shown = self.children([self.row], shown=True)
+        prompts = [row for row in shown if self._is_here(row) and not self.is_example(row)]
         below = self._below(prompts) if prompts else []
         kept = [row for row in below if (made := self.decisions([row["id"]])) and made[-1]["kept"]]
         examples = {one["id"] for row in kept for one in self.examples(row) if self._is_here(one)}
