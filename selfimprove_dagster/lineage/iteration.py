@@ -13,6 +13,7 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import PartitionMissing
+from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.table import Row, Table
@@ -149,6 +150,17 @@ class Iteration:
         for row in rows_of(promotion, challenger) if promotion else ():
             steps.append(Step(promotion.table, row["reason"], row["id"], passed=row["promoted"]))
         return steps
+
+
+def iteration_of_key(lake: Lake, key: str) -> Iteration:
+    """The iteration of a partition key, as `demo-000`. Raises PartitionMissing where nothing of it is committed."""
+    experiment, number = experiment_of_key(key)
+    committed = [one for one in lake.manifests(experiment=experiment) if "iteration" in one.partition]
+    made = {one.table.split("/")[0] for one in committed if one.iteration == number}
+    known = [name for name in registry.methods() if name in made] or sorted(made)
+    if not known:
+        raise PartitionMissing(f"{key} has made nothing yet; run it first")
+    return Iteration(lake, experiment, number, known[0])
 
 
 def dataset_table(method: str, committed: Mapping[str, Manifest]) -> str:

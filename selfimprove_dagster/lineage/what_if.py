@@ -13,10 +13,15 @@ from pydantic import BaseModel, ValidationError
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, LakeError
-from selfimprove_dagster.experiment.naming import PARTITION_KEY, experiment_of_key
+from selfimprove_dagster.experiment.naming import PARTITION_KEY
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.iteration import Iteration, dataset_table, holds_decisions
+from selfimprove_dagster.lineage.iteration import (
+    Iteration,
+    dataset_table,
+    holds_decisions,
+    iteration_of_key,
+)
 from selfimprove_dagster.lineage.story import Story, declared
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.table import Row
@@ -142,16 +147,7 @@ def read_again(lake: Lake, made: Manifest, *tables: str) -> list[pl.DataFrame]:
 def _subject(lake: Lake, subject: str) -> tuple[Iteration, Story | None]:
     """The iteration that is asked about, and the story of the record if one was named."""
     if PARTITION_KEY.fullmatch(subject):
-        experiment, number = experiment_of_key(subject)
-        made = {
-            one.table.split("/")[0]
-            for one in lake.manifests(experiment=experiment)
-            if one.iteration == number
-        }
-        methods = [name for name in registry.methods() if name in made] or sorted(made - {"seeds", "reviews"})
-        if not methods:
-            raise ExperimentError(f"{subject} has made nothing yet; run it first")
-        return Iteration(lake, experiment, number, methods[0]), None
+        return iteration_of_key(lake, subject), None
     lineage = Lineage(lake)
     place = lineage.find(subject)
     if place.iteration is None:

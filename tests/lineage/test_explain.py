@@ -137,7 +137,9 @@ def test_of_a_question_the_fate_of_every_path_is_told(lake: Lake, of: str) -> No
     assert [fate.rule for fate in explanation.fates] == [None, "duplicate", "duplicate", "duplicate"]
     assert [fate.example for fate in explanation.fates] == [known.example, None, None, None]
     assert [fate.answer for fate in explanation.fates] == ["2"] * 4
-    assert explanation.verdict.startswith("4 paths, 1 kept; dropped by duplicate: 3; 1 example in the dataset of")
+    assert explanation.verdict.startswith(
+        "4 paths, 1 kept; dropped by duplicate: 3; 1 example in the dataset of"
+    )
 
 
 def test_of_a_seed_its_iterations_are_told_and_what_became_of_its_paths(lake: Lake) -> None:
@@ -172,7 +174,9 @@ def test_a_rejected_line_is_explained_by_its_reason(lake: Lake) -> None:
 def test_demonstrations_are_told_from_seeds(lake: Lake) -> None:
     known = known_ancestry(lake)
     explanation = explain(lake, known.demonstrations[0])
-    assert explanation.verdict.startswith("a demonstration of s.jsonl, line 1 (licence: MIT), shown in 4 prompts")
+    assert explanation.verdict.startswith(
+        "a demonstration of s.jsonl, line 1 (licence: MIT), shown in 4 prompts"
+    )
     assert explanation.in_dataset is None
 
 
