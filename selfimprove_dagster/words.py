@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 if TYPE_CHECKING:
     from selfimprove_dagster.table import Row, Table
 
@@ -22,6 +20,12 @@ SHOWN = "demonstration"
 
 _TEXTS = ("chosen", "completion", "paraphrase", "text", "statement", "instruction", "prompt", "question")
 """Columns that hold what a row says, the first one that is there."""
+
+_NO_TEXTS = (
+    *("id", "content_hash", "parents", "table_name", "activity", "experiment", "iteration", "batch"),
+    *("source_file", "licence"),
+)
+"""Columns that say where a row stands, not what it says."""
 
 
 def sentence(table: Table | None, row: Row) -> str:
@@ -38,11 +42,10 @@ def said(table: Table | None, row: Row) -> str:
         return table.said(row)
     named = [name for name in _TEXTS if name in row]
     other = [
-        name
-        for name, dtype in (table.content if table else {}).items()
-        if dtype == pl.String and "_id" not in name
+        name for name in (table.content if table else row) if name not in _NO_TEXTS and "_id" not in name
     ]
-    return next((row[name].strip() for name in named or other if row.get(name)), "")
+    texts = (row.get(name) for name in named or other)
+    return next((text.strip() for text in texts if isinstance(text, str) and text), "")
 
 
 def quoted(text: str) -> str:

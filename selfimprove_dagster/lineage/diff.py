@@ -179,7 +179,9 @@ def _answer(row: Mapping[str, Any]) -> str:
 
 def _by_question(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
     answer = "answer" if "answer" in frame.columns else "completion"
-    wanted = [name for name in ("question", "instruction", answer, "vote_share") if name in frame.columns]
+    wanted = [
+        name for name in dict.fromkeys((column, "question", answer, "vote_share")) if name in frame.columns
+    ]
     rows = frame.select(wanted).iter_rows(named=True)
     return {normalise_question(row[column]): row for row in rows}
 
