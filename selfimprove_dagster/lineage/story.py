@@ -146,7 +146,12 @@ class Story:
         own = [self.row] if self._filter_of(self.row) is not None or self._is_shown_pool else []
         if own and not self._is_pool(self.row):
             return own
-        return [*own, *self._below([self.row])] or self._nearest_above()
+        found = [*own, *self._below([self.row])]
+        if self._is_pool(self.row) and not self._is_shown_pool:
+            self._load([row["id"] for row in found])
+            return [row for row in found if self.decisions([row["id"]])] or found
+        makers = [row for row in self.parents([self.row]) if not self._is_pool(row)]
+        return found or self._nearest_above() or (self._below(makers) if makers else [])
 
     def _is_about(self) -> bool:
         """Whether the record is a decision on a candidate, or scores or votes on some."""
@@ -556,7 +561,7 @@ class Story:
         the pipeline."""
         known = {row["id"]: row for row in rows if not is_decision(row)}
         numbers = {row["iteration"] for row in known.values() if row.get("iteration") is not None}
-        decisions = self.decisions(list(known), numbers | {self.iteration.number})
+        decisions = self._of_interest(self.decisions(list(known), numbers | {self.iteration.number}))
         waits: dict[str, set[str]] = {
             one: {edge["id"] for edge in row["parents"]} & known.keys() - {one} for one, row in known.items()
         }
@@ -580,6 +585,12 @@ class Story:
                 if not waits[next_one]:
                     heapq.heappush(ready, (ranks[next_one], order[next_one], next_one))
         return steps
+
+    def _of_interest(self, decisions: Sequence[Row]) -> list[Row]:
+        """The decisions on the candidates, and those of other filters on what they were made from."""
+        own = {row["id"] for row in self.candidates}
+        tables = {row["table_name"] for row in decisions if row["candidate_id"] in own}
+        return [row for row in decisions if row["candidate_id"] in own or row["table_name"] not in tables]
 
     @staticmethod
     def _rank(row: Row, table: str, last: int) -> tuple[int, int, int]:

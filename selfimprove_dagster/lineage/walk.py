@@ -181,19 +181,18 @@ class Lineage:
         for at in self.snapshot.start(ids, down=True):
             segment, manifest = self.snapshot.segment(at), self.snapshot.manifests[at]
             here, names = parents.matches(segment.names)
-            taken, children, roles = segment.down(names)
-            edges = {
+            taken, children, roles = segment.down(names) if len(here) else (here, here, here)
+            if not len(taken):
+                continue
+            columns = {
                 "child": segment.names.take(children),
                 "parent": parents.take(here[taken]),
-                "role": pl.Series(list(segment.roles), dtype=pl.String).gather(roles),
+                "role": [segment.roles[role] for role in roles],
+                "table_name": [manifest.table] * len(taken),
+                "experiment": [manifest.experiment] * len(taken),
+                "iteration": [iteration_of(manifest)] * len(taken),
             }
-            place = (manifest.table, manifest.experiment, iteration_of(manifest))
-            columns = zip(("table_name", "experiment", "iteration"), place, strict=True)
-            found.append(
-                pl.DataFrame(edges).with_columns(
-                    pl.lit(value, dtype=_CHILDREN[name]).alias(name) for name, value in columns
-                )
-            )
+            found.append(pl.DataFrame(columns, schema=_CHILDREN))
         return pl.concat(found)
 
     def _walk(self, ids: Iterable[str], *, down: bool) -> Walk:

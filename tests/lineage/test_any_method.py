@@ -26,7 +26,7 @@ from selfimprove_dagster.lineage.what_if import what_if
 from selfimprove_dagster.method import Method, Stage
 from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import SOURCE, TEXT, Table, decisions
-from tests.kit.small_lake import activity_of, store
+from kit.small_lake import activity_of, store
 
 NAMES = Table("seeds/names", "name", {"name": TEXT, **SOURCE}, noun="name")
 SAID = Table("loud/said", "said", {"word": TEXT}, noun="word")
