@@ -252,7 +252,7 @@ def test_of_a_revoked_neighbour_nothing_but_the_score_is_said(task_home: Home, t
     scores = rows(home, SI_SIMILARITY_SCORES, 1).filter(kept=False).row(0, named=True)
     nearest = scores["neighbours"][0]["id"]
     row = Lineage(home.lake).rows([scores["candidate_id"]])[scores["candidate_id"]]
-    told = nearest_tasks(Lineage(home.lake), home.lake, row, {nearest})
+    told = nearest_tasks(Lineage(home.lake), row, {nearest})
     assert told is not None and told["tasks"][0]["text"] == told["tasks"][0]["name"] == "revoked"
     revoke(home.lake, "record", scores["candidate_id"], None, by="Ada", why="a test")
     assert "✗ Revoked" in seen(home, f"/records/{scores['candidate_id']}")
