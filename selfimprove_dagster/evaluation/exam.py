@@ -1,4 +1,4 @@
-"""Held-out accuracy: greedy and by majority, by difficulty, and of two models on the same questions.
+"""The exam: held-out questions, what two models answer to them, and their accuracy, also by difficulty.
 
 Here, and nowhere else, are true answers read.
 """
@@ -135,14 +135,14 @@ class Exam(ABC):
     def remembered(
         self, lake: Lake, schema: Table, before: int, model_id: str
     ) -> list[dict[str, Any]] | None:
-        """The same rows from an earlier iteration in which that model sat this very exam, else None."""
+        """The rows of `sit` from an earlier iteration in which that model sat this very exam, else None."""
         for manifest in reversed(lake.manifests(schema.name, self.experiment.name)):
             same_exam = manifest.activity.parameters["exam"] == self.parameters
             if manifest.iteration < before and same_exam:
                 rows = lake.read_ungated(manifest).filter(pl.col("model_id") == model_id)
                 if not rows.is_empty():
-                    told = [*schema.content, *schema.measures]
-                    columns = [name for name in told if name not in ("role", "model_id")]
+                    known = [*schema.content, *schema.measures]
+                    columns = [name for name in known if name not in ("role", "model_id")]
                     return rows.filter(role=rows["role"][0]).select(columns).to_dicts()
         return None
 
@@ -226,7 +226,7 @@ def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
 
 
 def accuracy_by_difficulty(rows: pl.DataFrame, role: str, mode: str = "greedy") -> dict[str, Accuracy]:
-    """The same for each difficulty, in order."""
+    """Accuracy by difficulty, in order."""
     chosen = rows.filter(role=role, mode=mode).drop_nulls("difficulty")
     counts = chosen.group_by("difficulty").agg(pl.col("correct").sum(), pl.len()).sort("difficulty")
     return {row["difficulty"]: Accuracy(row["correct"], row["len"]) for row in counts.iter_rows(named=True)}

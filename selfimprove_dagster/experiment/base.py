@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""What an experiment of any method is: its settings, every one of them settled."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from selfimprove_dagster.experiment.sections import (
 
 
 class Experiment(Section):
-    """What the experiments of all methods have; every field is settled."""
+    """The settings that every method has."""
 
     scores: ClassVar[bool] = False
     """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
@@ -91,13 +88,13 @@ class Experiment(Section):
 
 
 class SeededExperiment(Experiment):
-    """What the methods have that begin with a file of seeds."""
+    """The settings of a method that begins with a file of seeds."""
 
     seeds: Section
 
 
 class TrainingExperiment(SeededExperiment):
-    """What the methods have that train a model and promote it."""
+    """The settings of a method that trains a model and promotes it."""
 
     evaluation: Section
     training: TrainingSection

@@ -51,7 +51,7 @@ class MethodSummary:
 
 
 def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
-    """What the experiment's method came to in all of its finished iterations."""
+    """Sum up all finished iterations of the experiment's method."""
     finished = finished_iterations(lake, experiment)
     numbers = {one.iteration for one in finished}
     stages: dict[str, list[Manifest]] = {}

@@ -15,7 +15,7 @@ from selfimprove_dagster.work.budget import _committed, _overspent, _seconds, _s
 
 @dataclass(frozen=True)
 class IterationSummary:
-    """What the stop rules need to know of a finished iteration.
+    """The facts of a finished iteration that stop rules ask for.
 
     `promoted` is None where nothing is trained. `candidates` and `yielded` count what was generated and what of it
     was kept, `words` are what people call the two; both are None for a method that declares no yield.

@@ -1,4 +1,4 @@
-"""What became of an experiment, iteration by iteration."""
+"""The results of an experiment, iteration by iteration."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ CODE_VERSION = "1"
 
 
 def seeds_of(experiment: Experiment) -> Seeds[Any]:
-    """What the experiment's method declares of its seeds. Raises SeedFileError where it learns from none."""
+    """The declaration of the seeds of the experiment's method. Raises SeedFileError where it learns from none."""
     from selfimprove_dagster import registry
 
     declared: Seeds[Any] | None = registry.method(experiment.method).seeds
@@ -121,8 +121,8 @@ def _without_revoked(
         else:
             good.append(row)
     for line in rejected:
-        told = reason(line.source_file, None) or any(shows(line.excerpt, text) for text in texts)
-        bad.append(replace(line, excerpt="") if told else line)
+        revoked = reason(line.source_file, None) or any(shows(line.excerpt, text) for text in texts)
+        bad.append(replace(line, excerpt="") if revoked else line)
     return good, sorted(bad, key=lambda line: line.source_line)
 
 
@@ -142,7 +142,7 @@ class Pool:
 
 
 def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
-    """Choose an iteration's seeds by lot: those that no earlier iteration used first.
+    """Choose an iteration's seeds at random: those that no earlier iteration used first.
 
     They are what was imported, or what the dataset of another experiment holds. `size` counts all seeds,
     `fresh` those of the chosen that were never used before. Raises SeedFileError when there is no seed at

@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The sections of the experiments in which responses to people are judged."""
 
 from __future__ import annotations
 

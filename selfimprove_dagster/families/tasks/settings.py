@@ -51,7 +51,7 @@ class ShotSection(Section):
 
     shots: int = Field(ge=1, le=31, description="worked examples in the prompt")
     shots_from: Literal["shipped", "seeds"] = Field(
-        description="`shipped`: the project's own; `seeds`: seed tasks by lot"
+        description="`shipped`: the project's own; `seeds`: seed tasks at random"
     )
 
     @property

@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with self-consistency, and its presets."""
 
 from __future__ import annotations
 
@@ -79,7 +76,7 @@ class VotingSection(Section):
 
     rule: Literal["majority", "random_path"] = Field(
         default="majority",
-        description="`random_path` takes one path's answer by lot: the control of an ablation",
+        description="`random_path` takes one path's answer at random: the control of an ablation",
     )
 
 

@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with Self-Instruct, and its presets."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ class TaskFilterSection(Section):
         False, description="keep all tasks and instances that can be read: the control of an ablation"
     )
     most_examples: int | None = Field(
-        None, ge=1, description="most examples in the dataset, drawn by lot; none for all"
+        None, ge=1, description="most examples in the dataset, drawn at random; none for all"
     )
 
 

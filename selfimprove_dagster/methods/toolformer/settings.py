@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with Toolformer, and its presets."""
 
 from __future__ import annotations
 
@@ -101,7 +98,9 @@ class CallFilterSection(Section):
     )
     other_tools: float = Field(1.0, ge=0, description="τ_f of tools that are not named")
     one_at_a_position: bool = Field(True, description="keep only the most helpful call at a position")
-    most_texts: int | None = Field(25_000, ge=1, description="most texts a tool, drawn by lot; none for all")
+    most_texts: int | None = Field(
+        25_000, ge=1, description="most texts a tool, drawn at random; none for all"
+    )
     chosen_by: Literal["loss", "lot"] = Field(
         "loss", description="`lot` keeps as many calls, at random: the control of an ablation"
     )
