@@ -17,10 +17,12 @@ from selfimprove_dagster.language_model.base import (
     SamplingParameters,
     positions,
 )
-from selfimprove_dagster.methods.toolformer.tool_use import LIKELIEST
 from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import ARROW, CALL_STOPS, CLOSING, OPENING, Call, read_call
 from selfimprove_dagster.tools.toolbox import Toolbox
+
+LIKELIEST = 10
+"""A call opens when its token is among so many of the likeliest (section 4.2)."""
 
 
 def opening_token(model: LanguageModel) -> int:

@@ -25,10 +25,6 @@ _LONGEST_CHARACTER = 32
 """Tokens of one character at most: bytes of a cluster, or a piece that a tokenizer gives back otherwise."""
 
 
-LIKELIEST = 10
-"""A call opens when its token is among so many of the likeliest (section 4.2)."""
-
-
 def token_starts(model: LanguageModel, text: str, token_ids: Sequence[int]) -> list[int | None]:
     """The character of the text at which each of its tokens begins; None for one that begins inside a
     character, and for all after one that does not come back as it was.
