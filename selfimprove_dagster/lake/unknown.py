@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from selfimprove_dagster.lake.partition import Manifest, read_parquet
 from selfimprove_dagster.lake.records import recompute_ids
 from selfimprove_dagster.table import COMMON_COLUMNS, Table
