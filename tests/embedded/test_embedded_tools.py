@@ -22,7 +22,6 @@ from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import Losses
 from selfimprove_dagster.recipes import tool_texts
 from selfimprove_dagster.recipes import tool_world as world
-from selfimprove_dagster.tools import writing
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import CALL_STOPS, Call, PlacedCall, read_call, take_out
 from selfimprove_dagster.tools.registry import open_tools
@@ -169,7 +168,7 @@ def test_results_never_stand_inside_a_text() -> None:
 
 
 def test_a_call_opens_with_one_token(model: LanguageModel) -> None:
-    assert model.decode([writing.opening_token(model)]) == " ["
+    assert model.decode([tool_use.opening_token(model)]) == " ["
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_it_cannot_work_out_sums(model: LanguageModel, evaluation: list[dict[str
 def test_it_writes_calls_that_can_be_read(
     model: LanguageModel, tools: Toolbox, seeds: list[dict[str, Any]], name: str
 ) -> None:
-    opening = writing.opening_token(model)
+    opening = tool_use.opening_token(model)
     rng = Random(5)
     texts = [seed["text"] for seed in seeds[:10]]
     prompts = [tools[name].prompt(text) for text in texts]

@@ -9,10 +9,8 @@ from selfimprove_dagster.families.judging.gate import MeasuredGap, Verdict, deci
 from selfimprove_dagster.families.judging.settings import PickedBy, SelfKnowledgeSection
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.methods.self_knowledge.tables import SK_DISCRIMINATION_GAP
 from selfimprove_dagster.stage import StageContext
-
-_MEASURED = "discrimination_gap"
-"""The stage that measures how well a model picks among its own answers, whatever the method."""
 
 
 def measured_gaps(lake: Lake, model_id: str, by: PickedBy) -> list[MeasuredGap]:
@@ -20,7 +18,7 @@ def measured_gaps(lake: Lake, model_id: str, by: PickedBy) -> list[MeasuredGap]:
     measured it; what failed a blocking check is passed over.
     """
     newest: dict[str, MeasuredGap] = {}
-    measured = lake.manifests(f"*/{_MEASURED}")
+    measured = lake.manifests(SK_DISCRIMINATION_GAP.name)
     for manifest in sorted(measured, key=lambda one: one.committed_at):
         if _refused(lake, manifest):
             continue

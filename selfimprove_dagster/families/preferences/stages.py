@@ -28,6 +28,7 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.method import Stage, stage
+from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Table
 
@@ -245,6 +246,7 @@ def _rewarding(
         return
     from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
 
+    assert isinstance(experiment, RlaifExperiment)
     constitution = experiment.constitution.load()
     names = [principle.name for principle in constitution.principles]
     section = experiment.judge.model

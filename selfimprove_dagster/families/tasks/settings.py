@@ -46,6 +46,19 @@ class TaskExperiment(TrainingExperiment):
     evaluation: TaskEvaluationSection
 
 
+class ShotSection(Section):
+    """The worked examples of a prompt."""
+
+    shots: int = Field(ge=1, le=31, description="worked examples in the prompt")
+    shots_from: Literal["shipped", "seeds"] = Field(
+        description="`shipped`: the project's own; `seeds`: seed tasks at random"
+    )
+
+    @property
+    def ships(self) -> bool:
+        return self.shots_from == "shipped"
+
+
 _TASK_TRAINING_PAPER = {
     "start_from": "base",
     "steps": 1_640,

@@ -17,6 +17,7 @@ from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
+    ShotSection,
     TaskExperiment,
 )
 
@@ -33,19 +34,6 @@ class TaskGenerationSection(GeneratorSection):
     top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0 switches it off")
     max_tokens: int = Field(ge=1, description="longest completion in tokens")
     shard: int = Field(256, ge=1, description="prompts a shard: what a killed run loses at most")
-
-
-class ShotSection(Section):
-    """The worked examples of a prompt."""
-
-    shots: int = Field(ge=1, le=31, description="worked examples in the prompt")
-    shots_from: Literal["shipped", "seeds"] = Field(
-        description="`shipped`: the project's own; `seeds`: seed tasks at random"
-    )
-
-    @property
-    def ships(self) -> bool:
-        return self.shots_from == "shipped"
 
 
 class ClassificationSection(ShotSection):

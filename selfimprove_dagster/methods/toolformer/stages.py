@@ -28,6 +28,7 @@ from selfimprove_dagster.methods.toolformer.statistics import best_and_worst, ca
 from selfimprove_dagster.methods.toolformer.tool_use import (
     CallRequest,
     call_prompts,
+    opening_token,
     position_probabilities,
     score_calls,
 )
@@ -44,7 +45,6 @@ from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_call
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
-from selfimprove_dagster.tools.writing import opening_token
 from selfimprove_dagster.work.shards import Request, Shard, completer, recorded_sampling, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
