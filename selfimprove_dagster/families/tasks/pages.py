@@ -34,8 +34,8 @@ def pages(
     """The pages of a method of this family.
 
     `shown` is the column of candidate tasks that is shown below the instruction, `instances` the list of dropped
-    instances, and `kept` says what the kept share counts. `curves` are charts after the common ones, `record` parts of a
-    record's page.
+    instances, and `kept` says what the kept share counts. `curves` are charts after the common ones, and
+    `record` holds parts of a record's page.
     """
     return Pages(
         examples=examples,
