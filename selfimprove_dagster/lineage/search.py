@@ -7,40 +7,28 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import LakeError
-from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
-from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import RecordNotFound
-from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
-from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
-from selfimprove_dagster.seeds.tables import SEEDS
 
 BEFORE, AFTER = 40, 80
 """Characters of an excerpt on either side of the match."""
 
 
-_FIRST = (
-    *(name for name in tables.TABLES if name.endswith("/filtered_dataset")),
-    SEEDS.name,
-    SEED_TASKS.name,
-    SEED_TEXTS.name,
-    SEED_PROMPTS.name,
-    SEED_COMPARISONS.name,
-)
-
-
-_TEXTS = {
-    name: [
-        column
-        for column, dtype in tables.TABLES[name].content.items()
-        if (dtype == pl.String or column == "instances") and not column.endswith("_id")
-    ]
-    for name in (*_FIRST, *(name for name in tables.TABLES if name not in _FIRST))
-}
-"""The text columns of each table, tables in the order of their hits: what was trained on, where it came from,
-then the rest."""
+def _texts() -> dict[str, list[str]]:
+    """The text columns of each table: of datasets first, then of what people gave, then of the rest."""
+    tables = registry.tables()
+    given = {table.name for method in registry.methods().values() for table in method.inputs}
+    order = sorted(tables, key=lambda name: (not name.endswith("/filtered_dataset"), name not in given))
+    return {
+        name: [
+            column
+            for column, dtype in tables[name].content.items()
+            if (dtype == pl.String or column == "instances") and not column.endswith("_id")
+        ]
+        for name in order
+    }
 
 
 @dataclass(frozen=True)
@@ -69,7 +57,7 @@ def search(
     """
     if not text.strip():
         raise LakeError("there are no words to search for; give some of the text")
-    texts = [name for name, columns in _TEXTS.items() if columns]
+    texts = [name for name, columns in _texts().items() if columns]
     wanted = [name for name in texts if table in (None, name, name.split("/")[1])]
     if not wanted:
         raise LakeError(f"there is no table {table!r} that holds text; there are: {', '.join(texts)}")
@@ -92,7 +80,7 @@ def only_example(lake: Lake, text: str) -> str:
 
     Raises RecordNotFound that lists the candidates where there are several.
     """
-    found = search(lake, text, table=FILTERED_DATASET.name, limit=11)
+    found = search(lake, text, table="filtered_dataset", limit=11)
     if not found:
         raise RecordNotFound(f"no training example has the words {text!r}; `lineage search` looks everywhere")
     if len(found) > 1:
@@ -104,7 +92,7 @@ def only_example(lake: Lake, text: str) -> str:
 
 def _query(table: str) -> str:
     """One table's hits; each row's excerpt is of its first column, in the schema's order, that matches."""
-    matches = {text: f"contains(lower({text}), lower($text))" for text in map(_text, _TEXTS[table])}
+    matches = {text: f"contains(lower({text}), lower($text))" for text in map(_text, _texts()[table])}
     excerpts = " ".join(
         f"WHEN {match} THEN substr({text}, greatest(1, instr(lower({text}), lower($text)) - {BEFORE}), "
         f"{BEFORE + AFTER} + length($text))"

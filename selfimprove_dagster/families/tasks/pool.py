@@ -12,7 +12,6 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.tasks.files import BannedInstruction, read_banned
 from selfimprove_dagster.families.tasks.files import bans as by_instruction
@@ -57,7 +56,7 @@ def pool(lake: Lake, experiment: TaskExperiment, iteration: int) -> TaskPool:
     imports = sorted(lake.manifests(SEED_TASKS.name, experiment.name), key=lambda one: one.committed_at)
     accepted = [
         manifest
-        for manifest in lake.manifests(tables.of(experiment.method, "accepted_tasks").name, experiment.name)
+        for manifest in lake.manifests(f"{experiment.method}/accepted_tasks", experiment.name)
         if manifest.iteration < iteration
     ]
     human = [row for manifest in imports for row in _rows(lake, manifest, "human")]

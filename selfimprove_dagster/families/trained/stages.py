@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.evaluation.exam import (
     Examinee,
     accuracy,
@@ -109,11 +108,16 @@ def drawn_responses(
     return responses
 
 
+def named(tables: Sequence[Table], stage: str) -> Table:
+    """The table of a stage among the tables of a method."""
+    return next(table for table in tables if table.stage == stage)
+
+
 def training_stages(
-    method: str, dataset: Table, report: Report = lambda context, manifest: {}
+    tables: Sequence[Table], report: Report = lambda context, manifest: {}
 ) -> list[Stage[Any]]:
-    """fine_tuned_checkpoint → evaluation → promotion, for the method whose examples `dataset` holds."""
-    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+    """fine_tuned_checkpoint → evaluation → promotion of the method whose tables these are."""
+    dataset, checkpoint = named(tables, "filtered_dataset"), named(tables, "fine_tuned_checkpoint")
 
     @stage(
         checkpoint,
@@ -126,16 +130,15 @@ def training_stages(
     def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
         return _train(context, dataset)
 
-    return [fine_tuned_checkpoint, *judging_stages(method, report)]
+    return [fine_tuned_checkpoint, *judging_stages(tables, report)]
 
 
 def judging_stages(
-    method: str, report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
+    tables: Sequence[Table], report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
 ) -> list[Stage[Any]]:
-    """evaluation → promotion of the method's fine-tuned checkpoint; the exam may read tables `after` it."""
-    checkpoint = tables.of(method, "fine_tuned_checkpoint")
-    evaluation = tables.of(method, "evaluation")
-    promotion = tables.of(method, "promotion")
+    """evaluation → promotion of a method's fine-tuned checkpoint; the exam may read tables `after` it."""
+    checkpoint = named(tables, "fine_tuned_checkpoint")
+    evaluation, promotion = named(tables, "evaluation"), named(tables, "promotion")
 
     @stage(
         evaluation,

@@ -28,6 +28,7 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_RAW_GENERATIONS,
     CAI_REVISIONS,
     CAI_SEED_POOL,
+    TABLES,
 )
 from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import Table
@@ -196,5 +197,5 @@ STAGES = [
     raw_generations,
     revisions,
     filtered_dataset,
-    *training_stages("constitutional", CAI_FILTERED_DATASET, report=dialogue_evaluation_report),
+    *training_stages(TABLES, report=dialogue_evaluation_report),
 ]

@@ -24,6 +24,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     PERPLEXITY_SCORES,
     RAW_GENERATIONS,
     SEED_POOL,
+    TABLES,
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
@@ -234,5 +235,5 @@ STAGES = [
     perplexity_scores,
     voted_answers,
     filtered_dataset,
-    *training_stages("lmsi", FILTERED_DATASET),
+    *training_stages(TABLES),
 ]

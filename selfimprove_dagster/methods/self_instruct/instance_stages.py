@@ -11,12 +11,13 @@ import polars as pl
 
 from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
-from selfimprove_dagster.families.tasks.stages import Shots, examples_of_seeds, store_examples
+from selfimprove_dagster.families.tasks.stages import examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
+from selfimprove_dagster.methods.self_instruct.shots import Shots
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,
     SI_CLASSIFIED_TASKS,

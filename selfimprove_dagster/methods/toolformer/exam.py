@@ -19,17 +19,12 @@ from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
 from selfimprove_dagster.methods.toolformer.files import HeldOutText, read_beginnings, read_plain_texts
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
-from selfimprove_dagster.methods.toolformer.tool_use import (
-    MadeCall,
-    generate_with_tools,
-    opening_token,
-    without_calls,
-)
 from selfimprove_dagster.methods.toolformer.toolboxes import experiment_tools
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import take_out
 from selfimprove_dagster.tools.toolbox import Toolbox
+from selfimprove_dagster.tools.writing import MadeCall, generate_with_tools, opening_token, without_calls
 
 WITH_TOOLS, WITHOUT, PLAIN = "with_tools", "greedy", "plain"
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, store_examples
@@ -24,6 +23,7 @@ from selfimprove_dagster.methods.self_instruct import rules
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as method
 from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.methods.unnatural_instructions.tables import (
+    TABLES,
     UI_ACCEPTED_TASKS,
     UI_CANDIDATE_TASKS,
     UI_DECISIONS,
@@ -322,5 +322,5 @@ STAGES = [
     task_outputs,
     paraphrases,
     filtered_dataset,
-    *training_stages("unnatural_instructions", tables.of("unnatural_instructions", "filtered_dataset")),
+    *training_stages(TABLES),
 ]
