@@ -88,8 +88,8 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
-    if split_turn(name)[0] not in home.experiment_names():
-        refuse_unknown(home, name)
+    refuse_unknown(home, name)
+    if home.experiment_file(split_turn(name)[0]) is None:
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
@@ -161,7 +161,7 @@ def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
     """The methods of a chain, each with the name of its pages; none where there is one method."""
-    if split_turn(name)[0] not in home.experiment_names():
+    if home.experiment_file(split_turn(name)[0]) is None:
         return []
     chain = home.chain(name)
     return [(one.method, one.turn_name) for one in chain] if len(chain) > 1 else []
