@@ -589,6 +589,11 @@ class Story:
     def _of_interest(self, decisions: Sequence[Row]) -> list[Row]:
         """The decisions on the candidates, and those of other filters on what they were made from."""
         own = {row["id"] for row in self.candidates}
+        if not self.words.shows:  # a response of the pool is an alternative to what the model says
+            pooled = (
+                {row["id"] for row in self.line(self.candidates[0]) if self._is_pool(row)} if own else set()
+            )
+            decisions = [row for row in decisions if row["candidate_id"] not in pooled - own]
         tables = {row["table_name"] for row in decisions if row["candidate_id"] in own}
         return [row for row in decisions if row["candidate_id"] in own or row["table_name"] not in tables]
 

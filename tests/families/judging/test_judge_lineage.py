@@ -137,7 +137,7 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
     ]
     seed, chosen, one, _, as_b, as_a, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from prompts.jsonl, line 1 (licence: CC0-1.0)"
-    assert chosen == "chosen for ai-000 by lot: 4 of 4 seeds, the least used first"
+    assert chosen == "chosen for ai-000 at random: 4 of 4 seeds, the least used first"
     assert one.startswith("response (A) of the pair, drawn at temperature 1.0, seed 11 from the base model")
     assert as_b == "(B) by 0.64, shown second, principle secrets"
     assert as_a == "(B) by 0.78, shown first, principle secrets"
