@@ -396,8 +396,10 @@ class Story:
             steps = self._told([*line, *self.after])
             return self._settled(verdict, steps, gone)
         if "dataset_activity_id" in self.row or "promoted" in self.row:
-            verdict = training[-1].reason if training else "nothing was trained on this dataset yet"
-            own = [] if self.place.id in {step.record for step in training} else [self._step(self.row)]
+            is_told = self.place.id in {step.record for step in training}
+            verdict, own = (
+                (training[-1].reason, []) if is_told else (self.sentence(self.row), [self._step(self.row)])
+            )
             return explanation(self.place, verdict, steps=(*own, *gone, *training))
         if stage == "evaluation":
             verdict = "a held-out answer: it measures models, and none is trained on it"

@@ -1,7 +1,8 @@
-"""The tables of seeds: questions as they were imported, and the lines that are no seeds."""
+"""The tables of seeds that belong to no method."""
 
 from __future__ import annotations
 
+from selfimprove_dagster.column_sources import new
 from selfimprove_dagster.table import SOURCE, TEXT, Row, Table
 from selfimprove_dagster.words import accepted, source_of
 
@@ -14,7 +15,14 @@ def _rejected(row: Row) -> str:
     return f"{source_of(row)} is no seed: {row['reason']}"
 
 
-SEEDS = Table("seeds/accepted", "seed", noun="seed", sentence=_question, content={"question": TEXT, **SOURCE})
+SEEDS = Table(
+    "seeds/accepted",
+    "seed",
+    noun="seed",
+    sentence=_question,
+    content={"question": TEXT, **SOURCE},
+    sources=new("parents", "question", *SOURCE),
+)
 """Unlabelled questions as they were imported, by file and line."""
 
 
@@ -24,5 +32,6 @@ REJECTED_SEEDS = Table(
     noun="rejected line",
     sentence=_rejected,
     content={"reason": TEXT, "excerpt": TEXT, **SOURCE},
+    sources=new("parents", "reason", "excerpt", *SOURCE),
 )
 """Lines that are no seeds, each with the reason."""

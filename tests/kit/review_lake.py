@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from kit.small_lake import SMALL_EXPERIMENT, store
-from selfimprove_dagster.families.preferences.tables import rollouts
+from selfimprove_dagster import registry
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -147,4 +147,4 @@ def add_rollouts(lake: Lake, prompt: str, rewards: Sequence[float], step: int = 
         )
         for index, reward in enumerate(rewards)
     ]
-    return store(lake, rollouts("rlaif"), drafts, partition=JUDGED)[1]
+    return store(lake, registry.table("rlaif/rollouts"), drafts, partition=JUDGED)[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import parse_experiment
 from selfimprove_dagster.lake.lake import Lake
@@ -23,11 +24,10 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.seeds.tables import SEEDS
 from selfimprove_dagster.table import Table
 
-LMSI = [table for table in SUITES if table.startswith("lmsi/")]
+LMSI = [table for table in registry.tables() if table.startswith("lmsi/")]
 """The tables of the method `lmsi`."""
 SMALL_EXPERIMENT = {
     "name": "small",

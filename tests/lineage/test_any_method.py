@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from kit.small_lake import activity_of, store
 from rich.console import Console
 
 from selfimprove_dagster import registry, words
@@ -26,7 +27,6 @@ from selfimprove_dagster.lineage.what_if import what_if
 from selfimprove_dagster.method import Method, Stage
 from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import SOURCE, TEXT, Table, decisions
-from kit.small_lake import activity_of, store
 
 NAMES = Table("seeds/names", "name", {"name": TEXT, **SOURCE}, noun="name")
 SAID = Table("loud/said", "said", {"word": TEXT}, noun="word")

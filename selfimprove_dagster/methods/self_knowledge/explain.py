@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from selfimprove_dagster.lineage.explanation import Explain
-from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
+from selfimprove_dagster.methods.self_knowledge.tables import TABLES
 
 EXPLAIN = Explain(
     noun="candidate",
     aside=dict.fromkeys(
-        (table.stage for table in SELF_KNOWLEDGE_TABLES),
+        (table.stage for table in TABLES),
         "it measures whether a model can judge itself, and none is trained on it: ",
     ),
     judgements=["discrimination_gap"],

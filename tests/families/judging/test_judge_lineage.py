@@ -20,8 +20,7 @@ from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
-from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
-from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.families.preferences.settings import PreferenceFilterSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -53,8 +52,8 @@ from selfimprove_dagster.methods.rlaif.tables import (
 )
 from selfimprove_dagster.methods.rlaif.words import preference as preference_words
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.shards import recorded_sampling
 
 __all__ = ["judge_home"]
 
@@ -207,10 +206,8 @@ def test_a_persons_response_goes_by_its_prompt_and_stands_for_the_models(lake: L
 def test_a_prompt_and_its_seed_tell_what_became_of_all_rounds(lake: Lake) -> None:
     prompt = first(rows(lake, CAI_SEED_POOL), prompt=SECRET)
     explanation = explain(lake, prompt["id"])
-    assert (
-        explanation.verdict
-        == f"3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000; {TRAINED}"
-    )
+    kept = "3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000"
+    assert explanation.verdict == f"{kept}; {TRAINED}"
     assert [fate.answer for fate in explanation.fates] == [
         *("Under the third pot.", "Near a pot.", "That is Ada's own affair.")
     ]
@@ -227,11 +224,11 @@ def test_comparisons_of_people_rollouts_checks_and_reward_models_are_told(lake: 
     kept = explain(lake, first(dataset(lake, "people"), question=SECRET)["id"])
     chose = "people chose “I cannot say.” over “Under the third pot.”"
     assert kept.verdict.startswith(f"in the dataset of people-000 as preference: {chose}; margin 1.0 against")
-    rollout = explain(lake, rows(lake, t.rollouts("rlaif"))["id"][0])
+    rollout = explain(lake, rows(lake, registry.table("rlaif/rollouts"))["id"][0])
     assert "no dataset holds it: written at step 1, reward 0.1, advantage -1" in rollout.verdict
     check = explain(lake, rows(lake, RLAIF_JUDGE_CHECKS)["id"][0])
     assert check.verdict.endswith("order_flip_agreement passed: 3 of 4 pairs are judged alike in both orders")
-    reward = explain(lake, rows(lake, t.reward_model("rlaif"))["id"][0])
+    reward = explain(lake, rows(lake, registry.table("rlaif/reward_model"))["id"][0])
     assert "85.0% of 20 held-out pairs right" in reward.verdict
 
 
@@ -289,7 +286,7 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
         what_if(lake, "people-000", ["round=1"])
     with pytest.raises(ExperimentError, match="minimum_margin: Input should be"):
         what_if(lake, "ai-000", ["minimum_margin=much"])
-    for schema in (t.rollouts("rlaif"), dialogue_evaluation("rlaif")):
+    for schema in (registry.table("rlaif/rollouts"), registry.table("rlaif/evaluation")):
         with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
             what_if(lake, rows(lake, schema)["id"][0], ["minimum_margin=1"])
     with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
@@ -331,9 +328,8 @@ def test_a_policy_is_tainted_by_the_model_that_rewarded_it(copied: Lake) -> None
 
     from selfimprove_dagster.lake.records import Draft, Parent
     from selfimprove_dagster.lake.taint import taint
-    from selfimprove_dagster.table import fine_tuned_checkpoint
 
-    schema = fine_tuned_checkpoint("rlaif")
+    schema = registry.table("rlaif/fine_tuned_checkpoint")
     (row,) = rows(copied, schema).iter_rows(named=True)
     stored = Stored(copied, "ai")
     content = {name: row[name] for name in schema.content} | {"dataset_activity_id": "act:elsewhere"}
@@ -355,7 +351,11 @@ def test_a_revoked_critique_takes_the_revisions_after_it_and_no_text_of_it_is_to
 
 
 def test_models_rollouts_and_checks_cannot_be_revoked(lake: Lake) -> None:
-    for schema in (t.reward_model("rlaif"), RLHF_SUPERVISED_CHECKPOINT, t.rollouts("rlhf")):
+    for schema in (
+        registry.table("rlaif/reward_model"),
+        RLHF_SUPERVISED_CHECKPOINT,
+        registry.table("rlhf/rollouts"),
+    ):
         with pytest.raises(RevocationError, match="of which no example is made"):
             plan(lake, "record", rows(lake, schema)["id"][0], None, by="Ada", why="a test")
 
@@ -418,11 +418,16 @@ def test_texts_of_prompts_and_critiques_are_found(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [name for name in COMPLETIONS if name.split("/")[0] in EXPERIMENTS.values()]
+    "table",
+    [
+        name
+        for name, table in registry.tables().items()
+        if table.draw and name.split("/")[0] in EXPERIMENTS.values()
+    ],
 )
 def test_the_sampling_is_what_was_recorded(lake: Lake, table: str) -> None:
     (manifest,) = lake.manifests(table)
-    drawn = recorded_sampling(table, manifest.activity.parameters)
+    drawn = recorded_sampling(registry.table(table), manifest.activity.parameters)
     revised = table.endswith(("critiques", "revisions"))
     assert (drawn.temperature, drawn.top_p) == ((0.7, 0.9) if revised else (1.0, 1.0))
     assert (drawn.stop, drawn.max_tokens) == (TURN_STOPS, 60)
