@@ -454,7 +454,10 @@ class Story:
         here = [row for row in examples.values() if self._is_here(row)]
         told: dict[str, Row] = {}
         for one in self.candidates:
-            told |= {row["id"]: row for row in [*self.line(one), *self.beside[one["id"]]]}
+            line = self.line(one)
+            judged = [row for row in line if isinstance(self._filter_of(row), int) and row is not one]
+            scores = [row for row in self.children(judged) if self.stage(row) in self.words.beside]
+            told |= {row["id"]: row for row in [*line, *scores, *self.beside[one["id"]]]}
         steps = self._told(told.values())
         ending = [row for row in here if row["id"] not in told]
         if self.row["id"] not in told and not self._is_about() and not self.is_example(self.row):
