@@ -136,7 +136,7 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
     ]
     seed, chosen, one, _, as_b, as_a, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from prompts.jsonl, line 1 (licence: CC0-1.0)"
-    assert chosen == "chosen for ai-000 by lot: 4 of 4 seeds, the least used first"
+    assert chosen == "chosen for ai-000 at random: 4 of 4 seeds, the least used first"
     assert one.startswith("response (A) of the pair, drawn at temperature 1.0, seed 11 from the base model")
     assert as_b == "(B) by 0.64, shown second, principle secrets"
     assert as_a == "(B) by 0.78, shown first, principle secrets"
@@ -206,10 +206,8 @@ def test_a_persons_response_goes_by_its_prompt_and_stands_for_the_models(lake: L
 def test_a_prompt_and_its_seed_tell_what_became_of_all_rounds(lake: Lake) -> None:
     prompt = first(rows(lake, CAI_SEED_POOL), prompt=SECRET)
     explanation = explain(lake, prompt["id"])
-    assert (
-        explanation.verdict
-        == f"3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000; {TRAINED}"
-    )
+    kept = "3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000"
+    assert explanation.verdict == f"{kept}; {TRAINED}"
     assert [fate.answer for fate in explanation.fates] == [
         *("Under the third pot.", "Near a pot.", "That is Ada's own affair.")
     ]
