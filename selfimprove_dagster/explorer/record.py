@@ -10,12 +10,11 @@ from urllib.parse import quote
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster import registry, words
 from selfimprove_dagster.explorer.declare import AboutRecord
 from selfimprove_dagster.explorer.graph import Family
 from selfimprove_dagster.explorer.methods import installed, pages_of, table_named
 from selfimprove_dagster.explorer.shapes import (
-    main_text,
     table_of,
     text_columns,
 )
@@ -123,7 +122,7 @@ def _example(row: Row) -> Row:
         "id": row["id"],
         "iteration": row["iteration"],
         "title": next(iter(texts), ""),
-        "text": main_text(row, table),
+        "text": words.said(table, row),
         "notes": [note for note in notes if isinstance(note, str)],
     }
 

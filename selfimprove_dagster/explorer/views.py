@@ -86,8 +86,8 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
-    if split_turn(name)[0] not in home.experiment_names():
-        refuse_unknown(home, name)
+    refuse_unknown(home, name)
+    if home.experiment_file(split_turn(name)[0]) is None:
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
@@ -105,8 +105,9 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "follows": _follows(lake, settled),
         "rows": rows,
         "headings": list(method.counted),
-        "columns": list(dict.fromkeys(heading for row in rows for heading in row["columns"])),
+        "columns": list(dict.fromkeys(heading for row in rows for heading in row["result"].columns)),
         "examples": [name for name, stage in method.counted.items() if dataset and stage == dataset.stage],
+        "about": method.results.about if method.results else "",
         "trained": f"{settled.method}/promotion" in method.tables,
         "charts": [
             {**chart, "x": [row["result"].iteration for row in rows], "xlabel": "iteration"}
@@ -116,14 +117,10 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 
 def _measured(lake: Lake, settled: Experiment, result: IterationResult) -> dict[str, Any]:
-    """One iteration of the table of iterations: its counts, and what the method's pages measure and show."""
+    """One iteration of the table of iterations: its results, and what the method's pages measure."""
     stages, pages = _stages(lake, settled.turn_name, result.iteration), pages_of(settled.method)
-    row = {
-        "result": result,
-        "counts": result.counts,
-        **(pages.measure(lake, stages) if pages.measure else {}),
-    }
-    return {**row, "columns": dict(pages.columns(row)) if pages.columns else {}}
+    measured = pages.measure(lake, stages) if pages.measure else {}
+    return {"result": result, "counts": result.counts, **measured}
 
 
 def refuse_unknown(home: Home, name: str) -> None:
@@ -162,7 +159,7 @@ def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
 
     None where there is one method, or a file that cannot be read: the rows can be read without it.
     """
-    if split_turn(name)[0] not in home.experiment_names():
+    if home.experiment_file(split_turn(name)[0]) is None:
         return []
     try:
         chain = home.chain(name)

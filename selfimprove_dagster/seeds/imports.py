@@ -121,8 +121,8 @@ def _without_revoked(
         else:
             good.append(row)
     for line in rejected:
-        revoked = reason(line.source_file, None) or any(shows(line.excerpt, text) for text in texts)
-        bad.append(replace(line, excerpt="") if revoked else line)
+        hidden = bool(reason(line.source_file, None)) or any(shows(line.excerpt, text) for text in texts)
+        bad.append(replace(line, excerpt="") if hidden else line)
     return good, sorted(bad, key=lambda line: line.source_line)
 
 

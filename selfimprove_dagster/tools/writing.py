@@ -1,8 +1,4 @@
-"""Toolformer with a language model: where it would call a tool, what its calls are worth, calling while it
-writes (Schick et al., 2302.04761). What follows from the numbers alone is in `methods/toolformer/`.
-
-Positions are counted in characters, so that they mean the same to every tokenizer.
-"""
+"""A model goes on with a text and calls a tool where a call is likely (Toolformer, 2302.04761, section 4.2)."""
 
 from __future__ import annotations
 
@@ -34,9 +30,6 @@ def opening_token(model: LanguageModel) -> int:
     raise ModelError(
         f"the tokenizer has no single token for {OPENING!r}: another model is needed for Toolformer"
     )
-
-
-# --- calling tools while writing ---
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,7 @@ def generate_with_tools(
     """
     greedy = without_calls(parameters or SamplingParameters(), opening)
     asking = SamplingParameters(temperature=0.0, max_tokens=most_call_tokens, stop=CALL_STOPS)
-    begun = [_begun(model, prompt) for prompt in prompts]
+    begun = [begun(model, prompt) for prompt in prompts]
     writings = [
         _Writing(list(ids), len(ids), context)
         for ids, context in zip(begun, contexts or [Context()] * len(prompts), strict=True)
@@ -194,6 +187,6 @@ def _transcript(model: LanguageModel, writing: _Writing, stop: Sequence[str]) ->
     )
 
 
-def _begun(model: LanguageModel, text: str) -> list[int]:
+def begun(model: LanguageModel, text: str) -> list[int]:
     """Token ids of a text that begins a sequence: where it has none, the token that ends a text."""
     return model.encode(text) or [model.end_token_id]

@@ -15,7 +15,7 @@ from selfimprove_dagster.language_model.base import (
 )
 from selfimprove_dagster.methods.toolformer.loss import WINDOW, Losses, prefixes, weighted_loss
 from selfimprove_dagster.tools.calls import PlacedCall
-from selfimprove_dagster.tools.writing import _begun
+from selfimprove_dagster.tools.writing import begun
 
 SEPARATOR = "\n"
 """Between a prefix z and the text, so that the text has the same tokens after every prefix."""
@@ -116,7 +116,7 @@ def _after_prompt(model: LanguageModel, prompt: str, text: str) -> _AfterPrompt:
     spaced = f" {text}"
     tokens = model.encode_continuation(spaced)
     indices = {max(0, start - 1): index for start, index in _known_starts(model, spaced, tokens)}
-    return _AfterPrompt(_begun(model, prompt), tokens, indices)
+    return _AfterPrompt(begun(model, prompt), tokens, indices)
 
 
 # --- scoring calls ---
@@ -175,7 +175,7 @@ def _losses(
     firsts: dict[tuple[int, str], set[int]] = {}
     for text, first, prefix in windows:
         firsts.setdefault((text, prefix), set()).add(first)
-    begin = _begun(model, "")
+    begin = begun(model, "")
     named = list(dict.fromkeys(prefix for _, prefix in firsts if prefix))
     encoded = model.encode_continuations([prefix + SEPARATOR for prefix in named])
     opened = {"": [], **dict(zip(named, encoded, strict=True))}

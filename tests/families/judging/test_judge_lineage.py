@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
 
-from selfimprove_dagster import registry, tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
@@ -83,7 +83,7 @@ def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
 
 
 def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
-    return rows(lake, tables.of(EXPERIMENTS[experiment], "filtered_dataset"), experiment)
+    return rows(lake, registry.method(EXPERIMENTS[experiment]).table("filtered_dataset"), experiment)
 
 
 def dropped(lake: Lake, schema: Table, rule: str) -> str:
@@ -136,7 +136,7 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
     ]
     seed, chosen, one, _, as_b, as_a, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from prompts.jsonl, line 1 (licence: CC0-1.0)"
-    assert chosen == "chosen for ai-000 by lot: 4 of 4 seeds, the least used first"
+    assert chosen == "chosen for ai-000 at random: 4 of 4 seeds, the least used first"
     assert one.startswith("response (A) of the pair, drawn at temperature 1.0, seed 11 from the base model")
     assert as_b == "(B) by 0.64, shown second, principle secrets"
     assert as_a == "(B) by 0.78, shown first, principle secrets"
@@ -206,10 +206,8 @@ def test_a_persons_response_goes_by_its_prompt_and_stands_for_the_models(lake: L
 def test_a_prompt_and_its_seed_tell_what_became_of_all_rounds(lake: Lake) -> None:
     prompt = first(rows(lake, CAI_SEED_POOL), prompt=SECRET)
     explanation = explain(lake, prompt["id"])
-    assert (
-        explanation.verdict
-        == f"3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000; {TRAINED}"
-    )
+    kept = "3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000"
+    assert explanation.verdict == f"{kept}; {TRAINED}"
     assert [fate.answer for fate in explanation.fates] == [
         *("Under the third pot.", "Near a pot.", "That is Ada's own affair.")
     ]
@@ -255,7 +253,9 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(lake: Lake, ex
         else PreferenceFilterSection.model_validate(given["preferences"])
     )
     again = registry.method(method).what_if.filter_again(lake, manifest, section)
-    assert again.equals(rows(lake, tables.of(method, "decisions"), experiment).select(again.columns))
+    assert again.equals(
+        rows(lake, registry.method(method).table("decisions"), experiment).select(again.columns)
+    )
 
 
 @pytest.mark.parametrize("name", ["preferences.minimum_margin", "minimum_margin"])

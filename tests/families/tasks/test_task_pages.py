@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import yaml
 from explorer.test_explorer import client, inert
+from kit.tables import TASK_TABLES
 from kit.task_lake import HOSTILE, task_home
 
 from selfimprove_dagster.export import export_dataset
@@ -35,7 +36,6 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_TASK_DECISIONS,
 )
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import TASK_TABLES
 
 pytestmark = pytest.mark.slow
 
