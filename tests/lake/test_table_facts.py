@@ -32,6 +32,7 @@ def test_a_table_says_where_its_columns_come_from_and_checks_each_thing_once(tab
         for source, column in sources:
             assert column in registry.table(source).polars
             assert source != table.name
+        assert len(sources) == len(set(sources))
     names = [check.name for check in checks_of(table)]
     assert len(names) == len(set(names))
 

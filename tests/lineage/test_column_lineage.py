@@ -15,19 +15,6 @@ from selfimprove_dagster.table import Table
 
 pytestmark = pytest.mark.slow
 
-NAMES_OF_A_ROW = {"id", "content_hash", "activity_id", "sample_index"}
-"""Columns of every table that name a row and come from no other column."""
-
-
-@pytest.mark.parametrize("table", registry.tables())
-def test_every_column_is_accounted_for_and_names_columns_that_exist(table: str) -> None:
-    assert set(registry.table(table).sources) == set(registry.tables()[table].polars) - NAMES_OF_A_ROW
-    for sources in registry.table(table).sources.values():
-        for source, column in sources:
-            assert column in registry.tables()[source].polars
-            assert source != table
-        assert len(sources) == len(set(sources))
-
 
 def test_the_columns_of_an_example_lead_to_what_was_generated_and_voted() -> None:
     columns = registry.table(FILTERED_DATASET.name).sources
