@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kit.homes import make_home
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
@@ -58,6 +60,11 @@ def make_experiment(folder: Path, **changes: Any) -> Experiment:
         "sampling": {"questions": 4, "paths": 3, "shard_questions": 2},
     }
     return parse_experiment({**data, **changes}, folder=folder)
+
+
+def demo_home(folder: Path) -> Home:
+    """A home that knows the small experiment under the name `demo`."""
+    return make_home(folder, {**SMALL_EXPERIMENT, "name": "demo"})
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> Path:

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-
+from kit.homes import entered, make_home
 from kit.small_lake import write_lines
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.home.home import Home
@@ -232,8 +230,6 @@ def make_task_home(folder: Path) -> Home:
     from selfimprove_dagster.resources.trainer import TrainerResource
     from selfimprove_dagster.runs import run_iteration
 
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir(parents=True)
     write_lines(
         folder / "tasks.jsonl",
         [
@@ -288,12 +284,8 @@ def make_task_home(folder: Path) -> Home:
         "outputs": {"max_tokens": 60},
         "paraphrases": {"most": 2, "max_tokens": 90},
     }
-    for data in (si, ui):
-        (home.experiments / f"{data['name']}.yaml").write_text(yaml.safe_dump(common | data))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
+    home = make_home(folder, common | si, common | ui)
+    with entered(home) as patch:
         patch.setattr(LanguageModelResource, "open", _open)
         patch.setattr(TrainerResource, "fine_tune", _fine_tune)
         for name in ("si", "ui"):
@@ -301,14 +293,3 @@ def make_task_home(folder: Path) -> Home:
                 problems = run_iteration(home, home.experiment(name), iteration)
                 assert problems == []
     return home
-
-
-_made: list[Home] = []
-
-
-@pytest.fixture(scope="session")
-def task_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of `make_task_home`, made once for all tests. To be read only."""
-    if not _made:
-        _made.append(make_task_home(tmp_path_factory.mktemp("tasks")))
-    return _made[0]

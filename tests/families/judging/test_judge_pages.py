@@ -13,12 +13,9 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client
-from families.judging.test_judge_lineage import EXPERIMENTS, PREFERENCE, dataset, dropped, rows
-from families.tasks.test_task_lineage import first
-from families.tasks.test_task_pages import seen
-from kit.judge_lake import HOSTILE, MARGIN, MODELS, SECRET, judge_home
-from methods.toolformer.test_tool_pages import said
+from kit.judge_lake import EXPERIMENTS, HOSTILE, MARGIN, MODELS, PREFERENCE, SECRET, dataset, dropped, rows
+from kit.pages import client, said, seen
+from kit.reading import first
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.export import export_dataset
@@ -36,8 +33,6 @@ from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF
 from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["judge_home"]
 
 
 def charts_of(page: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from kit.judging_home import make_home, run
+from kit.judging_home import make_home, rows, run
+from kit.reading import parents
 
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
 from selfimprove_dagster.families.dialogues.tables import dialogue_evaluation
@@ -34,7 +35,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.recorded_sampling import recorded_sampling
-from selfimprove_dagster.table import Table
 from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
@@ -48,15 +48,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = make_home(tmp_path_factory.mktemp("judging"))
     run(home, "cai", "ai", "people", "pairs", "direct")
     return home
-
-
-def rows(home: Home, schema: Table | str, name: str) -> pl.DataFrame:
-    table = schema if isinstance(schema, str) else schema.name
-    return home.lake.read_ungated(home.lake.manifest(table, partition_of(name, 0)))
-
-
-def parents(row: dict[str, object], role: str) -> list[str]:
-    return [edge["id"] for edge in row["parents"] if edge["role"] == role]  # type: ignore[attr-defined]
 
 
 def test_each_round_criticises_and_revises_what_the_one_before_wrote(home: Home) -> None:

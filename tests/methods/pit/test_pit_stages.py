@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from explorer.test_explorer import client
-from families.judging.test_judging_stages import parents, rows
-from kit.judging_home import make_home, materialise, run
+from kit.judging_home import make_home, materialise, rows, run
+from kit.pages import client
+from kit.reading import parents
 
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError

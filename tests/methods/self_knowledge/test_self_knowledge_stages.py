@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from kit.homes import entered, make_home
 from kit.judging_home import EXPERIMENTS
 from kit.stage_assets import stage_assets
 from starlette.testclient import TestClient
@@ -63,15 +64,10 @@ KNOWS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    experiments = {"knows": KNOWS, "ai": EXPERIMENTS["ai"]}.items()
     folder = tmp_path_factory.mktemp("self_knowledge")
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir()
-    for name, settings in {"knows": KNOWS, "ai": EXPERIMENTS["ai"]}.items():
-        (home.experiments / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
+    home = make_home(folder, *({**settings, "name": name} for name, settings in experiments))
+    with entered(home):
         assert run_iteration(home, home.experiment("knows"), 0) == []
         yield home
 
