@@ -13,8 +13,10 @@ import pytest
 from hypothesis import settings
 from kit.homes import entered, make_home
 from kit.lmsi_iterations import Iterations, build_iterations
+from kit.sampling import chosen_methods
 from kit.small_lake import SMALL_EXPERIMENT
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 
@@ -24,6 +26,12 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"
 # A busy machine is no reason to fail.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_report_header() -> str:
+    """Which methods the matrices run."""
+    names = registry.methods()
+    return f"matrices over methods: {', '.join(chosen_methods(names))} of {len(names)}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
