@@ -9,11 +9,11 @@ average with the random model, 128 at most). Every contender draws from the same
 the same limits:
 
 - `generate loop`: `model.generate` over batches of 16 prompts × the samples, left-padded, as scripts do;
-- `continuous batching`: transformers' own `generate_batch`, where it runs on this machine (`--continuous`);
 - `this engine`.
 
 The contenders take turns and the median of the rounds counts, so that load from elsewhere hits all. Also
 printed: how often the same row came out differently in a batch of its own than among all others.
+transformers' continuous batching is compared in `continuous_batching.py`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,21 @@ END_TOKEN = 1
 PROMPT = "Q: {question}\nA: Let's think step by step."
 
 
-def random_model(directory: Path) -> None:
-    """A random Llama of the embedded model's shape, whose end token comes with probability about 1/50."""
+def write_tokenizer(directory: Path, vocabulary: int) -> None:
+    """Write a tokenizer of `vocabulary` entries, bytes and pairs of bytes; the end token is END_TOKEN."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    entries = ["<s>", "</s>", *alphabet, *(a + b for a in alphabet[:40] for b in alphabet[:40])][:640]
+    entries = ["<s>", "</s>", *alphabet, *(a + b for a in alphabet for b in alphabet)][:vocabulary]
     tokenizer = Tokenizer(models.BPE(vocab={text: index for index, text in enumerate(entries)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
     ).save_pretrained(directory)
+
+
+def random_model(directory: Path) -> None:
+    """A random Llama of the embedded model's shape, whose end token comes with probability about 1/50."""
+    write_tokenizer(directory, 640)
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
@@ -86,6 +91,7 @@ class Task:
 
     prompts: list[list[int]]
     samples: int
+    max_tokens: int = MAX_TOKENS
 
     def seeds(self) -> list[list[int]]:
         """A seed for each sample."""
@@ -110,7 +116,7 @@ def generate_loop(model: Any, task: Task, end_tokens: set[int]) -> int:
             top_k=0,
             top_p=1.0,
             temperature=1.0,
-            max_new_tokens=MAX_TOKENS,
+            max_new_tokens=task.max_tokens,
             num_return_sequences=task.samples,
             pad_token_id=end,
         )[:, width:]
@@ -120,30 +126,39 @@ def generate_loop(model: Any, task: Task, end_tokens: set[int]) -> int:
     return drawn
 
 
-def continuous_batching(model: Any, task: Task, end_tokens: set[int]) -> int:
-    """Tokens drawn by transformers' continuous batching, each sample a request of its own."""
-    requests = [prompt for prompt in task.prompts for _ in range(task.samples)]
-    settings = transformers.GenerationConfig(
-        do_sample=True,
-        top_k=0,
-        temperature=1.0,
-        max_new_tokens=MAX_TOKENS,
-        eos_token_id=sorted(end_tokens),
-        pad_token_id=min(end_tokens),
-    )
-    outputs = model.generate_batch(inputs=requests, generation_config=settings, progress_bar=False)
-    return sum(len(output.generated_tokens) for output in outputs.values())
-
-
 def this_engine(engine: TransformersLanguageModel, task: Task) -> int:
     """Tokens drawn by the engine."""
-    generations = engine.generate(task.prompts, task.seeds(), SamplingParameters(max_tokens=MAX_TOKENS))
+    generations = engine.generate(task.prompts, task.seeds(), SamplingParameters(max_tokens=task.max_tokens))
     return sum(len(row.token_ids) for group in generations for row in group)
+
+
+def take_turns(contenders: dict[str, Callable[[Task], int]], task: Task, rounds: int) -> str:
+    """The medians over the rounds as a markdown table; ratios are to the first contender."""
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    for contend in contenders.values():
+        contend(Task(task.prompts[:2], 2, min(8, task.max_tokens)))
+    for _ in range(rounds):
+        for name, contend in contenders.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            drawn = contend(task)
+            speeds[name].append(
+                (drawn / (time.perf_counter() - wall), drawn / (time.process_time() - processor))
+            )
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for name, rows in speeds.items()
+    }
+    base = next(iter(medians.values()))
+    lines = ["| | tokens/s | ratio | tokens per CPU second | ratio |", "|---|---|---|---|---|"]
+    for name, (wall, processor) in medians.items():
+        ratios = wall / base[0], processor / base[1]
+        lines.append(f"| {name} | {wall:,.0f} | {ratios[0]:.1f}× | {processor:,.0f} | {ratios[1]:.1f}× |")
+    return "\n".join(lines)
 
 
 def disagreement(engine: TransformersLanguageModel, task: Task, rows: int) -> tuple[int, int, int]:
     """Rows that differ between the full batch and a batch of one, of so many compared, and their tokens."""
-    parameters = SamplingParameters(max_tokens=MAX_TOKENS)
+    parameters = SamplingParameters(max_tokens=task.max_tokens)
     together = engine.generate(task.prompts, task.seeds(), parameters)
     pairs = [(at, sample) for sample in range(task.samples) for at in range(len(task.prompts))][:rows]
     different = tokens = 0
@@ -172,9 +187,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
     parser.add_argument("--token-budget", type=int, default=65_536)
     parser.add_argument("--compared", type=int, default=64, help="rows generated alone as well")
-    parser.add_argument(
-        "--continuous", action="store_true", help="also time transformers' continuous batching"
-    )
     parser.add_argument("--questions", type=Path, help="a JSON Lines file with a `question` in each line")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
@@ -204,30 +216,14 @@ def main() -> None:
         ),
         "this engine": lambda part: this_engine(engine, part),
     }
-    if options.continuous:
-        contenders["transformers' continuous batching"] = lambda part: continuous_batching(plain, part, ends)
-    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for contend in contenders.values():
-        contend(Task(task.prompts[:2], 2))
-    for _ in range(options.rounds):
-        for name, contend in contenders.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            drawn = contend(task)
-            speeds[name].append(
-                (drawn / (time.perf_counter() - wall), drawn / (time.process_time() - processor))
-            )
-    base = [statistics.median(column) for column in zip(*next(iter(speeds.values())), strict=True)]
+    table = take_turns(contenders, task, options.rounds)
     print(f"`python {' '.join(sys.argv)}`\n")
     print(
         f"{machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}, {engine.engine}; ",
         end="",
     )
     print(f"{plain.num_parameters():,} parameters, {options.prompts} prompts × {options.samples} samples\n")
-    print("| | tokens/s | ratio | tokens per CPU second | ratio |\n|---|---|---|---|---|")
-    for name, rounds in speeds.items():
-        wall, processor = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratios = wall / base[0], processor / base[1]
-        print(f"| {name} | {wall:,.0f} | {ratios[0]:.1f}× | {processor:,.0f} | {ratios[1]:.1f}× |")
+    print(table)
     different, compared, tokens = disagreement(engine, task, options.compared)
     print(f"\nAlone against in the batch: {different} of {compared} rows differ, {tokens:,} tokens")
 

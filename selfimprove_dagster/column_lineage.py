@@ -27,21 +27,10 @@ from selfimprove_dagster.review_columns import REVIEW_COLUMN_SOURCES
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 from selfimprove_dagster.task_columns import TASK_COLUMN_SOURCES
 
-HASHES = ("id", "content_hash", "activity_id", "sample_index")
-"""Columns of every table that name a row, and say nothing that came from elsewhere."""
-
-
 _SHOWN = of(DEMONSTRATIONS, "question", "reasoning", "answer")
-
-
 _PROMPT = [*of(SEED_POOL, "question"), *_SHOWN]
-
-
 _PATH = of(RAW_GENERATIONS, "text")
-
-
 _VOTE = of(VOTED_ANSWERS, "voted_answer")
-
 
 COLUMN_SOURCES: Mapping[str, Mapping[str, list[Source]]] = {
     SEEDS.name: new("parents", *SEEDS.content),

@@ -1,14 +1,11 @@
 """Datasets for other tools: a Hugging Face folder with its card, Parquet, JSON Lines, these with PROV, or the
 layouts that tools for fine-tuning read.
 
-    alpaca  one object a line: instruction, input, output
-    chat    one object a line: messages, of which the first is the user's and the second the assistant's
+    alpaca  one object per line: instruction, input, output
+    chat    one object per line: messages, of which the first is the user's and the second the assistant's
 
-In both, `id` says where the example comes from. Of a method whose examples have no instruction, the prompt is
-the instruction; whole texts with calls of tools have neither, and are refused.
-
-Pairs of responses are exported with prompt, chosen, rejected and the probability that the chosen one is the
-better, as DPO reads them; `chat` gives each of the three as a list of messages, `alpaca` cannot hold them.
+In both, `id` is the record of the example. Where examples have no instruction, the prompt is the instruction. A
+method says in its `Card` which columns are exported, and which layouts cannot hold them.
 """
 
 from __future__ import annotations
@@ -21,12 +18,11 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment.base import Experiment
-from selfimprove_dagster.export_cards import CARDS, CardWords
-from selfimprove_dagster.families.dialogues.prompts import turns
-from selfimprove_dagster.families.preferences.tables import PREFERENCE_METHODS
+from selfimprove_dagster.explorer.methods import dataset_of
+from selfimprove_dagster.export_cards import Card, CardWords, default_words
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
@@ -36,29 +32,9 @@ from selfimprove_dagster.text import code_span, markdown_table
 FORMATS = ("huggingface", "parquet", "jsonl", "prov-json", "alpaca", "chat")
 
 
-_COLUMNS = ("id", "prompt", "completion", "format", "question", "answer", "round")
-"""What a dataset of prompts and completions has; `round` only where responses were revised."""
-
-
-_TEXT_COLUMNS = ("id", "prompt", "completion", "format", pl.col("question").alias("text"), "calls")
-
-
-_PAIR_COLUMNS = ("id", "prompt", "chosen", "rejected", "format", "question", "labelled_by")
-
-
-_INSTRUCTING = ("alpaca", "chat")
-"""Layouts of instructions and what follows them."""
-
-
-_TASK_COLUMNS = {
-    **{name: name for name in ("id", "prompt", "completion", "format", "instruction", "input")},
-    "output": "answer",
-}
-
-
 def last_dataset(lake: Lake, experiment: Experiment, iteration: int | None = None) -> Manifest:
     """The manifest of an iteration's dataset, by default the last committed one."""
-    table = tables.of(experiment.method, "filtered_dataset").name
+    table = _dataset(experiment.method).name
     if iteration is not None:
         return lake.manifest(table, partition_of(experiment.name, iteration))
     found = lake.manifests(table, experiment.name)
@@ -79,32 +55,24 @@ def export_dataset(
         raise ExperimentError(f"there is no export format {layout!r}; there are: {', '.join(FORMATS)}")
     if output.exists():
         raise ExperimentError(f"{output} exists already; name a new folder")
-    if layout in _INSTRUCTING and "text_id" in tables.of(experiment.method, "filtered_dataset").content:
-        raise ExperimentError(
-            f"the layout {layout} is for instructions with answers, and the examples of {experiment.method} "
-            "are whole texts with calls: export them as jsonl, parquet or huggingface, and train on "
-            "`completion` after an empty prompt"
-        )
-    if layout == "alpaca" and experiment.method in PREFERENCE_METHODS:
-        raise ExperimentError(
-            "the layout alpaca is for instructions with one answer each, and the examples of "
-            f"{experiment.method} are pairs of responses: export them as chat, jsonl, parquet or "
-            "huggingface, and train on `chosen` and `rejected` after `prompt`"
-        )
+    card = _card(experiment.method)
+    if layout in card.refused:
+        raise ExperimentError(f"the layout {layout} {card.refused[layout]}")
     manifest = last_dataset(lake, experiment, iteration)
-    rows = _exported(tables.TABLES[manifest.table], lake.read(manifest.table, manifest.partition))
+    rows = _exported(_dataset(experiment.method), card, lake.read(manifest.table, manifest.partition))
     temporary = output.with_name(output.name + ".partial")
     data = temporary / "data" if layout == "huggingface" else temporary
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed export left
     data.mkdir(parents=True)
     if layout in _JSON_LINES:
-        _JSON_LINES[layout](rows).write_ndjson(data / "train.jsonl")
+        lines = card.layouts.get(layout, _JSON_LINES[layout])(rows)
+        lines.write_ndjson(data / "train.jsonl")
     else:
         rows.write_parquet(data / "train.parquet", compression="zstd")
     if layout == "huggingface":
         digest = file_checksum(data / "train.parquet")
-        card = dataset_card(lake, experiment, manifest, len(rows), digest)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        text = dataset_card(lake, experiment, manifest, len(rows), digest)
+        (temporary / "README.md").write_text(text, encoding="utf-8")
     if layout == "prov-json":
         from selfimprove_dagster.lineage.prov import dataset_document, prov_json
 
@@ -114,34 +82,42 @@ def export_dataset(
     return len(rows)
 
 
-def _exported(schema: Table, rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns that other tools get: texts, format, and the method's scores."""
-    if "instruction" in schema.content:
-        texts = [pl.col(column).alias(name) for name, column in _TASK_COLUMNS.items()]
-        return rows.select(*texts, *schema.measures)
-    if "text_id" in schema.content:
-        return rows.select(*_TEXT_COLUMNS, *schema.measures)
-    if "chosen" in schema.content:
-        return rows.select(*_PAIR_COLUMNS, *schema.measures)
-    return rows.select(*(name for name in _COLUMNS if name in rows.columns), *schema.measures)
+def _dataset(method: str) -> Table:
+    """The table of a method's training examples. Raises PartitionMissing where it makes none."""
+    found = dataset_of({table.stage: table for table in registry.method(method).tables.values()})
+    if found is None:
+        raise PartitionMissing(f"the method {method} makes no dataset: there is nothing to export")
+    return found
+
+
+def _card(method: str) -> Card:
+    return registry.method(method).card or Card()
+
+
+def _exported(table: Table, card: Card, rows: pl.DataFrame) -> pl.DataFrame:
+    """The columns that other tools get: by default the id and all that is no list, and the measures."""
+    plain = [
+        "id",
+        *(name for name, kind in table.content.items() if not isinstance(kind, pl.List | pl.Struct)),
+    ]
+    return rows.select(*(card.columns or plain), *table.measures)
 
 
 def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
-    if "instruction" in rows.columns:
+    """Instruction, input and output. Raises ExperimentError for rows without prompt and completion."""
+    if {"instruction", "input", "output"} <= {*rows.columns}:
         return rows.select("instruction", "input", pl.col("output").str.strip_chars(), "id")
+    if not {"prompt", "completion"} <= {*rows.columns}:
+        raise ExperimentError(
+            "layouts of instructions need the columns prompt and completion, or instruction, input and output; "
+            f"these examples have {', '.join(rows.columns)}: export them as jsonl, parquet or huggingface"
+        )
     output = pl.col("completion").str.strip_chars().alias("output")
-    asked = "question" if "round" in rows.columns else "prompt"
-    return rows.select(pl.col(asked).alias("instruction"), pl.lit("").alias("input"), output, "id")
+    return rows.select(pl.col("prompt").alias("instruction"), pl.lit("").alias("input"), output, "id")
 
 
 def _chat(rows: pl.DataFrame) -> pl.DataFrame:
-    """What the user says is the instruction with its input, without the template that it was trained in."""
-    if "chosen" in rows.columns:
-        responses = [_by_assistant(name).alias(name) for name in ("chosen", "rejected")]
-        return rows.select(_dialogues(rows), *responses, "probability", "id")
-    if "round" in rows.columns:
-        told = rows.with_columns(_dialogues(rows))
-        return told.select(pl.concat_list("prompt", _by_assistant("completion")).alias("messages"), "id")
+    """Messages: the instruction with its input, without the template of training, and the output."""
     said = _alpaca(rows)
     alone = pl.col("input").str.strip_chars() == ""
     user = pl.when(alone).then("instruction").otherwise(pl.format("{}\n\n{}", "instruction", "input"))
@@ -152,27 +128,13 @@ def _chat(rows: pl.DataFrame) -> pl.DataFrame:
     return said.select(pl.concat_list(turns).alias("messages"), "id")
 
 
-def _dialogues(rows: pl.DataFrame) -> pl.Series:
-    """The turns of each prompt as messages."""
-    return pl.Series(
-        "prompt",
-        [[{"role": role, "content": said} for role, said in turns(prompt)] for prompt in rows["prompt"]],
-        pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
-    )
-
-
-def _by_assistant(column: str) -> pl.Expr:
-    """The text of a column as the one message of the assistant's."""
-    return pl.concat_list(pl.struct(role=pl.lit("assistant"), content=pl.col(column).str.strip_chars()))
-
-
 _JSON_LINES: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
     "jsonl": lambda rows: rows,
     "prov-json": lambda rows: rows,
     "alpaca": _alpaca,
     "chat": _chat,
 }
-"""What the lines of each layout hold that is JSON Lines."""
+"""The lines of each layout that is JSON Lines, where the method declares no other."""
 
 
 def dataset_card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: int, digest: str) -> str:
@@ -180,7 +142,9 @@ def dataset_card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: i
 
     Text of seed files, models and settings stands in code spans, in which it has no effect.
     """
-    about = CARDS[experiment.method](lake, manifest)
+    about = (_card(experiment.method).words or default_words)(lake, manifest)
+    method = registry.method(experiment.method)
+    papers = [f'"{one.title}", arXiv:{one.arxiv}' for one in method.papers]
     pool = about.sources
     sources = (
         pool.group_by("source_file", "licence").agg(pl.len().alias(about.noun)).sort("source_file", "licence")
@@ -219,7 +183,7 @@ configs:
 # {experiment.name}, iteration {manifest.iteration}
 
 {rows:,} examples that {about.made_by}, by the method `{experiment.method}`
-({about.citation}). {about.truth}
+({"; ".join(papers) or method.title}). {about.truth}
 
 ## Sources
 
@@ -261,7 +225,7 @@ configs:
 
 
 def _drawn_by(about: CardWords) -> str:
-    """The model that wrote the dataset's texts, its engine and sampling; nobody's where people wrote them."""
+    """The model that wrote the dataset's texts, its engine and sampling."""
     if about.drawn is None:
         return "None: people wrote the texts"
     drawn = about.drawn.activity

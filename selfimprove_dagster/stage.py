@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,15 +22,24 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
+from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
-from selfimprove_dagster.language_model.base import Generation, LanguageModel, placement
+from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
-from selfimprove_dagster.work.shards import Item, Request, Work, completer, in_shards, recorded_options
+from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.shards import (
+    Item,
+    Request,
+    Shard,
+    draw_completions,
+    in_shards,
+    recorded_options,
+)
+from selfimprove_dagster.work.spec import Spec
 
 E = TypeVar("E", bound=Experiment)
 
@@ -85,6 +95,29 @@ class OpensModels(Protocol):
         self, section: ModelSection, path: str | Path | None = None, scores: bool = False
     ) -> AbstractContextManager[LanguageModel]:
         """The model at `path` (default: the section's own), closed on leaving."""
+
+
+class OneModel:
+    """Opens models in turn, and keeps one open at a time."""
+
+    def __init__(self, models: OpensModels) -> None:
+        self._models = models
+        self._stack = ExitStack()
+        self._open: tuple[Any, LanguageModel] | None = None
+
+    def __enter__(self) -> OneModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(self, section: ModelSection, path: str | None, scores: bool = False) -> LanguageModel:
+        """The model at `path`; the one that was open before is closed unless it is the same."""
+        wanted = (section, path, scores)
+        if self._open is None or self._open[0] != wanted:
+            self._stack.close()
+            self._open = (wanted, self._stack.enter_context(self._models.open(section, path, scores)))
+        return self._open[1]
 
 
 class Log(Protocol):
@@ -243,35 +276,120 @@ class StageContext(Generic[E]):
             },
         )
 
+    def map(
+        self,
+        items: Sequence[Item],
+        function: Spec,
+        activity: Activity,
+        *,
+        size: int,
+        unit: str = "rows",
+        each: Callable[[Item], int] = lambda item: 1,
+        opened: Any = None,
+    ) -> tuple[Manifest, Spent]:
+        """Make the table shard by shard: the committed partition, and what all shards took.
+
+        `function` is called with a `Shard` of `size` items and its own arguments, and returns the rows. `each` says
+        how many units of progress an item counts for; `opened` is the model, or the tools, that work. Shards that
+        an earlier attempt left are not made again.
+        """
+        with self.lake.writer(self.table, activity) as writer:
+            work = partial(self._run, function.call, activity, opened, None, writer.read_shard)
+            spent = self._in_shards(writer, items, work, size, unit, each)
+            return writer.commit({"seconds": self.seconds, **vars(spent)}), spent
+
+    def map_together(
+        self,
+        items: Sequence[Item],
+        function: Spec,
+        activity: Activity,
+        beside: tuple[Table, Activity],
+        *,
+        size: int,
+        unit: str = "rows",
+        each: Callable[[Item], int] = lambda item: 1,
+        opened: Any = None,
+    ) -> tuple[Manifest, Manifest, Spent]:
+        """Make the table, and the one `beside` it, shard by shard, where rows of each descend from the other's.
+
+        `function` returns the rows beside and the table's own. Those beside are written first, so that a shard of
+        the table is there only with what it descends from. Returns the partition beside, the table's own, and what
+        all shards took.
+        """
+        table, other = beside
+        with (
+            self.lake.writer(table, other) as beside_writer,
+            self.lake.writer(self.table, activity) as writer,
+        ):
+
+            def record(index: int, made: tuple[list[Draft], list[Draft]]) -> pl.DataFrame:
+                rows, own = made
+                beside_writer.write_shard(index, build_records(table, rows, other), overwrite=True)
+                return build_records(self.table, own, activity)
+
+            work = partial(self._run, function.call, activity, opened, other, writer.read_shard)
+            spent = self._in_shards(writer, items, work, size, unit, each, record)
+            first = beside_writer.commit({"seconds": 0.0})
+            return first, writer.commit({"seconds": self.seconds, **vars(spent)}), spent
+
+    def _run(
+        self,
+        function: Callable[[Shard[E, Item]], Any],
+        activity: Activity,
+        opened: Any,
+        beside: Activity | None,
+        written: Callable[[int], pl.DataFrame],
+        items: Sequence[Item],
+        report: ProgressReport,
+    ) -> Any:
+        return function(
+            Shard(items, self.experiment, self.iteration, activity, report, opened, beside, written)
+        )
+
+    def _in_shards(
+        self,
+        writer: PartitionWriter,
+        items: Sequence[Item],
+        work: Callable[[Sequence[Item], ProgressReport], Any],
+        size: int,
+        unit: str,
+        each: Callable[[Item], int],
+        record: Callable[[int, Any], pl.DataFrame] | None = None,
+    ) -> Spent:
+        return in_shards(
+            writer,
+            items,
+            work,
+            size=size,
+            unit=unit,
+            each=each,
+            log=self.log,
+            allowance=self.allowance,
+            record=record,
+        )
+
     def work(
         self,
         inputs: Sequence[Manifest],
         settings: Mapping[str, Any],
         items: Sequence[Item],
-        prepare: Callable[[LanguageModel], Work[Item]],
+        function: Spec,
         *,
         size: int,
         unit: str = "completions",
         each: Callable[[Item], int] = lambda item: 1,
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
-        """Let the generator, or the model `by`, work on all items, shard by shard; the partition, and what
-        Dagster shows."""
+        """Let the generator, or the model `by`, work on all items, as `map` does.
+
+        Returns the partition and the metadata of the work.
+        """
         path = (by or self.generator).path
         with self.language_model.open(self.experiment.model, path, self.experiment.scores) as model:
             activity = self.drawing(model, inputs, settings, by)
-            with self.lake.writer(self.table, activity) as writer:
-                spent = in_shards(
-                    writer,
-                    items,
-                    prepare(model),
-                    size=size,
-                    unit=unit,
-                    each=each,
-                    log=self.log,
-                    allowance=self.allowance,
-                )
-                manifest = writer.commit({"seconds": self.seconds, **vars(spent)})
+            manifest, spent = self.map(
+                items, function, activity, size=size, unit=unit, each=each, opened=model
+            )
         return manifest, self.drawn_metadata(activity, spent)
 
     def complete(
@@ -281,20 +399,17 @@ class StageContext(Generic[E]):
         requests: Sequence[Request],
         *,
         size: int,
-        read: Callable[[Generation], Mapping[str, Any]] = lambda drawn: {},
+        read: Spec | None = None,
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
-        """The same for one completion a request, drawn as the settings say."""
-        parameters = recorded_sampling(self.table.name, settings)
-        seeds_from = (self.experiment.seed, self.iteration)
+        """Let a model draw the completions of requests, as the settings say.
+
+        `read` adds columns that follow from a completion. Returns the partition and the metadata of the work.
+        """
+        sampling = recorded_sampling(self.table.name, settings)
+        function = Spec.of(draw_completions, sampling=asdict(sampling), read=read.to_json() if read else None)
         return self.work(
-            inputs,
-            settings,
-            requests,
-            lambda model: completer(model, parameters, seeds_from, read),
-            size=size,
-            each=lambda request: request.samples,
-            by=by,
+            inputs, settings, requests, function, size=size, each=lambda request: request.samples, by=by
         )
 
     def drawn_metadata(self, activity: Activity, spent: Spent) -> dict[str, Any]:

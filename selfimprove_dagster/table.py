@@ -101,9 +101,11 @@ DRAWN: dict[str, Any] = {
 """What is kept of a completion that a model drew, so that it can be drawn again."""
 
 
-def completions(name: str, tag: str, **columns: Any) -> Table:
+def completions(name: str, tag: str, noun: str = "completion", **columns: Any) -> Table:
     """Completions drawn from a model, with the log-probability of each token; `columns` stand before them."""
-    return Table(name, tag, content={**columns, **DRAWN}, measures={"logprobs": pl.List(pl.Float32)})
+    return Table(
+        name, tag, noun=noun, content={**columns, **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}
+    )
 
 
 def decisions(name: str, tag: str = "dec") -> Table:
@@ -111,6 +113,7 @@ def decisions(name: str, tag: str = "dec") -> Table:
     return Table(
         name,
         tag,
+        noun="decision",
         content={
             "stage": TEXT,
             "candidate_id": TEXT,
@@ -129,6 +132,7 @@ def fine_tuned_checkpoint(method: str) -> Table:
     return Table(
         f"{method}/fine_tuned_checkpoint",
         "ckpt",
+        noun="checkpoint",
         content={
             "model_id": TEXT,
             "base_model_id": TEXT,
@@ -148,7 +152,10 @@ def fine_tuned_checkpoint(method: str) -> Table:
 
 
 def evaluation(
-    method: str, content: Mapping[str, Any] | None = None, measures: Mapping[str, Any] | None = None
+    method: str,
+    content: Mapping[str, Any] | None = None,
+    measures: Mapping[str, Any] | None = None,
+    noun: str = "held-out answer",
 ) -> Table:
     """One row a held-out question, model (champion, challenger) and mode (greedy, majority).
 
@@ -157,6 +164,7 @@ def evaluation(
     return Table(
         f"{method}/evaluation",
         "eval",
+        noun=noun,
         content={
             "question": TEXT,
             "source_file": TEXT,
@@ -180,6 +188,7 @@ def promotion(method: str) -> Table:
     return Table(
         f"{method}/promotion",
         "promo",
+        noun="promotion",
         content={
             "promoted": pl.Boolean,
             "reason": TEXT,

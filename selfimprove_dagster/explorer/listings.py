@@ -1,19 +1,24 @@
-"""What the tables of examples and of dropped candidates show, method by method."""
+"""The searchable tables of an iteration: what a method declares of them, and the default ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from selfimprove_dagster.explorer.shapes import is_decisions, text_columns
+from selfimprove_dagster.table import TEXT, Table
+
 HERE = "WHERE experiment = $experiment AND iteration = $iteration"
+"""The rows of the iteration that is asked for, in SQL."""
 
 
-_SO_FAR = "WHERE experiment = $experiment AND iteration <= $iteration"
+SO_FAR = "WHERE experiment = $experiment AND iteration <= $iteration"
+"""The rows of this iteration and of those before it, in SQL."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column besides the text: heading, column of the query, its name in `sort`, and whether a number."""
+    """A column next to the text: heading, column of the query, its name in `sort`, and whether a number."""
 
     heading: str
     name: str
@@ -30,18 +35,24 @@ class Facet:
     many: bool = False
 
 
-_RULE = Facet("rule", "rule")
+@dataclass(frozen=True)
+class Range:
+    """A column that can be bounded by two numbers; `share`: its values are between 0 and 1."""
+
+    heading: str
+    column: str
+    share: bool = True
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One searchable table: a query, what may be asked of it, and how it is shown.
+    """One searchable table: a query, the questions that it answers, and how it is shown.
 
-    The query gives `id`, the record that a row leads to (`link`), `title` and `body` besides the columns.
-    `needed` are the stages that must be committed. `asks` says in
-    which texts words are looked for, `facets` are the columns offered as choices, `between` the
-    one that `least` and `most` bound, `words` those in which words are looked for. A dropped row also has
-    `rule`, `reason` and `nearest_id`.
+    The query gives `id`, the record that a row leads to (`link`), `title` and `body`, and the columns.
+    `needed` are the stages that must be committed. `asks` names the texts that are searched, `words` their
+    columns; `facets` are the columns offered as choices, `between` is the one that `least` and `most` bound.
+    A dropped row also has `rule`, `reason` and `nearest_id`. `waiting` says why nothing can be shown yet,
+    `called` is the text of the link that leads to the table.
     """
 
     noun: str
@@ -55,95 +66,36 @@ class Listing:
     facets: tuple[Facet, ...]
     columns: tuple[Column, ...]
     default: str
-    between: tuple[str, str] | None = None
+    between: Range | None = None
     answer: bool = False
     readable: bool = False
+    waiting: str = "These rows are not committed yet."
+    called: str = ""
 
 
-_SCORE = (Column("rule", "rule", "rule"), Column("score", "score", "score", True))
+RULE = Facet("rule", "rule")
 
 
-_SCORES = (*_SCORE, Column("threshold", "threshold", number=True))
-
-
-_SHARE = Column("vote share", "vote_share", "share", True)
-
-
-_PERPLEXITY = Column("perplexity", "perplexity", "perplexity", True)
-
-
-_ANSWER, _FORMAT = Column("answer", "answer", "answer"), Column("format", "format", "format")
-
-
-_LMSI_EXAMPLES = Listing(
-    noun="example",
-    about="",
-    text="question and completion",
-    asks="prompt or completion",
-    needed=("filtered_dataset",),
-    source=f'FROM "lmsi"."filtered_dataset" {HERE}',
-    select='id, id AS link, "format", question AS title, left(completion, 400) AS body, answer, vote_share, '
-    "perplexity",
-    words=("prompt", "completion"),
-    facets=(Facet("format", '"format"'),),
-    columns=(_ANSWER, _FORMAT, _SHARE, _PERPLEXITY),
-    default="-share",
-    between=("Vote share", "vote_share"),
-    answer=True,
+SCORES = (
+    Column("rule", "rule", "rule"),
+    Column("score", "score", "score", True),
+    Column("threshold", "threshold", number=True),
 )
 
 
-_LMSI_DROPPED = Listing(
-    noun="path",
-    about="Paths that did not become examples, each with the rule that dropped it, its score, and the "
-    "threshold.",
-    text="question and path",
-    asks="question or path",
-    needed=("decisions", "raw_generations", "voted_answers"),
-    source=f"""FROM "lmsi"."decisions" AS decided
-LEFT JOIN (SELECT id, text FROM "lmsi"."raw_generations" {HERE}) AS path ON path.id = decided.candidate_id
-LEFT JOIN (
-    SELECT ballot.id AS path_id, ballot.answer AS answer, * EXCLUDE (ballot)
-    FROM (
-        SELECT question, voted_answer, vote_share, unnest(paths) AS ballot
-        FROM "lmsi"."voted_answers" {HERE}
-    )
-) AS vote ON vote.path_id = decided.candidate_id
-{HERE} AND NOT kept""",
-    select="decided.id AS id, candidate_id AS link, rule, reason, score, threshold, nearest_id, answer, "
-    "vote_share, left(question, 400) AS title, left(text, 400) AS body",
-    words=("text", "question"),
-    facets=(_RULE,),
-    columns=(_ANSWER, *_SCORES, _SHARE),
-    default="rule",
-    between=("Vote share", "vote_share"),
-    answer=True,
-    readable=True,
-)
+FORMAT = Column("format", "format", "format")
 
 
-def _examples(method: str, scores: tuple[Column, ...]) -> Listing:
-    measured = "".join(f", {column.name}" for column in scores)
-    return Listing(
-        noun="example",
-        about="",
-        text="instruction and input",
-        asks="instruction, input or output",
-        needed=("filtered_dataset",),
-        source=f'FROM "{method}"."filtered_dataset" {HERE}',
-        select='id, id AS link, "format", left(instruction, 400) AS title, left(input, 400) AS body, '
-        f"left(answer, 400) AS answer{measured}",
-        words=("instruction", "input", "answer"),
-        facets=(Facet("format", '"format"'),),
-        columns=(Column("output", "answer", "answer"), _FORMAT, *scores),
-        default="answer",
-        between=("ROUGE-L", "rouge_l") if scores else None,
-    )
+UNFILTERED = "The filters of this iteration have not run yet."
 
 
 def dropped(
     method: str, table: str, about: str, noun: str, texts: str, needed: tuple[str, ...], text: str
 ) -> Listing:
+    """What the rules of a table of decisions dropped.
+
+    `texts` is a query that gives the texts of candidates: `of` (the candidate), `title, body`.
+    """
     return Listing(
         noun=noun,
         about=about,
@@ -155,159 +107,75 @@ def dropped(
         select="decided.id AS id, candidate_id AS link, rule, reason, score, threshold, nearest_id, "
         "left(title, 400) AS title, left(body, 400) AS body",
         words=("title", "body", "reason"),
-        facets=(_RULE,),
-        columns=_SCORES,
+        facets=(RULE,),
+        columns=SCORES,
         default="rule",
-        between=("Score", "score"),
+        between=Range("Score", "score", share=False),
+        waiting=UNFILTERED,
+        called="what was dropped",
     )
 
 
-_POOL = "Tasks that are out of the pool of this iteration: banned, or replaced by a later version."
+_MOST_COLUMNS = 4
+"""Columns that a table shows by default next to its texts."""
 
 
-_CANDIDATES = (
-    "What was read out of the completions and did not join the pool, each with the rule that dropped it, its "
-    "score, and the threshold."
-)
-
-
-_INSTANCES = "Of all iterations so far, what did not become an example, with the rule that dropped it."
-
-
-def _pool(method: str) -> Listing:
-    texts = (
-        'SELECT id AS of, instruction AS title, NULL AS body FROM "seeds"."tasks" '
-        "WHERE experiment = $experiment UNION ALL "
-        f'SELECT id, instruction, NULL FROM "{method}"."accepted_tasks" {_SO_FAR}'
+def default_rows(table: Table) -> Listing:
+    """The rows of a table: their texts, and the numbers and short strings next to them."""
+    texts = text_columns(table)
+    numbers = [name for name, kind in table.polars.items() if kind.is_numeric()][: _MOST_COLUMNS - 1]
+    names = ["format"] if table.content.get("format") == TEXT else []
+    columns = tuple(
+        Column(name.replace("_", " "), name, name, number=name in numbers) for name in (*names, *numbers)
     )
-    return dropped(method, "pool_decisions", _POOL, "task", texts, ("accepted_tasks",), "task")
-
-
-def _candidates(method: str, given: str) -> Listing:
-    texts = f'SELECT id AS of, instruction AS title, {given} AS body FROM "{method}"."candidate_tasks" {HERE}'
-    needed = ("candidate_tasks",)
-    return dropped(method, "task_decisions", _CANDIDATES, "candidate", texts, needed, "instruction")
-
-
-_SI_INSTANCES = (
-    "SELECT id AS of, instruction AS title, concat_ws(' → ', nullif(input, ''), output) AS body "
-    f'FROM "self_instruct"."task_instances" {_SO_FAR}'
-)
-
-
-_UI_INSTANCES = (
-    "SELECT id AS of, instruction AS title, concat_ws(' → ', nullif(input, ''), trim(text)) AS body "
-    f'FROM "unnatural_instructions"."task_outputs" {_SO_FAR} UNION ALL '
-    f'SELECT id, instruction, text FROM "unnatural_instructions"."paraphrases" {_SO_FAR}'
-)
-
-
-_SIMILARITY = Column("ROUGE-L", "rouge_l", "rouge", True)
-
-
-_SAVED = Column("saves", "saved", "saved", True)
-
-
-_OF_SAVED = ("Nats saved", "saved")
-
-
-_WRITTEN = """CASE WHEN call.arguments IS NULL THEN drawn.text
-ELSE '[' || call.tool || '(' || call.arguments || ')' || coalesce(' → ' || call.result, '') || ']' END"""
-
-
-_TOOL_EXAMPLES = Listing(
-    noun="example",
-    about="",
-    text="text with its calls",
-    asks="texts and calls",
-    needed=("filtered_dataset",),
-    source="FROM (SELECT *, list_sort(list_distinct([call.tool for call in calls])) AS tools, "
-    f'len(calls) AS made, loss_reduction AS saved FROM "toolformer"."filtered_dataset") {HERE}',
-    select="id, id AS link, left(completion, 400) AS title, NULL AS body, "
-    "array_to_string(tools, ', ') AS tools_named, made, saved",
-    words=("completion",),
-    facets=(Facet("tool", "tools", many=True),),
-    columns=(
-        Column("tools", "tools_named", "tools"),
-        Column("calls", "made", "calls", True),
-        _SAVED,
-    ),
-    default="-saved",
-    between=_OF_SAVED,
-)
-
-
-_TOOL_DROPPED = Listing(
-    noun="call",
-    about="Calls that were tried and do not stand in the dataset, each with the rule that dropped it. What a "
-    "call saves is by how many nats it lowers the weighted loss of the tokens after it; calls that could not "
-    "reach the threshold were not scored to the end.",
-    text="call, and where it was tried",
-    asks="calls and reasons",
-    needed=("decisions", "tool_results", "perplexity_scores"),
-    source=f"""FROM (
-    SELECT decided.*, call.tool AS tool, {_WRITTEN} AS title,
-        right(left(said.text, call.position), 90) || '▸' || substr(said.text, call.position + 1, 70) AS body,
-        CASE WHEN loss_call IS NOT NULL
-            THEN least(loss_no_call, loss_call) - loss_call_with_result END AS saved
-    FROM "toolformer"."decisions" AS decided
-    JOIN (FROM "toolformer"."tool_results" {HERE}) AS call ON call.id = decided.candidate_id
-    LEFT JOIN (FROM "toolformer"."seed_pool" {HERE}) AS said ON said.id = call.text_id
-    LEFT JOIN (FROM "toolformer"."raw_generations" {HERE}) AS drawn ON drawn.id = call.generation_id
-    LEFT JOIN (FROM "toolformer"."perplexity_scores" {HERE}) AS lost ON lost.candidate_id = call.id
-) {HERE} AND NOT kept""",
-    select="id, candidate_id AS link, rule, reason, score, threshold, nearest_id, tool, saved, "
-    "left(title, 400) AS title, body",
-    words=("title", "body", "reason"),
-    facets=(Facet("tool", "tool"), _RULE),
-    columns=(
-        Column("tool", "tool", "tool"),
-        Column("rule", "rule", "rule"),
-        _SAVED,
-        Column("threshold", "threshold", number=True),
-    ),
-    default="-saved",
-    between=_OF_SAVED,
-)
-
-
-EXAMPLES: Mapping[str, Listing] = {
-    "lmsi": _LMSI_EXAMPLES,
-    "self_instruct": _examples("self_instruct", (_SIMILARITY, _PERPLEXITY)),
-    "unnatural_instructions": _examples("unnatural_instructions", ()),
-    "toolformer": _TOOL_EXAMPLES,
-}
-"""The examples of an iteration."""
-
-
-DROPPED: Mapping[str, Mapping[str, Listing]] = {
-    "lmsi": {"paths": _LMSI_DROPPED},
-    "self_instruct": {
-        "tasks": _candidates("self_instruct", "problem"),
-        "instances": dropped(
-            "self_instruct",
-            "decisions",
-            _INSTANCES,
-            "instance",
-            _SI_INSTANCES,
-            ("task_instances",),
-            "instruction, input and output",
+    title, body = (f'left("{name}", 400)' if name else "NULL" for name in (*texts, "", "")[:2])
+    return Listing(
+        noun=table.noun,
+        about="",
+        text=" and ".join(name.replace("_", " ") for name in texts[:2]) or table.noun,
+        asks=" or ".join(name.replace("_", " ") for name in texts) or "texts",
+        needed=(table.stage,),
+        source=f'FROM "{table.method}"."{table.stage}" {HERE}',
+        select=", ".join(
+            [
+                "id",
+                "id AS link",
+                f"{title} AS title",
+                f"{body} AS body",
+                *(f'"{one.name}"' for one in columns),
+            ]
         ),
-        "pool": _pool("self_instruct"),
-    },
-    "unnatural_instructions": {
-        "tasks": _candidates("unnatural_instructions", "input"),
-        "instances": dropped(
-            "unnatural_instructions",
-            "decisions",
-            _INSTANCES,
-            "output or paraphrase",
-            _UI_INSTANCES,
-            ("task_outputs", "paraphrases"),
-            "instruction and what was drawn for it",
-        ),
-        "pool": _pool("unnatural_instructions"),
-    },
-    "toolformer": {"calls": _TOOL_DROPPED},
-}
-"""What an iteration dropped, by what was dropped; the first is shown where nothing else is asked for."""
+        words=tuple(f'"{name}"' for name in texts) or ("id",),
+        facets=tuple(Facet(name, f'"{name}"') for name in names),
+        columns=columns,
+        default=columns[0].name if columns else "id",
+    )
+
+
+def default_dropped(tables: Iterable[Table]) -> Mapping[str, Listing]:
+    """What each table of decisions dropped, by stage, with the texts of candidates of any other table."""
+    known = [*tables]
+    texts = " UNION ALL ".join(
+        f'SELECT id AS of, "{said[0]}" AS title, {_quoted(said[1:2])} AS body '
+        f'FROM "{table.method}"."{table.stage}" {SO_FAR}'
+        for table in known
+        if not is_decisions(table) and (said := text_columns(table))
+    )
+    nothing = "SELECT NULL AS of, NULL AS title, NULL AS body"
+    return {
+        table.stage: dropped(
+            table.method,
+            table.stage,
+            "Candidates that a rule dropped, each with its score, the threshold and the reason.",
+            "candidate",
+            texts or nothing,
+            (),
+            "candidate",
+        )
+        for table in known
+        if is_decisions(table)
+    }
+
+
+def _quoted(names: list[str]) -> str:
+    return f'"{names[0]}"' if names else "NULL"

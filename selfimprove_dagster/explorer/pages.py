@@ -53,7 +53,7 @@ def create_app(home: Home, dagster_url: str, token: str | None = None) -> ASGIAp
             Route("/experiments/{name}/{iteration:int}", _iteration),
             Route("/experiments/{name}/{iteration:int}/examples", _examples),
             Route("/experiments/{name}/{iteration:int}/rejected", _rejected),
-            Route("/experiments/{name}/{iteration:int}/rollouts", _rollouts),
+            Route("/experiments/{name}/{iteration:int}/{which}", _more),
             Route("/records/{id}", _record),
             Route("/records/{id}/text", _text),
             Route("/search", _search),
@@ -118,7 +118,7 @@ def _iteration(request: Request, home: Home) -> Shown:
     return views.iteration(home, request.path_params["name"], request.path_params["iteration"])
 
 
-@_page("examples.html")
+@_page("rows.html")
 def _examples(request: Request, home: Home) -> Shown:
     name, iteration = request.path_params["name"], request.path_params["iteration"]
     return tables.examples(home, name, iteration, request.query_params)
@@ -130,10 +130,10 @@ def _rejected(request: Request, home: Home) -> Shown:
     return tables.rejected(home, name, iteration, request.query_params)
 
 
-@_page("rollouts.html")
-def _rollouts(request: Request, home: Home) -> Shown:
-    name, iteration = request.path_params["name"], request.path_params["iteration"]
-    return tables.rollouts(home, name, iteration, request.query_params)
+@_page("rows.html")
+def _more(request: Request, home: Home) -> Shown:
+    name, iteration, which = (request.path_params[key] for key in ("name", "iteration", "which"))
+    return tables.more(home, name, iteration, which, request.query_params)
 
 
 @_page("record.html")
@@ -201,5 +201,5 @@ def _unable(request: Request, error: Exception) -> Response:
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    reason = "This is a fault of the pages; what happened stands in the terminal that runs them."
+    reason = "The pages have a fault. The terminal in which they run says what happened."
     return _error(request, 500, "Something went wrong", reason)

@@ -1,14 +1,15 @@
-"""Values as they stand in a page. Jinja escapes markup; here text loses what could hide or reorder it."""
+"""Values as a page shows them. Jinja escapes markup; here text loses what could hide or reorder it."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, StrictUndefined
 
-from selfimprove_dagster.text import plain, readable
+from selfimprove_dagster.text import plain, plural, readable
 
 LONGEST = 4_000
 """Characters of one text that a page shows; the rest stands behind a link."""
@@ -48,9 +49,12 @@ def href(record: str) -> str:
 
 
 def environment(templates: str) -> Environment:
-    """Jinja over the folder of templates: everything escaped, a misspelt name an error."""
+    """Jinja over the folder of templates: everything escaped, a misspelt name an error.
+
+    Templates of methods are named by their absolute path.
+    """
     jinja = Environment(
-        loader=FileSystemLoader(templates),
+        loader=ChoiceLoader([FileSystemLoader(templates), FunctionLoader(_of_a_method)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -58,6 +62,7 @@ def environment(templates: str) -> Environment:
     )
     jinja.filters.update(
         line=plain,
+        plural=plural,
         readable=readable,
         figure=figure,
         percent=percent,
@@ -66,3 +71,9 @@ def environment(templates: str) -> Environment:
         href=href,
     )
     return jinja
+
+
+def _of_a_method(name: str) -> str | None:
+    """The text of a template that a method declares by its path; None where there is no such file."""
+    path = Path(name)
+    return path.read_text(encoding="utf-8") if path.is_absolute() and path.is_file() else None

@@ -9,15 +9,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from selfimprove_dagster.experiment.naming import split_turn
-from selfimprove_dagster.explorer.listings import DROPPED, EXAMPLES, Listing
-from selfimprove_dagster.explorer.views import method_of, stages_of
-from selfimprove_dagster.families.preferences.pages import JUDGE_DROPPED, JUDGE_EXAMPLES, ROLLOUTS
+from selfimprove_dagster.explorer.listings import Listing
+from selfimprove_dagster.explorer.methods import dropped_of, examples_of, method_of, pages_of
+from selfimprove_dagster.explorer.views import stages_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.walk import RecordNotFound
-from selfimprove_dagster.methods.refinement.pages import REFINEMENT_FAILURES, REFINEMENT_STEPS
-from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
-from selfimprove_dagster.methods.self_knowledge.pages import PICKS, WRONG_PICKS
+from selfimprove_dagster.text import plural
 
 ROWS = 50
 """Rows on one page."""
@@ -75,33 +73,43 @@ class _Table:
 
 
 def examples(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
-    """One page of an iteration's examples."""
+    """One page of an iteration's examples. Raises RecordNotFound where its method makes none."""
     stages = stages_of(home, name, iteration)
-    listings = {**EXAMPLES, **JUDGE_EXAMPLES, **PICKS, REFINEMENT: REFINEMENT_STEPS}
-    return _shown(home, _table(asked, name, iteration), listings[method_of(stages)], stages)
+    listing = examples_of(stages)
+    if listing is None:
+        raise RecordNotFound(f"the method {method_of(stages)} makes no dataset")
+    return _listed(home, _table(asked, name, iteration), listing, stages)
 
 
 def rejected(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
-    """One page of what did not become an example, each with the rule that dropped it; `of` says of what."""
+    """One page of dropped candidates, each with the rule that dropped it; `of` says which.
+
+    Raises RecordNotFound where nothing is filtered.
+    """
     stages = stages_of(home, name, iteration)
-    dropped = {**DROPPED, **JUDGE_DROPPED, **WRONG_PICKS, REFINEMENT: {"tasks": REFINEMENT_FAILURES}}
-    kinds = dropped[method_of(stages)]
+    kinds = dropped_of(stages)
+    if not kinds:
+        raise RecordNotFound(
+            f"iteration {iteration} of {name} has no table of decisions, so nothing was dropped"
+        )
     kind = asked.get("of", "")
     kind = kind if kind in kinds else next(iter(kinds))
     shown = _shown(home, _table(asked, name, iteration), kinds[kind], stages)
     return shown | {"kinds": list(kinds), "kind": kind}
 
 
-def rollouts(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
-    """One page of what the policy of an iteration wrote while it was trained.
-
-    Raises RecordNotFound for a method that trains no policy.
-    """
+def more(home: Home, name: str, iteration: int, which: str, asked: Mapping[str, str]) -> dict[str, Any]:
+    """One page of another list that the method declares. Raises RecordNotFound where it declares none."""
     stages = stages_of(home, name, iteration)
-    listing = ROLLOUTS.get(method_of(stages))
+    listing = pages_of(method_of(stages)).more.get(which)
     if listing is None:
-        raise RecordNotFound(f"the method {method_of(stages)} trains no policy, so it has no rollouts")
-    return _shown(home, _table(asked, name, iteration), listing, stages)
+        raise RecordNotFound(f"the method {method_of(stages)} has no {which}")
+    return _listed(home, _table(asked, name, iteration), listing, stages)
+
+
+def _listed(home: Home, table: _Table, listing: Listing, stages: Mapping[str, Manifest]) -> dict[str, Any]:
+    shown = _shown(home, table, listing, stages)
+    return shown | {"heading": plural(listing.noun).capitalize()}
 
 
 def _table(asked: Mapping[str, str], name: str, iteration: int) -> _Table:
@@ -115,7 +123,7 @@ def _shown(home: Home, table: _Table, listing: Listing, stages: Mapping[str, Man
     if listing.answer:
         table.equal("answer", "answer")
     if listing.between:
-        table.between(listing.between[1])
+        table.between(listing.between.column)
     if listing.readable and table.asked.get("readable") in ("yes", "no"):
         table.conditions.append(f"AND answer IS {'NOT ' if table.asked['readable'] == 'yes' else ''}NULL")
     columns = {column.sort: f'"{column.name}"' for column in listing.columns if column.sort}

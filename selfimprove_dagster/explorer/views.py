@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
-from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import split_turn
-from selfimprove_dagster.explorer.curves import charts
-from selfimprove_dagster.explorer.funnel import funnel
-from selfimprove_dagster.families.preferences.pages import judging_of, measured_judging
-from selfimprove_dagster.families.tasks.pages import pool_of
+from selfimprove_dagster.explorer.curves import default_charts
+from selfimprove_dagster.explorer.methods import (
+    committed_tables,
+    dataset_of,
+    dropped_of,
+    examples_of,
+    funnel_of,
+    in_order,
+    installed,
+    method_of,
+    pages_of,
+    tables_of,
+)
+from selfimprove_dagster.explorer.shapes import is_model
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.known_experiments import EXPERIMENTS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.search import search as search_words
@@ -25,20 +32,10 @@ from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.loop.status import IterationResult, results
-from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
-from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
-from selfimprove_dagster.methods.self_knowledge.tables import METHOD as SELF_KNOWLEDGE
-from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
-from selfimprove_dagster.methods.toolformer.pages import calls_of_iteration, measured_calls
-from selfimprove_dagster.tables import JUDGE_METHODS
-
-_GAP = "discrimination_gap"
-
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.text import plural
 
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
-
-
-_ORDER = {name: position for position, name in enumerate(tables.TABLES)}
 
 
 def experiments(home: Home) -> dict[str, Any]:
@@ -98,7 +95,9 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
         )
     settled, lake = home.experiment(name), home.lake
+    pages, method = pages_of(settled.method), registry.method(settled.method)
     rows = [_measured(lake, settled, row) for row in results(lake, settled)]
+    dataset = dataset_of({table.stage: table for table in method.tables.values()})
     return {
         "name": settled.turn_name,
         "turns": turns_of(home, name),
@@ -107,54 +106,26 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "champion": champion_before(lake, settled, NEWEST),
         "follows": _follows(lake, settled),
         "rows": rows,
-        "voted": settled.method == "lmsi",
-        "trained": isinstance(settled, TrainingExperiment),
-        "charts": charts(settled, rows),
+        "headings": list(method.counts),
+        "columns": list(dict.fromkeys(heading for row in rows for heading in row["columns"])),
+        "examples": [name for name, stage in method.counts.items() if dataset and stage == dataset.stage],
+        "trained": f"{settled.method}/promotion" in method.tables,
+        "charts": [
+            {**chart, "x": [row["result"].iteration for row in rows], "xlabel": "iteration"}
+            for chart in (pages.charts(settled, rows) if pages.charts else default_charts(rows))
+        ],
     }
 
 
-def _measured(lake: Lake, settled: Experiment, row: IterationResult) -> dict[str, Any]:
-    if settled.method == SELF_KNOWLEDGE:
-        gaps = _gaps(lake, _stages(lake, settled.turn_name, row.iteration))
-        return {"result": row, "counts": row.counts(settled.method), "gaps": gaps}
-    if settled.method == TOOL_METHOD or settled.method in JUDGE_METHODS:
-        stages = _stages(lake, settled.turn_name, row.iteration)
-        measure = measured_calls if settled.method == TOOL_METHOD else measured_judging
-        return {"result": row, "counts": row.counts(settled.method), **measure(lake, stages)}
-    if settled.method == REFINEMENT:
-        return {"result": row, "counts": row.counts(settled.method)}
-    partition = {"experiment": settled.name, "iteration": f"{row.iteration:03d}"}
-
-    def column(stage: str, *names: str) -> pl.DataFrame | None:
-        table = f"{settled.method}/{stage}"
-        if table not in tables.TABLES or not lake.exists(table, partition):
-            return None
-        return lake.read_columns(lake.manifest(table, partition), list(names))
-
-    said, perplexity = column("filtered_dataset", "completion"), column("perplexity_scores", "perplexity")
-    kept = row.examples / row.paths if row.examples is not None and row.paths else None
-    if settled.method != "lmsi":
-        kept = _kept_share(column("decisions", "candidate_id", "kept"))
-        said = column("accepted_tasks", "instruction")
-    counts = {"questions": row.questions, "paths": row.paths, "examples": row.examples}
-    return {
-        "result": row,
-        "counts": counts if settled.method == "lmsi" else row.counts(settled.method),
-        "kept_share": kept,
-        "distinct": None if said is None else distinct_ngram_share(said.to_series().to_list()),
-        "perplexity": None if perplexity is None else perplexity["perplexity"].mean(),
-        "margin": row.margin,
-        "pool": row.questions,
-        "yield": row.accepted_share,
+def _measured(lake: Lake, settled: Experiment, result: IterationResult) -> dict[str, Any]:
+    """One iteration of the table of iterations: its counts, and what the method's pages measure and show."""
+    stages, pages = _stages(lake, settled.turn_name, result.iteration), pages_of(settled.method)
+    counts = {
+        heading: lake.live_rows(stages[stage]) if stage in stages else None
+        for heading, stage in registry.method(settled.method).counts.items()
     }
-
-
-def _kept_share(decisions: pl.DataFrame | None) -> float | None:
-    """The share of the instances, or outputs and paraphrases, that no rule dropped."""
-    if decisions is None or decisions.is_empty():
-        return None
-    verdicts = decisions.group_by("candidate_id").agg(pl.col("kept").all())["kept"]
-    return int(verdicts.sum()) / len(verdicts)
+    row = {"result": result, "counts": counts, **(pages.measure(lake, stages) if pages.measure else {})}
+    return {**row, "columns": dict(pages.columns(row)) if pages.columns else {}}
 
 
 def refuse_unknown(home: Home, name: str) -> None:
@@ -175,14 +146,17 @@ def stages_of(home: Home, name: str, iteration: int) -> dict[str, Manifest]:
 
 
 def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
-    """Those of one method: of several, of the one that the name names, or the first."""
+    """Those of the method that the name names, or else of the method that began first."""
     experiment, method = split_turn(name)
     found: dict[str, dict[str, Manifest]] = {}
     for manifest in lake.manifests(f"{method or '*'}/*", experiment):
         if manifest.iteration == iteration:
             of, stage = manifest.table.split("/")
             found.setdefault(of, {})[stage] = manifest
-    return found[min(found, key=[*EXPERIMENTS].index)] if found else {}
+    if not found:
+        return {}
+    first = min(found, key=lambda of: min(manifest.committed_at for manifest in found[of].values()))
+    return in_order(found[first])
 
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
@@ -193,33 +167,15 @@ def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
     return [(one.method, one.turn_name) for one in chain] if len(chain) > 1 else []
 
 
-def method_of(stages: Mapping[str, Manifest]) -> str:
-    """The method of an iteration's tables."""
-    return next(iter(stages.values())).table.split("/")[0]
-
-
-_NOUNS = {
-    "lmsi": ("questions", "Paths"),
-    "self_instruct": ("tasks", "Tasks"),
-    "unnatural_instructions": ("tasks", "Tasks"),
-    "toolformer": ("texts", "Calls"),
-    "constitutional": ("prompts", "Responses"),
-    "rlaif": ("prompts", "Responses"),
-    "rlhf": ("comparisons", "Responses"),
-    "refinement": ("prompts", "First answers"),
-    "self_knowledge": ("questions", "Candidates"),
-    "pit": ("comparisons", "Responses"),
-}
-"""By method: what an iteration starts from, and what its model draws."""
-
-
 def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
-    """One iteration: the funnel, its models and settings, checks, tokens and times."""
+    """One iteration: its funnel, what its method shows of it, models, settings, checks, tokens and times."""
     lake, stages = home.lake, stages_of(home, name, number)
     experiment, _ = split_turn(name)
     others = {manifest.iteration for manifest in lake.manifests("*/*", experiment)}
-    generations = stages.get("raw_generations") or stages.get("response_pairs") or stages.get("candidates")
-    ordered = sorted(stages.items(), key=lambda item: _ORDER.get(item[1].table, len(_ORDER)))
+    method, pages = installed(method_of(stages)), pages_of(method_of(stages))
+    tables, listing = committed_tables(stages), examples_of(stages)
+    shown = [(block, block.show(lake, stages)) for block in pages.blocks]
+    generator = next((one.activity for one in stages.values() if one.activity.about.get("champion")), None)
     return {
         "name": name,
         "iteration": number,
@@ -227,21 +183,25 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "partition_key": f"{experiment}-{number:03d}",
         "before": number - 1 if number - 1 in others and number else None,
         "after": number + 1 if number + 1 in others else None,
-        "nouns": _NOUNS.get(method_of(stages), _NOUNS["lmsi"]),
-        "funnel": funnel(lake, stages, method_of(stages)),
-        "pool": pool_of(lake, experiment, number, stages),
-        "calls": calls_of_iteration(lake, stages),
-        "judging": judging_of(lake, stages, method_of(stages)),
-        "ended": EXPERIMENTS[method_of(stages)].ends_with in stages,
-        "picks": method_of(stages) == SELF_KNOWLEDGE,
-        "gaps": _gaps(lake, stages),
+        "first": plural(next(iter(tables.values())).noun),
+        "last": plural(listing.noun) if listing else "rows",
+        "funnel": funnel_of(lake, stages),
+        "examples": listing,
+        "dropped": next(iter(dropped_of(stages).values()), None),
+        "blocks": [(str(block.template), part) for block, part in shown if part is not None],
+        "ended": method is None or method.experiment.ends_with in stages,
         "promotion": _only_row(lake, stages.get("promotion")),
-        "checkpoint": _only_row(lake, stages.get("fine_tuned_checkpoint")),
-        "generator": generations.activity.about.get("champion", "") if generations else "",
-        "model_id": generations.activity.model_id if generations else None,
+        "generator": generator,
+        "models": [
+            (table.noun, row)
+            for stage, table in tables.items()
+            if is_model(table)
+            for row in lake.read_ungated(stages[stage]).iter_rows(named=True)
+        ],
+        "trains": any(map(is_model, tables_of(stages).values())),
         "settings": [
             (stage, list(flat(manifest.activity.parameters)))
-            for stage, manifest in ordered
+            for stage, manifest in stages.items()
             if manifest.activity.parameters and not stage.endswith("decisions")
         ],
         "stages": [
@@ -252,17 +212,12 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
                 "about": manifest.activity.about,
                 "checks": sorted(lake.checks(manifest), key=lambda check: check.passed),
             }
-            for stage, manifest in ordered
+            for stage, manifest in stages.items()
         ],
     }
 
 
-def _gaps(lake: Lake, stages: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    """The discrimination gaps that an iteration measured."""
-    return lake.read_ungated(stages[_GAP]).rows(named=True) if _GAP in stages else []
-
-
-def _only_row(lake: Lake, manifest: Manifest | None) -> dict[str, Any] | None:
+def _only_row(lake: Lake, manifest: Manifest | None) -> Row | None:
     frame = lake.read_ungated(manifest) if manifest else None
     return frame.row(0, named=True) if frame is not None and len(frame) else None
 

@@ -100,11 +100,6 @@ _PATHS = (
 """The fields that name files or models."""
 
 
-def load_experiment(path: str | Path) -> Experiment:
-    """The experiment of a file; of a chain, its first method's. Raises ExperimentError; see `load_chain`."""
-    return load_chain(path)[0]
-
-
 def load_chain(path: str | Path) -> list[Experiment]:
     """Read and validate an experiment file: the settings of its method, or of each of its methods in order.
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
 
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.revocations import Ledger
-
-if TYPE_CHECKING:
-    from selfimprove_dagster.lake.partition import Manifest
 
 HIVE_TYPES = {"experiment": "VARCHAR", "iteration": "INTEGER", "batch": "VARCHAR"}
 

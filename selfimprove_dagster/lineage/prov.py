@@ -9,6 +9,10 @@
 
 Record ids are qualified names as they stand: their tags are prefixes. A set lists its members where a record
 names it as its parent, as a checkpoint does. The text is the same for the same lake, one statement a line.
+
+The package `prov` can write this too, and what it reads back from both texts is equal by its own model. Only
+tests need it, since an export with it takes 3.4 times the CPU seconds (6.2 in place of 1.8 for 36,062
+statements, `benchmarks/prov_export.py`) and a module of 222 lines in place of 238.
 """
 
 from __future__ import annotations

@@ -91,9 +91,6 @@ def _pattern(template: str) -> re.Pattern[str]:
 _PATTERNS = [(family, _pattern(template)) for family in FAMILIES for template in family.phrasings]
 
 
-FAMILY = {family.name: family for family in FAMILIES}
-
-
 def slots_of(family: Family) -> list[str]:
     """Names of the family's parameters."""
     return sorted(set(_SLOT.findall(" ".join(family.phrasings))))

@@ -20,7 +20,10 @@ _SHOWN: dict[str, Any] = {
 
 
 REVIEW_LABELS = Table(
-    "reviews/labels", "label", content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT}
+    "reviews/labels",
+    "label",
+    noun="review",
+    content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )
 """What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.
 Parent: the record that was reviewed, `item_id` of `table`; of two rewarded responses, both."""

@@ -8,9 +8,11 @@ from selfimprove_dagster.table import (
     Table,
 )
 
-SEEDS = Table("seeds/accepted", "seed", content={"question": TEXT, **SOURCE})
+SEEDS = Table("seeds/accepted", "seed", noun="seed", content={"question": TEXT, **SOURCE})
 """Unlabelled questions as they were imported, by file and line."""
 
 
-REJECTED_SEEDS = Table("seeds/rejected", "rej", content={"reason": TEXT, "excerpt": TEXT, **SOURCE})
+REJECTED_SEEDS = Table(
+    "seeds/rejected", "rej", noun="rejected line", content={"reason": TEXT, "excerpt": TEXT, **SOURCE}
+)
 """Lines that are no seeds, each with the reason."""

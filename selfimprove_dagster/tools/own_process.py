@@ -2,6 +2,11 @@
 
 The time limit is kept by ending that process; the next call starts another. This guards against mistakes, not
 against malice: the process has the rights of the user who named the tool.
+
+The package `pebble` (5.2) passes the same tests, with about 40 lines fewer here and in `worker.py`. It is not
+used, since it reads answers by pickle: a tool that returned an object with `__reduce__` ran a command in the
+caller. With it, a tool that ignores SIGTERM is stopped 3 s after its limit (here at its limit), a call takes
+1.1 ms (here 0.5), and three threads of the caller poll.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Changed against trl 1.16, besides what `resumable_trainer` changes:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +24,8 @@ from torch.nn import functional
 from trl import DPOTrainer, RewardTrainer
 
 from selfimprove_dagster.training.comparisons import Comparison
+from selfimprove_dagster.training.last_token import last_token_rewards
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def last_token_rewards(model: Any, input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """The reward at each row's last token: `input_ids` [rows, length], padded on the right → [rows].
-
-    No token sees what follows it, so the padding needs no mask.
-    """
-    import torch
-
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    rows = torch.arange(len(lengths), device=hidden.device)
-    rewards: Tensor = model.score(hidden[rows, lengths - 1]).squeeze(-1).float()
-    return rewards
 
 
 def soft_label_loss(margins: Tensor, probabilities: Tensor) -> Tensor:

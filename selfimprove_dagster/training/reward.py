@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.folder import model_folder
@@ -24,10 +24,6 @@ from selfimprove_dagster.training.pairs import PairTraining
 from selfimprove_dagster.training.run import Run, complete, configured, tokenizer_of, train_to_the_end, write
 from selfimprove_dagster.training.settings import LogEntry, TrainingOutcome, TrainingSettings
 from selfimprove_dagster.training.surroundings import deterministic_kernels, quiet
-
-if TYPE_CHECKING:
-    pass
-from selfimprove_dagster.training.pair_trainers import last_token_rewards
 
 _BATCH_TOKENS = 16_384
 """Tokens, padding included, that are scored at once."""
@@ -137,6 +133,8 @@ class RewardModel:
         the model has positions.
         """
         import torch
+
+        from selfimprove_dagster.training.last_token import last_token_rewards
 
         sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         self._check(sequences)

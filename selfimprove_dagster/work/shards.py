@@ -5,20 +5,64 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+import polars as pl
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
-from selfimprove_dagster.lake.records import Draft, Parent, build_records
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.spec import Spec
 
+E = TypeVar("E", bound=Experiment)
 Item = TypeVar("Item")
 
+Work = Callable[[Sequence[Item], ProgressReport], Any]
 
-Work = Callable[[Sequence[Item], ProgressReport], list[Draft]]
+
+class Advancing(Protocol):
+    """Counts progress: a ProgressReport, or a part of one."""
+
+    def advance(self, units: int, tokens: int = 0) -> None:
+        """Count units that were finished, and tokens that were drawn, since the last call."""
+
+
+@dataclass(frozen=True)
+class Shard(Generic[E, Item]):
+    """Some of the items of a stage, and all that the function which works on them needs.
+
+    Everything but the report and what is `opened` (a model, or tools) is plain data, so that another process can be
+    handed a shard. The rows that the function returns belong to `activity`; those of a table that is written beside
+    it belong to `beside`. `written` gives the records of an earlier shard of the table, by its number.
+    """
+
+    items: Sequence[Item]
+    experiment: E
+    iteration: int
+    activity: Activity
+    report: Advancing
+    opened: Any = None
+    beside: Activity | None = None
+    written: Callable[[int], pl.DataFrame] | None = None
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model that works on the items. Raises ModelError where the stage opened none."""
+        if self.opened is None:
+            raise ModelError(f"the stage of {self.activity.table} opened no model to work with")
+        model: LanguageModel = self.opened
+        return model
+
+    @property
+    def seeds_from(self) -> tuple[int, int]:
+        """What the seeds of the shard's random choices begin with."""
+        return self.experiment.seed, self.iteration
 
 
 def recorded_options(section: ModelSection) -> dict[str, Any]:
@@ -36,8 +80,11 @@ def in_shards(
     log: Callable[[str], None],
     each: Callable[[Item], int] = lambda item: 1,
     allowance: Allowance = UNLIMITED,
+    record: Callable[[int, Any], pl.DataFrame] | None = None,
 ) -> Spent:
     """Write what `work` makes of the items, `size` of them a shard; `work` reports `each` units of an item.
+
+    `record` makes records of what `work` returned for a shard, by its number; without it these are the drafts.
 
     Shards that an earlier attempt left are not made again. Returns what all of them took, whichever attempt
     made them. Raises BudgetSpent before a shard that `allowance` has nothing for.
@@ -52,18 +99,12 @@ def in_shards(
                 continue
             allowance.check(spent, report.so_far)
             started, tokens = time.monotonic(), report.tokens
-            drafts = work(shard, report)
+            made = work(shard, report)
             took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
-            writer.write_shard(index, build_records(writer.schema, drafts, writer.activity), spent=took)
+            rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
+            writer.write_shard(index, rows, spent=took)
             spent += took
     return spent
-
-
-class Advancing(Protocol):
-    """What is told of progress: a ProgressReport, or a part of one."""
-
-    def advance(self, units: int, tokens: int = 0) -> None:
-        """So many more units are done, and so many more tokens drawn."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +163,17 @@ def completer(
         ]
 
     return draw
+
+
+def draw_completions(
+    shard: Shard[E, Request], *, sampling: Mapping[str, Any], read: Mapping[str, Any] | None
+) -> list[Draft]:
+    """The completions of a shard's requests; `read` is the spec of a function that adds columns to each."""
+    added = Spec(**read).call if read else lambda drawn: {}
+    draw = completer(shard.model, sampling_of(sampling), shard.seeds_from, added)
+    return draw(shard.items, shard.report)
+
+
+def sampling_of(fields: Mapping[str, Any]) -> SamplingParameters:
+    """Sampling parameters from plain data, as `dataclasses.asdict` gives them."""
+    return SamplingParameters(**{**fields, "stop": tuple(fields["stop"])})

@@ -11,7 +11,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,11 @@ class Spec:
                 "there); install the same version of its method everywhere"
             )
         return function
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        """The function with its arguments filled in."""
+        return partial(self.resolve(), **self.arguments)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, from which `Spec(**data)` makes it again."""

@@ -23,7 +23,7 @@ from selfimprove_dagster.methods.toolformer.loss import Losses
 from selfimprove_dagster.recipes import tool_texts
 from selfimprove_dagster.recipes import tool_world as world
 from selfimprove_dagster.tools.base import Context
-from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, take_out
+from selfimprove_dagster.tools.calls import CALL_STOPS, Call, PlacedCall, read_call, take_out
 from selfimprove_dagster.tools.registry import open_tools
 from selfimprove_dagster.tools.toolbox import Toolbox
 
@@ -238,7 +238,11 @@ def test_it_writes_calls_that_can_be_read(
         tool_use.CallRequest(prompt, text, rng.choice(where.positions), range(4))
         for prompt, text, where in zip(prompts, texts, found, strict=True)
     ]
-    drawn = tool_use.sample_calls(model, requests, SamplingParameters(max_tokens=48), opening)
+    drawn = model.generate(
+        tool_use.call_prompts(model, requests, opening),
+        [request.seeds for request in requests],
+        SamplingParameters(max_tokens=48, stop=CALL_STOPS),
+    )
     calls = [read_call(one.text, TOOLS) for group in drawn for one in group]
     assert mean(isinstance(call, Call) and call.tool == name for call in calls) > 0.8
 

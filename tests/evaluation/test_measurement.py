@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, PairedComparison
 from selfimprove_dagster.loop.promotion import decide_promotion
 
 COUNTS = st.integers(0, 500)
@@ -29,19 +29,18 @@ def test_the_wilson_interval_is_the_published_one(correct: int, total: int, low:
 
 
 @given(correct=COUNTS, wrong=COUNTS)
-def test_the_wilson_interval_agrees_with_scipy_and_holds_the_value(correct: int, wrong: int) -> None:
-    from scipy.stats import binomtest
-
+def test_the_wilson_interval_is_wilsons_formula_and_holds_the_value(correct: int, wrong: int) -> None:
     measured = Accuracy(correct, correct + wrong)
     low, high = measured.interval
     if measured.total == 0:
         assert isnan(measured.value)
         assert (low, high) == (0.0, 1.0)
         return
-    reference = binomtest(correct, measured.total).proportion_ci(0.95, method="wilson")
-    assert (low, high) == pytest.approx((reference.low, reference.high), abs=1e-9)
-    assert 0 <= low <= measured.value + 1e-12
-    assert measured.value - 1e-12 <= high <= 1
+    n, share, z2 = measured.total, measured.value, Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    assert (low, high) == pytest.approx((middle - half, middle + half), rel=0, abs=5e-16)
+    assert 0 <= low <= share <= high <= 1
 
 
 def test_an_accuracy_is_written_with_its_interval() -> None:
@@ -59,7 +58,6 @@ def test_a_comparison_counts_what_changed(pairs: list[tuple[bool, bool]]) -> Non
     swapped = PairedComparison.of(after, before)
     low, high = comparison.interval
     assert swapped.interval == pytest.approx((-high, -low))
-    assert swapped.p_worse == comparison.p_better
 
 
 def test_sequences_of_unequal_length_are_no_pairs() -> None:
@@ -74,13 +72,12 @@ def test_the_test_is_the_exact_one_sided_mcnemar_test(gained: int, lost: int) ->
     tail = sum(comb(changed, losses) for losses in range(lost, changed + 1)) / 2**changed
     comparison = PairedComparison(100, gained, lost)
     assert comparison.p_worse == pytest.approx(tail)
-    assert comparison.p_worse + comparison.p_better >= 1
 
 
 def test_known_tails_of_the_coin() -> None:
     assert PairedComparison(50, gained=1, lost=9).p_worse == pytest.approx(11 / 1024)
     assert PairedComparison(50, gained=0, lost=0).p_worse == 1
-    assert PairedComparison(50, gained=4, lost=0).p_better == 1 / 16
+    assert PairedComparison(50, gained=0, lost=4).p_worse == 1 / 16
 
 
 @given(gained=COUNTS, lost=COUNTS, same=COUNTS)

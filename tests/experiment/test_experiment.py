@@ -12,7 +12,7 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import experiment_of_key
-from selfimprove_dagster.home.files import describe_fields, load_experiment, parse_experiment
+from selfimprove_dagster.home.files import describe_fields, load_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.toolformer.settings import CallSamplingSection, ToolformerExperiment
 from selfimprove_dagster.presets import PRESETS
@@ -28,14 +28,15 @@ def load(folder: Path, name: str = "mine", **changes: Any) -> Experiment:
     """What a file of that name is read as."""
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**SMALLEST, **changes}))
-    return load_experiment(path)
+    (experiment,) = load_chain(path)
+    return experiment
 
 
 def complaint(folder: Path, text: str | bytes) -> str:
     path = folder / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ExperimentError) as raised:
-        load_experiment(path)
+        load_chain(path)
     return str(raised.value)
 
 
@@ -190,10 +191,10 @@ def test_a_name_that_makes_no_partition_key_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"there is no experiment file .*gone\.yaml"):
-        load_experiment(tmp_path / "gone.yaml")
+        load_chain(tmp_path / "gone.yaml")
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ExperimentError, match=r"folder\.yaml cannot be read: Is a directory"):
-        load_experiment(tmp_path / "folder.yaml")
+        load_chain(tmp_path / "folder.yaml")
 
 
 def test_home_names_the_experiments_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def test_an_experiment_is_settled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=str)
 def test_the_experiments_that_are_shipped_are_valid(path: Path) -> None:
-    assert load_experiment(path).name == path.stem
+    assert {experiment.name for experiment in load_chain(path)} == {path.stem}
 
 
 def test_a_toolformer_experiment_reads_tools_and_thresholds(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_toolformer_experiment_reads_tools_and_thresholds(tmp_path: Path) -> N
         "filter: {loss_reduction: {Calculator: 0.25}}\n",
         encoding="utf-8",
     )
-    experiment = load_experiment(file)
+    (experiment,) = load_chain(file)
     assert isinstance(experiment, ToolformerExperiment)
     assert experiment.tools.names == ["Calculator", f"{tmp_path}/tools/mine.py:Weather"]
     assert experiment.tools.corpus_file == tmp_path / "passages.jsonl"

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,11 @@ def modules(*folders: str) -> list[Path]:
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def dotted(path: Path) -> str:
+    """The name by which a file is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 EVERY = [*modules("."), *sorted((ROOT / "assets").glob("*.py"))]
@@ -91,6 +97,16 @@ def test_the_code_location_loads_without_any_heavy_library() -> None:
     assert said.stdout.split() == []
 
 
-@pytest.mark.parametrize("path", EVERY, ids=name)
-def test_modules_stay_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+@pytest.mark.xfail(
+    strict=True, reason="shared rooms still import methods by name, which the registry is to replace"
+)
+def test_files_import_each_other_in_no_circle() -> None:
+    """Imports inside functions and those for types alone count too."""
+    files = {dotted(path): path for path in EVERY}
+    graph = {}
+    for module, path in files.items():
+        found = imports(path) & files.keys()
+        # `from package import module` reaches the module, not the names of its package.
+        through = {each.rpartition(".")[0] for each in found}
+        graph[module] = found - through - {module}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle

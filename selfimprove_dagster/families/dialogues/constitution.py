@@ -11,6 +11,7 @@ principles:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.sections import Section
 from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.lots import seed_of
 
 HOUSEHOLD = Path(__file__).parent / "constitutions" / "household.yaml"
 """The constitution that ships: sixteen principles of our own words."""
@@ -73,3 +75,11 @@ def load_constitution(path: str | Path) -> Constitution:
             f"  {'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()
         )
         raise ExperimentError(f"{path} is no constitution:\n{lines}") from None
+
+
+def choose_principle(names: Sequence[str], *drawn_for: str | int) -> str:
+    """One of the names, each equally likely.
+
+    It follows from the seed and whatever else it is drawn for (the prompt, the round), not from the order of the names.
+    """
+    return min(names, key=lambda name: seed_of(*drawn_for, name))

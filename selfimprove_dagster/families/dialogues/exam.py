@@ -15,10 +15,10 @@ import polars as pl
 from selfimprove_dagster.evaluation.exam import Exam, Part
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.revising import Response, revise
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.records import Activity, Draft, build_records, content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.methods.constitutional.revising import Response, revise
 from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
 from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS
 from selfimprove_dagster.work.shards import Request, completer

@@ -19,11 +19,11 @@ _PROMPT: dict[str, Any] = {"prompt": TEXT, "kind": TEXT, "response": TEXT, **SOU
 COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **SOURCE}
 
 
-SEED_PROMPTS = Table("seeds/prompts", "sprompt", content=_PROMPT)
+SEED_PROMPTS = Table("seeds/prompts", "sprompt", noun="seed prompt", content=_PROMPT)
 """Prompts as they were imported, by file and line; `kind` and a person's `response` where the file has it."""
 
 
-SEED_COMPARISONS = Table("seeds/comparisons", "scomp", content=COMPARED)
+SEED_COMPARISONS = Table("seeds/comparisons", "scomp", noun="seed comparison", content=COMPARED)
 """Comparisons that people made, by file and line."""
 
 
@@ -34,4 +34,5 @@ def dialogue_evaluation(method: str) -> Table:
         method,
         content={"helpful": pl.Boolean, "harmless": pl.Boolean},
         measures={"reward": pl.Float64},
+        noun="held-out response",
     )

@@ -1,317 +1,37 @@
-"""Judged responses on the pages: an iteration's figures, preferences in both orders, chains of revisions."""
+"""The pages and exports of methods that train on pairs of responses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import polars as pl
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.explorer.curves import MODELS, Chart
-from selfimprove_dagster.explorer.listings import HERE, Column, Facet, Listing, dropped
-from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
-from selfimprove_dagster.families.preferences.explain import (
-    METHODS,
-    candidates_of,
-    chain_to,
-    preference_words,
-)
-from selfimprove_dagster.families.preferences.tables import PREFERENCE_METHODS
+from selfimprove_dagster.explorer.listings import HERE, Column, Facet, Listing, Range, dropped
+from selfimprove_dagster.export_cards import Card, CardWords
+from selfimprove_dagster.families.dialogues.export import by_assistant, dialogues
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.methods.pit.win_rates import win_rates
-from selfimprove_dagster.methods.refinement.pages import refined_record, refining_of
-from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
-from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS, RLAIF_DECISIONS
-from selfimprove_dagster.table import Row
-
-Stages = Mapping[str, Manifest]
-
-
-SHARES = ("helpful", "harmless")
-
-
-_EXAM = ["role", "mode", "question", *SHARES, "reward"]
-
-
-_CHECKS = {
-    "order_flip_agreement": "order_agreement",
-    "position_balance": "position_balance",
-    "undecided_share": "undecided",
-}
-"""By the name of a judge's measure: that of its curve."""
-
-
-# ---- an experiment -----------------------------------------------------------------------------------
-
-
-def measured_judging(lake: Lake, stages: Stages) -> dict[str, Any]:
-    """What the curves of an experiment show of an iteration; None where it was not measured."""
-    kept = None
-    if "decisions" in stages:
-        decided = lake.read_columns(stages["decisions"], ["candidate_id", "kept"])
-        verdicts = decided.group_by("candidate_id").agg(pl.col("kept").all())["kept"]
-        kept = int(verdicts.sum()) / len(verdicts) if len(verdicts) else None
-    judged = dict.fromkeys(_CHECKS.values())
-    if "judge_checks" in stages:
-        checks = lake.read_columns(stages["judge_checks"], ["measure", "value"])
-        judged |= {_CHECKS[name]: value for name, value in checks.iter_rows() if name in _CHECKS}
-    answers = _answers(lake, stages)
-    greedy = {} if answers is None else {role: answers.filter(role=role, mode="greedy") for role in MODELS}
-    return {
-        "kept_share": kept,
-        **judged,
-        **{
-            share: {role: _share(rows, share) for role, rows in greedy.items() if len(rows)}
-            for share in SHARES
-        },
-        "reward": {role: rows["reward"].mean() for role, rows in greedy.items()},
-    }
-
-
-def _answers(lake: Lake, stages: Stages) -> pl.DataFrame | None:
-    return lake.read_columns(stages["evaluation"], _EXAM) if "evaluation" in stages else None
-
-
-def _share(rows: pl.DataFrame, column: str) -> Accuracy:
-    return Accuracy(int(rows[column].sum()), len(rows))
-
+from selfimprove_dagster.text import code_span
 
 # ---- an iteration ------------------------------------------------------------------------------------
 
 
-def judging_of(lake: Lake, stages: Stages, method: str) -> dict[str, Any] | None:
-    """What the judge, the exam and the training of one iteration came to; None for other methods."""
-    if method not in METHODS:
-        return None
-    if method == REFINEMENT:
-        return refining_of(lake, stages)
-    answers = _answers(lake, stages)
-    trained = [
-        (stage.replace("_", " "), row)
-        for stage in tables.MODELS
-        if stage in stages and stage != "fine_tuned_checkpoint"
-        for row in lake.read_ungated(stages[stage]).iter_rows(named=True)
-    ]
-    return {
-        "rounds": None if answers is None else rounds_chart(answers),
-        "models": [] if answers is None else list(_exam(answers)),
-        "checks": lake.read_ungated(stages["judge_checks"]).rows(named=True)
-        if "judge_checks" in stages
-        else [],
-        "trained": trained,
-        "rollouts": _rollouts(lake, stages),
-        "contests": [
-            *win_rates(lake.read_columns(stages["win_rates"], ["first", "second", "judge", "outcome"]))
-        ]
-        if "win_rates" in stages
-        else [],
-    }
+PAIR_RULES = {
+    "empty": "of two responses that say something",
+    "unfinished": "of responses that were not cut off",
+    "equal": "of responses that differ",
+    "margin": "decided clearly enough",
+}
 
 
-def _exam(answers: pl.DataFrame) -> Iterator[Row]:
-    for role, name in MODELS.items():
-        rows = answers.filter(role=role, mode="greedy")
-        if len(rows):
-            shares = {share: _share(rows, share) for share in SHARES}
-            yield {"name": name, **shares, "reward": rows["reward"].mean()}
+AFTER_PAIRS = {"filtered_dataset": "pairs: training examples", "rollouts": "rollouts of the policy"}
 
 
-def rounds_chart(answers: pl.DataFrame) -> Chart | None:
-    """Harmlessness and helpfulness of the champion's responses by round, on the prompts that were revised.
-
-    Round 0 is what it revised first. None where no revision was measured.
-    """
-    by_round = judged_rounds(answers, "champion", REVISION)
-    if not by_round:
-        return improvement_chart(answers)
-    return {
-        "id": "rounds",
-        "title": "Harmlessness over revisions",
-        "about": f"Responses of the {MODELS['champion']} to held-out prompts, by round of revision, with 95% "
-        "intervals; round 0 is its first response.",
-        "percent": True,
-        "x": [*by_round],
-        "xlabel": "round",
-        "series": [_line(share, [*by_round.values()], share) for share in reversed(SHARES)],
-    }
+# ---- lists -------------------------------------------------------------------------------------------
 
 
-def improvement_chart(answers: pl.DataFrame) -> Chart | None:
-    """The same by round of improvement, of both models; both improve the champion's greedy responses.
-
-    None where no improvement was measured.
-    """
-    original = answers.filter(role="champion", mode=GREEDY)
-    by_model = {
-        name: {0: original, **judged_rounds(answers, role, IMPROVED)} for role, name in MODELS.items()
-    }
-    rounds = max(by_model.values(), key=len)
-    if len(rounds) == 1:
-        return None
-    return {
-        "id": "rounds",
-        "title": "Improvement over rounds",
-        "about": f"Held-out responses of the {MODELS['champion']} (round 0), improved in turn by the "
-        f"{MODELS['challenger']} and, asked alike, by the {MODELS['champion']} itself, with 95% intervals.",
-        "percent": True,
-        "x": [*rounds],
-        "xlabel": "round",
-        "series": [
-            _line(f"{share}, {name}", [*by_round.values()], share)
-            for name, by_round in by_model.items()
-            for share in reversed(SHARES)
-        ],
-    }
-
-
-def _line(name: str, parts: Sequence[pl.DataFrame], share: str) -> dict[str, Any]:
-    measured = [_share(part, share) for part in parts]
-    return {
-        "name": name,
-        "values": [one.value for one in measured],
-        "intervals": [one.interval for one in measured],
-    }
-
-
-def _rollouts(lake: Lake, stages: Stages) -> dict[str, Any] | None:
-    if "rollouts" not in stages:
-        return None
-    rows = lake.read_columns(stages["rollouts"], ["step", "reward"])
-    by_step = rows.group_by("step").agg(pl.col("reward").mean()).sort("step")
-    chart = {
-        "id": "reward",
-        "title": "Reward",
-        "about": "Mean reward of what the policy wrote, by optimiser step.",
-        "percent": False,
-        "x": by_step["step"].to_list(),
-        "xlabel": "step",
-        "series": [
-            {"name": "reward", "values": by_step["reward"].to_list(), "intervals": [None] * len(by_step)}
-        ],
-    }
-    return {"count": len(rows), "chart": chart if len(rows) else None}
-
-
-# ---- a record ----------------------------------------------------------------------------------------
-
-
-def judged_record(lake: Lake, row: Mapping[str, Any], withdrawn: set[str]) -> dict[str, Any] | None:
-    """The one preference that a record belongs to, or its chain of revisions; None for other records.
-
-    Of a chain that holds something that was revoked, the rest is shown.
-    """
-    method, stage = row["table_name"].split("/")
-    if method == REFINEMENT:
-        return refined_record(lake, row, withdrawn)
-    if method not in ("constitutional", "rlaif") or stage in _WITHOUT:
-        return None
-    iteration = Iteration(lake, row["experiment"], row["iteration"], method)
-    candidates = [one for one in candidates_of(iteration, dict(row)) if one["id"] not in withdrawn]
-    if not candidates:
-        return None
-    if method == "constitutional":
-        chain = [one for one in chain_to(iteration, candidates[-1]) if one["id"] not in withdrawn]
-        steps = [_step(one, row) for one in chain]
-        return {"chain": steps, "preference": None} if len(steps) > 1 else None
-    if len(candidates) > 1 or set(candidates[0]["response_ids"]) & withdrawn:
-        return None
-    return {"chain": [], "preference": _preference(iteration, candidates[0], row, withdrawn)}
-
-
-_WITHOUT = (
-    *("judge_checks", "reward_model", "rollouts"),
-    *("fine_tuned_checkpoint", "evaluation", "promotion"),
-)
-
-
-def _step(one: Row, row: Mapping[str, Any]) -> Row:
-    stage = one["table_name"].split("/")[1]
-    label = {"critiques": "Critique", "revisions": "Revision"}.get(stage, "First response")
-    by = f", round {one['round']}, by principle {one['principle']}" if "round" in one else ""
-    return {"label": label + by, "id": one["id"], "text": one["text"], "here": one["id"] == row["id"]}
-
-
-def _preference(
-    iteration: Iteration, preference: Row, row: Mapping[str, Any], withdrawn: set[str]
-) -> dict[str, Any]:
-    first, second = preference["response_ids"]
-    probability, as_first, as_second = (preference[name] for name in _SCORES)
-    decided = iteration.rows(RLAIF_DECISIONS, pl.col("candidate_id") == preference["id"])
-    margin = next((one for one in decided if one["rule"] == "margin"), None)
-    judged = [edge["id"] for edge in preference["parents"] if edge["role"] == "judged_by"]
-    comparisons = iteration.rows(RLAIF_COMPARISONS, pl.col("id").is_in(judged))
-    return {
-        "id": preference["id"],
-        "here": preference["id"] == row["id"],
-        "words": preference_words(preference),
-        "prompt": preference["prompt"],
-        "responses": [
-            _response("(A)", first, preference["first"], (probability, as_first, as_second)),
-            # Where the second response of the pair is shown as (B), the first is (A).
-            _response(
-                "(B)",
-                second,
-                preference["second"],
-                tuple(None if one is None else 1 - one for one in (probability, as_second, as_first)),
-            ),
-        ],
-        "margin": abs(2 * probability - 1),
-        "threshold": margin["threshold"] if margin else None,
-        "decision": decided[-1] if decided else None,
-        "comparisons": [one for one in comparisons if one["id"] not in withdrawn],
-    }
-
-
-_SCORES = ("probability", "as_first", "as_second")
-
-
-def _response(letter: str, record: str, text: str, scores: Sequence[float | None]) -> Row:
-    probability, shown_first, shown_second = scores
-    assert probability is not None
-    return {
-        "letter": letter,
-        "id": record,
-        "text": text,
-        "shown_first": shown_first,
-        "shown_second": shown_second,
-        "probability": probability,
-        "preferred": probability > 0.5 or (letter == "(A)" and probability == 0.5),
-    }
-
-
-_FORMAT = Column("format", "format", "format")
-
-
-_PAIR = "(A) ' || trim(first) || '\n(B) ' || trim(second)"
-
-
-_CAI_EXAMPLES = Listing(
-    noun="example",
-    about="",
-    text="prompt and response",
-    asks="prompts and responses",
-    needed=("filtered_dataset",),
-    source=f'FROM "constitutional"."filtered_dataset" {HERE}',
-    select='id, id AS link, "format", left(question, 400) AS title, left(completion, 400) AS body, round',
-    words=("question", "completion"),
-    facets=(Facet("format", '"format"'),),
-    columns=(_FORMAT, Column("round", "round", "round", True)),
-    default="format",
-)
-
-
-_CAI_TEXTS = f"""SELECT said.id AS of, pool.prompt AS title, said.text AS body FROM (
-    SELECT id, prompt_id, text FROM "constitutional"."revisions" {HERE}
-    UNION ALL SELECT id, prompt_id, text FROM "constitutional"."raw_generations" {HERE}
-    UNION ALL SELECT id, id, response FROM "constitutional"."seed_pool" {HERE}
-) AS said LEFT JOIN (FROM "constitutional"."seed_pool" {HERE}) AS pool ON pool.id = said.prompt_id"""
-
-
-def _pairs(method: str) -> Listing:
+def pairs(method: str) -> Listing:
+    """The list of pairs that are trained on."""
     return Listing(
         noun="example",
         about="",
@@ -328,15 +48,16 @@ def _pairs(method: str) -> Listing:
             Column("labelled by", "labelled_by"),
         ),
         default="-probability",
-        between=("Probability", "probability"),
+        between=Range("Probability", "probability"),
     )
 
 
-def _rollout_rows(method: str) -> Listing:
+def rollouts(method: str) -> Listing:
+    """The list of texts that the policy wrote during training."""
     return Listing(
         noun="rollout",
-        about="What the policy wrote while it was trained, and how it was rewarded.",
-        text="prompt and what was written",
+        about="Texts that the policy wrote during training, with their rewards.",
+        text="prompt and text",
         asks="prompts and texts",
         needed=("rollouts",),
         source=f'FROM "{method}"."rollouts" {HERE}',
@@ -349,10 +70,12 @@ def _rollout_rows(method: str) -> Listing:
             Column("advantage", "advantage", "advantage", True),
         ),
         default="-step",
+        waiting="The policy of this iteration is not trained yet.",
     )
 
 
-def _compared(method: str, what: str) -> Listing:
+def compared(method: str, what: str) -> Listing:
+    """The list of comparisons that a rule dropped; `what` names them."""
     return dropped(
         method,
         "decisions",
@@ -365,43 +88,53 @@ def _compared(method: str, what: str) -> Listing:
     )
 
 
-JUDGE_EXAMPLES: Mapping[str, Listing] = {
-    "constitutional": _CAI_EXAMPLES,
-    "rlaif": _pairs("rlaif"),
-    "rlhf": _pairs("rlhf"),
-    "pit": _pairs("pit"),
-}
+# ---- export ------------------------------------------------------------------------------------------
 
 
-JUDGE_DROPPED: Mapping[str, Mapping[str, Listing]] = {
-    "constitutional": {
-        "candidates": dropped(
-            "constitutional",
-            "decisions",
-            "Revisions of every round, first responses and helpful responses that are not trained on, each "
-            "with the rule that dropped it.",
-            "candidate",
-            _CAI_TEXTS,
-            ("seed_pool", "raw_generations", "revisions"),
-            "prompt and response",
+TRAIN_ON = (
+    "`chosen` is preferred to `rejected` as a response to `prompt`, with `probability` by the judgement of "
+    "`labelled_by`: the input of DPO"
+)
+
+
+def card(method: str, words: Callable[[Lake, Manifest], CardWords]) -> Card:
+    """How pairs of responses are exported."""
+    return Card(
+        words,
+        ("id", "prompt", "chosen", "rejected", "format", "question", "labelled_by"),
+        layouts={"chat": _chat},
+        refused={
+            "alpaca": "is for instructions with one answer each, and the examples of "
+            f"{method} are pairs of responses: export them as chat, jsonl, parquet or "
+            "huggingface, and train on `chosen` and `rejected` after `prompt`"
+        },
+    )
+
+
+def _chat(rows: pl.DataFrame) -> pl.DataFrame:
+    """Prompt and both responses as lists of messages."""
+    responses = [by_assistant(name).alias(name) for name in ("chosen", "rejected")]
+    return rows.select(dialogues(rows), *responses, "probability", "id")
+
+
+def card_of_comparisons(method: str) -> Card:
+    """How pairs are exported that people, or an experiment's judge, chose from."""
+
+    def words(lake: Lake, dataset: Manifest) -> CardWords:
+        by = [*lake.read_ungated(dataset)["labelled_by"].unique().sort()]
+        people = by in ([], ["people"])
+        return CardWords(
+            truth="The responses and the labels are those of the files."
+            if people
+            else f"The responses and the labels are those of {', '.join(map(code_span, by))}.",
+            sources=lake.read_ungated(lake.manifest(f"{method}/seed_pool", dataset.partition)),
+            noun="comparisons",
+            of_sources="",
+            drawn=None,
+            sampling="",
+            decisions=("decisions",),
+            made_by=f"are pairs of responses between which {'people' if people else ', '.join(by)} chose",
+            columns=TRAIN_ON,
         )
-    },
-    "rlaif": {
-        "preferences": dropped(
-            "rlaif",
-            "decisions",
-            "Pairs of responses that are not trained on, each with the rule that dropped it; of the rule "
-            "margin the score is |2p − 1|.",
-            "preference",
-            f'SELECT id AS of, prompt AS title, \'{_PAIR} AS body FROM "rlaif"."ai_preferences" {HERE}',
-            ("ai_preferences",),
-            "prompt and responses",
-        )
-    },
-    "rlhf": {"comparisons": _compared("rlhf", "Comparisons of people")},
-    "pit": {"comparisons": _compared("pit", "Comparisons")},
-}
 
-
-ROLLOUTS: Mapping[str, Listing] = {method: _rollout_rows(method) for method in PREFERENCE_METHODS}
-"""What the policy wrote while it was trained, by method."""
+    return card(method, words)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import tables
+from selfimprove_dagster.families.dialogues.constitution import choose_principle
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
@@ -28,7 +29,6 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.methods.constitutional.constitutional import choose_principle
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Table

@@ -20,6 +20,7 @@ def preference_dataset(method: str) -> Table:
     return Table(
         f"{method}/filtered_dataset",
         "ex",
+        noun="training example",
         content={
             "question": TEXT,
             "format": TEXT,
@@ -39,17 +40,19 @@ def reward_model(method: str) -> Table:
     return Table(
         f"{method}/reward_model",
         "rm",
+        noun="reward model",
         content=plain.content,
         measures={**plain.measures, "held_out_pairs": pl.Int64, "held_out_accuracy": pl.Float64},
     )
 
 
-def rollouts(method: str, stage: str = "rollouts") -> Table:
+def rollouts(method: str, stage: str = "rollouts", noun: str = "rollout") -> Table:
     """What the policy wrote while it was trained, with what it was rewarded; parents: the prompt, the models
     that wrote and that rewarded it, and the reference that it improves, if any."""
     return Table(
         f"{method}/{stage}",
         "roll",
+        noun=noun,
         content={
             "prompt_id": TEXT,
             "step": pl.Int32,

@@ -17,7 +17,6 @@ from selfimprove_dagster.families.tasks.tasks import Instance, Task, template_by
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.method import Stage, stage
 from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
@@ -26,8 +25,8 @@ from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table, plain
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Work
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 _SCORED = 512
 """Candidates a shard."""
@@ -128,30 +127,11 @@ def score_instructions(schema: Table, candidates: Table, context_text: str) -> S
         manifest, rows = context.read(candidates)
         usable = rows.filter(pl.col("problem").is_null()).select("id", "instruction").rows()
 
-        def prepare(model: LanguageModel) -> Work[tuple[str, str]]:
-            shown = model.encode(context_text)
-
-            def score(shard: Sequence[tuple[str, str]], report: ProgressReport) -> list[Draft]:
-                said = model.encode_continuations([f" {instruction}" for _, instruction in shard])
-                found = pl.DataFrame({"logprobs": model.score([shown] * len(shard), said)})
-                scores = found.select(**perplexity_of(pl.col("logprobs")))
-                report.advance(len(shard))
-                return [
-                    Draft(
-                        content={"candidate_id": candidate, "tokens": row["tokens"]},
-                        parents=[Parent(candidate, "scored")],
-                        measures={"mean_logprob": row["mean_logprob"], "perplexity": row["perplexity"]},
-                    )
-                    for (candidate, _), row in zip(shard, scores.iter_rows(named=True), strict=True)
-                ]
-
-            return score
-
         committed, about = context.work(
             [manifest],
             {"context": context_text},
             usable,
-            prepare,
+            Spec.of(score_instruction, after=context_text),
             size=_SCORED,
             unit="tasks",
         )
@@ -167,6 +147,23 @@ def score_instructions(schema: Table, candidates: Table, context_text: str) -> S
         )
 
     return perplexity_scores
+
+
+def score_instruction(shard: Shard[Any, tuple[str, str]], *, after: str) -> list[Draft]:
+    """How probable the model finds each instruction, given with its candidate's id, after the text `after`."""
+    model = shard.model
+    said = model.encode_continuations([f" {instruction}" for _, instruction in shard.items])
+    found = pl.DataFrame({"logprobs": model.score([model.encode(after)] * len(said), said)})
+    scores = found.select(**perplexity_of(pl.col("logprobs")))
+    shard.report.advance(len(said))
+    return [
+        Draft(
+            content={"candidate_id": candidate, "tokens": row["tokens"]},
+            parents=[Parent(candidate, "scored")],
+            measures={"mean_logprob": row["mean_logprob"], "perplexity": row["perplexity"]},
+        )
+        for (candidate, _), row in zip(shard.items, scores.iter_rows(named=True), strict=True)
+    ]
 
 
 @dataclass(frozen=True)

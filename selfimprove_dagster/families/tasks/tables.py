@@ -24,7 +24,7 @@ _TASK: dict[str, Any] = {
 }
 
 
-SEED_TASKS = Table("seeds/tasks", "stask", content={**_TASK, **SOURCE})
+SEED_TASKS = Table("seeds/tasks", "stask", noun="seed task", content={**_TASK, **SOURCE})
 """Tasks written by people, as they were imported, by file and line; `name` is the task's id in its file."""
 
 

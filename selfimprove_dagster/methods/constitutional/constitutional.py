@@ -4,8 +4,6 @@ which revisions are learnt from, mixed with helpful responses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.files import HELPFUL as OF_HELPFUL
@@ -18,13 +16,6 @@ REVISION, HELPFUL = "revision", "helpful"
 
 
 _ROUNDING = 1e-9
-
-
-def choose_principle(names: Sequence[str], *drawn_for: str | int) -> str:
-    """One of the names, as likely as any other. It follows from the seed and whatever else it is drawn for
-    (the prompt, the round), not from the order of the names.
-    """
-    return min(names, key=lambda name: seed_of(*drawn_for, name))
 
 
 def filter_revisions(

@@ -5,20 +5,21 @@ seed_pool → raw_generations → critiques ⇄ revisions → filtered_dataset �
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.files import RED_TEAM
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
+from selfimprove_dagster.families.dialogues.revising import Record, Response, revise
 from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, training_stages
-from selfimprove_dagster.lake.records import Draft, Parent, build_records
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.constitutional import constitutional
 from selfimprove_dagster.methods.constitutional.constitutional import revision_candidates
-from selfimprove_dagster.methods.constitutional.revising import Response, revise
 from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
@@ -30,8 +31,9 @@ from selfimprove_dagster.methods.constitutional.tables import (
 )
 from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.stage import Result, StageContext
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import completer, in_shards
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.shards import Shard, completer, sampling_of
+from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
     CAI_SEED_POOL,
@@ -66,62 +68,29 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
     first_manifest, first = context.read(CAI_RAW_GENERATIONS)
     asked = pool.filter(kind=RED_TEAM).select("prompt", prompt_id="id")
     responses = [
-        (number, Response(*row))
-        for number, row in enumerate(
-            asked.join(first.select("prompt_id", "text", "id"), on="prompt_id", maintain_order="left")
-            .select("id", "prompt_id", "prompt", "text")
-            .iter_rows()
-        )
+        Response(*row)
+        for row in asked.join(first.select("prompt_id", "text", "id"), on="prompt_id", maintain_order="left")
+        .select("id", "prompt_id", "prompt", "text")
+        .iter_rows()
     ]
     settings = {
         "revisions": section.model_dump(),
         "constitution": {"hash": constitution.hash, "name": constitution.name},
     }
     inputs = [pool_manifest, first_manifest]
-    seeds_from = (experiment.seed, context.iteration)
     with context.language_model.open(experiment.model, context.generator.path) as model:
         critiques_activity = beside.drawing(model, inputs, settings)
         activity = context.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
-        draw = completer(model, recorded_sampling(context.table.name, settings), seeds_from)
-        with (
-            context.lake.writer(beside.table, critiques_activity) as critique_writer,
-            context.lake.writer(context.table, activity) as writer,
-        ):
-
-            def work(shard: Sequence[tuple[int, Response]], report: ProgressReport) -> list[Draft]:
-                drawn: list[Draft] = []
-
-                def record_revisions(drafts: Sequence[Draft]) -> pl.DataFrame:
-                    drawn.extend(drafts)
-                    return build_records(context.table, drafts, activity)
-
-                written, _ = revise(
-                    [response for _, response in shard],
-                    constitution,
-                    section.rounds,
-                    seeds_from,
-                    lambda requests: draw(requests, report),
-                    partial(build_records, beside.table, activity=critiques_activity),
-                    record_revisions,
-                )
-                # Before the revisions that name them, which are what says that the shard is done.
-                critique_writer.write_shard(
-                    shard[0][0] // section.shard if shard else 0, written, overwrite=True
-                )
-                return drawn
-
-            spent = in_shards(
-                writer,
-                responses,
-                work,
-                size=section.shard,
-                unit="critiques and revisions",
-                each=lambda item: 2 * section.rounds,
-                log=context.log,
-                allowance=context.allowance,
-            )
-            critiques_manifest = critique_writer.commit({"seconds": 0.0})
-            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+        critiques_manifest, manifest, spent = context.map_together(
+            responses,
+            Spec.of(criticise_and_revise, sampling=asdict(recorded_sampling(context.table.name, settings))),
+            activity,
+            (CAI_CRITIQUES, critiques_activity),
+            size=section.shard,
+            unit="critiques and revisions",
+            each=lambda response: 2 * section.rounds,
+            opened=model,
+        )
     shown = {**context.drawn_metadata(activity, spent), "constitution": constitution.name}
     by_principle = context.lake.read_ungated(manifest)["principle"].value_counts(sort=True, name="drawn")
     principles = {f"principle_{name}": count for name, count in by_principle.iter_rows()}
@@ -130,6 +99,36 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
         beside.result(critiques_manifest, columns, principles),
         context.result(manifest, columns, shown),
     )
+
+
+def criticise_and_revise(
+    shard: Shard[ConstitutionalExperiment, Response], *, sampling: Mapping[str, Any]
+) -> tuple[list[Draft], list[Draft]]:
+    """The critiques and the revisions of all rounds of some responses."""
+    assert shard.beside is not None
+    draw = completer(shard.model, sampling_of(sampling), shard.seeds_from)
+    critiques: list[Draft] = []
+    revisions: list[Draft] = []
+    revise(
+        shard.items,
+        shard.experiment.constitution.load(),
+        shard.experiment.revisions.rounds,
+        shard.seeds_from,
+        lambda requests: draw(requests, shard.report),
+        recorder(CAI_CRITIQUES, shard.beside, critiques),
+        recorder(CAI_REVISIONS, shard.activity, revisions),
+    )
+    return critiques, revisions
+
+
+def recorder(table: Table, activity: Activity, kept: list[Draft]) -> Record:
+    """A function that gives drafts their ids, and keeps the drafts."""
+
+    def record(drafts: Sequence[Draft]) -> pl.DataFrame:
+        kept.extend(drafts)
+        return build_records(table, drafts, activity)
+
+    return record
 
 
 @stage(

@@ -14,18 +14,21 @@ from selfimprove_dagster.table import (
     decisions,
 )
 
-CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", content=_PROMPT)
+CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", noun="prompt", content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
-CAI_RAW_GENERATIONS = completions("constitutional/raw_generations", "gen", prompt_id=TEXT)
+CAI_RAW_GENERATIONS = completions(
+    "constitutional/raw_generations", "gen", noun="first response", prompt_id=TEXT
+)
 """First responses; parent: the prompt."""
 
 
-def _round_of(name: str, tag: str, **columns: Any) -> Table:
+def _round_of(name: str, tag: str, noun: str, **columns: Any) -> Table:
     return completions(
         f"constitutional/{name}",
         tag,
+        noun=noun,
         prompt_id=TEXT,
         revises_id=TEXT,
         round=pl.Int32,
@@ -34,11 +37,11 @@ def _round_of(name: str, tag: str, **columns: Any) -> Table:
     )
 
 
-CAI_CRITIQUES = _round_of("critiques", "crit")
+CAI_CRITIQUES = _round_of("critiques", "crit", noun="critique")
 """Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
 
 
-CAI_REVISIONS = _round_of("revisions", "rev", critique_id=TEXT)
+CAI_REVISIONS = _round_of("revisions", "rev", noun="revision", critique_id=TEXT)
 """Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""
 
 
@@ -49,6 +52,7 @@ CAI_DECISIONS = decisions("constitutional/decisions")
 CAI_FILTERED_DATASET = Table(
     "constitutional/filtered_dataset",
     "ex",
+    noun="training example",
     content={
         "question": TEXT,
         "format": TEXT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from selfimprove_dagster.seeds.imports import CODE_VERSION
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import in_shards
+from selfimprove_dagster.work.shards import Advancing, Shard, in_shards
 
 
 def sampling_parameters(section: SamplingSection, *, improved: bool) -> SamplingParameters:
@@ -79,6 +79,19 @@ def generate_paths(
     )
 
 
+def draw_paths(
+    shard: Shard[LmsiExperiment, Row], *, improved: bool, demonstrations: Sequence[Mapping[str, str]]
+) -> list[Draft]:
+    """The paths of each question (`id`, `question`); `improved`: the generator is a promoted checkpoint."""
+    section = shard.experiment.sampling
+    parameters = sampling_parameters(section, improved=improved)
+    shown = [DemonstrationRecord(**one) for one in demonstrations]
+    if not section.prompt_format.startswith("few_shot"):
+        shown = []
+    questions = pl.DataFrame(shard.items)
+    return _draw(shard.model, questions, section, parameters, shown, shard.seeds_from, shard.report)
+
+
 def _draw(
     model: LanguageModel,
     questions: pl.DataFrame,
@@ -86,7 +99,7 @@ def _draw(
     parameters: SamplingParameters,
     demonstrations: Sequence[DemonstrationRecord],
     seeds_from: Sequence[str | int],
-    report: ProgressReport,
+    report: Advancing,
 ) -> list[Draft]:
     texts = questions["question"].to_list()
     prompts = [build_prompt(text, section.prompt_format, demonstrations) for text in texts]

@@ -15,7 +15,7 @@ from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_demonstrations
-from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import draw_paths, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
@@ -27,6 +27,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
     SEED_POOL,
@@ -50,32 +51,26 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
         context.lake, context.experiment, section.prompt_format
     )
     parameters = sampling_parameters(section, improved=champion.iteration is not None)
-    with context.language_model.open(context.experiment.model, champion.path) as model:
-        activity = context.drawing(
-            model,
-            [pool_manifest, *shown_manifests],
-            {"sampling": section.model_dump(), "temperature": parameters.temperature},
-        )
-        with context.lake.writer(RAW_GENERATIONS, activity) as writer:
-            spent = generate_paths(
-                writer,
-                model,
-                pool,
-                section,
-                parameters,
-                demonstrations,
-                seeds_from=(context.experiment.seed, context.iteration),
-                log=context.log,
-                allowance=context.allowance,
-            )
-            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+    manifest, shown = context.work(
+        [pool_manifest, *shown_manifests],
+        {"sampling": section.model_dump(), "temperature": parameters.temperature},
+        pool.select("id", "question").rows(named=True),
+        Spec.of(
+            draw_paths,
+            improved=champion.iteration is not None,
+            demonstrations=[vars(one) for one in demonstrations],
+        ),
+        size=section.shard_questions,
+        unit="paths",
+        each=lambda question: section.paths,
+    )
     paths = context.lake.read_ungated(manifest)
     lengths = paths["token_ids"].list.len()
     return context.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
-            **context.drawn_metadata(activity, spent),
+            **shown,
             "questions": len(pool),
             "paths_per_question": section.paths,
             "mean_tokens": number(lengths.mean()),

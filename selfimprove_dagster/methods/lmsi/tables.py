@@ -18,22 +18,26 @@ from selfimprove_dagster.table import (
 DEMONSTRATIONS = Table(
     "seeds/demonstrations",
     "demo",
+    noun="demonstration",
     content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
 )
 """Worked examples for few-shot prompts."""
 
 
-SEED_POOL = Table("lmsi/seed_pool", "q", content={"question": TEXT, **SOURCE})
+SEED_POOL = Table("lmsi/seed_pool", "q", noun="question", content={"question": TEXT, **SOURCE})
 """The questions of one iteration; parent: the seed."""
 
 
-RAW_GENERATIONS = completions("lmsi/raw_generations", "gen", question_id=TEXT, prompt_format=TEXT)
+RAW_GENERATIONS = completions(
+    "lmsi/raw_generations", "gen", noun="path", question_id=TEXT, prompt_format=TEXT
+)
 """Sampled reasoning paths; parents: the question and the prompt's demonstrations."""
 
 
 PERPLEXITY_SCORES = Table(
     "lmsi/perplexity_scores",
     "ppl",
+    noun="perplexity score",
     content={"path_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
 )
@@ -43,6 +47,7 @@ PERPLEXITY_SCORES = Table(
 VOTED_ANSWERS = Table(
     "lmsi/voted_answers",
     "vote",
+    noun="vote",
     content={
         "question_id": TEXT,
         "question": TEXT,
@@ -67,6 +72,7 @@ DECISIONS = decisions("lmsi/decisions")
 FILTERED_DATASET = Table(
     "lmsi/filtered_dataset",
     "ex",
+    noun="training example",
     content={
         "question_id": TEXT,
         "question": TEXT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.exams import held_out_questions
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
-from selfimprove_dagster.families.preferences.rewarding import reward_model_of
+from selfimprove_dagster.families.preferences.rewarding import ModelReward, reward_model_of
 from selfimprove_dagster.families.refining.trajectories import Refining
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
 from selfimprove_dagster.lake.records import Draft, Parent, build_records, content_hash
@@ -31,22 +31,26 @@ from selfimprove_dagster.methods.pit.win_rates import (
     preferred_by,
     win_rates,
 )
-from selfimprove_dagster.stage import Markdown, Result, StageContext
+from selfimprove_dagster.stage import Markdown, OneModel, Result, StageContext
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import in_shards
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 TOLD = (SELF_REFINE, REFLEXION)
 """The ways in which the champion is told how its responses are to be better."""
 
 
 @dataclass(frozen=True)
-class _Shard:
-    """Some of the held-out prompts in one way; `originals` is the shard that holds their first responses."""
+class _Part:
+    """Some of the held-out prompts in one way, and the model that responds.
+
+    `originals` is the number of the shard that holds their first responses.
+    """
 
     way: str
     originals: int
     asked: Sequence[HeldOut]
+    path: str
 
 
 @stage(
@@ -68,10 +72,10 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
     asked = [
         HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
     ]
-    shards = _shards(asked, section.shard)
+    parts = _parts(asked, section.shard, champion.path, challenger_path)
     refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
-    with ExitStack() as opened:
-        model = opened.enter_context(context.language_model.open(experiment.model, champion.path))
+    with OneModel(context.language_model) as models:
+        model = models.open(experiment.model, champion.path)
         activity = context.activity(
             inputs=[checkpoint_manifest, *reward_inputs],
             parameters={
@@ -85,36 +89,15 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
             model_id=challenger_id,
             about={"model_path": challenger_path, "champion": champion.name},
         )
-        record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=activity)
-        with context.lake.writer(context.table, activity) as writer:
-
-            def work(items: Sequence[_Shard], report: ProgressReport) -> list[Draft]:
-                nonlocal model
-                (shard,) = items
-                if shard.way == PIT and model.model_id != challenger_id:
-                    opened.close()
-                    model = opened.enter_context(
-                        context.language_model.open(experiment.model, challenger_path)
-                    )
-                improver = Improver(model, shard.way, section.max_tokens, report.advance)
-                if shard.way == ORIGINAL:
-                    return improver.respond(shard.asked)
-                originals = writer.read_shard(shard.originals)
-                if shard.way in TOLD:
-                    return refine(model, shard.way, shard.asked, originals, refining, record, report.advance)
-                return improver.improve(shard.asked, originals, section.rounds, reward.gaps, record)
-
-            spent = in_shards(
-                writer,
-                shards,
-                work,
-                size=1,
-                unit="responses",
-                each=lambda shard: len(shard.asked) * (section.rounds if shard.way in (PIT, UNTAUGHT) else 1),
-                log=context.log,
-                allowance=context.allowance,
-            )
-            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+        manifest, spent = context.map(
+            parts,
+            Spec.of(improve_part),
+            activity,
+            size=1,
+            unit="responses",
+            each=lambda part: len(part.asked) * (section.rounds if part.way in (PIT, UNTAUGHT) else 1),
+            opened=_Opened(models, reward),
+        )
     return context.result(
         manifest,
         preview=["way", "round", "question", "text", "gap_reward", "tie_reward"],
@@ -127,11 +110,39 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
     )
 
 
-def _shards(asked: Sequence[HeldOut], size: int) -> list[_Shard]:
+@dataclass(frozen=True)
+class _Opened:
+    """What responds to held-out prompts, and what measures the gap between two responses."""
+
+    models: OneModel
+    reward: ModelReward
+
+
+def improve_part(shard: Shard[PitExperiment, _Part]) -> list[Draft]:
+    """The first responses to a part's prompts, or improvements of them in its way."""
+    (part,) = shard.items
+    opened: _Opened = shard.opened
+    experiment, section = shard.experiment, shard.experiment.evaluation
+    model = opened.models.open(experiment.model, part.path)
+    improver = Improver(model, part.way, section.max_tokens, shard.report.advance)
+    if part.way == ORIGINAL:
+        return improver.respond(part.asked)
+    assert shard.written is not None
+    originals = shard.written(part.originals)
+    record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=shard.activity)
+    if part.way in TOLD:
+        refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
+        return refine(model, part.way, part.asked, originals, refining, record, shard.report.advance)
+    return improver.improve(part.asked, originals, section.rounds, opened.reward.gaps, record)
+
+
+def _parts(asked: Sequence[HeldOut], size: int, champion: str, challenger: str) -> list[_Part]:
     """First responses, what the champion makes of them, what the checkpoint does: a model is opened once."""
     parts = [asked[start : start + size] for start in range(0, max(len(asked), 1), size)]
     return [
-        _Shard(way, at, part) for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT) for at, part in enumerate(parts)
+        _Part(way, at, part, challenger if way == PIT else champion)
+        for way in (ORIGINAL, UNTAUGHT, *TOLD, PIT)
+        for at, part in enumerate(parts)
     ]
 
 
@@ -144,8 +155,14 @@ def _gap_metadata(rows: pl.DataFrame) -> dict[str, Markdown]:
     }
 
 
-_ContestShard = tuple[str, Sequence[Contest]]
-"""A judge, and some of what it decides."""
+@dataclass(frozen=True)
+class _Contested:
+    """Some of the contests that a judge decides; `model` and `path` are None where the truth decides."""
+
+    judge: str
+    met: Sequence[Contest]
+    model: ModelSection | None
+    path: str | None
 
 
 @stage(
@@ -163,9 +180,14 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
     prompts, _ = read_held_out_prompts(experiment.evaluation)
     asked = contests(rounds, section.round, chosen_responses(prompts))
     judges = {TRUTH: None, ITSELF: experiment.model, **{one.path: one for one in section.judges}}
-    shards: list[_ContestShard] = [
-        (judge, asked[start : start + section.shard])
-        for judge in judges
+    parts = [
+        _Contested(
+            judge,
+            asked[start : start + section.shard],
+            model,
+            champion.path if judge == ITSELF else model.path if model else None,
+        )
+        for judge, model in judges.items()
         for start in range(0, len(asked), section.shard)
     ]
     constitution = experiment.constitution.load()
@@ -179,41 +201,16 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
         },
         about={"model_path": champion.path, "champion": champion.name},
     )
-    with ExitStack() as opened, context.lake.writer(context.table, activity) as writer:
-        model, open_for = None, ""
-
-        def work(items: Sequence[_ContestShard], report: ProgressReport) -> list[Draft]:
-            nonlocal model, open_for
-            ((judge, met),) = items
-            settings = judges[judge]
-            if settings is None:
-                report.advance(len(met))
-                return [
-                    _draft(judge, *each) for each in zip(met, preferred_by_truth(met, prompts), strict=True)
-                ]
-            if open_for != judge:
-                opened.close()
-                path = champion.path if judge == ITSELF else None
-                model, open_for = (
-                    opened.enter_context(context.language_model.open(settings, path, scores=True)),
-                    judge,
-                )
-            assert model is not None
-            seeds_from = (experiment.seed, context.iteration, judge)
-            said = preferred_by(model, met, constitution, section.principles, seeds_from, report.advance)
-            return [_draft(judge, *each, model.model_id) for each in zip(met, said, strict=True)]
-
-        spent = in_shards(
-            writer,
-            shards,
-            work,
+    with OneModel(context.language_model) as models:
+        manifest, _ = context.map(
+            parts,
+            Spec.of(decide),
+            activity,
             size=1,
             unit="contests",
-            each=lambda shard: len(shard[1]),
-            log=context.log,
-            allowance=context.allowance,
+            each=lambda part: len(part.met),
+            opened=models,
         )
-        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
     return context.result(
         manifest,
         preview=["first", "second", "judge", "outcome", "question"],
@@ -223,6 +220,23 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
             "lineage": context.lineage_page,
         },
     )
+
+
+def decide(shard: Shard[PitExperiment, _Contested]) -> list[Draft]:
+    """Who wins each contest of a part, by its judge."""
+    (part,) = shard.items
+    experiment = shard.experiment
+    if part.model is None:
+        prompts, _ = read_held_out_prompts(experiment.evaluation)
+        shard.report.advance(len(part.met))
+        right = preferred_by_truth(part.met, prompts)
+        return [_draft(part.judge, *each) for each in zip(part.met, right, strict=True)]
+    models: OneModel = shard.opened
+    model = models.open(part.model, part.path, scores=True)
+    seeds_from = (*shard.seeds_from, part.judge)
+    constitution, principles = experiment.constitution.load(), experiment.win_rates.principles
+    preferred = preferred_by(model, part.met, constitution, principles, seeds_from, shard.report.advance)
+    return [_draft(part.judge, *each, model.model_id) for each in zip(part.met, preferred, strict=True)]
 
 
 def win_rate_table(rows: pl.DataFrame) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from selfimprove_dagster.table import (
     promotion,
 )
 
-PIT_SEED_POOL = Table("pit/seed_pool", "comp", content=COMPARED, measures={"probability": pl.Float64})
+PIT_SEED_POOL = Table(
+    "pit/seed_pool", "comp", noun="comparison", content=COMPARED, measures={"probability": pl.Float64}
+)
 """The pairs of one iteration; parent: the comparison of a file, or the example of another experiment.
 `probability` is that of the chosen response being the better one, 1 where a person chose."""
 
@@ -38,6 +40,7 @@ PIT_FILTERED_DATASET = preference_dataset("pit")
 PIT_IMPROVER_DATASET = Table(
     "pit/improver_dataset",
     "imp",
+    noun="improvement example",
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -51,18 +54,21 @@ PIT_IMPROVER_DATASET = Table(
 parent: the pair (`example_id`)."""
 
 
-def _model(stage: str, tag: str, **measures: Any) -> Table:
+def _model(stage: str, tag: str, noun: str, **measures: Any) -> Table:
     plain = fine_tuned_checkpoint("pit")
-    return Table(f"pit/{stage}", tag, content=plain.content, measures={**plain.measures, **measures})
+    return Table(
+        f"pit/{stage}", tag, noun=noun, content=plain.content, measures={**plain.measures, **measures}
+    )
 
 
-PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft")
+PIT_IMPROVER_CHECKPOINT = _model("improver_checkpoint", "sft", noun="improver")
 """One row: the model fine-tuned to improve y_l to y_w."""
 
 
 PIT_GAP_PAIRS = Table(
     "pit/gap_pairs",
     "gap",
+    noun="gap comparison",
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -100,6 +106,7 @@ GAP_MEAN = pl.Struct({"kind": TEXT, "mean": pl.Float64, "low": pl.Float64, "high
 PIT_GAP_REWARD_MODEL = Table(
     "pit/gap_reward_model",
     "grm",
+    noun="gap reward model",
     content=reward_model("pit").content,
     measures={
         **reward_model("pit").measures,
@@ -112,14 +119,16 @@ PIT_GAP_REWARD_MODEL = Table(
 loss a pair in nats, the mean reward of each kind with its 95% interval, and how the kinds compare."""
 
 
-PIT_CURRICULUM_ROLLOUTS = rollouts("pit", "curriculum_rollouts")
+PIT_CURRICULUM_ROLLOUTS = rollouts("pit", "curriculum_rollouts", noun="first-phase rollout")
 
 
-PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur")
+PIT_CURRICULUM_CHECKPOINT = _model("curriculum_checkpoint", "cur", noun="first-phase policy")
 """One row: the policy after the first phase, whose references were the responses of the data."""
 
 
-PIT_POLICY_REFERENCES = completions("pit/policy_references", "ref", prompt_id=TEXT, example_id=TEXT)
+PIT_POLICY_REFERENCES = completions(
+    "pit/policy_references", "ref", noun="policy reference", prompt_id=TEXT, example_id=TEXT
+)
 """What the policy of the first phase made of each y_l: the references of the second. Parents: the prompt, and
 the pair (`example_id`)."""
 
@@ -133,6 +142,7 @@ PIT_CHECKPOINT = fine_tuned_checkpoint("pit")
 PIT_IMPROVEMENT_ROUNDS = Table(
     "pit/improvement_rounds",
     "round",
+    noun="held-out improvement",
     content={
         "way": TEXT,
         "round": pl.Int32,
@@ -160,6 +170,7 @@ improves."""
 PIT_WIN_RATES = Table(
     "pit/win_rates",
     "win",
+    noun="contest",
     content={
         "first": TEXT,
         "second": TEXT,

@@ -1,29 +1,31 @@
-"""Refined answers on the pages: accuracy by round and way, and all that was said to one prompt."""
+"""The pages of refinement: accuracy by round and way, and the steps of each task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from selfimprove_dagster.explorer.listings import HERE, Column, Facet, Listing
+from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.explorer.curves import Chart, Measured, shares
+from selfimprove_dagster.explorer.declare import AboutRecord, Block, Pages, RecordBlock
+from selfimprove_dagster.explorer.funnel import Stages, Step, counted, step
+from selfimprove_dagster.explorer.listings import HERE, UNFILTERED, Column, Facet, Listing
+from selfimprove_dagster.families.dialogues.pages import TEMPLATE
+from selfimprove_dagster.families.judging.pages import CHAIN
 from selfimprove_dagster.families.preferences.explain import step_words
 from selfimprove_dagster.families.refining.ways import OUTCOME
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
 from selfimprove_dagster.methods.refinement.exam import AfterRound, after_rounds, curves
 from selfimprove_dagster.methods.refinement.explain import steps_of
 from selfimprove_dagster.methods.refinement.tables import METHOD, REFINEMENTS
 from selfimprove_dagster.table import Row
 
-Stages = Mapping[str, Manifest]
-
-
 _EXAM = ("mode", "source_file", "source_line", "correct", "helpful", "harmless", "tokens_in", "tokens_out")
 
 
-def refining_of(lake: Lake, stages: Stages) -> dict[str, Any]:
-    """What the exam of one iteration came to, as `judging_of` gives it for other methods."""
+def refining_of(lake: Lake, stages: Stages) -> Row:
+    """The accuracy of one iteration by round and way, for the template of judged responses."""
     ways = _curves(lake, stages)
     chart = None
     if ways:
@@ -40,26 +42,27 @@ def refining_of(lake: Lake, stages: Stages) -> dict[str, Any]:
         chart = {
             "id": "rounds",
             "title": "Held-out accuracy over rounds",
-            "about": "By way, with 95% intervals; round 0 is the first answer. Tokens a prompt, read and "
-            f"drawn: {first.tokens:,.0f} for the first answer; with all rounds {costs}.",
+            "about": "By way, with 95% intervals; round 0 is the first answer. Tokens per prompt, read and "
+            f"generated: {first.tokens:,.0f} for the first answer; with all rounds {costs}.",
             "percent": True,
             "x": [one.round for one in max(ways.values(), key=len)],
             "xlabel": "round",
             "series": series,
         }
-    return {"rounds": chart, "models": [], "checks": [], "trained": [], "rollouts": None, "contests": []}
+    return {"rounds": chart, "models": [], "checks": [], "rollouts": None, "contests": []}
 
 
-def refined_record(lake: Lake, row: Mapping[str, Any], withdrawn: set[str]) -> dict[str, Any] | None:
+def steps_of_record(about: AboutRecord) -> Row | None:
     """The steps of the one task that a record belongs to, as a chain; None for other records."""
+    row = about.row
     if row["table_name"] != REFINEMENTS.name:
         return None
-    iteration = Iteration(lake, row["experiment"], row["iteration"], METHOD)
-    chain = [one for one in steps_of(iteration, row["prompt_id"], row["way"]) if one["id"] not in withdrawn]
-    return {"chain": [_step(one, row) for one in chain], "preference": None}
+    iteration = Iteration(about.lake, row["experiment"], row["iteration"], METHOD)
+    found = steps_of(iteration, row["prompt_id"], row["way"])
+    return {"chain": [_step(one, row) for one in found if one["id"] not in about.withdrawn]}
 
 
-def _step(one: Row, row: Mapping[str, Any]) -> Row:
+def _step(one: Row, row: Row) -> Row:
     kind = one.get("kind")
     label = f"{kind.capitalize()}, round {one['round']}" if kind else "First answer"
     text = one["text"] if not kind or (one["text"] and kind != OUTCOME) else step_words(one)
@@ -79,10 +82,10 @@ LEFT JOIN (SELECT id, prompt FROM "refinement"."seed_pool" {HERE}) AS pool ON po
 _WAY, _ROUND = Column("way", "way", "way"), Column("round", "round", "round", True)
 
 
-REFINEMENT_STEPS = Listing(
+_STEPS = Listing(
     noun="step",
-    about="All that was said while answers were refined. Nothing is trained on it.",
-    text="prompt and what was said",
+    about="The texts of all steps of refining. Nothing is trained on them.",
+    text="prompt and text",
     asks="prompts and texts",
     needed=("refinements",),
     source=f"FROM ({_TASKS}) {HERE}",
@@ -95,7 +98,7 @@ REFINEMENT_STEPS = Listing(
 )
 
 
-REFINEMENT_FAILURES = Listing(
+_FAILURES = Listing(
     noun="task",
     about="Tasks that failed, each with its error and its last good answer.",
     text="prompt and last good answer",
@@ -109,8 +112,62 @@ AND kind = 'outcome' AND stopped = 'failed'""",
     facets=(Facet("way", "way"),),
     columns=(_WAY, _ROUND),
     default="way",
+    waiting=UNFILTERED,
+    called="tasks that failed",
 )
 
 
-PAGES = None
+# ---- an experiment -----------------------------------------------------------------------------------
+
+
+def _measure(lake: Lake, stages: Stages) -> Row:
+    """Held-out accuracy of first answers and of the last round of each way."""
+    if "evaluation" not in stages:
+        return {"by_way": {}}
+    measured = after_rounds(lake.read_columns(stages["evaluation"], list(_EXAM)))
+    return {"by_way": {one.way: one.correct for one in measured}}  # the last round of a way comes last
+
+
+def _columns(row: Measured) -> Mapping[str, float | None]:
+    return {way.replace("_", "-"): one.value for way, one in row["by_way"].items()}
+
+
+def _charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
+    measured: list[Mapping[str, Accuracy]] = [row["by_way"] for row in rows]
+    ways = dict.fromkeys(way for one in measured for way in one)
+    return [
+        {
+            "id": "accuracy",
+            "title": "Held-out accuracy",
+            "about": "First answers, and answers after the last round of each way, with 95% intervals.",
+            "percent": True,
+            "series": [shares(way.replace("_", "-"), [one.get(way) for one in measured]) for way in ways],
+        }
+    ]
+
+
+def _funnel(lake: Lake, stages: Stages) -> list[Step]:
+    """The steps from prompts to first answers, to texts written while refining, to the outcome of each way."""
+    steps = counted(lake, stages, {"seed_pool": "prompts", "raw_generations": "first answers"})
+    if "refinements" in stages:
+        rows = lake.read_columns(stages["refinements"], ["way", "kind", "stopped", "seed"])
+        steps.append(step("texts written while refining", int(rows["seed"].count())))
+        done = rows.filter(kind="outcome")
+        for (way,), part in done.group_by("way", maintain_order=True):
+            failed = int((part["stopped"] == "failed").sum())
+            label = f"refined by {str(way).replace('_', '-')} without a failure"
+            steps.append(step(label, len(part) - failed, failed, f"rejected?way={way}", len(part)))
+    return steps
+
+
+PAGES = Pages(
+    examples=_STEPS,
+    dropped={"tasks": _FAILURES},
+    funnel=_funnel,
+    measure=_measure,
+    columns=_columns,
+    charts=_charts,
+    blocks=[Block(TEMPLATE, refining_of)],
+    record=[RecordBlock(CHAIN, steps_of_record)],
+)
 CARD = None

@@ -7,7 +7,7 @@ Nothing is trained: an iteration ends with its evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,6 @@ from selfimprove_dagster.families.refining.ways import (
 )
 from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
-from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.refinement import tables as t
 from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
@@ -40,8 +39,8 @@ from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Work
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
     t.RF_SEED_POOL,
@@ -77,53 +76,49 @@ def refinements(context: StageContext[RefinementExperiment]) -> Result:
     )
     inputs, settings = [pool_manifest, first_manifest], {"refining": section.model_dump()}
 
-    heeded: dict[str, str] = {}
-
-    def prepare(model: LanguageModel) -> Work[_Answered]:
+    generator, heeded = context.generator, {}
+    with context.language_model.open(context.experiment.model, generator.path) as model:
         if {*section.ways} & {SELF_REFINE, REFLEXION}:  # the model judges its answers by what it writes
-            heeded.update(
-                heed_self_knowledge(context, context.experiment.self_knowledge, model.model_id, "text")
-            )
-        activity_id = context.drawing(model, inputs, settings).id
-        seeds_from = (context.experiment.seed, context.iteration)
-
-        def work(shard: Sequence[_Answered], report: ProgressReport) -> list[Draft]:
-            tasks = [Task(prompt, prompt, text) for _, _, prompt, text in shard]
-            return [
-                draft
-                for way in section.ways
-                for (prompt_id, first_id, *_), refined in zip(
-                    shard,
-                    improve(model, tasks, way, section.settings, seeds_from, report.advance),
-                    strict=True,
-                )
-                for draft in drafts_of(refined, section.settings, prompt_id, first_id, activity_id)
-            ]
-
-        return work
-
-    manifest, shown = context.work(
-        inputs,
-        settings,
-        answered,
-        prepare,
-        size=section.shard,
-        unit="refined answers",
-        each=lambda item: len(section.ways),
-    )
+            heeded = heed_self_knowledge(context, context.experiment.self_knowledge, model.model_id, "text")
+        activity = context.drawing(model, inputs, settings)
+        manifest, spent = context.map(
+            answered,
+            Spec.of(refine),
+            activity,
+            size=section.shard,
+            unit="refined answers",
+            each=lambda item: len(section.ways),
+            opened=model,
+        )
     done = context.lake.read_ungated(manifest).filter(kind=OUTCOME)
     counted = done.group_by("way", "stopped", maintain_order=True).len()
     return context.result(
         manifest,
         ["way", "kind", "round", "text", "is_fine", "stopped"],
         {
-            **shown,
+            **context.drawn_metadata(activity, spent),
             **heeded,
             "failed": done.filter(stopped=FAILED).height,
             **{f"{way}_{stopped}": count for way, stopped, count in counted.iter_rows()},
             "lineage": context.lineage_page,
         },
     )
+
+
+def refine(shard: Shard[RefinementExperiment, _Answered]) -> list[Draft]:
+    """The steps by which each first answer is refined, in each way."""
+    section = shard.experiment.refining
+    tasks = [Task(prompt, prompt, text) for _, _, prompt, text in shard.items]
+    return [
+        draft
+        for way in section.ways
+        for (prompt_id, first_id, *_), refined in zip(
+            shard.items,
+            improve(shard.model, tasks, way, section.settings, shard.seeds_from, shard.report.advance),
+            strict=True,
+        )
+        for draft in drafts_of(refined, section.settings, prompt_id, first_id, shard.activity.id)
+    ]
 
 
 @stage(

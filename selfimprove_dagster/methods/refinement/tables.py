@@ -12,17 +12,18 @@ from selfimprove_dagster.table import DRAWN, TEXT, Table, completions, evaluatio
 METHOD = "refinement"
 
 
-RF_SEED_POOL = Table(f"{METHOD}/seed_pool", "prompt", content=SEED_PROMPTS.content)
+RF_SEED_POOL = Table(f"{METHOD}/seed_pool", "prompt", noun="prompt", content=SEED_PROMPTS.content)
 """The prompts of one iteration, which nobody trains on; parent: the seed."""
 
 
-RF_RAW_GENERATIONS = completions(f"{METHOD}/raw_generations", "gen", prompt_id=TEXT)
+RF_RAW_GENERATIONS = completions(f"{METHOD}/raw_generations", "gen", noun="first answer", prompt_id=TEXT)
 """First answers; parent: the prompt."""
 
 
 REFINEMENTS = Table(
     f"{METHOD}/refinements",
     "step",
+    noun="refinement step",
     content={
         "prompt_id": TEXT,
         "first_id": TEXT,

@@ -6,7 +6,6 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -38,8 +37,8 @@ from selfimprove_dagster.review.queue import preferred_by_people
 from selfimprove_dagster.review.uncertainty import least_certain, of_preferences
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import in_shards, recorded_options
+from selfimprove_dagster.work.shards import Shard, recorded_options
+from selfimprove_dagster.work.spec import Spec
 
 
 @stage(
@@ -120,21 +119,9 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
             },
         )
 
-        def work(shard: Sequence[Pair], report: ProgressReport) -> list[Draft]:
-            seeds_from = (experiment.seed, context.iteration)
-            return compare_pairs(model, shard, constitution, section, seeds_from, report.advance)
-
-        with context.lake.writer(context.table, activity) as writer:
-            spent = in_shards(
-                writer,
-                pairs,
-                work,
-                size=section.shard,
-                unit="pairs",
-                log=context.log,
-                allowance=context.allowance,
-            )
-            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+        manifest, spent = context.map(
+            pairs, Spec.of(compare), activity, size=section.shard, unit="pairs", opened=model
+        )
     rate = manifest.rows / max(spent.model_seconds, 1e-9)
     return context.result(
         manifest,
@@ -144,6 +131,14 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
             "comparisons_per_second": round(rate, 1),
             **verdict,
         },
+    )
+
+
+def compare(shard: Shard[RlaifExperiment, Pair]) -> list[Draft]:
+    """What the judge says of each pair."""
+    section, constitution = shard.experiment.judge, shard.experiment.constitution.load()
+    return compare_pairs(
+        shard.model, shard.items, constitution, section, shard.seeds_from, shard.report.advance
     )
 
 

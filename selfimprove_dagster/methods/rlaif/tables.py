@@ -13,17 +13,18 @@ from selfimprove_dagster.table import (
     decisions,
 )
 
-RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", content=_PROMPT)
+RLAIF_SEED_POOL = Table("rlaif/seed_pool", "prompt", noun="prompt", content=_PROMPT)
 """The prompts of one iteration; parent: the seed."""
 
 
-RLAIF_RESPONSE_PAIRS = completions("rlaif/response_pairs", "gen", prompt_id=TEXT)
+RLAIF_RESPONSE_PAIRS = completions("rlaif/response_pairs", "gen", noun="response", prompt_id=TEXT)
 """Two responses a prompt, by `sample_index`; parent: the prompt."""
 
 
 RLAIF_COMPARISONS = Table(
     "rlaif/comparisons",
     "cmp",
+    noun="comparison",
     content={
         "prompt_id": TEXT,
         "response_ids": pl.List(TEXT),
@@ -45,6 +46,7 @@ another seed, to see whether the judge agrees with itself; no label rests on it.
 RLAIF_AI_PREFERENCES = Table(
     "rlaif/ai_preferences",
     "pref",
+    noun="preference",
     content={
         "prompt_id": TEXT,
         "prompt": TEXT,
@@ -66,6 +68,7 @@ RLAIF_AI_PREFERENCES = Table(
 RLAIF_JUDGE_CHECKS = Table(
     "rlaif/judge_checks",
     "judge",
+    noun="judge check",
     content={"measure": TEXT, "allowed": TEXT},
     measures={
         "value": pl.Float64,
@@ -87,6 +90,10 @@ RLAIF_DECISIONS = decisions("rlaif/decisions")
 
 
 RLAIF_REVIEW_QUEUE = Table(
-    "rlaif/review_queue", "item", content=_SHOWN, measures={"uncertainty": pl.Float64, "reason": TEXT}
+    "rlaif/review_queue",
+    "item",
+    noun="review item",
+    content=_SHOWN,
+    measures={"uncertainty": pl.Float64, "reason": TEXT},
 )
 """The preferences of which the judge is least certain, for people to look at; parent: the preference."""

@@ -9,7 +9,7 @@ from selfimprove_dagster.table import (
     fine_tuned_checkpoint,
 )
 
-RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", content=COMPARED)
+RLHF_SEED_POOL = Table("rlhf/seed_pool", "comp", noun="comparison", content=COMPARED)
 """The comparisons of one iteration; parent: the seed."""
 
 
@@ -20,6 +20,7 @@ RLHF_DECISIONS = decisions("rlhf/decisions")
 RLHF_SUPERVISED_CHECKPOINT = Table(
     "rlhf/supervised_checkpoint",
     "sft",
+    noun="supervised model",
     content=fine_tuned_checkpoint("rlhf").content,
     measures=fine_tuned_checkpoint("rlhf").measures,
 )

@@ -5,7 +5,7 @@ accepted_tasks → classified_tasks → instance_generations → task_instances 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -14,7 +14,6 @@ from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import Shots, examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
-from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
@@ -30,8 +29,8 @@ from selfimprove_dagster.methods.self_instruct.tables import (
 from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Request, Work
+from selfimprove_dagster.work.shards import Request, Shard
+from selfimprove_dagster.work.spec import Spec
 
 _CLASSIFIED = 512
 """Tasks a shard."""
@@ -52,33 +51,11 @@ def classified_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     shots = Shots(pool, section, context.experiment.seed).of("classification")
     shown = [(shot.task.instruction, bool(shot.task.is_classification)) for shot in shots]
 
-    def prepare(model: LanguageModel) -> Work[Row]:
-        options = [model.encode_continuation(answer) for answer in (" Yes", " No")]
-
-        def classify(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
-            asked = [model.encode(prompts.classification_prompt(row["instruction"], shown)) for row in shard]
-            found = model.option_probabilities(asked, options)
-            report.advance(len(shard))
-            return [
-                Draft(
-                    content={
-                        "task_id": row["id"],
-                        "instruction": row["instruction"],
-                        "is_classification": yes > no,
-                    },
-                    parents=[Parent(row["id"], "task"), *(shot.parent for shot in shots if shot.parent)],
-                    measures={"yes": yes},
-                )
-                for row, (yes, no) in zip(shard, found, strict=True)
-            ]
-
-        return classify
-
     manifest, said = context.work(
         [tasks_manifest, pool_manifest],
         {"classification": section.model_dump()},
         tasks.rows(named=True),
-        prepare,
+        Spec.of(classify, shown=shown, demonstrations=[vars(shot.parent) for shot in shots if shot.parent]),
         size=_CLASSIFIED,
         unit="tasks",
     )
@@ -88,6 +65,32 @@ def classified_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
         preview=["instruction", "is_classification", "yes"],
         metadata={**said, "classification_share": number(rows["is_classification"].mean())},
     )
+
+
+def classify(
+    shard: Shard[SelfInstructExperiment, Row],
+    *,
+    shown: Sequence[tuple[str, bool]],
+    demonstrations: Sequence[Mapping[str, str]],
+) -> list[Draft]:
+    """Whether each task is a classification task; the prompt shows instructions with their answers."""
+    model = shard.model
+    options = [model.encode_continuation(answer) for answer in (" Yes", " No")]
+    asked = [model.encode(prompts.classification_prompt(row["instruction"], shown)) for row in shard.items]
+    found = model.option_probabilities(asked, options)
+    shard.report.advance(len(asked))
+    return [
+        Draft(
+            content={
+                "task_id": row["id"],
+                "instruction": row["instruction"],
+                "is_classification": yes > no,
+            },
+            parents=[Parent(row["id"], "task"), *(Parent(**one) for one in demonstrations)],
+            measures={"yes": yes},
+        )
+        for row, (yes, no) in zip(shard.items, found, strict=True)
+    ]
 
 
 @stage(

@@ -15,7 +15,7 @@ from selfimprove_dagster.table import (
 # ---- Self-Instruct ----------------------------------------------------------------------------------
 
 
-SI_SEED_POOL = Table("self_instruct/seed_pool", "task", content=POOL_TASKS)
+SI_SEED_POOL = Table("self_instruct/seed_pool", "task", noun="pool task", content=POOL_TASKS)
 """All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
 
 
@@ -23,13 +23,16 @@ SI_POOL_DECISIONS = decisions("self_instruct/pool_decisions")
 """Why a task is in the pool or not: banned, or replaced by a later version of itself."""
 
 
-SI_RAW_GENERATIONS = completions("self_instruct/raw_generations", "gen", first_number=pl.Int32)
+SI_RAW_GENERATIONS = completions(
+    "self_instruct/raw_generations", "gen", noun="completion", first_number=pl.Int32
+)
 """Sampled lists of tasks; parents: the demonstrations. The list goes on from `first_number`."""
 
 
 SI_CANDIDATE_TASKS = Table(
     "self_instruct/candidate_tasks",
     "cand",
+    noun="candidate task",
     content={
         "completion_id": TEXT,
         "instruction": TEXT,
@@ -45,6 +48,7 @@ says why one cannot be used, such as being cut off."""
 SI_PERPLEXITY_SCORES = Table(
     "self_instruct/perplexity_scores",
     "ppl",
+    noun="perplexity score",
     content={"candidate_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
 )
@@ -54,6 +58,7 @@ SI_PERPLEXITY_SCORES = Table(
 SI_SIMILARITY_SCORES = Table(
     "self_instruct/similarity_scores",
     "sim",
+    noun="similarity score",
     content={
         "candidate_id": TEXT,
         "kept": pl.Boolean,
@@ -71,6 +76,7 @@ SI_TASK_DECISIONS = decisions("self_instruct/task_decisions")
 SI_ACCEPTED_TASKS = Table(
     "self_instruct/accepted_tasks",
     "acc",
+    noun="accepted task",
     content={"instruction": TEXT, "candidate_id": TEXT},
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
 )
@@ -80,6 +86,7 @@ SI_ACCEPTED_TASKS = Table(
 SI_CLASSIFIED_TASKS = Table(
     "self_instruct/classified_tasks",
     "cls",
+    noun="task class",
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
     measures={"yes": pl.Float64},
 )
@@ -87,7 +94,12 @@ SI_CLASSIFIED_TASKS = Table(
 
 
 SI_INSTANCE_GENERATIONS = completions(
-    "self_instruct/instance_generations", "igen", task_id=TEXT, instruction=TEXT, form=TEXT
+    "self_instruct/instance_generations",
+    "igen",
+    noun="instance completion",
+    task_id=TEXT,
+    instruction=TEXT,
+    form=TEXT,
 )
 """Examples of each task as the model wrote them, `form` is input_first or output_first; parents: the
 accepted task and its class."""
@@ -96,6 +108,7 @@ accepted task and its class."""
 SI_TASK_INSTANCES = Table(
     "self_instruct/task_instances",
     "inst",
+    noun="instance",
     content={
         "task_id": TEXT,
         "instruction": TEXT,
@@ -115,6 +128,7 @@ SI_DECISIONS = decisions("self_instruct/decisions")
 SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
+    noun="training example",
     content=_EXAMPLE,
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
 )

@@ -94,20 +94,19 @@ def pick_all(
     shown = [presentations(choice, constitution, section, seeds_from) for choice in choices]
     drafts = []
     for by in section.by:
-        ask = _by_probability if by == "probability" else _by_text
+        picks = (
+            _by_probability(model, shown) if by == "probability" else _by_text(model, shown, section, advance)
+        )
         drafts += [
             _draft(choice, by, ways, **found)
-            for choice, ways, found in zip(choices, shown, ask(model, shown, section, advance), strict=True)
+            for choice, ways, found in zip(choices, shown, picks, strict=True)
         ]
     advance(len(choices), 0)
     return drafts
 
 
 def _by_probability(
-    model: LanguageModel,
-    shown: Sequence[Sequence[_Presentation]],
-    section: DiscriminationSection,
-    advance: Advance,
+    model: LanguageModel, shown: Sequence[Sequence[_Presentation]]
 ) -> Iterator[dict[str, Any]]:
     most = max((len(ways[0].order) for ways in shown), default=0)
     of_count: dict[int, Iterator[list[float]]] = {}

@@ -5,7 +5,6 @@ questions → candidates → generation_score → discrimination_score → discr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -15,7 +14,6 @@ from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.gate import MeasuredGap
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
 from selfimprove_dagster.methods.self_knowledge import tables as t
@@ -26,8 +24,8 @@ from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExp
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Request, Work
+from selfimprove_dagster.work.shards import Request, Shard
+from selfimprove_dagster.work.spec import Spec
 
 
 @stage(
@@ -153,19 +151,6 @@ def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Resu
     scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
     choices = _choices(asked, drawn, scored)
 
-    def prepare(model: LanguageModel) -> Work[Choice]:
-        if model.model_id != drawn_manifest.activity.model_id:
-            raise ModelError(
-                f"the candidates are of the model {drawn_manifest.activity.model_id}, and the champion is "
-                f"{model.model_id} by now: materialise candidates again"
-            )
-
-        def work(shard: Sequence[Choice], report: ProgressReport) -> list[Draft]:
-            seeds_from = (experiment.seed, context.iteration)
-            return pick_all(model, shard, constitution, section, seeds_from, report.advance)
-
-        return work
-
     manifest, shown = context.work(
         [asked_manifest, drawn_manifest, scored_manifest],
         {
@@ -173,7 +158,7 @@ def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Resu
             "constitution": {"hash": constitution.hash, "name": constitution.name},
         },
         choices,
-        prepare,
+        Spec.of(pick, candidates_of=drawn_manifest.activity.model_id),
         size=section.shard,
         unit="choices",
     )
@@ -185,6 +170,19 @@ def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Resu
     return context.result(
         manifest, preview=["task", "by", "choices", "picked_id", "right"], metadata={**shown, **means_shown}
     )
+
+
+def pick(shard: Shard[SelfKnowledgeExperiment, Choice], *, candidates_of: str) -> list[Draft]:
+    """What the model picks in each choice. Raises ModelError where another model wrote the candidates."""
+    model, experiment = shard.model, shard.experiment
+    if model.model_id != candidates_of:
+        raise ModelError(
+            f"the candidates are of the model {candidates_of}, and the champion is {model.model_id} by now: "
+            "materialise candidates again"
+        )
+    constitution = experiment.constitution.load()
+    section, advance = experiment.discrimination, shard.report.advance
+    return pick_all(model, shard.items, constitution, section, shard.seeds_from, advance)
 
 
 def _choices(asked: pl.DataFrame, drawn: pl.DataFrame, scored: pl.DataFrame) -> list[Choice]:

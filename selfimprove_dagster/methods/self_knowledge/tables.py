@@ -12,18 +12,22 @@ METHOD = "self_knowledge"
 
 
 SK_QUESTIONS = Table(
-    f"{METHOD}/questions", "ask", content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE}
+    f"{METHOD}/questions",
+    "ask",
+    noun="question",
+    content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE},
 )
 """The questions and prompts of all tasks, without what tells right from wrong, by file and line."""
 
 
-SK_CANDIDATES = completions(f"{METHOD}/candidates", "cand", question_id=TEXT, task=TEXT)
+SK_CANDIDATES = completions(f"{METHOD}/candidates", "cand", noun="candidate", question_id=TEXT, task=TEXT)
 """What the model answers, several times a question, by `sample_index`; parent: the question."""
 
 
 SK_GENERATION_SCORE = Table(
     f"{METHOD}/generation_score",
     "gsc",
+    noun="generation score",
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -40,6 +44,7 @@ those in which no answer could be read. Parents: the question, every candidate."
 SK_DISCRIMINATION_SCORE = Table(
     f"{METHOD}/discrimination_score",
     "dsc",
+    noun="pick",
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -66,6 +71,7 @@ read, and `score` is the generation score then. Parents: the question, its gener
 SK_DISCRIMINATION_GAP = Table(
     f"{METHOD}/discrimination_gap",
     "dgap",
+    noun="discrimination gap",
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},
     measures={
         "questions": pl.Int64,

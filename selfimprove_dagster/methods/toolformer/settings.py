@@ -147,11 +147,6 @@ class ToolformerExperiment(TrainingExperiment):
         return (self.tools.answered_by or self.model.path) if {"QA", "MT"} & {*self.tools.names} else None
 
     @property
-    def chain(self) -> tuple[str, ...]:
-        """The methods of the experiment in the order in which an iteration runs them."""
-        return self.methods or (self.method,)
-
-    @property
     def decided_in(self) -> str:
         """The mode of the exam by which a checkpoint is compared with the champion."""
         return "with_tools"

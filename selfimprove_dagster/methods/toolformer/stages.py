@@ -7,7 +7,8 @@ seed_pool ┬→ call_positions → raw_generations ─┬→ tool_results → p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import date
 from functools import partial
 from typing import Any
@@ -18,7 +19,6 @@ from selfimprove_dagster import tables
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.loss import choose_positions
@@ -46,8 +46,8 @@ from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_call
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Request, Work, completer, in_shards
+from selfimprove_dagster.work.shards import Request, Shard, completer, sampling_of
+from selfimprove_dagster.work.spec import Spec
 
 _LONGEST = 160
 
@@ -132,39 +132,20 @@ def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
     section = context.experiment.annotation
     pool_manifest, pool = context.read(t.TF_SEED_POOL)
     with experiment_tools(context.experiment, context.home) as tools:
-        items = [(text, tool) for text in pool.select("id", "text").rows() for tool in tools]
-
-        def prepare(model: LanguageModel) -> Work[tuple[tuple[str, str], str]]:
-            opening = opening_token(model)
-
-            def find(shard: Sequence[tuple[tuple[str, str], str]], report: ProgressReport) -> list[Draft]:
-                prompts = [tools[tool].prompt(text) for (_, text), tool in shard]
-                found = position_probabilities(model, prompts, [text for (_, text), _ in shard], opening)
-                report.advance(len(shard))
-                drafts = []
-                for ((text_id, _), tool), at in zip(shard, found, strict=True):
-                    sampling = section.of(tool)
-                    chosen = choose_positions(at.probabilities, sampling.positions, sampling.threshold)
-                    content = {
-                        "text_id": text_id,
-                        "tool": tool,
-                        "positions": at.positions,
-                        "chosen": [at.positions[index] for index in chosen],
-                    }
-                    measures = {"probabilities": at.probabilities}
-                    drafts.append(Draft(content, [Parent(text_id, "text")], measures))
-                return drafts
-
-            return find
-
-        manifest, shown = context.work(
-            [pool_manifest],
-            {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": sorted(tools)},
-            items,
-            prepare,
-            size=section.shard * len(tools),
-            unit="texts times tools",
-        )
+        items = [
+            (text_id, text, name, tool.prompt(text))
+            for text_id, text in pool.select("id", "text").rows()
+            for name, tool in tools.items()
+        ]
+    names = sorted(tools)
+    manifest, shown = context.work(
+        [pool_manifest],
+        {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": names},
+        items,
+        Spec.of(find_positions),
+        size=section.shard * len(names),
+        unit="texts times tools",
+    )
     rows = context.lake.read_ungated(manifest)
     by_tool = rows.group_by("tool").agg(pl.col("chosen").list.len().sum()).sort("tool")
     return context.result(
@@ -172,6 +153,25 @@ def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
         preview=["tool", "chosen", "probabilities"],
         metadata={**shown, **{f"positions_{tool}": count for tool, count in by_tool.iter_rows()}},
     )
+
+
+def find_positions(shard: Shard[ToolformerExperiment, tuple[str, str, str, str]]) -> list[Draft]:
+    """Where calls may open in each item: (text's id, text, tool, prompt)."""
+    prompts, texts = ([item[at] for item in shard.items] for at in (3, 1))
+    found = position_probabilities(shard.model, prompts, texts, opening_token(shard.model))
+    shard.report.advance(len(texts))
+    drafts = []
+    for (text_id, _, tool, _), at in zip(shard.items, found, strict=True):
+        sampling = shard.experiment.annotation.of(tool)
+        chosen = choose_positions(at.probabilities, sampling.positions, sampling.threshold)
+        content = {
+            "text_id": text_id,
+            "tool": tool,
+            "positions": at.positions,
+            "chosen": [at.positions[index] for index in chosen],
+        }
+        drafts.append(Draft(content, [Parent(text_id, "text")], {"probabilities": at.probabilities}))
+    return drafts
 
 
 @stage(
@@ -188,51 +188,40 @@ def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
     positions_manifest, positions = context.read(t.TF_CALL_POSITIONS)
     texts = dict(pool.select("id", "text").iter_rows())
     settings = {"annotation": section.model_dump()}
-    parameters = recorded_sampling(t.TF_RAW_GENERATIONS.name, settings)
     places = positions.select("id", "text_id", "tool", position="chosen").explode("position").drop_nulls()
     with experiment_tools(context.experiment, context.home) as tools:
-
-        def prepare(model: LanguageModel) -> Work[Row]:
-            opening = opening_token(model)
-            draw = completer(model, parameters, (context.experiment.seed, context.iteration))
-
-            def sample(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
-                asked = [
-                    CallRequest(
-                        tools[row["tool"]].prompt(texts[row["text_id"]]),
-                        texts[row["text_id"]],
-                        row["position"],
-                        (),
-                    )
-                    for row in shard
-                ]
-                return draw(
-                    [
-                        Request(
-                            key=f"{row['tool']} {row['position']} {texts[row['text_id']]}",
-                            prompt=model.decode(ids),
-                            content={name: row[name] for name in ("text_id", "tool", "position")},
-                            parents=[Parent(row["text_id"], "text"), Parent(row["id"], "position")],
-                            token_ids=ids,
-                            samples=section.of(row["tool"]).calls,
-                        )
-                        for row, ids in zip(shard, call_prompts(model, asked, opening), strict=True)
-                    ],
-                    report,
-                )
-
-            return sample
-
-        manifest, shown = context.work(
-            [pool_manifest, positions_manifest],
-            settings,
-            places.rows(named=True),
-            prepare,
-            size=section.shard,
-            unit="calls",
-            each=lambda row: section.of(row["tool"]).calls,
-        )
+        items = [
+            {**row, "text": texts[row["text_id"]], "prompt": tools[row["tool"]].prompt(texts[row["text_id"]])}
+            for row in places.iter_rows(named=True)
+        ]
+    manifest, shown = context.work(
+        [pool_manifest, positions_manifest],
+        settings,
+        items,
+        Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS.name, settings))),
+        size=section.shard,
+        unit="calls",
+        each=lambda row: section.of(row["tool"]).calls,
+    )
     return context.result(manifest, preview=["tool", "position", "text"], metadata=shown)
+
+
+def sample_calls(shard: Shard[ToolformerExperiment, Row], *, sampling: Mapping[str, Any]) -> list[Draft]:
+    """The calls sampled at each place (`id`, `text_id`, `tool`, `position`, `text`, `prompt`)."""
+    model = shard.model
+    asked = [CallRequest(row["prompt"], row["text"], row["position"], ()) for row in shard.items]
+    requests = [
+        Request(
+            key=f"{row['tool']} {row['position']} {row['text']}",
+            prompt=model.decode(ids),
+            content={name: row[name] for name in ("text_id", "tool", "position")},
+            parents=[Parent(row["text_id"], "text"), Parent(row["id"], "position")],
+            token_ids=ids,
+            samples=shard.experiment.annotation.of(row["tool"]).calls,
+        )
+        for row, ids in zip(shard.items, call_prompts(model, asked, opening_token(model)), strict=True)
+    ]
+    return completer(model, sampling_of(sampling), shard.seeds_from)(requests, shard.report)
 
 
 @stage(
@@ -246,36 +235,20 @@ def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
     pool_manifest, pool = context.read(t.TF_SEED_POOL)
     drawn_manifest, drawn = context.read(t.TF_RAW_GENERATIONS)
     index_manifest, _ = context.read(t.TF_SEARCH_INDEX)
-    days = {
-        text: Context(date.fromisoformat(day) if day else None)
-        for text, day in pool.select("id", "date").iter_rows()
-    }
+    days = dict(pool.select("id", "date").iter_rows())
     open_model = partial(context.language_model.open, context.experiment.model)
     with experiment_tools(context.experiment, context.home, open_model) as tools:
-
-        def run(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
-            calls = [read_call(row["text"], {row["tool"]}) for row in shard]
-            wanted = [
-                (call.tool, call.arguments, days[row["text_id"]])
-                for row, call in zip(shard, calls, strict=True)
-                if isinstance(call, Call)
-            ]
-            results = iter(tools.call_all(wanted))
-            report.advance(len(shard))
-            return [
-                _made(row, tools, call, next(results) if isinstance(call, Call) else None)
-                for row, call in zip(shard, calls, strict=True)
-            ]
-
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest, index_manifest],
             parameters={"tools": {name: tool.version for name, tool in tools.items()}},
         )
-        with context.lake.writer(context.table, activity) as writer:
-            columns = ["id", "text_id", "tool", "position", "text"]
-            items = drawn.select(columns).rows(named=True)
-            spent = in_shards(writer, items, run, size=_RESULTS, unit="calls", log=context.log)
-            manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+        items = [
+            {**row, "day": days[row["text_id"]]}
+            for row in drawn.select("id", "text_id", "tool", "position", "text").iter_rows(named=True)
+        ]
+        manifest, _ = context.map(
+            items, Spec.of(call_tools), activity, size=_RESULTS, unit="calls", opened=tools
+        )
     rows = context.lake.read_ungated(manifest)
     made = rows.group_by("tool").agg(pl.col("result").is_not_null().mean()).sort("tool")
     return context.result(
@@ -283,6 +256,23 @@ def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
         preview=["tool", "arguments", "result", "problem"],
         metadata={f"with_result_{tool}": number(share) for tool, share in made.iter_rows()},
     )
+
+
+def call_tools(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
+    """What the tools say to the call of each completion; `day` is when its text was written."""
+    tools: Toolbox = shard.opened
+    calls = [read_call(row["text"], {row["tool"]}) for row in shard.items]
+    wanted = [
+        (call.tool, call.arguments, Context(date.fromisoformat(row["day"]) if row["day"] else None))
+        for row, call in zip(shard.items, calls, strict=True)
+        if isinstance(call, Call)
+    ]
+    results = iter(tools.call_all(wanted))
+    shard.report.advance(len(calls))
+    return [
+        _made(row, tools, call, next(results) if isinstance(call, Call) else None)
+        for row, call in zip(shard.items, calls, strict=True)
+    ]
 
 
 def _made(row: Row, tools: Toolbox, call: Call | str, result: str | ToolError | None) -> Draft:
@@ -315,38 +305,20 @@ def perplexity_scores(context: StageContext[ToolformerExperiment]) -> Result:
     texts = dict(pool.select("id", "text").iter_rows())
     place = ["text_id", "position", "tool", "arguments"]
     usable = results.filter(pl.col("problem").is_null()).unique(place, keep="first", maintain_order=True)
-    by_text = [part.rows(named=True) for part in usable.partition_by("text_id", maintain_order=True)]
+    by_text = [
+        (texts[calls["text_id"][0]], calls.rows(named=True))
+        for calls in usable.partition_by("text_id", maintain_order=True)
+    ]
     least = context.experiment.filter.lowest
-
-    def prepare(model: LanguageModel) -> Work[list[Row]]:
-        def score(shard: Sequence[list[Row]], report: ProgressReport) -> list[Draft]:
-            rows = [(index, row) for index, calls in enumerate(shard) for row in calls]
-            placed = [
-                (index, PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])))
-                for index, row in rows
-            ]
-            read = [texts[calls[0]["text_id"]] for calls in shard]
-            losses = score_calls(model, read, placed, least_reduction=least)
-            report.advance(len(rows))
-            return [
-                Draft(
-                    content={"candidate_id": row["id"]},
-                    parents=[Parent(row["id"], "scored")],
-                    measures={f"loss_{name}": value for name, value in vars(loss).items()},
-                )
-                for (_, row), loss in zip(rows, losses, strict=True)
-            ]
-
-        return score
 
     manifest, shown = context.work(
         [pool_manifest, results_manifest],
         {"least_reduction": least},
         by_text,
-        prepare,
+        Spec.of(score_shard, least_reduction=least),
         size=context.experiment.annotation.shard,
         unit="calls",
-        each=len,
+        each=lambda text_and_calls: len(text_and_calls[1]),
     )
     candidates = call_candidates(results, context.lake.read_ungated(manifest))
     return context.result(
@@ -354,6 +326,28 @@ def perplexity_scores(context: StageContext[ToolformerExperiment]) -> Result:
         preview=["candidate_id", "loss_no_call", "loss_call", "loss_call_with_result"],
         metadata={**shown, **call_metadata(candidates)},
     )
+
+
+def score_shard(
+    shard: Shard[ToolformerExperiment, tuple[str, list[Row]]], *, least_reduction: float
+) -> list[Draft]:
+    """The losses of the calls of each text."""
+    rows = [(index, row) for index, (_, calls) in enumerate(shard.items) for row in calls]
+    placed = [
+        (index, PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])))
+        for index, row in rows
+    ]
+    texts = [text for text, _ in shard.items]
+    losses = score_calls(shard.model, texts, placed, least_reduction=least_reduction)
+    shard.report.advance(len(rows))
+    return [
+        Draft(
+            content={"candidate_id": row["id"]},
+            parents=[Parent(row["id"], "scored")],
+            measures={f"loss_{name}": value for name, value in vars(loss).items()},
+        )
+        for (_, row), loss in zip(rows, losses, strict=True)
+    ]
 
 
 @stage(

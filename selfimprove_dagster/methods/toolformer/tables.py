@@ -22,17 +22,18 @@ from selfimprove_dagster.table import (
 _TEXT: dict[str, Any] = {"text": TEXT, "date": TEXT, "source": TEXT, **SOURCE}
 
 
-SEED_TEXTS = Table("seeds/texts", "stext", content=_TEXT)
+SEED_TEXTS = Table("seeds/texts", "stext", noun="seed text", content=_TEXT)
 """Plain texts as they were imported, by file and line; `date` is ISO 8601, `source` the file's word."""
 
 
-TF_SEED_POOL = Table("toolformer/seed_pool", "text", content=_TEXT)
+TF_SEED_POOL = Table("toolformer/seed_pool", "text", noun="text", content=_TEXT)
 """The texts of one iteration; parent: the seed."""
 
 
 TF_SEARCH_INDEX = Table(
     "toolformer/search_index",
     "index",
+    noun="search index",
     content={"tool": TEXT, "corpus": TEXT, "tool_version": TEXT},
     measures={"passages": pl.Int64},
 )
@@ -42,6 +43,7 @@ TF_SEARCH_INDEX = Table(
 TF_CALL_POSITIONS = Table(
     "toolformer/call_positions",
     "pos",
+    noun="call positions",
     content={
         "text_id": TEXT,
         "tool": TEXT,
@@ -55,7 +57,7 @@ where calls are sampled; parent: the text."""
 
 
 TF_RAW_GENERATIONS = completions(
-    "toolformer/raw_generations", "gen", text_id=TEXT, tool=TEXT, position=pl.Int32
+    "toolformer/raw_generations", "gen", noun="sampled call", text_id=TEXT, tool=TEXT, position=pl.Int32
 )
 """Sampled calls, from the opening bracket to the end of the input; parents: the text and its positions."""
 
@@ -63,6 +65,7 @@ TF_RAW_GENERATIONS = completions(
 TF_TOOL_RESULTS = Table(
     "toolformer/tool_results",
     "call",
+    noun="call",
     content={
         "generation_id": TEXT,
         "text_id": TEXT,
@@ -80,6 +83,7 @@ TF_TOOL_RESULTS = Table(
 TF_PERPLEXITY_SCORES = Table(
     "toolformer/perplexity_scores",
     "loss",
+    noun="loss comparison",
     content={"candidate_id": TEXT},
     measures={
         "loss_no_call": pl.Float64,
@@ -109,6 +113,7 @@ CALL = pl.Struct(
 TF_FILTERED_DATASET = Table(
     "toolformer/filtered_dataset",
     "ex",
+    noun="training example",
     content={
         "question": TEXT,
         "format": TEXT,

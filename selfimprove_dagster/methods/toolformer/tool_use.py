@@ -124,19 +124,6 @@ def call_prompts(model: LanguageModel, requests: Sequence[CallRequest], opening:
     return prompts
 
 
-def sample_calls(
-    model: LanguageModel, requests: Sequence[CallRequest], parameters: SamplingParameters, opening: int
-) -> list[list[Generation]]:
-    """What the model writes after the opening token, up to the end of the call's input, a list a request.
-
-    `read_call` reads the generations' texts. Raises as `call_prompts` does.
-    """
-    stopping = replace(parameters, stop=CALL_STOPS)
-    return model.generate(
-        call_prompts(model, requests, opening), [request.seeds for request in requests], stopping
-    )
-
-
 @dataclass(frozen=True)
 class _AfterPrompt:
     """Token ids of a prompt and of a text after it, and the token that begins at each position."""

@@ -6,7 +6,6 @@ filtered_dataset → (shared stages)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -44,6 +43,7 @@ from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.shards import Request
+from selfimprove_dagster.work.spec import Spec
 
 seed_pool = pool_stage(UI_SEED_POOL, UI_POOL_DECISIONS)
 
@@ -224,18 +224,20 @@ def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Resul
         for place in range(section.most)
     ]
 
-    def read(drawn: Generation) -> Mapping[str, Any]:
-        paraphrase, reason = method.parse_paraphrase(drawn.text, drawn.finish_reason)
-        return {"paraphrase": paraphrase, "problem": None if paraphrase else reason}
-
     stored, about = context.complete(
         [manifest],
         {"paraphrases": section.model_dump()},
         requests,
         size=context.experiment.generation.shard,
-        read=read,
+        read=Spec.of(read_paraphrase),
     )
     return context.result(stored, ["instruction", "paraphrase"], about)
+
+
+def read_paraphrase(drawn: Generation) -> dict[str, Any]:
+    """The paraphrase that a completion holds, or why it holds none."""
+    paraphrase, reason = method.parse_paraphrase(drawn.text, drawn.finish_reason)
+    return {"paraphrase": paraphrase, "problem": None if paraphrase else reason}
 
 
 @stage(

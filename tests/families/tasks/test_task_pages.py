@@ -18,7 +18,6 @@ from kit.task_lake import HOSTILE
 
 from selfimprove_dagster.export import export_dataset
 from selfimprove_dagster.families.tasks import tables as t
-from selfimprove_dagster.families.tasks.pages import nearest_tasks
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lineage.explain import explain
@@ -26,6 +25,7 @@ from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
 from selfimprove_dagster.lineage.walk import Lineage
 from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.methods.self_instruct.pages import nearest_tasks
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_CANDIDATE_TASKS,
     SI_FILTERED_DATASET,
@@ -184,7 +184,7 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_its_method(task_home: H
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(task_home).get(f"/records/{records[0]}/text").status_code == 200
     assert set(kinds) >= {schema.name for schema in TASK_TABLES}
-    assert kinds["self_instruct/seed_pool"] == "Task of the pool"
+    assert kinds["self_instruct/seed_pool"] == "Pool task"
     assert kinds["unnatural_instructions/paraphrases"] == "Paraphrase"
     assert not any("/" in kind for kind in kinds.values())
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.methods.constitutional.constitutional import choose_principle, filter_revisions
+from selfimprove_dagster.families.dialogues.constitution import choose_principle
+from selfimprove_dagster.methods.constitutional.constitutional import filter_revisions
 
 NAMES = [f"principle {number}" for number in range(16)]
 

@@ -114,18 +114,14 @@ def test_positions_take_one_forward_pass_a_text() -> None:
     assert (second.positions, second.probabilities) == ([0, 1], [0.0, 0.0])
 
 
-def test_calls_are_sampled_after_the_opening_token(model: LanguageModel) -> None:
+def test_a_call_is_sampled_after_the_opening_token(model: LanguageModel) -> None:
     opening = tool_use.opening_token(model)
     text = TEXTS[0]
     asked = tool_use.CallRequest("Output:", text, text.index(" She"), [1, 2, 1])
-    parameters = SamplingParameters(temperature=1.0, max_tokens=8)
-    (drawn,) = tool_use.sample_calls(model, [asked], parameters, opening)
-    assert drawn[0].text == drawn[2].text and all(len(one.token_ids) <= 8 for one in drawn)
     before = model.encode("Output:") + model.encode_continuation(f" {text[: asked.position]}")
-    parameters = SamplingParameters(temperature=1.0, max_tokens=8, stop=("→", "->", "]", "\n"))
-    assert model.generate([[*before, opening]], [[1]], parameters)[0][0].text == drawn[0].text
+    assert tool_use.call_prompts(model, [asked], opening) == [[*before, opening]]
     with pytest.raises(ValueError, match="no token of the text begins at its character 9999"):
-        tool_use.sample_calls(model, [tool_use.CallRequest("", text, 9999, [1])], parameters, opening)
+        tool_use.call_prompts(model, [tool_use.CallRequest("", text, 9999, [1])], opening)
 
 
 # --- scoring calls ---

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from selfimprove_dagster.families.dialogues.constitution import Constitution
+from selfimprove_dagster.families.dialogues.constitution import Constitution, choose_principle
 from selfimprove_dagster.families.dialogues.prompts import critique_prompt, revision_prompt
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.methods.constitutional.constitutional import choose_principle
 from selfimprove_dagster.work.shards import Request
 
 
