@@ -32,14 +32,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             else "x = 1\n"
         )
         write(tmp_path, f"selfimprove_dagster/methods/{method}/stages.py", uses)
+    uses = "import selfimprove_dagster.families.terms.a\n"
+    write(tmp_path, "selfimprove_dagster/families/sums/tables.py", uses)
     git(tmp_path, "init", "--initial-branch", "main")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "methods")
-    write(
-        tmp_path,
-        "selfimprove_dagster/families/sums/tables.py",
-        "import selfimprove_dagster.families.terms.a\n",
-    )
     write(tmp_path, "README.md")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "words")

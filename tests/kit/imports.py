@@ -15,7 +15,11 @@ PACKAGE = "selfimprove_dagster"
 def files() -> Mapping[str, Path]:
     """Every module of the package by its dotted name."""
     found: dict[str, Path] = {}
-    for folder, prefix in (("selfimprove_dagster", ""), ("assets", f"{PACKAGE}."), ("resources", f"{PACKAGE}.")):
+    for folder, prefix in (
+        ("selfimprove_dagster", ""),
+        ("assets", f"{PACKAGE}."),
+        ("resources", f"{PACKAGE}."),
+    ):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if any(parent.is_symlink() for parent in path.parents):
                 continue

@@ -73,7 +73,9 @@ def shouted(context: StageContext[Any]) -> Result:
     return context.result(made, ["text"])
 
 
-@stage(DECISIONS, KEPT, after=["shouted"], description="The loud words that are long enough, by first letter.")
+@stage(
+    DECISIONS, KEPT, after=["shouted"], description="The loud words that are long enough, by first letter."
+)
 def kept(context: StageContext[Any]) -> Result:
     manifest, shouts = context.read(SHOUTED)
     least = context.experiment.least_length
