@@ -15,7 +15,6 @@ from typing import Any
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
-from selfimprove_dagster.column_lineage import COLUMN_SOURCES
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.home.home import Home
@@ -23,7 +22,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.method import Method, Stage
 from selfimprove_dagster.quality.results import QualityCheck, QualityResult
-from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.quality.suites import checks_of, run_suite
 from selfimprove_dagster.registry import MethodWarning
 from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster.stage import PREVIEW_ROWS, Folder, Link, Markdown, Picture, Result, StageContext
@@ -57,7 +56,7 @@ def _asset(method: Method[Any], stage: Stage[Any], known: Mapping[str, Table]) -
     checks = {
         (table.name, check.name): _check_spec(stage, table, check)
         for table in stage.writes
-        for check in SUITES[table.name]
+        for check in checks_of(table)
     }
     alone = len(stage.assets) == 1
 
@@ -225,7 +224,7 @@ def table_metadata(table: Table) -> dict[str, Any]:
     """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
     sources = {
         column: [dg.TableColumnDep(dg.AssetKey(name.split("/")), source) for name, source in found]
-        for column, found in COLUMN_SOURCES[table.name].items()
+        for column, found in table.sources.items()
         if found
     }
     return {

@@ -26,12 +26,12 @@ import polars as pl
 import yaml
 from lmsi_improvement import iterate, open_home
 
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.evaluation.exam import accuracy, compare
 from selfimprove_dagster.evaluation.measurement import PairedComparison
 from selfimprove_dagster.families.tasks.statistics import verb_noun_counts
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
 from selfimprove_dagster.recipes.task_grammar import recognise, solve
 
 SHIPPED = Path(__file__).parent.parent / "experiments" / "self_instruct.yaml"

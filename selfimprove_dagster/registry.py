@@ -22,8 +22,10 @@ from typing import Any
 
 from selfimprove_dagster import methods as shipped
 from selfimprove_dagster.errors import MethodError
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.unknown import table_of_files
 from selfimprove_dagster.method import Method
-from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.review.tables import REVIEW_LABELS, label_sources
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.spec import files_hash
@@ -92,8 +94,27 @@ def tables() -> Mapping[str, Table]:
     found[REJECTED_SEEDS.name] = REJECTED_SEEDS
     for one in methods().values():
         found.update(one.tables)
-    found[REVIEW_LABELS.name] = REVIEW_LABELS
+    found[REVIEW_LABELS.name] = replace(REVIEW_LABELS, sources=label_sources(found.values()))
     return found
+
+
+def table(name: str) -> Table:
+    """The table of that name. Raises MethodError where no method has it."""
+    try:
+        return tables()[name]
+    except KeyError:
+        raise MethodError(f"no table is called {name!r}: is its method installed?") from None
+
+
+def table_of(manifest: Manifest) -> Table:
+    """The table of a partition; where no installed method has it, as its files show it."""
+    return tables().get(manifest.table) or table_of_files(manifest)
+
+
+def is_drawn(name: str) -> bool:
+    """Whether a model drew the rows of a table and can draw them again. Of an unknown table nobody knows."""
+    found = tables().get(name)
+    return found is not None and found.draw is not None
 
 
 @cache

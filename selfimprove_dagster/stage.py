@@ -27,7 +27,6 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_reco
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.progress import ProgressReport
@@ -38,6 +37,7 @@ from selfimprove_dagster.work.shards import (
     draw_completions,
     in_shards,
     recorded_options,
+    recorded_sampling,
 )
 from selfimprove_dagster.work.spec import Spec
 
@@ -138,6 +138,14 @@ def number(value: Any) -> float:
 def page_url(path: str) -> str:
     """The address of a lineage page, under $SELFIMPROVE_PAGES_URL."""
     return os.environ.get("SELFIMPROVE_PAGES_URL", "http://127.0.0.1:3001").rstrip("/") + path
+
+
+def preview_records(lake: Lake, manifest: Manifest) -> str:
+    """The first rows of a partition by id, as a markdown list: the page of each, and how to trace it."""
+    ids = lake.read_columns(manifest, ["id"], PREVIEW_ROWS)["id"]
+    return "\n".join(
+        f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
+    )
 
 
 @dataclass
@@ -406,7 +414,7 @@ class StageContext(Generic[E]):
 
         `read` adds columns that follow from a completion. Returns the partition and the metadata of the work.
         """
-        sampling = recorded_sampling(self.table.name, settings)
+        sampling = recorded_sampling(self.table, settings)
         function = Spec.of(draw_completions, sampling=asdict(sampling), read=read.to_json() if read else None)
         return self.work(
             inputs, settings, requests, function, size=size, each=lambda request: request.samples, by=by
@@ -443,12 +451,7 @@ class StageContext(Generic[E]):
 
     def preview_records(self, manifest: Manifest) -> Markdown:
         """The first rows by id: the page of each, and the command that traces it."""
-        ids = self.lake.read_columns(manifest, ["id"], PREVIEW_ROWS)["id"]
-        return Markdown(
-            "\n".join(
-                f"- [`{id}`]({page_url(f'/records/{id}')}): `selfimprove lineage trace {id}`" for id in ids
-            )
-        )
+        return Markdown(preview_records(self.lake, manifest))
 
     def result(
         self, manifest: Manifest, preview: Sequence[str], metadata: Mapping[str, Any] | None = None

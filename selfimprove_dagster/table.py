@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import polars as pl
 
 if TYPE_CHECKING:
+    from selfimprove_dagster.lake.lake import Lake
+    from selfimprove_dagster.lake.partition import Manifest
     from selfimprove_dagster.quality.results import QualityCheck
 
 Row = dict[str, Any]
@@ -30,20 +32,38 @@ COMMON_COLUMNS: dict[str, Any] = {
 }
 
 
-Columns = Mapping[str, Sequence[tuple[str, str]]]
-"""For each column the columns that its values come from, each as (table, column)."""
+Source = tuple[str, str]
+"""A table's name and one of its columns."""
+
+
+Columns = Mapping[str, Sequence[Source]]
+"""For each column the columns that its values come from."""
 
 
 @dataclass(frozen=True)
 class Draw:
     """How the completions of a table are drawn, from the settings that their activity records.
 
-    `section` names the part of the activity's parameters that holds the sampling settings; `stops` gives the
-    strings that end a completion. A section without a temperature draws greedily.
+    `section` names the part of the activity's parameters that holds the sampling settings. `stops` are the strings
+    that end a completion, or a function of the section that gives them. A temperature is read from the section, or
+    from beside it where a stage chooses between several; without one, a completion is drawn greedily.
     """
 
     section: str
-    stops: Callable[[Mapping[str, Any]], Sequence[str]]
+    stops: Sequence[str] | Callable[[Mapping[str, Any]], Sequence[str]] = ()
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """How the rows of a table become pairs that people compare.
+
+    `items` reads a partition and returns the columns of `review.uncertainty.ITEM`. `prompt` and `options` are the
+    columns of the texts that people are shown.
+    """
+
+    items: Callable[[Lake, Manifest], pl.DataFrame]
+    prompt: Sequence[Source]
+    options: Sequence[Source]
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,8 @@ class Table:
     columns that each column comes from. `checks` run beside those that every table has. `draw` is set where a model
     drew the rows. A table with `is_asset` False is written beside its stage's own table and has no Dagster asset of
     its own. `holds_model`: its rows are trained models. `read_later`: later iterations build on its rows.
+    `made_with` names the table of the same stage whose rows have parents in this one's rows, and the reverse.
+    `reviewed` is set where people are asked about its rows.
     """
 
     name: str
@@ -69,6 +91,8 @@ class Table:
     is_asset: bool = True
     holds_model: bool = False
     read_later: bool = False
+    made_with: str = ""
+    reviewed: Reviewed | None = field(default=None, repr=False)
 
     @property
     def method(self) -> str:
@@ -86,6 +110,24 @@ class Table:
         return {**COMMON_COLUMNS, **self.content, **self.measures}
 
 
+class Words(TypedDict, total=False):
+    """How people are told of the rows of a table."""
+
+    noun: str
+    sentence: Callable[[Row], str] | None
+
+
+class Facts(Words, total=False):
+    """The facts about a table that functions which build tables of one kind hand on."""
+
+    sources: Columns
+    checks: Sequence[QualityCheck]
+    draw: Draw | None
+    read_later: bool
+    made_with: str
+    reviewed: Reviewed | None
+
+
 TEXT = pl.String
 SOURCE: dict[str, Any] = {"source_file": TEXT, "source_line": pl.Int64, "licence": TEXT}
 
@@ -101,19 +143,22 @@ DRAWN: dict[str, Any] = {
 """What is kept of a completion that a model drew, so that it can be drawn again."""
 
 
-def completions(name: str, tag: str, noun: str = "completion", **columns: Any) -> Table:
-    """Completions drawn from a model, with the log-probability of each token; `columns` stand before them."""
+def completions(
+    name: str, tag: str, content: Mapping[str, Any] | None = None, **facts: Unpack[Facts]
+) -> Table:
+    """Completions drawn from a model, with the log-probability of each token; columns of `content` come first."""
+    given: Facts = {"noun": "completion", **facts}
     return Table(
-        name, tag, noun=noun, content={**columns, **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}
+        name, tag, content={**(content or {}), **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}, **given
     )
 
 
-def decisions(name: str, tag: str = "dec") -> Table:
-    """What each filter rule said of each candidate that reached it; parent: the candidate."""
+def decisions(name: str, **facts: Unpack[Facts]) -> Table:
+    """What each filter rule decided on each candidate that reached it; parent: the candidate."""
+    given: Facts = {"noun": "decision", **facts}
     return Table(
         name,
-        tag,
-        noun="decision",
+        "dec",
         content={
             "stage": TEXT,
             "candidate_id": TEXT,
@@ -124,88 +169,5 @@ def decisions(name: str, tag: str = "dec") -> Table:
         },
         measures={"score": pl.Float64, "threshold": pl.Float64},
         is_asset=False,
-    )
-
-
-def fine_tuned_checkpoint(method: str) -> Table:
-    """One row: the model that was trained; parents: its dataset (as a set) and the model it started from."""
-    return Table(
-        f"{method}/fine_tuned_checkpoint",
-        "ckpt",
-        noun="checkpoint",
-        content={
-            "model_id": TEXT,
-            "base_model_id": TEXT,
-            "dataset_activity_id": TEXT,
-            "examples": pl.Int64,
-            "steps": pl.Int64,
-        },
-        measures={
-            "path": TEXT,
-            "tokens": pl.Int64,
-            "seconds": pl.Float64,
-            "first_loss": pl.Float64,
-            "final_loss": pl.Float64,
-            "log": pl.List(pl.Struct({"step": pl.Float64, "loss": pl.Float64, "learning_rate": pl.Float64})),
-        },
-    )
-
-
-def evaluation(
-    method: str,
-    content: Mapping[str, Any] | None = None,
-    measures: Mapping[str, Any] | None = None,
-    noun: str = "held-out answer",
-) -> Table:
-    """One row a held-out question, model (champion, challenger) and mode (greedy, majority).
-
-    A method whose exam tells more adds columns.
-    """
-    return Table(
-        f"{method}/evaluation",
-        "eval",
-        noun=noun,
-        content={
-            "question": TEXT,
-            "source_file": TEXT,
-            "source_line": pl.Int64,
-            "difficulty": TEXT,
-            "expected": TEXT,
-            "role": TEXT,
-            "model_id": TEXT,
-            "mode": TEXT,
-            "predicted": TEXT,
-            "text": TEXT,
-            "correct": pl.Boolean,
-            **(content or {}),
-        },
-        measures=measures or {},
-    )
-
-
-def promotion(method: str) -> Table:
-    """One row: whether the challenger becomes the champion, and why."""
-    return Table(
-        f"{method}/promotion",
-        "promo",
-        noun="promotion",
-        content={
-            "promoted": pl.Boolean,
-            "reason": TEXT,
-            "challenger_model_id": TEXT,
-            "champion_model_id": TEXT,
-            "questions": pl.Int64,
-            "gained": pl.Int64,
-            "lost": pl.Int64,
-        },
-        measures={
-            "champion_path": TEXT,
-            "challenger_path": TEXT,
-            "champion_accuracy": pl.Float64,
-            "challenger_accuracy": pl.Float64,
-            "difference": pl.Float64,
-            "difference_low": pl.Float64,
-            "difference_high": pl.Float64,
-            "p_worse": pl.Float64,
-        },
+        **given,
     )

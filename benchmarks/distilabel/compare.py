@@ -27,11 +27,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
-from selfimprove_dagster.quality.suites import SUITES
+from selfimprove_dagster.quality.suites import checks_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "distilabel.md"
@@ -132,7 +133,10 @@ def main() -> None:
         for name, runs in taken.items()
     }
     own = medians["this pipeline"]
-    checks = sum(len(SUITES[f"lmsi/{stage}"]) for stage in ("seed_pool", "raw_generations", "voted_answers"))
+    checks = sum(
+        len(checks_of(registry.table(f"lmsi/{stage}")))
+        for stage in ("seed_pool", "raw_generations", "voted_answers")
+    )
     lines = [
         "# Sampling and voting beside distilabel",
         "",

@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.families.preferences.explain import TABLES as JUDGED
 from selfimprove_dagster.families.preferences.explain import sentence as judged_sentence
 from selfimprove_dagster.families.tasks.explain import TASK_METHODS, sentence, text_of
@@ -21,8 +22,8 @@ from selfimprove_dagster.methods.self_knowledge.explain import sentence as measu
 from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
 from selfimprove_dagster.methods.toolformer.explain import sentence as tool_sentence
 from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.text import plain
+from selfimprove_dagster.work.shards import recorded_sampling
 
 _WIDTH = 100
 
@@ -199,7 +200,7 @@ def _judged(node: Ancestor) -> str:
 
 
 def _measured(node: Ancestor) -> str:
-    if node.table in COMPLETIONS:
+    if registry.is_drawn(node.table):
         return _path(node)
     return plain(measured_sentence({**node.columns, **_place(node)}), _WIDTH * 3)
 
@@ -210,7 +211,7 @@ def _place(node: Ancestor) -> dict[str, Any]:
 
 def _made_by(node: Ancestor) -> str:
     """Model and parameters of a record that a model wrote."""
-    if node.table not in COMPLETIONS or not node.activity or node.columns.get("seed") is None:
+    if not registry.is_drawn(node.table) or not node.activity or node.columns.get("seed") is None:
         return ""
     parameters: dict[str, Any] = node.activity["parameters"]
     by = f"from {node.activity['about']['champion']} {node.activity['model_id']} with {parameters['engine']}"
@@ -219,7 +220,7 @@ def _made_by(node: Ancestor) -> str:
         which = f"sample {node.columns['sample_index']} of {sampling['paths']} "
         nucleus = f"top_p={sampling['top_p']}, top_k={sampling['top_k']}"
         return plain(f"{which}{by}, T={parameters['temperature']}, {nucleus}")
-    drawn = recorded_sampling(node.table, parameters)
+    drawn = recorded_sampling(registry.table(node.table), parameters)
     if not drawn.temperature:
         return plain(f"drawn greedily {by}")
     return plain(f"drawn {by}, T={drawn.temperature}, top_p={drawn.top_p}, top_k={drawn.top_k}")

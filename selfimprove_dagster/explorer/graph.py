@@ -10,6 +10,7 @@ from selfimprove_dagster.explorer.methods import pages_of, table_named
 from selfimprove_dagster.explorer.shapes import in_words
 from selfimprove_dagster.explorer.shown import href, short_id
 from selfimprove_dagster.lineage.walk import Walk
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import plain
 
 _LONGEST = 42
@@ -43,7 +44,7 @@ class Family:
 
     start: str
     walk: Walk
-    rows: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, Row]
     _tables: dict[str, str | None] = field(init=False)
     _parents: dict[str, list[tuple[str, str]]] = field(init=False)
     _roles: dict[str, str] = field(init=False)

@@ -19,6 +19,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.method import Method
 from selfimprove_dagster.table import Table
+from selfimprove_dagster.text import plural
 
 DATASET = "filtered_dataset"
 """The stage of the dataset, in every method that makes one."""
@@ -76,6 +77,19 @@ def dataset_of(tables: Mapping[str, Table]) -> Table | None:
         return tables[DATASET]
     rows = [one for one in tables.values() if not (is_decisions(one) or is_model(one) or is_measured(one))]
     return rows[-1] if rows else None
+
+
+def counts_of(method: Method[Any]) -> Mapping[str, str]:
+    """The columns of the table of iterations, each with the stage whose rows it counts.
+
+    By default there is one for each table that holds neither decisions, models nor measurements.
+    """
+    if method.counts:
+        return method.counts
+    rows = [
+        one for one in method.tables.values() if not (is_decisions(one) or is_model(one) or is_measured(one))
+    ]
+    return {plural(one.noun): one.stage for one in rows}
 
 
 def examples_of(stages: Stages) -> Listing | None:

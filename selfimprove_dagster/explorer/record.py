@@ -77,7 +77,7 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
     examples = _examples(of_seed or down, place.id)
     rows = lineage.rows([*up.nodes["id"].head(_MOST), *examples])
     if place.id not in rows:
-        raise RecordNotFound(f"{place.id} has just been replaced: its table was materialised again")
+        raise RecordNotFound(f"{place.id} was replaced just now: its table was materialised again")
     row, withdrawn = rows[place.id], _withdrawn(lake, place)
     explained = _without(withdrawn, explain(lake, place.id))
     family, texts = Family(place.id, up, rows), _texts(row)
@@ -183,7 +183,7 @@ def _page_of(manifest: Manifest) -> str:
 
 
 def revocation(lake: Lake, place: Place) -> Revocation | None:
-    """The revocation under which a record fell."""
+    """The revocation that a record was withdrawn by; None where it was not."""
     for manifest in lake.manifests(place.table, place.experiment):
         if place.iteration in (None, manifest.iteration):
             found = lake.withdrawn(manifest).get(place.id)

@@ -1,4 +1,4 @@
-"""What the pages of experiments, iterations and searches show, as plain data from the library."""
+"""The data of the pages of experiments, iterations and searches."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from selfimprove_dagster.experiment.naming import split_turn
 from selfimprove_dagster.explorer.curves import default_charts
 from selfimprove_dagster.explorer.methods import (
     committed_tables,
+    counts_of,
     dataset_of,
     dropped_of,
     examples_of,
@@ -39,7 +40,7 @@ _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
 
 
 def experiments(home: Home) -> dict[str, Any]:
-    """Every experiment that has a file or rows in the lake, with its state and what follows."""
+    """Every experiment that has a file or rows in the lake, with its state and next step."""
     lake = home.lake
     found = sorted({*home.experiment_names(), *(manifest.experiment for manifest in lake.manifests())})
     return {"home": str(home.root), "experiments": [_summary(home, lake, name) for name in found]}
@@ -106,9 +107,9 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "champion": champion_before(lake, settled, NEWEST),
         "follows": _follows(lake, settled),
         "rows": rows,
-        "headings": list(method.counts),
+        "headings": list(counts_of(method)),
         "columns": list(dict.fromkeys(heading for row in rows for heading in row["columns"])),
-        "examples": [name for name, stage in method.counts.items() if dataset and stage == dataset.stage],
+        "examples": [name for name, stage in counts_of(method).items() if dataset and stage == dataset.stage],
         "trained": f"{settled.method}/promotion" in method.tables,
         "charts": [
             {**chart, "x": [row["result"].iteration for row in rows], "xlabel": "iteration"}
@@ -122,14 +123,14 @@ def _measured(lake: Lake, settled: Experiment, result: IterationResult) -> dict[
     stages, pages = _stages(lake, settled.turn_name, result.iteration), pages_of(settled.method)
     counts = {
         heading: lake.live_rows(stages[stage]) if stage in stages else None
-        for heading, stage in registry.method(settled.method).counts.items()
+        for heading, stage in counts_of(registry.method(settled.method)).items()
     }
     row = {"result": result, "counts": counts, **(pages.measure(lake, stages) if pages.measure else {})}
     return {**row, "columns": dict(pages.columns(row)) if pages.columns else {}}
 
 
 def refuse_unknown(home: Home, name: str) -> None:
-    """Refuses a name that neither a file nor the lake has; so no name can be a pattern or a way out."""
+    """Refuse a name that neither a file nor the lake has, so that no name can be a pattern or lead out of the lake."""
     experiment, _ = split_turn(name)
     known = {*home.experiment_names(), *(manifest.experiment for manifest in home.lake.manifests())}
     if experiment not in known:
@@ -160,10 +161,16 @@ def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
 
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
-    """The methods of a chain, each with the name of its pages; none where there is one method."""
+    """The methods of a chain, each with the name of its pages.
+
+    None where there is one method, or a file that cannot be read: the rows can be read without it.
+    """
     if split_turn(name)[0] not in home.experiment_names():
         return []
-    chain = home.chain(name)
+    try:
+        chain = home.chain(name)
+    except ExperimentError:
+        return []
     return [(one.method, one.turn_name) for one in chain] if len(chain) > 1 else []
 
 

@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from types import NoneType
 from typing import Any
 
 import polars as pl
@@ -150,55 +152,223 @@ class Draft:
     sample_index: int = 0
 
 
-def build_records(schema: Table, drafts: Iterable[Draft], activity: Activity) -> pl.DataFrame:
+def build_records(schema: Table, drafts: Iterable[Draft] | pl.DataFrame, activity: Activity) -> pl.DataFrame:
     """Give drafts their ids and lay them out in the schema's columns.
+
+    A frame of drafts has the columns `parents`, `sample_index` and those of the schema. It takes about half
+    the time of a `Draft` per row (benchmarks/results/record_ids.md).
 
     Raises KeyError when a draft lacks a column of the schema or has one too many, and ValueError naming the
     column when a value does not fit its type: what is stored must be what was hashed.
     """
-    activity_id = activity.id
-    content_names, measure_names = set(schema.content), set(schema.measures)
-    rows: list[Row] = []
-    for draft in drafts:
-        if set(draft.content) != content_names or set(draft.measures) != measure_names:
-            wrong = (set(draft.content) ^ content_names) | (set(draft.measures) ^ measure_names)
-            raise KeyError(f"columns of {schema.name} do not match its schema: {sorted(wrong)}")
-        digest = content_hash(draft.content)
-        rows.append(
-            {
-                "id": record_id(schema.tag, digest, draft.parents, activity_id, draft.sample_index),
-                "content_hash": digest,
-                "parents": [{"id": parent.id, "role": parent.role} for parent in draft.parents],
-                "activity_id": activity_id,
-                "sample_index": draft.sample_index,
-                **draft.content,
-                **draft.measures,
-            }
-        )
-    return _frame(schema, rows)
-
-
-def _frame(schema: Table, rows: Sequence[Row]) -> pl.DataFrame:
-    """The rows by way of Arrow, which neither drops nor recasts a value that does not fit (Polars does)."""
-    empty = pl.DataFrame(schema=schema.polars)
-    columns = []
-    for column in empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema:
-        try:
-            values = pa.array([row[column.name] for row in rows], type=column.type)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise ValueError(f"column {column.name} of {schema.name}: {error}") from error
-        columns.append(pl.Series(column.name, values, dtype=schema.polars[column.name]))
-    return pl.DataFrame(columns)
+    if isinstance(drafts, pl.DataFrame):
+        frame, texts = _checked(schema, drafts), None
+    else:
+        frame, texts = _frame(schema, list(drafts))
+    hashes = _hashes("b2:", _content_texts(schema, frame) if texts is None else texts)
+    frame = frame.with_columns(content_hash=hashes, activity_id=pl.lit(activity.id))
+    return frame.with_columns(id=_record_ids(schema.tag, frame)).select(schema.polars.keys())
 
 
 def recompute_ids(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """Columns `id` and `content_hash` computed anew from what the rows of `frame` say, in their order."""
-    ids, hashes = [], []
-    for row in frame.iter_rows(named=True):
-        digest = content_hash({name: row[name] for name in schema.content})
-        parents = [Parent(edge["id"], edge["role"]) for edge in row["parents"]]
-        ids.append(record_id(schema.tag, digest, parents, row["activity_id"], row["sample_index"]))
-        hashes.append(digest)
-    return pl.DataFrame(
-        {"id": ids, "content_hash": hashes}, schema={"id": pl.String, "content_hash": pl.String}
+    frame = frame.with_columns(content_hash=_hashes("b2:", _content_texts(schema, frame)))
+    return pl.DataFrame({"id": _record_ids(schema.tag, frame), "content_hash": frame["content_hash"]})
+
+
+# ---- drafts to columns --------------------------------------------------------------------------------
+
+
+def _checked(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame of drafts, if its columns have the names and types of the schema."""
+    given = set(schema.polars) - {"id", "content_hash", "activity_id"}
+    if set(frame.columns) != given:
+        raise KeyError(
+            f"columns of {schema.name} do not match its schema: {sorted(given ^ set(frame.columns))}"
+        )
+    for name, dtype in frame.schema.items():
+        if dtype != schema.polars[name]:
+            raise ValueError(f"column {name} of {schema.name}: {dtype} where {schema.polars[name]} is due")
+    for name in ("parents", "sample_index"):
+        if frame[name].has_nulls():
+            raise ValueError(f"column {name} of {schema.name}: a value is missing")
+    return frame
+
+
+def _frame(schema: Table, drafts: Sequence[Draft]) -> tuple[pl.DataFrame, Sequence[bytes] | None]:
+    """The columns of the drafts, and the JSON of their contents where the columns cannot give it."""
+    contents = [draft.content for draft in drafts]
+    measures = [draft.measures for draft in drafts]
+    for content, measured in zip(contents, measures, strict=True):
+        if content.keys() != schema.content.keys() or measured.keys() != schema.measures.keys():
+            wrong = (content.keys() ^ schema.content.keys()) | (measured.keys() ^ schema.measures.keys())
+            raise KeyError(f"columns of {schema.name} do not match its schema: {sorted(wrong)}")
+    values: dict[str, list[Any]] = {
+        "sample_index": [draft.sample_index for draft in drafts],
+        **{name: [content[name] for content in contents] for name in schema.content},
+        **{name: [measured[name] for measured in measures] for name in schema.measures},
+    }
+    columns: dict[str, pl.Series] = {}
+    by_column = all(map(_has_column_json, schema.content.values()))
+    texts = None if by_column else [canonical_json(content) for content in contents]
+    for name in values:
+        try:
+            columns[name] = _series(values[name], schema.polars[name])
+        except _UNUSUAL:
+            if name in schema.content and texts is None:
+                texts = [canonical_json(content) for content in contents]
+            columns[name] = _series_by_arrow(schema, name, values[name])
+    columns["parents"] = _parents_series(schema, [draft.parents for draft in drafts])
+    return pl.DataFrame(columns), texts
+
+
+_UNUSUAL = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What `_series` raises for values that need `_series_by_arrow`."""
+
+
+def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
+    """A column of plain values: lists or tuples, dicts with all fields, text, booleans, numbers, None.
+
+    Raises one of `_UNUSUAL` for other values: `_series_by_arrow` decides whether they fit, more slowly.
+    Polars alone would store True as 1, and round integers that a float cannot hold.
+    """
+    if isinstance(dtype, pl.List):
+        if not set(map(type, values)) <= {list, tuple, NoneType}:
+            raise TypeError("a list is neither a list nor a tuple")
+        items: list[Any] = []
+        for value in values:
+            if value:
+                items += value
+        lengths = [None if value is None else len(value) for value in values]
+        return _lists(_series(items, dtype.inner), lengths)
+    if isinstance(dtype, pl.Struct):
+        if not set(map(len, values)) <= {len(dtype.fields)}:
+            raise TypeError("a struct lacks a field or has one too many")
+        return pl.DataFrame(
+            [
+                _series([value[field.name] for value in values], field.dtype).alias(field.name)
+                for field in dtype.fields
+            ]
+        ).to_struct()
+    first = next((value for value in values if value is not None), None)
+    if not isinstance(first, (str, int, float, NoneType)):  # Polars would unwrap an Enum
+        raise TypeError(f"{type(first).__name__} in a column of {dtype}")
+    series = pl.Series(values, dtype=dtype, strict=True)
+    if dtype.is_integer() and any(
+        isinstance(values[row], bool) for row in series.is_between(0, 1).arg_true()
+    ):
+        raise TypeError(f"a boolean in a column of {dtype}")
+    if dtype.is_float() and any(isinstance(values[row], int) for row in (series.abs() >= 2**24).arg_true()):
+        raise TypeError(f"a large integer in a column of {dtype}")
+    return series
+
+
+def _series_by_arrow(schema: Table, name: str, values: Sequence[Any]) -> pl.Series:
+    """A column by way of Arrow, which neither drops nor recasts a value that does not fit (Polars does)."""
+    dtype = schema.polars[name]
+    arrow = pl.DataFrame(schema={name: dtype}).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    try:
+        array = pa.array(values, type=arrow.field(name).type)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"column {name} of {schema.name}: {error}") from error
+    return pl.Series(name, array, dtype=dtype)
+
+
+def _parents_series(schema: Table, parents: Sequence[Sequence[Parent]]) -> pl.Series:
+    """The column `parents` of rows with the given parents."""
+    edges: list[Parent] = []
+    for parents_of_row in parents:
+        edges += parents_of_row
+    try:
+        ids = _series([edge.id for edge in edges], pl.String)
+        roles = _series([edge.role for edge in edges], pl.String)
+    except _UNUSUAL:
+        rows = [[{"id": edge.id, "role": edge.role} for edge in parents_of_row] for parents_of_row in parents]
+        return _series_by_arrow(schema, "parents", rows)
+    return _lists(pl.DataFrame({"id": ids, "role": roles}).to_struct(), list(map(len, parents)))
+
+
+def _lists(items: pl.Series, lengths: Sequence[int | None]) -> pl.Series:
+    """Consecutive items as lists of the given lengths; a length of None makes a null."""
+    ends = pa.array(accumulate((length or 0 for length in lengths), initial=0), type=pa.int64())
+    nulls = pa.array([length is None for length in lengths], type=pa.bool_())
+    lists = pa.LargeListArray.from_arrays(ends, items.to_arrow(), mask=nulls)
+    return pl.Series(lists, dtype=pl.List(items.dtype))
+
+
+# ---- ids: columns to canonical JSON to hashes ---------------------------------------------------------
+
+
+def _content_texts(schema: Table, frame: pl.DataFrame) -> Iterator[bytes]:
+    """The canonical JSON of the content of each row; slices bound the memory that the texts take.
+
+    Polars writes the JSON of whole columns. Floats differ (Python: 1e-05, Polars: 0.00001), so a table that
+    has any is encoded row by row.
+    """
+    content = frame.select(sorted(schema.content))
+    if not all(map(_has_column_json, content.dtypes)):
+        yield from map(canonical_json, content.iter_rows(named=True))
+        return
+    columns = [pl.col(name).cast(_sorted_keys(dtype)) for name, dtype in content.schema.items()]
+    for rows in content.iter_slices(16_384):
+        texts = rows.select(pl.struct(columns).struct.json_encode().cast(pl.Binary))
+        yield from texts.to_series().to_list()
+
+
+def _has_column_json(dtype: Any) -> bool:
+    """Whether Polars writes the values of a type as `canonical_json` does."""
+    if isinstance(dtype, pl.List):
+        return _has_column_json(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return all(_has_column_json(field.dtype) for field in dtype.fields)
+    return dtype in (pl.String, pl.Boolean) or dtype.is_integer()
+
+
+def _sorted_keys(dtype: Any) -> Any:
+    """The type with the fields of its structs in the order of canonical JSON."""
+    if isinstance(dtype, pl.List):
+        return pl.List(_sorted_keys(dtype.inner))
+    if isinstance(dtype, pl.Struct):
+        fields = {field.name: _sorted_keys(field.dtype) for field in dtype.fields}
+        return pl.Struct(dict(sorted(fields.items())))
+    return dtype
+
+
+def _record_ids(tag: str, frame: pl.DataFrame) -> pl.Series:
+    """The `record_id` of each row of `frame`, which has the columns that it hashes."""
+    edges = frame.select("parents").with_row_index("row").explode("parents", empty_as_null=False)
+    edges = edges.unnest("parents").sort("row", "id", "role")
+    pairs = edges.select(pl.format("[{},{}]", _json_text("id"), _json_text("role"))).to_series()
+    texts = frame.select(
+        pl.concat_str(
+            pl.lit("[" + canonical_json(tag).decode() + ',"'),
+            pl.col("content_hash"),
+            pl.lit('",['),
+            _lists(pairs, frame["parents"].list.len().to_list()).list.join(","),
+            pl.lit("],"),
+            _json_text("activity_id"),
+            pl.lit(","),
+            _json_text("sample_index"),
+            pl.lit("]"),
+        ).cast(pl.Binary)
     )
+    return _hashes(f"{tag}:", texts.to_series().to_list())
+
+
+def _json_text(column: str) -> pl.Expr:
+    """The JSON of each value of a column: Polars encodes structs alone, so their braces are cut off."""
+    structs = pl.struct(pl.col(column).alias(""))
+    return structs.struct.json_encode().str.strip_prefix('{"":').str.strip_suffix("}")
+
+
+def _hashes(prefix: str, texts: Iterable[bytes]) -> pl.Series:
+    """The prefix and the blake2b-128 of each text, in hexadecimal digits."""
+    digests = []
+    for text in texts:
+        digest = _BLAKE2B_128.copy()  # faster than a new one
+        digest.update(text)
+        digests.append(digest.digest())
+    return prefix + pl.Series(digests, dtype=pl.Binary).bin.encode("hex")
+
+
+_BLAKE2B_128 = hashlib.blake2b(digest_size=16)

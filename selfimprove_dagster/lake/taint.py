@@ -16,7 +16,6 @@ import polars as pl
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity
-from selfimprove_dagster.tables import holds_models
 
 REWARDED_BY = "rewarded_by"
 """The role of a model whose scores another was trained to raise."""
@@ -39,12 +38,14 @@ def tainted_models(lake: Lake, experiment: str) -> dict[str, str]:
 
 def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
     """The same for the checkpoints that stand in the lake, were these rows withdrawn."""
+    from selfimprove_dagster import registry
+
     manifests = lake.manifests(experiment=experiment)
     activities = {manifest.activity.id: manifest.activity for manifest in manifests}
     checkpoints = [
         (manifest, row)
         for manifest in manifests
-        if holds_models(manifest.table)
+        if registry.table_of(manifest).holds_model
         for row in lake.read_whole(manifest).iter_rows(named=True)
     ]
     reasons: dict[str, str] = {}

@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.index import TRAINED_ON
 from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, iteration_of
-from selfimprove_dagster.recorded_sampling import COMPLETIONS
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _later(lineage: Lineage, models: set[str]) -> list[tuple[str, int]]:
         drawn = {
             (manifest.experiment, manifest.iteration)
             for manifest in manifests
-            if manifest.table in COMPLETIONS and manifest.activity.model_id in models
+            if registry.table_of(manifest).draw and manifest.activity.model_id in models
         }
         if drawn <= indebted:
             return sorted(indebted)

@@ -44,7 +44,8 @@ from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
 from selfimprove_dagster.methods.self_knowledge.explain import TABLES as SELF_KNOWLEDGE
 from selfimprove_dagster.methods.self_knowledge.explain import sentence
 from selfimprove_dagster.methods.toolformer.explain import explain_tool
-from selfimprove_dagster.methods.toolformer.tables import TOOL_TABLES
+from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
+from selfimprove_dagster.methods.toolformer.tables import TABLES as TOOL_TABLES
 from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
@@ -56,7 +57,7 @@ __all__ = ["Explanation", "Use", "explain", "path_of"]
 _OF_TASKS = {schema.name for schema in TASK_TABLES}
 
 
-_OF_TOOLS = {schema.name for schema in TOOL_TABLES}
+_OF_TOOLS = {schema.name for schema in (SEED_TEXTS, *TOOL_TABLES)}
 
 
 _SHARED = ("fine_tuned_checkpoint", "evaluation", "promotion")

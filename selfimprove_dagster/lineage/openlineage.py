@@ -14,12 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfimprove_dagster.column_lineage import COLUMN_SOURCES
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
 from selfimprove_dagster.lake.disk import write_atomically
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.tables import TABLES, holds_models
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset, RunEvent
@@ -51,7 +50,7 @@ def run_events(lake: Lake, experiment: str) -> list[RunEvent]:
     trained = {
         model_id: manifest
         for manifest in manifests
-        if holds_models(manifest.table)
+        if registry.table_of(manifest).holds_model
         for model_id in lake.read_whole(manifest)["model_id"]
     }
     return [event for manifest in manifests for event in _events(lake, manifest, made, trained)]
@@ -158,7 +157,7 @@ def _output(manifest: Manifest) -> OutputDataset:
         column: lineage.Fields(
             [lineage.InputField(_namespace(manifest), table, source) for table, source in sources]
         )
-        for column, sources in COLUMN_SOURCES[manifest.table].items()
+        for column, sources in registry.table_of(manifest).sources.items()
         if sources
     }
     columns = {"columnLineage": lineage.ColumnLineageDatasetFacet(fields)} if fields else {}
@@ -178,7 +177,7 @@ def _dataset_facets(manifest: Manifest) -> dict[str, Any]:
 
     fields = [
         schema_dataset.SchemaDatasetFacetFields(name=name, type=str(kind))
-        for name, kind in TABLES[manifest.table].polars.items()
+        for name, kind in registry.table_of(manifest).polars.items()
     ]
     return {
         "schema": schema_dataset.SchemaDatasetFacet(fields),

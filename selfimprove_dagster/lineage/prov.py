@@ -22,25 +22,28 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.walk import Lineage
-from selfimprove_dagster.table import Row
-from selfimprove_dagster.tables import TABLES
+from selfimprove_dagster.table import COMMON_COLUMNS, Row
 
 Document = dict[str, dict[str, Any]]
 """PROV-JSON: statements by kind and identifier."""
 
 
-_TAGS = (*(schema.tag for schema in TABLES.values()), "act", "b2", "rev")
+_ADDED = {*COMMON_COLUMNS, "experiment", "iteration", "batch", "table_name", "activity"}
+"""Columns of a row that its table does not have."""
 
 
-_PREFIXES = (*_TAGS, "set", "person", "unknown", "table", "role", "record", "column", "activity")
+_OTHERS = ("act", "b2", "rev", "set", "person", "unknown", "table", "role", "record", "column", "activity")
+"""Prefixes of names that are no records."""
 
 
 _KINDS = (
@@ -81,7 +84,7 @@ def _document(lake: Lake, starts: Sequence[str], *sets: str) -> Document:
     statements.activities([*named, *(row["activity_id"] for row in rows.values())])
     statements.members(named)
     statements.revocations(set(walk.nodes["id"]))
-    prefixes = {prefix: f"urn:selfimprove:{prefix}:" for prefix in _PREFIXES}
+    prefixes = {prefix: f"urn:selfimprove:{prefix}:" for prefix in _prefixes()}
     return {"prefix": prefixes, **{kind: said for kind, said in statements.by_kind.items() if said}}
 
 
@@ -214,11 +217,12 @@ def _partition(manifest: Manifest) -> Row:
 
 
 def _columns(row: Row) -> Row:
-    schema = TABLES.get(row.get("table_name", ""))
-    if schema is None:
+    if not row:
         return {}
     own = {f"record:{name}": row[name] for name in ("content_hash", "sample_index")}
-    columns = {f"column:{name}": row[name] for name in (*schema.content, *schema.measures)}
+    table = registry.tables().get(row["table_name"])
+    names = (*table.content, *table.measures) if table else [name for name in row if name not in _ADDED]
+    columns = {f"column:{name}": row[name] for name in names}
     return {name: _value(value) for name, value in (own | columns).items() if value is not None}
 
 
@@ -236,10 +240,16 @@ def _set(activity_id: str) -> str:
     return "set:" + activity_id.removeprefix("act:")
 
 
+@cache
+def _prefixes() -> dict[str, None]:
+    tags = (table.tag for table in registry.tables().values())
+    return dict.fromkeys([*tags, *_OTHERS])
+
+
 def _id(identifier: str) -> str:
     """A qualified name: an id as it stands, or quoted under `unknown` where it is not of the usual form."""
     tag, _, local = identifier.partition(":")
-    if tag in _PREFIXES and re.fullmatch(r"[\w%.-]*[\w%-]", local, re.ASCII):
+    if tag in _prefixes() and re.fullmatch(r"[\w%.-]*[\w%-]", local, re.ASCII):
         return identifier
     return "unknown:" + quote(identifier, safe="")
 

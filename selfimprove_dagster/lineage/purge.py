@@ -12,11 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import held, read_parquet
 from selfimprove_dagster.lake.revocations import Revocation, edges_of, fall, now
-from selfimprove_dagster.tables import TABLES
 
 TELLING = 24
 """Characters from which on a text is long enough to be looked for after the purge."""
@@ -69,7 +69,7 @@ def purge(lake: Lake, revocation: Revocation) -> Purged:
         if not fallen.is_empty():
             texts |= _telling(fallen)
             rows[manifest.table] = rows.get(manifest.table, 0) + len(fallen)
-            with lake.writer(TABLES[manifest.table], manifest.activity) as writer:
+            with lake.writer(registry.table_of(manifest), manifest.activity) as writer:
                 writer.rewrite_without(lake.manifest(manifest.table, manifest.partition), ids)
     leftovers = _remove_leftovers(lake)
     lake.refresh_catalog()

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ModelError, PartitionMissing
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.experiment.naming import experiment_of_key
@@ -19,9 +20,9 @@ from selfimprove_dagster.language_model.base import Generation, LanguageModel, p
 from selfimprove_dagster.lineage.main_line import SHOWN
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lots import lots
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.shards import recorded_sampling
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _nearest_completions(lineage: Lineage, record: str) -> list[Row]:
     seen, ahead = {record}, [record]
     while ahead:
         rows = lineage.rows(ahead, withdrawn=True).values()
-        found = [row for row in rows if row["table_name"] in COMPLETIONS and row["seed"] is not None]
+        found = [row for row in rows if registry.is_drawn(row["table_name"]) and row["seed"] is not None]
         if found:
             return found
         parents = [edge["id"] for row in rows for edge in row["parents"] if edge["role"] != SHOWN]
@@ -157,7 +158,9 @@ def _drawn(home: Home, experiment: str, iteration: int) -> list[_Drawn]:
     """All completions of an iteration, table by table."""
     partition = partition_of(experiment, iteration)
     manifests = [
-        home.lake.manifest(table, partition) for table in COMPLETIONS if home.lake.exists(table, partition)
+        home.lake.manifest(name, partition)
+        for name, table in registry.tables().items()
+        if table.draw and home.lake.exists(name, partition)
     ]
     return [_Drawn(home.lake.read_whole(one).drop_nulls("seed"), one.activity) for one in manifests]
 
@@ -175,7 +178,7 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
         total = sum(len(one.rows) for one in drawn)
         with ProgressReport("replay", total, "paths", lambda line: None) as report:
             for one in drawn:
-                parameters = recorded_sampling(one.activity.table, one.activity.parameters)
+                parameters = recorded_sampling(registry.table(one.activity.table), one.activity.parameters)
                 rows = one.rows.rows(named=True)
                 for batch in [[row] for row in rows] if alone else [rows]:
                     again = model.generate(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.index import Ids, Numbers, Segment, build, open_segments
-from selfimprove_dagster.tables import MADE_TOGETHER, TABLES
 
 
 class Snapshot:
@@ -32,8 +32,8 @@ class Snapshot:
         ]
         places = {manifest.directory.parts[-4:]: at for at, manifest in enumerate(manifests)}
         for at, manifest in enumerate(manifests):
-            if manifest.table in MADE_TOGETHER:
-                beside = (*MADE_TOGETHER[manifest.table].split("/"), *manifest.directory.parts[-2:])
+            if with_ := registry.table_of(manifest).made_with:
+                beside = (*with_.split("/"), *manifest.directory.parts[-2:])
                 self._sources[at] |= {places[beside]} if beside in places else set()
         self._segments: dict[int, Segment] = {}
         self._whole = use_index
@@ -86,8 +86,8 @@ class Snapshot:
         tags = {record.split(":")[0] for record in ids}
 
         def nearness(at: int) -> tuple[bool, bool]:
-            schema = TABLES.get(self.manifests[at].table)
-            return at not in self._segments, schema is None or schema.tag not in tags
+            schema = registry.table_of(self.manifests[at])
+            return at not in self._segments, schema.tag not in tags
 
         for at in sorted(range(len(self.manifests)), key=nearness):
             if ids.is_empty():

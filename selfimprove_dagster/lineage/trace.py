@@ -9,10 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import Lineage, Walk
-from selfimprove_dagster.recorded_sampling import COMPLETIONS
-from selfimprove_dagster.tables import holds_models
 
 GENERATED_BY = "generated_by"
 """Role of the model that wrote a record; one hop, since its own ancestry are whole datasets."""
@@ -118,7 +117,7 @@ class _Tree:
         written = {row["activity"]["model_id"] for row in self._rows.values() if _is_generated(row)}
         found: dict[str, str] = {}
         for manifest in lineage.snapshot.manifests if written else ():
-            if holds_models(manifest.table):
+            if registry.table_of(manifest).holds_model:
                 for record, model in lineage.lake.read_whole(manifest).select("id", "model_id").iter_rows():
                     if model in written:
                         self._tables[found.setdefault(model, record)] = manifest.table
@@ -172,4 +171,4 @@ _LINEAGE_COLUMNS = ("id", "content_hash", "parents", "activity_id", "activity", 
 
 
 def _is_generated(row: Mapping[str, Any]) -> bool:
-    return row["table_name"] in COMPLETIONS and row["activity"]["model_id"] is not None
+    return registry.is_drawn(row["table_name"]) and row["activity"]["model_id"] is not None

@@ -19,12 +19,13 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, load_manifest, read_parquet
 from selfimprove_dagster.lake.records import canonical_json, recompute_ids
-from selfimprove_dagster.tables import MADE_TOGETHER, TABLES, holds_models
+from selfimprove_dagster.table import Table
 
 Progress = Callable[[int], None]
 
@@ -154,9 +155,6 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
         found("unreadable", f"the manifest cannot be read ({type(error).__name__}: {error})")
         return None
     activity = manifest.activity
-    if manifest.table not in TABLES:
-        found("unreadable", f"no table is called {manifest.table!r}")
-        return None
     places = {(manifest.table, _partition(manifest)), (activity.table, _partition(manifest, activity=True))}
     if places != {(table, partition)}:
         found("changed", "the manifest is of another table or partition than its folder")
@@ -168,6 +166,7 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
 
 
 def _check_partition(manifest: Manifest, known: _Known, report: Report, progress: Progress) -> None:
+    table = registry.table_of(manifest)
     for file, path in zip(manifest.files, manifest.paths, strict=True):
         report.files += 1
 
@@ -181,7 +180,7 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
             found("changed", "the file is not the one that was committed: its checksum differs")
         try:
             rows = read_parquet(path)
-            rows = rows.select(pl.col(c).cast(d) for c, d in TABLES[manifest.table].polars.items())
+            rows = rows.select(pl.col(c).cast(d) for c, d in table.polars.items())
         except (OSError, pl.exceptions.PolarsError) as error:
             found("unreadable", f"the file cannot be read: {str(error).splitlines()[0]}")
             continue
@@ -190,7 +189,7 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
         if len(rows) < file.rows:
             found("lost", f"{len(rows):,} rows stand where {file.rows:,} were committed")
         for piece in rows.iter_slices(2_000):
-            for kind, problem, faulty in _faults(manifest, piece, known, report):
+            for kind, problem, faulty in _faults(manifest, table, piece, known, report):
                 for row in faulty[:_SHOWN]:
                     found(kind, problem, str(row))
                 if len(faulty) > _SHOWN:
@@ -200,26 +199,26 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
 
 
 def _faults(
-    manifest: Manifest, rows: pl.DataFrame, known: _Known, report: Report
+    manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Kind, problem and ids of the rows that do not follow from what they say, or say too much."""
     whole = rows.drop_nulls(["id", "parents", "activity_id", "sample_index"])
     if len(whole) < len(rows):
         yield "changed", "rows lack their id, parents, activity or sample index", [""]
-    computed = recompute_ids(TABLES[manifest.table], whole)
+    computed = recompute_ids(table, whole)
     wrong = whole.filter(whole["content_hash"].ne_missing(computed["content_hash"]))
     yield "changed", "its content hash does not follow from what it says", wrong["id"].to_list()
     wrong = whole.filter(whole["id"] != computed["id"])
     yield "changed", "its id does not follow from what it says", wrong["id"].to_list()
     wrong = whole.filter(pl.col("activity_id") != manifest.activity.id)
     yield "added", "it is of another activity than its partition", wrong["id"].to_list()
-    if holds_models(manifest.table):
+    if table.holds_model:
         yield from _changed_checkpoints(whole)
-    yield from _parent_faults(manifest, whole, known, report)
+    yield from _parent_faults(manifest, table, whole, known, report)
 
 
 def _parent_faults(
-    manifest: Manifest, rows: pl.DataFrame, known: _Known, report: Report
+    manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
 ) -> Iterator[tuple[str, str, list[str]]]:
     edges = rows.select("id", "parents").explode("parents", empty_as_null=False)
     edges = edges.select("id", parent=pl.col("parents").struct.field("id"))
@@ -239,18 +238,18 @@ def _parent_faults(
         yield "lost", f"a parent of it is gone ({absent['parent'][0]})", absent["id"].unique().to_list()
     if not manifest.activity.inputs:
         return  # it does not say what it read
-    read = [*manifest.activity.inputs, manifest.activity.id, *_made_together(manifest)]
+    read = [*manifest.activity.inputs, manifest.activity.id, *_made_together(manifest, table)]
     strange = edges.filter(~pl.col("made_by").is_in(read))
     yield "changed", "a parent of it was not read by its activity", strange["id"].unique().to_list()
     strange = whole.filter(~pl.col("parent").is_in(read))
     yield "changed", "a dataset that it names was not read by its activity", strange["id"].unique().to_list()
 
 
-def _made_together(manifest: Manifest) -> Iterator[str]:
+def _made_together(manifest: Manifest, table: Table) -> Iterator[str]:
     """The activity of the table beside it whose rows may be its rows' parents."""
-    if manifest.table in MADE_TOGETHER:
+    if table.made_with:
         root = manifest.directory.parents[3]
-        beside = root / MADE_TOGETHER[manifest.table] / Path(*manifest.directory.parts[-2:]) / "manifest.json"
+        beside = root / table.made_with / Path(*manifest.directory.parts[-2:]) / "manifest.json"
         if beside.is_file():
             yield load_manifest(beside).activity.id
 

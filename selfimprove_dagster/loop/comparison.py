@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.evaluation.exam import accuracy, compare
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.rules import finished_iterations
-from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
 from selfimprove_dagster.methods.refinement.exam import after_rounds
 from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
 from selfimprove_dagster.methods.self_knowledge.tables import METHOD as SELF_KNOWLEDGE

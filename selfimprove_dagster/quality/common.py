@@ -9,16 +9,12 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import recompute_ids
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject
-from selfimprove_dagster.tables import TABLES
+from selfimprove_dagster.table import Table
 
 SAMPLED_IDS = 200
 
 
 _ACTIVITY, _MODEL = "act", "b2"
-
-
-LATER_READ = ("fine_tuned_checkpoint", "accepted_tasks", "task_instances", "task_outputs", "paraphrases")
-"""Stages whose records later iterations build on."""
 
 
 _REWRITE = "Materialise the stage again"
@@ -109,14 +105,16 @@ def _parents_exist(subject: Subject) -> Evidence:
 
 def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
     """Ids of all records that a row may descend from, of the tables whose tags are asked for."""
+    from selfimprove_dagster import registry
+
     experiment = subject.experiment.name
     ids = [pl.DataFrame(schema={"id": pl.String})]
     giver = subject.experiment.taught_by
-    for table in TABLES.values():
+    for table in registry.tables().values():
         if table.tag not in tags:
             continue
         for manifest in subject.lake.manifests(table.name, experiment):
-            if _may_be_ancestor(subject, manifest):
+            if _may_be_ancestor(subject, table, manifest):
                 ids.append(subject.lake.read_columns(manifest, ["id"]))
         for manifest in subject.lake.manifests(table.name, giver) if giver else ():
             if manifest.activity.id in subject.manifest.activity.inputs:
@@ -127,12 +125,11 @@ def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
     return pl.concat(ids)
 
 
-def _may_be_ancestor(subject: Subject, manifest: Manifest) -> bool:
-    method, stage = manifest.table.split("/")
-    if method == "seeds":
+def _may_be_ancestor(subject: Subject, table: Table, manifest: Manifest) -> bool:
+    if table.method == "seeds":
         return True
     same_iteration = manifest.partition == subject.manifest.partition
-    return method == subject.method and (same_iteration or stage in LATER_READ)
+    return table.method == subject.method and (same_iteration or table.read_later)
 
 
 COMMON_CHECKS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.quality.questions import NO_OVERLAP
 from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.statistics import jensen_shannon_divergence, ngram_overlap, word_counts
 from selfimprove_dagster.quality.subject import Subject, counted
@@ -36,37 +35,6 @@ def _not_empty(subject: Subject) -> Evidence:
     )
 
 
-def _share_kept(subject: Subject) -> Evidence:
-    examples = subject.columns("id").height
-    paths = subject.sibling("raw_generations", "id").height
-    least = subject.experiment.budget.minimum_yield
-    return Evidence.of_number(
-        "share_kept",
-        examples / paths if paths else None,
-        least=least,
-        most=1,
-        statement=f"{examples:,} examples came of {paths:,} paths",
-        allowed=f"between {least:.2%} (budget.minimum_yield) and 100% should be kept",
-        evaluated=paths,
-    )
-
-
-def _no_duplicates(subject: Subject) -> Evidence | NotApplicable:
-    rows = subject.columns("id", "prompt", "completion")
-    if not subject.lmsi.filter.drop_duplicates:
-        copies = rows.height - rows.select("prompt", "completion").n_unique()
-        return NotApplicable(
-            f"{copies:,} examples of {rows.height:,} are copies, which filter.drop_duplicates: false allows"
-        )
-    return Evidence(
-        rows,
-        (Expect("ExpectCompoundColumnsToBeUnique", column_list=["prompt", "completion"]),),
-        found="have prompt and completion of another",
-        allowed="each must occur once",
-        unit="examples",
-    )
-
-
 def _no_empty_text(subject: Subject) -> Evidence:
     return Evidence(
         subject.columns("id", "prompt", "completion"),
@@ -76,20 +44,6 @@ def _no_empty_text(subject: Subject) -> Evidence:
         ),
         found="have an empty prompt or completion",
         allowed="both must have text",
-        unit="examples",
-    )
-
-
-def _answers_agree_with_vote(subject: Subject) -> Evidence:
-    votes = subject.sibling("voted_answers", "question_id", "voted_answer").unique(
-        "question_id", keep="first"
-    )
-    rows = subject.columns("id", "question_id", "question", "answer")
-    return Evidence(
-        rows.join(votes, on="question_id", how="left", maintain_order="left"),
-        (Expect("ExpectColumnPairValuesToBeEqual", column_A="answer", column_B="voted_answer"),),
-        found="have another answer than the vote on their question",
-        allowed="each must have the voted one",
         unit="examples",
     )
 
@@ -106,36 +60,6 @@ def _near_evaluation(subject: Subject) -> Evidence:
         (Expect("ExpectColumnValuesToBeBetween", column="overlap", max_value=NEAR_SHARE, strict_max=True),),
         found=f"ask a question of which {NEAR_SHARE:.0%} or more of the word {NEAR_WORDS}-grams are held out",
         allowed="questions should not come that near to the evaluation file",
-        unit="examples",
-    )
-
-
-def _above_thresholds(subject: Subject) -> Evidence:
-    section = subject.lmsi.filter
-    votes = subject.sibling("voted_answers", "question_id", "n_valid").unique("question_id", keep="first")
-    rows = (
-        subject.columns("id", "question_id", "vote_share", "perplexity")
-        .join(votes.rename({"n_valid": "valid_votes"}), on="question_id", how="left", maintain_order="left")
-        .with_columns(examples_of_question=pl.len().over("question_id"))
-    )
-    expected = [
-        Expect("ExpectColumnValuesToBeBetween", column="vote_share", min_value=section.minimum_vote_share),
-        Expect("ExpectColumnValuesToBeBetween", column="valid_votes", min_value=section.minimum_votes),
-    ]
-    rules = [f"vote share ≥ {section.minimum_vote_share:g}", f"valid votes ≥ {section.minimum_votes}"]
-    if (highest := section.maximum_perplexity) is not None:
-        expected.append(Expect("ExpectColumnValuesToBeBetween", column="perplexity", max_value=highest))
-        rules.append(f"perplexity ≤ {highest:g}")
-    if (most := section.maximum_paths) is not None:
-        expected.append(
-            Expect("ExpectColumnValuesToBeBetween", column="examples_of_question", max_value=most)
-        )
-        rules.append(f"at most {most} a question")
-    return Evidence(
-        rows,
-        tuple(expected),
-        found="break a threshold of the experiment",
-        allowed=", ".join(rules),
         unit="examples",
     )
 
@@ -210,7 +134,7 @@ def decisions_complete(subject: Subject, candidates: str = "raw_generations") ->
     )
 
 
-_AGAIN = "Materialise filtered_dataset again"
+AGAIN = "Materialise filtered_dataset again"
 
 
 NOT_EMPTY = QualityCheck(
@@ -223,7 +147,7 @@ NOT_EMPTY = QualityCheck(
 
 
 NO_EMPTY_TEXT = QualityCheck(
-    "no_empty_text", True, "Every example has a prompt and a completion.", _AGAIN, _no_empty_text
+    "no_empty_text", True, "Every example has a prompt and a completion.", AGAIN, _no_empty_text
 )
 
 
@@ -251,45 +175,4 @@ VOCABULARY_DRIFT_CHECK = QualityCheck(
     f"The words of completions diverge by at most {VOCABULARY_DRIFT:g} bits from the iteration before.",
     "Read some examples of both iterations: a model that learns from itself may narrow or drift",
     _vocabulary_drift,
-)
-
-
-FILTERED_DATASET_CHECKS = (
-    NOT_EMPTY,
-    QualityCheck(
-        "share_kept",
-        False,
-        "The share of paths that became examples is at least the experiment's least yield.",
-        "See lmsi/decisions for what dropped the others",
-        _share_kept,
-    ),
-    QualityCheck(
-        "no_duplicates", True, "No two examples have the same prompt and completion.", _AGAIN, _no_duplicates
-    ),
-    NO_EMPTY_TEXT,
-    QualityCheck(
-        "answers_agree_with_vote",
-        True,
-        "Every example's answer is the voted answer of its question.",
-        _AGAIN,
-        _answers_agree_with_vote,
-    ),
-    NO_OVERLAP,
-    LITTLE_OVERLAP,
-    QualityCheck(
-        "above_thresholds",
-        True,
-        "Every example keeps the thresholds of the experiment's `filter`.",
-        "The experiment file was changed since: materialise filtered_dataset again",
-        _above_thresholds,
-    ),
-    LENGTH_DRIFT_CHECK,
-    VOCABULARY_DRIFT_CHECK,
-    QualityCheck(
-        "decisions_complete",
-        True,
-        "Every path has a decision, and no dropped path is in the dataset.",
-        _AGAIN,
-        decisions_complete,
-    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, numbers, with_key
 
@@ -187,15 +187,19 @@ def _champion_and_challenger(subject: Subject) -> Evidence:
     )
 
 
-def _not_trained_on(subject: Subject) -> Evidence:
-    """Earlier iterations count too, since a champion has learnt from them; so do demonstrations."""
+def not_trained_on(subject: Subject, shown: Sequence[str] = ()) -> Evidence:
+    """No evaluation question was trained on, or is in one of the tables `shown` (names) that prompts show.
+
+    Earlier iterations count too, since a champion has learnt from them.
+    """
     experiment = subject.experiment.name
     learnt = [pl.DataFrame(schema={"key": pl.String, "learnt_from": pl.String})]
     for manifest in subject.lake.manifests(f"{subject.method}/filtered_dataset", experiment):
         if manifest.iteration <= subject.iteration:
             learnt.append(_keys(subject.lake, manifest, f"iteration {manifest.iteration}"))
-    for manifest in subject.lake.manifests(DEMONSTRATIONS.name, experiment):
-        learnt.append(_keys(subject.lake, manifest, "demonstrations"))
+    for table in shown:
+        for manifest in subject.lake.manifests(table, experiment):
+            learnt.append(_keys(subject.lake, manifest, table.split("/")[1]))
     trained = pl.concat(learnt).unique("key", keep="first", maintain_order=True)
     rows = with_key(subject.columns("id", "question", "role")).join(
         trained, on="key", how="left", maintain_order="left"
@@ -203,7 +207,9 @@ def _not_trained_on(subject: Subject) -> Evidence:
     return Evidence(
         rows.select("id", "question", "role", pl.col("learnt_from").fill_null("nothing")),
         (Expect("ExpectColumnValuesToBeInSet", column="learnt_from", value_set=["nothing"]),),
-        found="are on a question that a model was trained on or shown as a demonstration",
+        found="are on a question that a model was trained on"
+        if not shown
+        else "are on a question that a model was trained on or shown as a demonstration",
         allowed="what is measured must not have been learnt",
         unit="answers",
         observed={"questions_learnt_from": trained.height},
@@ -299,23 +305,22 @@ CHAMPION_AND_CHALLENGER = QualityCheck(
 NOT_TRAINED_ON = QualityCheck(
     "not_trained_on",
     True,
-    "No evaluation question was trained on, in this or an earlier iteration, or is a demonstration.",
+    "No evaluation question was trained on, in this or an earlier iteration.",
     "Take these questions out of the evaluation file, then start a new experiment",
-    _not_trained_on,
+    not_trained_on,
 )
 
 
-EVALUATION_CHECKS = (
-    QualityCheck(
-        "all_questions_answered",
-        True,
-        "Champion and challenger have answered every question of the evaluation file once.",
-        "Materialise evaluation again; the file may have been changed since",
-        all_questions_answered,
-    ),
-    CHAMPION_AND_CHALLENGER,
-    NOT_TRAINED_ON,
+ALL_QUESTIONS_ANSWERED = QualityCheck(
+    "all_questions_answered",
+    True,
+    "Champion and challenger have answered every question of the evaluation file once.",
+    "Materialise evaluation again; the file may have been changed since",
+    all_questions_answered,
 )
+
+
+EVALUATION_CHECKS = (ALL_QUESTIONS_ANSWERED, CHAMPION_AND_CHALLENGER, NOT_TRAINED_ON)
 
 
 PROMOTION_CHECKS = (

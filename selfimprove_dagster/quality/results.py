@@ -87,6 +87,10 @@ class NotApplicable:
     reason: str
 
 
+Gather = Callable[["Subject"], Evidence | NotApplicable]
+"""Gathers what a check looks at."""
+
+
 @dataclass(frozen=True)
 class QualityCheck:
     """One statement about a table.
@@ -100,7 +104,7 @@ class QualityCheck:
     blocking: bool
     description: str
     remedy: str
-    gather: Callable[[Subject], Evidence | NotApplicable] = field(repr=False)
+    gather: Gather = field(repr=False)
     foundation: bool = False
 
 

@@ -10,20 +10,18 @@ import polars as pl
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import TABLES
 
 
 class Subject:
     """One partition of one table. All is read whatever its checks say, and only the columns asked for."""
 
-    def __init__(self, table: str, lake: Lake, experiment: Experiment, iteration: int) -> None:
+    def __init__(self, table: Table, lake: Lake, experiment: Experiment, iteration: int) -> None:
         self.lake = lake
         self.experiment = experiment
         self.iteration = iteration
-        self.schema: Table = TABLES[table]
-        self.manifest: Manifest = lake.manifest(table, partition_of(experiment.name, iteration))
+        self.schema = table
+        self.manifest: Manifest = lake.manifest(table.name, partition_of(experiment.name, iteration))
 
     def columns(self, *names: str) -> pl.DataFrame:
         """Columns of the partition itself."""
@@ -32,7 +30,7 @@ class Subject:
     @property
     def method(self) -> str:
         """The first part of the table's name."""
-        return self.schema.name.split("/")[0]
+        return self.schema.method
 
     def sibling(self, stage: str, *names: str) -> pl.DataFrame:
         """Columns of another stage in the same iteration. Raises PartitionMissing where there is none."""
@@ -45,12 +43,6 @@ class Subject:
         if self.iteration == 0 or not self.lake.exists(self.schema.name, partition):
             return None
         return self.lake.read_columns(self.lake.manifest(self.schema.name, partition), names)
-
-    @property
-    def lmsi(self) -> LmsiExperiment:
-        """The experiment, of a table of LMSI."""
-        assert isinstance(self.experiment, LmsiExperiment)
-        return self.experiment
 
     @cached_property
     def evaluation_questions(self) -> pl.DataFrame:

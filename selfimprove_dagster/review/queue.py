@@ -1,7 +1,7 @@
 """The review queue: what people are asked, and what they say, kept in the lake with who and when.
 
 Labels are read for calibration, for evaluation and by people. None reaches training by itself: the one way is
-`write_comparisons`, a file that an experiment of the method `rlhf` must name as its seeds.
+`write_comparisons`, a file that an experiment must name as its seeds.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ import polars as pl
 
 from selfimprove_dagster.errors import ReviewError
 from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.families.preferences.tables import rollouts
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
-from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, VOTED_ANSWERS
-from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_REVIEW_QUEUE
 from selfimprove_dagster.review.tables import REVIEW_LABELS
-from selfimprove_dagster.review.uncertainty import ITEM, least_certain, of_preferences, of_rewards, of_votes
-from selfimprove_dagster.table import Row, Table
-from selfimprove_dagster.tables import of
+from selfimprove_dagster.review.uncertainty import ITEM, least_certain
+from selfimprove_dagster.table import Reviewed, Row, Table
 
 CODE_VERSION = "1"
 """Raised when the same answer of a person would be stored as another record."""
@@ -67,7 +63,7 @@ def review_queue(
 ) -> pl.DataFrame:
     """The items of an iteration of which it is least certain, as they are shown.
 
-    Columns: those of `methods.reviewing.ITEM`, table, option_a, option_b, swapped. `count` is by default that
+    Columns: those of `review.uncertainty.ITEM`, table, option_a, option_b, swapped. `count` is by default that
     of the iteration's own queue, if it has one. Items whose ids are left out make room for the next.
     """
     items = _items(lake, experiment, iteration)
@@ -77,7 +73,7 @@ def review_queue(
 
 def queue_length(lake: Lake, experiment: str, iteration: int) -> int:
     """How many items the queue of an iteration has, where nobody says."""
-    for manifest in lake.manifests(RLAIF_REVIEW_QUEUE.name, experiment):
+    for manifest in lake.manifests("*/review_queue", experiment):
         if manifest.iteration == iteration:
             return lake.live_rows(manifest)
     return COUNT
@@ -85,10 +81,11 @@ def queue_length(lake: Lake, experiment: str, iteration: int) -> int:
 
 def last_iteration(lake: Lake, experiment: str) -> int:
     """The last iteration that has anything to review. Raises ReviewError where none has."""
-    found = [manifest.iteration for table in _SOURCES for manifest in lake.manifests(table, experiment)]
+    tables = _reviewed()
+    found = [manifest.iteration for table in tables for manifest in lake.manifests(table, experiment)]
     if not found:
         raise ReviewError(
-            f"experiment {experiment} has nothing to review: none of {', '.join(_SOURCES)} is committed; "
+            f"experiment {experiment} has nothing to review: none of {', '.join(tables)} is committed; "
             "materialise one of them first"
         )
     return max(found)
@@ -105,50 +102,20 @@ def _items(
 ) -> pl.DataFrame:
     """All items of an iteration, or of every one, gates closed or not: people look at what is doubtful."""
     found = [pl.DataFrame(schema={**ITEM, "table": pl.String})]
-    for table, read in _SOURCES.items():
+    for table, reviewed in _reviewed().items():
         for manifest in lake.manifests(table, experiment):
             if iteration in (None, manifest.iteration):
-                items = read(lake, manifest, ids)
+                items = reviewed.items(lake, manifest)
                 found.append(items.with_columns(pl.lit(table).alias("table")))
-    return pl.concat(found)
-
-
-def _named(items: pl.DataFrame, ids: Collection[str] | None) -> pl.DataFrame:
+    items = pl.concat(found)
     return items if ids is None else items.filter(pl.col("item_id").is_in(list(ids)))
 
 
-def _voted(lake: Lake, manifest: Manifest, ids: Collection[str] | None) -> pl.DataFrame:
-    columns = ["id", "activity_id", "question", "voted_answer", "votes", "paths"]
-    items = _named(of_votes(lake.read_columns(manifest, columns)), ids)
-    paths = lake.read_columns(lake.manifest(RAW_GENERATIONS.name, manifest.partition), ["id", "text"])
-    for side in ("first", "second"):
-        text = paths.select(pl.col("id").alias(side), pl.col("text").str.strip_chars().alias("said"))
-        items = items.join(text, on=side).with_columns(pl.col("said").alias(side)).drop("said")
-    return items
+def _reviewed() -> dict[str, Reviewed]:
+    """By name, the tables that people are asked about."""
+    from selfimprove_dagster import registry
 
-
-def _preferred(lake: Lake, manifest: Manifest, ids: Collection[str] | None) -> pl.DataFrame:
-    columns = ["id", "activity_id", "prompt", "first", "second", "probability", "as_first", "as_second"]
-    return _named(of_preferences(lake.read_columns(manifest, columns)), ids)
-
-
-def _rewarded(lake: Lake, manifest: Manifest, ids: Collection[str] | None) -> pl.DataFrame:
-    columns = ["id", "activity_id", "prompt_id", "prompt", "step", "text", "reward"]
-    pool = of(manifest.table.split("/")[0], "seed_pool").name
-    asked = lake.read_columns(lake.manifest(pool, manifest.partition), ["id", "prompt"])
-    written = lake.read_columns(manifest, columns).join(
-        asked.rename({"id": "prompt_id", "prompt": "asked"}), on="prompt_id", how="left"
-    )
-    return _named(of_rewards(written.with_columns(prompt=pl.coalesce("asked", "prompt"))), ids)
-
-
-_SOURCES = {
-    VOTED_ANSWERS.name: _voted,
-    RLAIF_AI_PREFERENCES.name: _preferred,
-    rollouts("rlaif").name: _rewarded,
-    rollouts("rlhf").name: _rewarded,
-}
-"""By table: how its rows become items."""
+    return {name: table.reviewed for name, table in registry.tables().items() if table.reviewed}
 
 
 # ---- what people say ---------------------------------------------------------------------------------
@@ -259,19 +226,6 @@ def labels(lake: Lake, experiment: str) -> pl.DataFrame:
         .alias("label"),
         *("by", "at", "note"),
     )
-
-
-def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) -> pl.DataFrame:
-    """What people said of these rows of rlaif/ai_preferences: `prompt_id, response_ids, preferred`.
-
-    `preferred` is 0 for the first response, 1 for the second, null for both or neither. For calibration.
-    """
-    said = labels(lake, experiment).filter(table=RLAIF_AI_PREFERENCES.name)
-    told = said.select(
-        "item_id", preferred=pl.col("label").replace_strict({"first": 0, "second": 1}, default=None)
-    )
-    pairs = preferences.select("prompt_id", "response_ids", item_id="id")
-    return told.join(pairs, on="item_id", maintain_order="left").drop("item_id")
 
 
 def _empty(schema: Table) -> pl.DataFrame:

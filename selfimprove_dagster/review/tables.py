@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.table import TEXT, Table
+from selfimprove_dagster.column_sources import each, new
+from selfimprove_dagster.table import TEXT, Columns, Table
 
-_SHOWN: dict[str, Any] = {
+SHOWN: dict[str, Any] = {
     "item_id": TEXT,
     "table": TEXT,
     "prompt": TEXT,
@@ -23,7 +25,19 @@ REVIEW_LABELS = Table(
     "reviews/labels",
     "label",
     noun="review",
-    content={**_SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
+    content={**SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )
 """What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.
 Parent: the record that was reviewed, `item_id` of `table`; of two rewarded responses, both."""
+
+
+def label_sources(tables: Iterable[Table]) -> Columns:
+    """The sources of the labels' columns, which depend on the tables that people are asked about."""
+    asked = [table for table in tables if table.reviewed]
+    shown = [table.reviewed for table in asked if table.reviewed]
+    return {
+        **each([(table.name, "id") for table in asked], "parents", "item_id", "swapped"),
+        "prompt": [source for one in shown for source in one.prompt],
+        **each([source for one in shown for source in one.options], "option_a", "option_b"),
+        **new("table", "label", "by", "at", "note"),
+    }

@@ -9,13 +9,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 
-from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.errors import MethodError, ModelError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.spec import Spec
@@ -68,6 +69,23 @@ class Shard(Generic[E, Item]):
 def recorded_options(section: ModelSection) -> dict[str, Any]:
     """The engine options kept with the paths: all but a server's address, which may hold a password."""
     return {name: value for name, value in section.engine_options().items() if name != "url"}
+
+
+def recorded_sampling(table: Table, parameters: Mapping[str, Any]) -> SamplingParameters:
+    """The sampling of an activity with these parameters that made a `table` whose `draw` is set.
+
+    Stages that draw and replays that draw again both ask here, so that they cannot differ in a stop string.
+    """
+    if table.draw is None:
+        raise MethodError(f"the table {table.name} does not say how its rows are drawn")
+    section, stops = parameters[table.draw.section], table.draw.stops
+    return SamplingParameters(
+        temperature=parameters.get("temperature", section.get("temperature", 0.0)),
+        top_p=section.get("top_p", 1.0),
+        top_k=section.get("top_k", 0),
+        max_tokens=section["max_tokens"],
+        stop=tuple(stops(section) if callable(stops) else stops),
+    )
 
 
 def in_shards(

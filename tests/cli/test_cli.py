@@ -17,9 +17,10 @@ import pytest
 from kit.homes import environment_of, make_home
 from kit.small_lake import LMSI, SMALL_EXPERIMENT
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import recompute_ids
-from selfimprove_dagster.quality.suites import SUITES
+from selfimprove_dagster.quality.suites import checks_of
 from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def test_every_stage_is_committed_and_every_id_can_be_recomputed(home: Home, fin
 
 def test_every_check_left_its_outcome(home: Home, finished: str) -> None:
     for table in LMSI:
-        checks = SUITES[table]
+        checks = checks_of(registry.table(table))
         (manifest,) = home.lake.manifests(table, "small")
         assert {check.name for check in home.lake.checks(manifest)} == {check.name for check in checks}
 

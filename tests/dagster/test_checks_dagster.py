@@ -18,7 +18,7 @@ from selfimprove_dagster.assets.factory import assets_of
 from selfimprove_dagster.assets.partitions import add_iterations, iterations
 from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.method import Stage
-from selfimprove_dagster.quality.suites import SUITES
+from selfimprove_dagster.quality.suites import checks_of
 from selfimprove_dagster.resources import HomeResource, LanguageModelResource, TrainerResource
 from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import Table
@@ -80,8 +80,8 @@ def test_sound_data_passes_all_checks(made: Iterations, instance: dg.DagsterInst
     result = materialise(made, instance)
     assert result.success
     found = evaluations(result)
-    assert {check.name for check in SUITES["lmsi/seed_pool"]} <= {*found}
-    assert all(found[check.name].passed for check in SUITES["lmsi/seed_pool"])
+    assert {check.name for check in checks_of(registry.table("lmsi/seed_pool"))} <= {*found}
+    assert all(found[check.name].passed for check in checks_of(registry.table("lmsi/seed_pool")))
     assert found["schema"].partition == PARTITION
 
 
@@ -95,7 +95,8 @@ def test_a_failed_blocking_check_stops_what_is_downstream(
     started = {str(event.step_key) for event in result.all_events if event.event_type_value == "STEP_START"}
     assert started == {"lmsi__seed_pool"}
     found = evaluations(result)
-    assert len(found) == len(SUITES["lmsi/seed_pool"])  # the others are reported all the same
+    # The others are reported all the same.
+    assert len(found) == len(checks_of(registry.table("lmsi/seed_pool")))
     failed = found["no_empty_text"]
     assert (failed.passed, failed.blocking, failed.severity) == (False, True, dg.AssetCheckSeverity.ERROR)
 
@@ -138,7 +139,15 @@ def test_a_partition_that_is_missing_says_so(made: Iterations, instance: dg.Dags
 
 def test_every_check_of_every_table_is_an_asset_check() -> None:
     keys = [*defs.resolve_asset_graph().asset_check_keys]
-    assert len(keys) == len(set(keys)) == sum(map(len, SUITES.values()))
+    assert (
+        len(keys)
+        == len(set(keys))
+        == sum(
+            len(checks_of(table))
+            for method in registry.methods().values()
+            for table in method.tables.values()
+        )
+    )
     dataset = {key.name for key in keys if key.asset_key == dg.AssetKey(["lmsi", "filtered_dataset"])}
     assert {"no_duplicates", "decisions_schema", "decisions_parents_exist"} <= dataset
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.definitions import defs
-from selfimprove_dagster.quality.suites import SUITES
+from selfimprove_dagster.quality.suites import checks_of
 
 
 def test_every_stage_is_an_asset_of_its_methods_group() -> None:
@@ -28,7 +28,7 @@ def test_every_quality_check_stands_beside_its_stage() -> None:
     for method in registry.methods().values():
         for stage in method.stages:
             for table in stage.writes:
-                for check in SUITES[table.name]:
+                for check in checks_of(table):
                     own = (table.name, check.name)
                     beside = (stage.table.name, f"{table.stage}_{check.name}")
                     assert (own if table.is_asset else beside) in names

@@ -59,11 +59,11 @@ def test_a_person_finds_an_example_by_a_word_reads_why_it_is_there_and_reaches_i
     assert len({edge["source"] for edge in graph["edges"]} & {node["id"] for node in graph["nodes"]}) > 8
     (seed,) = [node for node in graph["nodes"] if node["kind"] == "accepted"]
     assert shown.count(seed["href"]) > 1, "the list for screen readers leads there, too"
-    assert "What else came of its seed" in shown
+    assert "Descendants of the same seed" in shown
     assert "lmsi/fine_tuned_checkpoint" in shown, "the checkpoint that learnt from it"
 
     of_seed = pages.get(seed["href"]).text
-    assert example["id"] in of_seed and "What came of it" in of_seed
+    assert example["id"] in of_seed and 'id="offspring"' in of_seed
 
 
 def test_the_numbers_of_an_experiment_are_those_of_the_library(finished_home: Home) -> None:

@@ -13,7 +13,7 @@ from kit.small_lake import KnownAncestry, known_ancestry, make_experiment, write
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from selfimprove_dagster.assets.factory import preview_records, preview_table
+from selfimprove_dagster.assets.factory import preview_table
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.export import export_dataset
 from selfimprove_dagster.lake.lake import Lake
@@ -25,6 +25,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.seeds.imports import import_seeds
+from selfimprove_dagster.stage import preview_records
 from selfimprove_dagster.text import code_span, markdown_table, plain
 
 HOSTILE = {

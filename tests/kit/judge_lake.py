@@ -16,13 +16,12 @@ import polars as pl
 from kit.homes import make_home
 from kit.reading import first
 from kit.small_lake import write_lines
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.families.dialogues.prompts import critique_prompt, dialogue_prompt, revision_prompt
-from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.families.judging.preferences import aggregate
 from selfimprove_dagster.families.judging.prompts import comparison_prompt
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.filters import (
     compared_candidates,
     filter_preferences,
@@ -52,7 +51,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_SEED_POOL,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.table import Row, Table, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tables import JUDGE_TABLES
 
 SECRET = "Where does Ada keep her key?"
@@ -244,7 +243,10 @@ ANSWERS: Mapping[str, Sequence[tuple[bool, bool]]] = {
 
 
 def _judged(stored: Stored, method: str, challenger: str) -> None:
-    exam, checkpoint = dialogue_evaluation(method), fine_tuned_checkpoint(method)
+    exam, checkpoint = (
+        registry.table(f"{method}/evaluation"),
+        registry.table(f"{method}/fine_tuned_checkpoint"),
+    )
     drafts = []
     for which, answers in ANSWERS.items():
         role, mode = which.split()
@@ -296,7 +298,7 @@ def _judged(stored: Stored, method: str, challenger: str) -> None:
             "p_worse": 0.01,
         },
     )
-    stored.add(promotion(method), [verdict], [checkpoint, exam])
+    stored.add(registry.table(f"{method}/promotion"), [verdict], [checkpoint, exam])
 
 
 def _rolled_out(stored: Stored, method: str, prompts: Iterable[Row], written_by: str) -> None:
@@ -321,7 +323,7 @@ def _rolled_out(stored: Stored, method: str, prompts: Iterable[Row], written_by:
         for step in (1, 3)
     ]
     pool = RLAIF_SEED_POOL if method == "rlaif" else RLHF_SEED_POOL
-    stored.add(t.rollouts(method), drafts, [pool, t.reward_model(method)])
+    stored.add(registry.table(f"{method}/rollouts"), drafts, [pool, registry.table(f"{method}/reward_model")])
 
 
 # ---- the three iterations ----------------------------------------------------------------------------
@@ -415,7 +417,9 @@ def _constitutional(lake: Lake) -> None:
     inputs = [CAI_SEED_POOL, CAI_RAW_GENERATIONS, CAI_REVISIONS]
     stored.add(CAI_FILTERED_DATASET, examples, inputs, filter=_FILTER)
     _decided(stored, CAI_DECISIONS, decisions, CAI_FILTERED_DATASET)
-    _model(stored, fine_tuned_checkpoint("constitutional"), CAI_FILTERED_DATASET, "cai", "base")
+    _model(
+        stored, registry.table("constitutional/fine_tuned_checkpoint"), CAI_FILTERED_DATASET, "cai", "base"
+    )
     _judged(stored, "constitutional", "cai")
 
 
@@ -525,7 +529,7 @@ def _rlaif(lake: Lake) -> None:
     )
     candidates = judged_candidates(stored.frame(RLAIF_AI_PREFERENCES), stored.frame(RLAIF_RESPONSE_PAIRS))
     kept, decisions = filter_preferences(candidates, MARGIN)
-    dataset = t.preference_dataset("rlaif")
+    dataset = registry.table("rlaif/filtered_dataset")
     examples = [
         Draft(
             {
@@ -549,9 +553,9 @@ def _rlaif(lake: Lake) -> None:
     inputs = [RLAIF_RESPONSE_PAIRS, RLAIF_AI_PREFERENCES]
     stored.add(dataset, examples, inputs, preferences=_PREFERENCES)
     _decided(stored, RLAIF_DECISIONS, decisions, dataset)
-    _model(stored, t.reward_model("rlaif"), dataset, "reward", "base")
+    _model(stored, registry.table("rlaif/reward_model"), dataset, "reward", "base")
     _rolled_out(stored, "rlaif", list(prompts.values())[:2], "base")
-    _model(stored, fine_tuned_checkpoint("rlaif"), dataset, "ai", "base", "reward")
+    _model(stored, registry.table("rlaif/fine_tuned_checkpoint"), dataset, "ai", "base", "reward")
     _judged(stored, "rlaif", "ai")
 
 
@@ -561,7 +565,7 @@ def _rlhf(lake: Lake) -> None:
     drafts = (_seed(content, "comparisons.jsonl", line) for line, content in enumerate(named, start=1))
     pool = _pooled(stored, SEED_COMPARISONS, RLHF_SEED_POOL, drafts)
     kept, decisions = filter_preferences(compared_candidates(stored.frame(RLHF_SEED_POOL)), MARGIN)
-    dataset = t.preference_dataset("rlhf")
+    dataset = registry.table("rlhf/filtered_dataset")
     examples = [
         Draft(
             {
@@ -581,9 +585,9 @@ def _rlhf(lake: Lake) -> None:
     stored.add(dataset, examples, [RLHF_SEED_POOL], preferences=_PREFERENCES)
     _decided(stored, RLHF_DECISIONS, decisions, dataset)
     _model(stored, RLHF_SUPERVISED_CHECKPOINT, dataset, "sft", "base")
-    _model(stored, t.reward_model("rlhf"), dataset, "gold", "sft")
+    _model(stored, registry.table("rlhf/reward_model"), dataset, "gold", "sft")
     _rolled_out(stored, "rlhf", pool[:1], "sft")
-    _model(stored, fine_tuned_checkpoint("rlhf"), dataset, "people", "sft", "gold")
+    _model(stored, registry.table("rlhf/fine_tuned_checkpoint"), dataset, "people", "sft", "gold")
     _judged(stored, "rlhf", "people")
 
 
@@ -624,7 +628,7 @@ def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
 
 
 def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
-    return rows(lake, tables.of(EXPERIMENTS[experiment], "filtered_dataset"), experiment)
+    return rows(lake, registry.table(f"{EXPERIMENTS[experiment]}/filtered_dataset"), experiment)
 
 
 def dropped(lake: Lake, schema: Table, rule: str) -> str:

@@ -13,7 +13,7 @@ from selfimprove_dagster.language_model.base import Generation, Progress, Sampli
 class ByteModel:
     """A model whose tokens are the bytes of its texts; a subclass says what `path` it draws after a prompt."""
 
-    model_id = "b2:fake"
+    model_id: str
     engine = "fake 1"
     end_token_id = 0
 
@@ -97,6 +97,7 @@ class ToldModel(ByteModel):
     fine: Callable[[str], float] = lambda prompt: 0.0
     refuses: Callable[[str], str] = lambda prompt: ""
     positions: int = 10_000
+    model_id: str = "b2:told"
     batches: list[list[str]] = field(default_factory=list)
 
     def generate(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kit.small_lake import store
-from selfimprove_dagster.families.preferences.tables import rollouts
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -136,4 +136,4 @@ def add_rollouts(lake: Lake, prompt: str, rewards: Sequence[float], step: int = 
         )
         for index, reward in enumerate(rewards)
     ]
-    return store(lake, rollouts("rlaif"), drafts, partition=JUDGED)[1]
+    return store(lake, registry.table("rlaif/rollouts"), drafts, partition=JUDGED)[1]

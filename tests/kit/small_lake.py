@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.homes import make_home
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import parse_experiment
 from selfimprove_dagster.home.home import Home
@@ -24,11 +25,10 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.quality.suites import SUITES
 from selfimprove_dagster.seeds.tables import SEEDS
 from selfimprove_dagster.table import Table
 
-LMSI = [table for table in SUITES if table.startswith("lmsi/")]
+LMSI = [table for table in registry.tables() if table.startswith("lmsi/")]
 """The tables of the method `lmsi`."""
 SMALL_EXPERIMENT = {
     "name": "small",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from selfimprove_dagster.column_lineage import COLUMN_SOURCES
+from selfimprove_dagster import registry
 from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, VOTED_ANSWERS
@@ -22,8 +22,8 @@ NAMES_OF_A_ROW = {"id", "content_hash", "activity_id", "sample_index"}
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_column_is_accounted_for_and_names_columns_that_exist(table: str) -> None:
-    assert set(COLUMN_SOURCES[table]) == set(TABLES[table].polars) - NAMES_OF_A_ROW
-    for sources in COLUMN_SOURCES[table].values():
+    assert set(registry.table(table).sources) == set(TABLES[table].polars) - NAMES_OF_A_ROW
+    for sources in registry.table(table).sources.values():
         for source, column in sources:
             assert column in TABLES[source].polars
             assert source != table
@@ -31,14 +31,14 @@ def test_every_column_is_accounted_for_and_names_columns_that_exist(table: str) 
 
 
 def test_the_columns_of_an_example_lead_to_what_was_generated_and_voted() -> None:
-    columns = COLUMN_SOURCES[FILTERED_DATASET.name]
+    columns = registry.table(FILTERED_DATASET.name).sources
     assert columns["completion"] == [("lmsi/raw_generations", "text"), ("lmsi/voted_answers", "voted_answer")]
-    assert COLUMN_SOURCES[VOTED_ANSWERS.name]["voted_answer"] == [("lmsi/raw_generations", "text")]
+    assert registry.table(VOTED_ANSWERS.name).sources["voted_answer"] == [("lmsi/raw_generations", "text")]
 
 
 @pytest.mark.parametrize("schema", TABLES.values(), ids=lambda schema: schema.name)
 def test_columns_of_the_same_name_have_the_same_type_as_their_source(schema: Table) -> None:
-    for column, sources in COLUMN_SOURCES[schema.name].items():
+    for column, sources in registry.table(schema.name).sources.items():
         if len(sources) == 1 and sources[0][1] == column:
             assert schema.polars[column] == TABLES[sources[0][0]].polars[column]
 
@@ -49,7 +49,9 @@ def test_what_an_activity_read_is_what_its_columns_are_said_to_come_from(finishe
     seen = set()
     for manifest in made.values():
         read = {made[source].table for source in manifest.activity.inputs} - {manifest.table}
-        said = {source for sources in COLUMN_SOURCES[manifest.table].values() for source, _ in sources}
+        said = {
+            source for sources in registry.table(manifest.table).sources.values() for source, _ in sources
+        }
         assert read <= said, manifest.table
         seen |= {(manifest.table, source) for source in read}
     assert ("lmsi/filtered_dataset", "lmsi/perplexity_scores") in seen
@@ -61,7 +63,7 @@ def test_sources_lie_upstream_of_their_asset() -> None:
     for key in graph.get_all_asset_keys():
         table = "/".join(key.path)
         upstream = {"/".join(found.path) for found in graph.get_ancestor_asset_keys(key)}
-        for sources in COLUMN_SOURCES[table].values():
+        for sources in registry.table(table).sources.values():
             for source, _ in sources:
                 assert source in upstream or source.startswith("seeds/"), f"{table} from {source}"
 
@@ -92,7 +94,7 @@ def test_dagster_keeps_the_column_lineage_of_each_materialisation(instance: dg.D
 
 def test_dagster_knows_columns_and_their_lineage_before_any_run() -> None:
     for asset in defs.resolve_asset_graph().asset_nodes:
-        sources = COLUMN_SOURCES["/".join(asset.key.path)]
+        sources = registry.table("/".join(asset.key.path)).sources
         assert "dagster/column_schema" in asset.metadata
         assert ("dagster/column_lineage" in asset.metadata) == any(sources.values())
 

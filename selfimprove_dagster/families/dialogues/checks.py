@@ -8,7 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.families.tasks.checks import COMPLETION_CHECKS
+from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
+from selfimprove_dagster.quality.outcomes import (
+    CHAMPION_AND_CHALLENGER,
+    NOT_TRAINED_ON,
+    all_questions_answered,
+)
 from selfimprove_dagster.quality.questions import no_overlap_with_evaluation
 from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, counted
@@ -102,4 +107,17 @@ PRINCIPLES_KNOWN = QualityCheck(
     "Every principle is one of the constitution's.",
     AGAIN,
     principles_known,
+)
+
+
+DIALOGUE_EVALUATION_CHECKS = (
+    QualityCheck(
+        "all_questions_answered",
+        True,
+        "Champion and challenger have answered every prompt of the evaluation file once.",
+        "Materialise evaluation again; the file may have been changed since",
+        partial(all_questions_answered, alike=False),
+    ),
+    CHAMPION_AND_CHALLENGER,
+    NOT_TRAINED_ON,
 )

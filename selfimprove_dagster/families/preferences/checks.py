@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +11,7 @@ from selfimprove_dagster.evaluation.exam import compare, compare_rewards
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.families.dialogues.checks import (
     AGAIN,
+    DIALOGUE_EVALUATION_CHECKS,
     ROUNDING,
     has_text,
     section,
@@ -20,21 +20,11 @@ from selfimprove_dagster.families.preferences.filters import margin_of
 from selfimprove_dagster.loop.promotion import reward_hacking
 from selfimprove_dagster.quality.dataset import NOT_EMPTY, decisions_complete
 from selfimprove_dagster.quality.outcomes import (
-    CHAMPION_AND_CHALLENGER,
     FINE_TUNED_CHECKPOINT_CHECKS,
-    NOT_TRAINED_ON,
-    all_questions_answered,
 )
 from selfimprove_dagster.quality.questions import NO_OVERLAP
-from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
+from selfimprove_dagster.quality.results import Evidence, Expect, Gather, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.subject import Subject
-
-Gather = Callable[[Subject], Evidence | NotApplicable]
-
-
-_PAIR = pl.concat_str("prompt_id", pl.lit(": "), pl.col("response_ids").list.join(" ")).alias("id")
-"""A pair in words, to count by."""
-
 
 # ---- pairs ---------------------------------------------------------------------------------------------
 
@@ -203,19 +193,6 @@ ROLLOUT_CHECKS = (
         "Look at the reward model, or lower training.learning_rate",
         _rewards_finite,
     ),
-)
-
-
-DIALOGUE_EVALUATION_CHECKS = (
-    QualityCheck(
-        "all_questions_answered",
-        True,
-        "Champion and challenger have answered every prompt of the evaluation file once.",
-        "Materialise evaluation again; the file may have been changed since",
-        partial(all_questions_answered, alike=False),
-    ),
-    CHAMPION_AND_CHALLENGER,
-    NOT_TRAINED_ON,
 )
 
 

@@ -48,9 +48,10 @@ from selfimprove_dagster.methods.constitutional.tables import (
 )
 from selfimprove_dagster.methods.pit.improving import PIT, UNTAUGHT
 from selfimprove_dagster.methods.pit.pit import IMPROVEMENT
-from selfimprove_dagster.methods.pit.tables import PIT_SEED_POOL, PIT_TABLES
+from selfimprove_dagster.methods.pit.tables import PIT_SEED_POOL
+from selfimprove_dagster.methods.pit.tables import TABLES as PIT_TABLES
 from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
-from selfimprove_dagster.methods.refinement.tables import REFINEMENT_TABLES
+from selfimprove_dagster.methods.refinement.tables import TABLES as REFINEMENT_TABLES
 from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_AI_PREFERENCES,
     RLAIF_RESPONSE_PAIRS,

@@ -17,7 +17,6 @@ from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.preferences import filters as preferences
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.policies import (
     Reward,
     fit_reward_model,
@@ -112,7 +111,7 @@ def compared_pairs(
 
 def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> list[Stage[Any]]:
     """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
-    dataset, reward_table = t.preference_dataset(method), t.reward_model(method)
+    dataset, reward_table = tables.of(method, "filtered_dataset"), tables.of(method, "reward_model")
     checkpoint = tables.of(method, "fine_tuned_checkpoint")
 
     @stage(
@@ -127,7 +126,7 @@ def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> 
         return _train_reward_model(context, dataset, start)
 
     @stage(
-        t.rollouts(method),
+        tables.of(method, "rollouts"),
         checkpoint,
         after=[dataset.stage, reward_table.stage],
         description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
@@ -177,7 +176,7 @@ def _train_on_pairs(context: StageContext[Any], dataset: Table, start: Start) ->
     manifest, pairs = context.read(dataset)
     base = start(context)
     training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
-    store_rollouts(training, t.rollouts(context.experiment.method), [], None, [])
+    store_rollouts(training, tables.of(context.experiment.method, "rollouts"), [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
         outcome = context.trainer.optimise_preferences(
@@ -219,7 +218,7 @@ def _train_policy(
             section,
             prompts,
             (reward, reward_id),
-            t.rollouts(context.experiment.method),
+            tables.of(context.experiment.method, "rollouts"),
             told,
         )
 

@@ -1,12 +1,9 @@
-"""Checks on the tasks that a model writes: pool, candidates, scores, instances, dataset."""
+"""Checks on the tasks that a model writes: pool, candidates, dataset."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.methods.lmsi.checks import FINISHED, LOGPROBS_MATCH_TOKENS, PERPLEXITY_RANGE
-from selfimprove_dagster.methods.lmsi.checks import NO_EMPTY_TEXT as NO_EMPTY_COMPLETION
-from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
 from selfimprove_dagster.quality.dataset import (
     LENGTH_DRIFT_CHECK,
     LITTLE_OVERLAP,
@@ -15,13 +12,10 @@ from selfimprove_dagster.quality.dataset import (
     VOCABULARY_DRIFT_CHECK,
 )
 from selfimprove_dagster.quality.questions import NO_OVERLAP
-from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
-from selfimprove_dagster.quality.subject import Subject, counted, share
+from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
+from selfimprove_dagster.quality.subject import Subject, share
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
-
-ROUNDING = 1e-12
-
 
 _LEAST_USABLE = 0.5
 
@@ -74,67 +68,7 @@ def _usable(subject: Subject) -> Evidence:
     )
 
 
-def _one_score_a_candidate(subject: Subject) -> Evidence:
-    usable = subject.sibling("candidate_tasks", "id", "problem").filter(pl.col("problem").is_null())
-    scored = subject.columns("candidate_id").group_by(id="candidate_id").agg(scores=pl.len())
-    return Evidence(
-        counted(usable.select("id"), scored, "scores"),
-        (Expect("ExpectColumnValuesToBeBetween", column="scores", min_value=1, max_value=1),),
-        found="have no score, several, or are not among the usable candidates",
-        allowed="each must have one",
-        unit="candidates",
-    )
-
-
-def _similarity_is_consistent(subject: Subject) -> Evidence:
-    threshold = subject.manifest.activity.parameters["maximum_rouge_l"]
-    rows = subject.columns("id", "kept", "pool", "neighbours")
-    scores = pl.col("neighbours").list.eval(pl.element().struct.field("rouge_l"))
-    judged = rows.select(
-        "id",
-        "pool",
-        "kept",
-        highest=scores.list.max().fill_null(0.0),
-        lowest=scores.list.min().fill_null(0.0),
-        in_order=scores.list.eval(pl.element().diff().fill_null(0.0)).list.max().fill_null(0.0) <= ROUNDING,
-    ).with_columns(follows=(pl.col("highest") <= threshold) == pl.col("kept"))
-    return Evidence(
-        judged,
-        (
-            Expect("ExpectColumnValuesToBeBetween", column="highest", min_value=0, max_value=1),
-            Expect("ExpectColumnValuesToBeBetween", column="lowest", min_value=0, max_value=1),
-            Expect("ExpectColumnValuesToBeInSet", column="in_order", value_set=[True]),
-            Expect("ExpectColumnValuesToBeInSet", column="follows", value_set=[True]),
-        ),
-        found="have scores outside 0 to 1, out of order, or a verdict that does not follow from them",
-        allowed=f"a task is kept where no neighbour is nearer than {threshold:g}",
-        unit="candidates",
-    )
-
-
-def _below_threshold(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "instruction", "rouge_l")
-    section = subject.manifest.activity.parameters["filter"]
-    threshold = 1.0 if section["switched_off"] else section["maximum_rouge_l"]
-    return Evidence(
-        rows,
-        (Expect("ExpectColumnValuesToBeBetween", column="rouge_l", min_value=0, max_value=threshold),),
-        found="are nearer to a task of the pool than allowed",
-        allowed=f"ROUGE-L must be at most {threshold:g}",
-        unit="tasks",
-    )
-
-
-_SWITCHED_OFF = NotApplicable("filter.switched_off keeps whatever can be read, copies too")
-
-
-def _filter_is_off(subject: Subject) -> bool:
-    return isinstance(subject.experiment, SelfInstructExperiment) and subject.experiment.filter.switched_off
-
-
-def _new_tasks(subject: Subject) -> Evidence | NotApplicable:
-    if _filter_is_off(subject):
-        return _SWITCHED_OFF
+def _new_tasks(subject: Subject) -> Evidence:
     columns = [name for name in ("instruction", "input") if name in subject.schema.content]
     return Evidence(
         subject.columns("id", *columns).with_columns(pl.lit(subject.schema.name).alias("table")),
@@ -160,34 +94,7 @@ def _yield_share(subject: Subject) -> Evidence:
     )
 
 
-def _one_class_a_task(subject: Subject) -> Evidence:
-    found = subject.columns("task_id").group_by(id="task_id").agg(classes=pl.len())
-    return Evidence(
-        counted(subject.sibling("accepted_tasks", "id"), found, "classes"),
-        (Expect("ExpectColumnValuesToBeBetween", column="classes", min_value=1, max_value=1),),
-        found="have no class, several, or are not among the accepted tasks",
-        allowed="each must have one",
-        unit="tasks",
-    )
-
-
-def _both_classes(subject: Subject) -> Evidence:
-    rows = subject.columns("is_classification")
-    found = share(rows["is_classification"])
-    return Evidence.of_number(
-        "classification_share",
-        found,
-        least=0.01,
-        most=0.99,
-        statement=f"{found:.1%} of the tasks are classification",
-        allowed="a model that says the same of every task has not understood the question",
-        evaluated=rows.height,
-    )
-
-
-def _no_duplicates(subject: Subject) -> Evidence | NotApplicable:
-    if _filter_is_off(subject):
-        return _SWITCHED_OFF
+def _no_duplicates(subject: Subject) -> Evidence:
     return Evidence(
         subject.columns("id", "question", "completion"),
         (Expect("ExpectCompoundColumnsToBeUnique", column_list=["question", "completion"]),),
@@ -232,9 +139,6 @@ POOL_CHECKS = (
 )
 
 
-COMPLETION_CHECKS = (NO_EMPTY_COMPLETION, LOGPROBS_MATCH_TOKENS, FINISHED)
-
-
 PARSED_CHECKS = (
     QualityCheck(
         "usable",
@@ -246,29 +150,10 @@ PARSED_CHECKS = (
 )
 
 
-INSTRUCTION_SCORE_CHECKS = (
-    QualityCheck(
-        "one_score_a_candidate", True, "Each usable candidate has one score.", _AGAIN, _one_score_a_candidate
-    ),
-    PERPLEXITY_RANGE,
-)
+NEW_TASKS = QualityCheck("new_tasks", True, "No task is accepted twice.", _AGAIN, _new_tasks)
 
 
-SIMILARITY_CHECKS = (
-    QualityCheck(
-        "consistent",
-        True,
-        "Neighbours stand in order, and each verdict follows from the nearest.",
-        _AGAIN,
-        _similarity_is_consistent,
-    ),
-)
-
-
-_NEW = QualityCheck("new_tasks", True, "No task is accepted twice.", _AGAIN, _new_tasks)
-
-
-_YIELD = QualityCheck(
+YIELD = QualityCheck(
     "yield",
     False,
     "The share of candidates that were accepted is at least the experiment's least yield.",
@@ -277,27 +162,7 @@ _YIELD = QualityCheck(
 )
 
 
-ELICITED_CHECKS = (_NEW, _YIELD)
-
-
-ACCEPTED_CHECKS = (
-    *ELICITED_CHECKS,
-    QualityCheck(
-        "below_threshold", True, "No accepted task is near to another of the pool.", _AGAIN, _below_threshold
-    ),
-)
-
-
-CLASSIFIED_CHECKS = (
-    QualityCheck("one_class_a_task", True, "Each accepted task has one class.", _AGAIN, _one_class_a_task),
-    QualityCheck(
-        "both_classes",
-        False,
-        "Some tasks are classification and some are not.",
-        "Look at the worked examples of the prompt: classification.shots",
-        _both_classes,
-    ),
-)
+ACCEPTED_CHECKS = (NEW_TASKS, YIELD)
 
 
 TASK_DATASET_CHECKS = (

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.tasks.pool import bans, pool
 from selfimprove_dagster.families.tasks.settings import ShotSection
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
@@ -19,7 +20,6 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.methods.lmsi.lmsi import distinct_ngram_share
 from selfimprove_dagster.methods.self_instruct import shots as shipped
 from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.table import (
-    SOURCE,
-    TEXT,
-    Table,
-)
+from selfimprove_dagster.column_sources import decided, new, of, same
+from selfimprove_dagster.families.tasks.checks import POOL_CHECKS
+from selfimprove_dagster.table import SOURCE, TEXT, Row, Table, decisions
 
 INSTANCE = pl.Struct({"input": TEXT, "output": TEXT})
 
@@ -24,7 +23,13 @@ _TASK: dict[str, Any] = {
 }
 
 
-SEED_TASKS = Table("seeds/tasks", "stask", noun="seed task", content={**_TASK, **SOURCE})
+SEED_TASKS = Table(
+    "seeds/tasks",
+    "stask",
+    noun="seed task",
+    content={**_TASK, **SOURCE},
+    sources=new("parents", *_TASK, *SOURCE),
+)
 """Tasks written by people, as they were imported, by file and line; `name` is the task's id in its file."""
 
 
@@ -32,7 +37,29 @@ POOL_TASKS = {"origin": TEXT, **_TASK, **SOURCE}
 """A task of a pool; `origin` is human or machine."""
 
 
-_EXAMPLE: dict[str, Any] = {
+def task_pool(method: str, sentence: Callable[[Row], str] | None = None) -> Table:
+    """The tasks that an iteration may show, `origin` is human or machine; parent: the seed task."""
+    return Table(
+        f"{method}/seed_pool",
+        "task",
+        noun="pool task",
+        content=POOL_TASKS,
+        # What a model added comes from tables of earlier iterations: a cycle that no asset graph has.
+        sources={"parents": of(SEED_TASKS, "id"), **same(SEED_TASKS, *_TASK, *SOURCE), **new("origin")},
+        checks=POOL_CHECKS,
+        sentence=sentence,
+    )
+
+
+def pool_decisions(method: str, sentence: Callable[[Row], str] | None = None) -> Table:
+    """Why a task is in the pool or not."""
+    judged = of(SEED_TASKS, "name", "instruction")
+    return decisions(
+        f"{method}/pool_decisions", sources=decided(of(SEED_TASKS, "id"), judged), sentence=sentence
+    )
+
+
+EXAMPLE: dict[str, Any] = {
     "question": TEXT,
     "format": TEXT,
     "prompt": TEXT,
@@ -43,4 +70,4 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-_ELICITED: dict[str, Any] = {"instruction": TEXT, "input": TEXT, "constraints": TEXT}
+ELICITED: dict[str, Any] = {"instruction": TEXT, "input": TEXT, "constraints": TEXT}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.checks import AGAIN, PRINCIPLES_KNOWN, ROUNDING, section
-from selfimprove_dagster.families.tasks.checks import COMPLETION_CHECKS
 from selfimprove_dagster.methods.constitutional.constitutional import HELPFUL, REVISION
+from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.quality.dataset import (
     LENGTH_DRIFT_CHECK,
     NO_EMPTY_TEXT,

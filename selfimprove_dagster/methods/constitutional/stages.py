@@ -29,10 +29,9 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_REVISIONS,
     CAI_SEED_POOL,
 )
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.work.shards import Shard, completer, sampling_of
+from selfimprove_dagster.work.shards import Shard, completer, recorded_sampling, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
@@ -83,7 +82,7 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
         activity = context.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
         critiques_manifest, manifest, spent = context.map_together(
             responses,
-            Spec.of(criticise_and_revise, sampling=asdict(recorded_sampling(context.table.name, settings))),
+            Spec.of(criticise_and_revise, sampling=asdict(recorded_sampling(context.table, settings))),
             activity,
             (CAI_CRITIQUES, critiques_activity),
             size=section.shard,

@@ -1,51 +1,103 @@
-"""The tables of the methods in which a model, or people, judge: Constitutional AI, RLAIF, RLHF."""
+"""The tables of Constitutional AI."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 
-from selfimprove_dagster.families.dialogues.tables import _PROMPT
-from selfimprove_dagster.table import (
-    TEXT,
-    Table,
-    completions,
-    decisions,
+from selfimprove_dagster.column_sources import decided, drawn, each, new, of, pooled, same
+from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
+from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS, dialogue_evaluation
+from selfimprove_dagster.families.trained.tables import fine_tuned_checkpoint, promotion
+from selfimprove_dagster.methods.constitutional.checks import (
+    CRITIQUE_CHECKS,
+    REVISION_CHECKS,
+    REVISION_DATASET_CHECKS,
 )
+from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
 
-CAI_SEED_POOL = Table("constitutional/seed_pool", "prompt", noun="prompt", content=_PROMPT)
+CAI_SEED_POOL = Table(
+    "constitutional/seed_pool",
+    "prompt",
+    noun="prompt",
+    content=PROMPT,
+    sources=pooled(SEED_PROMPTS, PROMPT),
+    checks=PROMPT_POOL_CHECKS,
+)
 """The prompts of one iteration; parent: the seed."""
 
 
+_FIRST = of(CAI_SEED_POOL, "prompt")
+
+
 CAI_RAW_GENERATIONS = completions(
-    "constitutional/raw_generations", "gen", noun="first response", prompt_id=TEXT
+    "constitutional/raw_generations",
+    "gen",
+    noun="first response",
+    content={"prompt_id": TEXT},
+    sources={**drawn(of(CAI_SEED_POOL, "id"), _FIRST), "prompt_id": of(CAI_SEED_POOL, "id")},
+    checks=FIRST_RESPONSE_CHECKS,
+    draw=Draw("responses", TURN_STOPS),
 )
 """First responses; parent: the prompt."""
 
 
-def _round_of(name: str, tag: str, noun: str, **columns: Any) -> Table:
-    return completions(
-        f"constitutional/{name}",
-        tag,
-        noun=noun,
-        prompt_id=TEXT,
-        revises_id=TEXT,
-        round=pl.Int32,
-        principle=TEXT,
-        **columns,
-    )
+_SAID = of(CAI_RAW_GENERATIONS, "text")
 
 
-CAI_CRITIQUES = _round_of("critiques", "crit", noun="critique")
+_ROUND = {"prompt_id": TEXT, "revises_id": TEXT, "round": pl.Int32, "principle": TEXT}
+
+
+# A critique of a later round is of a revision, which is made of critiques: sources are those of the first round.
+CAI_CRITIQUES = completions(
+    "constitutional/critiques",
+    "crit",
+    noun="critique",
+    content=_ROUND,
+    sources={
+        **drawn([*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id")], [*_FIRST, *_SAID]),
+        **same(CAI_RAW_GENERATIONS, "prompt_id"),
+        "revises_id": of(CAI_RAW_GENERATIONS, "id"),
+        **new("round", "principle"),
+    },
+    checks=CRITIQUE_CHECKS,
+    draw=Draw("revisions", TURN_STOPS),
+    made_with="constitutional/revisions",
+)
 """Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
 
 
-CAI_REVISIONS = _round_of("revisions", "rev", noun="revision", critique_id=TEXT)
+CAI_REVISIONS = completions(
+    "constitutional/revisions",
+    "rev",
+    noun="revision",
+    content={**_ROUND, "critique_id": TEXT},
+    sources={
+        **drawn(
+            [*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id"), *of(CAI_CRITIQUES, "id")],
+            [*_FIRST, *_SAID, *of(CAI_CRITIQUES, "text")],
+        ),
+        **same(CAI_CRITIQUES, *_ROUND),
+        "critique_id": of(CAI_CRITIQUES, "id"),
+    },
+    checks=REVISION_CHECKS,
+    draw=Draw("revisions", TURN_STOPS),
+    made_with="constitutional/critiques",
+)
 """Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""
 
 
-CAI_DECISIONS = decisions("constitutional/decisions")
+CAI_DECISIONS = decisions(
+    "constitutional/decisions",
+    sources=decided(
+        [*of(CAI_RAW_GENERATIONS, "id"), *of(CAI_REVISIONS, "id")],
+        [
+            *of(CAI_SEED_POOL, "kind", "response"),
+            *_SAID,
+            *of(CAI_REVISIONS, "prompt_id", "round", "text"),
+        ],
+    ),
+)
 """What each rule said of each revision and each helpful response."""
 
 
@@ -61,6 +113,38 @@ CAI_FILTERED_DATASET = Table(
         "prompt_id": TEXT,
         "round": pl.Int32,
     },
+    sources={
+        "parents": [*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id"), *of(CAI_REVISIONS, "id")],
+        **each(_FIRST, "question", "prompt"),
+        "prompt_id": of(CAI_SEED_POOL, "id"),
+        "format": of(CAI_SEED_POOL, "kind"),
+        "completion": [*of(CAI_SEED_POOL, "response"), *_SAID, *of(CAI_REVISIONS, "text")],
+        **same(CAI_REVISIONS, "round"),
+    },
+    checks=REVISION_DATASET_CHECKS,
 )
 """Revisions (format `revision`) and helpful responses (`helpful`); parents: the prompt, and what was written
 last. `round` is that of the revision, 0 for a first response."""
+
+
+CAI_CHECKPOINT = fine_tuned_checkpoint("constitutional", CAI_FILTERED_DATASET)
+
+
+CAI_EVALUATION = dialogue_evaluation("constitutional", CAI_CHECKPOINT)
+
+
+CAI_PROMOTION = promotion("constitutional", CAI_CHECKPOINT, CAI_EVALUATION)
+
+
+TABLES = (
+    CAI_SEED_POOL,
+    CAI_RAW_GENERATIONS,
+    CAI_CRITIQUES,
+    CAI_REVISIONS,
+    CAI_DECISIONS,
+    CAI_FILTERED_DATASET,
+    CAI_CHECKPOINT,
+    CAI_EVALUATION,
+    CAI_PROMOTION,
+)
+"""In the order of the pipeline."""

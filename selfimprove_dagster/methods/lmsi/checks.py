@@ -1,15 +1,43 @@
-"""Checks on votes: that they are complete, that they follow from the paths, that paths agree at all."""
+"""Checks of LMSI's tables: questions, reasoning paths, votes, examples."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
-from selfimprove_dagster.quality.subject import Subject, counted, numbers, share
+from selfimprove_dagster import embedded
+from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
+from selfimprove_dagster.quality.completions import (
+    FINISHED,
+    LOGPROBS_MATCH_TOKENS,
+    NO_EMPTY_COMPLETION,
+    PERPLEXITY_RANGE,
+)
+from selfimprove_dagster.quality.dataset import (
+    AGAIN,
+    LENGTH_DRIFT_CHECK,
+    LITTLE_OVERLAP,
+    NO_EMPTY_TEXT,
+    NOT_EMPTY,
+    VOCABULARY_DRIFT_CHECK,
+    decisions_complete,
+)
+from selfimprove_dagster.quality.outcomes import (
+    ALL_QUESTIONS_ANSWERED,
+    CHAMPION_AND_CHALLENGER,
+    NOT_TRAINED_ON,
+    not_trained_on,
+)
+from selfimprove_dagster.quality.questions import NO_OVERLAP
+from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
+from selfimprove_dagster.quality.subject import Subject, counted, numbers, share, with_key
 
 TIE_SHARE = 0.2
 
@@ -18,6 +46,11 @@ LEAST_EXTRACTED, USUALLY_EXTRACTED = 0.05, 0.5
 
 
 LEAST_AGREEMENT = 0.2
+
+
+def _experiment(subject: Subject) -> LmsiExperiment:
+    assert isinstance(subject.experiment, LmsiExperiment)
+    return subject.experiment
 
 
 def _one_vote_a_question(subject: Subject) -> Evidence:
@@ -202,33 +235,11 @@ VOTED_ANSWERS_CHECKS = (
 )
 
 
-EMPTY_SHARE = 0.01
-
-
-CUT_OFF_SHARE = 0.2
-
-
-ROUNDING = 1e-4
-"""Log-probabilities may exceed 0 by this much, perplexities fall below 1: engines use 32 bits and less."""
-
-
 # ---- raw_generations -----------------------------------------------------------------------------------
 
 
-def _no_empty_text(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "text").with_columns(pl.col("text").fill_null(""))
-    return Evidence(
-        rows,
-        (Expect("ExpectColumnValuesToMatchRegex", column="text", regex=r"\S", mostly=1 - EMPTY_SHARE),),
-        found="are empty",
-        allowed=f"at most {EMPTY_SHARE:.0%} should be",
-        unit="completions",
-        observed={"empty_share": share(~rows["text"].str.contains(r"\S"))},
-    )
-
-
 def _paths_per_question(subject: Subject) -> Evidence:
-    sampling = subject.lmsi.sampling
+    sampling = _experiment(subject).sampling
     least = min(sampling.adaptive.step, sampling.paths) if sampling.adaptive else sampling.paths
     allowed = f"exactly {least}" if least == sampling.paths else f"between {least} and {sampling.paths}"
     drawn = subject.columns("question_id").group_by(id="question_id").agg(paths=pl.len())
@@ -239,47 +250,6 @@ def _paths_per_question(subject: Subject) -> Evidence:
         found="have more or fewer paths, or are not in the seed pool",
         allowed=f"each question of the seed pool must have {allowed}",
         unit="questions",
-    )
-
-
-def _logprobs_match_tokens(subject: Subject) -> Evidence:
-    logprob = pl.element()
-    fine = (logprob.is_finite() & (logprob <= ROUNDING)).fill_null(False)
-    rows = subject.columns("id", "token_ids", "logprobs").select(
-        "id",
-        tokens=pl.col("token_ids").list.len(),
-        logprobs=pl.col("logprobs").list.len(),
-        wrong_values=pl.col("logprobs").list.eval((~fine).cast(pl.UInt32)).list.sum(),
-    )
-    return Evidence(
-        rows,
-        (
-            Expect("ExpectColumnPairValuesToBeEqual", column_A="tokens", column_B="logprobs"),
-            Expect("ExpectColumnValuesToBeBetween", column="wrong_values", max_value=0),
-        ),
-        found="have log-probabilities that are not one a token, above 0 or not finite",
-        allowed="each sampled token must have one log-probability, finite and at most 0",
-        unit="completions",
-        observed={"tokens": int(rows["tokens"].sum())},
-    )
-
-
-def _finished(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "finish_reason", "text")
-    return Evidence(
-        rows,
-        (
-            Expect(
-                "ExpectColumnValuesToNotBeInSet",
-                column="finish_reason",
-                value_set=["length"],
-                mostly=1 - CUT_OFF_SHARE,
-            ),
-        ),
-        found="were cut off at the token limit",
-        allowed=f"at most {CUT_OFF_SHARE:.0%} should be",
-        unit="completions",
-        observed={"cut_off_share": share(rows["finish_reason"] == "length")},
     )
 
 
@@ -297,50 +267,8 @@ def _one_score_a_path(subject: Subject) -> Evidence:
     )
 
 
-def _perplexity_range(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
-    finite = rows.filter("finite")["perplexity"]
-    return Evidence(
-        rows,
-        (
-            Expect("ExpectColumnValuesToBeBetween", column="perplexity", min_value=1 - ROUNDING),
-            Expect("ExpectColumnValuesToBeInSet", column="finite", value_set=[True]),
-        ),
-        found="have a perplexity below 1 or one that is no finite number",
-        allowed="a perplexity is finite and at least 1",
-        observed=numbers(mean_perplexity=finite.mean(), highest_perplexity=finite.max()),
-    )
-
-
-NO_EMPTY_TEXT = QualityCheck(
-    "no_empty_text",
-    False,
-    f"At most {EMPTY_SHARE:.0%} of the completions are empty.",
-    "Look at the prompt format and the stop strings",
-    _no_empty_text,
-)
-
-
-LOGPROBS_MATCH_TOKENS = QualityCheck(
-    "logprobs_match_tokens",
-    True,
-    "Each sampled token has one log-probability, finite and at most 0.",
-    "The engine gives wrong log-probabilities: try another device or number format",
-    _logprobs_match_tokens,
-)
-
-
-FINISHED = QualityCheck(
-    "finished",
-    False,
-    f"At most {CUT_OFF_SHARE:.0%} of the completions were cut off at the token limit.",
-    "Raise max_tokens, or give a stop string at which paths end",
-    _finished,
-)
-
-
 RAW_GENERATIONS_CHECKS = (
-    NO_EMPTY_TEXT,
+    NO_EMPTY_COMPLETION,
     QualityCheck(
         "paths_per_question",
         True,
@@ -353,15 +281,6 @@ RAW_GENERATIONS_CHECKS = (
 )
 
 
-PERPLEXITY_RANGE = QualityCheck(
-    "range",
-    True,
-    "Every perplexity is finite and at least 1.",
-    "Look at the log-probabilities of the paths that the table names",
-    _perplexity_range,
-)
-
-
 PERPLEXITY_SCORES_CHECKS = (
     QualityCheck(
         "one_score_a_path",
@@ -371,4 +290,216 @@ PERPLEXITY_SCORES_CHECKS = (
         _one_score_a_path,
     ),
     PERPLEXITY_RANGE,
+)
+
+
+# ---- seed_pool --------------------------------------------------------------------------------------
+
+
+def _no_empty_text(subject: Subject) -> Evidence:
+    return Evidence(
+        subject.columns("id", "question", "source_file", "source_line"),
+        (Expect("ExpectColumnValuesToMatchRegex", column="question", regex=r"\S"),),
+        found="are empty",
+        allowed="every question must have text",
+        unit="questions",
+    )
+
+
+def _no_duplicate_questions(subject: Subject) -> Evidence:
+    rows = with_key(subject.columns("id", "question", "source_file", "source_line"))
+    return Evidence(
+        rows.select("id", "question", "source_file", "source_line", "key"),
+        (Expect("ExpectColumnValuesToBeUnique", column="key"),),
+        found="are asked more than once, case and white space aside",
+        allowed="every question should be asked once",
+        unit="questions",
+        observed={"distinct_questions": rows["key"].n_unique()},
+    )
+
+
+def _not_in_pretraining(subject: Subject) -> Evidence | NotApplicable:
+    if Path(subject.experiment.model.path) != embedded.BASE_MODEL:
+        return NotApplicable("known only of the embedded base model, which this experiment does not use")
+    from selfimprove_dagster.embedded import question_hash
+
+    if not embedded.PRETRAINING_QUESTIONS.is_file():
+        raise SelfImproveError(
+            f"{embedded.PRETRAINING_QUESTIONS} is missing; install the package again or run the recipe"
+        )
+    known = pl.read_parquet(embedded.PRETRAINING_QUESTIONS, columns=["question_hash"])
+    asked = pl.concat(
+        [
+            subject.columns("id", "question").with_columns(used_for=pl.lit("training")),
+            subject.evaluation_questions.select("id", "question").with_columns(used_for=pl.lit("evaluation")),
+        ]
+    )
+    hashes = pl.Series([question_hash(text or "") for text in asked["question"]], dtype=pl.UInt64)
+    seen = hashes.is_in(known["question_hash"].cast(pl.UInt64).implode())
+    return Evidence(
+        asked.with_columns(seen.alias("in_pretraining")),
+        (Expect("ExpectColumnValuesToBeInSet", column="in_pretraining", value_set=[False]),),
+        found="were in the base model's training data",
+        allowed="neither seeds nor evaluation questions may be",
+        unit="questions of seed pool and evaluation file",
+        observed={"pretraining_questions": known.height},
+    )
+
+
+SEED_POOL_CHECKS = (
+    QualityCheck(
+        "no_empty_text",
+        True,
+        "Every question has text.",
+        "Mend the lines of the seed file that the table names",
+        _no_empty_text,
+    ),
+    QualityCheck(
+        "no_duplicate_questions",
+        False,
+        "No question is asked twice, case and white space aside.",
+        "Take the copies out of the seed file: a question counts as often as it is asked",
+        _no_duplicate_questions,
+    ),
+    NO_OVERLAP,
+    QualityCheck(
+        "not_in_pretraining",
+        True,
+        "The embedded base model was trained on none of the questions of seed pool and evaluation file.",
+        "Make the pools again with the embedded model's recipe",
+        _not_in_pretraining,
+    ),
+)
+
+
+# ---- filtered_dataset -------------------------------------------------------------------------------
+
+
+def _share_kept(subject: Subject) -> Evidence:
+    examples = subject.columns("id").height
+    paths = subject.sibling("raw_generations", "id").height
+    least = subject.experiment.budget.minimum_yield
+    return Evidence.of_number(
+        "share_kept",
+        examples / paths if paths else None,
+        least=least,
+        most=1,
+        statement=f"{examples:,} examples came of {paths:,} paths",
+        allowed=f"between {least:.2%} (budget.minimum_yield) and 100% should be kept",
+        evaluated=paths,
+    )
+
+
+def _no_duplicates(subject: Subject) -> Evidence | NotApplicable:
+    rows = subject.columns("id", "prompt", "completion")
+    if not _experiment(subject).filter.drop_duplicates:
+        copies = rows.height - rows.select("prompt", "completion").n_unique()
+        return NotApplicable(
+            f"{copies:,} examples of {rows.height:,} are copies, which filter.drop_duplicates: false allows"
+        )
+    return Evidence(
+        rows,
+        (Expect("ExpectCompoundColumnsToBeUnique", column_list=["prompt", "completion"]),),
+        found="have prompt and completion of another",
+        allowed="each must occur once",
+        unit="examples",
+    )
+
+
+def _answers_agree_with_vote(subject: Subject) -> Evidence:
+    votes = subject.sibling("voted_answers", "question_id", "voted_answer").unique(
+        "question_id", keep="first"
+    )
+    rows = subject.columns("id", "question_id", "question", "answer")
+    return Evidence(
+        rows.join(votes, on="question_id", how="left", maintain_order="left"),
+        (Expect("ExpectColumnPairValuesToBeEqual", column_A="answer", column_B="voted_answer"),),
+        found="have another answer than the vote on their question",
+        allowed="each must have the voted one",
+        unit="examples",
+    )
+
+
+def _above_thresholds(subject: Subject) -> Evidence:
+    section = _experiment(subject).filter
+    votes = subject.sibling("voted_answers", "question_id", "n_valid").unique("question_id", keep="first")
+    rows = (
+        subject.columns("id", "question_id", "vote_share", "perplexity")
+        .join(votes.rename({"n_valid": "valid_votes"}), on="question_id", how="left", maintain_order="left")
+        .with_columns(examples_of_question=pl.len().over("question_id"))
+    )
+    expected = [
+        Expect("ExpectColumnValuesToBeBetween", column="vote_share", min_value=section.minimum_vote_share),
+        Expect("ExpectColumnValuesToBeBetween", column="valid_votes", min_value=section.minimum_votes),
+    ]
+    rules = [f"vote share ≥ {section.minimum_vote_share:g}", f"valid votes ≥ {section.minimum_votes}"]
+    if (highest := section.maximum_perplexity) is not None:
+        expected.append(Expect("ExpectColumnValuesToBeBetween", column="perplexity", max_value=highest))
+        rules.append(f"perplexity ≤ {highest:g}")
+    if (most := section.maximum_paths) is not None:
+        expected.append(
+            Expect("ExpectColumnValuesToBeBetween", column="examples_of_question", max_value=most)
+        )
+        rules.append(f"at most {most} a question")
+    return Evidence(
+        rows,
+        tuple(expected),
+        found="break a threshold of the experiment",
+        allowed=", ".join(rules),
+        unit="examples",
+    )
+
+
+FILTERED_DATASET_CHECKS = (
+    NOT_EMPTY,
+    QualityCheck(
+        "share_kept",
+        False,
+        "The share of paths that became examples is at least the experiment's least yield.",
+        "See lmsi/decisions for what dropped the others",
+        _share_kept,
+    ),
+    QualityCheck(
+        "no_duplicates", True, "No two examples have the same prompt and completion.", AGAIN, _no_duplicates
+    ),
+    NO_EMPTY_TEXT,
+    QualityCheck(
+        "answers_agree_with_vote",
+        True,
+        "Every example's answer is the voted answer of its question.",
+        AGAIN,
+        _answers_agree_with_vote,
+    ),
+    NO_OVERLAP,
+    LITTLE_OVERLAP,
+    QualityCheck(
+        "above_thresholds",
+        True,
+        "Every example keeps the thresholds of the experiment's `filter`.",
+        "The experiment file was changed since: materialise filtered_dataset again",
+        _above_thresholds,
+    ),
+    LENGTH_DRIFT_CHECK,
+    VOCABULARY_DRIFT_CHECK,
+    QualityCheck(
+        "decisions_complete",
+        True,
+        "Every path has a decision, and no dropped path is in the dataset.",
+        AGAIN,
+        decisions_complete,
+    ),
+)
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------
+
+
+EVALUATION_CHECKS = (
+    ALL_QUESTIONS_ANSWERED,
+    CHAMPION_AND_CHALLENGER,
+    replace(
+        NOT_TRAINED_ON,
+        description="No evaluation question was trained on, in this or an earlier iteration, or is a demonstration.",
+        gather=partial(not_trained_on, shown=("seeds/demonstrations",)),
+    ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -219,7 +220,7 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
             "candidates": len(candidates),
             "kept_share": number(manifest.rows / max(len(candidates), 1)),
             "questions_kept": kept["question_id"].n_unique(),
-            "distinct_4grams": round(lmsi.distinct_ngram_share(kept["text"].to_list()), 4),
+            "distinct_4grams": round(distinct_ngram_share(kept["text"].to_list()), 4),
             **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
             "lineage": context.lineage_page,
             "preview_records": context.preview_records(manifest),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.families.preferences.tables import preference_dataset
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 
@@ -23,7 +22,7 @@ def newest_preferences(lake: Lake, name: str, asker: str, iteration: int) -> Man
     found = [
         manifest
         for method in _GIVERS
-        for manifest in lake.manifests(preference_dataset(method).name, name)
+        for manifest in lake.manifests(f"{method}/filtered_dataset", name)
         if name != asker or manifest.iteration <= iteration
     ]
     return max(found, key=lambda one: (one.iteration, one.committed_at), default=None)

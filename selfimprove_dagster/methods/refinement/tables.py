@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.column_sources import Columns, drawn, each, new, of, same
-from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
-from selfimprove_dagster.methods.refinement import tables as t
-from selfimprove_dagster.table import DRAWN, TEXT, Table, completions, evaluation
+from selfimprove_dagster.column_sources import drawn, each, new, of, pooled, same
+from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
+from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS
+from selfimprove_dagster.families.trained.tables import evaluation
+from selfimprove_dagster.methods.refinement.checks import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
+from selfimprove_dagster.table import DRAWN, TEXT, Draw, Table, completions
 
 METHOD = "refinement"
 
 
-RF_SEED_POOL = Table(f"{METHOD}/seed_pool", "prompt", noun="prompt", content=SEED_PROMPTS.content)
+RF_SEED_POOL = Table(
+    f"{METHOD}/seed_pool",
+    "prompt",
+    noun="prompt",
+    content=PROMPT,
+    sources=pooled(SEED_PROMPTS, PROMPT),
+    checks=PROMPT_POOL_CHECKS,
+)
 """The prompts of one iteration, which nobody trains on; parent: the seed."""
 
 
-RF_RAW_GENERATIONS = completions(f"{METHOD}/raw_generations", "gen", noun="first answer", prompt_id=TEXT)
+RF_RAW_GENERATIONS = completions(
+    f"{METHOD}/raw_generations",
+    "gen",
+    noun="first answer",
+    content={"prompt_id": TEXT},
+    sources={
+        **drawn(of(RF_SEED_POOL, "id"), of(RF_SEED_POOL, "prompt")),
+        "prompt_id": of(RF_SEED_POOL, "id"),
+    },
+    checks=FIRST_RESPONSE_CHECKS,
+    draw=Draw("responses", TURN_STOPS),
+)
 """First answers; parent: the prompt."""
 
 
+_SHOWN = [*of(RF_SEED_POOL, "prompt"), *of(RF_RAW_GENERATIONS, "text")]
+
+
+# Later steps are of earlier ones of the same table: sources are those of the first ones.
 REFINEMENTS = Table(
     f"{METHOD}/refinements",
     "step",
@@ -38,6 +63,15 @@ REFINEMENTS = Table(
         "error": TEXT,
     },
     measures={"logprobs": pl.List(pl.Float32), "score": pl.Float64},
+    sources={
+        **drawn([*of(RF_SEED_POOL, "id"), *of(RF_RAW_GENERATIONS, "id")], _SHOWN),
+        **same(RF_RAW_GENERATIONS, "prompt_id"),
+        "first_id": of(RF_RAW_GENERATIONS, "id"),
+        **each(_SHOWN, "tokens_in", "tokens_out", "is_fine", "score", "stopped", "error"),
+        **new("way", "kind", "round"),
+    },
+    checks=REFINEMENT_CHECKS,
+    draw=Draw("refining", TURN_STOPS),
 )
 """Every answer, feedback, evaluation and reflection of each way, and at its end the outcome: the last good
 answer with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn
@@ -48,38 +82,20 @@ feedback or reflections that it follows, of the others the answer that they are 
 
 RF_EVALUATION = evaluation(
     METHOD,
+    checkpoint=None,  # the exam draws its own answers
     content={"helpful": pl.Boolean, "harmless": pl.Boolean, "stopped": TEXT, "error": TEXT},
     measures={"tokens_in": pl.Int64, "tokens_out": pl.Int64},
+    checks=REFINEMENT_EVALUATION_CHECKS,
 )
 """One row a held-out prompt and mode: `greedy` is the first answer, `self_refine_2` the answer after two
 rounds, of tasks that stopped before too. `tokens_in` and `tokens_out` are all that it took so far, `stopped`
 says why the task is done where it is."""
 
 
-REFINEMENT_TABLES = (RF_SEED_POOL, RF_RAW_GENERATIONS, REFINEMENTS, RF_EVALUATION)
-"""All of them, in the order in which the stages run."""
-
-
-_ASKED, _SAID = of(t.RF_SEED_POOL, "prompt"), of(t.RF_RAW_GENERATIONS, "text")
-
-
-REFINEMENT_COLUMN_SOURCES: dict[str, Columns] = {
-    t.RF_SEED_POOL.name: {
-        "parents": of(SEED_PROMPTS, "id"),
-        **same(SEED_PROMPTS, *t.RF_SEED_POOL.content),
-    },
-    t.RF_RAW_GENERATIONS.name: {
-        **drawn(of(t.RF_SEED_POOL, "id"), _ASKED),
-        "prompt_id": of(t.RF_SEED_POOL, "id"),
-    },
-    # Later steps are of earlier ones of the same table: what the first are of is told.
-    t.REFINEMENTS.name: {
-        **drawn([*of(t.RF_SEED_POOL, "id"), *of(t.RF_RAW_GENERATIONS, "id")], [*_ASKED, *_SAID]),
-        **same(t.RF_RAW_GENERATIONS, "prompt_id"),
-        "first_id": of(t.RF_RAW_GENERATIONS, "id"),
-        **each([*_ASKED, *_SAID], "tokens_in", "tokens_out", "is_fine", "score", "stopped", "error"),
-        **new("way", "kind", "round"),
-    },
-    # The exam draws its own answers.
-    t.RF_EVALUATION.name: new("parents", *t.RF_EVALUATION.content, *t.RF_EVALUATION.measures),
-}
+TABLES = (
+    RF_SEED_POOL,
+    RF_RAW_GENERATIONS,
+    REFINEMENTS,
+    RF_EVALUATION,
+)
+"""In the order of the pipeline."""

@@ -15,12 +15,14 @@ from selfimprove_dagster.families.dialogues.checks import (
 )
 from selfimprove_dagster.families.judging.integrity import MEASURES
 from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
-from selfimprove_dagster.families.preferences.checks import _PAIR
-from selfimprove_dagster.families.tasks.checks import COMPLETION_CHECKS
+from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, counted
 
 # ---- comparisons and labels ----------------------------------------------------------------------------
+
+_PAIR = pl.concat_str("prompt_id", pl.lit(": "), pl.col("response_ids").list.join(" ")).alias("id")
+"""A pair in words, to count by."""
 
 
 def _probabilities(subject: Subject) -> Evidence:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.explorer.curves import Curve
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
 from selfimprove_dagster.explorer.funnel import Stages
@@ -31,9 +32,9 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_RESPONSE_PAIRS,
     RLAIF_SEED_POOL,
 )
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
+from selfimprove_dagster.work.shards import recorded_sampling
 
 # ---- an experiment -----------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ _PAIR = "(A) ' || trim(first) || '\n(B) ' || trim(second)"
 
 def _words(lake: Lake, dataset: Manifest) -> CardWords:
     drawn = lake.manifest(RLAIF_RESPONSE_PAIRS.name, dataset.partition)
-    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
     judge = lake.manifest(RLAIF_COMPARISONS.name, dataset.partition)
     return CardWords(
         truth=f"A model gave the labels: {code_span(judge.activity.model_id or 'unknown')} was asked "

@@ -16,25 +16,25 @@ from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_
 from selfimprove_dagster.families.judging.preferences import aggregate
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.preferences import filters as preferences
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.stages import preference_stages, store_pairs
 from selfimprove_dagster.families.trained.checkpoints import starting_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, judging_stages
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.method import stage
+from selfimprove_dagster.methods.rlaif.reviewing import of_preferences, preferred_by_people
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_AI_PREFERENCES,
     RLAIF_COMPARISONS,
     RLAIF_DECISIONS,
+    RLAIF_FILTERED_DATASET,
     RLAIF_JUDGE_CHECKS,
     RLAIF_RESPONSE_PAIRS,
     RLAIF_REVIEW_QUEUE,
     RLAIF_SEED_POOL,
 )
-from selfimprove_dagster.review.queue import preferred_by_people
-from selfimprove_dagster.review.uncertainty import least_certain, of_preferences
+from selfimprove_dagster.review.uncertainty import least_certain
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard, recorded_options
@@ -248,7 +248,7 @@ def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
 
 @stage(
     RLAIF_DECISIONS,
-    t.preference_dataset("rlaif"),
+    RLAIF_FILTERED_DATASET,
     after=["judge_checks"],
     description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
     "rlaif/decisions.",

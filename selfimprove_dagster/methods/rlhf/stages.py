@@ -9,14 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.families.preferences.stages import compared_pairs, preference_stages
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model, trained_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
-from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
+from selfimprove_dagster.methods.rlhf.tables import (
+    RLHF_DECISIONS,
+    RLHF_FILTERED_DATASET,
+    RLHF_SEED_POOL,
+    RLHF_SUPERVISED_CHECKPOINT,
+)
 from selfimprove_dagster.stage import Result, StageContext
 
 seed_pool = drawn_pool(
@@ -26,7 +30,7 @@ seed_pool = drawn_pool(
 
 
 filtered_dataset = compared_pairs(
-    t.preference_dataset("rlhf"),
+    RLHF_FILTERED_DATASET,
     RLHF_SEED_POOL,
     RLHF_DECISIONS,
     "The pairs of responses as people chose. Each rule's word on each stands in rlhf/decisions.",
@@ -42,7 +46,7 @@ filtered_dataset = compared_pairs(
     uses=["trainer"],
 )
 def supervised_checkpoint(context: StageContext[RlhfExperiment]) -> Result:
-    manifest, pairs = context.read(t.preference_dataset("rlhf"))
+    manifest, pairs = context.read(RLHF_FILTERED_DATASET)
     if context.experiment.supervised.steps == 0:
         activity = context.activity(inputs=[manifest], parameters={"steps": 0})
         return context.result(context.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})

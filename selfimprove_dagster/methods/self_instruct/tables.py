@@ -1,30 +1,46 @@
-"""The tables of the methods whose model writes tasks."""
+"""The tables of Self-Instruct."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.families.tasks.tables import _EXAMPLE, POOL_TASKS
-from selfimprove_dagster.table import (
-    TEXT,
-    Table,
-    completions,
-    decisions,
+from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
+from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
+from selfimprove_dagster.families.tasks.tables import EXAMPLE, pool_decisions, task_pool
+from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.methods.self_instruct.checks import (
+    ACCEPTED_TASKS_CHECKS,
+    CLASSIFIED_CHECKS,
+    DATASET_CHECKS,
+    INSTRUCTION_SCORE_CHECKS,
+    SIMILARITY_CHECKS,
 )
+from selfimprove_dagster.methods.self_instruct.prompts import INSTANCE_STOPS, generation_stops
+from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
+from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
 
-# ---- Self-Instruct ----------------------------------------------------------------------------------
-
-
-SI_SEED_POOL = Table("self_instruct/seed_pool", "task", noun="pool task", content=POOL_TASKS)
-"""All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
-
-
-SI_POOL_DECISIONS = decisions("self_instruct/pool_decisions")
+SI_POOL_DECISIONS = pool_decisions("self_instruct")
 """Why a task is in the pool or not: banned, or replaced by a later version of itself."""
 
 
+SI_SEED_POOL = task_pool("self_instruct")
+"""All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
+
+
+_POOL = of(SI_SEED_POOL, "instruction")
+
+
+_SHOT = of(SI_SEED_POOL, "instruction", "instances", "is_classification")
+
+
 SI_RAW_GENERATIONS = completions(
-    "self_instruct/raw_generations", "gen", noun="completion", first_number=pl.Int32
+    "self_instruct/raw_generations",
+    "gen",
+    noun="completion",
+    content={"first_number": pl.Int32},
+    sources=drawn(of(SI_SEED_POOL, "id"), _POOL, "first_number"),
+    checks=COMPLETION_CHECKS,
+    draw=Draw("generation", lambda section: generation_stops(section["tasks"])),
 )
 """Sampled lists of tasks; parents: the demonstrations. The list goes on from `first_number`."""
 
@@ -40,9 +56,20 @@ SI_CANDIDATE_TASKS = Table(
         "end": pl.Int32,
         "problem": TEXT,
     },
+    sources={
+        **each(of(SI_RAW_GENERATIONS, "id"), "parents", "completion_id"),
+        **each(of(SI_RAW_GENERATIONS, "text"), "instruction", "start", "end", "problem"),
+    },
+    checks=PARSED_CHECKS,
 )
 """The tasks read out of each completion, from character `start` to `end`; parent: the completion. `problem`
 says why one cannot be used, such as being cut off."""
+
+
+_CANDIDATE = of(SI_CANDIDATE_TASKS, "id")
+
+
+_SAID = of(SI_CANDIDATE_TASKS, "instruction")
 
 
 SI_PERPLEXITY_SCORES = Table(
@@ -51,6 +78,11 @@ SI_PERPLEXITY_SCORES = Table(
     noun="perplexity score",
     content={"candidate_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
+    sources={
+        **each(_CANDIDATE, "parents", "candidate_id"),
+        **each(_SAID, "tokens", "mean_logprob", "perplexity"),
+    },
+    checks=INSTRUCTION_SCORE_CHECKS,
 )
 """How probable the model finds each instruction as the first of a list; parent: the candidate."""
 
@@ -65,11 +97,26 @@ SI_SIMILARITY_SCORES = Table(
         "pool": pl.Int64,
         "neighbours": pl.List(pl.Struct({"id": TEXT, "rouge_l": pl.Float64})),
     },
+    sources={
+        **each(_CANDIDATE, "parents", "candidate_id"),
+        **each([*_SAID, *_POOL, *of(SI_PERPLEXITY_SCORES, "perplexity")], "kept", "neighbours", "pool"),
+    },
+    checks=SIMILARITY_CHECKS,
 )
 """The ten nearest tasks of the pool as it then was, `pool` tasks in all; parent: the candidate."""
 
 
-SI_TASK_DECISIONS = decisions("self_instruct/task_decisions")
+SI_TASK_DECISIONS = decisions(
+    "self_instruct/task_decisions",
+    sources=decided(
+        _CANDIDATE,
+        [
+            *_SAID,
+            *of(SI_PERPLEXITY_SCORES, "perplexity"),
+            *of(SI_SIMILARITY_SCORES, "kept", "neighbours"),
+        ],
+    ),
+)
 """What each rule said of each candidate task that reached it."""
 
 
@@ -79,6 +126,15 @@ SI_ACCEPTED_TASKS = Table(
     noun="accepted task",
     content={"instruction": TEXT, "candidate_id": TEXT},
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
+    sources={
+        "parents": [*_CANDIDATE, *of(SI_SIMILARITY_SCORES, "id")],
+        **same(SI_CANDIDATE_TASKS, "instruction"),
+        "candidate_id": _CANDIDATE,
+        "rouge_l": of(SI_SIMILARITY_SCORES, "neighbours"),
+        **same(SI_PERPLEXITY_SCORES, "perplexity"),
+    },
+    checks=ACCEPTED_TASKS_CHECKS,
+    read_later=True,
 )
 """The tasks that join the pool; parents: the candidate and its scores."""
 
@@ -89,6 +145,13 @@ SI_CLASSIFIED_TASKS = Table(
     noun="task class",
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
     measures={"yes": pl.Float64},
+    sources={
+        "parents": [*of(SI_ACCEPTED_TASKS, "id"), *of(SI_SEED_POOL, "id")],
+        "task_id": of(SI_ACCEPTED_TASKS, "id"),
+        **same(SI_ACCEPTED_TASKS, "instruction"),
+        **each([*of(SI_ACCEPTED_TASKS, "instruction"), *_SHOT], "is_classification", "yes"),
+    },
+    checks=CLASSIFIED_CHECKS,
 )
 """Whether a task has a few labels to choose from, and the probability of Yes; parent: the accepted task."""
 
@@ -97,9 +160,17 @@ SI_INSTANCE_GENERATIONS = completions(
     "self_instruct/instance_generations",
     "igen",
     noun="instance completion",
-    task_id=TEXT,
-    instruction=TEXT,
-    form=TEXT,
+    content={"task_id": TEXT, "instruction": TEXT, "form": TEXT},
+    sources={
+        **drawn(
+            [*of(SI_CLASSIFIED_TASKS, "task_id", "id"), *of(SI_SEED_POOL, "id")],
+            [*of(SI_CLASSIFIED_TASKS, "instruction", "is_classification"), *_SHOT],
+        ),
+        **same(SI_CLASSIFIED_TASKS, "task_id", "instruction"),
+        "form": of(SI_CLASSIFIED_TASKS, "is_classification"),
+    },
+    checks=COMPLETION_CHECKS,
+    draw=Draw("instances", INSTANCE_STOPS),
 )
 """Examples of each task as the model wrote them, `form` is input_first or output_first; parents: the
 accepted task and its class."""
@@ -117,11 +188,25 @@ SI_TASK_INSTANCES = Table(
         "output": TEXT,
         "problem": TEXT,
     },
+    sources={
+        "parents": of(SI_INSTANCE_GENERATIONS, "id"),
+        **same(SI_INSTANCE_GENERATIONS, "task_id", "instruction"),
+        "is_classification": of(SI_INSTANCE_GENERATIONS, "form"),
+        **each(of(SI_INSTANCE_GENERATIONS, "text"), "input", "output", "problem"),
+    },
+    checks=PARSED_CHECKS,
+    read_later=True,
 )
 """The instances read out of each completion; parent: the completion."""
 
 
-SI_DECISIONS = decisions("self_instruct/decisions")
+_INSTANCE = of(SI_TASK_INSTANCES, "instruction", "input", "output")
+
+
+SI_DECISIONS = decisions(
+    "self_instruct/decisions",
+    sources=decided(of(SI_TASK_INSTANCES, "id"), [*_INSTANCE, *of(SI_ACCEPTED_TASKS, "rouge_l")]),
+)
 """What each rule said of each instance that reached it."""
 
 
@@ -129,7 +214,48 @@ SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
     noun="training example",
-    content=_EXAMPLE,
+    content=EXAMPLE,
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
+    sources={
+        "parents": [*of(SI_TASK_INSTANCES, "id"), *of(SI_ACCEPTED_TASKS, "id"), *of(SI_SEED_POOL, "id")],
+        **same(SI_TASK_INSTANCES, "instruction", "input"),
+        "answer": of(SI_TASK_INSTANCES, "output"),
+        "question": _INSTANCE[:2],
+        "prompt": _INSTANCE[:2],
+        "completion": _INSTANCE[2:],
+        **same(SI_ACCEPTED_TASKS, "rouge_l", "perplexity"),
+        **new("format"),
+    },
+    checks=DATASET_CHECKS,
 )
 """Training examples, those of earlier iterations too; parents: the instance and its task."""
+
+
+SI_CHECKPOINT = fine_tuned_checkpoint("self_instruct", SI_FILTERED_DATASET)
+
+
+SI_EVALUATION = evaluation("self_instruct", SI_CHECKPOINT)
+
+
+SI_PROMOTION = promotion("self_instruct", SI_CHECKPOINT, SI_EVALUATION)
+
+
+TABLES = (
+    SI_POOL_DECISIONS,
+    SI_SEED_POOL,
+    SI_RAW_GENERATIONS,
+    SI_CANDIDATE_TASKS,
+    SI_PERPLEXITY_SCORES,
+    SI_SIMILARITY_SCORES,
+    SI_TASK_DECISIONS,
+    SI_ACCEPTED_TASKS,
+    SI_CLASSIFIED_TASKS,
+    SI_INSTANCE_GENERATIONS,
+    SI_TASK_INSTANCES,
+    SI_DECISIONS,
+    SI_FILTERED_DATASET,
+    SI_CHECKPOINT,
+    SI_EVALUATION,
+    SI_PROMOTION,
+)
+"""In the order of the pipeline."""

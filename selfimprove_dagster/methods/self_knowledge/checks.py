@@ -7,7 +7,7 @@ from functools import partial
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.checks import AGAIN, ROUNDING, has_text
-from selfimprove_dagster.methods.lmsi.checks import FINISHED, LOGPROBS_MATCH_TOKENS, NO_EMPTY_TEXT
+from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, counted
 
@@ -151,9 +151,7 @@ SK_QUESTION_CHECKS = (
 
 
 CANDIDATE_CHECKS = (
-    NO_EMPTY_TEXT,
-    LOGPROBS_MATCH_TOKENS,
-    FINISHED,
+    *COMPLETION_CHECKS,
     QualityCheck(
         "candidates_a_question",
         True,

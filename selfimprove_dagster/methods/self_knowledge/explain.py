@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from selfimprove_dagster.families.tasks.explain import drawn_sentence, quoted
-from selfimprove_dagster.methods.self_knowledge.tables import METHOD, SELF_KNOWLEDGE_TABLES
+from selfimprove_dagster.methods.self_knowledge.tables import METHOD
+from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.table import Row
 
 __all__ = ["METHOD", "TABLES", "said_of", "sentence"]

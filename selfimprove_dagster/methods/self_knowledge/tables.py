@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.column_sources import Columns, drawn, each, new, of, same
-from selfimprove_dagster.methods.self_knowledge import tables as t
-from selfimprove_dagster.table import SOURCE, TEXT, Table, completions
+from selfimprove_dagster.column_sources import drawn, each, new, of, same
+from selfimprove_dagster.methods.self_knowledge.checks import (
+    CANDIDATE_CHECKS,
+    DISCRIMINATION_GAP_CHECKS,
+    DISCRIMINATION_SCORE_CHECKS,
+    GENERATION_SCORE_CHECKS,
+    SK_QUESTION_CHECKS,
+)
+from selfimprove_dagster.table import SOURCE, TEXT, Draw, Table, completions
 
 METHOD = "self_knowledge"
 
@@ -16,12 +22,32 @@ SK_QUESTIONS = Table(
     "ask",
     noun="question",
     content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE},
+    sources=new("parents", "task", "kind", "question", *SOURCE),
+    checks=SK_QUESTION_CHECKS,
 )
 """The questions and prompts of all tasks, without what tells right from wrong, by file and line."""
 
 
-SK_CANDIDATES = completions(f"{METHOD}/candidates", "cand", noun="candidate", question_id=TEXT, task=TEXT)
+_ASKED = of(SK_QUESTIONS, "question")
+
+
+SK_CANDIDATES = completions(
+    f"{METHOD}/candidates",
+    "cand",
+    noun="candidate",
+    content={"question_id": TEXT, "task": TEXT},
+    sources={
+        **drawn(of(SK_QUESTIONS, "id"), [*_ASKED, *of(SK_QUESTIONS, "kind")]),
+        "question_id": of(SK_QUESTIONS, "id"),
+        **same(SK_QUESTIONS, "task"),
+    },
+    checks=CANDIDATE_CHECKS,
+    draw=Draw("candidates", lambda section: section["stop"]),
+)
 """What the model answers, several times a question, by `sample_index`; parent: the question."""
+
+
+_SAID = of(SK_CANDIDATES, "text")
 
 
 SK_GENERATION_SCORE = Table(
@@ -36,9 +62,20 @@ SK_GENERATION_SCORE = Table(
         "unread": pl.Int32,
     },
     measures={"score": pl.Float64},
+    sources={
+        "parents": [*of(SK_QUESTIONS, "id"), *of(SK_CANDIDATES, "id")],
+        "question_id": of(SK_QUESTIONS, "id"),
+        **same(SK_QUESTIONS, "task"),
+        "candidate_ids": of(SK_CANDIDATES, "id"),
+        **each([*_SAID, *of(SK_QUESTIONS, "source_line")], "right", "unread", "score"),
+    },
+    checks=GENERATION_SCORE_CHECKS,
 )
 """Which of a question's candidates are right, and their share: the accuracy of a random one. `unread` counts
 those in which no answer could be read. Parents: the question, every candidate."""
+
+
+_RIGHT = of(SK_GENERATION_SCORE, "right")
 
 
 SK_DISCRIMINATION_SCORE = Table(
@@ -59,6 +96,16 @@ SK_DISCRIMINATION_SCORE = Table(
         "right": pl.Boolean,
     },
     measures={"score": pl.Float64, "probabilities": pl.List(pl.List(pl.Float64))},
+    sources={
+        "parents": [*of(SK_QUESTIONS, "id"), *of(SK_CANDIDATES, "id"), *of(SK_GENERATION_SCORE, "id")],
+        **same(SK_GENERATION_SCORE, "question_id", "task", "candidate_ids"),
+        **each(_ASKED, "principles", "orders"),
+        **each([*_ASKED, *_SAID], "prompts", "texts", "choices", "probabilities"),
+        "picked_id": [*of(SK_CANDIDATES, "id"), *_ASKED, *_SAID],
+        **each([*_RIGHT, *_ASKED, *_SAID], "right", "score"),
+        **new("by"),
+    },
+    checks=DISCRIMINATION_SCORE_CHECKS,
 )
 """One row a question and way of picking. Each of `prompts` shows the candidates in the order of `orders`
 (places in `candidate_ids`), asked by the principle beside it; `texts` are what the model wrote, `choices` the
@@ -66,6 +113,9 @@ candidate that it chose each time, null where none could be read, `probabilities
 shown. `picked_id` is picked over all of them, and `right` whether it is; both are null where nothing could be
 read, and `score` is the generation score then. Parents: the question, its generation score, every candidate.
 """
+
+
+_SCORES = [*of(SK_GENERATION_SCORE, "score"), *of(SK_DISCRIMINATION_SCORE, "right")]
 
 
 SK_DISCRIMINATION_GAP = Table(
@@ -85,72 +135,31 @@ SK_DISCRIMINATION_GAP = Table(
         "unread_share": pl.Float64,
         "statement": TEXT,
     },
+    sources={
+        "parents": [
+            *of(SK_GENERATION_SCORE, "activity_id"),
+            *of(SK_DISCRIMINATION_SCORE, "activity_id"),
+        ],
+        **same(SK_GENERATION_SCORE, "task"),
+        **same(SK_DISCRIMINATION_SCORE, "by"),
+        **each(_SCORES, "questions", "generation", "discrimination"),
+        "best": _RIGHT,
+        **each(_SCORES, "gap", "gap_low", "gap_high", "statement"),
+        "unread_share": of(SK_DISCRIMINATION_SCORE, "choices"),
+        **new("kind", "model_id", "candidates"),
+    },
+    checks=DISCRIMINATION_GAP_CHECKS,
 )
 """One row a task and way of picking: both scores, their difference with its 95% interval, and the share of
 choices that could not be read. The generation score is what picking by lot scores, `best` what a judge that
 is always right would. Parents: both tables of scores, as sets, and the model."""
 
 
-SELF_KNOWLEDGE_TABLES = (
+TABLES = (
     SK_QUESTIONS,
     SK_CANDIDATES,
     SK_GENERATION_SCORE,
     SK_DISCRIMINATION_SCORE,
     SK_DISCRIMINATION_GAP,
 )
-"""All of them, in the order in which the stages run."""
-
-
-_ASKED = of(t.SK_QUESTIONS, "question")
-
-
-_SAID = of(t.SK_CANDIDATES, "text")
-
-
-_RIGHT = of(t.SK_GENERATION_SCORE, "right")
-
-
-_SCORES = [*of(t.SK_GENERATION_SCORE, "score"), *of(t.SK_DISCRIMINATION_SCORE, "right")]
-
-
-SELF_KNOWLEDGE_COLUMN_SOURCES: dict[str, Columns] = {
-    t.SK_QUESTIONS.name: new("parents", *t.SK_QUESTIONS.content),
-    t.SK_CANDIDATES.name: {
-        **drawn(of(t.SK_QUESTIONS, "id"), [*_ASKED, *of(t.SK_QUESTIONS, "kind")]),
-        "question_id": of(t.SK_QUESTIONS, "id"),
-        **same(t.SK_QUESTIONS, "task"),
-    },
-    t.SK_GENERATION_SCORE.name: {
-        "parents": [*of(t.SK_QUESTIONS, "id"), *of(t.SK_CANDIDATES, "id")],
-        "question_id": of(t.SK_QUESTIONS, "id"),
-        **same(t.SK_QUESTIONS, "task"),
-        "candidate_ids": of(t.SK_CANDIDATES, "id"),
-        **each([*_SAID, *of(t.SK_QUESTIONS, "source_line")], "right", "unread", "score"),
-    },
-    t.SK_DISCRIMINATION_SCORE.name: {
-        "parents": [
-            *of(t.SK_QUESTIONS, "id"),
-            *of(t.SK_CANDIDATES, "id"),
-            *of(t.SK_GENERATION_SCORE, "id"),
-        ],
-        **same(t.SK_GENERATION_SCORE, "question_id", "task", "candidate_ids"),
-        **each(_ASKED, "principles", "orders"),
-        **each([*_ASKED, *_SAID], "prompts", "texts", "choices", "probabilities"),
-        "picked_id": [*of(t.SK_CANDIDATES, "id"), *_ASKED, *_SAID],
-        **each([*_RIGHT, *_ASKED, *_SAID], "right", "score"),
-        **new("by"),
-    },
-    t.SK_DISCRIMINATION_GAP.name: {
-        "parents": [
-            *of(t.SK_GENERATION_SCORE, "activity_id"),
-            *of(t.SK_DISCRIMINATION_SCORE, "activity_id"),
-        ],
-        **same(t.SK_GENERATION_SCORE, "task"),
-        **same(t.SK_DISCRIMINATION_SCORE, "by"),
-        **each(_SCORES, "questions", "generation", "discrimination"),
-        "best": _RIGHT,
-        **each(_SCORES, "gap", "gap_low", "gap_high", "statement"),
-        "unread_share": of(t.SK_DISCRIMINATION_SCORE, "choices"),
-        **new("kind", "model_id", "candidates"),
-    },
-}
+"""In the order of the pipeline."""

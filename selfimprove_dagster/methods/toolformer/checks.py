@@ -7,10 +7,10 @@ from functools import partial
 import polars as pl
 
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
-from selfimprove_dagster.methods.lmsi.checks import FINISHED, LOGPROBS_MATCH_TOKENS
 from selfimprove_dagster.methods.toolformer.exam import PLAIN, WITH_TOOLS, WITHOUT
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import plain_losses
+from selfimprove_dagster.quality.completions import FINISHED, LOGPROBS_MATCH_TOKENS
 from selfimprove_dagster.quality.dataset import (
     LENGTH_DRIFT_CHECK,
     NOT_EMPTY,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import (
     MODELS,
@@ -32,10 +33,10 @@ from selfimprove_dagster.methods.toolformer.explain import METHOD, calls_of, los
 from selfimprove_dagster.methods.toolformer.rules import TABLE_THRESHOLDS, counts_at
 from selfimprove_dagster.methods.toolformer.statistics import best_and_worst, call_use, plain_losses
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
 from selfimprove_dagster.tools.calls import Call, PlacedCall, interleave
+from selfimprove_dagster.work.shards import recorded_sampling
 
 _ABOUT_CALLS = ("filtered_dataset", "tool_results", "perplexity_scores", "decisions", "raw_generations")
 
@@ -268,7 +269,7 @@ _DROPPED = Listing(
 def _words(lake: Lake, dataset: Manifest) -> CardWords:
     pool = lake.read_ungated(lake.manifest(t.TF_SEED_POOL.name, dataset.partition))
     drawn = lake.manifest(t.TF_RAW_GENERATIONS.name, dataset.partition)
-    sampling = recorded_sampling(drawn.table, drawn.activity.parameters)
+    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
     calls = lake.read_columns(dataset, ["calls"]).explode("calls").unnest("calls")
     counts = calls["tool"].value_counts(sort=True).sort("count", "tool", descending=[True, False])
     versions = lake.manifest(t.TF_TOOL_RESULTS.name, dataset.partition).activity.parameters["tools"]

@@ -38,7 +38,6 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     experiment_tools,
     search_folder,
 )
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table, plain
@@ -46,7 +45,7 @@ from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_call
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
-from selfimprove_dagster.work.shards import Request, Shard, completer, sampling_of
+from selfimprove_dagster.work.shards import Request, Shard, completer, recorded_sampling, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
 _LONGEST = 160
@@ -198,7 +197,7 @@ def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
         [pool_manifest, positions_manifest],
         settings,
         items,
-        Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS.name, settings))),
+        Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS, settings))),
         size=section.shard,
         unit="calls",
         each=lambda row: section.of(row["tool"]).calls,

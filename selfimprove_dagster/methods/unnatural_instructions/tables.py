@@ -1,27 +1,35 @@
-"""The tables of the methods whose model writes tasks."""
+"""The tables of Unnatural Instructions."""
 
 from __future__ import annotations
 
-from selfimprove_dagster.families.tasks.tables import _ELICITED, _EXAMPLE, POOL_TASKS
-from selfimprove_dagster.table import (
-    TEXT,
-    Table,
-    completions,
-    decisions,
+from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
+from selfimprove_dagster.families.tasks.checks import ACCEPTED_CHECKS, PARSED_CHECKS, TASK_DATASET_CHECKS
+from selfimprove_dagster.families.tasks.tables import ELICITED, EXAMPLE, pool_decisions, task_pool
+from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
+    EXAMPLE_STOPS,
+    OUTPUT_STOPS,
+    PARAPHRASE_STOPS,
 )
+from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
+from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
 
-# ---- Unnatural Instructions -------------------------------------------------------------------------
-
-
-UI_SEED_POOL = Table("unnatural_instructions/seed_pool", "task", noun="pool task", content=POOL_TASKS)
-"""The seed tasks from which demonstrations are drawn; parent: the seed task."""
-
-
-UI_POOL_DECISIONS = decisions("unnatural_instructions/pool_decisions")
+UI_POOL_DECISIONS = pool_decisions("unnatural_instructions")
 """Why a task is in the pool or not."""
 
 
-UI_RAW_GENERATIONS = completions("unnatural_instructions/raw_generations", "gen", noun="completion")
+UI_SEED_POOL = task_pool("unnatural_instructions")
+"""The seed tasks from which demonstrations are drawn; parent: the seed task."""
+
+
+UI_RAW_GENERATIONS = completions(
+    "unnatural_instructions/raw_generations",
+    "gen",
+    noun="completion",
+    sources=drawn(of(UI_SEED_POOL, "id"), of(UI_SEED_POOL, "instruction", "instances", "constraints")),
+    checks=COMPLETION_CHECKS,
+    draw=Draw("generation", EXAMPLE_STOPS),
+)
 """Sampled fourth tasks; parents: the three demonstrations."""
 
 
@@ -29,12 +37,23 @@ UI_CANDIDATE_TASKS = Table(
     "unnatural_instructions/candidate_tasks",
     "cand",
     noun="candidate task",
-    content={"completion_id": TEXT, **_ELICITED, "problem": TEXT},
+    content={"completion_id": TEXT, **ELICITED, "problem": TEXT},
+    sources={
+        **each(of(UI_RAW_GENERATIONS, "id"), "parents", "completion_id"),
+        **each(of(UI_RAW_GENERATIONS, "text"), *ELICITED, "problem"),
+    },
+    checks=PARSED_CHECKS,
 )
 """The task read out of each completion; parent: the completion."""
 
 
-UI_TASK_DECISIONS = decisions("unnatural_instructions/task_decisions")
+UI_TASK_DECISIONS = decisions(
+    "unnatural_instructions/task_decisions",
+    sources=decided(
+        of(UI_CANDIDATE_TASKS, "id"),
+        [*of(UI_CANDIDATE_TASKS, *ELICITED), *of(UI_SEED_POOL, "instruction", "instances")],
+    ),
+)
 """What each rule said of each elicited task that reached it."""
 
 
@@ -42,13 +61,30 @@ UI_ACCEPTED_TASKS = Table(
     "unnatural_instructions/accepted_tasks",
     "acc",
     noun="accepted task",
-    content={"candidate_id": TEXT, **_ELICITED},
+    content={"candidate_id": TEXT, **ELICITED},
+    sources={
+        **each(of(UI_CANDIDATE_TASKS, "id"), "parents", "candidate_id"),
+        **same(UI_CANDIDATE_TASKS, *ELICITED),
+    },
+    checks=ACCEPTED_CHECKS,
+    read_later=True,
 )
 """The tasks that are answered; parent: the candidate."""
 
 
 UI_TASK_OUTPUTS = completions(
-    "unnatural_instructions/task_outputs", "out", noun="output", task_id=TEXT, **_ELICITED
+    "unnatural_instructions/task_outputs",
+    "out",
+    noun="output",
+    content={"task_id": TEXT, **ELICITED},
+    sources={
+        **drawn(of(UI_ACCEPTED_TASKS, "id"), of(UI_ACCEPTED_TASKS, *ELICITED)),
+        "task_id": of(UI_ACCEPTED_TASKS, "id"),
+        **same(UI_ACCEPTED_TASKS, *ELICITED),
+    },
+    checks=COMPLETION_CHECKS,
+    draw=Draw("outputs", OUTPUT_STOPS),
+    read_later=True,
 )
 """The greedy answer to each task; parent: the accepted task."""
 
@@ -57,20 +93,74 @@ UI_PARAPHRASES = completions(
     "unnatural_instructions/paraphrases",
     "para",
     noun="paraphrase",
-    task_id=TEXT,
-    instruction=TEXT,
-    paraphrase=TEXT,
-    problem=TEXT,
+    content={"task_id": TEXT, "instruction": TEXT, "paraphrase": TEXT, "problem": TEXT},
+    sources={
+        **drawn(of(UI_ACCEPTED_TASKS, "id"), of(UI_ACCEPTED_TASKS, "instruction")),
+        "task_id": of(UI_ACCEPTED_TASKS, "id"),
+        **same(UI_ACCEPTED_TASKS, "instruction"),
+        **each(of(UI_ACCEPTED_TASKS, "instruction"), "paraphrase", "problem"),
+    },
+    checks=(*COMPLETION_CHECKS, *PARSED_CHECKS),
+    draw=Draw("paraphrases", PARAPHRASE_STOPS),
+    read_later=True,
 )
 """The same instruction in other words, or the problem of a text that holds none; parent: the accepted
 task."""
 
 
-UI_DECISIONS = decisions("unnatural_instructions/decisions")
+_ANSWERED = [*of(UI_TASK_OUTPUTS, "instruction", "input"), *of(UI_PARAPHRASES, "paraphrase")]
+
+
+UI_DECISIONS = decisions(
+    "unnatural_instructions/decisions",
+    sources=decided(
+        of(UI_TASK_OUTPUTS, "id"),
+        [*of(UI_TASK_OUTPUTS, "instruction", "input", "text"), *of(UI_PARAPHRASES, "paraphrase")],
+    ),
+)
 """What each rule said of each answered task."""
 
 
 UI_FILTERED_DATASET = Table(
-    "unnatural_instructions/filtered_dataset", "ex", noun="training example", content=_EXAMPLE
+    "unnatural_instructions/filtered_dataset",
+    "ex",
+    noun="training example",
+    content=EXAMPLE,
+    sources={
+        "parents": [*of(UI_TASK_OUTPUTS, "id"), *of(UI_ACCEPTED_TASKS, "id"), *of(UI_PARAPHRASES, "id")],
+        "instruction": [*of(UI_TASK_OUTPUTS, "instruction"), *of(UI_PARAPHRASES, "paraphrase")],
+        **same(UI_TASK_OUTPUTS, "input"),
+        **each(of(UI_TASK_OUTPUTS, "text"), "answer", "completion"),
+        **each(_ANSWERED, "question", "prompt"),
+        **new("format"),
+    },
+    checks=TASK_DATASET_CHECKS,
 )
 """Training examples, those of earlier iterations too; parents: the output, its task, and the paraphrase."""
+
+
+UI_CHECKPOINT = fine_tuned_checkpoint("unnatural_instructions", UI_FILTERED_DATASET)
+
+
+UI_EVALUATION = evaluation("unnatural_instructions", UI_CHECKPOINT)
+
+
+UI_PROMOTION = promotion("unnatural_instructions", UI_CHECKPOINT, UI_EVALUATION)
+
+
+TABLES = (
+    UI_POOL_DECISIONS,
+    UI_SEED_POOL,
+    UI_RAW_GENERATIONS,
+    UI_CANDIDATE_TASKS,
+    UI_TASK_DECISIONS,
+    UI_ACCEPTED_TASKS,
+    UI_TASK_OUTPUTS,
+    UI_PARAPHRASES,
+    UI_DECISIONS,
+    UI_FILTERED_DATASET,
+    UI_CHECKPOINT,
+    UI_EVALUATION,
+    UI_PROMOTION,
+)
+"""In the order of the pipeline."""

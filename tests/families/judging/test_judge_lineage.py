@@ -26,13 +26,12 @@ from kit.judge_lake import (
 )
 from kit.reading import first, role, shown, stages
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
-from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS, dialogue_evaluation
-from selfimprove_dagster.families.preferences import tables as t
+from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.families.preferences.explain import filter_again, preference_words
 from selfimprove_dagster.families.preferences.settings import PreferenceFilterSection
 from selfimprove_dagster.home.home import Home
@@ -64,8 +63,8 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_JUDGE_CHECKS,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.shards import recorded_sampling
 
 TRAINED = "the checkpoint of iteration 0 was trained on it and was promoted"
 
@@ -213,11 +212,11 @@ def test_comparisons_of_people_rollouts_checks_and_reward_models_are_told(lake: 
     kept = explain(lake, first(dataset(lake, "people"), question=SECRET)["id"])
     chose = "people chose “I cannot say.” over “Under the third pot.”"
     assert kept.verdict.startswith(f"in the dataset of people-000: {chose}; margin 1.0 against")
-    rollout = explain(lake, rows(lake, t.rollouts("rlaif"))["id"][0])
+    rollout = explain(lake, rows(lake, registry.table("rlaif/rollouts"))["id"][0])
     assert "no dataset holds it: written at step 1, reward 0.1, advantage -1" in rollout.verdict
     check = explain(lake, rows(lake, RLAIF_JUDGE_CHECKS)["id"][0])
     assert check.verdict.endswith("order_flip_agreement passed: 3 of 4 pairs are judged alike in both orders")
-    reward = explain(lake, rows(lake, t.reward_model("rlaif"))["id"][0])
+    reward = explain(lake, rows(lake, registry.table("rlaif/reward_model"))["id"][0])
     assert "85.0% of 20 held-out pairs right" in reward.verdict
 
 
@@ -275,7 +274,7 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
         what_if(lake, "people-000", ["round=1"])
     with pytest.raises(ExperimentError, match="minimum_margin: Input should be"):
         what_if(lake, "ai-000", ["minimum_margin=much"])
-    for schema in (t.rollouts("rlaif"), dialogue_evaluation("rlaif")):
+    for schema in (registry.table("rlaif/rollouts"), registry.table("rlaif/evaluation")):
         with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
             what_if(lake, rows(lake, schema)["id"][0], ["minimum_margin=1"])
     with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
@@ -317,9 +316,8 @@ def test_a_policy_is_tainted_by_the_model_that_rewarded_it(copied: Lake) -> None
 
     from selfimprove_dagster.lake.records import Draft, Parent
     from selfimprove_dagster.lake.taint import taint
-    from selfimprove_dagster.table import fine_tuned_checkpoint
 
-    schema = fine_tuned_checkpoint("rlaif")
+    schema = registry.table("rlaif/fine_tuned_checkpoint")
     (row,) = rows(copied, schema).iter_rows(named=True)
     stored = Stored(copied, "ai")
     content = {name: row[name] for name in schema.content} | {"dataset_activity_id": "act:elsewhere"}
@@ -341,7 +339,11 @@ def test_a_revoked_critique_takes_the_revisions_after_it_and_no_text_of_it_is_to
 
 
 def test_models_rollouts_and_checks_cannot_be_revoked(lake: Lake) -> None:
-    for schema in (t.reward_model("rlaif"), RLHF_SUPERVISED_CHECKPOINT, t.rollouts("rlhf")):
+    for schema in (
+        registry.table("rlaif/reward_model"),
+        RLHF_SUPERVISED_CHECKPOINT,
+        registry.table("rlhf/rollouts"),
+    ):
         with pytest.raises(RevocationError, match="of which no example is made"):
             plan(lake, "record", rows(lake, schema)["id"][0], None, by="Ada", why="a test")
 
@@ -404,11 +406,16 @@ def test_texts_of_prompts_and_critiques_are_found(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [name for name in COMPLETIONS if name.split("/")[0] in EXPERIMENTS.values()]
+    "table",
+    [
+        name
+        for name, table in registry.tables().items()
+        if table.draw and name.split("/")[0] in EXPERIMENTS.values()
+    ],
 )
 def test_the_sampling_is_what_was_recorded(lake: Lake, table: str) -> None:
     (manifest,) = lake.manifests(table)
-    drawn = recorded_sampling(table, manifest.activity.parameters)
+    drawn = recorded_sampling(registry.table(table), manifest.activity.parameters)
     revised = table.endswith(("critiques", "revisions"))
     assert (drawn.temperature, drawn.top_p) == ((0.7, 0.9) if revised else (1.0, 1.0))
     assert (drawn.stop, drawn.max_tokens) == (TURN_STOPS, 60)

@@ -13,6 +13,7 @@ import pytest
 from kit.judge_lake import SECRET
 from kit.small_lake import write_lines
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import GateClosed
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
@@ -23,11 +24,11 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft, build_records
 from selfimprove_dagster.quality.common import COMMON_CHECKS
 from selfimprove_dagster.quality.results import QualityResult
-from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.quality.suites import checks_of, run_suite
 from selfimprove_dagster.tables import TABLES
 
 NAMES = {"constitutional": "cai", "rlaif": "ai", "rlhf": "people"}
-JUDGING = [table for table in SUITES if table.split("/")[0] in NAMES]
+JUDGING = [table for table in registry.tables() if table.split("/")[0] in NAMES]
 CAI, AI, PEOPLE = "constitutional", "rlaif", "rlhf"
 MEASURED = f"{AI}/judge_checks"
 
@@ -108,7 +109,7 @@ def made(judge_home: Home, tmp_path: Path) -> Made:
 OWN = [
     (table, check.name)
     for table in JUDGING
-    for check in SUITES[table]
+    for check in checks_of(registry.table(table))
     if check not in COMMON_CHECKS and check.name not in {"loads", "finished", "no_empty_text", "consistent"}
 ]
 """Every check but those of all tables, and those that the lake made by hand cannot hold."""
@@ -122,7 +123,7 @@ def test_no_check_fails_on_a_sound_iteration(made: Made, table: str, name: str) 
 
 def test_all_tables_of_the_three_methods_have_a_suite() -> None:
     assert set(JUDGING) == {table for table in TABLES if table.split("/")[0] in NAMES}
-    checks = SUITES[MEASURED]
+    checks = checks_of(registry.table(MEASURED))
     assert [check.name for check in checks if check not in COMMON_CHECKS] == list(MEASURES)
     assert all(check.blocking for check in checks if check.name in MEASURES)
 

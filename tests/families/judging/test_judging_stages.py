@@ -11,9 +11,8 @@ import pytest
 from kit.judging_home import make_home, rows, run
 from kit.reading import parents
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
-from selfimprove_dagster.families.dialogues.tables import dialogue_evaluation
-from selfimprove_dagster.families.preferences import tables as t
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
@@ -33,9 +32,9 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_RESPONSE_PAIRS,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
-from selfimprove_dagster.methods.self_knowledge.tables import SELF_KNOWLEDGE_TABLES
-from selfimprove_dagster.recorded_sampling import recorded_sampling
+from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.tables import JUDGE_TABLES
+from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +69,7 @@ def test_each_round_criticises_and_revises_what_the_one_before_wrote(home: Home)
 
 def test_critiques_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(CAI_CRITIQUES.name, partition_of("cai", 0))
-    parameters = recorded_sampling(CAI_CRITIQUES.name, manifest.activity.parameters)
+    parameters = recorded_sampling(CAI_CRITIQUES, manifest.activity.parameters)
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
     drawn = model.generate(
@@ -93,7 +92,7 @@ def test_the_dataset_mixes_last_revisions_with_what_people_answered(home: Home) 
 
 
 def test_the_exam_follows_the_champion_through_its_revisions(home: Home) -> None:
-    answers = rows(home, dialogue_evaluation("constitutional"), "cai")
+    answers = rows(home, registry.table("constitutional/evaluation"), "cai")
     assert set(answers["mode"]) == {"greedy", "revision_0", "revision_1", "revision_2"}
     assert answers.filter(mode="greedy", role="challenger").height == 40
     assert answers.filter(mode="revision_2", role="champion").height == 10
@@ -147,7 +146,7 @@ def test_the_judge_is_measured(home: Home) -> None:
 
 @pytest.mark.parametrize(("name", "method"), [("ai", "rlaif"), ("people", "rlhf"), ("direct", "rlaif")])
 def test_every_rollout_is_kept_with_its_reward_and_by_whom(home: Home, name: str, method: str) -> None:
-    written = rows(home, t.rollouts(method), name)
+    written = rows(home, registry.table(f"{method}/rollouts"), name)
     checkpoint = rows(home, f"{method}/fine_tuned_checkpoint", name).row(0, named=True)
     assert written.group_by("step").len().sort("step").rows() == [(1, 16), (2, 16), (3, 16)]
     assert written["reward"].is_finite().all()
@@ -160,12 +159,12 @@ def test_every_rollout_is_kept_with_its_reward_and_by_whom(home: Home, name: str
 
 def test_the_policy_starts_from_the_supervised_step_and_is_rewarded_by_the_reward_model(home: Home) -> None:
     (trained,) = rows(home, RLHF_SUPERVISED_CHECKPOINT, "people").iter_rows(named=True)
-    (judge,) = rows(home, t.reward_model("rlhf"), "people").iter_rows(named=True)
+    (judge,) = rows(home, registry.table("rlhf/reward_model"), "people").iter_rows(named=True)
     (policy,) = rows(home, "rlhf/fine_tuned_checkpoint", "people").iter_rows(named=True)
     assert policy["base_model_id"] == judge["base_model_id"] == trained["model_id"]
     assert parents(policy, "rewarded_by") == [judge["model_id"]]
     assert weights_hash(Path(judge["path"])) == judge["model_id"]
-    rewarded = rows(home, dialogue_evaluation("rlhf"), "people")
+    rewarded = rows(home, registry.table("rlhf/evaluation"), "people")
     assert rewarded["reward"].is_finite().all()
 
 
@@ -183,15 +182,15 @@ def test_what_was_measured_of_the_judge_is_told_where_it_is_trusted(home: Home) 
 
 
 def test_dpo_and_direct_rlaif_need_no_reward_model(home: Home) -> None:
-    assert rows(home, t.reward_model("rlhf"), "pairs").is_empty()
-    assert rows(home, t.rollouts("rlhf"), "pairs").is_empty()
-    assert rows(home, t.reward_model("rlaif"), "direct").is_empty()
-    assert rows(home, dialogue_evaluation("rlaif"), "direct")["reward"].null_count() == 80
+    assert rows(home, registry.table("rlhf/reward_model"), "pairs").is_empty()
+    assert rows(home, registry.table("rlhf/rollouts"), "pairs").is_empty()
+    assert rows(home, registry.table("rlaif/reward_model"), "direct").is_empty()
+    assert rows(home, registry.table("rlaif/evaluation"), "direct")["reward"].null_count() == 80
 
 
 def test_the_reward_model_is_measured_on_pairs_that_it_never_saw(home: Home) -> None:
-    (judge,) = rows(home, t.reward_model("rlaif"), "ai").iter_rows(named=True)
-    pairs = rows(home, t.preference_dataset("rlaif"), "ai")
+    (judge,) = rows(home, registry.table("rlaif/reward_model"), "ai").iter_rows(named=True)
+    pairs = rows(home, registry.table("rlaif/filtered_dataset"), "ai")
     assert judge["held_out_pairs"] > 0
     assert judge["held_out_pairs"] + judge["examples"] == len(pairs)
 

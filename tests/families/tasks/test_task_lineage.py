@@ -14,6 +14,7 @@ from kit.reading import first, role, shown, stages
 from kit.task_lake import HOSTILE, ScriptedModel, scripted
 from typer.testing import CliRunner
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import difference_text, explanation_text, what_if_text
 from selfimprove_dagster.cli.main import app
@@ -53,12 +54,16 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_FILTERED_DATASET,
     UI_TASK_OUTPUTS,
 )
-from selfimprove_dagster.recorded_sampling import COMPLETIONS, recorded_sampling
 from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
 
-DRAWN = [name for name in COMPLETIONS if name.split("/")[0] in ("self_instruct", "unnatural_instructions")]
+DRAWN = [
+    name
+    for name, table in registry.tables().items()
+    if table.draw and name.split("/")[0] in ("self_instruct", "unnatural_instructions")
+]
 
 
 @pytest.fixture
@@ -333,7 +338,7 @@ def test_the_recorded_sampling_is_that_of_the_stage(
     stage = table.split("/")[1]
     section = {"instance_generations": "instances", "task_outputs": "outputs"}.get(stage, stage)
     section = getattr(experiment, {"raw_generations": "generation"}.get(section, section))
-    recorded = recorded_sampling(table, manifest.activity.parameters)
+    recorded = recorded_sampling(registry.table(table), manifest.activity.parameters)
     assert recorded.temperature == getattr(section, "temperature", 0.0)
     assert recorded.max_tokens == section.max_tokens
     assert recorded.top_p == getattr(section, "top_p", 1.0)

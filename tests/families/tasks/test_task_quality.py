@@ -12,18 +12,19 @@ from typing import Any
 import polars as pl
 import pytest
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.quality.results import QualityResult
-from selfimprove_dagster.quality.suites import SUITES, run_suite
+from selfimprove_dagster.quality.suites import checks_of, run_suite
 from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
 
 NAMES = {"self_instruct": "si", "unnatural_instructions": "ui"}
-TASKS = [table for table in SUITES if table.split("/")[0] in NAMES]
+TASKS = [table for table in registry.tables() if table.split("/")[0] in NAMES]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def made(task_home: Home, tmp_path: Path) -> Made:
 @pytest.mark.parametrize("table", TASKS)
 def test_no_gate_is_closed_on_sound_iterations(made: Made, table: str, iteration: int) -> None:
     results = run_suite(table, made.lake, made.experiment(table), iteration)
-    assert [result.name for result in results] == [check.name for check in SUITES[table]]
+    assert [result.name for result in results] == [check.name for check in checks_of(registry.table(table))]
     assert not [result for result in results if result.blocking and not result.passed]
 
 
@@ -168,8 +169,10 @@ def test_a_planted_fault_fails_its_check(made: Made, table: str, check: str, pla
 
 def test_every_check_of_tasks_has_a_planted_fault() -> None:
     planted = {check for _, check, _ in FAULTS}
-    elsewhere = {check.name for table in SUITES if table.startswith("lmsi/") for check in SUITES[table]}
-    mine = {check.name for table in TASKS for check in SUITES[table]}
+    elsewhere = {
+        check.name for table in registry.method("lmsi").tables.values() for check in checks_of(table)
+    }
+    mine = {check.name for table in TASKS for check in checks_of(registry.table(table))}
     assert mine - elsewhere <= planted
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.methods.lmsi import lmsi
 
 
@@ -158,8 +159,8 @@ def test_no_direct_example_stands_twice_and_no_path_is_lost_otherwise(
 
 
 def test_distinct_ngrams_fall_when_texts_repeat() -> None:
-    assert lmsi.distinct_ngram_share(["a b c d", "e f g h"]) == 1.0
-    assert lmsi.distinct_ngram_share(["a b c d"] * 4) == 0.25
-    assert lmsi.distinct_ngram_share(["too short", ""]) == 1.0
-    narrowing = [lmsi.distinct_ngram_share(["a b c d e"] * n) for n in (1, 2, 4)]
+    assert distinct_ngram_share(["a b c d", "e f g h"]) == 1.0
+    assert distinct_ngram_share(["a b c d"] * 4) == 0.25
+    assert distinct_ngram_share(["too short", ""]) == 1.0
+    narrowing = [distinct_ngram_share(["a b c d e"] * n) for n in (1, 2, 4)]
     assert all(later < earlier for earlier, later in pairwise(narrowing))

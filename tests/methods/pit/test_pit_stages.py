@@ -14,10 +14,10 @@ from kit.judging_home import make_home, materialise, rows, run
 from kit.pages import client
 from kit.reading import parents
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
-from selfimprove_dagster.families.preferences import tables as judge_tables
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -32,9 +32,9 @@ from selfimprove_dagster.methods.pit.pit import GAP_TERMS
 from selfimprove_dagster.methods.pit.settings import GapChecksSection
 from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
 from selfimprove_dagster.quality.suites import run_suite
-from selfimprove_dagster.recorded_sampling import recorded_sampling
 from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.table import Table, promotion
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def one(home: Home, schema: Table) -> dict[str, Any]:
 
 
 def test_pairs_are_those_of_the_other_experiment_and_descend_from_them(home: Home) -> None:
-    given = rows(home, judge_tables.preference_dataset("rlhf"), "people")
+    given = rows(home, registry.table("rlhf/filtered_dataset"), "people")
     pool = of(home, t.PIT_SEED_POOL)
     by_id = {row["id"]: row for row in given.iter_rows(named=True)}
     assert len(pool) == len(given)
@@ -126,7 +126,7 @@ def test_the_first_phase_improves_the_data_and_the_second_the_policys_own_sample
 
 def test_references_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(t.PIT_POLICY_REFERENCES.name, partition_of("taught", 0))
-    parameters = recorded_sampling(manifest.table, manifest.activity.parameters)
+    parameters = recorded_sampling(registry.table(manifest.table), manifest.activity.parameters)
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
     drawn = model.generate(
@@ -194,24 +194,20 @@ def test_the_exam_judges_the_rounds_of_either_model(home: Home) -> None:
     originals = rounds.filter(way="original").select("source_line", "text")
     greedy = answers.filter(role="champion", mode="greedy").select("source_line", "text")
     assert greedy.sort("source_line").rows() == originals.sort("source_line").rows()
-    decision = one(home, promotion("pit"))
+    decision = one(home, registry.table("pit/promotion"))
     right = answers.filter(role="challenger", mode="improved_1")["correct"]
     assert decision["challenger_accuracy"] == pytest.approx(right.sum() / len(right))
 
 
 def test_only_the_exam_reads_the_truth(home: Home) -> None:
     """The stage of the rounds reads what is held out, but not its truth, nor the module that judges by it."""
-    told = {
-        column for schema in t.PIT_TABLES for column in schema.content if column in ("wanted", "unwanted")
-    }
+    told = {column for schema in t.TABLES for column in schema.content if column in ("wanted", "unwanted")}
     assert not told
     for path in ("assets/improvement_rounds.py", "assets/pit.py", "selfimprove_dagster/improving.py"):
         tree = ast.parse((ROOT / path).read_text())
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert not names & {"wanted", "unwanted", "answer", "judge"}, path
-    trained = [
-        schema.name for schema in t.PIT_TABLES if schema.name.split("/")[1] in ("rollouts", "gap_pairs")
-    ]
+    trained = [schema.name for schema in t.TABLES if schema.name.split("/")[1] in ("rollouts", "gap_pairs")]
     for table in trained:
         manifest = home.lake.manifest(table, partition_of("taught", 0))
         made = {one.activity.id: one.table for one in home.lake.manifests()}
@@ -235,7 +231,7 @@ def test_an_example_is_explained_by_the_pair_and_where_that_came_from(home: Home
 
 
 def test_what_is_revoked_in_the_other_experiment_falls_here_too(home: Home) -> None:
-    seed = rows(home, judge_tables.preference_dataset("rlhf"), "people")["id"][0]
+    seed = rows(home, registry.table("rlhf/filtered_dataset"), "people")["id"][0]
     fallen = plan(home.lake, "record", seed, None, "a tester", "a mistake")
     assert {"pit/filtered_dataset", "pit/gap_pairs", "pit/improver_dataset"} <= {*fallen.counts["table"]}
     assert one(home, t.PIT_CHECKPOINT)["model_id"] in fallen.tainted["taught"]
@@ -336,7 +332,7 @@ def test_pages_tell_of_pit(home: Home, page: str) -> None:
 
 
 def test_records_of_every_stage_have_a_page(home: Home) -> None:
-    for schema in t.PIT_TABLES:
+    for schema in t.TABLES:
         record = of(home, schema)["id"][0]
         answer = client(home).get(f"/records/{record}")
         assert answer.status_code == 200, schema.name

@@ -179,7 +179,7 @@ def test_the_pages_show_every_round(home: Home) -> None:
     reflected = rows(home, t.REFINEMENTS).filter(kind=REFLECTION).row(0, named=True)
     shown = page(f"/records/{reflected['id']}")
     assert "First answer" in shown and "Evaluation, round 1" in shown and "Outcome, round" in shown
-    for schema in (*t.REFINEMENT_TABLES,):
+    for schema in t.TABLES:
         page(f"/records/{rows(home, schema)['id'][0]}")
     (seeds,) = home.lake.manifests("seeds/prompts", "refined")
     assert "nothing is trained on it" in page(f"/records/{home.lake.read_ungated(seeds)['id'][0]}")

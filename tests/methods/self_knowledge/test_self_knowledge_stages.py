@@ -17,7 +17,7 @@ from kit.models import ByteModel
 from kit.stage_assets import stage_assets
 from starlette.testclient import TestClient
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry, tables
 from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
 from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
@@ -44,12 +44,12 @@ from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
 from selfimprove_dagster.methods.self_knowledge.exam import is_right, recorded_task, truth
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
 from selfimprove_dagster.methods.self_knowledge.settings import DiscriminationSection, KnowledgeTask
-from selfimprove_dagster.quality.suites import SUITES
-from selfimprove_dagster.recorded_sampling import recorded_sampling
+from selfimprove_dagster.quality.suites import checks_of
 from selfimprove_dagster.resources.home import HomeResource
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.runs import run_iteration
+from selfimprove_dagster.work.shards import recorded_sampling
 
 KNOWS: dict[str, Any] = {
     "method": "self_knowledge",
@@ -98,7 +98,7 @@ def test_candidates_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(t.SK_CANDIDATES.name, partition_of("knows", 0))
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
-    parameters = recorded_sampling(manifest.table, manifest.activity.parameters)
+    parameters = recorded_sampling(registry.table(manifest.table), manifest.activity.parameters)
     drawn = model.generate(
         shown["prompt_token_ids"].to_list(), [[seed] for seed in shown["seed"]], parameters
     )
@@ -145,17 +145,17 @@ def test_the_gap_is_that_of_the_recorded_scores(home: Home) -> None:
 def test_the_lake_holds_what_it_says_and_every_blocking_check_passed(home: Home) -> None:
     report = verify(home.lake)
     assert not report.findings and report.rows > 0
-    for schema in t.SELF_KNOWLEDGE_TABLES:
+    for schema in t.TABLES:
         checks = home.lake.checks(home.lake.manifest(schema.name, partition_of("knows", 0)))
-        assert {check.name for check in checks} == {check.name for check in SUITES[schema.name]}
+        assert {check.name for check in checks} == {check.name for check in checks_of(schema)}
         assert all(check.passed or not check.blocking for check in checks)
 
 
 def test_a_pick_can_be_traced_and_explained(home: Home) -> None:
     pick = rows(home, t.SK_DISCRIMINATION_SCORE).row(0, named=True)
     up = Lineage(home.lake).ancestors([pick["id"]]).nodes
-    assert {*up["table_name"].drop_nulls()} == {schema.name for schema in t.SELF_KNOWLEDGE_TABLES[:4]}
-    for schema in t.SELF_KNOWLEDGE_TABLES:
+    assert {*up["table_name"].drop_nulls()} == {schema.name for schema in t.TABLES[:4]}
+    for schema in t.TABLES:
         said = explain(home.lake, rows(home, schema)["id"][0])
         assert said.verdict.startswith("it measures whether a model can judge itself")
     gap = rows(home, t.SK_DISCRIMINATION_GAP).row(0, named=True)
@@ -172,7 +172,7 @@ def test_the_pages_show_gaps_and_picks(home: Home) -> None:
     assert "12 picks" in picks
     wrong = rows(home, t.SK_DISCRIMINATION_SCORE).filter(pl.col("right").ne_missing(True))
     assert f"{len(wrong)} picks" in client.get("/experiments/knows/0/rejected").text
-    for schema in t.SELF_KNOWLEDGE_TABLES:
+    for schema in t.TABLES:
         assert client.get(f"/records/{rows(home, schema)['id'][0]}").status_code == 200
 
 

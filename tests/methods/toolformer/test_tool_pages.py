@@ -90,7 +90,7 @@ def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
 ) -> None:
     home = replace(tool_home, root=tmp_path / "home")
     shutil.copytree(tool_home.lake.root, home.lake.root)
-    stages = [schema for schema in t.TOOL_TABLES if schema.name.startswith("toolformer/")]
+    stages = [schema for schema in (t.SEED_TEXTS, *t.TABLES) if schema.name.startswith("toolformer/")]
     for schema in reversed(stages[1:]):
         shutil.rmtree(home.lake.root / schema.name)
         for address in ("", "/1", "/1/examples", "/1/rejected"):
@@ -153,7 +153,7 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_the_method(tool_home: H
             page = seen(tool_home, f"/records/{records[0]}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(tool_home).get(f"/records/{records[0]}/text").status_code == 200
-    assert set(kinds) >= {schema.name for schema in t.TOOL_TABLES} - {t.TF_SEARCH_INDEX.name}
+    assert set(kinds) >= {schema.name for schema in (t.SEED_TEXTS, *t.TABLES)} - {t.TF_SEARCH_INDEX.name}
     assert kinds[t.TF_TOOL_RESULTS.name] == "Call" and kinds[t.SEED_TEXTS.name] == "Seed text"
     assert not any("/" in kind for kind in kinds.values())
 
@@ -178,7 +178,7 @@ def test_an_example_shows_its_calls_in_the_text_their_losses_and_its_ancestry(to
         *("filtered_dataset", "tool_results", "raw_generations", "call_positions", "seed_pool", "texts")
     }
     assert "call: [Calculator(12 * 3) → 36]" in [node["label"] for node in graph["nodes"]]
-    assert "What else came of its seed" in page and "Why it was kept" in page
+    assert "Descendants of the same seed" in page and "Why it was kept" in page
 
 
 def test_a_call_stands_in_its_text_whether_it_was_kept_or_not(tool_home: Home) -> None:

@@ -1,0 +1,124 @@
+"""Checks on completions that a model drew, and on their perplexities."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
+from selfimprove_dagster.quality.subject import Subject, numbers, share
+
+EMPTY_SHARE = 0.01
+
+
+CUT_OFF_SHARE = 0.2
+
+
+ROUNDING = 1e-4
+"""Log-probabilities may exceed 0 by this much, perplexities fall below 1: engines use 32 bits and less."""
+
+
+def _no_empty_text(subject: Subject) -> Evidence:
+    rows = subject.columns("id", "text").with_columns(pl.col("text").fill_null(""))
+    return Evidence(
+        rows,
+        (Expect("ExpectColumnValuesToMatchRegex", column="text", regex=r"\S", mostly=1 - EMPTY_SHARE),),
+        found="are empty",
+        allowed=f"at most {EMPTY_SHARE:.0%} should be",
+        unit="completions",
+        observed={"empty_share": share(~rows["text"].str.contains(r"\S"))},
+    )
+
+
+def _logprobs_match_tokens(subject: Subject) -> Evidence:
+    logprob = pl.element()
+    fine = (logprob.is_finite() & (logprob <= ROUNDING)).fill_null(False)
+    rows = subject.columns("id", "token_ids", "logprobs").select(
+        "id",
+        tokens=pl.col("token_ids").list.len(),
+        logprobs=pl.col("logprobs").list.len(),
+        wrong_values=pl.col("logprobs").list.eval((~fine).cast(pl.UInt32)).list.sum(),
+    )
+    return Evidence(
+        rows,
+        (
+            Expect("ExpectColumnPairValuesToBeEqual", column_A="tokens", column_B="logprobs"),
+            Expect("ExpectColumnValuesToBeBetween", column="wrong_values", max_value=0),
+        ),
+        found="have log-probabilities that are not one a token, above 0 or not finite",
+        allowed="each sampled token must have one log-probability, finite and at most 0",
+        unit="completions",
+        observed={"tokens": int(rows["tokens"].sum())},
+    )
+
+
+def _finished(subject: Subject) -> Evidence:
+    rows = subject.columns("id", "finish_reason", "text")
+    return Evidence(
+        rows,
+        (
+            Expect(
+                "ExpectColumnValuesToNotBeInSet",
+                column="finish_reason",
+                value_set=["length"],
+                mostly=1 - CUT_OFF_SHARE,
+            ),
+        ),
+        found="were cut off at the token limit",
+        allowed=f"at most {CUT_OFF_SHARE:.0%} should be",
+        unit="completions",
+        observed={"cut_off_share": share(rows["finish_reason"] == "length")},
+    )
+
+
+def _perplexity_range(subject: Subject) -> Evidence:
+    rows = subject.columns("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
+    finite = rows.filter("finite")["perplexity"]
+    return Evidence(
+        rows,
+        (
+            Expect("ExpectColumnValuesToBeBetween", column="perplexity", min_value=1 - ROUNDING),
+            Expect("ExpectColumnValuesToBeInSet", column="finite", value_set=[True]),
+        ),
+        found="have a perplexity below 1 or one that is no finite number",
+        allowed="a perplexity is finite and at least 1",
+        observed=numbers(mean_perplexity=finite.mean(), highest_perplexity=finite.max()),
+    )
+
+
+NO_EMPTY_COMPLETION = QualityCheck(
+    "no_empty_text",
+    False,
+    f"At most {EMPTY_SHARE:.0%} of the completions are empty.",
+    "Look at the prompt format and the stop strings",
+    _no_empty_text,
+)
+
+
+LOGPROBS_MATCH_TOKENS = QualityCheck(
+    "logprobs_match_tokens",
+    True,
+    "Each sampled token has one log-probability, finite and at most 0.",
+    "The engine gives wrong log-probabilities: try another device or number format",
+    _logprobs_match_tokens,
+)
+
+
+FINISHED = QualityCheck(
+    "finished",
+    False,
+    f"At most {CUT_OFF_SHARE:.0%} of the completions were cut off at the token limit.",
+    "Raise max_tokens, or give a stop string at which paths end",
+    _finished,
+)
+
+
+COMPLETION_CHECKS = (NO_EMPTY_COMPLETION, LOGPROBS_MATCH_TOKENS, FINISHED)
+
+
+PERPLEXITY_RANGE = QualityCheck(
+    "range",
+    True,
+    "Every perplexity is finite and at least 1.",
+    "Look at the log-probabilities of the paths that the table names",
+    _perplexity_range,
+)
