@@ -20,6 +20,8 @@ from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles, read_rollouts
 
+pytestmark = pytest.mark.train
+
 SETTINGS = PolicySettings(
     steps=12,
     learning_rate=1e-2,

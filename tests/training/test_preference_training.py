@@ -19,6 +19,8 @@ from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.preference import PreferenceSettings, optimise_preferences
 from selfimprove_dagster.training.settings import TrainingOutcome
 
+pytestmark = pytest.mark.train
+
 SETTINGS = PreferenceSettings(steps=24, learning_rate=3e-3, batch_size=6, save_every=5, beta=0.5)
 
 

@@ -24,6 +24,8 @@ from selfimprove_dagster.training.comparisons import Comparison, hash_comparison
 from selfimprove_dagster.training.reward import RewardModel, RewardSettings, train_reward_model
 from selfimprove_dagster.training.settings import TrainingOutcome
 
+pytestmark = pytest.mark.train
+
 SETTINGS = RewardSettings(steps=24, learning_rate=3e-3, batch_size=6, save_every=5)
 
 

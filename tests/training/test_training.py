@@ -22,6 +22,8 @@ from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders, supervised
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
 
+pytestmark = pytest.mark.train
+
 SETTINGS = SupervisedSettings(steps=24, learning_rate=3e-3, batch_size=4, warmup_fraction=0.1, save_every=5)
 
 

@@ -36,7 +36,7 @@ from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNO
 from selfimprove_dagster.tables import JUDGE_TABLES
 from selfimprove_dagster.work.shards import recorded_sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 ROOT = Path(__file__).parents[3]
 TRUTH = ("selfimprove_dagster.families.dialogues.exam", "selfimprove_dagster.recipes.dialogue_world")

@@ -36,7 +36,7 @@ from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 ROOT = Path(__file__).parents[3]
 
