@@ -17,10 +17,17 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Table, dataset_of, is_decisions, is_measured, is_model
+from selfimprove_dagster.text import plural
 
 if TYPE_CHECKING:
+    from selfimprove_dagster.evaluation.exam import Exams
+    from selfimprove_dagster.lake.lake import Lake
+    from selfimprove_dagster.loop.estimate import Forecast
+    from selfimprove_dagster.loop.results import Results
+    from selfimprove_dagster.seeds.kind import Seeds
     from selfimprove_dagster.stage import Result, StageContext
+    from selfimprove_dagster.training.settings import TrainingOutcome
 
 E = TypeVar("E", bound=Experiment)
 
@@ -118,13 +125,14 @@ class Method(Generic[E]):
     embedded: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
     counts: Mapping[str, str] = field(default_factory=dict)
     yields: Yield | None = None
-    seeds: Any = None
-    exam: Any = None
+    seeds: Seeds[E] | None = None
+    exam: Exams[E] | None = None
     explain: Any = None
     what_if: Any = None
     pages: Any = None
     card: Any = None
-    estimate: Any = None
+    results: Results | None = None
+    estimate: Callable[[Lake, E, int, Callable[..., TrainingOutcome]], Forecast] | None = None
     distribution: str = ""
     """Name and version of the package that the method came with; empty for the shipped ones."""
 
@@ -132,6 +140,31 @@ class Method(Generic[E]):
     def tables(self) -> dict[str, Table]:
         """The tables that its stages write, by name, in the order of the pipeline."""
         return {table.name: table for one in self.stages for table in one.writes}
+
+    @cached_property
+    def counted(self) -> Mapping[str, str]:
+        """The columns of the results table, each with the stage whose rows it counts.
+
+        By default there is one for each table that holds neither decisions, models nor measurements.
+        """
+        if self.counts:
+            return self.counts
+        rows = [
+            one
+            for one in self.tables.values()
+            if not (is_decisions(one) or is_model(one) or is_measured(one))
+        ]
+        return {plural(one.noun): one.stage for one in rows}
+
+    @property
+    def dataset(self) -> Table | None:
+        """The table of training examples, or else the last one of rows that the method makes."""
+        return dataset_of({table.stage: table for table in self.tables.values()})
+
+    @property
+    def promotes(self) -> bool:
+        """Whether an iteration ends in a decision about a new champion."""
+        return f"{self.name}/promotion" in self.tables
 
     def table(self, stage: str) -> Table:
         """The table of a stage. Raises MethodError where the method has none of that name."""

@@ -17,7 +17,6 @@ from selfimprove_dagster.methods.rlhf import tables as rlhf
 from selfimprove_dagster.methods.self_instruct import tables as self_instruct
 from selfimprove_dagster.methods.self_knowledge import tables as self_knowledge
 from selfimprove_dagster.methods.toolformer import tables as toolformer
-from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
 from selfimprove_dagster.methods.unnatural_instructions import tables as unnatural_instructions
 from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
@@ -40,7 +39,7 @@ TABLES = {
         lmsi.DEMONSTRATIONS,
         *lmsi.TABLES,
         *TASK_TABLES,
-        SEED_TEXTS,
+        toolformer.SEED_TEXTS,
         *toolformer.TABLES,
         *JUDGE_TABLES,
         *refinement.TABLES,
@@ -53,20 +52,6 @@ TABLES = {
 
 MODELS = tuple(dict.fromkeys(table.stage for table in TABLES.values() if table.holds_model))
 """The stages whose rows are models that were trained."""
-
-
-SEEDS_OF = {
-    "lmsi": SEEDS,
-    "self_instruct": SEED_TASKS,
-    "unnatural_instructions": SEED_TASKS,
-    "toolformer": SEED_TEXTS,
-    "constitutional": SEED_PROMPTS,
-    "rlaif": SEED_PROMPTS,
-    "rlhf": SEED_COMPARISONS,
-    "refinement": SEED_PROMPTS,
-    "pit": SEED_COMPARISONS,
-}
-"""The table of what people gave to the experiments of a method; one without seeds has none."""
 
 
 def of(method: str, stage: str) -> Table:

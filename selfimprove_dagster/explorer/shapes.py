@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import COMMON_COLUMNS, TEXT, Row, Table
+from selfimprove_dagster.table import COMMON_COLUMNS, TEXT, Row, Table, is_decisions, is_model
 
 TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
@@ -29,21 +29,6 @@ _NOT_READ = (
     *("finish_reason", "difficulty", "table", "label", "reason", "error", "stopped"),
 )
 """Columns of strings that are names, codes or remarks."""
-
-
-def is_decisions(table: Table) -> bool:
-    """Whether the rows say what a rule decided about a candidate."""
-    return {"candidate_id", "rule", "kept", "reason"} <= table.content.keys()
-
-
-def is_model(table: Table) -> bool:
-    """Whether the rows are trained models."""
-    return table.holds_model or {"model_id", "base_model_id", "examples", "steps"} <= table.content.keys()
-
-
-def is_measured(table: Table) -> bool:
-    """Whether the rows are measurements of models: held-out answers, or a promotion."""
-    return {"role", "mode", "predicted"} <= table.content.keys() or "promoted" in table.content
 
 
 def text_columns(table: Table) -> list[str]:

@@ -76,7 +76,7 @@ def test_the_numbers_of_an_experiment_are_those_of_the_library(finished_home: Ho
     accuracy = [series["values"] for series in by_title["Held-out accuracy"]]
     assert accuracy == [[row.champion.value for row in rows], [row.challenger.value for row in rows]]  # type: ignore[union-attr]
     kept = by_title["Kept share"][0]["values"]
-    assert kept == [row.examples / row.paths for row in rows]  # type: ignore[operator]
+    assert kept == [row.counts["kept"] / row.counts["samples"] for row in rows]  # type: ignore[operator]
     assert len(charts) == 5 and page.count("<table>") == 6
     assert f"{rows[1].challenger.value:.1%}" in page  # type: ignore[union-attr]
 

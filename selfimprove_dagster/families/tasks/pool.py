@@ -16,17 +16,14 @@ from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.tasks.files import BannedInstruction, read_banned
 from selfimprove_dagster.families.tasks.files import bans as by_instruction
+from selfimprove_dagster.families.tasks.settings import TaskExperiment
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS, SEED_TASKS
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
-from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
-
-TaskExperiment = SelfInstructExperiment | UnnaturalInstructionsExperiment
 
 
 @dataclass(frozen=True)

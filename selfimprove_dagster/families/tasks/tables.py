@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.column_sources import decided, new, of, same
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import POOL_CHECKS
 from selfimprove_dagster.table import SOURCE, TEXT, Row, Table, decisions
 
@@ -27,6 +28,7 @@ SEED_TASKS = Table(
     "seeds/tasks",
     "stask",
     noun="seed task",
+    sentence=words.seed_task,
     content={**_TASK, **SOURCE},
     sources=new("parents", *_TASK, *SOURCE),
 )
@@ -51,12 +53,10 @@ def task_pool(method: str, sentence: Callable[[Row], str] | None = None) -> Tabl
     )
 
 
-def pool_decisions(method: str, sentence: Callable[[Row], str] | None = None) -> Table:
+def pool_decisions(method: str) -> Table:
     """Why a task is in the pool or not."""
     judged = of(SEED_TASKS, "name", "instruction")
-    return decisions(
-        f"{method}/pool_decisions", sources=decided(of(SEED_TASKS, "id"), judged), sentence=sentence
-    )
+    return decisions(f"{method}/pool_decisions", sources=decided(of(SEED_TASKS, "id"), judged))
 
 
 EXAMPLE: dict[str, Any] = {

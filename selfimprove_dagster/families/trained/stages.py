@@ -14,8 +14,8 @@ from selfimprove_dagster.evaluation.exam import (
     compare,
     compare_rewards,
     examine,
+    open_exam,
 )
-from selfimprove_dagster.exams import open_exam
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model

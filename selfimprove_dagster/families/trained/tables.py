@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import polars as pl
 
+from selfimprove_dagster import words
 from selfimprove_dagster.column_sources import each, new, of
 from selfimprove_dagster.quality.outcomes import (
     EVALUATION_CHECKS,
@@ -74,7 +75,7 @@ def fine_tuned_checkpoint(
 
     `trained_on` are the columns of the dataset that it learns from.
     """
-    given: Facts = {"noun": "checkpoint", "read_later": True, **facts}
+    given: Facts = {"noun": "checkpoint", "sentence": words.trained, "read_later": True, **facts}
     return checkpoint(f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), **given)
 
 
@@ -112,13 +113,18 @@ def evaluation(
         model = of(checkpoint, "model_id")
         usual |= each(model, "parents", "model_id", *(content or {}), *added)
         usual |= each([*model, *shown], "text", "predicted", "correct")
-    given: Facts = {"noun": "held-out answer", "checks": EVALUATION_CHECKS, **facts}
+    given: Facts = {
+        "noun": "held-out answer",
+        "sentence": words.measured_answer,
+        "checks": EVALUATION_CHECKS,
+        **facts,
+    }
     given["sources"] = {**usual, **facts.get("sources", {})}
     return Table(f"{method}/evaluation", "eval", content=columns, measures=added, **given)
 
 
 def promotion(
-    method: str, checkpoint: Table, exam: Table, sentence: Callable[[Row], str] | None = None
+    method: str, checkpoint: Table, exam: Table, sentence: Callable[[Row], str] = words.promoted
 ) -> Table:
     """One row: whether the challenger becomes the champion, and why."""
     sources: Columns = {

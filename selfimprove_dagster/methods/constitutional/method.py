@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.seeds import PROMPTS
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.constitutional import exam, explain, pages, settings, stages
+from selfimprove_dagster.methods.constitutional.tables import CAI_SEED_POOL
+from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
     name="constitutional",
@@ -17,6 +20,7 @@ METHOD = Method(
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "responses": "raw_generations", "examples": "filtered_dataset"},
     yields=Yield("raw_generations", "filtered_dataset", ("responses", "examples")),
+    seeds=Seeds(PROMPTS, CAI_SEED_POOL, lambda experiment: experiment.responses.prompts),
     exam=exam.EXAM,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings, stages
-from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
+from selfimprove_dagster.methods.lmsi.estimate import estimate
+from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS, SEED_POOL
+from selfimprove_dagster.seeds.kind import QUESTIONS, Seeds
 from selfimprove_dagster.seeds.tables import SEEDS
 
 METHOD = Method(
@@ -22,7 +24,10 @@ METHOD = Method(
     counts={"questions": "seed_pool", "samples": "raw_generations", "kept": "filtered_dataset"},
     yields=Yield("raw_generations", "filtered_dataset", ("paths", "examples")),
     is_default=True,
+    seeds=Seeds(QUESTIONS, SEED_POOL, lambda experiment: experiment.sampling.questions),
     exam=exam.EXAM,
+    results=exam.RESULTS,
+    estimate=estimate,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,
     pages=pages.PAGES,

@@ -28,8 +28,8 @@ from selfimprove_dagster.explorer.listings import (
 from selfimprove_dagster.export_cards import Card, CardWords
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.explain import path_of
-from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.walk import Place
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL, VOTED_ANSWERS
 from selfimprove_dagster.table import Row
 
@@ -186,13 +186,16 @@ def _votes(about: AboutRecord) -> Row | None:
     questions = about.ancestors.nodes.filter(table_name=SEED_POOL.name)["id"].to_list()
     if len(questions) != 1 or place.iteration is None:
         return None
-    iteration = Iteration(about.lake, place.experiment, place.iteration)
-    vote = iteration.row(VOTED_ANSWERS, "question_id", questions[0])
+    asked = Place(questions[0], SEED_POOL.name, place.experiment, place.iteration)
+    rows = about.lineage.rows(questions, withdrawn=True)
+    story = Story(about.lineage, asked, rows[asked.id])
+    vote = story.iteration.row(VOTED_ANSWERS, "question_id", asked.id)
     if not vote or vote["id"] in withdrawn:
         return None
-    own = path_of(place.table, about.row)
+    candidates = Story(about.lineage, place, about.row).candidates
+    own = candidates[0]["id"] if len(candidates) == 1 else None
     answers: dict[str | None, list[Row]] = {entry["answer"]: [] for entry in vote["votes"]}
-    for fate in iteration.fates(questions[0]):
+    for fate in story.fates:
         if fate.path not in withdrawn:
             answers.setdefault(fate.answer, []).append(asdict(fate) | {"this": fate.path == own})
     return {

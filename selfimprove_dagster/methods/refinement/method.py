@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.seeds import PROMPTS
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.refinement import exam, explain, pages, settings, stages
+from selfimprove_dagster.methods.refinement.tables import RF_SEED_POOL
+from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
     name="refinement",
@@ -20,7 +23,9 @@ METHOD = Method(
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "first answers": "raw_generations"},
     yields=Yield("raw_generations", "refinements", ("first answers", "steps")),
+    seeds=Seeds(PROMPTS, RF_SEED_POOL, lambda experiment: experiment.responses.prompts),
     exam=exam.EXAM,
+    results=exam.RESULTS,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,
     pages=pages.PAGES,

@@ -12,13 +12,13 @@ from selfimprove_dagster.explorer.funnel import Stages, Step, counted, step
 from selfimprove_dagster.explorer.listings import HERE, UNFILTERED, Column, Facet, Listing
 from selfimprove_dagster.families.dialogues.pages import TEMPLATE
 from selfimprove_dagster.families.judging.pages import CHAIN
-from selfimprove_dagster.families.preferences.explain import step_words
 from selfimprove_dagster.families.refining.ways import OUTCOME
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.iteration import Iteration
 from selfimprove_dagster.methods.refinement.exam import AfterRound, after_rounds, curves
 from selfimprove_dagster.methods.refinement.explain import steps_of
 from selfimprove_dagster.methods.refinement.tables import METHOD, REFINEMENTS
+from selfimprove_dagster.methods.refinement.words import step as step_words
 from selfimprove_dagster.table import Row
 
 _EXAM = ("mode", "source_file", "source_line", "correct", "helpful", "harmless", "tokens_in", "tokens_out")

@@ -13,8 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import Examinee, examine
-from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.evaluation.exam import Examinee, examine, open_exam
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Step, Task, Trajectory

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.seeds import COMPARISONS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.rlhf import exam, explain, pages, settings, stages
+from selfimprove_dagster.methods.rlhf.tables import RLHF_SEED_POOL
+from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
     name="rlhf",
@@ -17,6 +20,7 @@ METHOD = Method(
     embedded=settings.EMBEDDED,
     counts={"comparisons": "seed_pool", "examples": "filtered_dataset"},
     yields=Yield("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
+    seeds=Seeds(COMPARISONS, RLHF_SEED_POOL, lambda experiment: experiment.pool.comparisons),
     exam=exam.EXAM,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,

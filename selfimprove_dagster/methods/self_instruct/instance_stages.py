@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from selfimprove_dagster.exams import held_out_keys
+from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import Shots, examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read

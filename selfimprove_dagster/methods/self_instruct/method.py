@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.tasks.seeds import TASKS
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.self_instruct import exam, explain, pages, settings, stages
+from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
     name="self_instruct",
@@ -22,6 +24,7 @@ METHOD = Method(
         "examples": "filtered_dataset",
     },
     yields=Yield("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks")),
+    seeds=Seeds(TASKS),
     exam=exam.EXAM,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,

@@ -19,6 +19,7 @@ METHOD = Method(
     counts={"questions": "questions", "candidates": "candidates"},
     yields=Yield("questions", "discrimination_score", ("questions", "picks")),
     exam=exam.EXAM,
+    results=exam.RESULTS,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,
     pages=pages.PAGES,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.unnatural_instructions import exam, explain, pages, settings, stages
+from selfimprove_dagster.methods.unnatural_instructions.seeds import EXAMPLES
+from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
     name="unnatural_instructions",
@@ -24,6 +26,7 @@ METHOD = Method(
         "examples": "filtered_dataset",
     },
     yields=Yield("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks")),
+    seeds=Seeds(EXAMPLES),
     exam=exam.EXAM,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import tables
-from selfimprove_dagster.exams import held_out_keys
+from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, store_examples
 from selfimprove_dagster.families.trained.stages import training_stages

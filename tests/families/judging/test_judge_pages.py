@@ -68,10 +68,7 @@ def test_the_curves_are_helpfulness_harmlessness_yield_and_what_tells_of_the_jud
 
 
 def test_the_results_count_prompts_responses_and_examples(judge_home: Home) -> None:
-    counted = {
-        name: results(judge_home.lake, judge_home.experiment(name))[0].counts(method)
-        for name, method in EXPERIMENTS.items()
-    }
+    counted = {name: results(judge_home.lake, judge_home.experiment(name))[0].counts for name in EXPERIMENTS}
     assert counted == {
         "cai": {"prompts": 4, "responses": 4, "examples": 2},
         "ai": {"prompts": 4, "responses": 8, "examples": 2},

@@ -20,7 +20,6 @@ from selfimprove_dagster.cli.answers import difference_text, explanation_text, w
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.families.tasks import tables as t
-from selfimprove_dagster.families.tasks.explain import filter_again
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -38,6 +37,7 @@ from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lineage.what_if import what_if
+from selfimprove_dagster.methods.self_instruct.explain import filter_again
 from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,

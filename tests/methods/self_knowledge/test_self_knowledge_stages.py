@@ -21,7 +21,7 @@ from selfimprove_dagster import registry, tables
 from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
 from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
-from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.evaluation.exam import open_exam
 from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.judging.gate import MeasuredGap, decide

@@ -212,8 +212,8 @@ def test_a_revoked_call_is_not_shown(tool_home: Home, tmp_path: Path) -> None:
     home = replace(tool_home, root=tmp_path / "home")
     call = dropped(home.lake, "best_at_position")
     row = Lineage(home.lake).rows([call])[call]
-    assert calls_of_record(home.lake, row, {call}) is None
-    assert calls_of_record(home.lake, row, {row["text_id"]}) is None
+    assert calls_of_record(Lineage(home.lake), row, {call}) is None
+    assert calls_of_record(Lineage(home.lake), row, {row["text_id"]}) is None
     revoke(home.lake, "record", call, None, by="Ada", why="a test")
     page = seen(home, f"/records/{call}")
     assert "✗ Revoked" in page and "25 * 14" not in page
