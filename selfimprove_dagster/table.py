@@ -176,3 +176,30 @@ def decisions(name: str, **facts: Unpack[Facts]) -> Table:
         is_asset=False,
         **given,
     )
+
+
+DATASET = "filtered_dataset"
+"""The stage of the dataset, in every method that makes one under its usual name."""
+
+
+def is_decisions(table: Table) -> bool:
+    """Whether the rows say what a rule decided about a candidate."""
+    return {"candidate_id", "rule", "kept", "reason"} <= table.content.keys()
+
+
+def is_model(table: Table) -> bool:
+    """Whether the rows are trained models."""
+    return table.holds_model or {"model_id", "base_model_id", "examples", "steps"} <= table.content.keys()
+
+
+def is_measured(table: Table) -> bool:
+    """Whether the rows are measurements of models: held-out answers, or a promotion."""
+    return {"role", "mode", "predicted"} <= table.content.keys() or "promoted" in table.content
+
+
+def dataset_of(tables: Mapping[str, Table]) -> Table | None:
+    """The table of training examples, or else the last one that is neither decisions nor a measurement."""
+    if DATASET in tables:
+        return tables[DATASET]
+    rows = [one for one in tables.values() if not (is_decisions(one) or is_model(one) or is_measured(one))]
+    return rows[-1] if rows else None

@@ -10,15 +10,11 @@ from urllib.parse import quote
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster import registry, words
 from selfimprove_dagster.explorer.declare import AboutRecord
 from selfimprove_dagster.explorer.graph import Family
-from selfimprove_dagster.explorer.methods import DATASET, installed, pages_of, table_named
+from selfimprove_dagster.explorer.methods import installed, pages_of, table_named
 from selfimprove_dagster.explorer.shapes import (
-    is_decisions,
-    is_measured,
-    is_model,
-    main_text,
     table_of,
     text_columns,
 )
@@ -31,7 +27,7 @@ from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.main_line import without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound, Walk
-from selfimprove_dagster.table import COMMON_COLUMNS, Row
+from selfimprove_dagster.table import COMMON_COLUMNS, DATASET, Row, is_decisions, is_measured, is_model
 
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
 
@@ -126,7 +122,7 @@ def _example(row: Row) -> Row:
         "id": row["id"],
         "iteration": row["iteration"],
         "title": next(iter(texts), ""),
-        "text": main_text(row, table),
+        "text": words.said(table, row),
         "notes": [note for note in notes if isinstance(note, str)],
     }
 

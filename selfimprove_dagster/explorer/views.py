@@ -13,8 +13,6 @@ from selfimprove_dagster.experiment.naming import split_turn
 from selfimprove_dagster.explorer.curves import default_charts
 from selfimprove_dagster.explorer.methods import (
     committed_tables,
-    counts_of,
-    dataset_of,
     dropped_of,
     examples_of,
     funnel_of,
@@ -24,7 +22,6 @@ from selfimprove_dagster.explorer.methods import (
     pages_of,
     tables_of,
 )
-from selfimprove_dagster.explorer.shapes import is_model
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
@@ -33,7 +30,7 @@ from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.loop.status import IterationResult, results
-from selfimprove_dagster.table import Row
+from selfimprove_dagster.table import Row, is_model
 from selfimprove_dagster.text import plural
 
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
@@ -89,8 +86,8 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
-    if split_turn(name)[0] not in home.experiment_names():
-        refuse_unknown(home, name)
+    refuse_unknown(home, name)
+    if home.experiment_file(split_turn(name)[0]) is None:
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
@@ -98,7 +95,7 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
     settled, lake = home.experiment(name), home.lake
     pages, method = pages_of(settled.method), registry.method(settled.method)
     rows = [_measured(lake, settled, row) for row in results(lake, settled)]
-    dataset = dataset_of({table.stage: table for table in method.tables.values()})
+    dataset = method.dataset
     return {
         "name": settled.turn_name,
         "turns": turns_of(home, name),
@@ -107,9 +104,10 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "champion": champion_before(lake, settled, NEWEST),
         "follows": _follows(lake, settled),
         "rows": rows,
-        "headings": list(counts_of(method)),
-        "columns": list(dict.fromkeys(heading for row in rows for heading in row["columns"])),
-        "examples": [name for name, stage in counts_of(method).items() if dataset and stage == dataset.stage],
+        "headings": list(method.counted),
+        "columns": list(dict.fromkeys(heading for row in rows for heading in row["result"].columns)),
+        "examples": [name for name, stage in method.counted.items() if dataset and stage == dataset.stage],
+        "about": method.results.about if method.results else "",
         "trained": f"{settled.method}/promotion" in method.tables,
         "charts": [
             {**chart, "x": [row["result"].iteration for row in rows], "xlabel": "iteration"}
@@ -119,14 +117,10 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 
 def _measured(lake: Lake, settled: Experiment, result: IterationResult) -> dict[str, Any]:
-    """One iteration of the table of iterations: its counts, and what the method's pages measure and show."""
+    """One iteration of the table of iterations: its results, and what the method's pages measure."""
     stages, pages = _stages(lake, settled.turn_name, result.iteration), pages_of(settled.method)
-    counts = {
-        heading: lake.live_rows(stages[stage]) if stage in stages else None
-        for heading, stage in counts_of(registry.method(settled.method)).items()
-    }
-    row = {"result": result, "counts": counts, **(pages.measure(lake, stages) if pages.measure else {})}
-    return {**row, "columns": dict(pages.columns(row)) if pages.columns else {}}
+    measured = pages.measure(lake, stages) if pages.measure else {}
+    return {"result": result, "counts": result.counts, **measured}
 
 
 def refuse_unknown(home: Home, name: str) -> None:
@@ -165,7 +159,7 @@ def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
 
     None where there is one method, or a file that cannot be read: the rows can be read without it.
     """
-    if split_turn(name)[0] not in home.experiment_names():
+    if home.experiment_file(split_turn(name)[0]) is None:
         return []
     try:
         chain = home.chain(name)

@@ -147,8 +147,9 @@ class Iteration:
         steps = [Step(models.table, said, checkpoint["id"])]
         promotion = self.committed("promotion")
         challenger = pl.col("challenger_model_id") == checkpoint["model_id"]
-        for row in rows_of(promotion, challenger) if promotion else ():
-            steps.append(Step(promotion.table, row["reason"], row["id"], passed=row["promoted"]))
+        if promotion is not None:
+            for row in rows_of(promotion, challenger):
+                steps.append(Step(promotion.table, row["reason"], row["id"], passed=row["promoted"]))
         return steps
 
 

@@ -221,7 +221,8 @@ class Story:
 
     def examples(self, candidate: Row) -> list[Row]:
         """The examples, of any iteration, that were made of a candidate."""
-        own, found, seen = self._filter_of(candidate), {}, {candidate["id"]}
+        found: dict[str, Row] = {}
+        own, seen = self._filter_of(candidate), {candidate["id"]}
         ahead = [candidate]
         while ahead:
             children = [row for row in self.children(ahead) if row["id"] not in seen]
@@ -390,7 +391,8 @@ class Story:
 
     def _without_candidates(self) -> Explanation:
         """Of a model, of what measures it, of what no filter has met, and of all of a method without filters."""
-        training, gates, stage = self.iteration.training(), [], self.stage(self.row)
+        gates: list[Step] = []
+        training, stage = self.iteration.training(), self.stage(self.row)
         line, gone = self.line(self.row), self._revoked({row["id"] for row in self.line(self.row)})
         if self.words.verdict and (verdict := self.words.verdict(self)):
             steps = self._told([*line, *self.after])
@@ -660,7 +662,7 @@ class Story:
         parent = pooled["parents"][0]["id"] if pooled["parents"] else None
         giver = next(iter(self.rows([parent])), {}) if parent else {}
         accepted, given_by = f"accepted from {source_of(pooled)}", giver.get("table_name")
-        if giver and not given_by.startswith("seeds/"):
+        if giver and not str(given_by).startswith("seeds/"):
             accepted = f"taken from the dataset of {words.key_of(giver)}, which had it of {source_of(pooled)}"
         if pooled.get("date"):
             accepted += f", written on {pooled['date']}"

@@ -21,7 +21,6 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import recompute_ids
 from selfimprove_dagster.quality.suites import checks_of
-from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +82,7 @@ def test_every_stage_is_committed_and_every_id_can_be_recomputed(home: Home, fin
     assert set(LMSI) <= committed
     for manifest in home.lake.manifests(experiment="small"):
         rows = home.lake.read_ungated(manifest)
-        again = recompute_ids(TABLES[manifest.table], rows)
+        again = recompute_ids(registry.tables()[manifest.table], rows)
         assert rows["id"].to_list() == again["id"].to_list()
         assert rows["content_hash"].to_list() == again["content_hash"].to_list()
 

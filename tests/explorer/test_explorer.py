@@ -18,7 +18,7 @@ import yaml
 from kit.small_lake import SMALL_EXPERIMENT, KnownAncestry, known_ancestry
 from starlette.testclient import TestClient
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.explorer.server import dagster_command, listen, serve_pages
@@ -143,7 +143,7 @@ def test_the_numbers_of_an_experiment_are_those_of_the_library(finished_home: Ho
     accuracy = [series["values"] for series in by_title["Held-out accuracy"]]
     assert accuracy == [[row.champion.value for row in rows], [row.challenger.value for row in rows]]  # type: ignore[union-attr]
     kept = by_title["Kept share"][0]["values"]
-    assert kept == [row.examples / row.paths for row in rows]  # type: ignore[operator]
+    assert kept == [row.counts["kept"] / row.counts["samples"] for row in rows]  # type: ignore[operator]
     assert len(charts) == 5 and page.count("<table>") == 6
     assert f"{rows[1].challenger.value:.1%}" in page  # type: ignore[union-attr]
 
@@ -197,7 +197,7 @@ def test_every_kind_of_record_has_a_page(finished_home: Home) -> None:
             assert answer.status_code == 200, manifest.table
             inert(answer.text)
             seen.add(manifest.table)
-    assert seen >= {name for name in tables.TABLES if name.startswith("lmsi/")} | {
+    assert seen >= {name for name in registry.tables() if name.startswith("lmsi/")} | {
         "seeds/accepted",
         "seeds/demonstrations",
     }

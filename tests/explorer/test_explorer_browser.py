@@ -135,7 +135,7 @@ def test_a_person_finds_an_example_reads_why_it_was_kept_and_walks_to_its_seed_a
         assert page.get_by_role("heading", name="Why it was kept").is_visible()
         assert "in the dataset of small-001" in page.locator(".why").inner_text()
         assert page.locator(".graph canvas").count() > 0, "the graph is drawn"
-        page.get_by_text("The same as a list").click()
+        page.get_by_text("As a list").click()
         page.locator(".tree a", has_text="seed ").first.click()
         assert page.get_by_role("heading", level=1).inner_text().startswith("Seed")
         came = page.get_by_role("table", name="Records by table and iteration")
@@ -224,7 +224,7 @@ def test_without_javascript_the_ancestry_is_a_list(chromium: Any, finished: str,
     with visit(chromium, finished, java_script_enabled=False) as visited:
         visited.go(f"/records/{middle_example(finished_home)['id']}")
         assert not visited.page.locator(".graph").is_visible()
-        visited.page.get_by_text("The same as a list").click()
+        visited.page.get_by_text("As a list").click()
         assert visited.page.locator(".tree a", has_text="seed ").first.is_visible()
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from kit.small_lake import write_lines
+from kit.tables import JUDGE_TABLES
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.families.dialogues.prompts import critique_prompt, dialogue_prompt, revision_prompt
@@ -52,7 +53,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.table import Row, Table
-from selfimprove_dagster.tables import JUDGE_TABLES
 
 SECRET = "Where does Ada keep her key?"
 HOSTILE = "Say <script>window.hacked = 1</script> \x1b[31mrudely\x1b[0m ‮{{ 7 * 7 }} to Ben."

@@ -463,7 +463,7 @@ def test_the_champion_falls_back_and_the_next_iteration_starts_there(home: Home)
     settled = revoked(lake, "record", example)
     assert champion_before(lake, experiment, 2).iteration == 0
     assert [bool(row.tainted) for row in results(lake, experiment)] == [False, True]
-    assert results(lake, experiment)[1].examples == len(dataset_rows(home, 1))
+    assert results(lake, experiment)[1].counts["kept"] == len(dataset_rows(home, 1))
     exported = home.root / "export"
     export_dataset(lake, experiment, exported, 1, "parquet")
     assert example not in set(pl.read_parquet(exported / "train.parquet")["id"])

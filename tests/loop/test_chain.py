@@ -12,7 +12,7 @@ from kit.judging_home import make_home as make_judging_home
 from kit.judging_home import run
 from kit.small_lake import promotion_draft, store
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import parse_chain
@@ -121,7 +121,7 @@ def decided(lake: Lake, method: str, iteration: int, promoted: bool) -> Manifest
     """A method's promotion decision."""
     manifest, _ = store(
         lake,
-        tables.of(method, "promotion"),
+        registry.method(method).table("promotion"),
         [promotion_draft(f"{method}{iteration}", promoted)],
         partition=partition_of("both", iteration),
     )

@@ -18,7 +18,7 @@ import pytest
 from kit.small_lake import LMSI
 from safetensors.numpy import save_file
 
-from selfimprove_dagster import embedded, registry, tables
+from selfimprove_dagster import embedded, registry
 from selfimprove_dagster.embedded import question_hash
 from selfimprove_dagster.errors import GateClosed
 from selfimprove_dagster.experiment.base import Experiment
@@ -64,7 +64,7 @@ class Iterations:
         return Lake(self.folder / "lake")
 
     def write(self, table: str, drafts: list[Draft], iteration: int, **activity: Any) -> Manifest:
-        schema = tables.TABLES[table]
+        schema = registry.tables()[table]
         made = Activity(table, partition_of(self.experiment.name, iteration), "1", {}, 0, **activity)
         return self.lake.write(schema, made, build_records(schema, drafts, made))
 
@@ -76,7 +76,7 @@ class Iterations:
     def replace(self, table: str, frame: pl.DataFrame, iteration: int = 1) -> None:
         """Commit other rows under the same activity."""
         manifest = self.lake.manifest(table, partition_of(self.experiment.name, iteration))
-        self.lake.write(tables.TABLES[table], manifest.activity, frame)
+        self.lake.write(registry.tables()[table], manifest.activity, frame)
 
     def change(self, table: str, **columns: Any) -> None:
         """Set columns of all rows of iteration 1."""

@@ -12,9 +12,12 @@ from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.methods.lmsi.sampling import demonstrations, import_demonstrations
+from selfimprove_dagster.methods.lmsi.sampling import (
+    demonstrations,
+    import_demonstrations,
+    read_demonstrations,
+)
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
-from selfimprove_dagster.seeds.files import read_demonstrations
 from selfimprove_dagster.seeds.imports import import_seeds, pool
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 

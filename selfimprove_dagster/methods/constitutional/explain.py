@@ -61,12 +61,14 @@ def filter_again(lake: Lake, dataset: Manifest, section: RevisionFilterSection) 
 
     Raises LakeError where tables were made again since, and ExperimentError for a round that was not made.
     """
-    frames = read_again(lake, dataset, CAI_SEED_POOL.name, CAI_RAW_GENERATIONS.name, CAI_REVISIONS.name)
+    pool, first, revised = read_again(
+        lake, dataset, CAI_SEED_POOL.name, CAI_RAW_GENERATIONS.name, CAI_REVISIONS.name
+    )
     made = _rounds(lake, dataset)
     chosen = made if section.round is None else section.round
     if chosen > made:
         raise ExperimentError(f"round {chosen} was not made; {dataset.table} has rounds 0 to {made}")
-    candidates = revision_candidates(*frames, section.human_responses)
+    candidates = revision_candidates(pool, first, revised, section.human_responses)
     _, decisions = filter_revisions(
         candidates, chosen_round=chosen, helpful_share=section.helpful_share, seed=dataset.activity.seed
     )

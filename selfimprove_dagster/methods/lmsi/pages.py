@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
-from selfimprove_dagster.evaluation.exam import accuracy
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import Chart, Curve, Measured, curve, held_out_accuracy
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
@@ -52,7 +51,6 @@ def _measure(lake: Lake, stages: Stages) -> Row:
 
     said, paths = column("filtered_dataset", "completion"), column("raw_generations", "id")
     margin, perplexity = column("voted_answers", "margin"), column("perplexity_scores", "perplexity")
-    answers = lake.read_ungated(stages["evaluation"]) if "evaluation" in stages else None
     return {
         "margin": None if margin is None else margin.mean(),
         "kept_share": len(said) / len(paths)
@@ -60,12 +58,7 @@ def _measure(lake: Lake, stages: Stages) -> Row:
         else None,
         "distinct": None if said is None else distinct_ngram_share(said.to_list()),
         "perplexity": None if perplexity is None else perplexity.mean(),
-        "by_vote": None if answers is None else accuracy(answers, "challenger", "majority"),
     }
-
-
-def _columns(row: Measured) -> Mapping[str, float | None]:
-    return {"by vote": row["by_vote"].value if row["by_vote"] else None}
 
 
 def _charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
@@ -247,13 +240,8 @@ PAGES = Pages(
     dropped={"paths": _DROPPED},
     funnel=_funnel,
     measure=_measure,
-    columns=_columns,
     charts=_charts,
     record=[RecordBlock(Path(__file__).with_name("votes.html"), _votes, shows_fates=True)],
-    labels={
-        "voted_answers": lambda row: str(row["voted_answer"]),
-        "filtered_dataset": lambda row: str(row["answer"]),
-    },
     names=_names,
 )
 CARD = Card(_words, ("id", "prompt", "completion", "format", "question", "answer"))

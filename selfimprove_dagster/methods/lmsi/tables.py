@@ -91,6 +91,7 @@ VOTED_ANSWERS = Table(
     "vote",
     noun="vote",
     sentence=words.vote,
+    said=words.voted,
     content={
         "question_id": TEXT,
         "question": TEXT,

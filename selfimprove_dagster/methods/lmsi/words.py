@@ -39,6 +39,11 @@ def vote(row: Row) -> str:
     )
 
 
+def voted(row: Row) -> str:
+    """The answer of a vote."""
+    return "no answer" if row["voted_answer"] is None else str(row["voted_answer"])
+
+
 def example(row: Row) -> str:
     """An example of the dataset, with the share of the votes for its answer."""
     share = "none" if row["vote_share"] is None else f"{row['vote_share']:.2f}"

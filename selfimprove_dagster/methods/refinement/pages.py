@@ -128,10 +128,6 @@ def _measure(lake: Lake, stages: Stages) -> Row:
     return {"by_way": {one.way: one.correct for one in measured}}  # the last round of a way comes last
 
 
-def _columns(row: Measured) -> Mapping[str, float | None]:
-    return {way.replace("_", "-"): one.value for way, one in row["by_way"].items()}
-
-
 def _charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
     measured: list[Mapping[str, Accuracy]] = [row["by_way"] for row in rows]
     ways = dict.fromkeys(way for one in measured for way in one)
@@ -165,7 +161,6 @@ PAGES = Pages(
     dropped={"tasks": _FAILURES},
     funnel=_funnel,
     measure=_measure,
-    columns=_columns,
     charts=_charts,
     blocks=[Block(TEMPLATE, refining_of)],
     record=[RecordBlock(CHAIN, steps_of_record)],

@@ -303,10 +303,6 @@ def _calls_of_record(about: AboutRecord) -> Row | None:
     return calls_of_record(about.lineage, about.row, about.withdrawn)
 
 
-def _call_in_words(row: Row) -> str:
-    return written(row) or str(row["problem"])
-
-
 PAGES = Pages(
     examples=_EXAMPLES,
     dropped={"calls": _DROPPED},
@@ -315,7 +311,6 @@ PAGES = Pages(
     charts=_charts,
     blocks=[Block(Path(__file__).with_name("calls.html"), calls_of_iteration)],
     record=[RecordBlock(Path(__file__).with_name("calls_of_record.html"), _calls_of_record)],
-    labels={"tool_results": _call_in_words},
 )
 CARD = Card(
     _words,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
 
-from selfimprove_dagster import registry, tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
@@ -83,7 +83,7 @@ def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
 
 
 def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
-    return rows(lake, tables.of(EXPERIMENTS[experiment], "filtered_dataset"), experiment)
+    return rows(lake, registry.method(EXPERIMENTS[experiment]).table("filtered_dataset"), experiment)
 
 
 def dropped(lake: Lake, schema: Table, rule: str) -> str:
@@ -253,7 +253,9 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(lake: Lake, ex
         else PreferenceFilterSection.model_validate(given["preferences"])
     )
     again = registry.method(method).what_if.filter_again(lake, manifest, section)
-    assert again.equals(rows(lake, tables.of(method, "decisions"), experiment).select(again.columns))
+    assert again.equals(
+        rows(lake, registry.method(method).table("decisions"), experiment).select(again.columns)
+    )
 
 
 @pytest.mark.parametrize("name", ["preferences.minimum_margin", "minimum_margin"])

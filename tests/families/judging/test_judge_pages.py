@@ -18,6 +18,7 @@ from families.judging.test_judge_lineage import EXPERIMENTS, PREFERENCE, dataset
 from families.tasks.test_task_lineage import first
 from families.tasks.test_task_pages import seen
 from kit.judge_lake import HOSTILE, MARGIN, MODELS, SECRET, judge_home
+from kit.tables import JUDGE_TABLES
 from methods.toolformer.test_tool_pages import said
 
 from selfimprove_dagster import registry
@@ -34,7 +35,6 @@ from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS, CAI_SEED_POOL
 from selfimprove_dagster.methods.rlaif.pages import preference_of_record
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_DECISIONS
-from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -73,10 +73,7 @@ def test_the_curves_are_helpfulness_harmlessness_yield_and_what_tells_of_the_jud
 
 
 def test_the_results_count_prompts_responses_and_examples(judge_home: Home) -> None:
-    counted = {
-        name: results(judge_home.lake, judge_home.experiment(name))[0].counts(method)
-        for name, method in EXPERIMENTS.items()
-    }
+    counted = {name: results(judge_home.lake, judge_home.experiment(name))[0].counts for name in EXPERIMENTS}
     assert counted == {
         "cai": {"prompts": 4, "responses": 4, "examples": 2},
         "ai": {"prompts": 4, "responses": 8, "examples": 2},

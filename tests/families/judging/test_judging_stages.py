@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from kit.judging_home import make_home, run
+from kit.tables import JUDGE_TABLES
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
@@ -33,7 +34,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import JUDGE_TABLES
 from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import yaml
 from explorer.test_explorer import client, inert
+from kit.tables import TASK_TABLES
 from kit.task_lake import HOSTILE, task_home
 
 from selfimprove_dagster.export import export_dataset
@@ -35,7 +36,6 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_TASK_DECISIONS,
 )
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import TASK_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -75,9 +75,9 @@ def test_the_curves_are_those_of_the_method_with_the_yield_and_where_it_stops(
     assert list(charts) == titles
     measured = results(task_home.lake, task_home.experiment(name))
     stop, yields = charts["Yield"]["series"]
-    assert yields["values"] == [row.accepted / row.candidates for row in measured]  # type: ignore[operator]
+    assert yields["values"] == [row.counts["accepted"] / row.counts["candidates"] for row in measured]  # type: ignore[operator]
     assert stop["values"] == [0.01, 0.01]
-    assert charts["Pool"]["series"][0]["values"] == [row.questions for row in measured]
+    assert charts["Pool"]["series"][0]["values"] == [row.counts["tasks in pool"] for row in measured]
     assert all(None not in series["values"] for chart in charts.values() for series in chart["series"])
     headings = re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', page.split("</table>")[0])
     assert headings[1:5] == ["tasks in pool", "candidates", "accepted", "examples"]

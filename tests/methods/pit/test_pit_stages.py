@@ -328,7 +328,7 @@ def test_pages_tell_of_pit(home: Home, page: str) -> None:
     assert answer.status_code == 200
     if page == "/0":
         assert "Improvement over rounds" in answer.text
-        assert "comparisons of gaps, five a pair" in answer.text
+        assert "comparisons of gaps, five per pair" in answer.text
 
 
 def test_records_of_every_stage_have_a_page(home: Home) -> None:

@@ -163,7 +163,8 @@ def test_an_iteration_ends_with_its_evaluation(home: Home) -> None:
     follows = decide_next(home.lake, experiment)
     assert isinstance(follows, Stop) and "1 of 1 iterations are done" in follows.reason
     (result,) = results(home.lake, experiment)
-    assert [*result.by_way] == ["original", *WAYS] and result.promoted is None
+    assert [*result.columns] == ["original", *(way.replace("_", "-") for way in WAYS)]
+    assert result.promoted is None and result.counts["prompts"]
 
 
 def test_the_pages_show_every_round(home: Home) -> None:

@@ -15,11 +15,11 @@ from kit.judging_home import EXPERIMENTS
 from kit.stage_assets import stage_assets
 from starlette.testclient import TestClient
 
-from selfimprove_dagster import registry, tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
 from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
-from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.evaluation.exam import open_exam
 from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.judging.gate import MeasuredGap, decide
@@ -419,7 +419,7 @@ def test_feedback_of_a_model_that_is_worse_than_chance_by_text_is_not_asked_for(
 
 def test_the_newest_champion_of_another_experiment_is_measured(home: Home, tmp_path: Path) -> None:
     champion = shutil.copytree(DIALOGUE_MODEL, tmp_path / "champion")
-    promotion = tables.of("rlaif", "promotion")
+    promotion = registry.method("rlaif").table("promotion")
     activity = Activity(promotion.name, partition_of("ai", 7), "1", {}, 0)
     said = {
         "promoted": True,
