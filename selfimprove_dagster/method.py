@@ -110,8 +110,10 @@ class Method(Generic[E]):
 
     `inputs` are tables that its stages read and no stage writes (seeds, demonstrations). `counts` are the columns
     of the results table, each with the stage whose rows it counts. `yields` says what share of the generated rows
-    is kept, which stops the loop when it falls too low. `embedded` maps the fields that may say `embedded` to the
-    shipped files. `is_default`: experiment files that name no method are of this one.
+    is kept, which stops the loop when it falls too low; a method without them is never stopped by its yield.
+    `embedded` maps the fields that may say `embedded` to the shipped files. `seeds`, `exam`, `results` and `estimate`
+    say what an iteration begins with, how models are examined, what the results table shows besides, and how an
+    iteration is forecast. `is_default`: experiment files that name no method are of this one.
     """
 
     name: str
@@ -208,6 +210,12 @@ class Method(Generic[E]):
                 if "/" not in name and f"{self.name}/{name}" not in seen:
                     yield f"the stage {one.name} comes after {name}, which no stage writes"
         yield from self._cycles(seen)
+        yields = (self.yields.generated, self.yields.kept) if self.yields else ()
+        named = {"ends_with": [self.experiment.ends_with], "counts": self.counts.values(), "yields": yields}
+        for what, stages in named.items():
+            for name in stages:
+                if f"{self.name}/{name}" not in seen:
+                    yield f"{what} names {name}, which no stage writes"
         if missing := {"paper", "practical"} - {*self.presets}:
             yield f"it has no preset {', '.join(sorted(missing))}"
 

@@ -119,6 +119,7 @@ class Words(TypedDict, total=False):
 
     noun: str
     sentence: Callable[[Row], str] | None
+    said: Callable[[Row], str] | None
 
 
 class Facts(Words, total=False):

@@ -57,8 +57,6 @@ def generate(
     if out and not improve:
         raise ExperimentError("--out keeps the rounds of --improve: name a way to improve, or leave it away")
     if improve:
-        pass
-
         refine_prompts(prompts, model, improve, rounds, max_tokens, out)
         return
     from selfimprove_dagster import embedded

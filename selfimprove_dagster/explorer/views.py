@@ -86,8 +86,8 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
     """An experiment's iterations with the curves over them."""
-    if split_turn(name)[0] not in home.experiment_names():
-        refuse_unknown(home, name)
+    refuse_unknown(home, name)
+    if home.experiment_file(split_turn(name)[0]) is None:
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
             f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
@@ -159,7 +159,7 @@ def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
 
     None where there is one method, or a file that cannot be read: the rows can be read without it.
     """
-    if split_turn(name)[0] not in home.experiment_names():
+    if home.experiment_file(split_turn(name)[0]) is None:
         return []
     try:
         chain = home.chain(name)

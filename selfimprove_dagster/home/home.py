@@ -6,7 +6,7 @@ $SELFIMPROVE_HOME (default ./.selfimprove)
     inbox/        <experiment>/   files dropped here become seeds
     dagster/      Dagster's own storage (runs, events, schedules)
 $SELFIMPROVE_EXPERIMENTS (default ./experiments)
-    <name>.yaml
+    <name>.yaml   before the experiment of that name that the package ships
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ from selfimprove_dagster.experiment.naming import split_turn
 from selfimprove_dagster.home.files import load_chain
 from selfimprove_dagster.lake.lake import Lake
 
+SHIPPED_EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+"""Experiment files that are part of the package."""
+
 
 @dataclass(frozen=True)
 class Home:
-    """The folders of one installation."""
+    """The folders of one installation.
+
+    A name that `experiments` lacks is looked up in `shipped`; only `experiments` is listed and watched.
+    """
 
     root: Path
     experiments: Path
+    shipped: Path = SHIPPED_EXPERIMENTS
 
     @classmethod
     def from_environment(cls) -> Home:
@@ -75,14 +82,25 @@ class Home:
     def chain(self, name: str) -> list[Experiment]:
         """The settings of each method of an experiment, in order. Raises ExperimentError."""
         name, _ = split_turn(name)
-        path = self.experiments / f"{name}.yaml"
-        if not path.is_file():
+        file = self.experiment_file(name)
+        if file is None:
             known = ", ".join(self.experiment_names()) or "none"
+            shipped = ", ".join(_names(self.shipped)) or "none"
             raise ExperimentError(
-                f"there is no experiment {name!r} in {self.experiments}; there are: {known}"
+                f"there is no experiment {name!r} in {self.experiments}; there are: {known}. "
+                f"The package ships: {shipped}"
             )
-        return load_chain(path)
+        return load_chain(file)
+
+    def experiment_file(self, name: str) -> Path | None:
+        """The file of the experiment `name`, the user's own before a shipped one; None if neither exists."""
+        files = (folder / f"{name}.yaml" for folder in (self.experiments, self.shipped))
+        return next((file for file in files if file.is_file()), None)
 
     def experiment_names(self) -> list[str]:
-        """Names of all experiment files, valid or not."""
-        return sorted(path.stem for path in self.experiments.glob("*.yaml"))
+        """Names of the user's experiment files, valid or not. Shipped ones run only when somebody names them."""
+        return _names(self.experiments)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))

@@ -8,7 +8,7 @@ from selfimprove_dagster import registry, words
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.explanation import Explanation, Use, explanation, shown_verdict
 from selfimprove_dagster.lineage.iteration import Step, all_revoked, dataset_table
-from selfimprove_dagster.lineage.story import Story, declared
+from selfimprove_dagster.lineage.story import Story, declared, is_decision
 from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
@@ -72,7 +72,11 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
         uses = f"{count(len(shown), 'prompt')} of {count(shown['iteration'].n_unique(), 'iteration')}"
         verdict = f"{what}, shown in {uses}; it is not trained on itself"
         return explanation(place, verdict, steps=(accepted, *gone))
-    rows = lineage.rows(pooled["child"], withdrawn=True)
+    rows = {
+        record: one
+        for record, one in lineage.rows(pooled["child"], withdrawn=True).items()
+        if not is_decision(one)
+    }
     stories = [
         Story(
             lineage,
@@ -80,6 +84,7 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
             rows[one["child"]],
         )
         for one in pooled.iter_rows(named=True)
+        if one["child"] in rows
     ]
     explain = declared(method)
     if explain.shows:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import RevocationError
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
@@ -23,7 +24,7 @@ from selfimprove_dagster.seeds.imports import shows
 _IDENTIFIED = ("seed", "record")
 
 
-_JUDGEMENTS = ("fine_tuned_checkpoint", "evaluation", "promotion")
+_JUDGEMENTS = ("evaluation", "promotion")
 """The stages of any method of which no example is made."""
 
 
@@ -173,7 +174,8 @@ def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
 
 def _refuse_unless_revocable(place: Place, kind: str, experiment: str | None) -> None:
     method, stage = place.table.split("/")
-    if stage in (*_JUDGEMENTS, *declared(method).judgements):
+    table = registry.tables().get(place.table)
+    if stage in (*_JUDGEMENTS, *declared(method).judgements) or (table is not None and table.holds_model):
         raise RevocationError(
             f"{place.id} is of {place.table}, of which no example is made; revoke what it was trained on"
         )

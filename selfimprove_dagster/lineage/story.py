@@ -398,8 +398,10 @@ class Story:
             steps = self._told([*line, *self.after])
             return self._settled(verdict, steps, gone)
         if "dataset_activity_id" in self.row or "promoted" in self.row:
-            verdict = training[-1].reason if training else "nothing was trained on this dataset yet"
-            own = [] if self.place.id in {step.record for step in training} else [self._step(self.row)]
+            is_told = self.place.id in {step.record for step in training}
+            verdict, own = (
+                (training[-1].reason, []) if is_told else (self.sentence(self.row), [self._step(self.row)])
+            )
             return explanation(self.place, verdict, steps=(*own, *gone, *training))
         if stage == "evaluation":
             verdict = "a held-out answer: it measures models, and none is trained on it"
@@ -454,7 +456,10 @@ class Story:
         here = [row for row in examples.values() if self._is_here(row)]
         told: dict[str, Row] = {}
         for one in self.candidates:
-            told |= {row["id"]: row for row in [*self.line(one), *self.beside[one["id"]]]}
+            line = self.line(one)
+            judged = [row for row in line if isinstance(self._filter_of(row), int) and row is not one]
+            scores = [row for row in self.children(judged) if self.stage(row) in self.words.beside]
+            told |= {row["id"]: row for row in [*line, *scores, *self.beside[one["id"]]]}
         steps = self._told(told.values())
         ending = [row for row in here if row["id"] not in told]
         if self.row["id"] not in told and not self._is_about() and not self.is_example(self.row):
@@ -591,6 +596,11 @@ class Story:
     def _of_interest(self, decisions: Sequence[Row]) -> list[Row]:
         """The decisions on the candidates, and those of other filters on what they were made from."""
         own = {row["id"] for row in self.candidates}
+        if not self.words.shows:  # a response of the pool is an alternative to what the model says
+            pooled = (
+                {row["id"] for row in self.line(self.candidates[0]) if self._is_pool(row)} if own else set()
+            )
+            decisions = [row for row in decisions if row["candidate_id"] not in pooled - own]
         tables = {row["table_name"] for row in decisions if row["candidate_id"] in own}
         return [row for row in decisions if row["candidate_id"] in own or row["table_name"] not in tables]
 

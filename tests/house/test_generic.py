@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from kit.small_lake import store
 from kit.toy import BEST, TOY, VERSES, SeededToyExperiment, ToyExperiment, seeded_toy, toy
 
 from selfimprove_dagster.cli.status import print_status
-from selfimprove_dagster.errors import ExperimentError, SeedFileError
+from selfimprove_dagster.errors import ExperimentError, MethodError, SeedFileError
 from selfimprove_dagster.evaluation.exam import held_out_keys, open_exam
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import describe_fields, parse_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -21,7 +23,7 @@ from selfimprove_dagster.loop.comparison import cells, summarise
 from selfimprove_dagster.loop.estimate import estimate
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next, finished_iterations
 from selfimprove_dagster.loop.status import results
-from selfimprove_dagster.method import Method
+from selfimprove_dagster.method import Method, Yield
 from selfimprove_dagster.seeds.imports import import_file, pool
 
 __all__ = ["seeded_toy", "toy"]
@@ -198,3 +200,16 @@ def test_an_iteration_is_forecast_by_the_last_finished_one_of_its_method(
     assert (found.total.tokens.high, found.total.seconds.high) == (60, 4.0)
     assert (found.iterations, found.limited_by) == (2, "budget.tokens")
     assert "iteration 4 of mine" in found.assumed[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"counts": {"odes": "odes"}}, "counts names odes, which no stage writes"),
+        ({"yields": Yield("verses", "odes", ("verses", "odes"))}, "yields names odes"),
+        ({"experiment": Experiment}, "ends_with names promotion, which no stage writes"),
+    ],
+)
+def test_a_declaration_that_names_no_stage_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MethodError, match=said):
+        replace(TOY, **changes).check()

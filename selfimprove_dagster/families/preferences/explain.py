@@ -16,15 +16,11 @@ from selfimprove_dagster.lineage.story import Story
 from selfimprove_dagster.lineage.what_if import Refilter, read_again
 from selfimprove_dagster.table import Row, Table
 
-ASIDE = {
-    "rollouts": "the policy wrote it while it was trained, and no dataset holds it: ",
-    "reward_model": "",
-    "supervised_checkpoint": "",
-}
+ASIDE = {"rollouts": "the policy wrote it while it was trained, and no dataset holds it: "}
 """Stages of which no candidate is made, each with the beginning of the verdict on its rows."""
 
-JUDGEMENTS = ("rollouts", "reward_model", "supervised_checkpoint")
-"""Stages of which no example is made."""
+JUDGEMENTS = ("rollouts",)
+"""Stages of which no example is made, models aside."""
 
 
 def pair_in_short(story: Story, candidate: Row) -> str:

@@ -16,7 +16,6 @@ from selfimprove_dagster.evaluation.exam import (
     open_exam,
 )
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -28,7 +27,6 @@ from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.shards import Request
 
 Report = Callable[[StageContext[Any], Manifest], dict[str, Any]]
 """What Dagster shows of an evaluation besides accuracies."""
@@ -71,41 +69,6 @@ def drawn_pool(
         )
 
     return seed_pool
-
-
-def drawn_responses(
-    schema: Table,
-    pool: Table,
-    description: str,
-    samples: int = 1,
-) -> Stage[Any]:
-    """`samples` responses to each prompt of a pool, drawn as the experiment's `responses` say."""
-
-    @stage(
-        schema,
-        after=[pool.stage],
-        description=description,
-        kinds=["parquet", "pytorch"],
-        uses=["language_model"],
-    )
-    def responses(context: StageContext[Any]) -> Result:
-        pool_manifest, prompts = context.read(pool)
-        requests = [
-            Request(
-                prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")], samples=samples
-            )
-            for id, prompt in prompts.select("id", "prompt").iter_rows()
-        ]
-        section = context.experiment.responses
-        manifest, shown = context.complete(
-            [pool_manifest],
-            {"responses": section.model_dump()},
-            requests,
-            size=section.shard,
-        )
-        return context.result(manifest, preview=["prompt", "sample_index", "text"], metadata=shown)
-
-    return responses
 
 
 def named(tables: Sequence[Table], stage: str) -> Table:

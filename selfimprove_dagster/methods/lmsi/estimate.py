@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, build_records
@@ -235,7 +236,7 @@ def _train(
     pairs = []
     for question, text in pilot.paths.select("question", "text").iter_rows():
         (name,) = draw.choices(list(shares), list(shares.values()))
-        pairs.append((lmsi.build_prompt(question, name, shown), lmsi.build_completion(name, text, "0")))
+        pairs.append((build_prompt(question, name, shown), lmsi.build_completion(name, text, "0")))
     few: dict[str, Any] = {"steps": _STEPS, "save_every": _STEPS}
     started = time.monotonic()
     outcome = fine_tune(

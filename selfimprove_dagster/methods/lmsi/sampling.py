@@ -10,6 +10,7 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
@@ -17,12 +18,7 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_reco
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.lmsi.adaptive import is_decided
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
-from selfimprove_dagster.methods.lmsi.settings import (
-    AdaptiveSection,
-    LmsiExperiment,
-    SamplingSection,
-)
+from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection, LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
 from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_field
 from selfimprove_dagster.seeds.imports import CODE_VERSION

@@ -8,7 +8,6 @@ from selfimprove_dagster.lineage.explanation import Explain
 from selfimprove_dagster.methods.pit.tables import PIT_SEED_POOL
 
 _HELD_OUT = "its prompt is held out, so that nothing is trained on it: "
-_MODELS = ("improver_checkpoint", "gap_reward_model", "curriculum_checkpoint")
 
 EXPLAIN = Explain(
     noun="comparison",
@@ -17,10 +16,9 @@ EXPLAIN = Explain(
     aside={
         **ASIDE,
         "curriculum_rollouts": ASIDE["rollouts"],
-        **dict.fromkeys(_MODELS, ""),
         **dict.fromkeys(("improvement_rounds", "win_rates"), _HELD_OUT),
     },
-    judgements=[*JUDGEMENTS, *_MODELS, "curriculum_rollouts", "improvement_rounds", "win_rates"],
+    judgements=[*JUDGEMENTS, "curriculum_rollouts", "improvement_rounds", "win_rates"],
     in_short=pair_in_short,
 )
 WHAT_IF = refilter_pairs(compared_candidates, PIT_SEED_POOL, noun="comparison")

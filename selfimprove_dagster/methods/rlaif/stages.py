@@ -14,6 +14,7 @@ import polars as pl
 
 from selfimprove_dagster.families.dialogues.constitution import choose_principle
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
+from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, rate
 from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_judge
 from selfimprove_dagster.families.judging.preferences import aggregate
@@ -21,7 +22,7 @@ from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.stages import Rewarded, preference_stages, store_pairs
 from selfimprove_dagster.families.trained.checkpoints import starting_model
-from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, judging_stages
+from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.loop.champion import Champion

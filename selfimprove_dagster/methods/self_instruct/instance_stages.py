@@ -11,6 +11,7 @@ import polars as pl
 
 from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
+from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
 from selfimprove_dagster.families.tasks.stages import examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
@@ -186,11 +187,11 @@ def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
         tasks.select("rouge_l", "perplexity", task_id="id"), on="task_id", how="left", maintain_order="left"
     )
     keys = held_out_keys(experiment)
-    held_out = rules.not_held_out(keys, normalise_question)
+    held_out = not_held_out(keys, normalise_question)
     banned = bans(experiment)
-    readable, unread = apply_filters(frame, [could_be_read, held_out, rules.not_banned(banned)])
+    readable, unread = apply_filters(frame, [could_be_read, held_out, not_banned(banned)])
     if experiment.filter.switched_off:
-        kept, decisions = apply_filters(readable, [rules.output_not_empty])
+        kept, decisions = apply_filters(readable, [output_not_empty])
     else:
         thresholds = rules.InstanceThresholds(most=experiment.instances.most)
         kept, decisions = rules.filter_instances(readable, thresholds, experiment.seed)
