@@ -35,13 +35,13 @@ from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_
 from selfimprove_dagster.families.dialogues.settings import ComparisonFile, DialogueEvaluationSection
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
 from selfimprove_dagster.families.judging.preferences import aggregate
+from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.methods.rlaif.settings import JudgeSection
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

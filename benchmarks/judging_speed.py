@@ -27,9 +27,9 @@ from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_
 from selfimprove_dagster.families.dialogues.files import read_comparisons
 from selfimprove_dagster.families.dialogues.settings import ComparisonFile
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, questions_of
+from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
-from selfimprove_dagster.methods.rlaif.settings import JudgeSection
 
 ANSWER_TOKENS = 8
 SAMPLES = 16

@@ -23,6 +23,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.records import (
     Activity,
     Draft,
@@ -33,7 +34,6 @@ from selfimprove_dagster.lake.records import (
     record_id,
 )
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import TABLES
 
 RESULTS = Path(__file__).parent / "results" / "record_ids.md"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -116,7 +116,7 @@ def filled(shape: Shape, count: int) -> list[Draft]:
             return chance.random() < 0.5
         return chance.random() if dtype.is_float() else chance.randrange(50_000)
 
-    schema = TABLES[shape.table]
+    schema = registry.tables()[shape.table]
     return [
         Draft(
             {name: value(dtype) for name, dtype in schema.content.items()},
@@ -130,7 +130,7 @@ def filled(shape: Shape, count: int) -> list[Draft]:
 
 def measure(shape: Shape, count: int, rounds: int) -> dict[str, float]:
     """The fewest processor seconds that each way took for the rows."""
-    schema, drafts = TABLES[shape.table], filled(shape, count)
+    schema, drafts = registry.tables()[shape.table], filled(shape, count)
     activity = Activity(schema.name, {"experiment": "demo", "iteration": "000"}, "1", {}, 0)
     frame = build_row_by_row(schema, drafts, activity)
     columns = frame.drop("id", "content_hash", "activity_id")

@@ -58,6 +58,7 @@ from selfimprove_dagster.methods.toolformer.loss import WINDOW, Losses, prefixes
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calculator import Calculator
 from selfimprove_dagster.tools.calls import Call, PlacedCall
+from selfimprove_dagster.tools.writing import opening_token
 
 EMBEDDED = Path(__file__).parents[1] / "selfimprove_dagster" / "embedded"
 LEAST = 0.5
@@ -260,7 +261,7 @@ def compare_positions(
     plain: Any, engine: TransformersLanguageModel, texts: Sequence[str], options: argparse.Namespace
 ) -> None:
     """Print the table of finding positions."""
-    opening = tool_use.opening_token(engine)
+    opening = opening_token(engine)
     prompts = [Calculator().prompt(text) for text in texts]
     few = slice(0, max(1, len(texts) // 16))
     contenders: dict[str, Callable[[], Any]] = {

@@ -25,16 +25,15 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.vllm_engine import VllmLanguageModel
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
 from selfimprove_dagster.methods.lmsi.sampling import generate_paths
-from selfimprove_dagster.methods.lmsi.settings import SamplingSection
+from selfimprove_dagster.methods.lmsi.settings import PRESETS, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
-from selfimprove_dagster.presets import PRESETS
 
 RESULTS = Path(__file__).parent / "results" / "vllm_pipeline.md"
 MOST_COST = 0.03
@@ -94,7 +93,7 @@ def main() -> None:
         "max_tokens": options.max_tokens,
         "shard_questions": options.shard_questions,
     }
-    section = SamplingSection(**{**PRESETS["lmsi"]["practical"].values["sampling"], **asked})
+    section = SamplingSection(**{**PRESETS["practical"].values["sampling"], **asked})
     lines = options.questions.read_text().splitlines()[: options.prompts]
     questions = pl.DataFrame(
         {

@@ -10,9 +10,6 @@ from collections.abc import Mapping, Sequence
 
 from selfimprove_dagster.table import Columns, Source, Table
 
-HASHES = ("id", "content_hash", "activity_id", "sample_index")
-"""Columns of every table that name a row. They come from no other column."""
-
 
 def of(table: Table | str, *columns: str) -> list[Source]:
     """Columns of a table. A table of another method is given by its name."""

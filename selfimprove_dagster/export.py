@@ -21,7 +21,6 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment.base import Experiment
-from selfimprove_dagster.explorer.methods import dataset_of
 from selfimprove_dagster.export_cards import Card, CardWords, default_words
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
@@ -84,7 +83,7 @@ def export_dataset(
 
 def _dataset(method: str) -> Table:
     """The table of a method's training examples. Raises PartitionMissing where it makes none."""
-    found = dataset_of({table.stage: table for table in registry.method(method).tables.values()})
+    found = registry.method(method).dataset
     if found is None:
         raise PartitionMissing(f"the method {method} makes no dataset: there is nothing to export")
     return found

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from selfimprove_dagster.explorer.shapes import is_decisions, table_of
+from selfimprove_dagster.explorer.shapes import table_of
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.table import is_decisions
 from selfimprove_dagster.text import plural
 
 

@@ -17,10 +17,17 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Table, dataset_of, is_decisions, is_measured, is_model
+from selfimprove_dagster.text import plural
 
 if TYPE_CHECKING:
+    from selfimprove_dagster.evaluation.exam import Exams
+    from selfimprove_dagster.lake.lake import Lake
+    from selfimprove_dagster.loop.estimate import Forecast
+    from selfimprove_dagster.loop.results import Results
+    from selfimprove_dagster.seeds.kind import Seeds
     from selfimprove_dagster.stage import Result, StageContext
+    from selfimprove_dagster.training.settings import TrainingOutcome
 
 E = TypeVar("E", bound=Experiment)
 
@@ -103,8 +110,10 @@ class Method(Generic[E]):
 
     `inputs` are tables that its stages read and no stage writes (seeds, demonstrations). `counts` are the columns
     of the results table, each with the stage whose rows it counts. `yields` says what share of the generated rows
-    is kept, which stops the loop when it falls too low. `embedded` maps the fields that may say `embedded` to the
-    shipped files. `is_default`: experiment files that name no method are of this one.
+    is kept, which stops the loop when it falls too low; a method without them is never stopped by its yield.
+    `embedded` maps the fields that may say `embedded` to the shipped files. `seeds`, `exam`, `results` and `estimate`
+    say what an iteration begins with, how models are examined, what the results table shows besides, and how an
+    iteration is forecast. `is_default`: experiment files that name no method are of this one.
     """
 
     name: str
@@ -118,13 +127,14 @@ class Method(Generic[E]):
     embedded: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
     counts: Mapping[str, str] = field(default_factory=dict)
     yields: Yield | None = None
-    seeds: Any = None
-    exam: Any = None
+    seeds: Seeds[E] | None = None
+    exam: Exams[E] | None = None
     explain: Any = None
     what_if: Any = None
     pages: Any = None
     card: Any = None
-    estimate: Any = None
+    results: Results | None = None
+    estimate: Callable[[Lake, E, int, Callable[..., TrainingOutcome]], Forecast] | None = None
     distribution: str = ""
     """Name and version of the package that the method came with; empty for the shipped ones."""
 
@@ -132,6 +142,31 @@ class Method(Generic[E]):
     def tables(self) -> dict[str, Table]:
         """The tables that its stages write, by name, in the order of the pipeline."""
         return {table.name: table for one in self.stages for table in one.writes}
+
+    @cached_property
+    def counted(self) -> Mapping[str, str]:
+        """The columns of the results table, each with the stage whose rows it counts.
+
+        By default there is one for each table that holds neither decisions, models nor measurements.
+        """
+        if self.counts:
+            return self.counts
+        rows = [
+            one
+            for one in self.tables.values()
+            if not (is_decisions(one) or is_model(one) or is_measured(one))
+        ]
+        return {plural(one.noun): one.stage for one in rows}
+
+    @property
+    def dataset(self) -> Table | None:
+        """The table of training examples, or else the last one of rows that the method makes."""
+        return dataset_of({table.stage: table for table in self.tables.values()})
+
+    @property
+    def promotes(self) -> bool:
+        """Whether an iteration ends in a decision about a new champion."""
+        return f"{self.name}/promotion" in self.tables
 
     def table(self, stage: str) -> Table:
         """The table of a stage. Raises MethodError where the method has none of that name."""
@@ -175,6 +210,12 @@ class Method(Generic[E]):
                 if "/" not in name and f"{self.name}/{name}" not in seen:
                     yield f"the stage {one.name} comes after {name}, which no stage writes"
         yield from self._cycles(seen)
+        yields = (self.yields.generated, self.yields.kept) if self.yields else ()
+        named = {"ends_with": [self.experiment.ends_with], "counts": self.counts.values(), "yields": yields}
+        for what, stages in named.items():
+            for name in stages:
+                if f"{self.name}/{name}" not in seen:
+                    yield f"{what} names {name}, which no stage writes"
         if missing := {"paper", "practical"} - {*self.presets}:
             yield f"it has no preset {', '.join(sorted(missing))}"
 

@@ -136,7 +136,7 @@ def _shipped() -> Iterator[tuple[str, Load]]:
     for module in pkgutil.iter_modules(shipped.__path__):
 
         def load(name: str = f"{shipped.__name__}.{module.name}") -> Any:
-            return import_module(f"{name}.method").METHOD
+            return import_module(name).METHOD
 
         yield module.name, load
 

@@ -26,7 +26,6 @@ from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent,
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
-from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.progress import ProgressReport
@@ -179,8 +178,8 @@ class StageContext(Generic[E]):
     @property
     def champion(self) -> Champion:
         """The model that this iteration starts from; where another experiment is measured, its newest."""
-        if isinstance(self.experiment, SelfKnowledgeExperiment) and self.experiment.of:
-            return champion_before(self.lake, self.home.experiment(self.experiment.of), NEWEST)
+        if measured := self.experiment.measures:
+            return champion_before(self.lake, self.home.experiment(measured), NEWEST)
         return champion_before(self.lake, self.experiment, self.iteration)
 
     @property

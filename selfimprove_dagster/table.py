@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import polars as pl
 
+from selfimprove_dagster import words
+
 if TYPE_CHECKING:
     from selfimprove_dagster.lake.lake import Lake
     from selfimprove_dagster.lake.partition import Manifest
@@ -71,8 +73,9 @@ class Table:
     """One table of the lake.
 
     `name` is `<method>/<stage>` and `tag` opens the ids of its records. `content` columns are hashed into ids,
-    `measures` are not. `noun` is what people call a row, `sentence` what a row says in words. `sources` gives the
-    columns that each column comes from. `checks` run beside those that every table has. `draw` is set where a model
+    `measures` are not. `noun` is what people call a row. `sentence` says in words what happened at the stage of a
+    row, `said` what the row says, in short; both take a row of `Lineage.rows`. `sources` gives the columns that each
+    column comes from. `checks` run beside those that every table has. `draw` is set where a model
     drew the rows. A table with `is_asset` False is written beside its stage's own table and has no Dagster asset of
     its own. `holds_model`: its rows are trained models. `read_later`: later iterations build on its rows.
     `made_with` names the table of the same stage whose rows have parents in this one's rows, and the reverse.
@@ -85,6 +88,7 @@ class Table:
     measures: Mapping[str, Any] = field(default_factory=dict)
     noun: str = "row"
     sentence: Callable[[Row], str] | None = field(default=None, repr=False)
+    said: Callable[[Row], str] | None = field(default=None, repr=False)
     sources: Columns = field(default_factory=dict, repr=False)
     checks: Sequence[QualityCheck] = field(default=(), repr=False)
     draw: Draw | None = field(default=None, repr=False)
@@ -115,6 +119,7 @@ class Words(TypedDict, total=False):
 
     noun: str
     sentence: Callable[[Row], str] | None
+    said: Callable[[Row], str] | None
 
 
 class Facts(Words, total=False):
@@ -147,7 +152,7 @@ def completions(
     name: str, tag: str, content: Mapping[str, Any] | None = None, **facts: Unpack[Facts]
 ) -> Table:
     """Completions drawn from a model, with the log-probability of each token; columns of `content` come first."""
-    given: Facts = {"noun": "completion", **facts}
+    given: Facts = {"noun": "completion", "sentence": words.drawn, **facts}
     return Table(
         name, tag, content={**(content or {}), **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}, **given
     )
@@ -155,7 +160,7 @@ def completions(
 
 def decisions(name: str, **facts: Unpack[Facts]) -> Table:
     """What each filter rule decided on each candidate that reached it; parent: the candidate."""
-    given: Facts = {"noun": "decision", **facts}
+    given: Facts = {"noun": "decision", "sentence": words.decided, **facts}
     return Table(
         name,
         "dec",
@@ -171,3 +176,30 @@ def decisions(name: str, **facts: Unpack[Facts]) -> Table:
         is_asset=False,
         **given,
     )
+
+
+DATASET = "filtered_dataset"
+"""The stage of the dataset, in every method that makes one under its usual name."""
+
+
+def is_decisions(table: Table) -> bool:
+    """Whether the rows say what a rule decided about a candidate."""
+    return {"candidate_id", "rule", "kept", "reason"} <= table.content.keys()
+
+
+def is_model(table: Table) -> bool:
+    """Whether the rows are trained models."""
+    return table.holds_model or {"model_id", "base_model_id", "examples", "steps"} <= table.content.keys()
+
+
+def is_measured(table: Table) -> bool:
+    """Whether the rows are measurements of models: held-out answers, or a promotion."""
+    return {"role", "mode", "predicted"} <= table.content.keys() or "promoted" in table.content
+
+
+def dataset_of(tables: Mapping[str, Table]) -> Table | None:
+    """The table of training examples, or else the last one that is neither decisions nor a measurement."""
+    if DATASET in tables:
+        return tables[DATASET]
+    rows = [one for one in tables.values() if not (is_decisions(one) or is_model(one) or is_measured(one))]
+    return rows[-1] if rows else None

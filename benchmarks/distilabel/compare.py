@@ -30,8 +30,8 @@ from typing import Any
 from selfimprove_dagster import registry
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
 from selfimprove_dagster.quality.suites import checks_of
 
 HERE = Path(__file__).parent

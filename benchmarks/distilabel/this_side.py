@@ -16,9 +16,9 @@ import dagster as dg
 import selfimprove_dagster.resources.language_model as opener
 from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.definitions import defs
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL, VOTED_ANSWERS
 from selfimprove_dagster.runs import prepare_dagster_home
 

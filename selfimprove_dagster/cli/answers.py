@@ -16,14 +16,9 @@ from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.iteration import Fate, Step
 from selfimprove_dagster.lineage.replay import Replay, Replayed
 from selfimprove_dagster.lineage.what_if import Outcome, WhatIf
-from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
 from selfimprove_dagster.text import plain
 
 _WIDTH = 300
-
-
-_IDS = ("record", "path", "question", "text", "candidate", "call")
-"""Headings of columns that hold ids."""
 
 
 _MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}
@@ -38,8 +33,7 @@ def explanation_text(explanation: Explanation) -> Group:
     if explanation.fates:
         parts.append(_fates(explanation))
     if explanation.uses:
-        of_texts = explanation.table == SEED_TEXTS.name
-        table = _grid("iteration", *(("text", "calls") if of_texts else ("question", "paths")))
+        table = _grid("iteration", "record", "what came of it")
         for use in explanation.uses:
             table.add_row(str(use.iteration), Text(plain(use.question)), Text(_counts(use.paths)))
         parts.append(table)
@@ -62,9 +56,11 @@ def what_if_text(answer: WhatIf) -> Group:
         Text(f"gained, by the rule that dropped them: {_counts(answer.gained)}"),
         Text(f"lost, by the rule that would drop them: {_counts(answer.lost)}"),
     ]
+    if answer.note:
+        lines.append(Text(answer.note, style="dim"))
     if not answer.record:
         return Group(*lines)
-    table = _grid(answer.noun, "then", "now")
+    table = _grid(answer.noun, "then", "now", noun=answer.noun)
     for change in answer.record:
         table.add_row(Text(plain(change.path)), _outcome(change.then), _outcome(change.now))
     return Group(*lines, table)
@@ -87,11 +83,10 @@ def _reason(step: Step) -> Text:
 
 
 def _fates(explanation: Explanation) -> Table:
-    of_paths = explanation.table.startswith("lmsi/")
-    table = _grid("", *(("path", "answer") if of_paths else ("record", "what it says")), "what became of it")
+    table = _grid("", "record", "what it says", "what became of it")
     for fate in explanation.fates:
         mark, style = _MARKS[fate.rule is None]
-        path, answer = Text(plain(fate.path)), Text(plain(fate.answer or "–", 40 if of_paths else 80))
+        path, answer = Text(plain(fate.path)), Text(plain(fate.answer or "–", 80))
         table.add_row(Text(mark, style=style), path, answer, Text(_became(fate)))
     return table
 
@@ -112,10 +107,11 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items()) or "none"
 
 
-def _grid(*headings: str) -> Table:
+def _grid(*headings: str, noun: str = "") -> Table:
+    """A table without lines; the columns `record` and `noun` hold ids, which are not broken."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings:
-        table.add_column(heading, no_wrap=heading in _IDS)
+        table.add_column(heading, no_wrap=heading in ("record", noun))
     return table
 
 

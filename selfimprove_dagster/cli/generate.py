@@ -57,17 +57,15 @@ def generate(
     if out and not improve:
         raise ExperimentError("--out keeps the rounds of --improve: name a way to improve, or leave it away")
     if improve:
-        pass
-
         refine_prompts(prompts, model, improve, rounds, max_tokens, out)
         return
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import SamplingParameters
-    from selfimprove_dagster.methods.toolformer.tool_use import generate_with_tools, opening_token
     from selfimprove_dagster.tools.base import Context
     from selfimprove_dagster.tools.registry import open_tools
     from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
+    from selfimprove_dagster.tools.writing import generate_with_tools, opening_token
 
     opened = open_language_model(str(embedded.BASE_MODEL) if model == "embedded" else model)
     names = [name.strip() for name in tools.split(",") if name.strip()]

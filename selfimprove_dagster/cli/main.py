@@ -18,10 +18,10 @@ from selfimprove_dagster.cli.console import ExperimentName, console
 from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
-from selfimprove_dagster.errors import BudgetSpent, ExperimentError, SelfImproveError
+from selfimprove_dagster.errors import BudgetSpent, SelfImproveError
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.rules import Stop, next_turn
-from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.progress import duration
@@ -81,11 +81,14 @@ def run(
         typer.Option(min=1, help="Stop after this many more iterations; default: by the budget alone."),
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only forecast tokens, time and disk, from a small pilot.")
+        bool,
+        typer.Option(
+            "--estimate", help="Only forecast tokens, time and disk, by a pilot or the last iteration."
+        ),
     ] = False,
 ) -> None:
     """Run iterations until a stop rule says why to stop. An interrupted run goes on where it was."""
-    from selfimprove_dagster.presets import PRESETS
+    from selfimprove_dagster import registry
     from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
@@ -94,11 +97,9 @@ def run(
     for one in chain:
         of = f"{one.method} of " if len(chain) > 1 else ""
         console.print(f"{of}experiment {one.name}, preset {one.preset}, which departs from the paper in that")
-        for deviation in PRESETS[one.method][one.preset].deviations:
+        for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
     if estimate:
-        if not isinstance(settled, LmsiExperiment):
-            raise ExperimentError(f"--estimate forecasts lmsi alone, and {settled.name} is {settled.method}")
         _show_estimate(home, settled)
         return
     done = 0
@@ -122,33 +123,36 @@ def run(
     status(experiment)
 
 
-def _show_estimate(home: Home, experiment: LmsiExperiment) -> None:
-    from selfimprove_dagster.methods.lmsi.estimate import estimate
+def _show_estimate(home: Home, experiment: Experiment) -> None:
+    from selfimprove_dagster.loop.estimate import estimate
     from selfimprove_dagster.resources.trainer import TrainerResource
 
     step = next_turn(home.lake, experiment)
     if isinstance(step, Stop):
         console.print(f"nothing to forecast: {step.reason}", markup=False)
         return
+    experiment = home.experiment(experiment.name, step.method)
     forecast = estimate(home.lake, experiment, step.iteration, TrainerResource().fine_tune)
-    at_most = "at most " if experiment.sampling.adaptive else ""
-    table = Table(title=f"forecast of iteration {step.iteration} of {experiment.name}")
+    at_most = "at most " if forecast.at_most else ""
+    table = Table(title=f"forecast of iteration {step.iteration} of {experiment.turn_name}")
     for heading in ("stage", "tokens", "time", "disk"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage in (*forecast.stages, forecast.total):
         tokens = f"{stage.tokens.low:,.0f} – {stage.tokens.high:,.0f}"
         table.add_row(
             stage.stage,
-            tokens if stage.stage == "training" else at_most + tokens,
+            at_most + tokens if stage.generates else tokens,
             f"{duration(stage.seconds.low)} – {duration(stage.seconds.high)}",
             f"{stage.bytes / 1e6:,.1f} MB",
         )
     console.print(table)
     most, total = forecast.iterations, forecast.total
+    scratch = (
+        f"; training needs {forecast.scratch / 1e6:,.1f} MB more while it lasts" if forecast.scratch else ""
+    )
     console.print(
         f"{forecast.limited_by} allows {most} more: up to {most * total.tokens.high:,.0f} tokens, "
-        f"{duration(most * total.seconds.high)}, {most * total.bytes / 1e6:,.1f} MB of disk; training needs "
-        f"{forecast.scratch / 1e6:,.1f} MB more while it lasts",
+        f"{duration(most * total.seconds.high)}, {most * total.bytes / 1e6:,.1f} MB of disk{scratch}",
         markup=False,
         soft_wrap=True,
     )
@@ -158,7 +162,10 @@ def _show_estimate(home: Home, experiment: LmsiExperiment) -> None:
 
 @app.command()
 def fields(
-    method: Annotated[str, typer.Argument(help="Its name, as in `method: lmsi`.")] = "lmsi",
+    method: Annotated[
+        str | None,
+        typer.Argument(help="Its name, as in `method: lmsi`; default: that of files that name none."),
+    ] = None,
 ) -> None:
     """List every field of a method's experiment file, its meaning, and what each preset puts there."""
     from selfimprove_dagster.home.files import describe_fields
@@ -235,8 +242,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Held-out accuracy of a model on an experiment's evaluation questions."""
-    from selfimprove_dagster.evaluation.exam import accuracy_of_rows
-    from selfimprove_dagster.exams import open_exam
+    from selfimprove_dagster.evaluation.exam import accuracy_of_rows, open_exam
     from selfimprove_dagster.lake.taint import tainted_models
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel

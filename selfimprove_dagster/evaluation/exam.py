@@ -1,4 +1,4 @@
-"""Held-out accuracy: greedy and by majority, by difficulty, and of two models on the same questions.
+"""The exam: held-out questions, what two models answer to them, and their accuracy, also by difficulty.
 
 Here, and nowhere else, are true answers read.
 """
@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import polars as pl
 
+from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.evaluation.measurement import Accuracy, MeanChange, PairedComparison
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
@@ -23,8 +24,17 @@ from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.table import Table
+from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.home.home import Home
+
+E = TypeVar("E", bound=Experiment)
+
+OpenModel = Callable[[str], AbstractContextManager[LanguageModel]]
+"""Opens the model of a path or hub name."""
 
 PART_PATHS = 1024
 """Paths a shard of an exam, at most: what a killed run loses. The answers do not depend on it."""
@@ -46,6 +56,46 @@ class Part:
     mode: str
     questions: Sequence[Question]
     paths: int
+
+
+@dataclass(frozen=True)
+class Exams(Generic[E]):
+    """How a method examines a model.
+
+    `open` takes the home, the experiment, what opens the models that tools ask, and the iteration whose models sit
+    the exam (None outside of any). `held_out` reads what an experiment holds out, without reading the lake.
+    """
+
+    open: Callable[[Home, E, OpenModel, int | None], OpenedExam]
+    held_out: Callable[[E], Sequence[Question]]
+
+
+def open_exam(
+    home: Home, experiment: Experiment, open_model: OpenModel, iteration: int | None = None
+) -> OpenedExam:
+    """The held-out exam of an experiment; see `Exams`. Raises ExperimentError where its method has none."""
+    from selfimprove_dagster import registry
+
+    exams = registry.method(experiment.method).exam
+    if exams is None:
+        raise ExperimentError(
+            f"experiment {experiment.name}: the method {experiment.method} has no exam; its own stages are the "
+            "measurement: run it"
+        )
+    return exams.open(home, experiment, open_model, iteration)
+
+
+def held_out_questions(experiment: Experiment) -> Sequence[Question]:
+    """What an experiment holds out, without reading the lake; nothing where its method has no exam."""
+    from selfimprove_dagster import registry
+
+    exams = registry.method(experiment.method).exam
+    return exams.held_out(experiment) if exams else ()
+
+
+def held_out_keys(experiment: Experiment) -> set[str]:
+    """The held-out questions as `normalise_question` has them: by these two questions are the same."""
+    return {normalise_question(question.question) for question in held_out_questions(experiment)}
 
 
 class Exam(ABC):
@@ -85,14 +135,14 @@ class Exam(ABC):
     def remembered(
         self, lake: Lake, schema: Table, before: int, model_id: str
     ) -> list[dict[str, Any]] | None:
-        """The same rows from an earlier iteration in which that model sat this very exam, else None."""
+        """The rows of `sit` from an earlier iteration in which that model sat this very exam, else None."""
         for manifest in reversed(lake.manifests(schema.name, self.experiment.name)):
             same_exam = manifest.activity.parameters["exam"] == self.parameters
             if manifest.iteration < before and same_exam:
                 rows = lake.read_ungated(manifest).filter(pl.col("model_id") == model_id)
                 if not rows.is_empty():
-                    told = [*schema.content, *schema.measures]
-                    columns = [name for name in told if name not in ("role", "model_id")]
+                    known = [*schema.content, *schema.measures]
+                    columns = [name for name in known if name not in ("role", "model_id")]
                     return rows.filter(role=rows["role"][0]).select(columns).to_dicts()
         return None
 
@@ -176,7 +226,7 @@ def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
 
 
 def accuracy_by_difficulty(rows: pl.DataFrame, role: str, mode: str = "greedy") -> dict[str, Accuracy]:
-    """The same for each difficulty, in order."""
+    """Accuracy by difficulty, in order."""
     chosen = rows.filter(role=role, mode=mode).drop_nulls("difficulty")
     counts = chosen.group_by("difficulty").agg(pl.col("correct").sum(), pl.len()).sort("difficulty")
     return {row["difficulty"]: Accuracy(row["correct"], row["len"]) for row in counts.iter_rows(named=True)}

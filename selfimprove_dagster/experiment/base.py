@@ -1,11 +1,9 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""What an experiment of any method is: its settings, every one of them settled."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,12 +19,14 @@ from selfimprove_dagster.experiment.sections import (
 
 
 class Experiment(Section):
-    """What the experiments of all methods have; every field is settled."""
+    """The settings that every method has."""
 
     scores: ClassVar[bool] = False
     """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
     ends_with: ClassVar[str] = "promotion"
     """The stage with which an iteration is finished."""
+    measured_in: ClassVar[str | None] = None
+    """The field that names another experiment, whose champion is measured in place of `model.path`."""
 
     name: str = Field(
         pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
@@ -68,19 +68,33 @@ class Experiment(Section):
         """The mode of the exam by which a checkpoint is compared with the champion."""
         return "greedy"
 
+    @property
+    def measures(self) -> str | None:
+        """The experiment whose champion this one measures; None for one that has its own."""
+        return getattr(self, self.measured_in) if self.measured_in else None
+
+    @classmethod
+    def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """What an experiment file in `folder` gives, made ready to be validated.
+
+        Variables are expanded before, relative paths and the word `embedded` settled after. A method overrides
+        this for what the marks on its fields cannot say. The values are a copy, and may be wrong in any way.
+        """
+        return values
+
     def partition_key(self, iteration: int) -> str:
         """Dagster's key for one iteration, `<name>-<NNN>`."""
         return f"{self.name}-{iteration:03d}"
 
 
 class SeededExperiment(Experiment):
-    """What the methods have that begin with a file of seeds."""
+    """The settings of a method that begins with a file of seeds."""
 
     seeds: Section
 
 
 class TrainingExperiment(SeededExperiment):
-    """What the methods have that train a model and promote it."""
+    """The settings of a method that trains a model and promotes it."""
 
     evaluation: Section
     training: TrainingSection

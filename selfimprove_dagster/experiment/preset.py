@@ -1,4 +1,4 @@
-"""What a preset is: the type of those in `presets`."""
+"""A preset: the values of the fields that an experiment file leaves out."""
 
 from __future__ import annotations
 

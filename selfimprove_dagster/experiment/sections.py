@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
+@dataclass(frozen=True)
+class NamesPath:
+    """Marks a field whose text names a file, or a model: a folder or the name of one on the hub.
+
+    Where an experiment file is read, variables in such a field are replaced, `embedded` stands for what ships
+    with the method, and a relative path starts at the file's own folder.
+    """
+
+    is_model: bool = False
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Marks a field that holds several values by name, of which a file gives either none or all."""
+
+
+FilePath = Annotated[str, NamesPath()]
+ModelPath = Annotated[str, NamesPath(is_model=True)]
+
+
 class Section(BaseModel):
+    """A part of an experiment file. A field that it does not declare is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -33,13 +56,13 @@ class VllmSection(Section):
         None, ge=16, description="longest sequence in tokens; none for the model's own"
     )
     quantisation: str | None = Field(None, description="one of vLLM's methods, such as fp8; none for none")
-    lora: str | None = Field(None, description="folder of a LoRA adapter over the base model")
+    lora: ModelPath | None = Field(None, description="folder of a LoRA adapter over the base model")
 
 
 class ModelSection(Section):
     """The base model and the engine that runs it."""
 
-    path: str = Field(description="folder with safetensors weights, hub name, or `embedded`")
+    path: ModelPath = Field(description="folder with safetensors weights, hub name, or `embedded`")
     engine: Literal["transformers", "vllm", "openai"] = Field(
         "transformers", description="what runs the model; vllm needs the extra of that name"
     )

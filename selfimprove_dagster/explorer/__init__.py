@@ -1,6 +1,7 @@
 """The lineage pages: any experiment, iteration, example or other record, readable in a browser.
 
-`pages` has the routes, `views`, `tables` and `record` what each page shows, `graph` an ancestry, `shown` how
-text of models is made inert, `guard` what holds for every answer. The pages only read, those of `review`
-aside, on which a person judges. Nothing here is imported by the code location.
+A method says in its `Pages` (`declare`) what its pages show; `funnel`, `curves` and `listings` have the parts that it
+is made of, and the defaults. `methods` looks up what is declared. `pages` has the routes; `views`, `tables`, `record`
+and `graph` gather what each page shows; `shown` makes text of models inert; `guard` protects every answer. The pages
+only read, except those of `review`, on which a person judges.
 """

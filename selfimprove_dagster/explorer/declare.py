@@ -60,10 +60,9 @@ class Pages:
 
     `examples` lists the rows of the dataset. `dropped` lists what rules dropped, by the word under which it is
     asked for; the first is shown by default. `more` are further lists, by the last part of their address.
-    `funnel` gives the steps from the first table to the dataset. `measure` gives figures of one iteration;
-    `columns` makes columns of the table of iterations from them, `charts` makes charts of those of all
-    iterations. `blocks` and `record` are parts of the pages of iterations and records. `labels` gives, by stage,
-    the words for a row in a graph, `names` the words for rows that only another row knows. `follows_seed`: a
+    `funnel` gives the steps from the first table to the dataset. `measure` gives figures of one iteration, and
+    `charts` makes charts of those of all iterations. `blocks` and `record` are parts of the pages of iterations
+    and records. `names` gives the words for rows in a graph that only another row knows. `follows_seed`: a
     record's page shows what else descends from its seed.
     """
 
@@ -72,10 +71,8 @@ class Pages:
     more: Mapping[str, Listing] = field(default_factory=dict)
     funnel: Callable[[Lake, Stages], list[Step]] | None = None
     measure: Callable[[Lake, Stages], Row] | None = None
-    columns: Callable[[Measured], Mapping[str, float | None]] | None = None
     charts: Callable[[Experiment, Sequence[Measured]], list[Chart]] | None = None
     blocks: Sequence[Block] = ()
     record: Sequence[RecordBlock] = ()
-    labels: Mapping[str, Callable[[Row], str]] = field(default_factory=dict)
     names: Callable[[Mapping[str, Row]], Mapping[str, str]] | None = None
     follows_seed: bool = True

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from selfimprove_dagster.explorer.shapes import is_decisions, is_measured, is_model
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Table, is_decisions, is_measured, is_model
 from selfimprove_dagster.text import plural
 
 Stages = Mapping[str, Manifest]

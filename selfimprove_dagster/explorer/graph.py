@@ -32,10 +32,7 @@ def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: 
     declared = table_named(table, row or {})
     if row is None:
         return f"{declared.noun} (revoked)"
-    describe = pages_of(declared.method).labels.get(declared.stage)
-    if describe is None:
-        return plain(in_words(dict(row), declared), _LONGEST)
-    return plain(f"{declared.noun}: {describe(dict(row))}", _LONGEST)
+    return plain(in_words(dict(row), declared), _LONGEST)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What holds for every response: who may ask, and what a browser may do with the answer."""
+"""Protection of every response: who may ask, and what a browser may do with the answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEADERS = {
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """The app for this machine alone: another Host (DNS rebinding) gets 400, and every answer the headers."""
+    """The app for this machine alone: another Host (DNS rebinding) gets 400, and every answer gets the headers."""
     local = TrustedHostMiddleware(app, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +41,6 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 
 def same_origin(request: Request) -> bool:
-    """Whether a page of this very server sent the request, which every browser says of a form."""
+    """Whether a page of this server sent the request, as every browser reports for a form."""
     origin = urlsplit(request.headers.get("origin", ""))
     return origin.scheme in ("http", "https") and origin.netloc == request.headers.get("host")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from selfimprove_dagster.explorer.shapes import is_decisions, text_columns
-from selfimprove_dagster.table import TEXT, Table
+from selfimprove_dagster.explorer.shapes import text_columns
+from selfimprove_dagster.table import TEXT, Table, is_decisions
 
 HERE = "WHERE experiment = $experiment AND iteration = $iteration"
 """The rows of the iteration that is asked for, in SQL."""

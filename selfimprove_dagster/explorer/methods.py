@@ -14,14 +14,11 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.explorer.declare import Pages
 from selfimprove_dagster.explorer.funnel import Stages, Step, default_funnel
 from selfimprove_dagster.explorer.listings import Listing, default_dropped, default_rows
-from selfimprove_dagster.explorer.shapes import is_decisions, is_measured, is_model, table_of, unknown_table
+from selfimprove_dagster.explorer.shapes import table_of, unknown_table
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.method import Method
-from selfimprove_dagster.table import Table
-
-DATASET = "filtered_dataset"
-"""The stage of the dataset, in every method that makes one."""
+from selfimprove_dagster.table import Table, dataset_of
 
 
 def installed(name: str) -> Method[Any] | None:
@@ -68,14 +65,6 @@ def tables_of(stages: Stages) -> dict[str, Table]:
 def committed_tables(stages: Stages) -> dict[str, Table]:
     """The tables of an iteration that are committed, by stage, in order."""
     return {stage: table_of(manifest) for stage, manifest in in_order(stages).items()}
-
-
-def dataset_of(tables: Mapping[str, Table]) -> Table | None:
-    """The table of training examples, or else the last one that is neither decisions nor a measurement."""
-    if DATASET in tables:
-        return tables[DATASET]
-    rows = [one for one in tables.values() if not (is_decisions(one) or is_model(one) or is_measured(one))]
-    return rows[-1] if rows else None
 
 
 def examples_of(stages: Stages) -> Listing | None:

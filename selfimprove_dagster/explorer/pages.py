@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parent
 
 
 _CHANGED = (duckdb.IOException, FileNotFoundError)
-"""What a reader meets whose files were replaced since it looked up their names."""
+"""Raised when files are replaced while they are read."""
 
 
 Shown = dict[str, Any]
@@ -40,9 +40,9 @@ View = Callable[[Request, Home], Shown | Response]
 
 
 def create_app(home: Home, dagster_url: str, token: str | None = None) -> ASGIApp:
-    """The pages over a home's lake, which every request reads anew.
+    """The pages over a home's lake, which is read anew for every request.
 
-    `token` admits those who review; without one, one is drawn that nobody knows.
+    `token` admits those who review; without it, nobody is admitted.
     """
     jinja = environment(str(_FOLDER / "templates"))
     jinja.globals["dagster_url"] = dagster_url.rstrip("/")

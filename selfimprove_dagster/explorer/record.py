@@ -10,15 +10,11 @@ from urllib.parse import quote
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster import registry, words
 from selfimprove_dagster.explorer.declare import AboutRecord
 from selfimprove_dagster.explorer.graph import Family
-from selfimprove_dagster.explorer.methods import DATASET, installed, pages_of, table_named
+from selfimprove_dagster.explorer.methods import installed, pages_of, table_named
 from selfimprove_dagster.explorer.shapes import (
-    is_decisions,
-    is_measured,
-    is_model,
-    main_text,
     table_of,
     text_columns,
 )
@@ -31,7 +27,7 @@ from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.main_line import without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound, Walk
-from selfimprove_dagster.table import COMMON_COLUMNS, Row
+from selfimprove_dagster.table import COMMON_COLUMNS, DATASET, Row, is_decisions, is_measured, is_model
 
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
 
@@ -77,7 +73,7 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
     examples = _examples(of_seed or down, place.id)
     rows = lineage.rows([*up.nodes["id"].head(_MOST), *examples])
     if place.id not in rows:
-        raise RecordNotFound(f"{place.id} has just been replaced: its table was materialised again")
+        raise RecordNotFound(f"{place.id} was replaced just now: its table was materialised again")
     row, withdrawn = rows[place.id], _withdrawn(lake, place)
     explained = _without(withdrawn, explain(lake, place.id))
     family, texts = Family(place.id, up, rows), _texts(row)
@@ -126,7 +122,7 @@ def _example(row: Row) -> Row:
         "id": row["id"],
         "iteration": row["iteration"],
         "title": next(iter(texts), ""),
-        "text": main_text(row, table),
+        "text": words.said(table, row),
         "notes": [note for note in notes if isinstance(note, str)],
     }
 
@@ -183,7 +179,7 @@ def _page_of(manifest: Manifest) -> str:
 
 
 def revocation(lake: Lake, place: Place) -> Revocation | None:
-    """The revocation under which a record fell."""
+    """The revocation that a record was withdrawn by; None where it was not."""
     for manifest in lake.manifests(place.table, place.experiment):
         if place.iteration in (None, manifest.iteration):
             found = lake.withdrawn(manifest).get(place.id)

@@ -71,12 +71,12 @@ async def form_of(request: Request) -> Form:
 
 
 def form_word(token: str) -> str:
-    """What a form must hold: it follows from the token, which itself stands in no page."""
+    """The word that a form must hold: it is derived from the token, which no page shows."""
     return blake2b(b"form", key=token.encode(), digest_size=16).hexdigest()
 
 
 def admitted(request: Request) -> str:
-    """The reviewer's name, empty for whoever has not given the token and a name."""
+    """The reviewer's name; empty where the token or the name was not given."""
     given = request.cookies.get(_TOKEN, "")
     if not compare_digest(given.encode(), request.app.state.token.encode()):
         return ""
@@ -84,7 +84,7 @@ def admitted(request: Request) -> str:
 
 
 def entry(request: Request, home: Home) -> dict[str, Any]:
-    """The experiments that have anything to review, or the question for the token and a name."""
+    """The experiments that have anything to review, or the form that asks for the token and a name."""
     by = admitted(request)
     found = []
     for name in sorted({manifest.experiment for manifest in home.lake.manifests()}) if by else []:
@@ -100,7 +100,7 @@ def entry(request: Request, home: Home) -> dict[str, Any]:
 
 
 def asking(request: Request, experiment: str = "", problem: str = "") -> dict[str, Any]:
-    """What the form that asks for the token and a name shows."""
+    """The content of the form that asks for the token and a name."""
     return {
         "known_name": unquote(request.cookies.get(_REVIEWER, "")),
         "experiment": experiment,
@@ -109,7 +109,7 @@ def asking(request: Request, experiment: str = "", problem: str = "") -> dict[st
 
 
 def enter(request: Request, home: Home, form: Form) -> Response | dict[str, Any]:
-    """Take the token and the name, and go where the person wanted to; what to show when one is wrong."""
+    """Take the token and the name, and lead to the page that was asked for; the form again when one is wrong."""
     experiment = form.get("experiment", "")
     if experiment:
         refuse_unknown(home, experiment)
@@ -176,7 +176,7 @@ def _as_shown(label: str, row: Mapping[str, Any]) -> str:
 
 
 def answer(request: Request, home: Home, form: Form) -> Response:
-    """Store what was said of one item at once, and go on to the next."""
+    """Store the answer to one item, and lead to the next item."""
     by = admitted(request)
     if not by:
         raise HTTPException(403, "The token is missing, or the server was started again since")

@@ -10,8 +10,9 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import words
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import COMMON_COLUMNS, TEXT, Row, Table
+from selfimprove_dagster.table import COMMON_COLUMNS, TEXT, Row, Table, is_decisions, is_model
 
 TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
@@ -20,10 +21,6 @@ TEXTS = (
 )
 """Names that columns of text usually have, in the order in which they are read."""
 
-_MAIN = ("statement", "completion", "paraphrase", "instruction", "chosen", "text")
-"""Those of the texts that say what a row is, rather than what it was made from."""
-
-
 _NOT_READ = (
     *("source_file", "licence", "format", "kind", "role", "mode", "way", "by", "at", "path", "rule", "stage"),
     *("finish_reason", "difficulty", "table", "label", "reason", "error", "stopped"),
@@ -31,48 +28,19 @@ _NOT_READ = (
 """Columns of strings that are names, codes or remarks."""
 
 
-def is_decisions(table: Table) -> bool:
-    """Whether the rows say what a rule decided about a candidate."""
-    return {"candidate_id", "rule", "kept", "reason"} <= table.content.keys()
-
-
-def is_model(table: Table) -> bool:
-    """Whether the rows are trained models."""
-    return table.holds_model or {"model_id", "base_model_id", "examples", "steps"} <= table.content.keys()
-
-
-def is_measured(table: Table) -> bool:
-    """Whether the rows are measurements of models: held-out answers, or a promotion."""
-    return {"role", "mode", "predicted"} <= table.content.keys() or "promoted" in table.content
-
-
 def text_columns(table: Table) -> list[str]:
     """The columns that people read: those with usual names, or else all strings that are no codes."""
-    return usual_texts(table) or [
-        name
-        for name, kind in table.content.items()
-        if kind == TEXT and name not in _NOT_READ and not name.endswith(("_id", "_hash"))
+    strings = [name for name, kind in table.content.items() if kind == TEXT]
+    return [name for name in TEXTS if name in strings] or [
+        name for name in strings if name not in _NOT_READ and not name.endswith(("_id", "_hash"))
     ]
-
-
-def usual_texts(table: Table) -> list[str]:
-    """The columns of text that have usual names."""
-    return [name for name in TEXTS if table.content.get(name) == TEXT]
-
-
-def main_text(row: Mapping[str, Any], table: Table) -> str:
-    """What a row says in one text: what was made of a prompt before the prompt. Empty where it has no text."""
-    names = text_columns(table)
-    found = (row.get(name) for name in sorted(names, key=lambda name: name not in _MAIN))
-    return next((text.strip() for text in found if isinstance(text, str) and text.strip()), "")
 
 
 def in_words(row: Row, table: Table) -> str:
     """A row in a few words: its noun, and what it says."""
-    if said := outcome(row, table):
-        return said
-    sentence = None if usual_texts(table) else table.sentence
-    said = sentence(row) if sentence else main_text(row, table)
+    if result := outcome(row, table):
+        return result
+    said = words.said(table, row)
     return f"{table.noun}: {said}" if said else table.noun
 
 

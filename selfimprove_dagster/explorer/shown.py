@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, 
 from selfimprove_dagster.text import plain, plural, readable
 
 LONGEST = 4_000
-"""Characters of one text that a page shows; the rest stands behind a link."""
+"""Characters of one text that a page shows; the rest is behind a link."""
 
 
 def figure(value: Any) -> str:
@@ -38,7 +38,7 @@ def anything(value: Any, limit: int = 300) -> str:
 
 
 def short_id(record: str) -> str:
-    """The beginning of an id, enough to tell it by eye."""
+    """The beginning of an id, enough to recognise it."""
     tag, _, digest = record.partition(":")
     return plain(f"{tag}:{digest[:8]}", 24)
 

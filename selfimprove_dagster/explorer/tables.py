@@ -23,7 +23,7 @@ ROWS = 50
 
 @dataclass
 class _Table:
-    """What was asked for, as conditions in SQL whose values are bound, never pasted."""
+    """A request, as conditions in SQL whose values are bound, never pasted."""
 
     asked: Mapping[str, str]
     values: dict[str, Any]
@@ -35,7 +35,7 @@ class _Table:
             self._where(is_it, **{parameter: value})
 
     def between(self, column: str) -> None:
-        """By the parameters `least` and `most`; what is no number is passed over."""
+        """By the parameters `least` and `most`; what is no number is ignored."""
         for parameter, comparison in (("least", ">="), ("most", "<=")):
             try:
                 bound = float(self.asked.get(parameter, ""))
@@ -45,7 +45,7 @@ class _Table:
                 self._where(f"{column} {comparison} ${parameter}", **{parameter: bound})
 
     def words(self, *columns: str) -> None:
-        """Every word of `q` must stand in one of the columns, in upper or lower case."""
+        """Every word of `q` must be in one of the columns, in upper or lower case."""
         text = " || ' ' || ".join(f"coalesce({column}, '')" for column in columns)
         for number, word in enumerate(self.asked.get("q", "").split()[:20]):
             self._where(f"contains(lower({text}), lower($word{number}))", **{f"word{number}": word})
@@ -59,7 +59,7 @@ class _Table:
         return " ".join(self.conditions)
 
     def order(self, columns: Mapping[str, str], default: str) -> tuple[str, str]:
-        """What `sort` names of the columns (`-` before it: highest first), and the SQL for it."""
+        """The column that `sort` names (`-` before it: highest first), and the SQL for it."""
         sort = self.asked.get("sort", default)
         if sort.removeprefix("-") not in columns:
             sort = default
@@ -67,7 +67,7 @@ class _Table:
         return sort, f"ORDER BY {column} {'DESC' if sort.startswith('-') else 'ASC'} NULLS LAST, id"
 
     def link(self, **changes: Any) -> str:
-        """The query of the same table with these parameters changed; others of its page start again."""
+        """The query of the same table with these parameters changed; the page starts again at 1."""
         query = {**self.asked, "page": "", **{key: str(value) for key, value in changes.items()}}
         return "?" + urlencode({key: value for key, value in query.items() if value})
 

@@ -1,4 +1,4 @@
-"""What the pages of experiments, iterations and searches show, as plain data from the library."""
+"""The data of the pages of experiments, iterations and searches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from selfimprove_dagster.experiment.naming import split_turn
 from selfimprove_dagster.explorer.curves import default_charts
 from selfimprove_dagster.explorer.methods import (
     committed_tables,
-    dataset_of,
     dropped_of,
     examples_of,
     funnel_of,
@@ -23,7 +22,6 @@ from selfimprove_dagster.explorer.methods import (
     pages_of,
     tables_of,
 )
-from selfimprove_dagster.explorer.shapes import is_model
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
@@ -32,14 +30,14 @@ from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.loop.status import IterationResult, results
-from selfimprove_dagster.table import Row
+from selfimprove_dagster.table import Row, is_model
 from selfimprove_dagster.text import plural
 
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
 
 
 def experiments(home: Home) -> dict[str, Any]:
-    """Every experiment that has a file or rows in the lake, with its state and what follows."""
+    """Every experiment that has a file or rows in the lake, with its state and next step."""
     lake = home.lake
     found = sorted({*home.experiment_names(), *(manifest.experiment for manifest in lake.manifests())})
     return {"home": str(home.root), "experiments": [_summary(home, lake, name) for name in found]}
@@ -97,7 +95,7 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
     settled, lake = home.experiment(name), home.lake
     pages, method = pages_of(settled.method), registry.method(settled.method)
     rows = [_measured(lake, settled, row) for row in results(lake, settled)]
-    dataset = dataset_of({table.stage: table for table in method.tables.values()})
+    dataset = method.dataset
     return {
         "name": settled.turn_name,
         "turns": turns_of(home, name),
@@ -106,9 +104,10 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "champion": champion_before(lake, settled, NEWEST),
         "follows": _follows(lake, settled),
         "rows": rows,
-        "headings": list(method.counts),
-        "columns": list(dict.fromkeys(heading for row in rows for heading in row["columns"])),
-        "examples": [name for name, stage in method.counts.items() if dataset and stage == dataset.stage],
+        "headings": list(method.counted),
+        "columns": list(dict.fromkeys(heading for row in rows for heading in row["result"].columns)),
+        "examples": [name for name, stage in method.counted.items() if dataset and stage == dataset.stage],
+        "about": method.results.about if method.results else "",
         "trained": f"{settled.method}/promotion" in method.tables,
         "charts": [
             {**chart, "x": [row["result"].iteration for row in rows], "xlabel": "iteration"}
@@ -118,18 +117,14 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 
 def _measured(lake: Lake, settled: Experiment, result: IterationResult) -> dict[str, Any]:
-    """One iteration of the table of iterations: its counts, and what the method's pages measure and show."""
+    """One iteration of the table of iterations: its results, and what the method's pages measure."""
     stages, pages = _stages(lake, settled.turn_name, result.iteration), pages_of(settled.method)
-    counts = {
-        heading: lake.live_rows(stages[stage]) if stage in stages else None
-        for heading, stage in registry.method(settled.method).counts.items()
-    }
-    row = {"result": result, "counts": counts, **(pages.measure(lake, stages) if pages.measure else {})}
-    return {**row, "columns": dict(pages.columns(row)) if pages.columns else {}}
+    measured = pages.measure(lake, stages) if pages.measure else {}
+    return {"result": result, "counts": result.counts, **measured}
 
 
 def refuse_unknown(home: Home, name: str) -> None:
-    """Refuses a name that neither a file nor the lake has; so no name can be a pattern or a way out."""
+    """Refuse a name that neither a file nor the lake has, so that no name can be a pattern or lead out of the lake."""
     experiment, _ = split_turn(name)
     known = {*home.experiment_names(), *(manifest.experiment for manifest in home.lake.manifests())}
     if experiment not in known:
@@ -160,10 +155,16 @@ def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
 
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
-    """The methods of a chain, each with the name of its pages; none where there is one method."""
+    """The methods of a chain, each with the name of its pages.
+
+    None where there is one method, or a file that cannot be read: the rows can be read without it.
+    """
     if home.experiment_file(split_turn(name)[0]) is None:
         return []
-    chain = home.chain(name)
+    try:
+        chain = home.chain(name)
+    except ExperimentError:
+        return []
     return [(one.method, one.turn_name) for one in chain] if len(chain) > 1 else []
 
 

@@ -26,78 +26,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from selfimprove_dagster import embedded
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.experiment.sections import Section
-from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD
-from selfimprove_dagster.known_experiments import EXPERIMENTS
-from selfimprove_dagster.presets import PRESETS
-
-_TASK_POOLS: dict[tuple[str, ...], Path] = {
-    ("model", "path"): embedded.TASK_MODEL,
-    ("evaluation", "file"): embedded.TASK_EVALUATION,
-}
-
-
-_DIALOGUES: dict[tuple[str, ...], Path] = {
-    ("model", "path"): embedded.DIALOGUE_MODEL,
-    ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
-    ("evaluation", "file"): embedded.DIALOGUE_EVALUATION,
-    ("constitution", "file"): HOUSEHOLD,
-}
-
-
-_EMBEDDED: dict[str, dict[tuple[str, ...], Path]] = {
-    "lmsi": {
-        ("model", "path"): embedded.BASE_MODEL,
-        ("seeds", "file"): embedded.SEEDS,
-        ("evaluation", "file"): embedded.EVALUATION,
-        ("demonstrations", "file"): embedded.DEMONSTRATIONS,
-    },
-    "self_instruct": {**_TASK_POOLS, ("seeds", "file"): embedded.TASK_SEEDS},
-    "unnatural_instructions": {**_TASK_POOLS, ("seeds", "file"): embedded.UNNATURAL_SEEDS},
-    "toolformer": {
-        ("model", "path"): embedded.TOOL_MODEL,
-        ("seeds", "file"): embedded.TOOL_TEXTS,
-        ("evaluation", "file"): embedded.TOOL_EVALUATION,
-        ("evaluation", "plain_file"): embedded.TOOL_PLAIN,
-    },
-    "constitutional": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
-    "rlaif": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
-    "rlhf": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
-    "refinement": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_PROMPTS},
-    "self_knowledge": _DIALOGUES,
-    "pit": {**_DIALOGUES, ("seeds", "file"): embedded.DIALOGUE_COMPARISONS},
-}
-"""The files for which the word `embedded` stands."""
-
-
-_EMBEDDED_TASKS = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_EVALUATION}
-"""The same of the members of `tasks`, by their kind."""
-
+from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
 
 _OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "loop")
-
-
-_PATHS = (
-    *(("model", "path"), ("seeds", "file"), ("evaluation", "file"), ("demonstrations", "file")),
-    *(("evaluation", "plain_file"), ("tools", "corpus"), ("tools", "answered_by")),
-    *(("constitution", "file"), ("judge", "model", "path")),
-)
-"""The fields that name files or models."""
 
 
 def load_chain(path: str | Path) -> list[Experiment]:
@@ -140,13 +86,14 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
     if not isinstance(methods, list) or not methods:
         raise ExperimentError(f"{origin}: methods must be a list, such as [constitutional, rlaif]")
     for method in methods:
-        _one_of(EXPERIMENTS, method, f"{origin}: methods")
+        _one_of(registry.methods(), method, f"{origin}: methods")
     if len({*methods}) < len(methods):
         raise ExperimentError(f"{origin}: methods names one twice; each can run once in an iteration")
     if "method" in data:
         raise ExperimentError(f"{origin} has both method and methods; leave one out")
     shared = {name: value for name, value in data.items() if name not in methods}
-    fields = {method: {*EXPERIMENTS[method].model_fields} for method in methods}
+    kinds = {method: registry.method(method).experiment for method in methods}
+    fields = {method: {*kind.model_fields} for method, kind in kinds.items()}
     for name in {*shared} - {name for known in fields.values() for name in known}:
         raise ExperimentError(
             f"{origin}: {name}: none of {', '.join(methods)} has such a field; what belongs to one method "
@@ -161,7 +108,7 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
                 "all methods and stand at the top"
             )
         common = {name: value for name, value in shared.items() if name in fields[method]}
-        settings = {**_merge(common, own), "method": method, "methods": methods}
+        settings = {**_merge(common, own, kinds[method]), "method": method, "methods": methods}
         chain.append(parse_experiment(settings, folder=folder, origin=f"{origin}, {method}"))
     for one in chain[1:]:
         if one.model != chain[0].model:
@@ -174,15 +121,18 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
 
 def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> Experiment:
     """Validate plain data as an experiment; relative paths start at `folder`."""
-    method = _one_of(EXPERIMENTS, data.get("method", "lmsi"), f"{origin}: method")
-    presets = PRESETS[method]
-    preset = _one_of(presets, data.get("preset", "practical"), f"{origin}: preset")
-    kind = EXPERIMENTS[method]
-    if "of" in kind.model_fields and isinstance(data.get("of"), str) and "model" not in data:
-        data = {**data, "model": _model_of(data["of"], folder, origin)}
+    name = data["method"] if "method" in data else registry.default_method()
+    method = registry.method(_one_of(registry.methods(), name, f"{origin}: method"))
+    kind, presets = method.experiment, method.presets
+    preset = presets[_one_of(presets, data.get("preset", "practical"), f"{origin}: preset")]
+    if kind.measured_in and isinstance(measured := data.get(kind.measured_in), str) and "model" not in data:
+        data = {**data, "model": _model_of(measured, f"{origin}: {kind.measured_in}", folder)}
+    folder = folder.absolute()
     try:
-        merged = _resolve(_merge(presets[preset].values, data), folder.absolute(), _EMBEDDED[method])
-        return kind.model_validate(merged)
+        given = _with_paths(kind, _merge(preset.values, {"method": name, **data}, kind), _expanded)
+        return kind.model_validate(
+            _with_paths(kind, kind.prepare(given, folder), partial(_located, folder, method.embedded))
+        )
     except ValidationError as error:
         lines = "\n".join(f"  {_complaint(detail, kind)}" for detail in error.errors(include_url=False))
         raise ExperimentError(f"{origin} has wrong values:\n{lines}") from None
@@ -190,12 +140,13 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
         raise ExperimentError(f"{origin}: {error}") from None
 
 
-def _model_of(name: str, folder: Path, origin: str) -> dict[str, Any]:
+def _model_of(name: str, where: str, folder: Path) -> dict[str, Any]:
     """The model section of the experiment whose champion another one measures."""
     path = folder / f"{name}.yaml"
     measured = _read(path)
-    if "of" in measured:
-        raise ExperimentError(f"{origin}: of: {name} measures another experiment and has no champion")
+    method = registry.methods().get(str(measured.get("method")))
+    if method is not None and method.experiment.measured_in in measured:
+        raise ExperimentError(f"{where}: {name} measures another experiment and has no champion")
     return parse_chain(measured, folder=folder, origin=str(path))[0].model.model_dump()
 
 
@@ -215,9 +166,13 @@ class FieldDescription:
     practical: str
 
 
-def describe_fields(method: str = "lmsi") -> list[FieldDescription]:
-    """All fields of a method's experiments, sections unfolded as `section.field`. Raises ExperimentError."""
-    return _described(EXPERIMENTS[_one_of(EXPERIMENTS, method, "method")], PRESETS[method])
+def describe_fields(method: str | None = None) -> list[FieldDescription]:
+    """All fields of a method's experiments, or of the default method's; sections unfolded as `section.field`.
+
+    Raises ExperimentError for a method that there is not.
+    """
+    known = registry.method(_one_of(registry.methods(), method or registry.default_method(), "method"))
+    return _described(known.experiment, known.presets)
 
 
 def _described(
@@ -257,55 +212,71 @@ class _UnsetVariable(Exception):
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, section by section; `formats` is replaced as a whole."""
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseModel] | None) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; a field marked `Whole` is replaced."""
     merged = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
-        nested = isinstance(old, Mapping) and isinstance(value, Mapping) and key != "formats"
-        merged[key] = _merge(old, value) if nested else value  # type: ignore[arg-type]
+        old, field = merged.get(key), kind.model_fields.get(key) if kind else None
+        inner = _section_in(field.annotation) if field else None
+        whole = field is not None and _mark(field, Whole) is not None
+        nested = isinstance(old, Mapping) and isinstance(value, Mapping) and not whole
+        merged[key] = _merge(old, value, inner) if nested else value  # type: ignore[arg-type]
     return merged
 
 
-def _resolve(data: dict[str, Any], folder: Path, files: Mapping[tuple[str, ...], Path]) -> dict[str, Any]:
-    """Expand variables, the word `embedded` and relative paths in the fields that name files."""
-    data = deepcopy(data)
-    shown, tools = data.get("demonstrations"), data.get("tools")
-    if isinstance(shown, Mapping):
-        data["demonstrations"] = {"file": "embedded", **shown}
-    if isinstance(tools, Mapping) and isinstance(tools.get("names"), list):
-        data["tools"] = {**tools, "names": [_tool(name, folder) for name in tools["names"]]}
-    given = data.get("tasks")
-    tasks = [task for task in given if isinstance(task, dict)] if isinstance(given, list) else []
-    for task in (one for one in tasks if isinstance(one.get("file"), str)):
-        task["file"] = _settled(task["file"], "file", folder, _EMBEDDED_TASKS.get(str(task.get("kind"))))
-    if tasks and all(task.get("kind") == "questions" for task in tasks):
-        files = {**files, ("model", "path"): embedded.BASE_MODEL}
-    for *sections, key in _PATHS:
-        values: Any = data
-        for section in sections:
-            values = values.get(section) if isinstance(values, Mapping) else None
-        if not isinstance(values, dict) or not isinstance(values.get(key), str):
-            continue  # validation says what is missing
-        values[key] = _settled(values[key], key, folder, files.get((*sections, key)))
-    return data
+Mark = TypeVar("Mark")
 
 
-def _settled(given: str, key: str, folder: Path, embedded_file: Path | None) -> str:
-    """The value of a field that names a file or model; `embedded_file` is what the word `embedded` means."""
-    text = _VARIABLE.sub(_variable, given)
-    if text == "embedded" and embedded_file is not None:
-        return str(embedded_file)
-    is_file = key.endswith("file") or key == "corpus" or text.startswith((".", "~", "/"))
-    if is_file or (folder / text).exists():
-        return os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
-    return text
+def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    """The mark of that kind on a field, or on one of the types that it may have."""
+    inner = (mark for one in get_args(field.annotation) for mark in getattr(one, "__metadata__", ()))
+    return next((mark for mark in (*field.metadata, *inner) if isinstance(mark, kind)), None)
 
 
-def _tool(name: Any, folder: Path) -> Any:
-    """A tool's name; of one in a file of the user's own (`my_tools.py:Weather`), with the whole path."""
-    file, separator, attribute = str(name).rpartition(":")
-    return f"{os.path.normpath(folder / file)}:{attribute}" if separator and file.endswith(".py") else name
+Place = tuple[str, ...]
+
+
+def _with_paths(
+    kind: type[BaseModel], values: Any, change: Callable[[str, Place, NamesPath], str], place: Place = ()
+) -> Any:
+    """The values, with what `change` makes of each text in a field that names a file or model.
+
+    What has the wrong type stays as it is: validation says so.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    changed = dict(values)
+    for name, field in kind.model_fields.items():
+        if (given := values.get(name)) is None:
+            continue
+        here, mark, inner = (*place, name), _mark(field, NamesPath), _section_in(field.annotation)
+
+        def settle(one: Any, here: Place = here, mark: Any = mark, inner: Any = inner) -> Any:
+            if mark is not None and isinstance(one, str):
+                return change(one, here, mark)
+            return one if inner is None else _with_paths(inner, one, change, here)
+
+        if isinstance(given, list):
+            changed[name] = [settle(one) for one in given]
+        elif get_origin(field.annotation) is dict and isinstance(given, Mapping):
+            changed[name] = {key: settle(one) for key, one in given.items()}
+        else:
+            changed[name] = settle(given)
+    return changed
+
+
+def _expanded(text: str, place: Place, mark: NamesPath) -> str:
+    """The text with the values of its variables."""
+    return _VARIABLE.sub(_variable, text)
+
+
+def _located(folder: Path, embedded: Mapping[Place, Path], text: str, place: Place, mark: NamesPath) -> str:
+    """The file or model that a text names: a shipped one, one in the folder, or one on the hub."""
+    if text == "embedded" and place in embedded:
+        return str(embedded[place])
+    if mark.is_model and not text.startswith((".", "~", "/")) and not (folder / text).exists():
+        return text
+    return os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
 
 
 def _variable(match: re.Match[str]) -> str:
@@ -328,6 +299,7 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
 
 def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[str]:
     model: Any = kind
-    for part in (one for one in location if isinstance(one, str)):
-        model = _section_in(model.model_fields[part].annotation)
+    for part in location:
+        if part in model.model_fields:  # neither a place in a list nor a name in a dictionary
+            model = _section_in(model.model_fields[part].annotation)
     return sorted(model.model_fields)

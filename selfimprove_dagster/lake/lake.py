@@ -5,6 +5,7 @@
         manifest.json                   written last; names the shards, their checksums and the activity
         checks.json                     the last result of each quality check of that manifest
         .lock                           held by the one process that writes
+    <root>/format.json                  the version of this layout, written before the first partition
     <root>/revocations/                 what was revoked, and the rows that are withdrawn since
     <root>/.lineage/                    the index of lineage, which may be deleted at any time
     <root>/catalog.duckdb               views for people, made anew after each commit
@@ -60,6 +61,10 @@ __all__ = [
 ]
 
 
+FORMAT = 1
+"""The version of the layout that is written. A lake without `format.json` is of version 0, which reads alike."""
+
+
 @dataclass(frozen=True)
 class CheckOutcome:
     """The last result of one quality check on a partition."""
@@ -71,7 +76,10 @@ class CheckOutcome:
 
 
 class Lake:
-    """A folder of tables. Any number of processes may read it; one at a time writes a given partition."""
+    """A folder of tables. Any number of processes may read it; one at a time writes a given partition.
+
+    Raises LakeError for a folder that a later version of this package wrote.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -81,6 +89,25 @@ class Lake:
                     f"a lake cannot lie under {part!r}: it would be read as a partition; name another folder"
                 )
         self.ledger = Ledger(self.root)
+        if (found := self.format) > FORMAT:
+            raise LakeError(
+                f"the lake {self.root} has format {found}, and this version of selfimprove_dagster reads formats up "
+                f"to {FORMAT}: install the version that wrote it, or a later one"
+            )
+
+    @property
+    def format(self) -> int:
+        """The version of the lake's layout; 0 where nothing says it. Raises LakeError where it cannot be read."""
+        file = self.root / "format.json"
+        try:
+            return int(json.loads(file.read_text(encoding="utf-8"))["format"])
+        except FileNotFoundError:
+            return 0
+        except (ValueError, TypeError, KeyError):
+            raise LakeError(
+                f"{file} does not say the lake's format, such as {json.dumps({'format': FORMAT})}: put it back from "
+                "a copy"
+            ) from None
 
     # ---- reading -------------------------------------------------------------------------------------
 
@@ -183,6 +210,9 @@ class Lake:
         directory = self._directory(schema.name, activity.partition)
         with file_system_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
+        if self.format < FORMAT:
+            with self.ledger.lock():
+                write_atomically(self.root / "format.json", json.dumps({"format": FORMAT}).encode())
         with held(directory):
             yield PartitionWriter(directory, schema, activity, self.ledger, edition_of(directory, activity))
 

@@ -9,20 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
-from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import JUDGE_METHODS
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lineage.iteration import Iteration, dataset_table, holds_decisions, iteration_of_key
+from selfimprove_dagster.lineage.story import declared
+from selfimprove_dagster.table import COMMON_COLUMNS
 from selfimprove_dagster.text import normalise_question
-
-_AFTER = (
-    *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improver_dataset", "gap_pairs"),
-    *("policy_references", "improvement_rounds", "win_rates", "evaluation", "promotion"),
-)
-"""The stages whose settings do not shape a dataset; nor do decisions, which say what others decided."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def diff(lake: Lake, a: str, b: str) -> Difference:
     examples_a, examples_b = (_by_text(side.frame) for side in sides)
     questions_a, questions_b = (_by_question(side.frame, side.subject) for side in sides)
     asked_a, asked_b = (_by_question(side.frame, "question") for side in sides)
-    settings_a, settings_b = (_settings(lake, side) for side in sides)
+    settings_a, settings_b = (_settings(side) for side in sides)
     return Difference(
         a=_side(lake, a, sides[0]),
         b=_side(lake, b, sides[1]),
@@ -125,40 +118,54 @@ def diff(lake: Lake, a: str, b: str) -> Difference:
 
 @dataclass(frozen=True)
 class _Dataset:
-    """The examples of one partition key; `subject` is the column that says what they are about."""
+    """The examples of one iteration; `subject` is the column that says what they are about.
 
-    schema: Table
-    partition: Mapping[str, str]
+    `frame` has the columns `question` and `completion` whatever the method calls them.
+    """
+
+    iteration: Iteration
+    manifest: Manifest
+    subject: str
     frame: pl.DataFrame
 
     @classmethod
     def of(cls, lake: Lake, key: str) -> _Dataset:
-        partition = partition_of(*experiment_of_key(key))
-        found = (
-            schema
-            for schema in tables.TABLES.values()
-            if schema.name.endswith("/filtered_dataset") and lake.exists(schema.name, partition)
+        iteration = iteration_of_key(lake, key)
+        manifest = lake.manifest(dataset_table(iteration.method, iteration.manifests), iteration.partition)
+        frame = lake.read_ungated(manifest)
+        texts = [
+            name
+            for name, dtype in frame.schema.items()
+            if dtype == pl.String and name not in COMMON_COLUMNS and not name.endswith("_id")
+        ]
+        subject = next(
+            (name for name in ("instruction", "question") if name in texts), next(iter(texts), "id")
         )
-        schema = next(found, FILTERED_DATASET)
-        frame = lake.read_ungated(lake.manifest(schema.name, partition))
+        said = [pl.col(name).fill_null("") for name in texts if name != subject]
         if "chosen" in frame.columns:
             pair = [pl.col(name).str.strip_chars() for name in ("chosen", "rejected")]
             frame = frame.with_columns(completion=pl.format("{} rather than {}", *pair))
-        return cls(schema, partition, frame)
+        elif "completion" not in frame.columns:
+            frame = frame.with_columns(completion=pl.concat_str(said or [pl.lit("")], separator=" "))
+        if "question" not in frame.columns:
+            frame = frame.with_columns(question=pl.col(subject))
+        return cls(iteration, manifest, subject, frame)
 
     @property
-    def method(self) -> str:
-        return self.schema.name.split("/")[0]
-
-    @property
-    def subject(self) -> str:
-        return "instruction" if "instruction" in self.schema.content else "question"
+    def made_from(self) -> list[Manifest]:
+        """The tables of the iteration that the dataset was made from, and itself, in the order of the pipeline."""
+        by_activity = {one.activity.id: one for one in self.iteration.manifests.values()}
+        found, ahead = {self.manifest.activity.id}, [self.manifest]
+        while ahead:
+            inputs = {source for one in ahead for source in one.activity.inputs} & by_activity.keys() - found
+            found |= inputs
+            ahead = [by_activity[one] for one in inputs]
+        return [one for one in self.iteration.manifests.values() if one.activity.id in found]
 
     @property
     def noun(self) -> str:
-        if self.method in JUDGE_METHODS:
-            return "prompts"
-        return "texts" if "text_id" in self.schema.content else f"{self.subject}s"
+        """What the examples are about, in the plural."""
+        return f"{declared(self.iteration.method).asked}s"
 
 
 def _by_text(frame: pl.DataFrame) -> dict[tuple[str, str], str]:
@@ -172,42 +179,47 @@ def _answer(row: Mapping[str, Any]) -> str:
 
 def _by_question(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
     answer = "answer" if "answer" in frame.columns else "completion"
-    wanted = [name for name in ("question", "instruction", answer, "vote_share") if name in frame.columns]
+    wanted = [
+        name for name in dict.fromkeys((column, "question", answer, "vote_share")) if name in frame.columns
+    ]
     rows = frame.select(wanted).iter_rows(named=True)
     return {normalise_question(row[column]): row for row in rows}
 
 
 def _side(lake: Lake, key: str, dataset: _Dataset) -> Side:
-    method, examples = dataset.method, dataset.frame
-    stages = (tables.TABLES.get(f"{method}/{stage}") for stage in ("raw_generations", "response_pairs"))
-    drawn = next((lake.manifest(one.name, dataset.partition).activity for one in stages if one), None)
+    examples, manifests = dataset.frame, dataset.iteration.manifests.values()
+    drawn = next((one.activity for one in dataset.made_from if one.activity.model_id), None)
     dropped = Counter[str]()
-    for name in ("task_decisions", "decisions"):
-        if f"{method}/{name}" in tables.TABLES:
-            manifest = lake.manifest(f"{method}/{name}", dataset.partition)
+    for manifest in manifests:
+        if holds_decisions(manifest):
             dropped.update(lake.read_columns(manifest, ["rule", "kept"]).filter(~pl.col("kept"))["rule"])
-    formats = examples["format"].value_counts(sort=True)
+    formats = examples["format"].value_counts(sort=True).iter_rows() if "format" in examples.columns else ()
+    table = registry.tables().get(dataset.manifest.table)
     return Side(
         key=key,
         model_id=drawn.model_id if drawn else None,
         champion=drawn.about.get("champion") if drawn else None,
         examples=len(examples),
         questions=len(_by_question(examples, dataset.subject)),
-        formats={name: count / len(examples) for name, count in formats.iter_rows()},
-        means={name: examples[name].mean() for name in dataset.schema.measures},  # type: ignore[misc]
+        formats={name: count / len(examples) for name, count in formats},
+        means={
+            name: examples[name].mean()  # type: ignore[misc]
+            for name, dtype in (table.measures if table else {}).items()
+            if dtype != pl.String
+        },
         dropped=dict(dropped.most_common()),
         noun=dataset.noun,
     )
 
 
-def _settings(lake: Lake, dataset: _Dataset) -> dict[str, Any]:
+def _settings(dataset: _Dataset) -> dict[str, Any]:
     """All that determines the dataset, inputs and model aside, under dotted names."""
     settings: dict[str, Any] = {}
-    for name in tables.TABLES:
-        method, stage = name.split("/")
-        if method != dataset.method or stage in _AFTER or stage.endswith("decisions"):
+    for manifest in dataset.made_from:
+        method, stage = manifest.table.split("/")
+        if method != dataset.iteration.method or holds_decisions(manifest):
             continue
-        activity = lake.manifest(name, dataset.partition).activity
+        activity = manifest.activity
         given = {**activity.parameters, "seed": activity.seed, "code_version": activity.code_version}
         settings |= _dotted(stage, given)
     return settings

@@ -4,236 +4,131 @@ from __future__ import annotations
 
 from collections import Counter
 
-import polars as pl
-
-from selfimprove_dagster import tables
-from selfimprove_dagster.families.preferences.explain import TABLES as JUDGED
-from selfimprove_dagster.families.preferences.explain import explain_judged
-from selfimprove_dagster.families.tasks.explain import explain_task, method_of
+from selfimprove_dagster import registry, words
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lineage.explanation import (
-    Explanation,
-    Use,
-    count,
-    dropped_verdict,
-    explanation,
-    training_verdict,
-    uses_of,
-)
-from selfimprove_dagster.lineage.iteration import (
-    Fate,
-    Iteration,
-    Step,
-    all_revoked,
-    revoked,
-    rows_of,
-    source_of,
-)
+from selfimprove_dagster.lineage.explanation import Explanation, Use, explanation, shown_verdict
+from selfimprove_dagster.lineage.iteration import Step, all_revoked, dataset_table
+from selfimprove_dagster.lineage.story import Story, declared, is_decision
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.methods.lmsi.tables import (
-    DECISIONS,
-    DEMONSTRATIONS,
-    FILTERED_DATASET,
-    PERPLEXITY_SCORES,
-    RAW_GENERATIONS,
-    SEED_POOL,
-    VOTED_ANSWERS,
-)
-from selfimprove_dagster.methods.refinement.explain import explain_refined
-from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
-from selfimprove_dagster.methods.self_knowledge.explain import TABLES as SELF_KNOWLEDGE
-from selfimprove_dagster.methods.self_knowledge.explain import sentence
-from selfimprove_dagster.methods.toolformer.explain import explain_tool
-from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
-from selfimprove_dagster.methods.toolformer.tables import TABLES as TOOL_TABLES
 from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.tables import TASK_TABLES
+from selfimprove_dagster.words import SHOWN, count
 
-__all__ = ["Explanation", "Use", "explain", "path_of"]
-
-
-_OF_TASKS = {schema.name for schema in TASK_TABLES}
-
-
-_OF_TOOLS = {schema.name for schema in (SEED_TEXTS, *TOOL_TABLES)}
-
-
-_SHARED = ("fine_tuned_checkpoint", "evaluation", "promotion")
+__all__ = ["Explanation", "Use", "explain", "method_of"]
 
 
 def explain(lake: Lake, prefix: str) -> Explanation:
     """The explanation of the one record whose id begins with `prefix`. Raises RecordNotFound."""
     lineage = Lineage(lake)
     place = lineage.find(prefix)
-    method, stage = place.table.split("/")
-    if place.table in _OF_TASKS and stage not in _SHARED:
-        return explain_task(lake, lineage, place)
-    if place.table in _OF_TOOLS and stage not in _SHARED:
-        return explain_tool(lake, lineage, place)
-    if method_of(lake, place.table, place.experiment) == REFINEMENT and stage not in _SHARED:
-        return explain_refined(lake, lineage, place)
-    if place.table in SELF_KNOWLEDGE:
-        return _explain_measurement(lake, place, lineage.rows([place.id], withdrawn=True)[place.id])
-    if place.table in JUDGED and stage not in _SHARED:
-        return explain_judged(lake, lineage, place)
+    row = lineage.rows([place.id], withdrawn=True)[place.id]
+    if place.iteration is not None:
+        return Story(lineage, place, row).explained()
+    step = Step(place.table, words.sentence(registry.tables().get(place.table), row), place.id)
+    gone = all_revoked(lake, place.experiment, {place.id})
     if place.table == REVIEW_LABELS.name:
-        return _explain_label(lake, place, lineage.rows([place.id], withdrawn=True)[place.id])
-    if place.iteration is None:
-        return _explain_source(lake, place)
-    iteration = Iteration(lake, place.experiment, place.iteration, method)
-    row = iteration.row(tables.TABLES[place.table], "id", place.id)
-    if place.table in (SEED_POOL.name, VOTED_ANSWERS.name):
-        return _explain_question(iteration, place, row)
-    if path := path_of(place.table, row):
-        return _explain_path(iteration, place, path, row)
-    steps = iteration.training()
-    verdict = steps[-1].reason if steps else "nothing was trained in this iteration yet"
-    if stage == "evaluation":
-        verdict = "a held-out answer: it measures models, and none is trained on it"
-    return explanation(place, verdict, steps=(*iteration.revoked({place.id}), *steps))
+        verdict = (
+            "a person's label: it measures who judged, and is trained on only where `review comparisons` wrote it to "
+            f"a file that an experiment names; {step.reason}"
+        )
+        return explanation(place, verdict, steps=(step, *gone))
+    if place.table == REJECTED_SEEDS.name:
+        dropped = Step(place.table, row["reason"], place.id, passed=False)
+        return explanation(place, step.reason, in_dataset=False, steps=(dropped, *gone))
+    return _of_source(lineage, place, row, gone)
 
 
-def path_of(table: str, row: Row) -> str | None:
-    """The path that a row of one iteration is about; None where it is about none, or about several."""
-    if table == RAW_GENERATIONS.name:
-        return str(row["id"])
-    roles = {
-        FILTERED_DATASET.name: "path",
-        PERPLEXITY_SCORES.name: "scored",
-        DECISIONS.name: "decided",
-    }
-    return next((edge["id"] for edge in row["parents"] if edge["role"] == roles.get(table)), None)
-
-
-def _explain_path(iteration: Iteration, place: Place, path_id: str, row: Row) -> Explanation:
-    path = iteration.row(RAW_GENERATIONS, "id", path_id)
-    question_id = path.get("question_id") or row.get("question_id", "")  # the paths may be newer than the row
-    question = iteration.row(SEED_POOL, "id", question_id)
-    vote = iteration.vote(question_id)
-    decisions = iteration.decisions(path_id)
-    example = next(
-        (
-            row
-            for row in iteration.rows(FILTERED_DATASET, pl.col("question_id") == question_id)
-            if {"id": path_id, "role": "path"} in row["parents"]
-        ),
-        {},
+def method_of(lake: Lake, table: str, experiment: str) -> str | None:
+    """The method of a record's experiment: that of its table, and for what people gave, the method that reads the
+    table and has made tables of the experiment. None where there is none yet."""
+    method = table.split("/")[0]
+    if method in registry.methods():
+        return method
+    made = {manifest.table.split("/")[0] for manifest in lake.manifests(experiment=experiment)}
+    if method in made - {"seeds", "reviews"}:
+        return method  # a method that is no longer installed
+    readers = (
+        one.name for one in registry.methods().values() if table in {given.name for given in one.inputs}
     )
-    known = {place.id, path_id, question_id, example.get("id", ""), *(step.record or "" for step in vote)}
-    known |= {edge["id"] for made in (question, path, example) for edge in made.get("parents", ())}
-    gone = _revoked_sources(iteration.lake, place.experiment, known) + iteration.revoked(known)
-    steps = [*iteration.source(question), *iteration.drawn(path), *vote, *iteration.score(path_id)]
-    steps += decisions
-    if example:
-        said = f"in the dataset as {example['format']}"
-        steps.append(Step(FILTERED_DATASET.name, said, example["id"], passed=True))
-    training = iteration.training() if example else []
-    gates = iteration.gates()
-    verdict = _verdict(iteration, decisions, example, training, gates)
+    return next((name for name in readers if name in made), None)
+
+
+def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Explanation:
+    """What people gave: where it came from, the iterations that used it, and what came of it."""
+    table, method = registry.tables().get(place.table), method_of(lineage.lake, place.table, place.experiment)
+    noun = table.noun if table is not None and table.noun != "row" else "seed"
+    where = words.source_of(row) if row.get("source_file") else place.experiment
+    accepted = Step(place.table, words.sentence(table, row), place.id, passed=True)
+    what = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun} of {where}"
+    edges = lineage.children([place.id])
+    edges = edges.filter(experiment=place.experiment)
+    pooled = edges.filter(edges["role"] != SHOWN).sort("iteration", "child")
+    shown = edges.filter(edges["role"] == SHOWN, edges["table_name"] != dataset_table(method or "", {}))
+    if method is None or (pooled.is_empty() and shown.is_empty()):
+        verdict = f"{what}: no iteration has used it yet"
+        return explanation(place, verdict, in_dataset=None if method else False, steps=(accepted, *gone))
+    if pooled.is_empty():
+        uses = f"{count(len(shown), 'prompt')} of {count(shown['iteration'].n_unique(), 'iteration')}"
+        verdict = f"{what}, shown in {uses}; it is not trained on itself"
+        return explanation(place, verdict, steps=(accepted, *gone))
+    rows = {
+        record: one
+        for record, one in lineage.rows(pooled["child"], withdrawn=True).items()
+        if not is_decision(one)
+    }
+    stories = [
+        Story(
+            lineage,
+            Place(one["child"], one["table_name"], one["experiment"], one["iteration"]),
+            rows[one["child"]],
+        )
+        for one in pooled.iter_rows(named=True)
+        if one["child"] in rows
+    ]
+    explain = declared(method)
+    if explain.shows:
+        return _of_shown(place, what, stories, accepted, gone)
+    uses_of = [
+        Use(
+            one.iteration.number,
+            one.place.id,
+            dict(Counter(fate.rule or "kept" for fate in one.fates).most_common()),
+        )
+        for one in stories
+    ]
+    total = sum((Counter(use.paths) for use in uses_of), Counter[str]())
+    verdict = f"{what}: used in {count(len(uses_of), 'iteration')}"
+    has_filter = bool(total) or any(one.iteration.dataset for one in stories)
+    in_dataset: bool | None = total["kept"] > 0 and not gone
+    if has_filter:
+        verdict += f", {count(total.total(), explain.noun)}, {total['kept']:,} kept"
+    else:
+        verdict, in_dataset = f"{verdict}; nothing is trained on it", None
     if gone:
-        verdict = f"{gone[0].reason}, so it is no longer handed on; otherwise: {verdict}"
+        verdict = f"{gone[0].reason}; {verdict}"
     return explanation(
         place,
         verdict,
-        in_dataset=bool(example) and not gone,
-        steps=(*steps, *gone, *gates, *training),
+        in_dataset=in_dataset,
+        steps=(accepted, *gone),
+        uses=tuple(uses_of) if has_filter else (),
     )
 
 
-def _verdict(
-    iteration: Iteration, decisions: list[Step], example: Row, training: list[Step], gates: list[Step]
-) -> str:
-    dropped = next((step for step in decisions if not step.passed), None)
-    if dropped:
-        return dropped_verdict(iteration.key, dropped)
-    if not decisions and not example:
-        return f"not in a dataset: the filters of {iteration.key} have not seen it yet"
-    if not example:
-        if iteration.manifest(FILTERED_DATASET) is None:
-            return f"kept by every rule, but the dataset of {iteration.key} is not committed yet"
-        return f"not in the dataset of {iteration.key}: kept by every rule, but no format was left for it"
-    verdict = (
-        f"in the dataset of {iteration.key} as {example['format']}: "
-        f"it answers {example['answer']} as the vote does (share {example['vote_share']:.3g}) "
-        f"and passed {count(len(decisions), 'rule')}"
-    )
-    return verdict + training_verdict(iteration.number, training, gates)
-
-
-def _explain_question(iteration: Iteration, place: Place, row: Row) -> Explanation:
-    voted = place.table == VOTED_ANSWERS.name
-    question_id = row["question_id"] if voted else row["id"]
-    question = iteration.row(SEED_POOL, "id", question_id) if voted else row
-    fates = iteration.fates(question_id)
-    examples = sum(fate.example is not None for fate in fates)
-    vote = iteration.vote(question_id)
-    known = {question_id, *(step.record or "" for step in vote)}
-    known |= {edge["id"] for edge in question.get("parents", ())}
-    gone = _revoked_sources(iteration.lake, place.experiment, known) + iteration.revoked(known)
-    verdict = f"{count(len(fates), 'path')}, {count(examples, 'example')} in the dataset of {iteration.key}"
-    dropped = Counter(fate.rule for fate in fates if fate.rule)
-    if dropped:
-        verdict += "; dropped by " + ", ".join(f"{rule}: {n}" for rule, n in dropped.most_common())
+def _of_shown(place: Place, what: str, stories: list[Story], accepted: Step, gone: list[Step]) -> Explanation:
+    """A seed that prompts show as a demonstration: what came of those prompts, and of its own instances."""
+    showings = tuple(showing for one in stories for showing in one.showings)
+    examples = [row for one in stories for row in one.examples(one.row)]
+    decided = [step for one in stories for step in one.on_parents()]
+    dropped = next((step for step in decided if step.passed is False), None)
+    verdict = what + (f", out of the pool by the rule {dropped.rule}: {dropped.reason}" if dropped else "")
+    verdict += f"; {shown_verdict(showings)}"
+    if examples:
+        verdict += f"; {count(len(examples), 'example')} of its own instances"
     if gone:
-        verdict = f"{gone[0].reason}; {verdict}"
-    steps = (*iteration.source(question), *vote, *gone, *iteration.gates())
-    return explanation(place, verdict, in_dataset=examples > 0 and not gone, steps=steps, fates=tuple(fates))
-
-
-def _explain_source(lake: Lake, place: Place) -> Explanation:
-    """Of a seed, a rejected line or a demonstration, which no iteration holds."""
-    manifest, row = next(
-        (manifest, found[0])
-        for manifest in lake.manifests(place.table, place.experiment)
-        if (found := rows_of(manifest, pl.col("id") == place.id))
+        verdict = f"{gone[0].reason}, so it is no longer handed on; otherwise: {verdict}"
+    in_dataset = bool(examples) and not gone if examples or dropped or gone else None
+    return explanation(
+        place, verdict, in_dataset=in_dataset, steps=(accepted, *decided, *gone), showings=showings
     )
-    where, gone = source_of(row), revoked(lake, manifest, {place.id})
-    if place.table == REJECTED_SEEDS.name:
-        step = Step(place.table, row["reason"], place.id, passed=False)
-        return explanation(place, f"{where} is no seed: {row['reason']}", in_dataset=False, steps=(step,))
-    accepted = Step(place.table, f"accepted from {where}", place.id, passed=True)
-    if place.table == DEMONSTRATIONS.name:
-        verdict = f"a worked example of {where}, shown in few-shot prompts; it is not trained on itself"
-        return explanation(place, verdict, steps=(accepted, *gone))
-
-    def fates(number: int, question: str) -> list[Fate]:
-        return Iteration(lake, place.experiment, number).fates(question)
-
-    uses = tuple(uses_of(lake, place, SEED_POOL, fates))
-    total = sum((Counter(use.paths) for use in uses), Counter())
-    verdict = f"a seed of {where}: " + (
-        f"asked in {count(len(uses), 'iteration')}, {count(total.total(), 'path')}, {total['kept']:,} kept"
-        if uses
-        else "no iteration has asked it yet"
-    )
-    if gone:
-        verdict = f"{gone[0].reason}; {verdict}"
-    in_dataset = total["kept"] > 0 and not gone
-    return explanation(place, verdict, in_dataset=in_dataset, steps=(accepted, *gone), uses=uses)
-
-
-def _explain_label(lake: Lake, place: Place, row: Row) -> Explanation:
-    """Of what a person said."""
-    said = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
-    step = Step(place.table, f"{row['by']} at {row['at']}: {said[row['label']]}", place.id)
-    gone = all_revoked(lake, place.experiment, {place.id})
-    verdict = (
-        "what a person said: it measures who judged, and is trained on only where `review comparisons` wrote "
-        f"it to a file that an experiment names; {step.reason}"
-    )
-    return explanation(place, verdict, steps=(step, *gone))
-
-
-def _explain_measurement(lake: Lake, place: Place, row: Row) -> Explanation:
-    """Of what was asked, said, scored and picked to measure how well a model judges itself."""
-    step = Step(place.table, sentence(row), place.id)
-    gone = all_revoked(lake, place.experiment, {place.id, row.get("question_id", "")})
-    verdict = f"it measures whether a model can judge itself, and none is trained on it: {step.reason}"
-    return explanation(place, verdict, in_dataset=False, steps=(step, *gone))
-
-
-def _revoked_sources(lake: Lake, experiment: str, ids: set[str]) -> list[Step]:
-    manifests = lake.manifests("seeds/*", experiment)
-    return [step for manifest in manifests for step in revoked(lake, manifest, ids)]

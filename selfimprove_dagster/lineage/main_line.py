@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.lineage.walk import Lineage, Walk
 from selfimprove_dagster.table import Row
-
-SHOWN = "demonstration"
-"""The role of a parent that a prompt showed."""
+from selfimprove_dagster.words import SHOWN
 
 
 def main_line(lineage: Lineage, record: str) -> list[Row]:
@@ -22,11 +20,6 @@ def main_line(lineage: Lineage, record: str) -> list[Row]:
         parents = (edge for one in ahead if one in found for edge in found[one]["parents"])
         ahead = [edge["id"] for edge in parents if edge["role"] != SHOWN and edge["id"] not in found]
     return list(found.values())
-
-
-def shown_to(row: Row) -> int:
-    """How many demonstrations the prompt of a row showed."""
-    return sum(edge["role"] == SHOWN for edge in row["parents"])
 
 
 def without_ancestors_of_the_shown(walk: Walk, start: str) -> Walk:

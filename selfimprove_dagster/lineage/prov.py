@@ -22,7 +22,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -84,7 +83,7 @@ def _document(lake: Lake, starts: Sequence[str], *sets: str) -> Document:
     statements.activities([*named, *(row["activity_id"] for row in rows.values())])
     statements.members(named)
     statements.revocations(set(walk.nodes["id"]))
-    prefixes = {prefix: f"urn:selfimprove:{prefix}:" for prefix in _prefixes()}
+    prefixes = {prefix: f"urn:selfimprove:{prefix}:" for prefix in statements.prefixes}
     return {"prefix": prefixes, **{kind: said for kind, said in statements.by_kind.items() if said}}
 
 
@@ -95,9 +94,11 @@ class _Statements:
         self.lake = lake
         self.made = {manifest.activity.id: manifest for manifest in lake.manifests()}
         self.by_kind: Document = {kind: {} for kind in _KINDS}
+        tables = [*registry.tables().values(), *map(registry.table_of, self._of_unknown_tables())]
+        self.prefixes = dict.fromkeys([*(table.tag for table in tables if table.tag), *_OTHERS])
 
     def say(self, kind: str, name: str, said: Mapping[str, Any]) -> None:
-        self.by_kind[kind][_id(name)] = said
+        self.by_kind[kind][self.id_of(name)] = said
 
     def relate(self, kind: str, **said: Any) -> None:
         statements = self.by_kind[kind]
@@ -118,8 +119,8 @@ class _Statements:
         for child, parent, role in edges.select("child", "parent", "role").sort(pl.all()).iter_rows():
             self.relate(
                 "wasDerivedFrom",
-                generatedEntity=_id(child),
-                usedEntity=_id(_set(parent) if parent in self.made else parent),
+                generatedEntity=self.id_of(child),
+                usedEntity=self.id_of(_set(parent) if parent in self.made else parent),
                 type=_name("role:" + quote(role, safe="")),
             )
             if parent.startswith("b2:"):
@@ -136,15 +137,15 @@ class _Statements:
             if manifest is None:
                 continue
             for source in sorted(set(manifest.activity.inputs)):
-                self.relate("used", activity=_id(activity_id), entity=_id(_set(source)))
+                self.relate("used", activity=self.id_of(activity_id), entity=self.id_of(_set(source)))
             if model := manifest.activity.model_id:
                 self.model(model)
-                self.relate("wasAssociatedWith", activity=_id(activity_id), agent=_id(model))
+                self.relate("wasAssociatedWith", activity=self.id_of(activity_id), agent=self.id_of(model))
 
     def members(self, sets: Iterable[str]) -> None:
         for activity_id in sets:
             for member in sorted(self.lake.read_whole(self.made[activity_id])["id"]):
-                self.relate("hadMember", collection=_id(_set(activity_id)), entity=_id(member))
+                self.relate("hadMember", collection=self.id_of(_set(activity_id)), entity=self.id_of(member))
 
     def revocations(self, nodes: set[str]) -> None:
         known = {revocation.id: revocation for revocation in self.lake.ledger.revocations()}
@@ -153,7 +154,12 @@ class _Statements:
             if record not in nodes:
                 continue
             revocation = known[identifier]
-            self.relate("wasInvalidatedBy", entity=_id(record), activity=_id(identifier), time=revocation.at)
+            self.relate(
+                "wasInvalidatedBy",
+                entity=self.id_of(record),
+                activity=self.id_of(identifier),
+                time=revocation.at,
+            )
             if identifier in told:
                 continue
             told.add(identifier)
@@ -162,15 +168,27 @@ class _Statements:
             kind = _name("activity:revocation")
             self.say("activity", identifier, {"prov:type": kind, **times, "prov:label": revocation.why})
             self.say("agent", person, {"prov:type": _name("prov:Person"), "prov:label": revocation.by})
-            self.relate("wasAssociatedWith", activity=_id(identifier), agent=_id(person))
+            self.relate("wasAssociatedWith", activity=self.id_of(identifier), agent=self.id_of(person))
 
     def generation(self, entity: str, activity_id: str) -> None:
         manifest = self.made.get(activity_id)
         time = manifest.committed_at if manifest else None
-        self.relate("wasGeneratedBy", entity=_id(entity), activity=_id(activity_id), time=time)
+        self.relate("wasGeneratedBy", entity=self.id_of(entity), activity=self.id_of(activity_id), time=time)
 
     def model(self, model_id: str) -> None:
         self.say("agent", model_id, {"prov:type": _name("prov:SoftwareAgent")})
+
+    def _of_unknown_tables(self) -> list[Manifest]:
+        """A partition of each table that no installed method has."""
+        known = registry.tables()
+        return [*{one.table: one for one in self.made.values() if one.table not in known}.values()]
+
+    def id_of(self, identifier: str) -> str:
+        """A qualified name: an id as it stands, or quoted under `unknown` where it is not of the usual form."""
+        tag, _, local = identifier.partition(":")
+        if tag in self.prefixes and re.fullmatch(r"[\w%.-]*[\w%-]", local, re.ASCII):
+            return identifier
+        return "unknown:" + quote(identifier, safe="")
 
 
 def _with_inputs(made: Mapping[str, Manifest], start: Iterable[str]) -> list[str]:
@@ -238,20 +256,6 @@ def _value(value: Any) -> Any:
 
 def _set(activity_id: str) -> str:
     return "set:" + activity_id.removeprefix("act:")
-
-
-@cache
-def _prefixes() -> dict[str, None]:
-    tags = (table.tag for table in registry.tables().values())
-    return dict.fromkeys([*tags, *_OTHERS])
-
-
-def _id(identifier: str) -> str:
-    """A qualified name: an id as it stands, or quoted under `unknown` where it is not of the usual form."""
-    tag, _, local = identifier.partition(":")
-    if tag in _prefixes() and re.fullmatch(r"[\w%.-]*[\w%-]", local, re.ASCII):
-        return identifier
-    return "unknown:" + quote(identifier, safe="")
 
 
 def _name(name: str) -> Row:

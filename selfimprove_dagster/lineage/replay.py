@@ -17,10 +17,10 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, placement
-from selfimprove_dagster.lineage.main_line import SHOWN
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.table import Row
+from selfimprove_dagster.words import SHOWN
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import recorded_sampling
 

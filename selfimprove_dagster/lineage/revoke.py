@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import RevocationError
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
 from selfimprove_dagster.lake.taint import taint, tainted_models
+from selfimprove_dagster.lineage.iteration import position
+from selfimprove_dagster.lineage.story import declared
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound
 from selfimprove_dagster.seeds.imports import shows
 
 _IDENTIFIED = ("seed", "record")
 
 
-_JUDGEMENTS = (
-    *(*tables.MODELS, "judge_checks", "rollouts", "curriculum_rollouts", "improvement_rounds", "win_rates"),
-    *("evaluation", "promotion", "discrimination_gap"),
-)
+_JUDGEMENTS = ("evaluation", "promotion")
+"""The stages of any method of which no example is made."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Plan:
     @property
     def counts(self) -> pl.DataFrame:
         """`table, iteration, rows`, in the order of the tables."""
-        order = {table: position for position, table in enumerate(tables.TABLES)}
         counted = self.fallen.group_by("table", "iteration").len("rows")
+        order = {table: position(table) for table in counted["table"]}
         return counted.sort(pl.col("table").replace_strict(order, return_dtype=pl.Int64), "iteration")
 
 
@@ -174,7 +174,8 @@ def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
 
 def _refuse_unless_revocable(place: Place, kind: str, experiment: str | None) -> None:
     method, stage = place.table.split("/")
-    if stage in _JUDGEMENTS:
+    table = registry.tables().get(place.table)
+    if stage in (*_JUDGEMENTS, *declared(method).judgements) or (table is not None and table.holds_model):
         raise RevocationError(
             f"{place.id} is of {place.table}, of which no example is made; revoke what it was trained on"
         )

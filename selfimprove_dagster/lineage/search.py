@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import LakeError
-from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
-from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import RecordNotFound
-from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
-from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.table import Table
 
 BEFORE, AFTER = 40, 80
 """Characters of an excerpt on either side of the match."""
 
 
-_FIRST = (
-    *(name for name in tables.TABLES if name.endswith("/filtered_dataset")),
-    SEEDS.name,
-    SEED_TASKS.name,
-    SEED_TEXTS.name,
-    SEED_PROMPTS.name,
-    SEED_COMPARISONS.name,
-)
-
-
-_TEXTS = {
-    name: [
-        column
-        for column, dtype in tables.TABLES[name].content.items()
-        if (dtype == pl.String or column == "instances") and not column.endswith("_id")
-    ]
-    for name in (*_FIRST, *(name for name in tables.TABLES if name not in _FIRST))
-}
-"""The text columns of each table, tables in the order of their hits: what was trained on, where it came from,
-then the rest."""
+_DATASET = "filtered_dataset"
 
 
 @dataclass(frozen=True)
@@ -69,7 +47,7 @@ def search(
     """
     if not text.strip():
         raise LakeError("there are no words to search for; give some of the text")
-    texts = [name for name, columns in _TEXTS.items() if columns]
+    texts = {name: columns for name, one in _tables(lake).items() if (columns := _texts(one))}
     wanted = [name for name in texts if table in (None, name, name.split("/")[1])]
     if not wanted:
         raise LakeError(f"there is no table {table!r} that holds text; there are: {', '.join(texts)}")
@@ -80,7 +58,7 @@ def search(
             if (name,) not in views or len(found) == limit:
                 continue
             rows = connection.execute(
-                _query(name),
+                _query(name, texts[name]),
                 {"text": text, "experiment": experiment, "limit": limit - len(found)},
             ).fetchall()
             found += [Found(row[0], name, *row[1:]) for row in rows]
@@ -92,7 +70,7 @@ def only_example(lake: Lake, text: str) -> str:
 
     Raises RecordNotFound that lists the candidates where there are several.
     """
-    found = search(lake, text, table=FILTERED_DATASET.name, limit=11)
+    found = search(lake, text, table=_DATASET, limit=11)
     if not found:
         raise RecordNotFound(f"no training example has the words {text!r}; `lineage search` looks everywhere")
     if len(found) > 1:
@@ -102,9 +80,31 @@ def only_example(lake: Lake, text: str) -> str:
     return found[0].id
 
 
-def _query(table: str) -> str:
+def _tables(lake: Lake) -> dict[str, Table]:
+    """Every table in the order of its hits: datasets, what they came from, then the rest.
+
+    Tables in the lake that no installed method has come last, as their files show them.
+    """
+    found = dict(registry.tables())
+    for manifest in lake.manifests():
+        if manifest.table not in found:
+            found[manifest.table] = registry.table_of(manifest)
+    given = {table.name for method in registry.methods().values() for table in method.inputs}
+    return dict(sorted(found.items(), key=lambda item: (item[1].stage != _DATASET, item[0] not in given)))
+
+
+def _texts(table: Table) -> list[str]:
+    """The columns that hold text: all but ids, and the instances of tasks."""
+    return [
+        column
+        for column, dtype in table.content.items()
+        if (dtype == pl.String or column == "instances") and not column.endswith("_id")
+    ]
+
+
+def _query(table: str, texts: Sequence[str]) -> str:
     """One table's hits; each row's excerpt is of its first column, in the schema's order, that matches."""
-    matches = {text: f"contains(lower({text}), lower($text))" for text in map(_text, _TEXTS[table])}
+    matches = {text: f"contains(lower({text}), lower($text))" for text in map(_text, texts)}
     excerpts = " ".join(
         f"WHEN {match} THEN substr({text}, greatest(1, instr(lower({text}), lower($text)) - {BEFORE}), "
         f"{BEFORE + AFTER} + length($text))"

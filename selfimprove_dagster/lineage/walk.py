@@ -170,6 +170,31 @@ class Lineage:
         """
         return self._walk(ids, down=True)
 
+    def children(self, ids: Iterable[str]) -> pl.DataFrame:
+        """`child, parent, role, table_name, experiment, iteration`: the rows that name the records as parents."""
+        wanted = pl.Series("id", sorted(set(ids)), pl.String)
+        return self.steadily(lambda: self._children(wanted))
+
+    def _children(self, ids: pl.Series) -> pl.DataFrame:
+        parents = Ids.of(ids)
+        found = [pl.DataFrame(schema=_CHILDREN)]
+        for at in self.snapshot.start(ids, down=True):
+            segment, manifest = self.snapshot.segment(at), self.snapshot.manifests[at]
+            here, names = parents.matches(segment.names)
+            taken, children, roles = segment.down(names) if len(here) else (here, here, here)
+            if not len(taken):
+                continue
+            columns = {
+                "child": segment.names.take(children),
+                "parent": parents.take(here[taken]),
+                "role": [segment.roles[role] for role in roles],
+                "table_name": [manifest.table] * len(taken),
+                "experiment": [manifest.experiment] * len(taken),
+                "iteration": [iteration_of(manifest)] * len(taken),
+            }
+            found.append(pl.DataFrame(columns, schema=_CHILDREN))
+        return pl.concat(found)
+
     def _walk(self, ids: Iterable[str], *, down: bool) -> Walk:
         start = pl.Series("id", sorted(set(ids)), pl.String)
 
@@ -281,6 +306,11 @@ class _Reached:
         nodes = nodes.join(where, on="at", how="left", maintain_order="left")
         return Walk(nodes.drop("node", "at"), edges)
 
+
+_CHILDREN = {
+    **dict.fromkeys(("child", "parent", "role", "table_name", "experiment"), pl.String),
+    "iteration": pl.Int32,
+}
 
 _NUMBERED = {"child": pl.Int32, "parent": pl.Int32, "role": pl.Int32}
 

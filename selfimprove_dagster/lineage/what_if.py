@@ -3,60 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import polars as pl
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, LakeError
-from selfimprove_dagster.experiment.naming import PARTITION_KEY, experiment_of_key
-from selfimprove_dagster.families.preferences import explain as judge_what_if
-from selfimprove_dagster.families.preferences.explain import NOUNS
-from selfimprove_dagster.families.tasks import explain as task_what_if
-from selfimprove_dagster.families.tasks.explain import method_of
+from selfimprove_dagster.experiment.naming import PARTITION_KEY
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.lineage.explain import path_of
-from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lineage.iteration import (
+    Iteration,
+    dataset_table,
+    holds_decisions,
+    iteration_of_key,
+)
+from selfimprove_dagster.lineage.story import Story, declared
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.methods.lmsi import lmsi
-from selfimprove_dagster.methods.lmsi.settings import FilterSection
-from selfimprove_dagster.methods.lmsi.tables import (
-    DECISIONS,
-    FILTERED_DATASET,
-    PERPLEXITY_SCORES,
-    RAW_GENERATIONS,
-    SEED_POOL,
-    VOTED_ANSWERS,
-)
-from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
-from selfimprove_dagster.methods.self_instruct.tables import SI_ACCEPTED_TASKS, SI_TASK_DECISIONS
-from selfimprove_dagster.methods.toolformer import explain as tool_what_if
-from selfimprove_dagster.methods.toolformer.explain import METHOD as TOOL_METHOD
-from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
-from selfimprove_dagster.methods.toolformer.tables import TF_DECISIONS, TF_FILTERED_DATASET
-from selfimprove_dagster.table import Row, Table
-
-Filters = TypeVar(
-    "Filters",
-    FilterSection,
-    TaskFilterSection,
-    CallFilterSection,
-    judge_what_if.JudgeFilter,
-)
+from selfimprove_dagster.table import Row
 
 
-ALIASES = {"confidence": "minimum_vote_share"}
-"""Names that people use beside those of the fields of an experiment's `filter` section."""
+@dataclass(frozen=True)
+class Refilter:
+    """How the filter of a method is run again with other settings.
+
+    `stage` is the one whose activity records the settings, under `section`, as `kind` reads them; `decisions` is the
+    stage of its decisions. `filter_again` makes the decisions anew from the iteration's tables. `thresholds` gives the
+    settings by the names that may be changed, by default all fields; `fields` turns changed ones back into those of
+    the section. `aliases` are other names of thresholds; `noun` is what people call a candidate.
+    """
+
+    kind: type[BaseModel]
+    filter_again: Callable[[Lake, Manifest, Any], pl.DataFrame]
+    stage: str = "filtered_dataset"
+    section: str = "filter"
+    decisions: str = "decisions"
+    thresholds: Callable[[Lake, Manifest, Any], Mapping[str, Any]] | None = None
+    fields: Callable[[Mapping[str, Any], Any], Mapping[str, Any]] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    noun: str = "candidate"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether a path passes the filter; `rule` and `reason` are those of the last decision on it."""
+    """Whether a candidate passes the filter; `rule` and `reason` are those of the last decision on it."""
 
     kept: bool
     rule: str
@@ -65,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Change:
-    """One path under the recorded thresholds and under the others."""
+    """One candidate under the recorded thresholds and under the others."""
 
     path: str
     then: Outcome
@@ -74,11 +68,11 @@ class Change:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What other thresholds keep of an iteration's paths, or of what `noun` says.
+    """What other thresholds keep of an iteration's candidates, which people call `noun`.
 
-    `thresholds`: name → (then, now) of those that differ. `gained` counts the paths that would be kept by
+    `thresholds`: name → (then, now) of those that differ. `gained` counts the candidates that would be kept by
     the rule that dropped them, `lost` those that would be dropped by the rule that would drop them.
-    `record` holds the paths of the record that was asked about.
+    `record` holds the candidates of the record that was asked about. `note` says how far the answer goes.
     """
 
     key: str
@@ -90,6 +84,7 @@ class WhatIf:
     lost: Mapping[str, int]
     record: tuple[Change, ...]
     noun: str = "path"
+    note: str = ""
 
     def to_json(self) -> Row:
         """Plain data."""
@@ -99,89 +94,175 @@ class WhatIf:
 def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
     """Filter an iteration again with other thresholds, each `name=value`; nothing is generated or written.
 
-    `subject` is a partition key, or (the beginning of) the id of a path, or of a record that paths were made
-    from or that was made of paths: example, vote, question, decision, score. The recorded thresholds and
-    seed are those of the dataset's activity. Raises ExperimentError for settings that are none and for a
-    method without thresholds, and LakeError where the tables do not belong to one dataset.
+    `subject` is a partition key, or (the beginning of) the id of a candidate, or of a record that led to candidates
+    or was made of some. The recorded thresholds and seed are those of the filter's activity. A method that declares
+    no `what_if` is answered from its decisions: each rule that recorded a score and a threshold is one that may be
+    changed. Raises ExperimentError for settings that are none and for a method without thresholds, and LakeError
+    where the tables do not belong to one dataset.
     """
-    method, place = _method(lake, subject)
-    if method == "unnatural_instructions":
-        raise ExperimentError(
-            "unnatural_instructions has no thresholds: its rules drop what cannot be read, what copies a "
-            "demonstration and what was there before; `lineage explain` says which of them dropped a record"
-        )
-    if method == "self_instruct":
-        return _what_if_of_tasks(lake, subject, place, settings)
-    if method == TOOL_METHOD:
-        return _what_if_of_calls(lake, subject, place, settings)
-    if method in judge_what_if.SECTIONS:
-        return _what_if_of_judged(lake, subject, method, place, settings)
-    iteration, paths = _subject(lake, subject)
-    dataset = lake.manifest(FILTERED_DATASET.name, iteration.partition)
-    recorded = FilterSection.model_validate(dataset.activity.parameters["filter"])
-    proposed = _changed(recorded, settings)
-    then = _recorded_decisions(lake, dataset)
-    now = filter_again(lake, dataset, proposed)
-    return _answer(iteration.key, recorded.model_dump(), proposed.model_dump(), then, now, paths)
-
-
-def _what_if_of_tasks(lake: Lake, subject: str, place: Place | None, settings: Sequence[str]) -> WhatIf:
-    if place is None:
-        experiment, number = experiment_of_key(subject)
-        asked: list[str] = []
-    else:
-        experiment = place.experiment
-        number, asked = task_what_if.candidates_of(lake, place)
-    partition = partition_of(experiment, number)
-    accepted = lake.manifest(SI_ACCEPTED_TASKS.name, partition)
-    recorded = {name: accepted.activity.parameters["filter"][name] for name in task_what_if.THRESHOLDS}
-    whole = TaskFilterSection.model_validate(accepted.activity.parameters["filter"])
-    proposed = _changed(whole, settings, task_what_if.THRESHOLDS, task_what_if.ALIASES)
-    then = _recorded_decisions(lake, accepted, SI_TASK_DECISIONS)
-    now = task_what_if.filter_again(lake, accepted, proposed)
-    new = {name: getattr(proposed, name) for name in task_what_if.THRESHOLDS}
-    key = Iteration(lake, experiment, number).key
-    return _answer(key, recorded, new, then, now, asked, noun="candidate")
-
-
-def _what_if_of_calls(lake: Lake, subject: str, place: Place | None, settings: Sequence[str]) -> WhatIf:
-    asked = tool_what_if.calls_asked(lake, place) if place else []
-    where = (place.experiment, place.iteration or 0) if place else experiment_of_key(subject)
-    dataset = lake.manifest(TF_FILTERED_DATASET.name, partition_of(*where))
-    section = CallFilterSection.model_validate(dataset.activity.parameters["filter"])
-    recorded = tool_what_if.thresholds(lake, dataset, section)
-    given = _given(settings, list(recorded))
-    values = tool_what_if.as_section({**recorded, **given}, section)
-    proposed = _validated(CallFilterSection, values, ", ".join(recorded))
-    then = _recorded_decisions(lake, dataset, TF_DECISIONS)
-    now = tool_what_if.filter_again(lake, dataset, proposed)
-    new = tool_what_if.thresholds(lake, dataset, proposed)
-    return _answer(Iteration(lake, *where).key, recorded, new, then, now, asked, noun="call")
-
-
-def _what_if_of_judged(
-    lake: Lake, subject: str, method: str, place: Place | None, settings: Sequence[str]
-) -> WhatIf:
-    asked = judge_what_if.asked(lake, place) if place else []
-    where = (place.experiment, place.iteration or 0) if place else experiment_of_key(subject)
-    dataset = lake.manifest(tables.of(method, "filtered_dataset").name, partition_of(*where))
-    name, kind = judge_what_if.SECTIONS[method]
-    section = kind.model_validate(dataset.activity.parameters[name])
-    recorded = judge_what_if.thresholds(lake, dataset, section)
-    given = _given(settings, list(recorded), judge_what_if.aliases(method))
-    proposed = _validated(kind, {**section.model_dump(), **given}, ", ".join(recorded))
-    then = _recorded_decisions(lake, dataset, tables.of(method, "decisions"))
-    now = judge_what_if.filter_again(lake, dataset, proposed)
-    decided = set(then["candidate_id"])
-    return _answer(
-        Iteration(lake, *where).key,
-        recorded,
-        judge_what_if.thresholds(lake, dataset, proposed),
-        then,
-        now,
-        [candidate for candidate in asked if candidate in decided],
-        noun=NOUNS[method],
+    iteration, story = _subject(lake, subject)
+    method = registry.methods().get(iteration.method)
+    refilter = method.what_if if method else None
+    if isinstance(refilter, str):
+        raise ExperimentError(f"{iteration.method} has no thresholds: {refilter}")
+    if refilter is None:
+        return _by_recorded_scores(lake, iteration, story, settings)
+    made = lake.manifest(f"{iteration.method}/{refilter.stage}", iteration.partition)
+    section = _validated(refilter.kind, made.activity.parameters[refilter.section], "")
+    thresholds = refilter.thresholds or (lambda lake, made, section: section.model_dump())
+    recorded = thresholds(lake, made, section)
+    given = _given(settings, list(recorded), refilter.aliases)
+    values = (
+        refilter.fields({**recorded, **given}, section)
+        if refilter.fields
+        else {**section.model_dump(), **given}
     )
+    proposed = _validated(refilter.kind, values, _known(list(recorded), refilter.aliases))
+    decisions = lake.manifest(f"{iteration.method}/{refilter.decisions}", iteration.partition)
+    then = _recorded_decisions(lake, made, decisions)
+    asked = _asked(story, then, iteration)
+    now = refilter.filter_again(lake, made, proposed)
+    return _answer(iteration.key, recorded, thresholds(lake, made, proposed), then, now, asked, refilter.noun)
+
+
+def refuse_newer(made: Manifest, manifest: Manifest) -> None:
+    """Raise LakeError where a table that the filter read was made again since."""
+    if manifest.activity.id not in made.activity.inputs:
+        raise LakeError(
+            f"{manifest.table} was made again after the dataset {made.activity.id}; "
+            f"materialise {made.table} again before asking what other thresholds would keep"
+        )
+
+
+def read_again(lake: Lake, made: Manifest, *tables: str) -> list[pl.DataFrame]:
+    """The tables that a filter read, whole. Raises LakeError where one was made again since."""
+    frames = []
+    for table in tables:
+        manifest = lake.manifest(table, made.partition)
+        refuse_newer(made, manifest)
+        frames.append(lake.read_whole(manifest))
+    return frames
+
+
+def _subject(lake: Lake, subject: str) -> tuple[Iteration, Story | None]:
+    """The iteration that is asked about, and the story of the record if one was named."""
+    if PARTITION_KEY.fullmatch(subject):
+        return iteration_of_key(lake, subject), None
+    lineage = Lineage(lake)
+    place = lineage.find(subject)
+    if place.iteration is None:
+        raise ExperimentError(_refusal(place, place.experiment + "-000", "candidate"))
+    story = Story(lineage, place, lineage.rows([place.id], withdrawn=True)[place.id])
+    return story.iteration, story
+
+
+def _refusal(place: Place, key: str, noun: str) -> str:
+    return (
+        f"{place.id} ({place.table}) was not judged by thresholds; give an iteration, as {key}, or a record that led "
+        f"to a {noun} or was made of one"
+    )
+
+
+def _asked(story: Story | None, then: pl.DataFrame, iteration: Iteration) -> list[str]:
+    """The candidates of the record that was asked about. Raises ExperimentError where it has none."""
+    if story is None:
+        return []
+    decided = set(then["candidate_id"])
+    near = [row["id"] for row in story.candidates]
+    found = [one for one in near if one in decided]
+    if not found:
+        lines = [row["id"] for candidate in story.candidates for row in story.line(candidate)]
+        found = list(dict.fromkeys(one for one in lines if one in decided))
+    if not found:
+        raise ExperimentError(_refusal(story.place, iteration.key, declared(iteration.method).noun))
+    return found
+
+
+def _recorded_decisions(lake: Lake, made: Manifest, decisions: Manifest) -> pl.DataFrame:
+    if decisions.activity.parameters["decides"] != made.activity.id:
+        raise LakeError(
+            f"the decisions of {dict(made.partition)} are of another dataset than {made.activity.id}; "
+            f"materialise {made.table} again"
+        )
+    return lake.read_whole(decisions)
+
+
+# ---- without a declaration ------------------------------------------------------------------------------
+
+_NOTE = (
+    "the recorded scores were compared with the new thresholds; rules that did not meet a candidate then, and rules "
+    "without a score, were not applied again"
+)
+
+
+def _by_recorded_scores(
+    lake: Lake, iteration: Iteration, story: Story | None, settings: Sequence[str]
+) -> WhatIf:
+    """The recorded decisions with other thresholds, rule by rule."""
+    tables = [one for one in iteration.manifests.values() if holds_decisions(one)]
+    dataset = iteration.manifests.get(dataset_table(iteration.method, iteration.manifests))
+    of_dataset = [
+        one for one in tables if dataset and one.activity.parameters.get("decides") == dataset.activity.id
+    ]
+    frames = [lake.read_whole(one) for one in of_dataset or tables]
+    then = pl.concat(frames) if frames else pl.DataFrame()
+    rules = {} if then.is_empty() else _numeric_rules(then)
+    if not rules:
+        raise ExperimentError(
+            f"{iteration.method} has no thresholds: its decisions record no score with a threshold; "
+            "`lineage explain` says which rule dropped a record"
+        )
+    recorded = {rule: threshold for rule, (threshold, _) in rules.items()}
+    given = {name: _number(name, value) for name, value in _given(settings, list(recorded), {}).items()}
+    asked = _asked(story, then, iteration)
+    proposed = {**recorded, **given}
+    now = [
+        decision
+        for _, rows in then.group_by("candidate_id", maintain_order=True)
+        for decision in _decided_again(rows.rows(named=True), rules, given)
+    ]
+    again = pl.DataFrame(
+        now, schema={"candidate_id": pl.String, "kept": pl.Boolean, "rule": pl.String, "reason": pl.String}
+    )
+    noun = declared(iteration.method).noun
+    return _answer(iteration.key, recorded, proposed, then, again, asked, noun, note=_NOTE)
+
+
+def _numeric_rules(decisions: pl.DataFrame) -> dict[str, tuple[float, bool]]:
+    """By rule with one threshold: the threshold, and whether scores must be at least that high."""
+    rules = {}
+    scored = decisions.drop_nulls(["score", "threshold"])
+    for (rule,), rows in scored.group_by("rule", maintain_order=True):
+        thresholds = rows["threshold"].unique()
+        differing = rows.filter(pl.col("score") != pl.col("threshold"))
+        above = (differing["score"] > differing["threshold"]) == differing["kept"]
+        if len(thresholds) == 1 and len(above) and (above.all() or not above.any()):
+            rules[str(rule)] = (float(thresholds[0]), bool(above.all()))
+    return rules
+
+
+def _decided_again(
+    rows: Sequence[Row], rules: Mapping[str, tuple[float, bool]], given: Mapping[str, float]
+) -> Iterable[Row]:
+    """The decisions on one candidate up to the first that drops it now."""
+    for row in rows:
+        rule, kept, reason = row["rule"], row["kept"], row["reason"]
+        if rule in given and row["score"] is not None:
+            _, at_least = rules[rule]
+            kept = row["score"] >= given[rule] if at_least else row["score"] <= given[rule]
+            reason = f"{row['score']:g} against at {'least' if at_least else 'most'} {given[rule]:g}"
+        yield {"candidate_id": row["candidate_id"], "kept": kept, "rule": rule, "reason": reason}
+        if not kept:
+            return
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ExperimentError(f"{name}: a threshold is a number, not {value!r}")
+    return float(value)
+
+
+# ---- settings and answers -------------------------------------------------------------------------------
 
 
 def _answer(
@@ -191,10 +272,11 @@ def _answer(
     then: pl.DataFrame,
     now: pl.DataFrame,
     asked: Sequence[str],
-    noun: str = "path",
+    noun: str,
+    note: str = "",
 ) -> WhatIf:
     before, after = _outcomes(then), _outcomes(now)
-    changed = [(before[path], after[path]) for path in before if before[path].kept != after[path].kept]
+    changed = [(before[one], after[one]) for one in before if before[one].kept != after[one].kept]
     return WhatIf(
         key=key,
         thresholds={name: (old, proposed[name]) for name, old in recorded.items() if proposed[name] != old},
@@ -203,88 +285,18 @@ def _answer(
         kept_now=sum(outcome.kept for outcome in after.values()),
         gained=_by_rule(old for old, new in changed if new.kept),
         lost=_by_rule(new for old, new in changed if old.kept),
-        record=tuple(Change(path, before[path], after[path]) for path in asked),
+        record=tuple(Change(one, before[one], after[one]) for one in asked),
         noun=noun,
+        note=note,
     )
-
-
-def _method(lake: Lake, subject: str) -> tuple[str | None, Place | None]:
-    """The method of what is asked about, and the record if it is one."""
-    if PARTITION_KEY.fullmatch(subject):
-        pools = lake.manifests("*/seed_pool", experiment_of_key(subject)[0])
-        return (pools[0].table.split("/")[0] if pools else None), None
-    place = Lineage(lake).find(subject)
-    return method_of(lake, place.table, place.experiment), place
-
-
-def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.DataFrame:
-    """Every decision of the dataset's filter under other thresholds, with the seed of its activity."""
-    frames = []
-    for schema in (RAW_GENERATIONS, PERPLEXITY_SCORES, VOTED_ANSWERS):
-        manifest = lake.manifest(schema.name, dataset.partition)
-        if manifest.activity.id not in dataset.activity.inputs:
-            raise LakeError(
-                f"{schema.name} was made again after the dataset {dataset.activity.id}; "
-                f"materialise {dataset.table} again before asking what other thresholds would keep"
-            )
-        frames.append(lake.read_whole(manifest))
-    thresholds = lmsi.FilterThresholds(**section.model_dump())
-    _, decisions = lmsi.filter_paths(lmsi.candidates(*frames), thresholds, dataset.activity.seed)
-    return decisions
-
-
-def _recorded_decisions(lake: Lake, dataset: Manifest, schema: Table = DECISIONS) -> pl.DataFrame:
-    manifest = lake.manifest(schema.name, dataset.partition)
-    if manifest.activity.parameters["decides"] != dataset.activity.id:
-        raise LakeError(
-            f"the decisions of {dict(dataset.partition)} are of another dataset than {dataset.activity.id}; "
-            f"materialise {dataset.table} again"
-        )
-    return lake.read_whole(manifest)
-
-
-def _subject(lake: Lake, subject: str) -> tuple[Iteration, list[str]]:
-    """The iteration that is asked about, and the paths of the record if one was named."""
-    if PARTITION_KEY.fullmatch(subject):
-        return Iteration(lake, *experiment_of_key(subject)), []
-    place = Lineage(lake).find(subject)
-    if place.iteration is None:
-        raise ExperimentError(
-            f"{place.id} is used in any number of iterations; give one, as {place.experiment}-000, "
-            "or a question, path, vote or example of it"
-        )
-    iteration = Iteration(lake, place.experiment, place.iteration)
-    row = iteration.row(tables.TABLES[place.table], "id", place.id)
-    if path := path_of(place.table, row):
-        return iteration, [path]
-    question = place.id if place.table == SEED_POOL.name else row.get("question_id")
-    if question is None:
-        raise ExperimentError(f"{place.id} ({place.table}) comes after the filter; give {iteration.key}")
-    return iteration, [fate.path for fate in iteration.fates(question)]
-
-
-def _changed(
-    recorded: Filters,
-    settings: Sequence[str],
-    thresholds: Sequence[str] = (),
-    aliases: Mapping[str, str] = ALIASES,
-) -> Filters:
-    """The section with `name=value` settings laid over it, validated as an experiment file is."""
-    values = recorded.model_dump()
-    names: Sequence[str] = thresholds or list(values)
-    given = _given(settings, names, aliases)
-    return _validated(type(recorded), {**values, **given}, _known(names, aliases))
 
 
 def _known(names: Sequence[str], aliases: Mapping[str, str]) -> str:
     return ", ".join([*names, *(f"{alias} (= {name})" for alias, name in aliases.items())])
 
 
-def _given(
-    settings: Sequence[str], names: Sequence[str], aliases: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def _given(settings: Sequence[str], names: Sequence[str], aliases: Mapping[str, str]) -> dict[str, Any]:
     """The values of `name=value` settings by name."""
-    aliases = aliases or {}
     values, known = {}, _known(names, aliases)
     for setting in settings:
         given, equals, text = setting.partition("=")
@@ -298,7 +310,7 @@ def _given(
     return values
 
 
-def _validated(kind: type[Filters], values: Mapping[str, Any], known: str) -> Filters:
+def _validated(kind: Any, values: Mapping[str, Any], known: str) -> Any:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -309,9 +321,9 @@ def _validated(kind: type[Filters], values: Mapping[str, Any], known: str) -> Fi
 
 
 def _outcomes(decisions: pl.DataFrame) -> dict[str, Outcome]:
-    """The last decision on each path, in the order of the paths."""
+    """The last decision on each candidate, in the order of the candidates."""
     rows = decisions.select("candidate_id", "kept", "rule", "reason").iter_rows()
-    return {path: Outcome(kept, rule, reason) for path, kept, rule, reason in rows}
+    return {one: Outcome(kept, rule, reason) for one, kept, rule, reason in rows}
 
 
 def _by_rule(outcomes: Iterable[Outcome]) -> dict[str, int]:

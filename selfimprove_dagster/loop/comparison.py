@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.evaluation.exam import accuracy, compare
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.loop.results import Change, Results
 from selfimprove_dagster.loop.rules import finished_iterations
-from selfimprove_dagster.methods.refinement.exam import after_rounds
-from selfimprove_dagster.methods.refinement.tables import METHOD as REFINEMENT
-from selfimprove_dagster.methods.self_knowledge.tables import METHOD as SELF_KNOWLEDGE
+from selfimprove_dagster.table import is_measured
 from selfimprove_dagster.work.progress import duration
 
 _WRITTEN = ("completion", "chosen", "output")
@@ -28,8 +28,8 @@ class MethodSummary:
     """What one method of an experiment came to; None where it has nothing of the kind.
 
     `before`, `after`: held-out accuracy of the model that it began with and of its last champion; `change` is
-    the difference on the same questions with its 95% interval. Where nothing is trained they are those of
-    first answers and of answers refined in the best `way`, or of picks by lot and of the model's own picks.
+    the difference on the same questions with its 95% interval. A method that trains nothing says what it compares,
+    and `way` names it.
     `distinct`: distinct word 4-grams over all of what was trained on. `dropped`: candidates that each rule
     dropped, the most first.
     """
@@ -51,14 +51,16 @@ class MethodSummary:
 
 
 def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
-    """What the experiment's method came to in all of its finished iterations."""
+    """Sum up all finished iterations of the experiment's method."""
     finished = finished_iterations(lake, experiment)
     numbers = {one.iteration for one in finished}
     stages: dict[str, list[Manifest]] = {}
     for manifest in lake.manifests(f"{experiment.method}/*", experiment.name):
         if manifest.iteration in numbers:
             stages.setdefault(manifest.table.split("/")[1], []).append(manifest)
-    datasets = [lake.read_ungated(one) for one in stages.get("filtered_dataset", ())]
+    method = registry.method(experiment.method)
+    dataset = method.dataset
+    datasets = [lake.read_ungated(one) for one in stages.get(dataset.stage if dataset else "", ())]
     written = [
         text
         for rows in datasets
@@ -71,16 +73,21 @@ def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
         counted = lake.read_ungated(one).filter(~pl.col("kept")).group_by("rule").len()
         dropped.update(dict(counted.iter_rows()))
     promotions = [one.promoted for one in finished if one.promoted is not None]
-    before, after, change, way = _scores(lake, experiment, stages) if finished else (None, None, None, "")
+    own = method.results or Results()
+    change = Change()
+    if finished and own.change:
+        change = own.change(lake, stages)
+    elif finished and method.promotes and "evaluation" in stages and is_measured(method.table("evaluation")):
+        change = _of_champions(lake, experiment, stages["evaluation"])
     return MethodSummary(
         experiment=experiment.name,
         method=experiment.method,
         iterations=len(finished),
         promoted=sum(promotions) if promotions else None,
-        before=before,
-        after=after,
-        change=change,
-        way=way,
+        before=change.before,
+        after=change.after,
+        change=change.difference,
+        way=change.way,
         tokens=sum(one.tokens for one in finished),
         model_seconds=sum(one.model_seconds for one in finished),
         seconds=sum(one.seconds for one in finished),
@@ -90,27 +97,12 @@ def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
     )
 
 
-Scores = tuple[float | None, float | None, tuple[float, float, float] | None, str]
-
-
-def _scores(lake: Lake, experiment: Experiment, stages: Mapping[str, Sequence[Manifest]]) -> Scores:
-    """What is compared of a method, and how it changed."""
-    if experiment.method == SELF_KNOWLEDGE:
-        row = lake.read_ungated(stages["discrimination_gap"][-1]).row(0, named=True)
-        change = row["gap"], row["gap_low"], row["gap_high"]
-        return row["generation"], row["discrimination"], change, f"picked by {row['by']}"
-    if experiment.method == REFINEMENT:
-        original, *refined = after_rounds(lake.read_ungated(stages["evaluation"][-1]))
-        if not refined:
-            return original.correct.value, None, None, ""
-        last = {one.way: one for one in refined}
-        best = max(last.values(), key=lambda one: one.correct.value)
-        change = best.against_original.difference, *best.against_original.interval
-        return original.correct.value, best.correct.value, change, best.way.replace("_", "-")
-    sat, mode = _sat(lake, stages["evaluation"]), experiment.decided_in
+def _of_champions(lake: Lake, experiment: Experiment, evaluations: Sequence[Manifest]) -> Change:
+    """The last champion against the model that the experiment began with."""
+    sat, mode = _sat(lake, evaluations), experiment.decided_in
     compared = compare(sat, mode)
     before, after = (accuracy(sat, role, mode).value for role in ("champion", "challenger"))
-    return before, after, (compared.difference, *compared.interval), ""
+    return Change(before, after, (compared.difference, *compared.interval))
 
 
 def _sat(lake: Lake, evaluations: Sequence[Manifest]) -> pl.DataFrame:

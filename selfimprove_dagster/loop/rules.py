@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import BudgetSection
-from selfimprove_dagster.known_experiments import EXPERIMENTS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, spent_on
-from selfimprove_dagster.methods.pit.seeds import newest_preferences
 from selfimprove_dagster.work.budget import _committed, _overspent, _seconds, _spent
-
-_YIELDS = {
-    "lmsi": ("raw_generations", "filtered_dataset", ("paths", "examples")),
-    "toolformer": ("seed_pool", "filtered_dataset", ("texts", "texts with calls")),
-    "constitutional": ("raw_generations", "filtered_dataset", ("responses", "examples")),
-    "rlaif": ("ai_preferences", "filtered_dataset", ("pairs", "pairs kept")),
-    "rlhf": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
-    "refinement": ("raw_generations", "refinements", ("first answers", "steps")),
-    "self_knowledge": ("questions", "discrimination_score", ("questions", "picks")),
-    "pit": ("seed_pool", "filtered_dataset", ("comparisons", "pairs kept")),
-}
-
-
-_YIELD_OF_TASKS = ("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks"))
-"""What a method generates, what of it passes the filters, and what people call the two."""
 
 
 @dataclass(frozen=True)
 class IterationSummary:
-    """What the stop rules need to know of a finished iteration.
+    """The facts of a finished iteration that stop rules ask for.
 
-    `promoted` is None where nothing is trained. `candidates` and `yielded`: what was generated, and what
-    passed the filters; `words` call them.
+    `promoted` is None where nothing is trained. `candidates` and `yielded` count what was generated and what of it
+    was kept, `words` are what people call the two; both are None for a method that declares no yield.
     """
 
     iteration: int
     promoted: bool | None
-    candidates: int
-    yielded: int
+    candidates: int | None
+    yielded: int | None
     tokens: int
     seconds: float
     model_seconds: float = 0.0
     decided_by: str = ""
-    words: tuple[str, str] = ("paths", "examples")
+    words: tuple[str, str] = ("candidates", "kept")
 
     @property
-    def share(self) -> float:
-        """What of the generated passed the filters, from 0 to 1."""
+    def share(self) -> float | None:
+        """What of the generated was kept, from 0 to 1; None for a method that declares no yield."""
+        if self.candidates is None or self.yielded is None:
+            return None
         return self.yielded / self.candidates if self.candidates else 0.0
 
 
@@ -100,7 +85,7 @@ def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Co
         return Stop(over.reason)
     if budget.hours is not None and hours >= budget.hours:
         return Stop(f"hour budget spent: {hours:.2f} of {budget.hours:.2f} hours")
-    if share < budget.minimum_yield:
+    if share is not None and share < budget.minimum_yield:
         return Stop(
             f"yield near zero: {last.yielded:,} {last.words[1]} from {last.candidates:,} {last.words[0]} in "
             f"iteration {last.iteration}, {share:.2%} against at least {budget.minimum_yield:.2%}"
@@ -128,7 +113,7 @@ def _together(turns: Sequence[IterationSummary]) -> IterationSummary:
     """One iteration of all methods of a chain. It yields what the most fruitful of them does."""
     promotions = [one.promoted for one in turns if one.promoted is not None]
     return replace(
-        max(turns, key=lambda one: one.share),
+        max(turns, key=lambda one: -1.0 if one.share is None else one.share),
         promoted=any(promotions) if promotions else None,
         tokens=sum(one.tokens for one in turns),
         seconds=sum(one.seconds for one in turns),
@@ -144,11 +129,10 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
     step = next_turn(lake, experiment)
     if isinstance(step, Continue):
         first = step.iteration == 0 and step.method == experiment.chain[0]
-        seeds = tables.SEEDS_OF.get(step.method)
-        giver = experiment.taught_by
-        if first and giver and newest_preferences(lake, giver, experiment.name, 0) is None:
-            return Stop(f"not started: {giver}, whose preferences it learns from, has no dataset of them yet")
-        imported = seeds is None or giver or lake.manifests(seeds.name, experiment.name)
+        seeds, giver = registry.method(step.method).seeds, experiment.taught_by
+        if first and giver and seeds and seeds.teacher and not seeds.teacher.newest(lake, experiment, 0):
+            return Stop(f"not started: {giver}, whose dataset it takes its seeds from, has none yet")
+        imported = seeds is None or giver or lake.manifests(seeds.kind.table.name, experiment.name)
         if first and not imported:
             return Stop(
                 "not started: no seeds were imported; drop a file into its inbox, or start it by hand"
@@ -165,8 +149,8 @@ def finished_iterations(
 ) -> list[IterationSummary]:
     """Summaries of the iterations that a method, the experiment's own or this one, came to the end of."""
     method = method or experiment.method
-    end = EXPERIMENTS[method].ends_with
-    generated, passed, words = _YIELDS.get(method, _YIELD_OF_TASKS)
+    declared = registry.method(method)
+    end, yields = declared.experiment.ends_with, declared.yields
     by_iteration: dict[int, dict[str, Manifest]] = {}
     for manifest in lake.manifests(f"{method}/*", experiment.name):
         stage = manifest.table.split("/")[1]
@@ -182,13 +166,17 @@ def finished_iterations(
             IterationSummary(
                 iteration=iteration,
                 promoted=promoted,
-                candidates=stages[generated].rows if generated in stages else 0,
-                yielded=stages[passed].rows if passed in stages else 0,
+                candidates=_rows(stages, yields.generated) if yields else None,
+                yielded=_rows(stages, yields.kept) if yields else None,
                 tokens=spent.tokens,
                 seconds=sum(map(_seconds, abouts)),
                 model_seconds=spent.model_seconds,
                 decided_by=stages[end].activity.id,
-                words=words,
+                words=yields.words if yields else IterationSummary.words,
             )
         )
     return summaries
+
+
+def _rows(stages: Mapping[str, Manifest], stage: str) -> int:
+    return stages[stage].rows if stage in stages else 0

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.column_sources import each, new
-from selfimprove_dagster.table import TEXT, Columns, Table
+from selfimprove_dagster.table import TEXT, Columns, Row, Table
 
 SHOWN: dict[str, Any] = {
     "item_id": TEXT,
@@ -21,10 +21,18 @@ SHOWN: dict[str, Any] = {
 """What a person sees; `swapped` where the record's second is option A."""
 
 
+_LABELS = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
+
+
+def _label(row: Row) -> str:
+    return f"{row['by']} at {row['at']}: {_LABELS[row['label']]}"
+
+
 REVIEW_LABELS = Table(
     "reviews/labels",
     "label",
     noun="review",
+    sentence=_label,
     content={**SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )
 """What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 from selfimprove_dagster.answers.answers import extract_answer
 from selfimprove_dagster.answers.canonical import canonical_answer
-from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.methods.lmsi.settings import EvaluationSection, QuestionFile
 from selfimprove_dagster.rows import (
     Rejected,
     Unreadable,
@@ -26,6 +24,7 @@ from selfimprove_dagster.rows import (
     rejection,
     text_field,
 )
+from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 from selfimprove_dagster.text import normalise_question
 
 DUPLICATE = "duplicate of line {}"
@@ -45,17 +44,6 @@ class Question:
     licence: str
     answer: str | None = None
     difficulty: str | None = None
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A worked example for few-shot prompts."""
-
-    question: str
-    reasoning: str
-    answer: str
-    source_file: str
-    source_line: int
 
 
 def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
@@ -127,30 +115,6 @@ def read_each(
     return found, rejected
 
 
-def read_demonstrations(file: str, count: int) -> list[Demonstration]:
-    """The first `count` worked examples of a JSON Lines file. Raises SeedFileError naming a bad line."""
-    path = Path(file)
-    found: list[Demonstration] = []
-    for line, row in read_rows(path):
-        if len(found) == count:
-            break
-        try:
-            if isinstance(row, Unreadable):
-                raise ValueError(row.reason)
-            question, reasoning, answer = (
-                text_field(row, field) for field in ("question", "reasoning", "answer")
-            )
-        except ValueError as error:
-            raise SeedFileError(f"{path}, line {line}: {error}; mend the line, then run again") from None
-        found.append(Demonstration(question, reasoning, answer, file_name(path), line))
-    if len(found) < count:
-        raise SeedFileError(
-            f"{path} holds {len(found)} demonstrations but demonstrations.count asks for {count}; "
-            "add some, or lower the count"
-        )
-    return found
-
-
 def _question(row: Any, line: int, source: QuestionFile) -> Question:
     name = file_name(Path(source.file))
     fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
@@ -162,7 +126,7 @@ def _question(row: Any, line: int, source: QuestionFile) -> Question:
     if len(text) > source.longest:
         raise ValueError(f"{len(text):,} characters, more than the {source.longest:,} of `longest`")
     answer = difficulty = None
-    if isinstance(source, EvaluationSection):
+    if isinstance(source, HeldOutQuestionFile):
         raw = text_field(row, source.answer_field)
         answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state theirs at the end
         if answer is None:

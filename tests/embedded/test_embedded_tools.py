@@ -26,6 +26,7 @@ from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import CALL_STOPS, Call, PlacedCall, read_call, take_out
 from selfimprove_dagster.tools.registry import open_tools
 from selfimprove_dagster.tools.toolbox import Toolbox
+from selfimprove_dagster.tools.writing import opening_token
 
 BASE_CEILING = 0.20
 TOOLS = ("Calculator", "Calendar", "WikiSearch", "QA", "MT")
@@ -168,7 +169,7 @@ def test_results_never_stand_inside_a_text() -> None:
 
 
 def test_a_call_opens_with_one_token(model: LanguageModel) -> None:
-    assert model.decode([tool_use.opening_token(model)]) == " ["
+    assert model.decode([opening_token(model)]) == " ["
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_it_cannot_work_out_sums(model: LanguageModel, evaluation: list[dict[str
 def test_it_writes_calls_that_can_be_read(
     model: LanguageModel, tools: Toolbox, seeds: list[dict[str, Any]], name: str
 ) -> None:
-    opening = tool_use.opening_token(model)
+    opening = opening_token(model)
     rng = Random(5)
     texts = [seed["text"] for seed in seeds[:10]]
     prompts = [tools[name].prompt(text) for text in texts]

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from selfimprove_dagster import embedded
+from selfimprove_dagster import embedded, registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.home.files import describe_fields, load_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.toolformer.settings import CallSamplingSection, ToolformerExperiment
-from selfimprove_dagster.presets import PRESETS
 
 SMALLEST: dict[str, Any] = {
     "model": {"path": "embedded"},
@@ -45,7 +44,10 @@ def test_a_short_file_is_filled_up_from_the_practical_preset(tmp_path: Path) -> 
     assert experiment.name == "mine"
     assert experiment.method == "lmsi"
     assert experiment.sampling.paths == 16
-    assert experiment.training.formats == PRESETS["lmsi"]["practical"].values["training"]["formats"]
+    assert (
+        experiment.training.formats
+        == registry.method("lmsi").presets["practical"].values["training"]["formats"]
+    )
     assert experiment.demonstrations.count == 2
     assert experiment.demonstrations.file == str(embedded.DEMONSTRATIONS)
     assert experiment.partition_key(7) == "mine-007"
@@ -60,10 +62,10 @@ def test_the_paper_preset_has_the_numbers_of_the_paper(tmp_path: Path) -> None:
     assert set(training.formats.values()) == {1.0}
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", registry.methods())
 @pytest.mark.parametrize("name", ["paper", "practical"])
 def test_a_preset_lists_its_deviations(method: str, name: str) -> None:
-    assert all(PRESETS[method][name].deviations)
+    assert all(registry.method(method).presets[name].deviations)
 
 
 def test_one_field_of_a_section_leaves_the_others_to_the_preset(tmp_path: Path) -> None:
@@ -274,3 +276,20 @@ def test_a_toolformer_experiment_reads_tools_and_thresholds(tmp_path: Path) -> N
     assert experiment.filter.lowest == 0.25
     assert experiment.answering_model is None, "neither QA nor MT is asked"
     assert experiment.decided_in == "with_tools"
+
+
+def test_every_field_that_names_a_file_starts_at_the_experiments_folder(tmp_path: Path) -> None:
+    tasks = {"model": {"path": "embedded", "vllm": {"lora": "./adapter"}}, "method": "self_instruct"}
+    assert load(tmp_path, **tasks).model.vllm.lora == f"{tmp_path}/adapter"
+    banned = {"file": "embedded", "banned": "bans.txt"}
+    assert load(tmp_path, **tasks, seeds=banned).seeds.banned == f"{tmp_path}/bans.txt"
+
+
+def test_a_wrong_field_of_a_tool_is_answered_with_those_that_exist(tmp_path: Path) -> None:
+    said = complaint(
+        tmp_path,
+        yaml.safe_dump(
+            {**SMALLEST, "method": "toolformer", "annotation": {"tools": {"Calculator": {"position": 3}}}}
+        ),
+    )
+    assert "annotation.tools.Calculator.position: there is no such field; allowed here: calls, " in said

@@ -57,9 +57,10 @@ def test_a_row_is_called_by_its_noun_and_its_text(name: str, row: dict[str, obje
 
 
 def test_no_row_of_pit_is_called_by_the_name_of_its_stage() -> None:
+    samples = {pl.String: "a b", pl.Boolean: True, pl.Float64: 0.5, pl.Int64: 3, pl.Int32: 3}
     for table in registry.method("pit").tables.values():
-        row = {column: "a b" for column, kind in table.content.items() if kind == pl.String}
-        row |= {"kept": True, "promoted": True, "examples": 3}
+        row = {column: samples.get(kind) for column, kind in {**table.content, **table.measures}.items()}
+        row |= {"outcome": "win"} if "outcome" in row else {}
         assert table.stage not in label(table, row) or table.stage == table.noun
 
 

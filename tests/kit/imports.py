@@ -44,7 +44,9 @@ def imported(path: Path, *, top_level: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from package import module` needs the module; the package is only the way to it.
+            found |= below if below <= files().keys() else {node.module, *below}
     return found
 
 

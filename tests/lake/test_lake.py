@@ -20,7 +20,7 @@ from kit.small_lake import activity_of, known_ancestry, seed_draft, store
 from selfimprove_dagster.errors import GateClosed, LakeError, LakeNotWritable, PartitionBusy, PartitionMissing
 from selfimprove_dagster.lake import disk
 from selfimprove_dagster.lake.disk import file_checksum
-from selfimprove_dagster.lake.lake import CheckOutcome, Lake
+from selfimprove_dagster.lake.lake import FORMAT, CheckOutcome, Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, build_records
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
@@ -30,11 +30,6 @@ POOL = SEED_POOL
 
 def rows(activity: Activity, *questions: str) -> pl.DataFrame:
     return build_records(POOL, [seed_draft(question) for question in questions], activity)
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
 
 
 def test_a_committed_partition_reads_back_as_it_was_written(lake: Lake) -> None:
@@ -389,3 +384,38 @@ def test_a_draft_may_hold_any_text(lake: Lake) -> None:
     store(lake, POOL, drafts)
     with lake.connect() as connection:
         assert [row[0] for row in connection.sql("SELECT question FROM lmsi.seed_pool").fetchall()] == hostile
+
+
+# ---- format ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_write_says_which_format_the_lake_has(lake: Lake) -> None:
+    assert lake.format == 0 and not lake.root.exists(), "opening writes nothing"
+    store(lake, POOL, [seed_draft()])
+    assert json.loads((lake.root / "format.json").read_text()) == {"format": FORMAT}
+    assert Lake(lake.root).format == FORMAT
+
+
+def test_a_lake_that_names_no_format_is_read_and_written(lake: Lake) -> None:
+    manifest, ids = store(lake, POOL, [seed_draft()])
+    (lake.root / "format.json").unlink()
+    old = Lake(lake.root)
+    assert old.format == 0
+    assert old.read(manifest.table, manifest.partition)["id"].to_list() == ids
+    store(old, POOL, [seed_draft("What is 2 + 2?")], iteration=1)
+    assert old.format == FORMAT and len(old.manifests()) == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"format": FORMAT + 1}, f"has format {FORMAT + 1}.*install the version that wrote it"),
+        ({"fromat": 1}, "does not say the lake's format"),
+        ([], "does not say the lake's format"),
+    ],
+)
+def test_a_lake_of_a_later_or_unknown_format_is_refused(lake: Lake, written: Any, said: str) -> None:
+    store(lake, POOL, [seed_draft()])
+    (lake.root / "format.json").write_text(json.dumps(written))
+    with pytest.raises(LakeError, match=said):
+        Lake(lake.root)

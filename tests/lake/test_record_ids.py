@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.records import (
     Activity,
     Draft,
@@ -116,7 +116,7 @@ def drafts_of(schema: Table) -> st.SearchStrategy[list[Draft]]:
     return st.lists(draft, max_size=4)
 
 
-@pytest.mark.parametrize("schema", tables.TABLES.values(), ids=tables.TABLES.keys())
+@pytest.mark.parametrize("schema", registry.tables().values(), ids=registry.tables().keys())
 def test_ids_by_columns_are_the_ids_of_the_recipe(schema: Table) -> None:
     @settings(max_examples=10, deadline=None)
     @given(drafts=drafts_of(schema))
@@ -191,7 +191,7 @@ def test_more_rows_than_one_slice() -> None:
     assert_as_reference(schema, drafts)
 
 
-@pytest.mark.parametrize("schema", [NESTED, *tables.TABLES.values()], ids=lambda schema: schema.name)
+@pytest.mark.parametrize("schema", [NESTED, *registry.tables().values()], ids=lambda schema: schema.name)
 def test_no_rows(schema: Table) -> None:
     assert_as_reference(schema, [])
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import (
     Activity,
@@ -166,7 +166,7 @@ def drafts_of(schema: Table) -> st.SearchStrategy[list[Draft]]:
     )
 
 
-@pytest.mark.parametrize("schema", tables.TABLES.values(), ids=tables.TABLES.keys())
+@pytest.mark.parametrize("schema", registry.tables().values(), ids=registry.tables().keys())
 def test_ids_recomputed_from_parquet_are_the_ids_that_were_given(
     schema: Table, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -12,7 +12,6 @@ from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, VOTED_ANSWERS
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -20,12 +19,12 @@ NAMES_OF_A_ROW = {"id", "content_hash", "activity_id", "sample_index"}
 """Columns of every table that name a row and come from no other column."""
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", registry.tables())
 def test_every_column_is_accounted_for_and_names_columns_that_exist(table: str) -> None:
-    assert set(registry.table(table).sources) == set(TABLES[table].polars) - NAMES_OF_A_ROW
+    assert set(registry.table(table).sources) == set(registry.tables()[table].polars) - NAMES_OF_A_ROW
     for sources in registry.table(table).sources.values():
         for source, column in sources:
-            assert column in TABLES[source].polars
+            assert column in registry.tables()[source].polars
             assert source != table
         assert len(sources) == len(set(sources))
 
@@ -36,11 +35,11 @@ def test_the_columns_of_an_example_lead_to_what_was_generated_and_voted() -> Non
     assert registry.table(VOTED_ANSWERS.name).sources["voted_answer"] == [("lmsi/raw_generations", "text")]
 
 
-@pytest.mark.parametrize("schema", TABLES.values(), ids=lambda schema: schema.name)
+@pytest.mark.parametrize("schema", registry.tables().values(), ids=lambda schema: schema.name)
 def test_columns_of_the_same_name_have_the_same_type_as_their_source(schema: Table) -> None:
     for column, sources in registry.table(schema.name).sources.items():
         if len(sources) == 1 and sources[0][1] == column:
-            assert schema.polars[column] == TABLES[sources[0][0]].polars[column]
+            assert schema.polars[column] == registry.tables()[sources[0][0]].polars[column]
 
 
 def test_what_an_activity_read_is_what_its_columns_are_said_to_come_from(finished_home: Home) -> None:

@@ -23,7 +23,8 @@ from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.walk import RecordNotFound
-from selfimprove_dagster.lineage.what_if import filter_again, what_if
+from selfimprove_dagster.lineage.what_if import what_if
+from selfimprove_dagster.methods.lmsi.explain import filter_again
 from selfimprove_dagster.methods.lmsi.settings import FilterSection
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
@@ -36,11 +37,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
 
 
 def stages(explanation: Explanation) -> list[str]:
@@ -136,7 +132,9 @@ def test_of_a_question_the_fate_of_every_path_is_told(lake: Lake, of: str) -> No
     assert [fate.rule for fate in explanation.fates] == [None, "duplicate", "duplicate", "duplicate"]
     assert [fate.example for fate in explanation.fates] == [known.example, None, None, None]
     assert [fate.answer for fate in explanation.fates] == ["2"] * 4
-    assert explanation.verdict == "4 paths, 1 example in the dataset of demo-000; dropped by duplicate: 3"
+    assert explanation.verdict.startswith(
+        "4 paths, 1 kept; dropped by duplicate: 3; 1 example in the dataset of"
+    )
 
 
 def test_of_a_seed_its_iterations_are_told_and_what_became_of_its_paths(lake: Lake) -> None:
@@ -149,7 +147,7 @@ def test_of_a_seed_its_iterations_are_told_and_what_became_of_its_paths(lake: La
         (1, again, {}),
     ]
     assert explanation.verdict == (
-        "a seed of s.jsonl, line 7 (licence: MIT): asked in 2 iterations, 4 paths, 1 kept"
+        "a seed of s.jsonl, line 7 (licence: MIT): used in 2 iterations, 4 paths, 1 kept"
     )
 
 
@@ -171,7 +169,9 @@ def test_a_rejected_line_is_explained_by_its_reason(lake: Lake) -> None:
 def test_demonstrations_are_told_from_seeds(lake: Lake) -> None:
     known = known_ancestry(lake)
     explanation = explain(lake, known.demonstrations[0])
-    assert explanation.verdict.startswith("a worked example of s.jsonl, line 1 (licence: MIT)")
+    assert explanation.verdict.startswith(
+        "a demonstration of s.jsonl, line 1 (licence: MIT), shown in 4 prompts"
+    )
     assert explanation.in_dataset is None
 
 
@@ -208,7 +208,7 @@ def test_a_closed_gate_is_told(lake: Lake) -> None:
     assert [(step.rule, step.reason, step.passed) for step in explanation.steps if step.stage == votes.table][
         1:
     ] == [("margin", "too narrow", False)]
-    assert "but the gate margin of lmsi/voted_answers stands closed" in explanation.verdict
+    assert "but the check margin of lmsi/voted_answers blocks it" in explanation.verdict
 
 
 @pytest.mark.parametrize("gone", ["example", "seed", "demonstrations"])
@@ -345,7 +345,7 @@ def test_a_setting_that_is_none_is_refused_with_those_that_are(
 
 
 def test_records_without_an_iteration_are_no_subject(finished_home: Home) -> None:
-    with pytest.raises(ExperimentError, match="give one, as small-000"):
+    with pytest.raises(ExperimentError, match="give an iteration, as small-000"):
         what_if(finished_home.lake, first_id(finished_home, SEEDS.name), ["confidence=0.5"])
 
 

@@ -42,11 +42,6 @@ from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 TEXT = "One and one are two, as everybody knows. The answer is 2."
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def revoked(lake: Lake, kind: str, value: str, experiment: str | None = None) -> Plan:
     return revoke(lake, kind, value, experiment, "ann", "the author asked")
 
@@ -463,7 +458,7 @@ def test_the_champion_falls_back_and_the_next_iteration_starts_there(home: Home)
     settled = revoked(lake, "record", example)
     assert champion_before(lake, experiment, 2).iteration == 0
     assert [bool(row.tainted) for row in results(lake, experiment)] == [False, True]
-    assert results(lake, experiment)[1].examples == len(dataset_rows(home, 1))
+    assert results(lake, experiment)[1].counts["kept"] == len(dataset_rows(home, 1))
     exported = home.root / "export"
     export_dataset(lake, experiment, exported, 1, "parquet")
     assert example not in set(pl.read_parquet(exported / "train.parquet")["id"])

@@ -29,7 +29,10 @@ from selfimprove_dagster.work.progress import ProgressReport
 
 def after(*promotions: bool, budget: dict[str, Any] | None = None, **changes: Any) -> Continue | Stop:
     """What follows iterations that were promoted or not; `changes` are those of each summary."""
-    given: dict[str, Any] = {"candidates": 100, "yielded": 50, "tokens": 1_000, "seconds": 3_600.0, **changes}
+    given: dict[str, Any] = {
+        **{"candidates": 100, "yielded": 50, "tokens": 1_000, "seconds": 3_600.0},
+        **{"words": ("paths", "examples"), **changes},
+    }
     finished = [
         IterationSummary(number, promoted, decided_by=f"act:{number}", **given)
         for number, promoted in enumerate(promotions)
@@ -77,6 +80,10 @@ def test_a_yield_near_zero() -> None:
     assert "yield near zero" in stopped(after(True, candidates=0, yielded=0))
 
 
+def test_a_method_that_declares_no_yield_never_stops_for_it() -> None:
+    assert isinstance(after(True, candidates=None, yielded=None), Continue)
+
+
 def test_patience_counts_iterations_since_the_last_promotion() -> None:
     assert isinstance(after(False), Continue)
     assert isinstance(after(False, True, False), Continue)
@@ -90,11 +97,6 @@ def test_a_budget_that_is_not_given_never_stops() -> None:
 
 
 # ---- from the lake --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
 
 
 def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
@@ -127,7 +129,8 @@ def test_finished_iterations_are_those_with_a_promotion_decision(lake: Lake, tmp
     assert (summary.iteration, summary.promoted, summary.seconds, summary.tokens) == (0, True, 3.5, 7)
     assert decide_next(lake, experiment) == Continue(1, after=manifest.activity.id, method="lmsi")
     (result,) = results(lake, experiment)
-    assert (result.questions, result.promoted, result.reason, result.paths) == (2, True, "because", None)
+    assert (result.promoted, result.reason) == (True, "because")
+    assert result.counts == {"questions": 2, "samples": None, "kept": None}
 
 
 def test_the_champion_is_what_was_promoted_last_before_the_iteration(lake: Lake, tmp_path: Path) -> None:

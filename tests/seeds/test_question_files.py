@@ -16,8 +16,9 @@ from kit.small_lake import write_lines
 
 from selfimprove_dagster.answers.canonical import canonical_answer
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.methods.lmsi.settings import EvaluationSection, QuestionFile
+from selfimprove_dagster.methods.lmsi.settings import EvaluationSection
 from selfimprove_dagster.seeds.files import read_questions
+from selfimprove_dagster.seeds.settings import QuestionFile
 from selfimprove_dagster.text import normalise_question
 
 

@@ -12,16 +12,14 @@ from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.methods.lmsi.sampling import demonstrations, import_demonstrations
+from selfimprove_dagster.methods.lmsi.sampling import (
+    demonstrations,
+    import_demonstrations,
+    read_demonstrations,
+)
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
-from selfimprove_dagster.seeds.files import read_demonstrations
 from selfimprove_dagster.seeds.imports import import_seeds, pool
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
 
 
 def test_an_import_puts_good_and_bad_lines_into_the_lake(lake: Lake, tmp_path: Path) -> None:

@@ -15,13 +15,9 @@ import polars as pl
 from selfimprove_dagster.evaluation.exam import Exam, Part
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
-from selfimprove_dagster.families.dialogues.revising import Response, revise
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
-from selfimprove_dagster.lake.records import Activity, Draft, build_records, content_hash
+from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
-from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS
-from selfimprove_dagster.work.shards import Request, completer
 
 GREEDY, REVISION, IMPROVED = "greedy", "revision", "improved"
 
@@ -51,7 +47,7 @@ def judged_rounds(rows: pl.DataFrame, role: str, kind: str) -> dict[int, pl.Data
 
 @dataclass(frozen=True)
 class DialogueExam(Exam):
-    """Held-out prompts, answered greedily; and the revisions of sampled responses, round by round.
+    """Held-out prompts, answered greedily.
 
     `reward` rewards the greedy responses; `rewarded_by` is the id of the model that does.
     """
@@ -64,53 +60,22 @@ class DialogueExam(Exam):
     @property
     def parts(self) -> list[Part]:
         """The whole exam, in the order in which it is sat."""
-        rounds = self._rounds
-        parts = [Part(GREEDY, asked, len(asked)) for asked in cut(self.prompts)]
-        if rounds:
-            revised = self.prompts[: self.experiment.evaluation.revised_prompts]
-            parts += [Part(REVISION, asked, len(asked) * (1 + 2 * rounds)) for asked in cut(revised)]
-        return parts
-
-    @property
-    def _rounds(self) -> int:
-        experiment = self.experiment
-        if isinstance(experiment, ConstitutionalExperiment) and experiment.evaluation.revised_prompts:
-            return experiment.revisions.rounds
-        return 0
+        return [Part(GREEDY, asked, len(asked)) for asked in cut(self.prompts)]
 
     @property
     def parameters(self) -> dict[str, Any]:
         """All that shapes the answers besides the model."""
-        experiment = self.experiment
-        shaping: dict[str, Any] = {
+        return {
             "questions": content_hash({"all": [vars(prompt) for prompt in self.prompts]}),
-            "max_tokens": experiment.evaluation.max_tokens,
+            "max_tokens": self.experiment.evaluation.max_tokens,
             "rewarded_by": self.rewarded_by,
         }
-        if self._rounds and isinstance(experiment, ConstitutionalExperiment):
-            shaping |= {
-                "constitution": experiment.constitution.load().hash,
-                "responses": experiment.responses.model_dump(include={"temperature", "top_p", "max_tokens"}),
-                "revisions": experiment.revisions.model_dump(exclude={"shard"}),
-                "revised_prompts": experiment.evaluation.revised_prompts,
-                "seed": experiment.seed,
-            }
-        return shaping
 
     def sit_part(
         self, model: LanguageModel, part: Part, progress: Progress | None = None
     ) -> list[dict[str, Any]]:
         """The rows of `sit` that belong to one of the `parts`."""
-        asked = [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
-        return (
-            self._answered(model, asked, progress)
-            if part.mode == GREEDY
-            else self._revised(model, asked, progress)
-        )
-
-    def _answered(
-        self, model: LanguageModel, asked: Sequence[HeldOutPrompt], progress: Progress | None
-    ) -> list[dict[str, Any]]:
+        asked = held_out_prompts(part)
         parameters = SamplingParameters(
             temperature=0.0, max_tokens=self.experiment.evaluation.max_tokens, stop=TURN_STOPS
         )
@@ -122,63 +87,10 @@ class DialogueExam(Exam):
             rewards = self.reward(model, [prompt.question for prompt in asked], texts)
         return [judged_row(*each, GREEDY) for each in zip(asked, texts, rewards, strict=True)]
 
-    def _revised(
-        self, model: LanguageModel, asked: Sequence[HeldOutPrompt], progress: Progress | None
-    ) -> list[dict[str, Any]]:
-        experiment = self.experiment
-        assert isinstance(experiment, ConstitutionalExperiment)
-        section, first = experiment.revisions, experiment.responses
-        seeds_from = (experiment.seed, "evaluation")
-        report = _Report(progress)
 
-        def drawing(
-            temperature: float, top_p: float, max_tokens: int
-        ) -> Callable[[Sequence[Request]], list[Draft]]:
-            parameters = SamplingParameters(
-                temperature=temperature, top_p=top_p, max_tokens=max_tokens, stop=TURN_STOPS
-            )
-            draw = completer(model, parameters, seeds_from)
-            return lambda requests: draw(requests, report)
-
-        draw_first = drawing(first.temperature, first.top_p, first.max_tokens)
-        draw = drawing(section.temperature, section.top_p, section.max_tokens)
-        drafts = draw_first(
-            [Request(prompt.question, dialogue_prompt(prompt.question), {}, ()) for prompt in asked]
-        )
-        answered = [str(draft.content["text"]) for draft in drafts]
-        # The rows are no records of the lake; all that is used of them is their text.
-        activity = Activity("evaluation", {}, "", {}, experiment.seed)
-        _, revisions = revise(
-            [
-                Response(str(number), str(number), prompt.question, text)
-                for number, (prompt, text) in enumerate(zip(asked, answered, strict=True))
-            ],
-            experiment.constitution.load(),
-            section.rounds,
-            seeds_from,
-            draw,
-            lambda drafts: build_records(CAI_CRITIQUES, drafts, activity),
-            lambda drafts: build_records(CAI_REVISIONS, drafts, activity),
-        )
-        by_round = {0: answered}
-        for number, text in revisions.select("round", "text").iter_rows():
-            by_round.setdefault(number, []).append(text)
-        return [
-            judged_row(prompt, text, None, revision_mode(number))
-            for number, texts in by_round.items()
-            for prompt, text in zip(asked, texts, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What is drawn is told to `progress`."""
-
-    progress: Progress | None
-
-    def advance(self, units: int, tokens: int = 0) -> None:
-        if self.progress is not None:
-            self.progress(units, tokens)
+def held_out_prompts(part: Part) -> list[HeldOutPrompt]:
+    """The prompts that a part of the exam asks."""
+    return [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
 
 
 def judged_row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> dict[str, Any]:

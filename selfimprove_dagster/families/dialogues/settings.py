@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The sections of the experiments in which responses to people are judged."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pydantic import Field
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import (
+    FilePath,
     GeneratorSection,
     Section,
 )
@@ -24,7 +22,7 @@ _ROWS = r"^\d*:\d*$"
 class PromptFile(Section):
     """A file of prompts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
 
-    file: str = Field(description="path of the file, or `embedded`")
+    file: FilePath = Field(description="path of the file, or `embedded`")
     prompt_field: str = Field("prompt", description="field that holds what the human says, or the dialogue")
     kind_field: str = Field(
         "kind", description="field that is `red_team` or `helpful`; a prompt without one is red_team"
@@ -42,7 +40,7 @@ class ComparisonFile(Section):
     and rejected and begin alike, as text or as lists of messages; JSON Lines, a JSON array, CSV or Parquet.
     """
 
-    file: str = Field(description="path of the file, or `embedded`")
+    file: FilePath = Field(description="path of the file, or `embedded`")
     prompt_field: str = Field(
         "prompt", description="field with the prompt; a row without it holds whole dialogues"
     )
@@ -56,7 +54,7 @@ class ComparisonFile(Section):
 class DialogueEvaluationSection(Section):
     """Held-out prompts and what tells a helpful and a harmless response. Used to measure, never to train."""
 
-    file: str = Field(
+    file: FilePath = Field(
         description="JSON Lines of prompt, wanted (lists of alternatives, one of each must be said) and "
         "unwanted (phrases that must not be said); or `embedded`"
     )
@@ -75,7 +73,7 @@ class DialogueEvaluationSection(Section):
 class ConstitutionSection(Section):
     """The principles that a model criticises, revises and compares by."""
 
-    file: str = Field(description="a YAML file of principles, or `embedded`")
+    file: FilePath = Field(description="a YAML file of principles, or `embedded`")
 
     def load(self) -> Constitution:
         """Raises ExperimentError."""

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import polars as pl
 
 from selfimprove_dagster.column_sources import new
+from selfimprove_dagster.families.dialogues import words
 from selfimprove_dagster.families.dialogues.checks import DIALOGUE_EVALUATION_CHECKS
 from selfimprove_dagster.families.trained.tables import evaluation
 from selfimprove_dagster.table import SOURCE, TEXT, Facts, Table
@@ -18,13 +19,23 @@ COMPARED: dict[str, Any] = {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, **
 
 
 SEED_PROMPTS = Table(
-    "seeds/prompts", "sprompt", noun="seed prompt", content=PROMPT, sources=new("parents", *PROMPT)
+    "seeds/prompts",
+    "sprompt",
+    noun="seed prompt",
+    sentence=words.prompt,
+    content=PROMPT,
+    sources=new("parents", *PROMPT),
 )
 """Prompts as they were imported, by file and line; `kind` and a person's `response` where the file has it."""
 
 
 SEED_COMPARISONS = Table(
-    "seeds/comparisons", "scomp", noun="seed comparison", content=COMPARED, sources=new("parents", *COMPARED)
+    "seeds/comparisons",
+    "scomp",
+    noun="seed comparison",
+    sentence=words.comparison,
+    content=COMPARED,
+    sources=new("parents", *COMPARED),
 )
 """Comparisons that people made, by file and line."""
 

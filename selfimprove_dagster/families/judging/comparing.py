@@ -24,10 +24,10 @@ from selfimprove_dagster.families.judging.prompts import (
     rating_prompt,
     reasoning_prompt,
 )
+from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.methods.rlaif.settings import JudgeSection
 
 Advance = Callable[[int, int], None]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from selfimprove_dagster.experiment.sections import Section
+from selfimprove_dagster.experiment.sections import ModelSection, Section
 
 OnFailure = Literal["stop", "warn", "ignore"]
 
@@ -31,3 +31,23 @@ class SelfKnowledgeSection(Section):
     tasks: list[str] | None = Field(
         None, min_length=1, description="tasks whose gaps are heeded; none for all that were measured"
     )
+
+
+class JudgeSection(Section):
+    """The model that says which response is better, and how it is asked."""
+
+    model: ModelSection | None = Field(None, description="the feedback model; none for the generator itself")
+    principles: int = Field(
+        1, ge=1, description="principles drawn for each pair; its label is the mean over them"
+    )
+    both_orders: bool = Field(True, description="ask with either response as (A), and average")
+    reasoning: bool = Field(False, description="let the judge think step by step before it answers")
+    clamp: float = Field(
+        0.4, ge=0, le=0.5, description="after reasoning, probabilities are kept from here to 1 minus this"
+    )
+    reasoning_tokens: int = Field(64, ge=1, description="longest chain of thought in tokens")
+    temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of the chain of thought")
+    repeated_share: float = Field(
+        0.2, ge=0, le=1, description="share of the pairs that are judged again at another seed"
+    )
+    shard: int = Field(256, ge=1, description="pairs a shard: what a killed run loses at most")

@@ -9,8 +9,10 @@ from selfimprove_dagster.families.judging.gate import MeasuredGap, Verdict, deci
 from selfimprove_dagster.families.judging.settings import PickedBy, SelfKnowledgeSection
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.methods.self_knowledge.tables import SK_DISCRIMINATION_GAP
 from selfimprove_dagster.stage import StageContext
+
+MEASURED_GAPS = "discrimination_gap"
+"""The stage that measures how well a model picks among its own answers, in whichever method has it."""
 
 
 def measured_gaps(lake: Lake, model_id: str, by: PickedBy) -> list[MeasuredGap]:
@@ -18,7 +20,7 @@ def measured_gaps(lake: Lake, model_id: str, by: PickedBy) -> list[MeasuredGap]:
     measured it; what failed a blocking check is passed over.
     """
     newest: dict[str, MeasuredGap] = {}
-    measured = lake.manifests(SK_DISCRIMINATION_GAP.name)
+    measured = lake.manifests(f"*/{MEASURED_GAPS}")
     for manifest in sorted(measured, key=lambda one: one.committed_at):
         if _refused(lake, manifest):
             continue

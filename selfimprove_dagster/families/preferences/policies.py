@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.families.preferences.settings import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -109,7 +109,7 @@ def store_rollouts(
 
     context = training.context
     beside = context.beside(table)
-    pool, _ = context.read(tables.of(context.experiment.method, "seed_pool"))
+    pool, _ = context.read(registry.table(f"{context.experiment.method}/seed_pool"))
     activity = beside.activity(
         inputs=[training.dataset, pool],
         parameters={"training": training.activity.id},

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.lake import Lake
@@ -58,7 +57,7 @@ def reward_model_of(
     lake: Lake, experiment: DialogueExperiment, iteration: int, stage: str = "reward_model"
 ) -> tuple[ModelReward | None, list[Manifest]]:
     """The reward model that an iteration trained, and the partition that names it; None where it has none."""
-    table = tables.of(experiment.method, stage).name
+    table = f"{experiment.method}/{stage}"
     partition = partition_of(experiment.name, iteration)
     manifest = lake.manifest(table, partition)
     row = next(lake.read(table, partition).iter_rows(named=True), None)

@@ -6,16 +6,12 @@ filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.families.dialogues.constitution import choose_principle
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
-from selfimprove_dagster.families.judging.comparing import rate
-from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.policies import (
     Reward,
@@ -24,16 +20,23 @@ from selfimprove_dagster.families.preferences.policies import (
     store_rollouts,
 )
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
+from selfimprove_dagster.families.trained.stages import named
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Table
 
 Start = Callable[[StageContext[Any]], Champion]
 """The model that reward model and policy start from."""
+
+Rewarded = tuple[Reward, str, dict[str, Any], dict[str, str]]
+"""What rewards completions, the id of the model that does, the settings that shape its rewards, and what was
+measured of it."""
+
+Rewarding = Callable[[StageContext[Any], Champion, pl.DataFrame], AbstractContextManager[Rewarded]]
+"""Opens what rewards completions of the prompts, by the model that the policy starts from."""
 
 
 def store_pairs(
@@ -109,10 +112,16 @@ def compared_pairs(
     return filtered_dataset
 
 
-def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> list[Stage[Any]]:
-    """reward_model → fine_tuned_checkpoint; what they start from is trained by the stage of `start_table`."""
-    dataset, reward_table = tables.of(method, "filtered_dataset"), tables.of(method, "reward_model")
-    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+def preference_stages(
+    tables: Sequence[Table], start: Start, before: Sequence[str] = (), judged: Rewarding | None = None
+) -> list[Stage[Any]]:
+    """reward_model → fine_tuned_checkpoint of the method whose tables these are.
+
+    `start` gives the model that both start from, which the stages `before` train. `judged` opens what rewards
+    completions where the experiment does without a reward model.
+    """
+    dataset, reward_table = named(tables, "filtered_dataset"), named(tables, "reward_model")
+    rollouts, checkpoint = named(tables, "rollouts"), named(tables, "fine_tuned_checkpoint")
 
     @stage(
         reward_table,
@@ -126,7 +135,7 @@ def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> 
         return _train_reward_model(context, dataset, start)
 
     @stage(
-        tables.of(method, "rollouts"),
+        rollouts,
         checkpoint,
         after=[dataset.stage, reward_table.stage],
         description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
@@ -136,8 +145,10 @@ def preference_stages(method: str, start: Start, before: Sequence[str] = ()) -> 
     )
     def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
         if context.experiment.training.algorithm == "dpo":
-            return _train_on_pairs(context, dataset, start)
-        return _train_policy(context, dataset, reward_table, start)
+            return _train_on_pairs(context, dataset, rollouts, start)
+        rewarding = _with_model(reward_table) if context.experiment.rewards_with_model else judged
+        assert rewarding is not None, "the experiment is rewarded by a model, or its method says by what"
+        return _train_policy(context, dataset, reward_table, rollouts, start, rewarding)
 
     return [reward_model, fine_tuned_checkpoint]
 
@@ -169,14 +180,14 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
     return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
 
 
-def _train_on_pairs(context: StageContext[Any], dataset: Table, start: Start) -> Result:
+def _train_on_pairs(context: StageContext[Any], dataset: Table, rollouts: Table, start: Start) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
 
     section = context.experiment.training
     manifest, pairs = context.read(dataset)
     base = start(context)
     training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
-    store_rollouts(training, tables.of(context.experiment.method, "rollouts"), [], None, [])
+    store_rollouts(training, rollouts, [], None, [])
     columns = ["prompt", "chosen", "rejected", "probability"]
     with training.progress(section.steps) as on_log:
         outcome = context.trainer.optimise_preferences(
@@ -195,16 +206,18 @@ def _train_policy(
     context: StageContext[Any],
     dataset: Table,
     reward_table: Table,
+    rollouts: Table,
     start: Start,
+    rewarding: Rewarding,
 ) -> Result:
     section = context.experiment.training
     manifest, pairs = context.read(dataset)
-    reward_manifest, rewarding = context.read(reward_table)
+    reward_manifest, _ = context.read(reward_table)
     base = start(context)
     prompts = pairs.select("prompt_id", "question", "prompt").unique(
         "question", keep="first", maintain_order=True
     )
-    with _rewarding(context, rewarding, base, prompts) as (reward, reward_id, shaping, told):
+    with rewarding(context, base, prompts) as (reward, reward_id, shaping, told):
         training = TrainingStage.begin(
             context,
             manifest,
@@ -218,58 +231,21 @@ def _train_policy(
             section,
             prompts,
             (reward, reward_id),
-            tables.of(context.experiment.method, "rollouts"),
+            rollouts,
             told,
         )
 
 
-@contextmanager
-def _rewarding(
-    context: StageContext[Any],
-    rewarding: pl.DataFrame,
-    base: Champion,
-    prompts: pl.DataFrame,
-) -> Iterator[tuple[Reward, str, dict[str, Any], dict[str, str]]]:
-    """What rewards completions, the id of the model that does, the settings that shape its rewards, and what
-    was measured of it.
-    """
-    experiment = context.experiment
-    if experiment.rewards_with_model:
+def _with_model(table: Table) -> Rewarding:
+    """Rewards of the reward model that an earlier stage of the iteration trained."""
+
+    @contextmanager
+    def rewarding(context: StageContext[Any], base: Champion, prompts: pl.DataFrame) -> Iterator[Rewarded]:
         from selfimprove_dagster.training.reward import RewardModel
 
-        path, model_id = rewarding.select("path", "model_id").row(0)
-        judge = RewardModel.open(path, experiment.model.device)
-        try:
+        _, trained = context.read(table)
+        path, model_id = trained.select("path", "model_id").row(0)
+        with closing(RewardModel.open(path, context.experiment.model.device)) as judge:
             yield judge.score, model_id, {}, {}
-        finally:
-            judge.close()
-        return
-    from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
 
-    assert isinstance(experiment, RlaifExperiment)
-    constitution = experiment.constitution.load()
-    names = [principle.name for principle in constitution.principles]
-    section = experiment.judge.model
-    path = None if section else base.path
-    with context.language_model.open(section or experiment.model, path, scores=True) as model:
-        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
-        asked = {
-            tuple(ids): (
-                row["question"],
-                constitution[choose_principle(names, experiment.seed, "rating", row["question"])].rating,
-            )
-            for ids, row in zip(
-                prompt_token_ids(base.path, prompts["prompt"].to_list()),
-                prompts.iter_rows(named=True),
-                strict=True,
-            )
-        }
-        texts = decoder(base.path)
-
-        def reward(read: list[list[int]], written: list[list[int]]) -> list[float]:
-            about = [asked[tuple(ids)] for ids in read]
-            return rate(
-                model, [prompt for prompt, _ in about], [question for _, question in about], texts(written)
-            )
-
-        yield reward, model.model_id, {"constitution": constitution.hash}, verdict
+    return rewarding

@@ -16,6 +16,8 @@ from selfimprove_dagster.families.preferences.checks import (
     ROLLOUT_CHECKS,
 )
 from selfimprove_dagster.families.preferences.reviewing import rewarded_items
+from selfimprove_dagster.families.preferences.words import example, rollout
+from selfimprove_dagster.families.preferences.words import reward_model as trained_reward_model
 from selfimprove_dagster.families.trained.tables import TRAINED, checkpoint, fine_tuned_checkpoint
 from selfimprove_dagster.table import TEXT, Facts, Reviewed, Source, Table, Words
 
@@ -32,7 +34,7 @@ _LEARNT = (*PAIR, "probability")
 def preference_dataset(method: str, **facts: Unpack[Facts]) -> Table:
     """Pairs of responses with the probability that the chosen one is the better; parents: the prompt or the
     comparison of a person, and the preference and both responses where a model judged."""
-    given: Facts = {"noun": "training example", **facts}
+    given: Facts = {"noun": "training example", "sentence": example, **facts}
     return Table(
         f"{method}/filtered_dataset",
         "ex",
@@ -52,7 +54,7 @@ def preference_dataset(method: str, **facts: Unpack[Facts]) -> Table:
 
 def reward_model(method: str, dataset: Table, **words: Unpack[Words]) -> Table:
     """One row: the reward model; none where training needs none. Parents: its dataset, its base model."""
-    given: Words = {"noun": "reward model", **words}
+    given: Words = {"noun": "reward model", "sentence": trained_reward_model, **words}
     return checkpoint(
         f"{method}/reward_model",
         "rm",
@@ -79,7 +81,7 @@ def rollouts(
     `prompts` are the column of the prompts' ids and the columns that prompts show, `models` the models that wrote
     and rewarded, `references` the ids of what was improved.
     """
-    given: Words = {"noun": "rollout", **words}
+    given: Words = {"noun": "rollout", "sentence": rollout, **words}
     return Table(
         f"{method}/{stage}",
         "roll",

@@ -1,4 +1,4 @@
-"""The exams of the methods: questions with an answer, by self-consistency's prompts; tasks with an output.
+"""The exam of the methods whose model writes tasks: held-out tasks, each with its output.
 
 Here, and nowhere else, are true answers read.
 """
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Part
-from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection
+from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection, TaskExperiment
 from selfimprove_dagster.families.tasks.tasks import task_prompt
 from selfimprove_dagster.filters.novelty import rouge_l_f1
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
-from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.rows import Rejected, file_name, text_field
 from selfimprove_dagster.seeds.files import DUPLICATE, Question, read_each
 
@@ -53,7 +52,7 @@ def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTas
 class TaskExam(Exam):
     """Held-out tasks, put without any demonstration and answered greedily."""
 
-    experiment: SelfInstructExperiment | UnnaturalInstructionsExperiment
+    experiment: TaskExperiment
     tasks: Sequence[HeldOutTask]
 
     @property
@@ -104,3 +103,11 @@ class TaskExam(Exam):
         if section.measure == "rouge_l":
             return rouge_l_f1(found, expected) >= section.least_rouge_l
         return found.split() == expected.split()
+
+
+def _open(home: Home, experiment: TaskExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
+    tasks, rejected = read_held_out_tasks(experiment.evaluation)
+    return OpenedExam(TaskExam(experiment, tasks), [], rejected)
+
+
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_tasks(experiment.evaluation)[0])

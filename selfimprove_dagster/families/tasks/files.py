@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.families.tasks.tasks import Instance, Task, normalise_instruction
-from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
-    NO_CONSTRAINTS,
-    ElicitedTask,
-    example_key,
-)
 from selfimprove_dagster.rows import Rejected, file_name, text_field
 from selfimprove_dagster.seeds.files import DUPLICATE, read_each
 
@@ -33,16 +28,6 @@ class SeedTask:
     task: Task
     task_id: str
     name: str
-    source_file: str
-    source_line: int
-    licence: str
-
-
-@dataclass(frozen=True)
-class SeedExample:
-    """A seed of Unnatural Instructions and where it stands."""
-
-    task: ElicitedTask
     source_file: str
     source_line: int
     licence: str
@@ -68,34 +53,16 @@ def read_tasks(path: Path, licence: str = "unknown") -> tuple[list[SeedTask], li
 
     def parse(row: Any, line: int) -> SeedTask:
         row = {"instruction": row} if isinstance(row, str) else row
-        instruction = _filled(row, "instruction")
+        instruction = filled(row, "instruction")
         task = Task(instruction, _instances(row), _truth(row, "is_classification"))
-        task_id = _optional(row, "id") or f"{file_name(path)}:{line}"
-        return SeedTask(task, task_id, _optional(row, "name"), file_name(path), line, licence)
+        task_id = optional(row, "id") or f"{file_name(path)}:{line}"
+        return SeedTask(task, task_id, optional(row, "name"), file_name(path), line, licence)
 
     def keys(seed: SeedTask) -> Iterable[tuple[str, str]]:
         yield f"id {seed.task_id}", "has the id of line {}"
         # Two tasks may share an instruction as short as "Add." where their instances show what it means.
         shown = "\0".join(f"{one.input}\0{one.output}" for one in seed.task.instances)
         yield f"task {normalise_instruction(seed.task.instruction)}\0{shown}", DUPLICATE
-
-    return read_each(path, parse, keys)
-
-
-def read_examples(path: Path, licence: str = "unknown") -> tuple[list[SeedExample], list[Rejected]]:
-    """All seeds of Unnatural Instructions in a file (instruction, input, constraints, output), and the rest.
-
-    Empty constraints become "None."; an output may be left out. Raises SeedFileError as `read_tasks` does.
-    """
-
-    def parse(row: Any, line: int) -> SeedExample:
-        instruction = _filled(row, "instruction")
-        constraints = _optional(row, "constraints") or NO_CONSTRAINTS
-        task = ElicitedTask(instruction, _optional(row, "input"), constraints, _optional(row, "output"))
-        return SeedExample(task, file_name(path), line, licence)
-
-    def keys(seed: SeedExample) -> Iterable[tuple[str, str]]:
-        yield example_key(seed.task.instruction, seed.task.input), DUPLICATE
 
     return read_each(path, parse, keys)
 
@@ -108,8 +75,8 @@ def read_banned(path: Path) -> tuple[list[BannedInstruction], list[Rejected]]:
 
     def parse(row: Any, line: int) -> BannedInstruction:
         row = {"instruction": row} if isinstance(row, str) else row
-        instruction = _filled(row, "instruction")
-        by, why = _optional(row, "by") or "nobody named", _optional(row, "why") or "no reason given"
+        instruction = filled(row, "instruction")
+        by, why = optional(row, "by") or "nobody named", optional(row, "why") or "no reason given"
         return BannedInstruction(instruction, by, why, file_name(path), line)
 
     def keys(banned: BannedInstruction) -> Iterable[tuple[str, str]]:
@@ -132,13 +99,13 @@ def _instances(row: Any) -> tuple[Instance, ...]:
     read = []
     for number, instance in enumerate(given, start=1):
         try:
-            read.append(Instance(_optional(instance, "input"), _filled(instance, "output")))
+            read.append(Instance(optional(instance, "input"), filled(instance, "output")))
         except ValueError as error:
             raise ValueError(f"instance {number}: {error}") from None
     return tuple(read)
 
 
-def _filled(row: Any, field: str) -> str:
+def filled(row: Any, field: str) -> str:
     text = text_field(row, field)
     if not text:
         raise ValueError(f"field `{field}` is empty")
@@ -147,11 +114,11 @@ def _filled(row: Any, field: str) -> str:
     return text
 
 
-def _optional(row: Any, field: str) -> str:
+def optional(row: Any, field: str) -> str:
     """The field's text, empty where there is none."""
     if isinstance(row, Mapping) and row.get(field) in (None, ""):
         return ""
-    return _filled(row, field) if text_field(row, field) else ""
+    return filled(row, field) if text_field(row, field) else ""
 
 
 def _truth(row: Mapping[str, Any], field: str) -> bool | None:

@@ -11,7 +11,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import Chart, Curve, Measured, curve, held_out_accuracy, series
-from selfimprove_dagster.explorer.declare import Block, Pages
+from selfimprove_dagster.explorer.declare import Block, Pages, RecordBlock
 from selfimprove_dagster.explorer.funnel import Stages, Step, by_rule, kept_share, step
 from selfimprove_dagster.explorer.listings import FORMAT, HERE, SO_FAR, Column, Facet, Listing, Range, dropped
 from selfimprove_dagster.export_cards import Card, CardWords
@@ -29,12 +29,13 @@ def pages(
     instances: Listing,
     kept: str,
     *curves: Curve,
-    **more: object,
+    record: Sequence[RecordBlock] = (),
 ) -> Pages:
     """The pages of a method of this family.
 
     `shown` is the column of candidate tasks that is shown below the instruction, `instances` the list of dropped
-    instances, and `kept` says what the kept share counts. `curves` are charts after the common ones.
+    instances, and `kept` says what the kept share counts. `curves` are charts after the common ones, and
+    `record` holds parts of a record's page.
     """
     return Pages(
         examples=examples,
@@ -44,7 +45,7 @@ def pages(
         charts=_charts(kept, curves),
         blocks=[Block(Path(__file__).with_name("pool.html"), pool_of)],
         follows_seed=False,
-        **more,  # type: ignore[arg-type]
+        record=record,
     )
 
 

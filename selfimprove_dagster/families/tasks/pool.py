@@ -12,21 +12,17 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.tasks.files import BannedInstruction, read_banned
 from selfimprove_dagster.families.tasks.files import bans as by_instruction
+from selfimprove_dagster.families.tasks.settings import TaskExperiment
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS, SEED_TASKS
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
-from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
-
-TaskExperiment = SelfInstructExperiment | UnnaturalInstructionsExperiment
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def pool(lake: Lake, experiment: TaskExperiment, iteration: int) -> TaskPool:
     imports = sorted(lake.manifests(SEED_TASKS.name, experiment.name), key=lambda one: one.committed_at)
     accepted = [
         manifest
-        for manifest in lake.manifests(tables.of(experiment.method, "accepted_tasks").name, experiment.name)
+        for manifest in lake.manifests(f"{experiment.method}/accepted_tasks", experiment.name)
         if manifest.iteration < iteration
     ]
     human = [row for manifest in imports for row in _rows(lake, manifest, "human")]

@@ -8,14 +8,15 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.sections import Section
+from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.sections import FilePath, Section
 
 
 class TaskFile(Section):
     """A file of seed tasks, one JSON object a line."""
 
-    file: str = Field(description="path of the file, or `embedded`")
-    banned: str | None = Field(
+    file: FilePath = Field(description="path of the file, or `embedded`")
+    banned: FilePath | None = Field(
         None, description="file of instructions that must go, one a line, or JSON Lines with `by` and `why`"
     )
     licence: str = Field("unknown", description="licence of the text, kept with every record")
@@ -24,7 +25,7 @@ class TaskFile(Section):
 class TaskEvaluationSection(Section):
     """Held-out tasks with their outputs. Used to measure, never to train."""
 
-    file: str = Field(description="JSON Lines of instruction, input, output; or `embedded`")
+    file: FilePath = Field(description="JSON Lines of instruction, input, output; or `embedded`")
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
     )
@@ -38,12 +39,19 @@ class TaskEvaluationSection(Section):
     stop: list[str] = Field(default_factory=lambda: ["\n\n"], description="strings that end an output")
 
 
+class TaskExperiment(TrainingExperiment):
+    """What the methods have whose model writes tasks."""
+
+    seeds: TaskFile
+    evaluation: TaskEvaluationSection
+
+
 class ShotSection(Section):
     """The worked examples of a prompt."""
 
     shots: int = Field(ge=1, le=31, description="worked examples in the prompt")
     shots_from: Literal["shipped", "seeds"] = Field(
-        description="`shipped`: the project's own; `seeds`: seed tasks by lot"
+        description="`shipped`: the project's own; `seeds`: seed tasks at random"
     )
 
     @property

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.tasks.pool import bans, pool
-from selfimprove_dagster.families.tasks.settings import ShotSection
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS
-from selfimprove_dagster.families.tasks.tasks import Instance, Task, template_by_lot, training_text
+from selfimprove_dagster.families.tasks.tasks import Instance, template_by_lot, training_text
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.methods.self_instruct import shots as shipped
 from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
 from selfimprove_dagster.table import Row, Table
@@ -164,54 +159,6 @@ def score_instruction(shard: Shard[Any, tuple[str, str]], *, after: str) -> list
         )
         for (candidate, _), row in zip(shard.items, scores.iter_rows(named=True), strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A worked example of a prompt; `parent` is the pool's task that it is, None for one that ships."""
-
-    task: Task
-    parent: Parent | None = None
-
-
-class Shots:
-    """The worked examples that prompts may show: the pool's seed tasks, or those that ship.
-
-    Of one kind where `is_classification` says which, of both in turn else.
-    """
-
-    def __init__(
-        self, tasks: pl.DataFrame, section: ShotSection, seed: int, is_classification: bool | None = None
-    ) -> None:
-        self._count, self._seed = section.shots, seed
-        self._shipped = [Shot(task) for task in _shipped(is_classification)] if section.ships else None
-        self._kinds = [
-            [
-                Shot(_task(row), Parent(row["id"], "demonstration"))
-                for row in tasks.filter(origin="human", is_classification=kind).iter_rows(named=True)
-            ]
-            for kind in ((True, False) if is_classification is None else (is_classification,))
-        ]
-
-    def of(self, key: str) -> list[Shot]:
-        """The same first ones for every prompt if they ship; else by a lot that follows from `key`."""
-        if self._shipped is not None:
-            return self._shipped[: self._count]
-        draw = random.Random(seed_of(self._seed, "shots", key))
-        each = -(-self._count // len(self._kinds))
-        chosen = [shot for kind in self._kinds for shot in draw.sample(kind, min(each, len(kind)))]
-        return draw.sample(chosen, min(self._count, len(chosen)))
-
-
-def _shipped(is_classification: bool | None) -> Sequence[Task]:
-    if is_classification is None:
-        return [Task(text, (), answer) for text, answer in shipped.CLASSIFICATION_SHOTS]
-    return shipped.OUTPUT_FIRST_SHOTS if is_classification else shipped.INPUT_FIRST_SHOTS
-
-
-def _task(row: Row) -> Task:
-    instances = tuple(Instance(one["input"], one["output"]) for one in row["instances"] or ())
-    return Task(row["instruction"], instances, row["is_classification"])
 
 
 def examples_of_seeds(

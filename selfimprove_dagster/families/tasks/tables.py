@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.column_sources import decided, new, of, same
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import POOL_CHECKS
-from selfimprove_dagster.table import SOURCE, TEXT, Row, Table, decisions
+from selfimprove_dagster.table import SOURCE, TEXT, Table, decisions
 
 INSTANCE = pl.Struct({"input": TEXT, "output": TEXT})
 
@@ -27,6 +27,7 @@ SEED_TASKS = Table(
     "seeds/tasks",
     "stask",
     noun="seed task",
+    sentence=words.seed_task,
     content={**_TASK, **SOURCE},
     sources=new("parents", *_TASK, *SOURCE),
 )
@@ -37,26 +38,24 @@ POOL_TASKS = {"origin": TEXT, **_TASK, **SOURCE}
 """A task of a pool; `origin` is human or machine."""
 
 
-def task_pool(method: str, sentence: Callable[[Row], str] | None = None) -> Table:
+def task_pool(method: str) -> Table:
     """The tasks that an iteration may show, `origin` is human or machine; parent: the seed task."""
     return Table(
         f"{method}/seed_pool",
         "task",
         noun="pool task",
+        sentence=words.pool_task,
         content=POOL_TASKS,
         # What a model added comes from tables of earlier iterations: a cycle that no asset graph has.
         sources={"parents": of(SEED_TASKS, "id"), **same(SEED_TASKS, *_TASK, *SOURCE), **new("origin")},
         checks=POOL_CHECKS,
-        sentence=sentence,
     )
 
 
-def pool_decisions(method: str, sentence: Callable[[Row], str] | None = None) -> Table:
+def pool_decisions(method: str) -> Table:
     """Why a task is in the pool or not."""
     judged = of(SEED_TASKS, "name", "instruction")
-    return decisions(
-        f"{method}/pool_decisions", sources=decided(of(SEED_TASKS, "id"), judged), sentence=sentence
-    )
+    return decisions(f"{method}/pool_decisions", sources=decided(of(SEED_TASKS, "id"), judged))
 
 
 EXAMPLE: dict[str, Any] = {

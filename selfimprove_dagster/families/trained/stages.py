@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.evaluation.exam import (
     Examinee,
     accuracy,
@@ -14,10 +13,9 @@ from selfimprove_dagster.evaluation.exam import (
     compare,
     compare_rewards,
     examine,
+    open_exam,
 )
-from selfimprove_dagster.exams import open_exam
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -29,7 +27,6 @@ from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.shards import Request
 
 Report = Callable[[StageContext[Any], Manifest], dict[str, Any]]
 """What Dagster shows of an evaluation besides accuracies."""
@@ -74,46 +71,16 @@ def drawn_pool(
     return seed_pool
 
 
-def drawn_responses(
-    schema: Table,
-    pool: Table,
-    description: str,
-    samples: int = 1,
-) -> Stage[Any]:
-    """`samples` responses to each prompt of a pool, drawn as the experiment's `responses` say."""
-
-    @stage(
-        schema,
-        after=[pool.stage],
-        description=description,
-        kinds=["parquet", "pytorch"],
-        uses=["language_model"],
-    )
-    def responses(context: StageContext[Any]) -> Result:
-        pool_manifest, prompts = context.read(pool)
-        requests = [
-            Request(
-                prompt, dialogue_prompt(prompt), {"prompt_id": id}, [Parent(id, "prompt")], samples=samples
-            )
-            for id, prompt in prompts.select("id", "prompt").iter_rows()
-        ]
-        section = context.experiment.responses
-        manifest, shown = context.complete(
-            [pool_manifest],
-            {"responses": section.model_dump()},
-            requests,
-            size=section.shard,
-        )
-        return context.result(manifest, preview=["prompt", "sample_index", "text"], metadata=shown)
-
-    return responses
+def named(tables: Sequence[Table], stage: str) -> Table:
+    """The table of a stage among the tables of a method."""
+    return next(table for table in tables if table.stage == stage)
 
 
 def training_stages(
-    method: str, dataset: Table, report: Report = lambda context, manifest: {}
+    tables: Sequence[Table], report: Report = lambda context, manifest: {}
 ) -> list[Stage[Any]]:
-    """fine_tuned_checkpoint → evaluation → promotion, for the method whose examples `dataset` holds."""
-    checkpoint = tables.of(method, "fine_tuned_checkpoint")
+    """fine_tuned_checkpoint → evaluation → promotion of the method whose tables these are."""
+    dataset, checkpoint = named(tables, "filtered_dataset"), named(tables, "fine_tuned_checkpoint")
 
     @stage(
         checkpoint,
@@ -126,16 +93,15 @@ def training_stages(
     def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
         return _train(context, dataset)
 
-    return [fine_tuned_checkpoint, *judging_stages(method, report)]
+    return [fine_tuned_checkpoint, *judging_stages(tables, report)]
 
 
 def judging_stages(
-    method: str, report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
+    tables: Sequence[Table], report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
 ) -> list[Stage[Any]]:
-    """evaluation → promotion of the method's fine-tuned checkpoint; the exam may read tables `after` it."""
-    checkpoint = tables.of(method, "fine_tuned_checkpoint")
-    evaluation = tables.of(method, "evaluation")
-    promotion = tables.of(method, "promotion")
+    """evaluation → promotion of a method's fine-tuned checkpoint; the exam may read tables `after` it."""
+    checkpoint = named(tables, "fine_tuned_checkpoint")
+    evaluation, promotion = named(tables, "evaluation"), named(tables, "promotion")
 
     @stage(
         evaluation,

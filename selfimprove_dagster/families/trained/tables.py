@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import polars as pl
 
+from selfimprove_dagster import words
 from selfimprove_dagster.column_sources import each, new, of
 from selfimprove_dagster.quality.outcomes import (
     EVALUATION_CHECKS,
     FINE_TUNED_CHECKPOINT_CHECKS,
     PROMOTION_CHECKS,
 )
-from selfimprove_dagster.table import TEXT, Columns, Facts, Row, Source, Table
+from selfimprove_dagster.table import TEXT, Columns, Facts, Source, Table
 
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 """The columns of a checkpoint that follow from what it was trained on."""
@@ -38,7 +39,7 @@ def checkpoint(
         "examples": of(dataset, "id"),
         **new("base_model_id", "steps", "path", "seconds"),
     }
-    given: Facts = {"checks": FINE_TUNED_CHECKPOINT_CHECKS, **facts}
+    given: Facts = {"sentence": words.trained, "checks": FINE_TUNED_CHECKPOINT_CHECKS, **facts}
     given["sources"] = {**usual, **facts.get("sources", {})}
     return Table(
         name,
@@ -74,7 +75,7 @@ def fine_tuned_checkpoint(
 
     `trained_on` are the columns of the dataset that it learns from.
     """
-    given: Facts = {"noun": "checkpoint", "read_later": True, **facts}
+    given: Facts = {"noun": "checkpoint", "sentence": words.trained, "read_later": True, **facts}
     return checkpoint(f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), **given)
 
 
@@ -112,14 +113,17 @@ def evaluation(
         model = of(checkpoint, "model_id")
         usual |= each(model, "parents", "model_id", *(content or {}), *added)
         usual |= each([*model, *shown], "text", "predicted", "correct")
-    given: Facts = {"noun": "held-out answer", "checks": EVALUATION_CHECKS, **facts}
+    given: Facts = {
+        "noun": "held-out answer",
+        "sentence": words.measured_answer,
+        "checks": EVALUATION_CHECKS,
+        **facts,
+    }
     given["sources"] = {**usual, **facts.get("sources", {})}
     return Table(f"{method}/evaluation", "eval", content=columns, measures=added, **given)
 
 
-def promotion(
-    method: str, checkpoint: Table, exam: Table, sentence: Callable[[Row], str] | None = None
-) -> Table:
+def promotion(method: str, checkpoint: Table, exam: Table) -> Table:
     """One row: whether the challenger becomes the champion, and why."""
     sources: Columns = {
         "parents": [*of(checkpoint, "id"), *of(exam, "model_id", "activity_id")],
@@ -138,6 +142,7 @@ def promotion(
         f"{method}/promotion",
         "promo",
         noun="promotion",
+        sentence=words.promoted,
         content={
             "promoted": pl.Boolean,
             "reason": TEXT,
@@ -159,5 +164,4 @@ def promotion(
         },
         sources=sources,
         checks=PROMOTION_CHECKS,
-        sentence=sentence,
     )

@@ -1,3 +1,129 @@
+"""The exam of dialogues, and beside it the model's own revisions of sampled responses, round by round."""
+
 from __future__ import annotations
 
-EXAM = None
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfimprove_dagster.evaluation.exam import Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.families.dialogues.exam import (
+    REVISION,
+    DialogueExam,
+    cut,
+    held_out_prompts,
+    judged_row,
+    revision_mode,
+)
+from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
+from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.revising import Response, revise
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.records import Activity, Draft, build_records
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
+from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS
+from selfimprove_dagster.work.shards import Request, completer
+
+
+@dataclass(frozen=True)
+class RevisionExam(DialogueExam):
+    """Held-out prompts, answered greedily; of the first `revised_prompts` also the revisions of every round."""
+
+    experiment: ConstitutionalExperiment
+
+    @property
+    def parts(self) -> list[Part]:
+        """The whole exam, in the order in which it is sat."""
+        revised = self.prompts[: self.experiment.evaluation.revised_prompts]
+        paths = 1 + 2 * self.experiment.revisions.rounds
+        parts = [Part(REVISION, asked, len(asked) * paths) for asked in cut(revised)] if self._revises else []
+        return [*super().parts, *parts]
+
+    @property
+    def _revises(self) -> bool:
+        return self.experiment.evaluation.revised_prompts > 0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All that shapes the answers besides the model."""
+        experiment, shaping = self.experiment, super().parameters
+        if self._revises:
+            shaping |= {
+                "constitution": experiment.constitution.load().hash,
+                "responses": experiment.responses.model_dump(include={"temperature", "top_p", "max_tokens"}),
+                "revisions": experiment.revisions.model_dump(exclude={"shard"}),
+                "revised_prompts": experiment.evaluation.revised_prompts,
+                "seed": experiment.seed,
+            }
+        return shaping
+
+    def sit_part(
+        self, model: LanguageModel, part: Part, progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of `sit` that belong to one of the `parts`."""
+        if part.mode != REVISION:
+            return super().sit_part(model, part, progress)
+        experiment, asked = self.experiment, held_out_prompts(part)
+        section, first = experiment.revisions, experiment.responses
+        seeds_from = (experiment.seed, "evaluation")
+        report = _Report(progress)
+
+        def drawing(
+            temperature: float, top_p: float, max_tokens: int
+        ) -> Callable[[Sequence[Request]], list[Draft]]:
+            parameters = SamplingParameters(
+                temperature=temperature, top_p=top_p, max_tokens=max_tokens, stop=TURN_STOPS
+            )
+            draw = completer(model, parameters, seeds_from)
+            return lambda requests: draw(requests, report)
+
+        draw_first = drawing(first.temperature, first.top_p, first.max_tokens)
+        draw = drawing(section.temperature, section.top_p, section.max_tokens)
+        drafts = draw_first(
+            [Request(prompt.question, dialogue_prompt(prompt.question), {}, ()) for prompt in asked]
+        )
+        answered = [str(draft.content["text"]) for draft in drafts]
+        # The rows are no records of the lake; all that is used of them is their text.
+        activity = Activity("evaluation", {}, "", {}, experiment.seed)
+        _, revisions = revise(
+            [
+                Response(str(number), str(number), prompt.question, text)
+                for number, (prompt, text) in enumerate(zip(asked, answered, strict=True))
+            ],
+            experiment.constitution.load(),
+            section.rounds,
+            seeds_from,
+            draw,
+            lambda drafts: build_records(CAI_CRITIQUES, drafts, activity),
+            lambda drafts: build_records(CAI_REVISIONS, drafts, activity),
+        )
+        by_round = {0: answered}
+        for number, text in revisions.select("round", "text").iter_rows():
+            by_round.setdefault(number, []).append(text)
+        return [
+            judged_row(prompt, text, None, revision_mode(number))
+            for number, texts in by_round.items()
+            for prompt, text in zip(asked, texts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Reports to `progress` what is drawn."""
+
+    progress: Progress | None
+
+    def advance(self, units: int, tokens: int = 0) -> None:
+        if self.progress is not None:
+            self.progress(units, tokens)
+
+
+def _open(
+    home: Home, experiment: ConstitutionalExperiment, open_model: OpenModel, iteration: int | None
+) -> OpenedExam:
+    prompts, rejected = read_held_out_prompts(experiment.evaluation)
+    return OpenedExam(RevisionExam(experiment, prompts), [], rejected)
+
+
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])

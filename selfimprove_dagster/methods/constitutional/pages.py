@@ -11,11 +11,15 @@ from selfimprove_dagster.export_cards import Card, CardWords
 from selfimprove_dagster.families.dialogues.export import by_assistant, dialogues
 from selfimprove_dagster.families.dialogues.pages import charts, funnel, judging, measure, rounds_chart
 from selfimprove_dagster.families.judging.pages import CHAIN
-from selfimprove_dagster.families.preferences.explain import candidates_of, chain_to
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.methods.constitutional.tables import CAI_REVISIONS, CAI_SEED_POOL
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.methods.constitutional.tables import (
+    CAI_CRITIQUES,
+    CAI_RAW_GENERATIONS,
+    CAI_REVISIONS,
+    CAI_SEED_POOL,
+)
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
 from selfimprove_dagster.work.shards import recorded_sampling
@@ -62,13 +66,19 @@ def chain_of_record(about: AboutRecord) -> Row | None:
     row, withdrawn = about.row, about.withdrawn
     if row["table_name"].split("/")[1] in _WITHOUT:
         return None
-    iteration = Iteration(about.lake, row["experiment"], row["iteration"], "constitutional")
-    candidates = [one for one in candidates_of(iteration, dict(row)) if one["id"] not in withdrawn]
+    story = Story(about.lineage, about.place, row)
+    candidates = [one for one in story.candidates if one["id"] not in withdrawn]
     if not candidates:
         return None
-    chain = [one for one in chain_to(iteration, candidates[-1]) if one["id"] not in withdrawn]
+    chain = [
+        one
+        for one in reversed(story.line(candidates[-1]))
+        if one["table_name"] in _CHAIN and one["id"] not in withdrawn
+    ]
     return {"chain": [_step(one, row) for one in chain]} if len(chain) > 1 else None
 
+
+_CHAIN = (CAI_RAW_GENERATIONS.name, CAI_CRITIQUES.name, CAI_REVISIONS.name)
 
 _WITHOUT = ("fine_tuned_checkpoint", "evaluation", "promotion")
 """Stages whose rows belong to no chain."""

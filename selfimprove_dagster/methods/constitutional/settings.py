@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with Constitutional AI, and its presets."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ class RevisionFilterSection(Section):
         None, ge=0, description="train on the revisions of this round (0: first responses); none for the last"
     )
     helpful_share: float = Field(
-        0.5, ge=0, lt=1, description="most share of helpful responses in the dataset, drawn by lot"
+        0.5, ge=0, lt=1, description="most share of helpful responses in the dataset, drawn at random"
     )
     human_responses: bool = Field(
         True, description="helpful prompts are answered by people where the file has it, not by the model"

@@ -15,7 +15,8 @@ from selfimprove_dagster.families.dialogues.files import RED_TEAM
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.revising import Record, Response, revise
-from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses, training_stages
+from selfimprove_dagster.families.dialogues.stages import drawn_responses
+from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.constitutional import constitutional
@@ -28,6 +29,7 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_RAW_GENERATIONS,
     CAI_REVISIONS,
     CAI_SEED_POOL,
+    TABLES,
 )
 from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import Table
@@ -196,5 +198,5 @@ STAGES = [
     raw_generations,
     revisions,
     filtered_dataset,
-    *training_stages("constitutional", CAI_FILTERED_DATASET, report=dialogue_evaluation_report),
+    *training_stages(TABLES, report=dialogue_evaluation_report),
 ]

@@ -8,7 +8,9 @@ from selfimprove_dagster.column_sources import decided, drawn, each, new, of, po
 from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS, dialogue_evaluation
+from selfimprove_dagster.families.dialogues.words import prompt
 from selfimprove_dagster.families.trained.tables import fine_tuned_checkpoint, promotion
+from selfimprove_dagster.methods.constitutional import words
 from selfimprove_dagster.methods.constitutional.checks import (
     CRITIQUE_CHECKS,
     REVISION_CHECKS,
@@ -20,6 +22,7 @@ CAI_SEED_POOL = Table(
     "constitutional/seed_pool",
     "prompt",
     noun="prompt",
+    sentence=prompt,
     content=PROMPT,
     sources=pooled(SEED_PROMPTS, PROMPT),
     checks=PROMPT_POOL_CHECKS,
@@ -53,6 +56,7 @@ CAI_CRITIQUES = completions(
     "constitutional/critiques",
     "crit",
     noun="critique",
+    sentence=words.critique,
     content=_ROUND,
     sources={
         **drawn([*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id")], [*_FIRST, *_SAID]),
@@ -71,6 +75,7 @@ CAI_REVISIONS = completions(
     "constitutional/revisions",
     "rev",
     noun="revision",
+    sentence=words.revision,
     content={**_ROUND, "critique_id": TEXT},
     sources={
         **drawn(
@@ -105,6 +110,7 @@ CAI_FILTERED_DATASET = Table(
     "constitutional/filtered_dataset",
     "ex",
     noun="training example",
+    sentence=words.example,
     content={
         "question": TEXT,
         "format": TEXT,

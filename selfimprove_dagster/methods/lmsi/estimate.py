@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, build_records
@@ -27,14 +28,19 @@ from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.loop.champion import champion_before
-from selfimprove_dagster.loop.rules import finished_iterations
+from selfimprove_dagster.loop.estimate import Forecast, Range, StageForecast, affordable
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.exam import QuestionExam
-from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import (
+    DemonstrationRecord,
+    generate_paths,
+    read_demonstrations,
+    sampling_parameters,
+)
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.seeds.files import read_demonstrations, read_questions
+from selfimprove_dagster.seeds.files import read_questions
 from selfimprove_dagster.seeds.tables import SEEDS
 
 if TYPE_CHECKING:
@@ -63,57 +69,6 @@ _OTHER_TABLES = 7
 
 _ADAM = 3
 """A save holds the weights and two moments of each, in float32."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """From `low` to `high`."""
-
-    low: float
-    high: float
-
-    def __add__(self, other: Range) -> Range:
-        return Range(self.low + other.low, self.high + other.high)
-
-    def __mul__(self, factor: float) -> Range:
-        return Range(self.low * factor, self.high * factor)
-
-
-@dataclass(frozen=True)
-class StageForecast:
-    """What one stage of one iteration takes: tokens, seconds, and bytes that stay on the disk."""
-
-    stage: str
-    tokens: Range
-    seconds: Range
-    bytes: float
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Of iteration `iteration`, stage by stage; at most `iterations` of its kind fit into the budget.
-
-    `limited_by` is the field that ends them. `scratch` are bytes that training needs besides, for a while.
-    `assumed` says what the numbers rest on.
-    """
-
-    iteration: int
-    stages: list[StageForecast]
-    iterations: int
-    limited_by: str
-    scratch: float
-    assumed: list[str]
-
-    @property
-    def total(self) -> StageForecast:
-        """The whole iteration; its tokens are those generated, not those trained on."""
-        generated = [stage.tokens for stage in self.stages if stage.stage in ("generation", "evaluation")]
-        return StageForecast(
-            "one iteration",
-            sum(generated, Range(0, 0)),
-            sum((stage.seconds for stage in self.stages), Range(0, 0)),
-            sum(stage.bytes for stage in self.stages),
-        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +121,7 @@ def estimate(
         _product(pilot.tokens, pilot.seconds) * answers + opened * (2 if iteration == 0 else 1),
         2 * exam.paths * _BYTES_OF_AN_ANSWER,
     )
-    stages = [generation, StageForecast("training", *training, disk), evaluation]
+    stages = [generation, StageForecast("training", *training, disk, generates=False), evaluation]
     assumed = [
         f"{min(_MORE, len(questions))} questions with {min(section.paths, _PATHS)} paths each were drawn as "
         f"a pilot, and {_STEPS} steps trained on them; held-out answers are as long as these",
@@ -176,8 +131,9 @@ def estimate(
     if section.adaptive:
         assumed.append("sampling.adaptive stops early where a vote is decided: this is at most what is drawn")
     scratch = 2 * _ADAM * disk
-    whole = Forecast(iteration, stages, 0, "", scratch, assumed)
-    iterations, limited_by = _affordable(lake, experiment, whole.total)
+    at_most = section.adaptive is not None
+    whole = Forecast(iteration, stages, 0, "", scratch, assumed, at_most)
+    iterations, limited_by = affordable(lake, experiment, whole.total)
     return replace(whole, iterations=iterations, limited_by=limited_by)
 
 
@@ -280,7 +236,7 @@ def _train(
     pairs = []
     for question, text in pilot.paths.select("question", "text").iter_rows():
         (name,) = draw.choices(list(shares), list(shares.values()))
-        pairs.append((lmsi.build_prompt(question, name, shown), lmsi.build_completion(name, text, "0")))
+        pairs.append((build_prompt(question, name, shown), lmsi.build_completion(name, text, "0")))
     few: dict[str, Any] = {"steps": _STEPS, "save_every": _STEPS}
     started = time.monotonic()
     outcome = fine_tune(
@@ -297,24 +253,6 @@ def _train(
         Range(*[outcome.tokens / _STEPS * section.steps] * 2),
         Range(steps[0], steps[-1]) * section.steps + Range(fixed, fixed),
     )
-
-
-def _affordable(lake: Lake, experiment: LmsiExperiment, one: StageForecast) -> tuple[int, str]:
-    """How many iterations of that size the budget allows from here on, at most, and what ends them."""
-    finished, budget = finished_iterations(lake, experiment), experiment.budget
-    limits = {"budget.iterations": float(budget.iterations - len(finished))}
-    if budget.tokens is not None:
-        left = budget.tokens - sum(summary.tokens for summary in finished)
-        limits["budget.tokens"] = left / one.tokens.high
-    seconds = one.seconds.high
-    if budget.model_seconds is not None:
-        left_seconds = budget.model_seconds - sum(summary.model_seconds for summary in finished)
-        limits["budget.model_seconds"] = left_seconds / seconds
-    if budget.hours is not None:
-        left_seconds = 3600 * budget.hours - sum(summary.seconds for summary in finished)
-        limits["budget.hours"] = left_seconds / seconds
-    name = min(limits, key=lambda known: limits[known])
-    return max(int(limits[name]), 0), name
 
 
 def _product(one: Range, other: Range) -> Range:

@@ -1,4 +1,4 @@
-"""The exams of the methods: questions with an answer, by self-consistency's prompts; tasks with an output.
+"""The exam of self-consistency: held-out questions with an answer, by the prompts that paths follow.
 
 Here, and nowhere else, are true answers read.
 """
@@ -13,15 +13,18 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
-from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Part
+from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part, accuracy
+from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.loop.results import Results, Stages
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
-from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, demonstrations, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.voting import vote
-from selfimprove_dagster.seeds.files import Question
+from selfimprove_dagster.seeds.files import Question, read_questions
 
 
 @dataclass(frozen=True)
@@ -113,4 +116,25 @@ class QuestionExam(Exam):
         ]
 
 
-EXAM = None
+def _open(home: Home, experiment: LmsiExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
+    shown, inputs = demonstrations(home.lake, experiment, experiment.sampling.prompt_format)
+    questions, rejected = read_questions(experiment.evaluation)
+    return OpenedExam(QuestionExam(experiment, questions, shown), inputs, rejected)
+
+
+def _columns(lake: Lake, stages: Stages) -> dict[str, str]:
+    margin = by_vote = None
+    if "voted_answers" in stages:
+        margin = lake.read_ungated(stages["voted_answers"])["margin"].mean()
+    if "evaluation" in stages:
+        by_vote = accuracy(lake.read_ungated(stages["evaluation"]), "challenger", "majority")
+    return {
+        "vote margin": f"{margin:.3f}" if isinstance(margin, float) else "–",
+        "by vote": f"{by_vote.value:.1%}" if by_vote else "–",
+    }
+
+
+RESULTS = Results(_columns, about="by vote: held-out accuracy of the new checkpoint's majority")
+
+
+EXAM = Exams(_open, held_out=lambda experiment: read_questions(experiment.evaluation)[0])

@@ -1,4 +1,65 @@
+"""The words of explanations of paths and votes, and the filter of paths run again."""
+
 from __future__ import annotations
 
-EXPLAIN = None
-WHAT_IF = None
+import polars as pl
+
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lineage.explanation import Explain
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.what_if import Refilter, read_again
+from selfimprove_dagster.methods.lmsi import lmsi
+from selfimprove_dagster.methods.lmsi.settings import FilterSection
+from selfimprove_dagster.methods.lmsi.tables import PERPLEXITY_SCORES, RAW_GENERATIONS, VOTED_ANSWERS
+from selfimprove_dagster.table import Row
+
+
+def _answer(story: Story, path: Row) -> str | None:
+    """The answer that a path gave in the vote."""
+    ballots = (ballot for row in story.beside[path["id"]] if "votes" in row for ballot in row["paths"])
+    return next((ballot["answer"] for ballot in ballots if ballot["id"] == path["id"]), None)
+
+
+def _in_short(story: Story, path: Row) -> str:
+    example = next(iter(story.examples(path)), None)
+    if example is None:
+        return ""
+    share = example["vote_share"]
+    rules = len(story.decisions([path["id"]]))
+    return (
+        f"it answers {example['answer']} as the vote does"
+        + ("" if share is None else f" (share {share:.3g})")
+        + f" and passed {rules} rule{'' if rules == 1 else 's'}"
+    )
+
+
+def _score(row: Row) -> float | None:
+    return row.get("perplexity") if "path_id" in row else row.get("vote_share") if "votes" in row else None
+
+
+def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.DataFrame:
+    """Every decision of the dataset's filter under other thresholds, with the seed of its activity.
+
+    Raises LakeError where the tables were made again since.
+    """
+    frames = read_again(lake, dataset, RAW_GENERATIONS.name, PERPLEXITY_SCORES.name, VOTED_ANSWERS.name)
+    thresholds = lmsi.FilterThresholds(**section.model_dump())
+    _, decisions = lmsi.filter_paths(lmsi.candidates(*frames), thresholds, dataset.activity.seed)
+    return decisions
+
+
+EXPLAIN = Explain(
+    noun="path",
+    filters=[["raw_generations"]],
+    beside=["perplexity_scores", "voted_answers"],
+    answer=_answer,
+    in_short=_in_short,
+    score=_score,
+)
+WHAT_IF = Refilter(
+    kind=FilterSection,
+    filter_again=filter_again,
+    aliases={"confidence": "minimum_vote_share"},
+    noun="path",
+)

@@ -15,13 +15,13 @@ No function here sees a true answer.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 import polars as pl
 
+from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS
 from selfimprove_dagster.filters.rules import (
     Filter,
     agrees_with_vote,
@@ -33,34 +33,6 @@ from selfimprove_dagster.filters.rules import (
     votes_at_least,
 )
 from selfimprove_dagster.lots import lots, seed_of
-
-DIRECT_FORMATS = ("few_shot_direct", "zero_shot_direct")
-
-
-class WorkedExample(Protocol):
-    """What a demonstration must offer."""
-
-    @property
-    def question(self) -> str: ...
-    @property
-    def reasoning(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-
-
-def build_prompt(question: str, prompt_format: str, demonstrations: Sequence[WorkedExample] = ()) -> str:
-    """The text that a completion follows, in one of the four formats."""
-    if prompt_format == "zero_shot_cot":
-        return f"Q: {question}\nA: Let's think step by step."
-    if prompt_format == "zero_shot_direct":
-        return f"Q: {question}\nA: The answer is"
-    if prompt_format == "few_shot_cot":
-        shown = (f"Q: {d.question}\nA: {d.reasoning} The answer is {d.answer}.\n\n" for d in demonstrations)
-    elif prompt_format == "few_shot_direct":
-        shown = (f"Q: {d.question}\nA: The answer is {d.answer}.\n\n" for d in demonstrations)
-    else:
-        raise ValueError(f"no such prompt format: {prompt_format!r}")
-    return "".join(shown) + f"Q: {question}\nA:"
 
 
 def build_completion(prompt_format: str, path: str, voted_answer: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
-from selfimprove_dagster.evaluation.exam import accuracy
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import Chart, Curve, Measured, curve, held_out_accuracy
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
@@ -28,8 +27,8 @@ from selfimprove_dagster.explorer.listings import (
 from selfimprove_dagster.export_cards import Card, CardWords
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.explain import path_of
-from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.walk import Place
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL, VOTED_ANSWERS
 from selfimprove_dagster.table import Row
 
@@ -52,7 +51,6 @@ def _measure(lake: Lake, stages: Stages) -> Row:
 
     said, paths = column("filtered_dataset", "completion"), column("raw_generations", "id")
     margin, perplexity = column("voted_answers", "margin"), column("perplexity_scores", "perplexity")
-    answers = lake.read_ungated(stages["evaluation"]) if "evaluation" in stages else None
     return {
         "margin": None if margin is None else margin.mean(),
         "kept_share": len(said) / len(paths)
@@ -60,12 +58,7 @@ def _measure(lake: Lake, stages: Stages) -> Row:
         else None,
         "distinct": None if said is None else distinct_ngram_share(said.to_list()),
         "perplexity": None if perplexity is None else perplexity.mean(),
-        "by_vote": None if answers is None else accuracy(answers, "challenger", "majority"),
     }
-
-
-def _columns(row: Measured) -> Mapping[str, float | None]:
-    return {"by vote": row["by_vote"].value if row["by_vote"] else None}
 
 
 def _charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
@@ -186,13 +179,16 @@ def _votes(about: AboutRecord) -> Row | None:
     questions = about.ancestors.nodes.filter(table_name=SEED_POOL.name)["id"].to_list()
     if len(questions) != 1 or place.iteration is None:
         return None
-    iteration = Iteration(about.lake, place.experiment, place.iteration)
-    vote = iteration.row(VOTED_ANSWERS, "question_id", questions[0])
+    asked = Place(questions[0], SEED_POOL.name, place.experiment, place.iteration)
+    rows = about.lineage.rows(questions, withdrawn=True)
+    story = Story(about.lineage, asked, rows[asked.id])
+    vote = story.iteration.row(VOTED_ANSWERS, "question_id", asked.id)
     if not vote or vote["id"] in withdrawn:
         return None
-    own = path_of(place.table, about.row)
+    candidates = Story(about.lineage, place, about.row).candidates
+    own = candidates[0]["id"] if len(candidates) == 1 else None
     answers: dict[str | None, list[Row]] = {entry["answer"]: [] for entry in vote["votes"]}
-    for fate in iteration.fates(questions[0]):
+    for fate in story.fates:
         if fate.path not in withdrawn:
             answers.setdefault(fate.answer, []).append(asdict(fate) | {"this": fate.path == own})
     return {
@@ -244,13 +240,8 @@ PAGES = Pages(
     dropped={"paths": _DROPPED},
     funnel=_funnel,
     measure=_measure,
-    columns=_columns,
     charts=_charts,
     record=[RecordBlock(Path(__file__).with_name("votes.html"), _votes, shows_fates=True)],
-    labels={
-        "voted_answers": lambda row: str(row["voted_answer"]),
-        "filtered_dataset": lambda row: str(row["answer"]),
-    },
     names=_names,
 )
 CARD = Card(_words, ("id", "prompt", "completion", "format", "question", "answer"))

@@ -10,6 +10,7 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
@@ -17,15 +18,9 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_reco
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.lmsi.adaptive import is_decided
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
-from selfimprove_dagster.methods.lmsi.settings import (
-    AdaptiveSection,
-    LmsiExperiment,
-    SamplingSection,
-)
+from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection, LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
-from selfimprove_dagster.rows import file_name
-from selfimprove_dagster.seeds.files import read_demonstrations
+from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_field
 from selfimprove_dagster.seeds.imports import CODE_VERSION
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
@@ -167,6 +162,41 @@ class DemonstrationRecord:
     question: str
     reasoning: str
     answer: str
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A worked example for few-shot prompts."""
+
+    question: str
+    reasoning: str
+    answer: str
+    source_file: str
+    source_line: int
+
+
+def read_demonstrations(file: str, count: int) -> list[Demonstration]:
+    """The first `count` worked examples of a JSON Lines file. Raises SeedFileError naming a bad line."""
+    path = Path(file)
+    found: list[Demonstration] = []
+    for line, row in read_rows(path):
+        if len(found) == count:
+            break
+        try:
+            if isinstance(row, Unreadable):
+                raise ValueError(row.reason)
+            question, reasoning, answer = (
+                text_field(row, field) for field in ("question", "reasoning", "answer")
+            )
+        except ValueError as error:
+            raise SeedFileError(f"{path}, line {line}: {error}; mend the line, then run again") from None
+        found.append(Demonstration(question, reasoning, answer, file_name(path), line))
+    if len(found) < count:
+        raise SeedFileError(
+            f"{path} holds {len(found)} demonstrations but demonstrations.count asks for {count}; "
+            "add some, or lower the count"
+        )
+    return found
 
 
 def import_demonstrations(lake: Lake, experiment: LmsiExperiment) -> Manifest:

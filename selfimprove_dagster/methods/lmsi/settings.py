@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with self-consistency, and its presets."""
 
 from __future__ import annotations
 
@@ -14,32 +11,19 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
+    FilePath,
     Section,
     TrainingSection,
+    Whole,
 )
+from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 
 PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
 
 
-class QuestionFile(Section):
-    """A file of questions: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
+class EvaluationSection(HeldOutQuestionFile):
+    """Held-out questions with their answers, asked greedily and by vote. Used to measure, never to train."""
 
-    file: str = Field(description="path of the file, or `embedded`")
-    question_field: str | list[str] = Field(
-        "question", description="field that holds the question; several are joined by a space"
-    )
-    rows: str | None = Field(
-        None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
-    )
-    licence: str = Field("unknown", description="licence of the text, kept with every record")
-    longest: int = Field(10_000, ge=1, description="longest question in characters; longer ones are rejected")
-
-
-class EvaluationSection(QuestionFile):
-    """Held-out questions with their answers. Used to measure, never to train."""
-
-    answer_field: str = Field("answer", description="field that holds the true answer")
-    difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
     majority_questions: int = Field(
         400, ge=0, description="on how many questions the majority vote is measured too"
     )
@@ -83,7 +67,7 @@ class SamplingSection(Section):
 class DemonstrationSection(Section):
     """Worked examples for few-shot prompts."""
 
-    file: str = Field("embedded", description="JSON Lines of question, reasoning, answer; or `embedded`")
+    file: FilePath = Field("embedded", description="JSON Lines of question, reasoning, answer; or `embedded`")
     count: int = Field(ge=0, le=64, description="demonstrations in a few-shot prompt")
 
 
@@ -92,7 +76,7 @@ class VotingSection(Section):
 
     rule: Literal["majority", "random_path"] = Field(
         default="majority",
-        description="`random_path` takes one path's answer by lot: the control of an ablation",
+        description="`random_path` takes one path's answer at random: the control of an ablation",
     )
 
 
@@ -111,7 +95,7 @@ class FilterSection(Section):
 class PathTrainingSection(TrainingSection):
     """Supervised fine-tuning on reasoning paths, in several prompt formats."""
 
-    formats: dict[PromptFormat, Annotated[float, Field(ge=0)]] = Field(
+    formats: Annotated[dict[PromptFormat, Annotated[float, Field(ge=0)]], Whole()] = Field(
         description="share of each training format; direct formats train on the voted answer"
     )
 
@@ -153,7 +137,7 @@ class LmsiExperiment(TrainingExperiment):
 PRESETS = {
     "paper": Preset(
         values={
-            "demonstrations": {"count": 8},
+            "demonstrations": {"file": "embedded", "count": 8},
             "sampling": {
                 "questions": 7_473,
                 "paths": 32,
@@ -184,7 +168,7 @@ PRESETS = {
     ),
     "practical": Preset(
         values={
-            "demonstrations": {"count": 2},
+            "demonstrations": {"file": "embedded", "count": 2},
             "sampling": {
                 "questions": 800,
                 "paths": 16,

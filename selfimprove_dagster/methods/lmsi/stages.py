@@ -10,6 +10,7 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -24,6 +25,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     PERPLEXITY_SCORES,
     RAW_GENERATIONS,
     SEED_POOL,
+    TABLES,
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
@@ -198,7 +200,7 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
                 "question_id": row["question_id"],
                 "question": row["question"],
                 "format": row["format"],
-                "prompt": lmsi.build_prompt(row["question"], row["format"], shown),
+                "prompt": build_prompt(row["question"], row["format"], shown),
                 "completion": lmsi.build_completion(row["format"], row["text"], row["voted_answer"]),
                 "answer": row["voted_answer"],
             },
@@ -234,5 +236,5 @@ STAGES = [
     perplexity_scores,
     voted_answers,
     filtered_dataset,
-    *training_stages("lmsi", FILTERED_DATASET),
+    *training_stages(TABLES),
 ]

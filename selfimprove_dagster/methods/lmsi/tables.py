@@ -6,6 +6,7 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import each, new, of, pooled, same
 from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.methods.lmsi import words
 from selfimprove_dagster.methods.lmsi.checks import (
     EVALUATION_CHECKS,
     FILTERED_DATASET_CHECKS,
@@ -22,6 +23,7 @@ DEMONSTRATIONS = Table(
     "seeds/demonstrations",
     "demo",
     noun="demonstration",
+    sentence=words.question,
     content={"question": TEXT, "reasoning": TEXT, "answer": TEXT, **SOURCE},
     sources=new("parents", "question", "reasoning", "answer", *SOURCE),
 )
@@ -35,6 +37,7 @@ SEED_POOL = Table(
     "lmsi/seed_pool",
     "q",
     noun="question",
+    sentence=words.question,
     content={"question": TEXT, **SOURCE},
     sources=pooled(SEEDS, SEEDS.content),
     checks=SEED_POOL_CHECKS,
@@ -46,6 +49,7 @@ RAW_GENERATIONS = completions(
     "lmsi/raw_generations",
     "gen",
     noun="path",
+    sentence=words.path,
     content={"question_id": TEXT, "prompt_format": TEXT},
     sources={
         "parents": [*of(SEED_POOL, "id"), *of(DEMONSTRATIONS, "id")],
@@ -70,6 +74,7 @@ PERPLEXITY_SCORES = Table(
     "lmsi/perplexity_scores",
     "ppl",
     noun="perplexity score",
+    sentence=words.perplexity,
     content={"path_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
     sources={
@@ -85,6 +90,8 @@ VOTED_ANSWERS = Table(
     "lmsi/voted_answers",
     "vote",
     noun="vote",
+    sentence=words.vote,
+    said=words.voted,
     content={
         "question_id": TEXT,
         "question": TEXT,
@@ -136,6 +143,7 @@ FILTERED_DATASET = Table(
     "lmsi/filtered_dataset",
     "ex",
     noun="training example",
+    sentence=words.example,
     content={
         "question_id": TEXT,
         "question": TEXT,

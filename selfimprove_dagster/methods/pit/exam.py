@@ -8,13 +8,21 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import Part
-from selfimprove_dagster.families.dialogues.exam import IMPROVED, DialogueExam, judge, judged_row
-from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
+from selfimprove_dagster.evaluation.exam import Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.families.dialogues.exam import (
+    IMPROVED,
+    DialogueExam,
+    held_out_prompts,
+    judge,
+    judged_row,
+)
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.methods.pit.improving import PIT, UNTAUGHT
+from selfimprove_dagster.methods.pit.settings import PitExperiment
 from selfimprove_dagster.methods.pit.tables import PIT_IMPROVEMENT_ROUNDS
 from selfimprove_dagster.methods.pit.win_rates import Contest
 
@@ -51,11 +59,7 @@ class ImprovementExam(DialogueExam):
         """The rows of `sit` that belong to one of the `parts`."""
         if part.mode != IMPROVED:
             return super().sit_part(model, part, progress)
-        prompts = {
-            (prompt.source_file, prompt.source_line): prompt
-            for prompt in part.questions
-            if isinstance(prompt, HeldOutPrompt)
-        }
+        prompts = {(prompt.source_file, prompt.source_line): prompt for prompt in held_out_prompts(part)}
         columns = ("source_file", "source_line", "round", "text", "gap_reward")
         return [
             judged_row(prompts[file, line], text, reward, improvement_mode(number))
@@ -101,4 +105,13 @@ def chosen_responses(prompts: Sequence[HeldOutPrompt]) -> dict[tuple[str, int], 
     return {(one.source_file, one.source_line): one.chosen for one in prompts if one.chosen}
 
 
-EXAM = None
+def _open(home: Home, experiment: PitExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
+    prompts, rejected = read_held_out_prompts(experiment.evaluation)
+    if iteration is None:
+        return OpenedExam(DialogueExam(experiment, prompts), [], rejected)
+    improved, made = improvements_of(home.lake, experiment.name, iteration)
+    exam = ImprovementExam(experiment, prompts, improved=improved, made_by=made.activity.id)
+    return OpenedExam(exam, [made], rejected)
+
+
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])

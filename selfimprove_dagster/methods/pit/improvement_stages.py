@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.exams import held_out_questions
+from selfimprove_dagster.evaluation.exam import held_out_questions
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.preferences.rewarding import ModelReward, reward_model_of

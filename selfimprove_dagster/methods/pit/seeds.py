@@ -7,6 +7,8 @@ import polars as pl
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.methods.pit.settings import PitExperiment
+from selfimprove_dagster.seeds.kind import Teacher
 
 _GIVERS = ("rlaif", "rlhf")
 
@@ -14,27 +16,33 @@ _GIVERS = ("rlaif", "rlhf")
 _SOURCE = ("source_file", "source_line", "licence")
 
 
-def newest_preferences(lake: Lake, name: str, asker: str, iteration: int) -> Manifest | None:
-    """The dataset of pairs that the last iteration of an experiment made; None where it has none.
+def newest_preferences(lake: Lake, experiment: PitExperiment, iteration: int) -> Manifest | None:
+    """The dataset of pairs that the last iteration of the experiment's teacher made; None where it has none.
 
-    Where `asker` is that experiment itself, iterations after its own `iteration` do not count.
+    Where the experiment is its own teacher, in a chain, iterations after `iteration` do not count.
     """
+    name = experiment.taught_by
+    if name is None:
+        return None
     found = [
         manifest
         for method in _GIVERS
         for manifest in lake.manifests(f"{method}/filtered_dataset", name)
-        if name != asker or manifest.iteration <= iteration
+        if name != experiment.name or manifest.iteration <= iteration
     ]
     return max(found, key=lambda one: (one.iteration, one.committed_at), default=None)
 
 
-def preferences_of(lake: Lake, name: str, asker: str, iteration: int) -> tuple[list[Manifest], pl.DataFrame]:
+def preferences_of(
+    lake: Lake, experiment: PitExperiment, iteration: int
+) -> tuple[list[Manifest], pl.DataFrame]:
     """The pairs of that dataset, each with the source of its prompt and the probability of its label.
 
     Columns: `id` (of the example), `prompt, chosen, rejected, source_file, source_line, licence,
     probability`. Raises SeedFileError where there are none, and GateClosed where a check keeps them.
     """
-    manifest = newest_preferences(lake, name, asker, iteration)
+    name, asker = experiment.taught_by, experiment.name
+    manifest = newest_preferences(lake, experiment, iteration)
     if manifest is None:
         raise SeedFileError(
             f"experiment {asker} takes its seeds from {name}, which has no dataset of preferences yet; run "
@@ -51,3 +59,7 @@ def preferences_of(lake: Lake, name: str, asker: str, iteration: int) -> tuple[l
         )
     columns = rows.select("id", "chosen", "rejected", *_SOURCE, "probability", prompt="question")
     return [manifest, pool], columns
+
+
+TEACHER = Teacher(newest_preferences, preferences_of)
+"""Pairs from another experiment's dataset of preferences."""

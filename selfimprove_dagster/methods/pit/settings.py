@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with PIT, and its presets."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pydantic import Field, model_validator
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
+    FilePath,
     ModelSection,
     Section,
 )
@@ -35,7 +33,7 @@ from selfimprove_dagster.families.preferences.settings import (
 class ComparisonSource(ComparisonFile):
     """Where preferences come from: a file of comparisons, or the dataset of another experiment."""
 
-    file: str = Field(
+    file: FilePath = Field(
         "", description="path of a file of comparisons, or `embedded`; not read with `experiment`"
     )
     experiment: str | None = Field(

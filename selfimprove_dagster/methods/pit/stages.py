@@ -300,5 +300,5 @@ STAGES = [
     fine_tuned_checkpoint,
     improvement_rounds,
     win_rates_asset,
-    *judging_stages("pit", _report, after=["win_rates"]),
+    *judging_stages(t.TABLES, _report, after=["win_rates"]),
 ]

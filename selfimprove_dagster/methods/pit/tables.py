@@ -8,6 +8,7 @@ from selfimprove_dagster.column_sources import decided, drawn, each, new, of, sa
 from selfimprove_dagster.families.dialogues.checks import PROMPT_POOL_CHECKS
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import COMPARED, SEED_COMPARISONS, dialogue_evaluation
+from selfimprove_dagster.families.dialogues.words import comparison
 from selfimprove_dagster.families.preferences.checks import (
     COMPARED_DATASET_CHECKS,
     POLICY_CHECKS,
@@ -20,6 +21,7 @@ from selfimprove_dagster.families.trained.tables import (
     fine_tuned_checkpoint,
     promotion,
 )
+from selfimprove_dagster.methods.pit import words
 from selfimprove_dagster.methods.pit.checks import (
     GAP_PAIR_CHECKS,
     GAP_REWARD_MODEL_CHECKS,
@@ -40,6 +42,7 @@ PIT_SEED_POOL = Table(
     "pit/seed_pool",
     "comp",
     noun="comparison",
+    sentence=comparison,
     content=COMPARED,
     measures={"probability": pl.Float64},
     sources={
@@ -90,6 +93,7 @@ PIT_IMPROVER_DATASET = Table(
     "pit/improver_dataset",
     "imp",
     noun="improvement example",
+    sentence=words.improver_example,
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -115,6 +119,7 @@ PIT_IMPROVER_CHECKPOINT = checkpoint(
     "pit/improver_checkpoint",
     "sft",
     noun="improver",
+    sentence=words.improver,
     dataset=PIT_IMPROVER_DATASET,
     learnt_from=of(PIT_IMPROVER_DATASET, "prompt", "completion"),
 )
@@ -128,6 +133,8 @@ PIT_GAP_PAIRS = Table(
     "pit/gap_pairs",
     "gap",
     noun="gap comparison",
+    sentence=words.gap,
+    said=words.gap,
     content={
         "example_id": TEXT,
         "prompt_id": TEXT,
@@ -174,6 +181,7 @@ PIT_GAP_REWARD_MODEL = checkpoint(
     "pit/gap_reward_model",
     "grm",
     noun="gap reward model",
+    sentence=words.gap_reward_model,
     dataset=PIT_GAP_PAIRS,
     learnt_from=of(PIT_GAP_PAIRS, "first_prompt", "first", "second_prompt", "second", "probability"),
     measures={
@@ -207,6 +215,7 @@ PIT_CURRICULUM_CHECKPOINT = checkpoint(
     "pit/curriculum_checkpoint",
     "cur",
     noun="first-phase policy",
+    sentence=words.first_phase,
     dataset=PIT_FILTERED_DATASET,
     learnt_from=[*_BETTER_AND_WORSE, *_GAP],
     sources={
@@ -225,6 +234,7 @@ PIT_POLICY_REFERENCES = completions(
     "pit/policy_references",
     "ref",
     noun="policy reference",
+    sentence=words.reference,
     content={"prompt_id": TEXT, "example_id": TEXT},
     sources={
         **drawn([*of(PIT_SEED_POOL, "id"), *_EXAMPLE], [*_WORSE, *_FIRST_PHASE]),
@@ -269,6 +279,7 @@ PIT_IMPROVEMENT_ROUNDS = Table(
     "pit/improvement_rounds",
     "round",
     noun="held-out improvement",
+    sentence=words.improvement_round,
     content={
         "way": TEXT,
         "round": pl.Int32,
@@ -306,6 +317,8 @@ PIT_WIN_RATES = Table(
     "pit/win_rates",
     "win",
     noun="contest",
+    sentence=words.contest,
+    said=words.contest,
     content={
         "first": TEXT,
         "second": TEXT,

@@ -15,11 +15,11 @@ import polars as pl
 from selfimprove_dagster.evaluation.measurement import PairedComparison
 from selfimprove_dagster.families.dialogues.constitution import Constitution
 from selfimprove_dagster.families.judging.comparing import Advance, Pair, compare_pairs
+from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
 from selfimprove_dagster.families.refining.ways import is_unchanged as are_alike
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT
-from selfimprove_dagster.methods.rlaif.settings import JudgeSection
 
 CHOSEN = "chosen"
 """The response that people preferred, y_w."""

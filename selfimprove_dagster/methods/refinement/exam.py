@@ -10,16 +10,20 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import Exam, Part
+from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
 from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
-from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, judged
-from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
+from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, held_out_prompts, judged
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Task, Trajectory
 from selfimprove_dagster.families.refining.ways import WAYS
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.loop.results import Change, Results, Stages
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 
 
@@ -55,7 +59,7 @@ class RefinementExam(Exam):
         self, model: LanguageModel, part: Part, progress: Progress | None = None
     ) -> list[dict[str, Any]]:
         """The rows of `sit` that belong to one of the `parts`."""
-        asked = [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
+        asked = held_out_prompts(part)
         advance = progress or (lambda tasks, tokens: None)
         read = model.encode_many([dialogue_prompt(prompt.question) for prompt in asked])
         first = self._first(model, read, lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens))
@@ -175,4 +179,36 @@ def _measured(way: str, number: int, rows: pl.DataFrame, first: pl.DataFrame) ->
     )
 
 
-EXAM = None
+def _open(
+    home: Home, experiment: RefinementExperiment, open_model: OpenModel, iteration: int | None
+) -> OpenedExam:
+    prompts, rejected = read_held_out_prompts(experiment.evaluation)
+    return OpenedExam(RefinementExam(experiment, prompts), [], rejected)
+
+
+def _columns(lake: Lake, stages: Stages) -> dict[str, str]:
+    if "evaluation" not in stages:
+        return {}
+    rounds = after_rounds(lake.read_ungated(stages["evaluation"]))
+    # The rounds of a way come in order, so its last one remains.
+    return {one.way.replace("_", "-"): str(one.correct) for one in rounds}
+
+
+def _change(lake: Lake, stages: Mapping[str, Sequence[Manifest]]) -> Change:
+    """First answers against the answers of the way that is best after its last round."""
+    original, *refined = after_rounds(lake.read_ungated(stages["evaluation"][-1]))
+    if not refined:
+        return Change(original.correct.value)
+    last = {one.way: one for one in refined}
+    best = max(last.values(), key=lambda one: one.correct.value)
+    difference = best.against_original.difference, *best.against_original.interval
+    return Change(original.correct.value, best.correct.value, difference, best.way.replace("_", "-"))
+
+
+RESULTS = Results(
+    _columns,
+    about="original, and by way: held-out accuracy after the last round, with its 95% interval",
+    change=_change,
+)
+
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])

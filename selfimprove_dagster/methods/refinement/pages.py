@@ -12,13 +12,13 @@ from selfimprove_dagster.explorer.funnel import Stages, Step, counted, step
 from selfimprove_dagster.explorer.listings import HERE, UNFILTERED, Column, Facet, Listing
 from selfimprove_dagster.families.dialogues.pages import TEMPLATE
 from selfimprove_dagster.families.judging.pages import CHAIN
-from selfimprove_dagster.families.preferences.explain import step_words
 from selfimprove_dagster.families.refining.ways import OUTCOME
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.iteration import Iteration
 from selfimprove_dagster.methods.refinement.exam import AfterRound, after_rounds, curves
 from selfimprove_dagster.methods.refinement.explain import steps_of
 from selfimprove_dagster.methods.refinement.tables import METHOD, REFINEMENTS
+from selfimprove_dagster.methods.refinement.words import step as step_words
 from selfimprove_dagster.table import Row
 
 _EXAM = ("mode", "source_file", "source_line", "correct", "helpful", "harmless", "tokens_in", "tokens_out")
@@ -128,10 +128,6 @@ def _measure(lake: Lake, stages: Stages) -> Row:
     return {"by_way": {one.way: one.correct for one in measured}}  # the last round of a way comes last
 
 
-def _columns(row: Measured) -> Mapping[str, float | None]:
-    return {way.replace("_", "-"): one.value for way, one in row["by_way"].items()}
-
-
 def _charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
     measured: list[Mapping[str, Accuracy]] = [row["by_way"] for row in rows]
     ways = dict.fromkeys(way for one in measured for way in one)
@@ -165,7 +161,6 @@ PAGES = Pages(
     dropped={"tasks": _FAILURES},
     funnel=_funnel,
     measure=_measure,
-    columns=_columns,
     charts=_charts,
     blocks=[Block(TEMPLATE, refining_of)],
     record=[RecordBlock(CHAIN, steps_of_record)],

@@ -13,8 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import Examinee, examine
-from selfimprove_dagster.exams import open_exam
+from selfimprove_dagster.evaluation.exam import Examinee, examine, open_exam
+from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.trust import heed_self_knowledge
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Step, Task, Trajectory
@@ -30,7 +30,7 @@ from selfimprove_dagster.families.refining.ways import (
     STOPS,
     remembered,
 )
-from selfimprove_dagster.families.trained.stages import drawn_pool, drawn_responses
+from selfimprove_dagster.families.trained.stages import drawn_pool
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.refinement import tables as t

@@ -8,7 +8,9 @@ from selfimprove_dagster.column_sources import drawn, each, new, of, pooled, sam
 from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS
+from selfimprove_dagster.families.dialogues.words import prompt
 from selfimprove_dagster.families.trained.tables import evaluation
+from selfimprove_dagster.methods.refinement import words
 from selfimprove_dagster.methods.refinement.checks import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
 from selfimprove_dagster.table import DRAWN, TEXT, Draw, Table, completions
 
@@ -19,6 +21,7 @@ RF_SEED_POOL = Table(
     f"{METHOD}/seed_pool",
     "prompt",
     noun="prompt",
+    sentence=prompt,
     content=PROMPT,
     sources=pooled(SEED_PROMPTS, PROMPT),
     checks=PROMPT_POOL_CHECKS,
@@ -49,6 +52,8 @@ REFINEMENTS = Table(
     f"{METHOD}/refinements",
     "step",
     noun="refinement step",
+    sentence=words.refinement,
+    said=words.said,
     content={
         "prompt_id": TEXT,
         "first_id": TEXT,

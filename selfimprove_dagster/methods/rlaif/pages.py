@@ -14,7 +14,6 @@ from selfimprove_dagster.explorer.funnel import Stages
 from selfimprove_dagster.explorer.listings import HERE, dropped
 from selfimprove_dagster.export_cards import CardWords
 from selfimprove_dagster.families.dialogues.pages import charts, funnel, judging, measure
-from selfimprove_dagster.families.preferences.explain import candidates_of, preference_words
 from selfimprove_dagster.families.preferences.pages import (
     AFTER_PAIRS,
     PAIR_RULES,
@@ -26,6 +25,8 @@ from selfimprove_dagster.families.preferences.pages import (
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.methods.rlaif import words
 from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_COMPARISONS,
     RLAIF_DECISIONS,
@@ -75,11 +76,11 @@ def preference_of_record(about: AboutRecord) -> Row | None:
     row, withdrawn = about.row, about.withdrawn
     if row["table_name"].split("/")[1] in _WITHOUT:
         return None
-    iteration = Iteration(about.lake, row["experiment"], row["iteration"], "rlaif")
-    candidates = [one for one in candidates_of(iteration, dict(row)) if one["id"] not in withdrawn]
+    story = Story(about.lineage, about.place, row)
+    candidates = [one for one in story.candidates if one["id"] not in withdrawn]
     if len(candidates) != 1 or set(candidates[0]["response_ids"]) & withdrawn:
         return None
-    return _preference(iteration, candidates[0], row, withdrawn)
+    return _preference(story.iteration, candidates[0], row, withdrawn)
 
 
 _WITHOUT = (
@@ -99,7 +100,7 @@ def _preference(iteration: Iteration, preference: Row, row: Row, withdrawn: set[
     return {
         "id": preference["id"],
         "here": preference["id"] == row["id"],
-        "words": preference_words(preference),
+        "words": words.preference(preference),
         "prompt": preference["prompt"],
         "responses": [
             _response("(A)", first, preference["first"], (probability, as_first, as_second)),

@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with RLAIF, and its presets."""
 
 from __future__ import annotations
 
@@ -12,17 +9,10 @@ from pydantic import Field
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.experiment.sections import (
-    ModelSection,
-    Section,
-)
+from selfimprove_dagster.experiment.sections import Section
 from selfimprove_dagster.families.dialogues import settings as dialogues
-from selfimprove_dagster.families.dialogues.settings import (
-    ConstitutionSection,
-    PromptFile,
-    ResponseSection,
-)
-from selfimprove_dagster.families.judging.settings import SelfKnowledgeSection
+from selfimprove_dagster.families.dialogues.settings import ConstitutionSection, PromptFile, ResponseSection
+from selfimprove_dagster.families.judging.settings import JudgeSection, SelfKnowledgeSection
 from selfimprove_dagster.families.preferences.settings import (
     _FILE,
     _ON_POLICY,
@@ -31,26 +21,6 @@ from selfimprove_dagster.families.preferences.settings import (
     _SMALL_STEPS,
     PreferenceExperiment,
 )
-
-
-class JudgeSection(Section):
-    """The model that says which response is better, and how it is asked."""
-
-    model: ModelSection | None = Field(None, description="the feedback model; none for the generator itself")
-    principles: int = Field(
-        1, ge=1, description="principles drawn for each pair; its label is the mean over them"
-    )
-    both_orders: bool = Field(True, description="ask with either response as (A), and average")
-    reasoning: bool = Field(False, description="let the judge think step by step before it answers")
-    clamp: float = Field(
-        0.4, ge=0, le=0.5, description="after reasoning, probabilities are kept from here to 1 minus this"
-    )
-    reasoning_tokens: int = Field(64, ge=1, description="longest chain of thought in tokens")
-    temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of the chain of thought")
-    repeated_share: float = Field(
-        0.2, ge=0, le=1, description="share of the pairs that are judged again at another seed"
-    )
-    shard: int = Field(256, ge=1, description="pairs a shard: what a killed run loses at most")
 
 
 class JudgeChecksSection(Section):

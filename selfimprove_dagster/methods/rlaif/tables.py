@@ -8,6 +8,7 @@ from selfimprove_dagster.column_sources import decided, drawn, each, new, of, po
 from selfimprove_dagster.families.dialogues.checks import PROMPT_POOL_CHECKS
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS
+from selfimprove_dagster.families.dialogues.words import prompt
 from selfimprove_dagster.families.preferences.checks import JUDGED_DATASET_CHECKS
 from selfimprove_dagster.families.preferences.tables import (
     policy,
@@ -18,6 +19,7 @@ from selfimprove_dagster.families.preferences.tables import (
     rollouts,
 )
 from selfimprove_dagster.families.trained.tables import promotion
+from selfimprove_dagster.methods.rlaif import words
 from selfimprove_dagster.methods.rlaif.checks import (
     COMPARISON_CHECKS,
     JUDGE_CHECKS,
@@ -32,6 +34,7 @@ RLAIF_SEED_POOL = Table(
     "rlaif/seed_pool",
     "prompt",
     noun="prompt",
+    sentence=prompt,
     content=PROMPT,
     sources=pooled(SEED_PROMPTS, PROMPT),
     checks=PROMPT_POOL_CHECKS,
@@ -43,6 +46,7 @@ RLAIF_RESPONSE_PAIRS = completions(
     "rlaif/response_pairs",
     "gen",
     noun="response",
+    sentence=words.response,
     content={"prompt_id": TEXT},
     sources={
         **drawn(of(RLAIF_SEED_POOL, "id"), of(RLAIF_SEED_POOL, "prompt")),
@@ -58,6 +62,8 @@ RLAIF_COMPARISONS = Table(
     "rlaif/comparisons",
     "cmp",
     noun="comparison",
+    sentence=words.comparison,
+    said=words.comparison,
     content={
         "prompt_id": TEXT,
         "response_ids": pl.List(TEXT),
@@ -94,6 +100,8 @@ RLAIF_AI_PREFERENCES = Table(
     "rlaif/ai_preferences",
     "pref",
     noun="preference",
+    sentence=words.preference,
+    said=words.preference,
     content={
         "prompt_id": TEXT,
         "prompt": TEXT,
@@ -130,6 +138,7 @@ RLAIF_JUDGE_CHECKS = Table(
     "rlaif/judge_checks",
     "judge",
     noun="judge check",
+    sentence=words.check,
     content={"measure": TEXT, "allowed": TEXT},
     measures={
         "value": pl.Float64,
@@ -159,6 +168,7 @@ RLAIF_REVIEW_QUEUE = Table(
     "rlaif/review_queue",
     "item",
     noun="review item",
+    sentence=words.review_item,
     content=SHOWN,
     measures={"uncertainty": pl.Float64, "reason": TEXT},
     sources={

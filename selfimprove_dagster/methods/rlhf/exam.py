@@ -1,3 +1,7 @@
+"""The exam of held-out prompts with the reward of the responses, as its family has it."""
+
 from __future__ import annotations
 
-EXAM = None
+from selfimprove_dagster.families.preferences.exam import EXAM
+
+__all__ = ["EXAM"]

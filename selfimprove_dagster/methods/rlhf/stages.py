@@ -20,6 +20,7 @@ from selfimprove_dagster.methods.rlhf.tables import (
     RLHF_FILTERED_DATASET,
     RLHF_SEED_POOL,
     RLHF_SUPERVISED_CHECKPOINT,
+    TABLES,
 )
 from selfimprove_dagster.stage import Result, StageContext
 
@@ -63,6 +64,6 @@ STAGES = [
     seed_pool,
     filtered_dataset,
     supervised_checkpoint,
-    *preference_stages("rlhf", after_supervised_step, before=["supervised_checkpoint"]),
-    *judging_stages("rlhf", report=dialogue_evaluation_report),
+    *preference_stages(TABLES, after_supervised_step, before=["supervised_checkpoint"]),
+    *judging_stages(TABLES, report=dialogue_evaluation_report),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfimprove_dagster.column_sources import decided, each, new, of, pooled, same
 from selfimprove_dagster.families.dialogues.checks import PROMPT_POOL_CHECKS
 from selfimprove_dagster.families.dialogues.tables import COMPARED, SEED_COMPARISONS
+from selfimprove_dagster.families.dialogues.words import comparison
 from selfimprove_dagster.families.preferences.checks import (
     COMPARED_DATASET_CHECKS,
     SUPERVISED_CHECKPOINT_CHECKS,
@@ -20,11 +21,13 @@ from selfimprove_dagster.families.preferences.tables import (
 )
 from selfimprove_dagster.families.trained.tables import checkpoint, promotion
 from selfimprove_dagster.table import Table, decisions
+from selfimprove_dagster.words import trained
 
 RLHF_SEED_POOL = Table(
     "rlhf/seed_pool",
     "comp",
     noun="comparison",
+    sentence=comparison,
     content=COMPARED,
     sources=pooled(SEED_COMPARISONS, COMPARED),
     checks=PROMPT_POOL_CHECKS,
@@ -54,6 +57,7 @@ RLHF_SUPERVISED_CHECKPOINT = checkpoint(
     "rlhf/supervised_checkpoint",
     "sft",
     noun="supervised model",
+    sentence=lambda row: trained(row, "supervised model"),
     dataset=RLHF_FILTERED_DATASET,
     learnt_from=of(RLHF_FILTERED_DATASET, "prompt", "chosen"),
     checks=SUPERVISED_CHECKPOINT_CHECKS,

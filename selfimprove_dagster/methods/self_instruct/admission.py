@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from selfimprove_dagster.families.tasks.rules import Ban
 from selfimprove_dagster.filters.novelty import NoveltyPool, Verdict
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.methods.self_instruct import rules
@@ -20,7 +21,7 @@ def apply_rules(
     candidates: pl.DataFrame,
     scores: pl.DataFrame,
     section: TaskFilterSection,
-    bans: Mapping[str, rules.Ban],
+    bans: Mapping[str, Ban],
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The candidates that pass all rules but novelty, `id` as `candidate_id`, and the decisions on all.
 

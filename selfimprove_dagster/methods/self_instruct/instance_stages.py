@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from selfimprove_dagster.exams import held_out_keys
+from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
-from selfimprove_dagster.families.tasks.stages import Shots, examples_of_seeds, store_examples
+from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
+from selfimprove_dagster.families.tasks.stages import examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
+from selfimprove_dagster.methods.self_instruct.shots import Shots
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,
     SI_CLASSIFIED_TASKS,
@@ -185,11 +187,11 @@ def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
         tasks.select("rouge_l", "perplexity", task_id="id"), on="task_id", how="left", maintain_order="left"
     )
     keys = held_out_keys(experiment)
-    held_out = rules.not_held_out(keys, normalise_question)
+    held_out = not_held_out(keys, normalise_question)
     banned = bans(experiment)
-    readable, unread = apply_filters(frame, [could_be_read, held_out, rules.not_banned(banned)])
+    readable, unread = apply_filters(frame, [could_be_read, held_out, not_banned(banned)])
     if experiment.filter.switched_off:
-        kept, decisions = apply_filters(readable, [rules.output_not_empty])
+        kept, decisions = apply_filters(readable, [output_not_empty])
     else:
         thresholds = rules.InstanceThresholds(most=experiment.instances.most)
         kept, decisions = rules.filter_instances(readable, thresholds, experiment.seed)

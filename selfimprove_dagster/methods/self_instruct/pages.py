@@ -9,10 +9,10 @@ from typing import Any
 from selfimprove_dagster.explorer.curves import Curve
 from selfimprove_dagster.explorer.declare import AboutRecord, RecordBlock
 from selfimprove_dagster.explorer.listings import SO_FAR, Column, dropped
-from selfimprove_dagster.families.tasks.explain import TaskRecords, text_of
+from selfimprove_dagster.families.tasks.explain import name
 from selfimprove_dagster.families.tasks.pages import card, examples, pages
-from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_CANDIDATE_TASKS,
     SI_DECISIONS,
@@ -22,7 +22,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
 from selfimprove_dagster.table import Row
 
 
-def nearest_tasks(lineage: Lineage, lake: Lake, row: Mapping[str, Any], withdrawn: set[str]) -> Row | None:
+def nearest_tasks(lineage: Lineage, row: Mapping[str, Any], withdrawn: set[str]) -> Row | None:
     """The verdict on a candidate and its nearest tasks, for its record, its scores and the accepted task.
 
     None for other records. A revoked neighbour is shown by its score alone.
@@ -30,15 +30,15 @@ def nearest_tasks(lineage: Lineage, lake: Lake, row: Mapping[str, Any], withdraw
     candidate = row["id"] if row["table_name"] == SI_CANDIDATE_TASKS.name else row.get("candidate_id")
     if candidate is None or row["table_name"] in (SI_POOL_DECISIONS.name, SI_DECISIONS.name):
         return None
-    records = TaskRecords(lake, lineage, row["experiment"], "self_instruct")
-    scores = records.rows(row["iteration"], "similarity_scores", "candidate_id", [candidate])
-    if not scores:
+    place = Place(row["id"], row["table_name"], row["experiment"], row["iteration"])
+    story = Story(lineage, place, dict(row))
+    score = story.iteration.row(SI_SIMILARITY_SCORES, "candidate_id", candidate)
+    if not score:
         return None
-    score = scores[0]
-    manifest = records.iteration(row["iteration"]).manifests[SI_SIMILARITY_SCORES.name]
+    manifest = story.iteration.manifests[SI_SIMILARITY_SCORES.name]
     threshold = manifest.activity.parameters["maximum_rouge_l"]
     known = [near["id"] for near in score["neighbours"] if near["id"] not in withdrawn]
-    names, rows = records.names(known), lineage.rows(known)
+    rows = lineage.rows(known)
     return {
         "kept": score["kept"],
         "pool": score["pool"],
@@ -46,8 +46,8 @@ def nearest_tasks(lineage: Lineage, lake: Lake, row: Mapping[str, Any], withdraw
         "tasks": [
             {
                 **near,
-                "name": names.get(near["id"], "revoked"),
-                "text": text_of(rows[near["id"]]) if near["id"] in rows else "revoked",
+                "name": name(story, near["id"]) if near["id"] in known else "revoked",
+                "text": story.said(rows[near["id"]]) if near["id"] in rows else "revoked",
                 "too_near": near["rouge_l"] > threshold,
             }
             for near in score["neighbours"]
@@ -56,7 +56,7 @@ def nearest_tasks(lineage: Lineage, lake: Lake, row: Mapping[str, Any], withdraw
 
 
 def _nearest(about: AboutRecord) -> Row | None:
-    return nearest_tasks(about.lineage, about.lake, about.row, about.withdrawn)
+    return nearest_tasks(about.lineage, about.row, about.withdrawn)
 
 
 _TEXTS = (

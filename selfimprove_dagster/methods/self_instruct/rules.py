@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import polars as pl
 
-from selfimprove_dagster.families.tasks.tasks import normalise_instruction
+from selfimprove_dagster.families.tasks.rules import Ban, not_banned, output_not_empty
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision, perplexity_at_most
 from selfimprove_dagster.lots import lots
 
@@ -27,15 +27,6 @@ FORBIDDEN_WORDS = (
     *("draw", "plot", "go to"),
 )
 """What a language model can neither see nor do."""
-
-
-class Ban(Protocol):
-    """Who banned an instruction, and why."""
-
-    @property
-    def by(self) -> str: ...
-    @property
-    def why(self) -> str: ...
 
 
 class NoveltyVerdict(Protocol):
@@ -167,21 +158,6 @@ def holds_none_of(words: Sequence[str]) -> Filter:
     return decide
 
 
-def not_banned(bans: Mapping[str, Ban]) -> Filter:
-    """Drop instructions that a person banned; `bans` are keyed by `normalise_instruction`."""
-
-    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        found = [bans.get(normalise_instruction(text or "")) for text in candidates["instruction"]]
-        told = ["banned by nobody" if ban is None else f"banned by {ban.by}: {ban.why}" for ban in found]
-        judged = candidates.select("candidate_id").with_columns(
-            pl.Series("kept", [ban is None for ban in found], dtype=pl.Boolean),
-            pl.Series("told", told, dtype=pl.String),
-        )
-        return decision(judged, "banned", kept=pl.col("kept"), reason=pl.col("told"))
-
-    return decide
-
-
 def novel(verdicts: Mapping[str, NoveltyVerdict], pool_ids: Sequence[str], threshold: float = 0.7) -> Filter:
     """The verdicts of a novelty pool, by candidate id, as decisions (section 2.2: ROUGE-L below 0.7).
 
@@ -258,32 +234,6 @@ def filter_instances(
     if thresholds.most is not None:
         filters.append(at_most_per_task(thresholds.most, seed))
     return apply_filters(candidates, filters)
-
-
-def not_held_out(keys: Collection[str], key_of: Callable[[str], str]) -> Filter:
-    """Drop instances whose instruction and input are held out for evaluation: models invent such anew."""
-
-    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        asked = [
-            key_of(f"{instruction}\n{given}".strip()) in keys
-            for instruction, given in candidates.select("instruction", "input").iter_rows()
-        ]
-        judged = candidates.select("candidate_id").with_columns(pl.Series("asked", asked, dtype=pl.Boolean))
-        reason = (
-            pl.when("asked")
-            .then(pl.lit("held out for evaluation"))
-            .otherwise(pl.lit("not held out for evaluation"))
-        )
-        return decision(judged, "held_out", kept=~pl.col("asked"), reason=reason)
-
-    return decide
-
-
-def output_not_empty(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Drop instances whose output is white space or nothing."""
-    length = pl.col("output").str.strip_chars().str.len_chars()
-    reason = pl.format("an output of {} characters", length)
-    return decision(candidates, "empty_output", kept=length > 0, reason=reason, score=length, threshold=1)
 
 
 def output_not_input(candidates: pl.DataFrame) -> pl.DataFrame:

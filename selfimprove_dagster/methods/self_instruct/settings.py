@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with Self-Instruct, and its presets."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
@@ -22,8 +18,7 @@ from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
     ShotSection,
-    TaskEvaluationSection,
-    TaskFile,
+    TaskExperiment,
 )
 
 
@@ -67,17 +62,15 @@ class TaskFilterSection(Section):
         False, description="keep all tasks and instances that can be read: the control of an ablation"
     )
     most_examples: int | None = Field(
-        None, ge=1, description="most examples in the dataset, drawn by lot; none for all"
+        None, ge=1, description="most examples in the dataset, drawn at random; none for all"
     )
 
 
-class SelfInstructExperiment(TrainingExperiment):
+class SelfInstructExperiment(TaskExperiment):
     """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
 
     scores = True
     method: Literal["self_instruct"] = Field(description="the self-improvement method")
-    seeds: TaskFile
-    evaluation: TaskEvaluationSection
     generation: TaskGenerationSection
     classification: ClassificationSection
     instances: InstanceSection

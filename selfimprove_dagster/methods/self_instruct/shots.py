@@ -6,7 +6,17 @@ for instances (tables 7 and 8). Any beginning of CLASSIFICATION_SHOTS of two or 
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from selfimprove_dagster.families.tasks.settings import ShotSection
 from selfimprove_dagster.families.tasks.tasks import Instance, Task
+from selfimprove_dagster.lake.records import Parent
+from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.table import Row
 
 CLASSIFICATION_SHOTS: tuple[tuple[str, bool], ...] = (
     ("Say whether the review is favourable, unfavourable or mixed.", True),
@@ -150,3 +160,51 @@ OUTPUT_FIRST_SHOTS: tuple[Task, ...] = (
         ("She opened her umbrella, for it began to ___.\n(A) write\n(B) rain\n(C) bloom", "B"),
     ),
 )
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A worked example of a prompt; `parent` is the pool's task that it is, None for one that ships."""
+
+    task: Task
+    parent: Parent | None = None
+
+
+class Shots:
+    """The worked examples that prompts may show: the pool's seed tasks, or those that ship.
+
+    Of one kind where `is_classification` says which, of both in turn else.
+    """
+
+    def __init__(
+        self, tasks: pl.DataFrame, section: ShotSection, seed: int, is_classification: bool | None = None
+    ) -> None:
+        self._count, self._seed = section.shots, seed
+        self._shipped = [Shot(task) for task in _shipped(is_classification)] if section.ships else None
+        self._kinds = [
+            [
+                Shot(_task_of(row), Parent(row["id"], "demonstration"))
+                for row in tasks.filter(origin="human", is_classification=kind).iter_rows(named=True)
+            ]
+            for kind in ((True, False) if is_classification is None else (is_classification,))
+        ]
+
+    def of(self, key: str) -> list[Shot]:
+        """The first ones for every prompt if they ship; else a random choice that follows from `key`."""
+        if self._shipped is not None:
+            return self._shipped[: self._count]
+        draw = random.Random(seed_of(self._seed, "shots", key))
+        each = -(-self._count // len(self._kinds))
+        chosen = [shot for kind in self._kinds for shot in draw.sample(kind, min(each, len(kind)))]
+        return draw.sample(chosen, min(self._count, len(chosen)))
+
+
+def _shipped(is_classification: bool | None) -> Sequence[Task]:
+    if is_classification is None:
+        return [Task(text, (), answer) for text, answer in CLASSIFICATION_SHOTS]
+    return OUTPUT_FIRST_SHOTS if is_classification else INPUT_FIRST_SHOTS
+
+
+def _task_of(row: Row) -> Task:
+    instances = tuple(Instance(one["input"], one["output"]) for one in row["instances"] or ())
+    return Task(row["instruction"], instances, row["is_classification"])

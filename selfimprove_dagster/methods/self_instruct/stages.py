@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, score_instructions
 from selfimprove_dagster.families.trained.stages import training_stages
@@ -41,6 +40,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SEED_POOL,
     SI_SIMILARITY_SCORES,
     SI_TASK_DECISIONS,
+    TABLES,
 )
 from selfimprove_dagster.stage import Result, StageContext, number
 from selfimprove_dagster.table import Row
@@ -270,5 +270,5 @@ STAGES = [
     instance_generations,
     task_instances,
     filtered_dataset,
-    *training_stages("self_instruct", tables.of("self_instruct", "filtered_dataset")),
+    *training_stages(TABLES),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
 from selfimprove_dagster.families.tasks.tables import EXAMPLE, pool_decisions, task_pool
 from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
@@ -49,6 +50,7 @@ SI_CANDIDATE_TASKS = Table(
     "self_instruct/candidate_tasks",
     "cand",
     noun="candidate task",
+    sentence=words.read_task,
     content={
         "completion_id": TEXT,
         "instruction": TEXT,
@@ -76,6 +78,7 @@ SI_PERPLEXITY_SCORES = Table(
     "self_instruct/perplexity_scores",
     "ppl",
     noun="perplexity score",
+    sentence=words.instruction_perplexity,
     content={"candidate_id": TEXT, "tokens": pl.Int32},
     measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
     sources={
@@ -91,6 +94,7 @@ SI_SIMILARITY_SCORES = Table(
     "self_instruct/similarity_scores",
     "sim",
     noun="similarity score",
+    sentence=words.similarity,
     content={
         "candidate_id": TEXT,
         "kept": pl.Boolean,
@@ -124,6 +128,7 @@ SI_ACCEPTED_TASKS = Table(
     "self_instruct/accepted_tasks",
     "acc",
     noun="accepted task",
+    sentence=words.accepted_task,
     content={"instruction": TEXT, "candidate_id": TEXT},
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
     sources={
@@ -143,6 +148,7 @@ SI_CLASSIFIED_TASKS = Table(
     "self_instruct/classified_tasks",
     "cls",
     noun="task class",
+    sentence=words.classified,
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
     measures={"yes": pl.Float64},
     sources={
@@ -160,6 +166,7 @@ SI_INSTANCE_GENERATIONS = completions(
     "self_instruct/instance_generations",
     "igen",
     noun="instance completion",
+    sentence=words.drawn_instances,
     content={"task_id": TEXT, "instruction": TEXT, "form": TEXT},
     sources={
         **drawn(
@@ -180,6 +187,8 @@ SI_TASK_INSTANCES = Table(
     "self_instruct/task_instances",
     "inst",
     noun="instance",
+    sentence=words.read_instance,
+    said=words.instance,
     content={
         "task_id": TEXT,
         "instruction": TEXT,
@@ -214,6 +223,7 @@ SI_FILTERED_DATASET = Table(
     "self_instruct/filtered_dataset",
     "ex",
     noun="training example",
+    sentence=words.example,
     content=EXAMPLE,
     measures={"rouge_l": pl.Float64, "perplexity": pl.Float64},
     sources={

@@ -15,6 +15,9 @@ from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.dialogues.exam import judge
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
 from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.loop.results import Change, Results, Stages
 from selfimprove_dagster.methods.self_knowledge.settings import KnowledgeTask
 from selfimprove_dagster.rows import Rejected, file_name
 from selfimprove_dagster.seeds.files import Question, read_questions
@@ -76,4 +79,20 @@ def is_right(question: Question, text: str) -> tuple[bool, bool]:
     return answers_agree(answer, question.answer), answer is not None
 
 
+def _reason(lake: Lake, stages: Stages) -> str:
+    if "discrimination_gap" not in stages:
+        return ""
+    return "; ".join(lake.read_ungated(stages["discrimination_gap"])["statement"])
+
+
+def _change(lake: Lake, stages: Mapping[str, Sequence[Manifest]]) -> Change:
+    """Random picks against the model's own."""
+    row = lake.read_ungated(stages["discrimination_gap"][-1]).row(0, named=True)
+    gap = row["gap"], row["gap_low"], row["gap_high"]
+    return Change(row["generation"], row["discrimination"], gap, f"picked by {row['by']}")
+
+
+RESULTS = Results(reason=_reason, change=_change)
+
 EXAM = None
+"""Its own stages are the measurement."""

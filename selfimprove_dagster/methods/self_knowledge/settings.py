@@ -1,19 +1,18 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with self-knowledge, and its presets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import NAME_PATTERN
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
+    FilePath,
     Section,
 )
 from selfimprove_dagster.families.dialogues import settings as dialogues
@@ -23,9 +22,7 @@ from selfimprove_dagster.families.dialogues.settings import (
     DialogueEvaluationSection,
 )
 from selfimprove_dagster.families.judging.settings import PickedBy
-from selfimprove_dagster.methods.lmsi.settings import (
-    EvaluationSection,
-)
+from selfimprove_dagster.seeds.settings import HeldOutQuestionFile
 
 
 class KnowledgeTask(Section):
@@ -35,7 +32,7 @@ class KnowledgeTask(Section):
     kind: Literal["questions", "dialogues"] = Field(
         description="`questions` have a true answer; `dialogues` are prompts with what a good response says"
     )
-    file: str = Field(
+    file: FilePath = Field(
         description="path of the file, or `embedded`; of questions as lmsi's evaluation.file, of dialogues "
         "as rlaif's"
     )
@@ -49,10 +46,10 @@ class KnowledgeTask(Section):
     licence: str = Field("unknown", description="licence of the text, kept with every record")
 
     @property
-    def as_questions(self) -> EvaluationSection:
+    def as_questions(self) -> HeldOutQuestionFile:
         """The file as lmsi's exam reads it."""
         read = {"file", "rows", "question_field", "answer_field", "licence"}
-        return EvaluationSection(**self.model_dump(include=read))
+        return HeldOutQuestionFile(**self.model_dump(include=read))
 
     @property
     def as_dialogues(self) -> DialogueEvaluationSection:
@@ -94,11 +91,16 @@ class DiscriminationSection(Section):
     shard: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
 
 
+_TASK_FILES = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_EVALUATION}
+"""What `embedded` stands for as the file of a task, by its kind."""
+
+
 class SelfKnowledgeExperiment(Experiment):
     """Whether a model can judge itself: generation against discrimination (Jiang et al., 2404.04298)."""
 
     scores = True
     ends_with = "discrimination_gap"
+    measured_in = "of"
     method: Literal["self_knowledge"] = Field(description="the self-improvement method")
     of: str | None = Field(
         None,
@@ -109,6 +111,22 @@ class SelfKnowledgeExperiment(Experiment):
     constitution: ConstitutionSection
     candidates: CandidateSection
     discrimination: DiscriminationSection
+
+    @classmethod
+    def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Settle what `embedded` stands for: it depends on the kind of each task, and for the model on all."""
+        given = values.get("tasks")
+        if not isinstance(given, list):
+            return values
+        tasks = [task for task in given if isinstance(task, dict)]
+        for task in tasks:
+            if task.get("file") == "embedded" and (file := _TASK_FILES.get(str(task.get("kind")))):
+                task["file"] = str(file)
+        model = values.get("model")
+        only_questions = tasks and all(task.get("kind") == "questions" for task in tasks)
+        if only_questions and isinstance(model, dict) and model.get("path") == "embedded":
+            model["path"] = str(embedded.BASE_MODEL)
+        return values
 
     @model_validator(mode="after")
     def _names_differ(self) -> SelfKnowledgeExperiment:

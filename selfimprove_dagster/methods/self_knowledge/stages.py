@@ -12,10 +12,10 @@ import polars as pl
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.gate import MeasuredGap
+from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.method import stage
-from selfimprove_dagster.methods.lmsi.lmsi import build_prompt
 from selfimprove_dagster.methods.self_knowledge import tables as t
 from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
 from selfimprove_dagster.methods.self_knowledge.exam import is_right, read_task, recorded_task, truth

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.column_sources import drawn, each, new, of, same
+from selfimprove_dagster.methods.self_knowledge import words
 from selfimprove_dagster.methods.self_knowledge.checks import (
     CANDIDATE_CHECKS,
     DISCRIMINATION_GAP_CHECKS,
@@ -21,6 +22,7 @@ SK_QUESTIONS = Table(
     f"{METHOD}/questions",
     "ask",
     noun="question",
+    sentence=words.question,
     content={"task": TEXT, "kind": TEXT, "question": TEXT, **SOURCE},
     sources=new("parents", "task", "kind", "question", *SOURCE),
     checks=SK_QUESTION_CHECKS,
@@ -35,6 +37,7 @@ SK_CANDIDATES = completions(
     f"{METHOD}/candidates",
     "cand",
     noun="candidate",
+    sentence=words.candidate,
     content={"question_id": TEXT, "task": TEXT},
     sources={
         **drawn(of(SK_QUESTIONS, "id"), [*_ASKED, *of(SK_QUESTIONS, "kind")]),
@@ -54,6 +57,7 @@ SK_GENERATION_SCORE = Table(
     f"{METHOD}/generation_score",
     "gsc",
     noun="generation score",
+    sentence=words.scored,
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -82,6 +86,8 @@ SK_DISCRIMINATION_SCORE = Table(
     f"{METHOD}/discrimination_score",
     "dsc",
     noun="pick",
+    sentence=words.picked,
+    said=words.picked,
     content={
         "question_id": TEXT,
         "task": TEXT,
@@ -122,6 +128,7 @@ SK_DISCRIMINATION_GAP = Table(
     f"{METHOD}/discrimination_gap",
     "dgap",
     noun="discrimination gap",
+    sentence=words.gap,
     content={"task": TEXT, "kind": TEXT, "by": TEXT, "model_id": TEXT},
     measures={
         "questions": pl.Int64,

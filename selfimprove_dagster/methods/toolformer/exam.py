@@ -9,24 +9,22 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
-from selfimprove_dagster.evaluation.exam import Exam, Part
+from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.methods.toolformer.files import HeldOutText
+from selfimprove_dagster.methods.toolformer.files import HeldOutText, read_beginnings, read_plain_texts
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
-from selfimprove_dagster.methods.toolformer.tool_use import (
-    MadeCall,
-    generate_with_tools,
-    opening_token,
-    without_calls,
-)
+from selfimprove_dagster.methods.toolformer.toolboxes import experiment_tools
+from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import take_out
 from selfimprove_dagster.tools.toolbox import Toolbox
+from selfimprove_dagster.tools.writing import MadeCall, generate_with_tools, opening_token, without_calls
 
 WITH_TOOLS, WITHOUT, PLAIN = "with_tools", "greedy", "plain"
 
@@ -195,4 +193,17 @@ def is_predicted(expected: str, predicted: str | None) -> bool:
     return re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", predicted, re.IGNORECASE) is not None
 
 
-EXAM = None
+def _open(
+    home: Home, experiment: ToolformerExperiment, open_model: OpenModel, iteration: int | None
+) -> OpenedExam:
+    beginnings, rejected = read_beginnings(experiment.evaluation)
+    plain, unread = read_plain_texts(experiment.evaluation)
+    tools = partial(experiment_tools, experiment, home, open_model)
+    return OpenedExam(ToolExam(experiment, beginnings, plain, tools), [], [*rejected, *unread])
+
+
+def _held_out(experiment: ToolformerExperiment) -> Sequence[Question]:
+    return [*read_beginnings(experiment.evaluation)[0], *read_plain_texts(experiment.evaluation)[0]]
+
+
+EXAM = Exams(_open, _held_out)

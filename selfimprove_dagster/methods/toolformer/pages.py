@@ -26,13 +26,15 @@ from selfimprove_dagster.explorer.shown import LONGEST
 from selfimprove_dagster.export_cards import Card, CardWords
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.iteration import Iteration
+from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.exam import WITH_TOOLS
-from selfimprove_dagster.methods.toolformer.explain import METHOD, calls_of, losses, losses_of, written
+from selfimprove_dagster.methods.toolformer.explain import loss_of
 from selfimprove_dagster.methods.toolformer.rules import TABLE_THRESHOLDS, counts_at
 from selfimprove_dagster.methods.toolformer.statistics import best_and_worst, call_use, plain_losses
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates
+from selfimprove_dagster.methods.toolformer.words import losses, written
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
 from selfimprove_dagster.tools.calls import Call, PlacedCall, interleave
@@ -89,7 +91,7 @@ def _listed(part: pl.DataFrame) -> list[Row]:
     return [{**row, "written": written(row)} for row in part.iter_rows(named=True)]
 
 
-def calls_of_record(lake: Lake, row: Row, withdrawn: set[str]) -> Row | None:
+def calls_of_record(lineage: Lineage, row: Row, withdrawn: set[str]) -> Row | None:
     """The calls that a record is, holds or is about: their losses, and the text with them.
 
     `pieces` are parts of the text, each with whether it is a call. None for other records, and where the text
@@ -97,13 +99,15 @@ def calls_of_record(lake: Lake, row: Row, withdrawn: set[str]) -> Row | None:
     """
     if row["table_name"].split("/")[1] not in _ABOUT_CALLS:
         return None
-    iteration = Iteration(lake, row["experiment"], row["iteration"], METHOD)
-    calls = [call for call in calls_of(iteration, dict(row)) if call["id"] not in withdrawn]
+    place = Place(row["id"], row["table_name"], row["experiment"], row["iteration"])
+    story = Story(lineage, place, dict(row))
+    iteration, calls = story.iteration, [call for call in story.candidates if call["id"] not in withdrawn]
     calls = sorted((call for call in calls if written(call)), key=lambda call: int(call["position"]))
     text = iteration.row(t.TF_SEED_POOL, "id", calls[0]["text_id"]) if calls else {}
     if not text or text["id"] in withdrawn:
         return None
-    found, ids = losses_of(iteration, calls), [call["id"] for call in calls]
+    found = {call["id"]: score for call in calls if (score := loss_of(story, call))}
+    ids = [call["id"] for call in calls]
     decided = iteration.rows(t.TF_DECISIONS, pl.col("candidate_id").is_in(ids))
     last = {one["candidate_id"]: one for one in decided}
     thresholds = {one["candidate_id"]: one["threshold"] for one in decided if one["rule"] == "loss_reduction"}
@@ -296,11 +300,7 @@ _NO_INSTRUCTIONS = (
 
 
 def _calls_of_record(about: AboutRecord) -> Row | None:
-    return calls_of_record(about.lake, about.row, about.withdrawn)
-
-
-def _call_in_words(row: Row) -> str:
-    return written(row) or str(row["problem"])
+    return calls_of_record(about.lineage, about.row, about.withdrawn)
 
 
 PAGES = Pages(
@@ -311,7 +311,6 @@ PAGES = Pages(
     charts=_charts,
     blocks=[Block(Path(__file__).with_name("calls.html"), calls_of_iteration)],
     record=[RecordBlock(Path(__file__).with_name("calls_of_record.html"), _calls_of_record)],
-    labels={"tool_results": _call_in_words},
 )
 CARD = Card(
     _words,

@@ -1,12 +1,11 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with Toolformer, and its presets."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,7 +13,9 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
+    FilePath,
     GeneratorSection,
+    ModelPath,
     Section,
 )
 from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
@@ -25,7 +26,7 @@ from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
 class TextFile(Section):
     """A file of plain texts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
 
-    file: str = Field(description="path of the file, or `embedded`")
+    file: FilePath = Field(description="path of the file, or `embedded`")
     text_field: str = Field("text", description="field that holds the text")
     date_field: str = Field(
         "date", description="field with the day it was written (ISO 8601), where it has one"
@@ -47,10 +48,10 @@ class ToolsSection(Section):
         min_length=1,
         description="Calculator, Calendar, WikiSearch, QA, MT, entry points, or `my_tools.py:Weather`",
     )
-    corpus: str | None = Field(
+    corpus: FilePath | None = Field(
         None, description="JSON Lines or Parquet of title and text, for WikiSearch; none for ours"
     )
-    answered_by: str | None = Field(
+    answered_by: ModelPath | None = Field(
         None, description="model behind QA and MT, a folder or hub name; none for the base model"
     )
     time_limit: float = Field(
@@ -97,7 +98,9 @@ class CallFilterSection(Section):
     )
     other_tools: float = Field(1.0, ge=0, description="τ_f of tools that are not named")
     one_at_a_position: bool = Field(True, description="keep only the most helpful call at a position")
-    most_texts: int | None = Field(25_000, ge=1, description="most texts a tool, drawn by lot; none for all")
+    most_texts: int | None = Field(
+        25_000, ge=1, description="most texts a tool, drawn at random; none for all"
+    )
     chosen_by: Literal["loss", "lot"] = Field(
         "loss", description="`lot` keeps as many calls, at random: the control of an ablation"
     )
@@ -111,13 +114,15 @@ class CallFilterSection(Section):
 class ToolEvaluationSection(Section):
     """Held-out beginnings of texts with what must follow. Used to measure, never to train."""
 
-    file: str = Field(description="JSON Lines of prompt, answer, and date where it has one; or `embedded`")
+    file: FilePath = Field(
+        description="JSON Lines of prompt, answer, and date where it has one; or `embedded`"
+    )
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
     )
     difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
     licence: str = Field("unknown", description="licence of the text")
-    plain_file: str | None = Field(
+    plain_file: FilePath | None = Field(
         None, description="held-out plain texts whose perplexity must not rise; none for no such test"
     )
     plain_tolerance: float = Field(
@@ -130,6 +135,11 @@ class ToolEvaluationSection(Section):
     stop: list[str] = Field(default_factory=lambda: ["\n"], description="strings that end a continuation")
 
 
+def _tool(name: Any, folder: Path) -> Any:
+    file, separator, attribute = str(name).rpartition(":")
+    return f"{os.path.normpath(folder / file)}:{attribute}" if separator and file.endswith(".py") else name
+
+
 class ToolformerExperiment(TrainingExperiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
@@ -140,6 +150,14 @@ class ToolformerExperiment(TrainingExperiment):
     tools: ToolsSection
     annotation: AnnotationSection
     filter: CallFilterSection
+
+    @classmethod
+    def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Give the whole path of tools in files of one's own, such as `my_tools.py:Weather`."""
+        tools = values.get("tools")
+        if not isinstance(tools, Mapping) or not isinstance(tools.get("names"), list):
+            return values
+        return {**values, "tools": {**tools, "names": [_tool(name, folder) for name in tools["names"]]}}
 
     @property
     def answering_model(self) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -28,7 +27,6 @@ from selfimprove_dagster.methods.toolformer.statistics import best_and_worst, ca
 from selfimprove_dagster.methods.toolformer.tool_use import (
     CallRequest,
     call_prompts,
-    opening_token,
     position_probabilities,
     score_calls,
 )
@@ -45,6 +43,7 @@ from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_call
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
+from selfimprove_dagster.tools.writing import opening_token
 from selfimprove_dagster.work.shards import Request, Shard, completer, recorded_sampling, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
@@ -422,5 +421,5 @@ STAGES = [
     tool_results,
     perplexity_scores,
     filtered_dataset,
-    *training_stages("toolformer", tables.of("toolformer", "filtered_dataset"), report=tool_evaluation),
+    *training_stages(t.TABLES, report=tool_evaluation),
 ]

@@ -1,4 +1,4 @@
-"""What people are shown of tools: how calls were used, what plain texts cost, and which calls help."""
+"""Statistics of tools: how calls were used, the loss of plain texts, and the calls that help most."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from selfimprove_dagster.methods.toolformer.rules import LOSS_REDUCTION
 
 @dataclass(frozen=True)
 class CallUse:
-    """Shares of 1, over the beginnings that were put with tools; None where there is nothing to divide by.
+    """Shares of 1, over the beginnings that were completed with tools; None where there is nothing to divide by.
 
-    `called`: a call was opened. Of the calls: `well_formed` could be read, `with_result` gave a result. Of
-    the texts with a result: `helped` were right with tools and wrong without, `hurt` the other way round.
+    `called`: texts in which a call was opened. `well_formed`: calls that could be read. `with_result`: calls that
+    gave a result. Among texts with a result, `helped` are right with tools and wrong without, `hurt` the reverse.
     """
 
     called: float | None
@@ -48,13 +48,13 @@ def call_use(rows: pl.DataFrame, role: str) -> CallUse:
 
 
 def plain_losses(rows: pl.DataFrame) -> dict[str, float]:
-    """Mean negative log-probability of plain texts in nats a token, by role; nothing without plain texts."""
+    """Mean negative log-probability of plain texts in nats per token, by role; empty without plain texts."""
     plain = rows.filter(mode=PLAIN).group_by("role", maintain_order=True)
     return dict(plain.agg(pl.col("nats").sum() / pl.col("tokens").sum()).iter_rows())
 
 
 BEST_AND_WORST = 10
-"""Calls of each tool that are shown to people."""
+"""Calls of each tool that are listed."""
 
 
 def best_and_worst(candidates: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:

@@ -8,6 +8,7 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, pooled, same
 from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
+from selfimprove_dagster.methods.toolformer import words
 from selfimprove_dagster.methods.toolformer.checks import (
     CALL_DATASET_CHECKS,
     LOSS_CHECKS,
@@ -23,7 +24,14 @@ from selfimprove_dagster.tools.calls import CALL_STOPS
 _TEXT: dict[str, Any] = {"text": TEXT, "date": TEXT, "source": TEXT, **SOURCE}
 
 
-SEED_TEXTS = Table("seeds/texts", "stext", noun="seed text", content=_TEXT, sources=new("parents", *_TEXT))
+SEED_TEXTS = Table(
+    "seeds/texts",
+    "stext",
+    noun="seed text",
+    sentence=words.text,
+    content=_TEXT,
+    sources=new("parents", *_TEXT),
+)
 """Plain texts as they were imported, by file and line; `date` is ISO 8601, `source` the file's word."""
 
 
@@ -31,6 +39,7 @@ TF_SEED_POOL = Table(
     "toolformer/seed_pool",
     "text",
     noun="text",
+    sentence=words.text,
     content=_TEXT,
     sources=pooled(SEED_TEXTS, _TEXT),
     checks=TEXT_POOL_CHECKS,
@@ -45,6 +54,7 @@ TF_SEARCH_INDEX = Table(
     "toolformer/search_index",
     "index",
     noun="search index",
+    sentence=words.search_index,
     content={"tool": TEXT, "corpus": TEXT, "tool_version": TEXT},
     measures={"passages": pl.Int64},
     sources=new("parents", "tool", "corpus", "tool_version", "passages"),
@@ -56,6 +66,7 @@ TF_CALL_POSITIONS = Table(
     "toolformer/call_positions",
     "pos",
     noun="call positions",
+    sentence=words.places,
     content={
         "text_id": TEXT,
         "tool": TEXT,
@@ -78,6 +89,7 @@ TF_RAW_GENERATIONS = completions(
     "toolformer/raw_generations",
     "gen",
     noun="sampled call",
+    sentence=words.drawn_call,
     content={"text_id": TEXT, "tool": TEXT, "position": pl.Int32},
     sources={
         **drawn(of(TF_CALL_POSITIONS, "text_id", "id"), [*_SAID, *of(TF_CALL_POSITIONS, "tool", "chosen")]),
@@ -94,6 +106,8 @@ TF_TOOL_RESULTS = Table(
     "toolformer/tool_results",
     "call",
     noun="call",
+    sentence=words.answered,
+    said=words.said,
     content={
         "generation_id": TEXT,
         "text_id": TEXT,
@@ -133,6 +147,7 @@ TF_PERPLEXITY_SCORES = Table(
     "toolformer/perplexity_scores",
     "loss",
     noun="loss comparison",
+    sentence=words.scored,
     content={"candidate_id": TEXT},
     measures={
         "loss_no_call": pl.Float64,
@@ -177,6 +192,7 @@ TF_FILTERED_DATASET = Table(
     "toolformer/filtered_dataset",
     "ex",
     noun="training example",
+    sentence=words.example,
     content={
         "question": TEXT,
         "format": TEXT,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster.evaluation.exam import OpenModel
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.methods.toolformer.rules import CallThresholds
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection, ToolformerExperiment
 from selfimprove_dagster.tools.registry import open_tools
@@ -21,9 +21,6 @@ _LOSSES = ("loss_no_call", "loss_call", "loss_call_with_result")
 def search_folder(home: Home) -> Path:
     """Where the indexes of WikiSearch are kept."""
     return home.root / "search"
-
-
-OpenModel = Callable[[str], AbstractContextManager[LanguageModel]]
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""What an experiment is: the settings of each method, every field settled.
-
-`experiment_files` reads them from YAML.
-"""
+"""The settings of an experiment with Unnatural Instructions, and its presets."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
@@ -21,8 +17,7 @@ from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
     _TASK_TRAINING_PRACTICAL,
-    TaskEvaluationSection,
-    TaskFile,
+    TaskExperiment,
 )
 
 
@@ -51,13 +46,11 @@ class ParaphraseSection(Section):
     max_tokens: int = Field(ge=1, description="longest paraphrase in tokens")
 
 
-class UnnaturalInstructionsExperiment(TrainingExperiment):
+class UnnaturalInstructionsExperiment(TaskExperiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
 
     scores = True
     method: Literal["unnatural_instructions"] = Field(description="the self-improvement method")
-    seeds: TaskFile
-    evaluation: TaskEvaluationSection
     generation: ElicitationSection
     outputs: OutputSection
     paraphrases: ParaphraseSection

@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import tables
-from selfimprove_dagster.exams import held_out_keys
+from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
+from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, store_examples
 from selfimprove_dagster.families.trained.stages import training_stages
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
@@ -20,10 +20,10 @@ from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.method import stage
-from selfimprove_dagster.methods.self_instruct import rules
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as method
 from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.methods.unnatural_instructions.tables import (
+    TABLES,
     UI_ACCEPTED_TASKS,
     UI_CANDIDATE_TASKS,
     UI_DECISIONS,
@@ -142,7 +142,7 @@ def accepted_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Re
         pl.Series("demonstrations", [shown[one] for one in candidates["completion_id"]], pl.List(pl.String)),
     )
     kept, decisions = method.filter_examples(frame, {key: task for task, key in keys.items()})
-    kept, on_bans = apply_filters(kept, [rules.not_banned(bans(context.experiment))])
+    kept, on_bans = apply_filters(kept, [not_banned(bans(context.experiment))])
     inputs = [manifest, drawn_manifest, pool_manifest]
     activity = context.activity(inputs=inputs, parameters={"banned": sorted(bans(context.experiment))})
     context.store_decisions(UI_TASK_DECISIONS, pl.concat([decisions, on_bans]), inputs[:1], activity.id)
@@ -262,10 +262,10 @@ def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> 
         problem=pl.when(pl.col("finish_reason") == "length").then(pl.lit("cut off at the token limit")),
     )
     keys = held_out_keys(context.experiment)
-    held_out = rules.not_held_out(keys, normalise_question)
+    held_out = not_held_out(keys, normalise_question)
     banned = bans(context.experiment)
     answered, decisions = apply_filters(
-        frame, [could_be_read, held_out, rules.not_banned(banned), rules.output_not_empty]
+        frame, [could_be_read, held_out, not_banned(banned), output_not_empty]
     )
     other_words, on_words = method.filter_paraphrases(
         rephrased.rename({"id": "candidate_id"}), context.experiment.paraphrases.most
@@ -322,5 +322,5 @@ STAGES = [
     task_outputs,
     paraphrases,
     filtered_dataset,
-    *training_stages("unnatural_instructions", tables.of("unnatural_instructions", "filtered_dataset")),
+    *training_stages(TABLES),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
+from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import ACCEPTED_CHECKS, PARSED_CHECKS, TASK_DATASET_CHECKS
 from selfimprove_dagster.families.tasks.tables import ELICITED, EXAMPLE, pool_decisions, task_pool
 from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
@@ -37,6 +38,7 @@ UI_CANDIDATE_TASKS = Table(
     "unnatural_instructions/candidate_tasks",
     "cand",
     noun="candidate task",
+    sentence=words.read_task,
     content={"completion_id": TEXT, **ELICITED, "problem": TEXT},
     sources={
         **each(of(UI_RAW_GENERATIONS, "id"), "parents", "completion_id"),
@@ -61,6 +63,7 @@ UI_ACCEPTED_TASKS = Table(
     "unnatural_instructions/accepted_tasks",
     "acc",
     noun="accepted task",
+    sentence=words.accepted_task,
     content={"candidate_id": TEXT, **ELICITED},
     sources={
         **each(of(UI_CANDIDATE_TASKS, "id"), "parents", "candidate_id"),
@@ -93,6 +96,7 @@ UI_PARAPHRASES = completions(
     "unnatural_instructions/paraphrases",
     "para",
     noun="paraphrase",
+    sentence=words.paraphrase,
     content={"task_id": TEXT, "instruction": TEXT, "paraphrase": TEXT, "problem": TEXT},
     sources={
         **drawn(of(UI_ACCEPTED_TASKS, "id"), of(UI_ACCEPTED_TASKS, "instruction")),
@@ -125,6 +129,7 @@ UI_FILTERED_DATASET = Table(
     "unnatural_instructions/filtered_dataset",
     "ex",
     noun="training example",
+    sentence=words.example,
     content=EXAMPLE,
     sources={
         "parents": [*of(UI_TASK_OUTPUTS, "id"), *of(UI_ACCEPTED_TASKS, "id"), *of(UI_PARAPHRASES, "id")],

@@ -10,18 +10,28 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from families.tasks.test_task_lineage import first, role, shown, stages
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
+from kit.judge_lake import (
+    EXPERIMENTS,
+    HOSTILE,
+    MODELS,
+    POLITE,
+    PREFERENCE,
+    PROMPTS,
+    SECRET,
+    dataset,
+    dropped,
+    rows,
+)
+from kit.reading import first, role, shown, stages
 
-from selfimprove_dagster import registry, tables
+from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError, RevocationError
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
-from selfimprove_dagster.families.preferences.explain import filter_again, preference_words
 from selfimprove_dagster.families.preferences.settings import PreferenceFilterSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -51,14 +61,11 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_DECISIONS,
     RLAIF_JUDGE_CHECKS,
 )
+from selfimprove_dagster.methods.rlaif.words import preference as preference_words
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
-__all__ = ["judge_home"]
-
-EXPERIMENTS = {"cai": "constitutional", "ai": "rlaif", "people": "rlhf"}
-PREFERENCE = "(B) by 0.71: 0.64 as second, 0.78 as first, principle secrets"
 TRAINED = "the checkpoint of iteration 0 was trained on it and was promoted"
 
 
@@ -72,22 +79,6 @@ def copied(judge_home: Home, tmp_path: Path) -> Lake:
     """A copy that may be changed."""
     shutil.copytree(judge_home.lake.root, tmp_path / "home" / "lake")
     return replace(judge_home, root=tmp_path / "home").lake
-
-
-def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
-    method = schema.name.split("/")[0]
-    name = experiment or next(name for name, known in EXPERIMENTS.items() if known == method)
-    if method == "seeds":
-        return lake.read_ungated(lake.manifests(schema.name, name)[0])
-    return lake.read_ungated(lake.manifest(schema.name, partition_of(name, 0)))
-
-
-def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
-    return rows(lake, tables.of(EXPERIMENTS[experiment], "filtered_dataset"), experiment)
-
-
-def dropped(lake: Lake, schema: Table, rule: str) -> str:
-    return str(first(rows(lake, schema), rule=rule, kept=False)["candidate_id"])
 
 
 # ---- words ----------------------------------------------------------------------------------------------
@@ -126,7 +117,7 @@ def test_a_preference_asked_for_in_one_order_has_no_words_of_the_other() -> None
 def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> None:
     explanation = explain(lake, first(dataset(lake, "ai"), question=SECRET)["id"])
     assert explanation.verdict == (
-        f"in the dataset of ai-000: {PREFERENCE}; margin 0.42 against at least 0.2; {TRAINED}"
+        f"in the dataset of ai-000 as preference: {PREFERENCE}; margin 0.42 against at least 0.2; {TRAINED}"
     )
     assert explanation.in_dataset
     assert stages(explanation) == [
@@ -136,7 +127,7 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
     ]
     seed, chosen, one, _, as_b, as_a, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from prompts.jsonl, line 1 (licence: CC0-1.0)"
-    assert chosen == "chosen for ai-000 by lot: 4 of 4 seeds, the least used first"
+    assert chosen == "chosen for ai-000 at random: 4 of 4 seeds, the least used first"
     assert one.startswith("response (A) of the pair, drawn at temperature 1.0, seed 11 from the base model")
     assert as_b == "(B) by 0.64, shown second, principle secrets"
     assert as_a == "(B) by 0.78, shown first, principle secrets"
@@ -200,27 +191,30 @@ def test_a_persons_response_goes_by_its_prompt_and_stands_for_the_models(lake: L
     assert own.verdict.endswith("at most 1 beside 1 revisions (a person's response)")
     model = first(rows(lake, CAI_RAW_GENERATIONS), prompt_id=prompt["id"])
     verdict = explain(lake, model["id"]).verdict
-    assert verdict == "not in the dataset of cai-000: a person's response to its prompt stands in its place"
+    assert verdict == "not in the dataset of cai-000: a person's response to its prompt is used in its place"
 
 
 def test_a_prompt_and_its_seed_tell_what_became_of_all_rounds(lake: Lake) -> None:
     prompt = first(rows(lake, CAI_SEED_POOL), prompt=SECRET)
     explanation = explain(lake, prompt["id"])
-    assert explanation.verdict == f"3 candidates, 1 kept; dropped by round: 2; {TRAINED}"
+    kept = "3 candidates, 1 kept; dropped by round: 2; 1 example in the dataset of cai-000"
+    assert explanation.verdict == f"{kept}; {TRAINED}"
     assert [fate.answer for fate in explanation.fates] == [
         *("Under the third pot.", "Near a pot.", "That is Ada's own affair.")
     ]
     seed = explain(lake, role(prompt, "seed"))
-    assert seed.verdict == "a prompt of prompts.jsonl, line 1: used in 1 iteration, 3 candidates, 1 kept"
+    assert seed.verdict.endswith(
+        "prompts.jsonl, line 1 (licence: CC0-1.0): used in 1 iteration, 3 candidates, 1 kept"
+    )
     people = explain(lake, rows(lake, SEED_COMPARISONS, "people")["id"][2])
-    assert people.verdict.endswith("line 3: used in 1 iteration, 1 comparison, 0 kept")
+    assert people.verdict.endswith("used in 1 iteration, 1 comparison, 0 kept")
     assert "candidates" in shown(explanation_text(seed)) and people.in_dataset is False
 
 
 def test_comparisons_of_people_rollouts_checks_and_reward_models_are_told(lake: Lake) -> None:
     kept = explain(lake, first(dataset(lake, "people"), question=SECRET)["id"])
     chose = "people chose “I cannot say.” over “Under the third pot.”"
-    assert kept.verdict.startswith(f"in the dataset of people-000: {chose}; margin 1.0 against")
+    assert kept.verdict.startswith(f"in the dataset of people-000 as preference: {chose}; margin 1.0 against")
     rollout = explain(lake, rows(lake, registry.table("rlaif/rollouts"))["id"][0])
     assert "no dataset holds it: written at step 1, reward 0.1, advantage -1" in rollout.verdict
     check = explain(lake, rows(lake, RLAIF_JUDGE_CHECKS)["id"][0])
@@ -249,8 +243,10 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(lake: Lake, ex
         if method == "constitutional"
         else PreferenceFilterSection.model_validate(given["preferences"])
     )
-    again = filter_again(lake, manifest, section)
-    assert again.equals(rows(lake, tables.of(method, "decisions"), experiment).select(again.columns))
+    again = registry.method(method).what_if.filter_again(lake, manifest, section)
+    assert again.equals(
+        rows(lake, registry.method(method).table("decisions"), experiment).select(again.columns)
+    )
 
 
 @pytest.mark.parametrize("name", ["preferences.minimum_margin", "minimum_margin"])

@@ -13,12 +13,10 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client
-from families.judging.test_judge_lineage import EXPERIMENTS, PREFERENCE, dataset, dropped, rows
-from families.tasks.test_task_lineage import first
-from families.tasks.test_task_pages import seen
-from kit.judge_lake import HOSTILE, MARGIN, MODELS, SECRET, judge_home
-from methods.toolformer.test_tool_pages import said
+from kit.judge_lake import EXPERIMENTS, HOSTILE, MARGIN, MODELS, PREFERENCE, SECRET, dataset, dropped, rows
+from kit.pages import client, said, seen
+from kit.reading import first
+from kit.tables import JUDGE_TABLES
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
@@ -34,11 +32,8 @@ from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS, CAI_SEED_POOL
 from selfimprove_dagster.methods.rlaif.pages import preference_of_record
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_DECISIONS
-from selfimprove_dagster.tables import JUDGE_TABLES
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["judge_home"]
 
 
 def charts_of(page: str) -> dict[str, Any]:
@@ -73,10 +68,7 @@ def test_the_curves_are_helpfulness_harmlessness_yield_and_what_tells_of_the_jud
 
 
 def test_the_results_count_prompts_responses_and_examples(judge_home: Home) -> None:
-    counted = {
-        name: results(judge_home.lake, judge_home.experiment(name))[0].counts(method)
-        for name, method in EXPERIMENTS.items()
-    }
+    counted = {name: results(judge_home.lake, judge_home.experiment(name))[0].counts for name in EXPERIMENTS}
     assert counted == {
         "cai": {"prompts": 4, "responses": 4, "examples": 2},
         "ai": {"prompts": 4, "responses": 8, "examples": 2},
@@ -325,7 +317,7 @@ def test_revisions_are_exported_as_other_examples_are(judge_home: Home, tmp_path
     ("name", "told"),
     [
         ("cai", ("2212.08073", "1 of format `helpful`, 1 of format `revision`", "4 revisions in all")),
-        ("ai", ("2309.00267", "was asked 9 times", "8 responses in all", "what DPO trains on")),
+        ("ai", ("2309.00267", "was asked 9 times", "8 responses in all", "the input of DPO")),
         ("people", ("2203.02155", "None: people wrote the texts", "between which people chose")),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit.judge_lake import SECRET, judge_home  # noqa: F401
+from kit.judge_lake import SECRET
 from kit.small_lake import write_lines
 
 from selfimprove_dagster import registry
@@ -25,7 +25,6 @@ from selfimprove_dagster.lake.records import Draft, build_records
 from selfimprove_dagster.quality.common import COMMON_CHECKS
 from selfimprove_dagster.quality.results import QualityResult
 from selfimprove_dagster.quality.suites import checks_of, run_suite
-from selfimprove_dagster.tables import TABLES
 
 NAMES = {"constitutional": "cai", "rlaif": "ai", "rlhf": "people"}
 JUDGING = [table for table in registry.tables() if table.split("/")[0] in NAMES]
@@ -58,7 +57,7 @@ class Made:
         """Commit other rows under the same activity, its parameters changed if asked for."""
         activity = self._manifest(table).activity
         activity = replace(activity, parameters={**activity.parameters, **parameters})
-        self.lake.write(TABLES[table], activity, frame)
+        self.lake.write(registry.tables()[table], activity, frame)
 
     def _manifest(self, table: str) -> Any:
         return self.lake.manifest(table, partition_of(self.experiment(table).name, 0))
@@ -75,7 +74,7 @@ def draft(schema: Any, row: dict[str, Any]) -> Draft:
 
 
 @pytest.fixture
-def made(judge_home: Home, tmp_path: Path) -> Made:  # noqa: F811
+def made(judge_home: Home, tmp_path: Path) -> Made:
     """As the stages would have made them: principles of our constitution, and every measure of the judge."""
     shutil.copytree(judge_home.root / "lake", tmp_path / "lake")
     found = Made(Lake(tmp_path / "lake"), judge_home, {})
@@ -88,7 +87,7 @@ def made(judge_home: Home, tmp_path: Path) -> Made:  # noqa: F811
         found.replace(table, frame, constitution={"hash": constitution.hash, "name": constitution.name})
     compared = found.rows(f"{AI}/comparisons")
     found.replace(f"{AI}/comparisons", compared.filter(~pl.col("repeat")))  # asked in one order alone
-    schema, rows = TABLES[MEASURED], found.rows(MEASURED)
+    schema, rows = registry.tables()[MEASURED], found.rows(MEASURED)
     sound = {**rows.row(0, named=True), "value": 0.5, "least": 0.4, "most": 0.6, "pairs": 4, "passed": True}
     nothing = {"value": None, "low": None, "high": None, "pairs": 0, "passed": None}
     unmeasured = {**sound, **nothing, "statement": "not measured: no reviewer"}
@@ -122,7 +121,7 @@ def test_no_check_fails_on_a_sound_iteration(made: Made, table: str, name: str) 
 
 
 def test_all_tables_of_the_three_methods_have_a_suite() -> None:
-    assert set(JUDGING) == {table for table in TABLES if table.split("/")[0] in NAMES}
+    assert set(JUDGING) == {table for table in registry.tables() if table.split("/")[0] in NAMES}
     checks = checks_of(registry.table(MEASURED))
     assert [check.name for check in checks if check not in COMMON_CHECKS] == list(MEASURES)
     assert all(check.blocking for check in checks if check.name in MEASURES)

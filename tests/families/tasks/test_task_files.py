@@ -11,13 +11,14 @@ import pytest
 
 import selfimprove_dagster
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.families.tasks.files import bans, read_banned, read_examples, read_tasks
+from selfimprove_dagster.families.tasks.files import bans, read_banned, read_tasks
 from selfimprove_dagster.families.tasks.tasks import Instance, normalise_instruction
 from selfimprove_dagster.methods.self_instruct.rules import (
     FORBIDDEN_WORDS,
     InstructionThresholds,
     filter_instructions,
 )
+from selfimprove_dagster.methods.unnatural_instructions.seeds import read_examples
 
 SHIPPED = Path(selfimprove_dagster.__file__).parent / "families" / "tasks" / "seed_tasks"
 

@@ -13,8 +13,9 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client, inert
-from kit.task_lake import HOSTILE, task_home
+from kit.pages import client, seen
+from kit.tables import TASK_TABLES
+from kit.task_lake import HOSTILE
 
 from selfimprove_dagster.export import export_dataset
 from selfimprove_dagster.families.tasks import tables as t
@@ -35,11 +36,8 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_TASK_DECISIONS,
 )
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.tables import TASK_TABLES
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["task_home"]
 
 METHODS = {"si": "self_instruct", "ui": "unnatural_instructions"}
 
@@ -47,13 +45,6 @@ METHODS = {"si": "self_instruct", "ui": "unnatural_instructions"}
 def rows(home: Home, schema: Table, iteration: int = 0) -> pl.DataFrame:
     experiment = "si" if schema.name.startswith("self") else "ui"
     return home.lake.read_ungated(home.lake.manifest(schema.name, partition_of(experiment, iteration)))
-
-
-def seen(home: Home, address: str) -> str:
-    answer = client(home).get(address)
-    assert answer.status_code == 200, address
-    inert(answer.text)
-    return answer.text
 
 
 # ---- experiment and iteration ------------------------------------------------------------------------
@@ -75,9 +66,9 @@ def test_the_curves_are_those_of_the_method_with_the_yield_and_where_it_stops(
     assert list(charts) == titles
     measured = results(task_home.lake, task_home.experiment(name))
     stop, yields = charts["Yield"]["series"]
-    assert yields["values"] == [row.accepted / row.candidates for row in measured]  # type: ignore[operator]
+    assert yields["values"] == [row.counts["accepted"] / row.counts["candidates"] for row in measured]  # type: ignore[operator]
     assert stop["values"] == [0.01, 0.01]
-    assert charts["Pool"]["series"][0]["values"] == [row.questions for row in measured]
+    assert charts["Pool"]["series"][0]["values"] == [row.counts["tasks in pool"] for row in measured]
     assert all(None not in series["values"] for chart in charts.values() for series in chart["series"])
     headings = re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', page.split("</table>")[0])
     assert headings[1:5] == ["tasks in pool", "candidates", "accepted", "examples"]
@@ -252,7 +243,7 @@ def test_of_a_revoked_neighbour_nothing_but_the_score_is_said(task_home: Home, t
     scores = rows(home, SI_SIMILARITY_SCORES, 1).filter(kept=False).row(0, named=True)
     nearest = scores["neighbours"][0]["id"]
     row = Lineage(home.lake).rows([scores["candidate_id"]])[scores["candidate_id"]]
-    told = nearest_tasks(Lineage(home.lake), home.lake, row, {nearest})
+    told = nearest_tasks(Lineage(home.lake), row, {nearest})
     assert told is not None and told["tasks"][0]["text"] == told["tasks"][0]["name"] == "revoked"
     revoke(home.lake, "record", scores["candidate_id"], None, by="Ada", why="a test")
     assert "✗ Revoked" in seen(home, f"/records/{scores['candidate_id']}")

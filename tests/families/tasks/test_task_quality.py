@@ -11,7 +11,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit.task_lake import task_home  # noqa: F401
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
@@ -20,7 +19,6 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.quality.results import QualityResult
 from selfimprove_dagster.quality.suites import checks_of, run_suite
-from selfimprove_dagster.tables import TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +43,7 @@ class Made:
     def replace(self, table: str, frame: pl.DataFrame) -> None:
         """Commit other rows of iteration 1 under the same activity."""
         manifest = self.lake.manifest(table, partition_of(self.experiment(table).name, 1))
-        self.lake.write(TABLES[table], manifest.activity, frame)
+        self.lake.write(registry.tables()[table], manifest.activity, frame)
 
     def check(self, table: str, name: str, experiment: Experiment | None = None) -> QualityResult:
         results = run_suite(table, self.lake, experiment or self.experiment(table), 1, only=[name])
@@ -53,7 +51,7 @@ class Made:
 
 
 @pytest.fixture
-def made(task_home: Home, tmp_path: Path) -> Made:  # noqa: F811
+def made(task_home: Home, tmp_path: Path) -> Made:
     shutil.copytree(task_home.root / "lake", tmp_path / "lake")
     return Made(Lake(tmp_path / "lake"), task_home)
 

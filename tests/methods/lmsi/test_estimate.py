@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.methods.lmsi.estimate import Forecast, estimate
+from selfimprove_dagster.loop.estimate import Forecast, estimate, estimate_by_the_last
 from selfimprove_dagster.resources.trainer import TrainerResource
 
 pytestmark = pytest.mark.slow
@@ -69,3 +69,13 @@ def test_the_command_prints_the_forecast_and_writes_nothing(
     for word in ("generation", "training", "evaluation", "budget.iterations allows 2 more", "16 questions"):
         assert word in shown.output
     assert not (tmp_path / "home").exists()
+
+
+def test_without_a_pilot_an_iteration_takes_what_the_last_one_took(finished_home: Home) -> None:
+    experiment = finished_home.experiment("small")
+    forecast = estimate_by_the_last(finished_home.lake, experiment, 2, TrainerResource().fine_tune)
+    last = [one for one in finished_home.lake.manifests("lmsi/*", "small") if one.iteration == 1]
+    assert {stage.stage for stage in forecast.stages} == {one.table.split("/")[1] for one in last}
+    assert forecast.total.tokens.high == sum(one.activity.about.get("tokens", 0) for one in last) > 0
+    assert forecast.total.seconds.low > 0 and forecast.total.bytes == sum(one.bytes for one in last)
+    assert "iteration 1 of small" in forecast.assumed[0]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
+from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS, build_prompt
 from selfimprove_dagster.methods.lmsi import lmsi
 
 
@@ -26,7 +27,7 @@ SHOWN = [Shown("1 + 1?", "One and one.", "2"), Shown("2 + 2?", "Two and two.", "
 
 
 def test_prompts_are_those_of_the_four_formats() -> None:
-    build = lmsi.build_prompt
+    build = build_prompt
     assert build("3 + 3?", "zero_shot_cot") == "Q: 3 + 3?\nA: Let's think step by step."
     assert build("3 + 3?", "zero_shot_direct") == "Q: 3 + 3?\nA: The answer is"
     assert build("3 + 3?", "few_shot_cot", SHOWN) == (
@@ -151,9 +152,9 @@ def test_no_direct_example_stands_twice_and_no_path_is_lost_otherwise(
     kept = many(questions, paths) if questions else many(1, 1).clear()
     drawn = lmsi.assign_formats(kept, shares, seed)
     assert set(drawn["format"]) <= {name for name, share in shares.items() if share > 0}
-    direct = drawn.filter(pl.col("format").is_in(lmsi.DIRECT_FORMATS))
+    direct = drawn.filter(pl.col("format").is_in(DIRECT_FORMATS))
     assert not direct.select("question_id", "format").is_duplicated().any()
-    if any(share > 0 for name, share in shares.items() if name not in lmsi.DIRECT_FORMATS):
+    if any(share > 0 for name, share in shares.items() if name not in DIRECT_FORMATS):
         assert drawn["candidate_id"].to_list() == kept["candidate_id"].to_list()
     assert lmsi.assign_formats(kept, shares, seed).equals(drawn)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster.families.tasks.rules import not_banned, output_not_empty
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.novelty import NoveltyPool
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS, Filter
@@ -107,7 +108,7 @@ def test_scores_and_thresholds_say_by_how_much() -> None:
 
 def test_a_ban_names_who_and_why_and_ignores_case_and_space() -> None:
     bans = {normalise_instruction("Name a bird."): Banned("Ida", "asked too often")}
-    kept = rules.not_banned(bans)(instructions("name  a BIRD", "Name two birds."))
+    kept = not_banned(bans)(instructions("name  a BIRD", "Name two birds."))
     assert kept["kept"].to_list() == [False, True]
     assert kept["reason"].to_list() == ["banned by Ida: asked too often", "banned by nobody"]
 
@@ -188,8 +189,8 @@ def test_rules_can_be_switched_off() -> None:
 @pytest.mark.parametrize(
     ("rule", "row", "kept", "reason"),
     [
-        (rules.output_not_empty, ("t", "a", " \n"), False, "an output of 0 characters"),
-        (rules.output_not_empty, ("t", "", "0"), True, "an output of 1 characters"),
+        (output_not_empty, ("t", "a", " \n"), False, "an output of 0 characters"),
+        (output_not_empty, ("t", "", "0"), True, "an output of 1 characters"),
         (rules.output_not_input, ("t", "a ", "a"), False, "the output is the input"),
         (rules.output_not_input, ("t", "a", "A"), True, "the output is another text"),
         (rules.no_trailing_colon, ("t", "a: ", "b"), False, "the input ends in a colon"),

@@ -13,10 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client
-from families.tasks.test_task_pages import seen
-from kit.tool_lake import HOSTILE, ORCHARD, tool_home
-from methods.toolformer.test_tool_lineage import dropped, example_of, rows
+from kit.pages import client, said, seen
+from kit.tool_lake import HOSTILE, ORCHARD, dropped, example_of, rows
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.export import export_dataset
@@ -30,14 +28,6 @@ from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.pages import calls_of_record
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["tool_home"]
-
-
-def said(page: str) -> str:
-    """The words of a page as a person reads them."""
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
-
 
 # ---- experiment and iteration ------------------------------------------------------------------------
 
@@ -188,7 +178,7 @@ def test_an_example_shows_its_calls_in_the_text_their_losses_and_its_ancestry(to
         *("filtered_dataset", "tool_results", "raw_generations", "call_positions", "seed_pool", "texts")
     }
     assert "call: [Calculator(12 * 3) → 36]" in [node["label"] for node in graph["nodes"]]
-    assert "What else came of its seed" in page and "Why it was kept" in page
+    assert "Descendants of the same seed" in page and "Why it was kept" in page
 
 
 def test_a_call_stands_in_its_text_whether_it_was_kept_or_not(tool_home: Home) -> None:
@@ -222,8 +212,8 @@ def test_a_revoked_call_is_not_shown(tool_home: Home, tmp_path: Path) -> None:
     home = replace(tool_home, root=tmp_path / "home")
     call = dropped(home.lake, "best_at_position")
     row = Lineage(home.lake).rows([call])[call]
-    assert calls_of_record(home.lake, row, {call}) is None
-    assert calls_of_record(home.lake, row, {row["text_id"]}) is None
+    assert calls_of_record(Lineage(home.lake), row, {call}) is None
+    assert calls_of_record(Lineage(home.lake), row, {row["text_id"]}) is None
     revoke(home.lake, "record", call, None, by="Ada", why="a test")
     page = seen(home, f"/records/{call}")
     assert "✗ Revoked" in page and "25 * 14" not in page

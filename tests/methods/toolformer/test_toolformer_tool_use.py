@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from kit.models import ByteModel
 
 from selfimprove_dagster.embedded import BASE_MODEL, SEEDS
 from selfimprove_dagster.errors import ModelError
@@ -21,6 +22,13 @@ from selfimprove_dagster.tools.calendar import Calendar
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, take_out
 from selfimprove_dagster.tools.registry import open_tools
 from selfimprove_dagster.tools.toolbox import Toolbox
+from selfimprove_dagster.tools.writing import (
+    MadeCall,
+    Transcript,
+    generate_with_tools,
+    opening_token,
+    without_calls,
+)
 
 TEXTS = [json.loads(line)["question"] for line in SEEDS.read_text().splitlines()[:4]]
 
@@ -79,9 +87,9 @@ def test_positions_that_cannot_be_told_are_left_out() -> None:
 
 
 def test_the_opening_token_is_one_token(model: LanguageModel) -> None:
-    assert model.decode([tool_use.opening_token(model)]).strip() == "["
+    assert model.decode([opening_token(model)]).strip() == "["
     with pytest.raises(ModelError, match="no single token"):
-        tool_use.opening_token(Scripted(wide=True))
+        opening_token(Scripted(wide=True))
 
 
 # --- sampling calls ---
@@ -91,7 +99,7 @@ def test_probabilities_of_an_opening_are_those_of_the_prefixes(
     model: LanguageModel, log_probabilities: Callable[[Sequence[int]], Any]
 ) -> None:
     """One forward a text gives what a forward a position would."""
-    opening = tool_use.opening_token(model)
+    opening = opening_token(model)
     prompts = [f"Add calls.\nInput: {text}\nOutput:" for text in TEXTS]
     found = tool_use.position_probabilities(model, prompts, TEXTS, opening)
     for prompt, text, row in zip(prompts, TEXTS, found, strict=True):
@@ -115,7 +123,7 @@ def test_positions_take_one_forward_pass_a_text() -> None:
 
 
 def test_a_call_is_sampled_after_the_opening_token(model: LanguageModel) -> None:
-    opening = tool_use.opening_token(model)
+    opening = opening_token(model)
     text = TEXTS[0]
     asked = tool_use.CallRequest("Output:", text, text.index(" She"), [1, 2, 1])
     before = model.encode("Output:") + model.encode_continuation(f" {text[: asked.position]}")
@@ -229,7 +237,7 @@ END = 0
 
 
 @dataclass
-class Scripted:
+class Scripted(ByteModel):
     """A model whose tokens are characters: after a text that ends in a key of `script`, its characters in
     the order of their probability; else the end.
     """
@@ -238,27 +246,14 @@ class Scripted:
     wide: bool = False
     positions: int = 10_000
     model_id: str = "b2:scripted"
-    engine: str = "fake 1"
-    end_token_id: int = END
     scored: list[tuple[str, str]] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_continuation(text)
-
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode_continuation(text) for text in texts]
 
     def encode_continuation(self, text: str) -> list[int]:
         return [ord(character) for character in text for _ in range(1 + self.wide)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(chr(token) for token in token_ids if token != END)
-
-    def close(self) -> None: ...
 
     def likeliest(self, text: str) -> str:
         keys = [key for key in self.script if text.endswith(key)]
@@ -349,9 +344,9 @@ def scripted(**steps: str) -> Scripted:
     return Scripted(script | {key.replace("_", " "): value for key, value in steps.items()})
 
 
-def transcribed(model: Scripted, *prompts: str, **options: Any) -> list[tool_use.Transcript]:
+def transcribed(model: Scripted, *prompts: str, **options: Any) -> list[Transcript]:
     box = Toolbox([Calculator(), Calendar()])
-    return tool_use.generate_with_tools(model, prompts, box, opening=OPENING, **options)
+    return generate_with_tools(model, prompts, box, opening=OPENING, **options)
 
 
 def test_a_call_opens_where_its_token_is_among_the_likeliest() -> None:
@@ -359,7 +354,7 @@ def test_a_call_opens_where_its_token_is_among_the_likeliest() -> None:
     (transcript,) = transcribed(model, "400 are")
     assert transcript.text == " [Calculator(400 / 1400) → 0.29] 29%."
     assert transcript.calls == (
-        tool_use.MadeCall(1, "Calculator(400 / 1400)", Call("Calculator", "400 / 1400", "0.29")),
+        MadeCall(1, "Calculator(400 / 1400)", Call("Calculator", "400 / 1400", "0.29")),
     )
     assert transcript.finish_reason == "stop"
     assert model.decode(transcript.token_ids) == transcript.text
@@ -465,14 +460,14 @@ def test_a_failing_model_is_not_taken_for_a_full_one(monkeypatch: pytest.MonkeyP
 
 def test_tools_with_the_embedded_model(model: LanguageModel) -> None:
     """The untrained one opens no sensible call, but goes through the whole of it."""
-    opening = tool_use.opening_token(model)
+    opening = opening_token(model)
     box = open_tools(["Calculator", "Calendar", "WikiSearch"])
     prompts = [f"Q: {text}\nA:" for text in TEXTS[:2]]
     parameters = SamplingParameters(max_tokens=12)
-    silent = tool_use.without_calls(parameters, opening)
+    silent = without_calls(parameters, opening)
     plain = model.generate([model.encode(prompt) for prompt in prompts], [[0], [0]], silent)
     for likeliest in (1, 3, model.vocabulary_size):
-        made = tool_use.generate_with_tools(
+        made = generate_with_tools(
             model, prompts, box, opening=opening, parameters=parameters, likeliest=likeliest
         )
         for transcript, (draft,) in zip(made, plain, strict=True):

@@ -1,0 +1,152 @@
+"""What an iteration will take: tokens, time and disk.
+
+A method may forecast it in a way of its own, such as a pilot. Otherwise it is what the last finished iteration of
+that method took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from selfimprove_dagster import registry
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.loop.rules import finished_iterations
+from selfimprove_dagster.work.budget import _seconds, _spent
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.training.settings import TrainingOutcome
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Range:
+        return Range(self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """What one stage of one iteration takes: tokens, seconds, and bytes that stay on the disk.
+
+    The tokens are those that a model writes; where `generates` is False, those that it is trained on.
+    """
+
+    stage: str
+    tokens: Range
+    seconds: Range
+    bytes: float
+    generates: bool = True
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What iteration `iteration` takes, stage by stage; at most `iterations` of its kind fit into the budget.
+
+    `limited_by` is the field that ends them. `scratch` are bytes that training needs besides, for a while.
+    `assumed` says what the numbers rest on. `at_most`: fewer tokens may be drawn, as stages stop early.
+    """
+
+    iteration: int
+    stages: list[StageForecast]
+    iterations: int
+    limited_by: str
+    scratch: float
+    assumed: list[str]
+    at_most: bool = False
+
+    @property
+    def total(self) -> StageForecast:
+        """The whole iteration; its tokens are those generated, not those trained on."""
+        generated = [stage.tokens for stage in self.stages if stage.generates]
+        return StageForecast(
+            "one iteration",
+            sum(generated, Range(0, 0)),
+            sum((stage.seconds for stage in self.stages), Range(0, 0)),
+            sum(stage.bytes for stage in self.stages),
+        )
+
+
+def estimate(
+    lake: Lake, experiment: Experiment, iteration: int, fine_tune: Callable[..., TrainingOutcome]
+) -> Forecast:
+    """The forecast of an iteration by the experiment's method; `fine_tune` trains as the trainer resource does."""
+    own = registry.method(experiment.method).estimate
+    return (own or estimate_by_the_last)(lake, experiment, iteration, fine_tune)
+
+
+def estimate_by_the_last(
+    lake: Lake, experiment: Experiment, iteration: int, fine_tune: Callable[..., TrainingOutcome]
+) -> Forecast:
+    """The forecast that an iteration takes what the last finished one of its method took.
+
+    An iteration of the experiment itself is taken before one of another experiment. Raises ExperimentError where no
+    iteration of the method is finished.
+    """
+    name, stages = _last_finished(lake, experiment)
+    forecasts = []
+    for manifest in stages:
+        about = manifest.activity.about
+        tokens, seconds = float(_spent(about).tokens), _seconds(about)
+        forecasts.append(
+            StageForecast(
+                manifest.table.split("/")[1], Range(tokens, tokens), Range(seconds, seconds), manifest.bytes
+            )
+        )
+    assumed = [
+        f"each stage takes what it took in {name}, whatever its settings are now",
+        "files of checkpoints are not counted; checks and Dagster come on top",
+    ]
+    whole = Forecast(iteration, forecasts, 0, "", 0.0, assumed)
+    iterations, limited_by = affordable(lake, experiment, whole.total)
+    return replace(whole, iterations=iterations, limited_by=limited_by)
+
+
+def _last_finished(lake: Lake, experiment: Experiment) -> tuple[str, list[Manifest]]:
+    """The last finished iteration of the experiment's method: its name, and its partitions in pipeline order."""
+    end = f"{experiment.method}/{experiment.ends_with}"
+    finished = lake.manifests(end)
+    own = [one for one in finished if one.experiment == experiment.name]
+    if not finished:
+        raise ExperimentError(
+            f"no iteration of {experiment.method} is finished yet, and the forecast is what the last one took; run "
+            f"one first: `selfimprove run {experiment.name} --iterations 1`"
+        )
+    last = max(own or finished, key=lambda one: one.committed_at)
+    order = registry.pipeline_order()
+    stages = [
+        one
+        for one in lake.manifests(f"{experiment.method}/*", last.experiment)
+        if one.iteration == last.iteration and one.table in order
+    ]
+    name = f"iteration {last.iteration} of {last.experiment}"
+    return name, sorted(stages, key=lambda one: order[one.table])
+
+
+def affordable(lake: Lake, experiment: Experiment, one: StageForecast) -> tuple[int, str]:
+    """How many iterations of that size the budget allows from here on, at most, and what ends them."""
+    finished, budget = finished_iterations(lake, experiment), experiment.budget
+    limits = {"budget.iterations": float(budget.iterations - len(finished))}
+    if budget.tokens is not None:
+        left = budget.tokens - sum(summary.tokens for summary in finished)
+        limits["budget.tokens"] = left / max(one.tokens.high, 1)
+    seconds = max(one.seconds.high, 1e-9)
+    if budget.model_seconds is not None:
+        left_seconds = budget.model_seconds - sum(summary.model_seconds for summary in finished)
+        limits["budget.model_seconds"] = left_seconds / seconds
+    if budget.hours is not None:
+        left_seconds = 3600 * budget.hours - sum(summary.seconds for summary in finished)
+        limits["budget.hours"] = left_seconds / seconds
+    name = min(limits, key=lambda known: limits[known])
+    return max(int(limits[name]), 0), name

@@ -1,0 +1,69 @@
+"""The seeds of Unnatural Instructions: examples of instruction, input, constraints and output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfimprove_dagster.families.tasks.files import filled, optional
+from selfimprove_dagster.families.tasks.seeds import PLACE, task_key
+from selfimprove_dagster.families.tasks.settings import TaskFile
+from selfimprove_dagster.families.tasks.tables import SEED_TASKS
+from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
+    NO_CONSTRAINTS,
+    ElicitedTask,
+    example_key,
+)
+from selfimprove_dagster.rows import Rejected, file_name
+from selfimprove_dagster.seeds.files import DUPLICATE, read_each
+from selfimprove_dagster.seeds.kind import SeedKind
+from selfimprove_dagster.table import Row
+
+
+@dataclass(frozen=True)
+class SeedExample:
+    """A seed of Unnatural Instructions and where it stands."""
+
+    task: ElicitedTask
+    source_file: str
+    source_line: int
+    licence: str
+
+
+def read_examples(path: Path, licence: str = "unknown") -> tuple[list[SeedExample], list[Rejected]]:
+    """All seeds of Unnatural Instructions in a file (instruction, input, constraints, output), and the rest.
+
+    Empty constraints become "None."; an output may be left out. Raises SeedFileError as `read_tasks` does.
+    """
+
+    def parse(row: Any, line: int) -> SeedExample:
+        instruction = filled(row, "instruction")
+        constraints = optional(row, "constraints") or NO_CONSTRAINTS
+        task = ElicitedTask(instruction, optional(row, "input"), constraints, optional(row, "output"))
+        return SeedExample(task, file_name(path), line, licence)
+
+    def keys(seed: SeedExample) -> Iterable[tuple[str, str]]:
+        yield example_key(seed.task.instruction, seed.task.input), DUPLICATE
+
+    return read_each(path, parse, keys)
+
+
+def _examples(source: TaskFile) -> tuple[list[Row], list[Rejected]]:
+    examples, rejected = read_examples(Path(source.file), source.licence)
+    return [
+        {
+            "name": f"{one.source_file}:{one.source_line}",
+            "instruction": one.task.instruction,
+            "instances": [{"input": one.task.input, "output": one.task.output}],
+            "constraints": one.task.constraints,
+            "is_classification": None,
+            **{name: getattr(one, name) for name in PLACE},
+        }
+        for one in examples
+    ], rejected
+
+
+EXAMPLES = SeedKind(SEED_TASKS, "instruction", _examples, task_key)
+"""Examples from a `TaskFile`, each a task of one instance."""
