@@ -32,11 +32,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
 from selfimprove_dagster.seeds.tables import SEEDS
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def seeds(lake: Lake, *questions: str, experiment: str = "demo") -> list[str]:
     batch = {"experiment": experiment, "batch": "words"}
     drafts = [seed_draft(question, line) for line, question in enumerate(questions)]

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.review_lake import HOSTILE, JUDGED, PREFERENCES, add_preferences, add_rollouts, add_votes, new_home
-from kit.small_lake import write_lines
+from kit.review_lake import HOSTILE, JUDGED, PREFERENCES, add_preferences, add_rollouts, add_votes
+from kit.small_lake import demo_home, write_lines
 from kit.stage_assets import stage_assets
 from typer.testing import CliRunner
 
@@ -370,7 +370,7 @@ def test_a_label_can_be_traced_and_falls_when_its_record_is_revoked(lake: Lake) 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    home = new_home(tmp_path)
+    home = demo_home(tmp_path)
     monkeypatch.setenv("SELFIMPROVE_HOME", str(home.root))
     monkeypatch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
     return home
