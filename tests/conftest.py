@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from hypothesis import settings
+from kit.homes import entered, make_home
+from kit.lmsi_iterations import Iterations, build_iterations
+from kit.sampling import chosen_methods
 from kit.small_lake import SMALL_EXPERIMENT
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
 
 # Before anything imports great_expectations, which reads it at import and would otherwise phone home.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -18,6 +26,12 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"
 # A busy machine is no reason to fail.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_report_header() -> str:
+    """Which methods the matrices run."""
+    names = registry.methods()
+    return f"matrices over methods: {', '.join(chosen_methods(names))} of {len(names)}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,22 +53,96 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """An empty lake."""
+    return Lake(tmp_path / "lake")
+
+
+def _built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The folder that `build` filled: once for all of pytest's workers, while the others wait for it."""
+    shared = factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    folder = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            (folder / "whole").touch()
+    return folder
+
+
+def _home_in(folder: Path) -> Home:
+    return Home(root=folder / "home", experiments=folder / "experiments")
+
+
 @pytest.fixture(scope="session")
 def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Two whole iterations of the experiment `small` on the embedded model, run once for all tests.
+    """Two whole iterations of the experiment `small` on the embedded model.
 
-    To be read only: a test that changes it works on a copy.
+    To be read only, as the other homes of a session: a test that changes one works on a copy.
     """
-    from selfimprove_dagster.runs import run_iteration
 
-    folder = tmp_path_factory.mktemp("finished")
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir()
-    (home.experiments / "small.yaml").write_text(yaml.safe_dump(SMALL_EXPERIMENT))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
-        for iteration in range(2):
-            assert run_iteration(home, home.experiment("small"), iteration) == []
-    return home
+    def build(folder: Path) -> None:
+        from selfimprove_dagster.runs import run_iteration
+
+        home = make_home(folder, SMALL_EXPERIMENT)
+        with entered(home):
+            for iteration in range(2):
+                assert run_iteration(home, home.experiment("small"), iteration) == []
+
+    return _home_in(_built_once(tmp_path_factory, "finished", build))
+
+
+@pytest.fixture(scope="session")
+def judge_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """One iteration each of Constitutional AI (`cai`), RLAIF (`ai`) and RLHF (`people`), written row by row."""
+    from kit.judge_lake import make_judge_home
+
+    return _home_in(_built_once(tmp_path_factory, "judges", make_judge_home))
+
+
+@pytest.fixture(scope="session")
+def task_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Two iterations each of Self-Instruct (`si`) and Unnatural Instructions (`ui`) by a scripted model."""
+    from kit.task_lake import make_task_home
+
+    return _home_in(_built_once(tmp_path_factory, "tasks", make_task_home))
+
+
+@pytest.fixture(scope="session")
+def tool_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Two iterations of Toolformer (`tf`) by a scripted model, and one whose calls are chosen at random."""
+    from kit.tool_lake import make_tool_home
+
+    return _home_in(_built_once(tmp_path_factory, "tools", make_tool_home))
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterations:
+    """Two sound iterations of LMSI, written row by row."""
+    return build_iterations(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def made(template: Iterations, tmp_path: Path) -> Iterations:
+    """A copy of the template that a test may spoil."""
+    shutil.copytree(template.folder / "lake", tmp_path / "lake")
+    return Iterations(tmp_path, template.experiment)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The browser of a module, without a window."""
+    from kit.browser import CHROMIUM, QUIET
+
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install it, or set SELFIMPROVE_CHROMIUM to its program")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from selfimprove_dagster.lake.partition import Manifest, read_parquet
 from selfimprove_dagster.lake.records import recompute_ids
 from selfimprove_dagster.table import COMMON_COLUMNS, Table
@@ -9,26 +11,42 @@ from selfimprove_dagster.table import COMMON_COLUMNS, Table
 _OF_A_MODEL = {"model_id", "base_model_id", "dataset_activity_id", "path"}
 
 
+_ROWS = 20
+
+
 def table_of_files(manifest: Manifest) -> Table:
     """The table of a partition, from its files.
 
-    The tag is read from an id. Content columns come before measures, and their number is the one that gives the first
-    row's content hash; if none does, all columns count as content, so that the row is reported as changed.
+    The tag is read from an id. Content columns come before measures, and there are as many of them as give most of
+    the first rows their content hashes. If no number gives any, all columns count as content, so that the rows are
+    reported as changed.
     """
-    path = next((path for path in manifest.paths if path.is_file()), None)
-    if path is None:
-        return Table(manifest.table, "", {})
-    row = read_parquet(path).head(1)
-    columns = {name: dtype for name, dtype in row.schema.items() if name not in COMMON_COLUMNS}
-    names, whole = (
-        list(columns),
-        not row.is_empty() and row.columns[: len(COMMON_COLUMNS)] == list(COMMON_COLUMNS),
-    )
-    tag = row["id"][0].split(":")[0] if whole else ""
-    for count in range(len(names), -1, -1):
-        content = {name: columns[name] for name in names[:count]}
-        measures = {name: columns[name] for name in names[count:]}
-        table = Table(manifest.table, tag, content, measures, holds_model=columns.keys() >= _OF_A_MODEL)
-        if whole and recompute_ids(table, row)["content_hash"][0] == row["content_hash"][0]:
-            return table
-    return Table(manifest.table, tag, columns, holds_model=columns.keys() >= _OF_A_MODEL)
+    rows = _first_rows(manifest)
+    columns = [name for name in rows.columns if name not in COMMON_COLUMNS]
+
+    def table(count: int) -> Table:
+        content, measures = (
+            {name: rows.schema[name] for name in part} for part in (columns[:count], columns[count:])
+        )
+        return Table(manifest.table, tag, content, measures, holds_model=set(columns) >= _OF_A_MODEL)
+
+    def hashed(count: int) -> int:
+        try:
+            return int((recompute_ids(table(count), rows)["content_hash"] == rows["content_hash"]).sum())
+        except ValueError:  # a measure that no JSON can hold, such as NaN
+            return 0
+
+    whole = not rows.is_empty() and set(COMMON_COLUMNS) <= set(rows.columns)
+    tag = str(rows["id"][0]).split(":")[0] if whole else ""
+    counts = range(len(columns), 0, -1)
+    return table(max(counts, key=hashed) if whole and columns else len(columns))
+
+
+def _first_rows(manifest: Manifest) -> pl.DataFrame:
+    """Some rows of the first file that can be read; no columns where none can."""
+    for path in manifest.paths:
+        try:
+            return read_parquet(path).head(_ROWS)
+        except (OSError, pl.exceptions.PolarsError):
+            continue
+    return pl.DataFrame()

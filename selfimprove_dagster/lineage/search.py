@@ -89,9 +89,8 @@ def _tables(lake: Lake) -> dict[str, Table]:
     for manifest in lake.manifests():
         if manifest.table not in found:
             found[manifest.table] = registry.table_of(manifest)
-    return dict(
-        sorted(found.items(), key=lambda item: (item[1].stage != _DATASET, item[1].method != "seeds"))
-    )
+    given = {table.name for method in registry.methods().values() for table in method.inputs}
+    return dict(sorted(found.items(), key=lambda item: (item[1].stage != _DATASET, item[0] not in given)))
 
 
 def _texts(table: Table) -> list[str]:

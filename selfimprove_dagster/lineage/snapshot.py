@@ -32,8 +32,9 @@ class Snapshot:
         ]
         places = {manifest.directory.parts[-4:]: at for at, manifest in enumerate(manifests)}
         for at, manifest in enumerate(manifests):
-            if with_ := registry.table_of(manifest).made_with:
-                beside = (*with_.split("/"), *manifest.directory.parts[-2:])
+            table = registry.tables().get(manifest.table)
+            if table and table.made_with:
+                beside = (*table.made_with.split("/"), *manifest.directory.parts[-2:])
                 self._sources[at] |= {places[beside]} if beside in places else set()
         self._segments: dict[int, Segment] = {}
         self._whole = use_index
@@ -86,8 +87,8 @@ class Snapshot:
         tags = {record.split(":")[0] for record in ids}
 
         def nearness(at: int) -> tuple[bool, bool]:
-            schema = registry.table_of(self.manifests[at])
-            return at not in self._segments, schema.tag not in tags
+            table = registry.tables().get(self.manifests[at].table)
+            return at not in self._segments, table is None or table.tag not in tags
 
         for at in sorted(range(len(self.manifests)), key=nearness):
             if ids.is_empty():

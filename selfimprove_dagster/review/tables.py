@@ -10,13 +10,6 @@ import polars as pl
 from selfimprove_dagster.column_sources import each, new
 from selfimprove_dagster.table import TEXT, Columns, Row, Table
 
-_LABELS = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
-
-
-def _label(row: Row) -> str:
-    return f"{row['by']} at {row['at']}: {_LABELS[row['label']]}"
-
-
 SHOWN: dict[str, Any] = {
     "item_id": TEXT,
     "table": TEXT,
@@ -26,6 +19,13 @@ SHOWN: dict[str, Any] = {
     "swapped": pl.Boolean,
 }
 """What a person sees; `swapped` where the record's second is option A."""
+
+
+_LABELS = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
+
+
+def _label(row: Row) -> str:
+    return f"{row['by']} at {row['at']}: {_LABELS[row['label']]}"
 
 
 REVIEW_LABELS = Table(

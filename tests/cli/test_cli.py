@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-import yaml
+from kit.homes import environment_of, make_home
 from kit.small_lake import LMSI, SMALL_EXPERIMENT
 
 from selfimprove_dagster import registry
@@ -29,25 +29,9 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 EXPERIMENT = {**SMALL_EXPERIMENT, "budget": {"iterations": 1}}
 
 
-def environment(home: Home) -> dict[str, str]:
-    return {
-        **os.environ,
-        "SELFIMPROVE_HOME": str(home.root),
-        "SELFIMPROVE_EXPERIMENTS": str(home.experiments),
-        "DAGSTER_HOME": str(home.dagster),
-    }
-
-
-def new_home(folder: Path) -> Home:
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir(parents=True)
-    (home.experiments / "small.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-    return home
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return new_home(tmp_path_factory.mktemp("cli"))
+    return make_home(tmp_path_factory.mktemp("cli"), EXPERIMENT)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +41,11 @@ def selfimprove(home: Home) -> Command:
 
     def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [program, *arguments], env=environment(home), capture_output=True, text=True, timeout=300
+            [program, *arguments],
+            env={**os.environ, **environment_of(home)},
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -148,11 +136,11 @@ def test_errors_are_one_line(selfimprove: Command, home: Home) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_ids(home: Home, finished: str, tmp_path: Path) -> None:
-    other = new_home(tmp_path)
+    other = make_home(tmp_path, EXPERIMENT)
     program = str(Path(sys.executable).parent / "selfimprove")
     process = subprocess.Popen(
         [program, "run", "small"],
-        env=environment(other),
+        env={**os.environ, **environment_of(other)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -167,7 +155,11 @@ def test_a_killed_run_goes_on_to_the_same_ids(home: Home, finished: str, tmp_pat
     assert not other.lake.exists("lmsi/promotion", {"experiment": "small", "iteration": "000"})
 
     done = subprocess.run(
-        [program, "run", "small"], env=environment(other), capture_output=True, text=True, timeout=300
+        [program, "run", "small"],
+        env={**os.environ, **environment_of(other)},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for table in LMSI:

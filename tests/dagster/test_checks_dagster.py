@@ -6,13 +6,12 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
-from quality.test_quality import QUESTIONS, Iterations, build_iterations
+from kit.lmsi_iterations import QUESTIONS, Iterations
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.assets.factory import assets_of
@@ -25,17 +24,6 @@ from selfimprove_dagster.stage import Result, StageContext
 from selfimprove_dagster.table import Table
 
 PARTITION = "tiny-001"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Iterations:
-    return build_iterations(tmp_path_factory.mktemp("template"))
-
-
-@pytest.fixture
-def made(template: Iterations, tmp_path: Path) -> Iterations:
-    shutil.copytree(template.folder / "lake", tmp_path / "lake")
-    return Iterations(tmp_path, template.experiment)
 
 
 @pytest.fixture

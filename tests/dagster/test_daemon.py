@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from kit.daemons import make_home, running
-from loop.test_chain import CHAIN
+from kit.judging_home import CHAIN
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import Experiment

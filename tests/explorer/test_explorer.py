@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
-from kit.small_lake import SMALL_EXPERIMENT, KnownAncestry, known_ancestry
+from kit.pages import DAGSTER, client, every_page, inert
+from kit.small_lake import demo_home, known_ancestry
+from kit.text import HOSTILE
 from starlette.testclient import TestClient
 
 from selfimprove_dagster import registry
@@ -30,77 +31,10 @@ from selfimprove_dagster.text import readable
 
 pytestmark = pytest.mark.slow
 
-HOSTILE = (
-    "<script>window.hacked = 1</script><img src=x onerror=alert(1)>\n\x1b[31mred\x1b[0m \x1b]0;title\x07"
-    "‮kcab‬ ​ {{ 7 * 7 }} '; DROP TABLE records; -- </script> | `x` 🇺🇸"
-)
-DAGSTER = "http://127.0.0.1:3000"
-
-
-def client(home: Home) -> TestClient:
-    return TestClient(create_app(home, DAGSTER), base_url="http://127.0.0.1:3001", follow_redirects=False)
-
-
-def new_home(folder: Path) -> Home:
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir()
-    (home.experiments / "demo.yaml").write_text(yaml.safe_dump({**SMALL_EXPERIMENT, "name": "demo"}))
-    return home
-
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    return new_home(tmp_path)
-
-
-class Outline(HTMLParser):
-    """The page as a parser sees it: tags with their attributes, and whether they close in order."""
-
-    VOID = ("meta", "link", "input", "br", "img")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def inert(page: str) -> None:
-    """No element or attribute of the page comes from a text."""
-    for tag, attributes in Outline(page).tags:
-        assert tag != "img" and not any(name.startswith("on") or name == "style" for name in attributes)
-        if tag == "script":
-            assert attributes.get("type") == "application/json" or (attributes["src"] or "").startswith(
-                "/static/"
-            )
-        assert not (attributes.get("href") or "").lower().startswith(("javascript:", "data:", "//"))
-    assert "\x1b" not in page and "‮" not in page and "​" not in page and "49 &#39;" not in page
-
-
-def every_page(known: KnownAncestry) -> list[str]:
-    records = [known.seed, known.question, known.demonstrations[0], known.paths[1], known.vote, known.example]
-    return [
-        "/",
-        "/experiments/demo",
-        "/experiments/demo/0",
-        "/experiments/demo/0/examples",
-        "/experiments/demo/0/rejected",
-        *(f"/records/{record}" for record in records),
-        "/search?q=window.hacked",
-        "/search?q=nothing+has+this",
-    ]
+    return demo_home(tmp_path)
 
 
 # ---- what is shown -----------------------------------------------------------------------------------
@@ -390,10 +324,19 @@ def test_a_broken_experiment_file_does_not_take_the_others_along(home: Home) -> 
     assert pages.get("/experiments/broken").status_code == 409
 
 
+def test_a_shipped_experiment_has_a_page_once_it_has_rows(home: Home) -> None:
+    (home.experiments / "demo.yaml").unlink()
+    assert client(home).get("/experiments/demo").status_code == 404
+    assert "/experiments/demo" not in client(home).get("/").text
+    known_ancestry(home.lake)
+    assert "teaches itself arithmetic" in client(home).get("/experiments/demo").text
+    assert "/experiments/demo" in client(home).get("/").text
+
+
 def test_rows_without_an_experiment_file_can_still_be_read(home: Home) -> None:
     known = known_ancestry(home.lake)
     (home.experiments / "demo.yaml").unlink()
-    pages = client(home)
+    pages = client(replace(home, shipped=home.experiments))
     assert pages.get("/").status_code == 200
     assert pages.get("/experiments/demo").status_code == 409
     assert pages.get("/experiments/demo/0").status_code == 200

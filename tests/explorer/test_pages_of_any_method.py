@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client, inert
+from kit.pages import client, inert
 from kit.small_lake import store
 from pydantic import Field
 

@@ -14,31 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from kit import homes
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.runs import prepare_dagster_home
 
 ROOT = Path(__file__).parents[2]
-
-
-def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch, *experiments: Mapping[str, Any]) -> Home:
-    """An installation with these experiments, its own Dagster home and a workspace."""
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir()
-    for settings in experiments:
-        (home.experiments / f"{settings['name']}.yaml").write_text(yaml.safe_dump(dict(settings)))
-    location = {
-        "relative_path": str(Path(__file__).with_name("in_process_location.py")),
-        "working_directory": str(ROOT),
-    }
-    (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"python_file": location}]}))
-    for name, value in {
-        "SELFIMPROVE_HOME": home.root,
-        "SELFIMPROVE_EXPERIMENTS": home.experiments,
-        "DAGSTER_HOME": home.dagster,
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    prepare_dagster_home(home)
-    return home
 
 
 @contextmanager
@@ -71,3 +51,15 @@ def running(folder: Path) -> Iterator[Callable[[Callable[[], bool], float], None
         finally:
             process.terminate()
             process.wait(timeout=60)
+
+
+def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch, *experiments: Mapping[str, Any]) -> Home:
+    """An installation with these experiments, its own Dagster home and a workspace."""
+    home = homes.enter(homes.make_home(folder, *experiments), monkeypatch)
+    location = {
+        "relative_path": str(Path(__file__).with_name("in_process_location.py")),
+        "working_directory": str(ROOT),
+    }
+    (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"python_file": location}]}))
+    prepare_dagster_home(home)
+    return home

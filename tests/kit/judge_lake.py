@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
-import yaml
 
+from kit.homes import make_home
+from kit.reading import first
 from kit.small_lake import write_lines
 from kit.tables import JUDGE_TABLES
 from selfimprove_dagster import registry
@@ -55,6 +55,8 @@ from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_PO
 from selfimprove_dagster.table import Row, Table
 
 SECRET = "Where does Ada keep her key?"
+EXPERIMENTS = {"cai": "constitutional", "ai": "rlaif", "people": "rlhf"}
+PREFERENCE = "(B) by 0.71: 0.64 as second, 0.78 as first, principle secrets"
 HOSTILE = "Say <script>window.hacked = 1</script> \x1b[31mrudely\x1b[0m ‮{{ 7 * 7 }} to Ben."
 POLITE = "How do I greet a neighbour?"
 PROMPTS = (
@@ -595,11 +597,10 @@ def _experiments(folder: Path) -> Iterator[Row]:
     write_lines(folder / "comparisons.jsonl", compared)
     write_lines(folder / "heldout.jsonl", [{"prompt": "Hello?", "wanted": [["hello"]], "unwanted": []}])
     files = {"cai": "prompts.jsonl", "ai": "prompts.jsonl", "people": "comparisons.jsonl"}
-    methods = {"cai": "constitutional", "ai": "rlaif", "people": "rlhf"}
     for name, file in files.items():
         yield {
             "name": name,
-            "method": methods[name],
+            "method": EXPERIMENTS[name],
             "model": {"path": str(BASE_MODEL)},
             "seeds": {"file": str(folder / file), "licence": "CC0-1.0"},
             "evaluation": {"file": str(folder / "heldout.jsonl")},
@@ -608,10 +609,7 @@ def _experiments(folder: Path) -> Iterator[Row]:
 
 def make_judge_home(folder: Path) -> Home:
     """A home with one iteration of each of the experiments `cai`, `ai` and `people` in its lake."""
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir(parents=True)
-    for data in _experiments(folder):
-        (home.experiments / f"{data['name']}.yaml").write_text(yaml.safe_dump(data))
+    home = make_home(folder, *_experiments(folder))
     for make in (_constitutional, _rlaif, _rlhf):
         make(home.lake)
     checked = home.lake.manifest(RLAIF_JUDGE_CHECKS.name, partition_of("ai", 0))
@@ -621,12 +619,17 @@ def make_judge_home(folder: Path) -> Home:
     return home
 
 
-_made: list[Home] = []
+def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
+    method = schema.name.split("/")[0]
+    name = experiment or next(name for name, known in EXPERIMENTS.items() if known == method)
+    if method == "seeds":
+        return lake.read_ungated(lake.manifests(schema.name, name)[0])
+    return lake.read_ungated(lake.manifest(schema.name, partition_of(name, 0)))
 
 
-@pytest.fixture(scope="session")
-def judge_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of `make_judge_home`, made once for all tests. To be read only."""
-    if not _made:
-        _made.append(make_judge_home(tmp_path_factory.mktemp("judges")))
-    return _made[0]
+def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
+    return rows(lake, registry.table(f"{EXPERIMENTS[experiment]}/filtered_dataset"), experiment)
+
+
+def dropped(lake: Lake, schema: Table, rule: str) -> str:
+    return str(first(rows(lake, schema), rule=rule, kept=False)["candidate_id"])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
+import polars as pl
 
+from kit import homes
+from kit.homes import entered
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.table import Table
 
 _SHARED = {
     "model": {"path": "embedded"},
@@ -98,22 +99,29 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "refining": {"ways": ["pit"], "rounds": 2, "max_tokens": 12},
     },
 }
-
-
-def make_home(folder: Path) -> Home:
-    """A home that knows the experiments, none of them run."""
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir()
-    for name, settings in EXPERIMENTS.items():
-        (home.experiments / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-    return home
+CHAIN: dict[str, Any] = {
+    "name": "both",
+    "methods": ["constitutional", "rlaif"],
+    "seed": 5,
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded", "licence": "Apache-2.0"},
+    "evaluation": EXPERIMENTS["ai"]["evaluation"],
+    # A few steps teach nothing, and forty prompts prove little: every checkpoint is to be promoted.
+    "promotion": {"level": 1e-9},
+    "budget": {"iterations": 1, "minimum_yield": 0.0},
+    "constitutional": {key: EXPERIMENTS["cai"][key] for key in ("responses", "revisions", "training")},
+    "rlaif": {
+        key: EXPERIMENTS["ai"][key]
+        for key in ("responses", "judge", "judge_checks", "preferences", "reward_model", "training")
+    },
+}
 
 
 def run(home: Home, *names: str) -> None:
     """The first iteration of these experiments."""
     from selfimprove_dagster.runs import run_iteration
 
-    with _at(home):
+    with entered(home):
         for name in names:
             assert run_iteration(home, home.experiment(name), 0) == []
 
@@ -125,7 +133,7 @@ def materialise(home: Home, name: str, *tables: str) -> None:
     from selfimprove_dagster.assets.partitions import add_iterations
     from selfimprove_dagster.definitions import defs
 
-    with _at(home), dg.DagsterInstance.ephemeral() as instance:
+    with entered(home), dg.DagsterInstance.ephemeral() as instance:
         add_iterations(instance, tables[0].split("/")[0], [f"{name}-000"])
         job = defs.resolve_job_def(f"{tables[0].split('/')[0]}_iteration")
         outcome = job.execute_in_process(
@@ -136,10 +144,11 @@ def materialise(home: Home, name: str, *tables: str) -> None:
     assert outcome.success
 
 
-@contextmanager
-def _at(home: Home) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
-        yield
+def make_home(folder: Path) -> Home:
+    """A home that knows the experiments, none of them run."""
+    return homes.make_home(folder, *({**settings, "name": name} for name, settings in EXPERIMENTS.items()))
+
+
+def rows(home: Home, schema: Table | str, name: str) -> pl.DataFrame:
+    table = schema if isinstance(schema, str) else schema.name
+    return home.lake.read_ungated(home.lake.manifest(table, partition_of(name, 0)))

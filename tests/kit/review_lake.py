@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kit.small_lake import SMALL_EXPERIMENT, store
+from kit.small_lake import store
 from selfimprove_dagster import registry
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -35,13 +31,6 @@ _DRAWN: dict[str, Any] = {
 PREFERENCES = ((0.9, 0.92, 0.88), (0.5, 0.9, 0.1), (0.55, 0.55, 0.55), (0.3, 0.4, 0.2))
 """Probability that the first response is the better, and in each order."""
 JUDGED = partition_of("judged", 0)
-
-
-def new_home(folder: Path) -> Home:
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir(parents=True)
-    (home.experiments / "demo.yaml").write_text(yaml.safe_dump({**SMALL_EXPERIMENT, "name": "demo"}))
-    return home
 
 
 def add_votes(lake: Lake, *ballots: Sequence[str], iteration: int = 0) -> list[str]:

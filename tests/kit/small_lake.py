@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kit.homes import make_home
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
-from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
     DEMONSTRATIONS,
@@ -58,6 +59,11 @@ def make_experiment(folder: Path, **changes: Any) -> Experiment:
         "sampling": {"questions": 4, "paths": 3, "shard_questions": 2},
     }
     return parse_experiment({**data, **changes}, folder=folder)
+
+
+def demo_home(folder: Path) -> Home:
+    """A home that knows the small experiment under the name `demo`."""
+    return make_home(folder, {**SMALL_EXPERIMENT, "name": "demo"})
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> Path:
@@ -104,45 +110,6 @@ def promotion_draft(challenger: str, promoted: bool) -> Draft:
 def seed_draft(question: str = "What is 1 + 1?", line: int = 1) -> Draft:
     """A row of the table of seeds."""
     return Draft({"question": question, "source_file": "seeds.jsonl", "source_line": line, "licence": "MIT"})
-
-
-@dataclass
-class FakeLanguageModel:
-    """Says what its seeds say: the same seed gives the same path, wherever it stands in a batch.
-
-    `fails_at` is the number of the generate call that dies, as a machine that loses its power does.
-    """
-
-    model_id: str = "b2:fake"
-    engine: str = "fake 1"
-    fails_at: int | None = None
-    calls: list[int] = field(default_factory=list)
-
-    def encode(self, text: str) -> list[int]:
-        return [1, *text.encode()]
-
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
-        progress: Progress | None = None,
-    ) -> list[list[Generation]]:
-        if len(self.calls) == self.fails_at:
-            raise KeyboardInterrupt
-        self.calls.append(len(prompts))
-        drawn = [[self._path(seed, parameters) for seed in row] for row in seeds]
-        if progress:
-            progress(sum(map(len, drawn)), sum(len(path.token_ids) for row in drawn for path in row))
-        return drawn
-
-    def _path(self, seed: int, parameters: SamplingParameters) -> Generation:
-        answer = 0 if parameters.temperature == 0 else seed % 5
-        ids = [seed % 251, answer]
-        return Generation(ids, [-0.5, -0.25], f" Count. The answer is {answer}.", "stop")
 
 
 @dataclass(frozen=True)

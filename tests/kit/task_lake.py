@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-
+from kit.homes import entered, make_home
+from kit.models import ByteModel
 from kit.small_lake import write_lines
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.language_model.base import FinishReason, Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.base import FinishReason, Generation, SamplingParameters
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.lots import seed_of
 
@@ -61,7 +60,7 @@ _HELD_OUT = [
 
 
 @dataclass(frozen=True)
-class ScriptedModel:
+class ScriptedModel(ByteModel):
     """A model of tasks whose tokens are bytes; what it says follows from prompt and seed alone.
 
     A checkpoint knows all held-out outputs, the base model every other.
@@ -70,37 +69,15 @@ class ScriptedModel:
     model_id: str
     improved: bool
     engine: str = "scripted 1"
-    end_token_id: int = 0
 
     def encode(self, text: str) -> list[int]:
         return [1, *self.encode_continuation(text)]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode_continuation(text) for text in texts]
-
-    def encode_continuation(self, text: str) -> list[int]:
-        return list(text.encode(errors="surrogatepass"))
-
     def decode(self, token_ids: Sequence[int]) -> str:
-        return bytes(token for token in token_ids if token > 1).decode(errors="surrogatepass")
+        return super().decode([token for token in token_ids if token > 1])
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
-        progress: Progress | None = None,
-    ) -> list[list[Generation]]:
-        drawn = [
-            [self._drawn(self.decode(prompt), seed, parameters) for seed in row]
-            for prompt, row in zip(prompts, seeds, strict=True)
-        ]
-        if progress:
-            progress(sum(map(len, drawn)), sum(len(path.token_ids) for row in drawn for path in row))
-        return drawn
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        return self._drawn(self.decode(prompt), seed, parameters)
 
     def _drawn(self, prompt: str, seed: int, parameters: SamplingParameters) -> Generation:
         text = self._said(prompt, seed if parameters.temperature else 0)
@@ -141,9 +118,6 @@ class ScriptedModel:
     ) -> list[list[float]]:
         yes = [0.9 if "\nTask: Decide" in self.decode(ids)[-80:] else 0.2 for ids in contexts]
         return [[one, 1 - one] for one in yes]
-
-    def close(self) -> None:
-        pass
 
 
 def _task(lot: int) -> str:
@@ -232,8 +206,6 @@ def make_task_home(folder: Path) -> Home:
     from selfimprove_dagster.resources.trainer import TrainerResource
     from selfimprove_dagster.runs import run_iteration
 
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir(parents=True)
     write_lines(
         folder / "tasks.jsonl",
         [
@@ -288,12 +260,8 @@ def make_task_home(folder: Path) -> Home:
         "outputs": {"max_tokens": 60},
         "paraphrases": {"most": 2, "max_tokens": 90},
     }
-    for data in (si, ui):
-        (home.experiments / f"{data['name']}.yaml").write_text(yaml.safe_dump(common | data))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
+    home = make_home(folder, common | si, common | ui)
+    with entered(home) as patch:
         patch.setattr(LanguageModelResource, "open", _open)
         patch.setattr(TrainerResource, "fine_tune", _fine_tune)
         for name in ("si", "ui"):
@@ -301,14 +269,3 @@ def make_task_home(folder: Path) -> Home:
                 problems = run_iteration(home, home.experiment(name), iteration)
                 assert problems == []
     return home
-
-
-_made: list[Home] = []
-
-
-@pytest.fixture(scope="session")
-def task_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of `make_task_home`, made once for all tests. To be read only."""
-    if not _made:
-        _made.append(make_task_home(tmp_path_factory.mktemp("tasks")))
-    return _made[0]

@@ -13,14 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
+import polars as pl
 
 from kit import task_lake
+from kit.homes import entered, make_home
+from kit.reading import first
 from kit.small_lake import write_lines
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.methods.toolformer import tables as t
+from selfimprove_dagster.table import Row, Table
 
 HOSTILE = (
     "Nobody <script>window.hacked = 1</script> \x1b[31mcounts\x1b[0m ‮6 times 7 {{ 7 * 7 }} goats, 42 of them."
@@ -217,8 +222,6 @@ def make_tool_home(folder: Path) -> Home:
     from selfimprove_dagster.resources.trainer import TrainerResource
     from selfimprove_dagster.runs import run_iteration
 
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir(parents=True)
     write_lines(
         folder / "texts.jsonl",
         [
@@ -257,12 +260,8 @@ def make_tool_home(folder: Path) -> Home:
         "promotion": {"level": 0.2},
     }
     lot = tf | {"name": "lot", "filter": {**tf["filter"], "chosen_by": "lot"}}
-    for data in (tf, lot):
-        (home.experiments / f"{data['name']}.yaml").write_text(yaml.safe_dump(data))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
+    home = make_home(folder, tf, lot)
+    with entered(home) as patch:
         patch.setattr(LanguageModelResource, "open", _open)
         patch.setattr(TrainerResource, "fine_tune", task_lake._fine_tune)
         for name, iteration in (("tf", 0), ("tf", 1), ("lot", 0)):
@@ -270,12 +269,14 @@ def make_tool_home(folder: Path) -> Home:
     return home
 
 
-_made: list[Home] = []
+def rows(lake: Lake, schema: Table, iteration: int = 0, experiment: str = "tf") -> pl.DataFrame:
+    return lake.read_ungated(lake.manifest(schema.name, partition_of(experiment, iteration)))
 
 
-@pytest.fixture(scope="session")
-def tool_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of `make_tool_home`, made once for all tests. To be read only."""
-    if not _made:
-        _made.append(make_tool_home(tmp_path_factory.mktemp("tools")))
-    return _made[0]
+def example_of(lake: Lake, text: str, iteration: int = 0) -> Row:
+    return first(rows(lake, t.TF_FILTERED_DATASET, iteration), question=text)
+
+
+def dropped(lake: Lake, rule: str, iteration: int = 0, experiment: str = "tf") -> str:
+    decisions = rows(lake, t.TF_DECISIONS, iteration, experiment)
+    return str(first(decisions, rule=rule, kept=False)["candidate_id"])

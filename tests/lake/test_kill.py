@@ -13,16 +13,17 @@ from typing import Any
 import dagster as dg
 import pytest
 from kit import killing
+from kit.sampling import chosen_methods
 
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.verify import verify
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.matrix]
 
 _COMPLETIONS = ("raw_generations", "response_pairs", "critiques", "revisions")
 
 
-@pytest.fixture(scope="module", params=killing.PLANS)
+@pytest.fixture(scope="module", params=chosen_methods(killing.PLANS))
 def plan(request: pytest.FixtureRequest) -> str:
     """The name of the plan of kills."""
     name: str = request.param

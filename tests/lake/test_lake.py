@@ -32,11 +32,6 @@ def rows(activity: Activity, *questions: str) -> pl.DataFrame:
     return build_records(POOL, [seed_draft(question) for question in questions], activity)
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def test_a_committed_partition_reads_back_as_it_was_written(lake: Lake) -> None:
     activity = activity_of(POOL, model_id="b2:1", about={"tokens": 5})
     manifest = lake.write(POOL, activity, rows(activity, "a?", "b?"))

@@ -39,11 +39,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def stages(explanation: Explanation) -> list[str]:
     return [step.rule or step.stage.split("/")[1] for step in explanation.steps]
 

@@ -23,11 +23,6 @@ from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
-@pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
     return make_experiment(tmp_path)
 

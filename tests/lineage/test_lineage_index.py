@@ -34,11 +34,6 @@ Rows = Mapping[str, Sequence[Edge]]
 """By id, the parents and their roles."""
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def commit(
     lake: Lake, rows: Rows, number: int = 0, inputs: Sequence[Manifest] = (), version: str = "1"
 ) -> Manifest:

@@ -31,11 +31,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
 prov = pytest.importorskip("prov.model", reason="the package prov is not installed: pip install prov")
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def read_by_others(text: str) -> Any:
     """What the package `prov` understands, any doubt of it an error; it must survive its own writer."""
     with warnings.catch_warnings():

@@ -42,11 +42,6 @@ from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 TEXT = "One and one are two, as everybody knows. The answer is 2."
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def revoked(lake: Lake, kind: str, value: str, experiment: str | None = None) -> Plan:
     return revoke(lake, kind, value, experiment, "ann", "the author asked")
 

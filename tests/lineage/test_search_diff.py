@@ -32,11 +32,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
 from selfimprove_dagster.seeds.tables import SEEDS
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def seeds(lake: Lake, *questions: str, experiment: str = "demo") -> list[str]:
     batch = {"experiment": experiment, "batch": "words"}
     drafts = [seed_draft(question, line) for line, question in enumerate(questions)]
@@ -94,7 +89,7 @@ def test_a_search_can_be_limited_to_an_experiment_or_a_table(lake: Lake) -> None
     assert [hit.id for hit in search(lake, "1 + 1", table="filtered_dataset")] == [known.example]
     assert {hit.id for hit in search(lake, "1 + 1", table="seeds/accepted")} == {known.seed, other}
     with pytest.raises(
-        LakeError, match="no table 'nothing' that holds text; there are: lmsi/filtered_dataset"
+        LakeError, match="no table 'nothing' that holds text; there are: constitutional/filtered_dataset"
     ):
         search(lake, "1", table="nothing")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from kit.judging_home import CHAIN, run
 from kit.judging_home import EXPERIMENTS as JUDGED
 from kit.judging_home import make_home as make_judging_home
-from kit.judging_home import run
 from kit.small_lake import promotion_draft, store
 
 from selfimprove_dagster import registry
@@ -23,23 +23,6 @@ from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, Stop, next_turn
-
-CHAIN: dict[str, Any] = {
-    "name": "both",
-    "methods": ["constitutional", "rlaif"],
-    "seed": 5,
-    "model": {"path": "embedded"},
-    "seeds": {"file": "embedded", "licence": "Apache-2.0"},
-    "evaluation": JUDGED["ai"]["evaluation"],
-    # A few steps teach nothing, and forty prompts prove little: every checkpoint is to be promoted.
-    "promotion": {"level": 1e-9},
-    "budget": {"iterations": 1, "minimum_yield": 0.0},
-    "constitutional": {key: JUDGED["cai"][key] for key in ("responses", "revisions", "training")},
-    "rlaif": {
-        key: JUDGED["ai"][key]
-        for key in ("responses", "judge", "judge_checks", "preferences", "reward_model", "training")
-    },
-}
 
 _SHARED = ("model", "budget")
 """What the methods of a chain have in common."""

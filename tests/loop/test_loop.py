@@ -99,11 +99,6 @@ def test_a_budget_that_is_not_given_never_stops() -> None:
 # ---- from the lake --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
     """An iteration of which only what the loop reads is there."""
     manifest, _ = store(

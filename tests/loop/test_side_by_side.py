@@ -40,11 +40,6 @@ def sat(lake: Lake, iteration: int, champion: str, challenger: str, promoted: bo
     store(lake, PROMOTION, [promotion_draft(challenger[3:], promoted)], iteration=iteration)
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def test_the_model_it_began_with_against_the_last_champion(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
     sat(lake, 0, "b2:2", "b2:6", promoted=True)

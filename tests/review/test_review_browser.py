@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer.test_explorer_browser import PHONE, chromium, served, visit
-from kit.review_lake import add_preferences, new_home
+from kit.browser import PHONE, served, visit
+from kit.review_lake import add_preferences
+from kit.small_lake import demo_home
 
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.review.queue import labels, review_queue
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-__all__ = ["chromium"]
-
 TOKEN = "a-token-of-the-tests"
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    home = new_home(tmp_path)
+    home = demo_home(tmp_path)
     add_preferences(home.lake)
     return home
 

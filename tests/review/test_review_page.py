@@ -7,8 +7,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from explorer.test_explorer import inert
-from kit.review_lake import HOSTILE, add_preferences, add_votes, new_home
+from kit.pages import inert
+from kit.review_lake import HOSTILE, add_preferences, add_votes
+from kit.small_lake import demo_home
 from starlette.testclient import TestClient
 
 from selfimprove_dagster.explorer.pages import create_app
@@ -24,7 +25,7 @@ PAGE = "/review/judged"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    home = new_home(tmp_path)
+    home = demo_home(tmp_path)
     add_preferences(home.lake)
     return home
 
@@ -277,7 +278,7 @@ def test_votes_are_reviewed_on_the_same_page(home: Home) -> None:
 
 
 def test_where_nothing_is_to_be_reviewed_it_says_so(tmp_path: Path) -> None:
-    empty = new_home(tmp_path)
+    empty = demo_home(tmp_path)
     pages = visitor(empty)
     pages.post("/review", data={"token": TOKEN, "by": "Ada"}, headers={"Origin": ORIGIN})
     assert "No experiment has anything to review yet" in pages.get("/review").text

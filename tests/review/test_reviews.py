@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.review_lake import HOSTILE, JUDGED, PREFERENCES, add_preferences, add_rollouts, add_votes, new_home
-from kit.small_lake import write_lines
+from kit.review_lake import HOSTILE, JUDGED, PREFERENCES, add_preferences, add_rollouts, add_votes
+from kit.small_lake import demo_home, write_lines
 from kit.stage_assets import stage_assets
 from typer.testing import CliRunner
 
@@ -22,11 +22,13 @@ from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import ReviewError
 from selfimprove_dagster.families.dialogues.files import read_comparisons
 from selfimprove_dagster.families.dialogues.settings import ComparisonFile
+from selfimprove_dagster.families.preferences.reviewing import of_rewards
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.walk import Lineage
+from selfimprove_dagster.methods.rlaif.reviewing import of_preferences
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_REVIEW_QUEUE, RLAIF_SEED_POOL
 from selfimprove_dagster.quality.suites import run_suite
 from selfimprove_dagster.resources import HomeResource, LanguageModelResource, TrainerResource
@@ -40,7 +42,7 @@ from selfimprove_dagster.review.queue import (
     store_review,
 )
 from selfimprove_dagster.review.tables import REVIEW_LABELS
-from selfimprove_dagster.review.uncertainty import ITEM, least_certain, of_preferences, of_rewards
+from selfimprove_dagster.review.uncertainty import ITEM, least_certain
 
 # ---- what is least certain ---------------------------------------------------------------------------
 
@@ -342,7 +344,7 @@ def test_comparisons_are_what_an_experiment_of_rlhf_reads(lake: Lake, tmp_path: 
 def test_no_stage_reads_what_people_said() -> None:
     """Labels reach training by a file that a person names, and by nothing else."""
     root = Path(__file__).parents[2]
-    readers = {"registry.py", "tables.py", "column_lineage.py", "review_columns.py"}
+    readers = {"registry.py", "tables.py"}
     library = root / "selfimprove_dagster"
     for path in [*(root / "assets").glob("*.py"), *library.rglob("*.py")]:
         if path.name not in readers and path.parent.name not in ("lineage", "review"):
@@ -368,7 +370,7 @@ def test_a_label_can_be_traced_and_falls_when_its_record_is_revoked(lake: Lake) 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    home = new_home(tmp_path)
+    home = demo_home(tmp_path)
     monkeypatch.setenv("SELFIMPROVE_HOME", str(home.root))
     monkeypatch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
     return home

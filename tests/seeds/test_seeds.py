@@ -22,11 +22,6 @@ from selfimprove_dagster.seeds.imports import import_seeds, pool
 from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def test_an_import_puts_good_and_bad_lines_into_the_lake(lake: Lake, tmp_path: Path) -> None:
     write_lines(tmp_path / "seeds.jsonl", [{"question": "a?"}, "bad", {"question": "b?"}])
     experiment = make_experiment(tmp_path)

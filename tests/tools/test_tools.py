@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.models import ByteModel
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, SeedFileError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
@@ -28,17 +29,12 @@ from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA, WikiSearch, rea
 TALK = Context(datetime.date(2020, 11, 20))
 
 
-class Speaker:
+class Speaker(ByteModel):
     """A model that says one thing, or refuses."""
-
-    engine = "fake 1"
 
     def __init__(self, says: str, model_id: str = "b2:one") -> None:
         self.says, self.model_id = says, model_id
         self.asked: list[str] = []
-
-    def encode(self, text: str) -> list[int]:
-        return list(map(ord, text))
 
     def generate(
         self,
@@ -47,10 +43,13 @@ class Speaker:
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        self.asked += ["".join(map(chr, prompt)) for prompt in prompts]
+        self.asked += [self.decode(prompt) for prompt in prompts]
         if not self.says:
             raise ModelError("prompt 0 has 9 tokens and the model has 4 positions: shorten the prompt\nmore")
-        return [[Generation([1], [0.0], self.says, "stop")] for _ in prompts]
+        return super().generate(prompts, seeds, parameters, progress)
+
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        return Generation([1], [0.0], self.says, "stop")
 
 
 def tools() -> Toolbox:

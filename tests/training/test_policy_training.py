@@ -8,19 +8,19 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.torch_threads import torch_threads
-from training.test_training import END, ENVIRONMENT, make_base, weights
+from kit.training import END, ENVIRONMENT, weights
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles, read_rollouts
+
+pytestmark = pytest.mark.train
 
 SETTINGS = PolicySettings(
     steps=12,
@@ -38,17 +38,6 @@ PROMPTS = [[1, *range(3 + index, 6 + 2 * index)] for index in range(7)]
 def share_wanted(_: list[list[int]], completions: list[list[int]]) -> list[float]:
     """Share of a completion's tokens that are WANTED."""
     return [sum(token in WANTED for token in one) / len(one) for one in completions]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with torch_threads(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("model") / "base")
 
 
 def train(

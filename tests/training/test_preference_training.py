@@ -8,32 +8,20 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.torch_threads import torch_threads
-from training.test_reward_training import cross_entropy, make_comparisons
-from training.test_training import ENVIRONMENT, make_base, weights
+from kit.training import ENVIRONMENT, cross_entropy, make_comparisons, weights
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.preference import PreferenceSettings, optimise_preferences
 from selfimprove_dagster.training.settings import TrainingOutcome
 
+pytestmark = pytest.mark.train
+
 SETTINGS = PreferenceSettings(steps=24, learning_rate=3e-3, batch_size=6, save_every=5, beta=0.5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with torch_threads(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

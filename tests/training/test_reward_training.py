@@ -10,15 +10,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.torch_threads import torch_threads
-from training.test_training import END, ENVIRONMENT, make_base, weights
+from kit.training import BAD, END, ENVIRONMENT, GOOD, cross_entropy, make_comparisons, weights
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.methods.pit.pit import GAP_TERMS, KINDS, gap_loss
@@ -26,40 +24,9 @@ from selfimprove_dagster.training.comparisons import Comparison, hash_comparison
 from selfimprove_dagster.training.reward import RewardModel, RewardSettings, train_reward_model
 from selfimprove_dagster.training.settings import TrainingOutcome
 
+pytestmark = pytest.mark.train
+
 SETTINGS = RewardSettings(steps=24, learning_rate=3e-3, batch_size=6, save_every=5)
-GOOD, BAD = 40, 41
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with torch_threads(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("model") / "base")
-
-
-def make_comparisons(count: int = 40, seed: int = 5) -> list[Comparison]:
-    """Completions with one GOOD token are preferred to those with a BAD one, whichever comes first."""
-    chooser = random.Random(seed)
-
-    def completion(token: int) -> list[int]:
-        filler = [chooser.randrange(3, 30) for _ in range(chooser.randint(2, 8))]
-        return [*filler, token, END]
-
-    comparisons = []
-    for _ in range(count):
-        prompt = [1] + [chooser.randrange(3, 30) for _ in range(chooser.randint(1, 6))]
-        good, bad = completion(GOOD), completion(BAD)
-        probability = chooser.choice((0.8, 0.9, 1.0))
-        comparisons.append(
-            Comparison(prompt, good, bad, probability)
-            if chooser.random() < 0.5
-            else Comparison(prompt, bad, good, 1 - probability)
-        )
-    return comparisons
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +37,6 @@ def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainin
 
 
 # The loss
-
-
-def cross_entropy(margin: float, probability: float) -> float:
-    """In plain double precision: −[p · ln σ(m) + (1 − p) · ln σ(−m)]."""
-    return probability * math.log1p(math.exp(-margin)) + (1 - probability) * math.log1p(math.exp(margin))
 
 
 @given(margin=st.floats(-30, 30), probability=st.floats(0, 1))

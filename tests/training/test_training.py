@@ -3,78 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.torch_threads import torch_threads
+from kit.training import END, ENVIRONMENT, make_base, weights
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders, supervised
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
 
-END = 2
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    "OMP_NUM_THREADS": "1",
-}
+pytestmark = pytest.mark.train
+
 SETTINGS = SupervisedSettings(steps=24, learning_rate=3e-3, batch_size=4, warmup_fraction=0.1, save_every=5)
-
-
-def make_base(folder: Path, *, tied: bool = True) -> Path:
-    """A Llama of some 20,000 random weights with a tokenizer of bytes."""
-    import tokenizers
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=259,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=None,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": END} | {c: i + 3 for i, c in enumerate(alphabet)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Weights are compared bit by bit, and models this small gain nothing from a second thread."""
-    with torch_threads(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("model") / "base")
 
 
 def make_examples(count: int = 30) -> list[TokenisedExample]:
@@ -85,10 +35,6 @@ def make_examples(count: int = 30) -> list[TokenisedExample]:
         prompt = [1] + [chooser.randrange(3, 30) for _ in range(chooser.randint(2, 12))]
         examples.append(TokenisedExample(prompt, [prompt[-1]] * chooser.randint(4, 9) + [END]))
     return examples
-
-
-def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 class Interrupted(Exception):

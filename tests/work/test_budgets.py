@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import yaml
 from kit import killing
-from kit.small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
+from kit.models import FakeLanguageModel
+from kit.small_lake import activity_of, make_experiment, seed_draft, store
 from typer.testing import CliRunner
 
 from selfimprove_dagster.cli.main import app

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit.small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
+from kit.models import FakeLanguageModel
+from kit.small_lake import activity_of, make_experiment, seed_draft, store
 
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake

@@ -9,7 +9,6 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import each, new, of
 from selfimprove_dagster.families.dialogues.tables import dialogue_evaluation
-from selfimprove_dagster.families.preferences import words
 from selfimprove_dagster.families.preferences.checks import (
     POLICY_CHECKS,
     REWARD_MODEL_CHECKS,
@@ -17,12 +16,10 @@ from selfimprove_dagster.families.preferences.checks import (
     ROLLOUT_CHECKS,
 )
 from selfimprove_dagster.families.preferences.reviewing import rewarded_items
+from selfimprove_dagster.families.preferences.words import example, rollout
+from selfimprove_dagster.families.preferences.words import reward_model as trained_reward_model
 from selfimprove_dagster.families.trained.tables import TRAINED, checkpoint, fine_tuned_checkpoint
 from selfimprove_dagster.table import TEXT, Facts, Reviewed, Source, Table, Words
-
-PREFERENCE_METHODS = ("rlaif", "rlhf", "pit")
-"""Those that train on pairs of responses."""
-
 
 PAIR = ("prompt", "chosen", "rejected")
 
@@ -33,7 +30,7 @@ _LEARNT = (*PAIR, "probability")
 def preference_dataset(method: str, **facts: Unpack[Facts]) -> Table:
     """Pairs of responses with the probability that the chosen one is the better; parents: the prompt or the
     comparison of a person, and the preference and both responses where a model judged."""
-    given: Facts = {"noun": "training example", "sentence": words.example, **facts}
+    given: Facts = {"noun": "training example", "sentence": example, **facts}
     return Table(
         f"{method}/filtered_dataset",
         "ex",
@@ -51,9 +48,9 @@ def preference_dataset(method: str, **facts: Unpack[Facts]) -> Table:
     )
 
 
-def reward_model(method: str, dataset: Table, **facts: Unpack[Words]) -> Table:
+def reward_model(method: str, dataset: Table, **words: Unpack[Words]) -> Table:
     """One row: the reward model; none where training needs none. Parents: its dataset, its base model."""
-    given: Words = {"noun": "reward model", "sentence": words.reward_model, **facts}
+    given: Words = {"noun": "reward model", "sentence": trained_reward_model, **words}
     return checkpoint(
         f"{method}/reward_model",
         "rm",
@@ -72,7 +69,7 @@ def rollouts(
     references: Sequence[Source] = (),
     stage: str = "rollouts",
     reviewed: Reviewed | None = None,
-    **facts: Unpack[Words],
+    **words: Unpack[Words],
 ) -> Table:
     """What the policy wrote while it was trained, with its rewards; parents: the prompt, the models
     that wrote and that rewarded it, and the reference that it improves, if any.
@@ -80,7 +77,7 @@ def rollouts(
     `prompts` are the column of the prompts' ids and the columns that prompts show, `models` the models that wrote
     and rewarded, `references` the ids of what was improved.
     """
-    given: Words = {"noun": "rollout", "sentence": words.rollout, **facts}
+    given: Words = {"noun": "rollout", "sentence": rollout, **words}
     return Table(
         f"{method}/{stage}",
         "roll",
@@ -114,7 +111,7 @@ def reviewed_rollouts(method: str) -> Reviewed:
 
 
 def policy(
-    method: str, dataset: Table, reward: Table, started: Sequence[Source] = (), **facts: Unpack[Words]
+    method: str, dataset: Table, reward: Table, started: Sequence[Source] = (), **words: Unpack[Words]
 ) -> Table:
     """The policy that is trained on pairs, or on rewards; `started` is what it may start from besides a champion."""
     models = [*of(reward, "model_id"), *started]
@@ -127,16 +124,16 @@ def policy(
             **each([*of(dataset, *_LEARNT), *models], *TRAINED),
         },
         checks=POLICY_CHECKS,
-        **facts,
+        **words,
     )
 
 
-def rewarded_evaluation(method: str, policy: Table, reward: Table, **facts: Unpack[Words]) -> Table:
+def rewarded_evaluation(method: str, policy: Table, reward: Table, **words: Unpack[Words]) -> Table:
     """The exam of dialogues, whose responses a reward model scores too."""
     return dialogue_evaluation(
         method,
         policy,
         sources={"reward": [*of(policy, "model_id"), *of(reward, "model_id")]},
         checks=REWARDED_EVALUATION_CHECKS,
-        **facts,
+        **words,
     )

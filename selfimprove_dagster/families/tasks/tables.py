@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -10,7 +9,7 @@ import polars as pl
 from selfimprove_dagster.column_sources import decided, new, of, same
 from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import POOL_CHECKS
-from selfimprove_dagster.table import SOURCE, TEXT, Row, Table, decisions
+from selfimprove_dagster.table import SOURCE, TEXT, Table, decisions
 
 INSTANCE = pl.Struct({"input": TEXT, "output": TEXT})
 
@@ -39,17 +38,17 @@ POOL_TASKS = {"origin": TEXT, **_TASK, **SOURCE}
 """A task of a pool; `origin` is human or machine."""
 
 
-def task_pool(method: str, sentence: Callable[[Row], str] | None = None) -> Table:
+def task_pool(method: str) -> Table:
     """The tasks that an iteration may show, `origin` is human or machine; parent: the seed task."""
     return Table(
         f"{method}/seed_pool",
         "task",
         noun="pool task",
+        sentence=words.pool_task,
         content=POOL_TASKS,
         # What a model added comes from tables of earlier iterations: a cycle that no asset graph has.
         sources={"parents": of(SEED_TASKS, "id"), **same(SEED_TASKS, *_TASK, *SOURCE), **new("origin")},
         checks=POOL_CHECKS,
-        sentence=sentence,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import polars as pl
@@ -14,7 +14,7 @@ from selfimprove_dagster.quality.outcomes import (
     FINE_TUNED_CHECKPOINT_CHECKS,
     PROMOTION_CHECKS,
 )
-from selfimprove_dagster.table import TEXT, Columns, Facts, Row, Source, Table
+from selfimprove_dagster.table import TEXT, Columns, Facts, Source, Table
 
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 """The columns of a checkpoint that follow from what it was trained on."""
@@ -39,7 +39,7 @@ def checkpoint(
         "examples": of(dataset, "id"),
         **new("base_model_id", "steps", "path", "seconds"),
     }
-    given: Facts = {"checks": FINE_TUNED_CHECKPOINT_CHECKS, **facts}
+    given: Facts = {"sentence": words.trained, "checks": FINE_TUNED_CHECKPOINT_CHECKS, **facts}
     given["sources"] = {**usual, **facts.get("sources", {})}
     return Table(
         name,
@@ -123,9 +123,7 @@ def evaluation(
     return Table(f"{method}/evaluation", "eval", content=columns, measures=added, **given)
 
 
-def promotion(
-    method: str, checkpoint: Table, exam: Table, sentence: Callable[[Row], str] = words.promoted
-) -> Table:
+def promotion(method: str, checkpoint: Table, exam: Table) -> Table:
     """One row: whether the challenger becomes the champion, and why."""
     sources: Columns = {
         "parents": [*of(checkpoint, "id"), *of(exam, "model_id", "activity_id")],
@@ -144,6 +142,7 @@ def promotion(
         f"{method}/promotion",
         "promo",
         noun="promotion",
+        sentence=words.promoted,
         content={
             "promoted": pl.Boolean,
             "reason": TEXT,
@@ -165,5 +164,4 @@ def promotion(
         },
         sources=sources,
         checks=PROMOTION_CHECKS,
-        sentence=sentence,
     )

@@ -70,15 +70,18 @@ def chain_of_record(about: AboutRecord) -> Row | None:
     candidates = [one for one in story.candidates if one["id"] not in withdrawn]
     if not candidates:
         return None
-    chain = [
-        one
-        for one in reversed(story.line(candidates[-1]))
-        if one["table_name"] in _CHAIN and one["id"] not in withdrawn
-    ]
+    made_from = [one for one in story.line(candidates[-1]) if one["table_name"] in _CHAIN]
+    chain = [one for one in sorted(made_from, key=_place) if one["id"] not in withdrawn]
     return {"chain": [_step(one, row) for one in chain]} if len(chain) > 1 else None
 
 
 _CHAIN = (CAI_RAW_GENERATIONS.name, CAI_CRITIQUES.name, CAI_REVISIONS.name)
+"""The tables of a chain, in the order of a round; a first response has no round."""
+
+
+def _place(one: Row) -> tuple[int, int]:
+    return one.get("round", 0), _CHAIN.index(one["table_name"])
+
 
 _WITHOUT = ("fine_tuned_checkpoint", "evaluation", "promotion")
 """Stages whose rows belong to no chain."""

@@ -24,7 +24,7 @@ SI_POOL_DECISIONS = pool_decisions("self_instruct")
 """Why a task is in the pool or not: banned, or replaced by a later version of itself."""
 
 
-SI_SEED_POOL = task_pool("self_instruct", sentence=words.pool_task)
+SI_SEED_POOL = task_pool("self_instruct")
 """All tasks that an iteration may show; parent: the seed task, or an earlier iteration's accepted task."""
 
 

@@ -19,7 +19,7 @@ UI_POOL_DECISIONS = pool_decisions("unnatural_instructions")
 """Why a task is in the pool or not."""
 
 
-UI_SEED_POOL = task_pool("unnatural_instructions", sentence=words.pool_task)
+UI_SEED_POOL = task_pool("unnatural_instructions")
 """The seed tasks from which demonstrations are drawn; parent: the seed task."""
 
 

@@ -10,10 +10,21 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from families.tasks.test_task_lineage import first, role, shown, stages
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.judge_lake import HOSTILE, MODELS, POLITE, PROMPTS, SECRET, judge_home
+from kit.judge_lake import (
+    EXPERIMENTS,
+    HOSTILE,
+    MODELS,
+    POLITE,
+    PREFERENCE,
+    PROMPTS,
+    SECRET,
+    dataset,
+    dropped,
+    rows,
+)
+from kit.reading import first, role, shown, stages
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
@@ -55,10 +66,6 @@ from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVI
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
-__all__ = ["judge_home"]
-
-EXPERIMENTS = {"cai": "constitutional", "ai": "rlaif", "people": "rlhf"}
-PREFERENCE = "(B) by 0.71: 0.64 as second, 0.78 as first, principle secrets"
 TRAINED = "the checkpoint of iteration 0 was trained on it and was promoted"
 
 
@@ -72,22 +79,6 @@ def copied(judge_home: Home, tmp_path: Path) -> Lake:
     """A copy that may be changed."""
     shutil.copytree(judge_home.lake.root, tmp_path / "home" / "lake")
     return replace(judge_home, root=tmp_path / "home").lake
-
-
-def rows(lake: Lake, schema: Table, experiment: str = "") -> pl.DataFrame:
-    method = schema.name.split("/")[0]
-    name = experiment or next(name for name, known in EXPERIMENTS.items() if known == method)
-    if method == "seeds":
-        return lake.read_ungated(lake.manifests(schema.name, name)[0])
-    return lake.read_ungated(lake.manifest(schema.name, partition_of(name, 0)))
-
-
-def dataset(lake: Lake, experiment: str) -> pl.DataFrame:
-    return rows(lake, registry.method(EXPERIMENTS[experiment]).table("filtered_dataset"), experiment)
-
-
-def dropped(lake: Lake, schema: Table, rule: str) -> str:
-    return str(first(rows(lake, schema), rule=rule, kept=False)["candidate_id"])
 
 
 # ---- words ----------------------------------------------------------------------------------------------

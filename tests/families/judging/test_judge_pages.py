@@ -13,13 +13,10 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client
-from families.judging.test_judge_lineage import EXPERIMENTS, PREFERENCE, dataset, dropped, rows
-from families.tasks.test_task_lineage import first
-from families.tasks.test_task_pages import seen
-from kit.judge_lake import HOSTILE, MARGIN, MODELS, SECRET, judge_home
+from kit.judge_lake import EXPERIMENTS, HOSTILE, MARGIN, MODELS, PREFERENCE, SECRET, dataset, dropped, rows
+from kit.pages import client, said, seen
+from kit.reading import first
 from kit.tables import JUDGE_TABLES
-from methods.toolformer.test_tool_pages import said
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
@@ -37,8 +34,6 @@ from selfimprove_dagster.methods.rlaif.pages import preference_of_record
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_DECISIONS
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["judge_home"]
 
 
 def charts_of(page: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit.judge_lake import SECRET, judge_home  # noqa: F401
+from kit.judge_lake import SECRET
 from kit.small_lake import write_lines
 
 from selfimprove_dagster import registry
@@ -74,7 +74,7 @@ def draft(schema: Any, row: dict[str, Any]) -> Draft:
 
 
 @pytest.fixture
-def made(judge_home: Home, tmp_path: Path) -> Made:  # noqa: F811
+def made(judge_home: Home, tmp_path: Path) -> Made:
     """As the stages would have made them: principles of our constitution, and every measure of the judge."""
     shutil.copytree(judge_home.root / "lake", tmp_path / "lake")
     found = Made(Lake(tmp_path / "lake"), judge_home, {})

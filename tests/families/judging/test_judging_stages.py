@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from kit.judging_home import make_home, run
+from kit.judging_home import make_home, rows, run
+from kit.reading import parents
 from kit.tables import JUDGE_TABLES
 
 from selfimprove_dagster import registry
@@ -33,10 +34,9 @@ from selfimprove_dagster.methods.rlaif.tables import (
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
-from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 ROOT = Path(__file__).parents[3]
 TRUTH = ("selfimprove_dagster.families.dialogues.exam", "selfimprove_dagster.recipes.dialogue_world")
@@ -47,15 +47,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = make_home(tmp_path_factory.mktemp("judging"))
     run(home, "cai", "ai", "people", "pairs", "direct")
     return home
-
-
-def rows(home: Home, schema: Table | str, name: str) -> pl.DataFrame:
-    table = schema if isinstance(schema, str) else schema.name
-    return home.lake.read_ungated(home.lake.manifest(table, partition_of(name, 0)))
-
-
-def parents(row: dict[str, object], role: str) -> list[str]:
-    return [edge["id"] for edge in row["parents"] if edge["role"] == role]  # type: ignore[attr-defined]
 
 
 def test_each_round_criticises_and_revises_what_the_one_before_wrote(home: Home) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit.task_lake import HOSTILE, ScriptedModel, scripted, task_home
-from rich.console import Console
+from kit.reading import first, role, shown, stages
+from kit.task_lake import HOSTILE, ScriptedModel, scripted
 from typer.testing import CliRunner
 
 from selfimprove_dagster import registry
@@ -29,7 +28,6 @@ from selfimprove_dagster.lineage import replay as replaying
 from selfimprove_dagster.lineage.descend import descend
 from selfimprove_dagster.lineage.diff import diff
 from selfimprove_dagster.lineage.explain import explain
-from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.main_line import main_line, without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.prov import prov_json, trace_document
 from selfimprove_dagster.lineage.replay import replay, replay_sample
@@ -56,12 +54,10 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_FILTERED_DATASET,
     UI_TASK_OUTPUTS,
 )
-from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["task_home"]
 
 DRAWN = [
     name
@@ -91,24 +87,6 @@ def with_script(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows(lake: Lake, schema: Table, iteration: int = 0) -> pl.DataFrame:
     experiment = "si" if schema.name.startswith("self") else "ui"
     return lake.read_ungated(lake.manifest(schema.name, partition_of(experiment, iteration)))
-
-
-def shown(renderable: Any) -> str:
-    console = Console(file=io.StringIO(), width=400, force_terminal=True, color_system=None)
-    console.print(renderable)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def stages(explanation: Explanation) -> list[str]:
-    return [step.rule or step.stage.split("/")[1] for step in explanation.steps]
-
-
-def first(frame: pl.DataFrame, **where: Any) -> Row:
-    return frame.filter(**where).row(0, named=True)
-
-
-def role(row: Row, name: str) -> str:
-    return next(str(edge["id"]) for edge in row["parents"] if edge["role"] == name)
 
 
 # ---- explain --------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client, inert
+from kit.pages import client, seen
 from kit.tables import TASK_TABLES
-from kit.task_lake import HOSTILE, task_home
+from kit.task_lake import HOSTILE
 
 from selfimprove_dagster.export import export_dataset
 from selfimprove_dagster.families.tasks import tables as t
@@ -39,21 +39,12 @@ from selfimprove_dagster.table import Table
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["task_home"]
-
 METHODS = {"si": "self_instruct", "ui": "unnatural_instructions"}
 
 
 def rows(home: Home, schema: Table, iteration: int = 0) -> pl.DataFrame:
     experiment = "si" if schema.name.startswith("self") else "ui"
     return home.lake.read_ungated(home.lake.manifest(schema.name, partition_of(experiment, iteration)))
-
-
-def seen(home: Home, address: str) -> str:
-    answer = client(home).get(address)
-    assert answer.status_code == 200, address
-    inert(answer.text)
-    return answer.text
 
 
 # ---- experiment and iteration ------------------------------------------------------------------------

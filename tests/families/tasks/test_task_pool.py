@@ -62,11 +62,6 @@ def accept(lake: Lake, iteration: int, *texts: str) -> None:
     lake.write(SI_ACCEPTED_TASKS, activity, build_records(SI_ACCEPTED_TASKS, drafts, activity))
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
 def test_a_file_is_imported_once_by_file_and_line(tmp_path: Path, lake: Lake) -> None:
     write(tmp_path / "seeds.jsonl", task("a", "Sing."), {"id": "b"}, task("c", "Count."), task("a", "Hum."))
     own = experiment(tmp_path)

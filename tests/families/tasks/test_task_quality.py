@@ -11,7 +11,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit.task_lake import task_home  # noqa: F401
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
@@ -52,7 +51,7 @@ class Made:
 
 
 @pytest.fixture
-def made(task_home: Home, tmp_path: Path) -> Made:  # noqa: F811
+def made(task_home: Home, tmp_path: Path) -> Made:
     shutil.copytree(task_home.root / "lake", tmp_path / "lake")
     return Made(Lake(tmp_path / "lake"), task_home)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.small_lake import FakeLanguageModel, activity_of, make_experiment, seed_draft, store
+from kit.models import FakeLanguageModel
+from kit.small_lake import activity_of, make_experiment, seed_draft, store
 
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.lake.lake import Lake

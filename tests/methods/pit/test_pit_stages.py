@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from explorer.test_explorer import client
-from families.judging.test_judging_stages import parents, rows
-from kit.judging_home import make_home, materialise, run
+from kit.judging_home import make_home, materialise, rows, run
+from kit.pages import client
+from kit.reading import parents
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
@@ -36,7 +36,7 @@ from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 ROOT = Path(__file__).parents[3]
 

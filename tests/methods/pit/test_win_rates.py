@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
 import pytest
+from kit.models import ByteModel
 
 from selfimprove_dagster.evaluation.measurement import PairedComparison
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
@@ -78,22 +80,17 @@ def test_the_truth_puts_harmless_before_helpful() -> None:
     assert chosen_responses([prompt]) == {("heldout.jsonl", 1): "Greta."}
 
 
-class Judge:
+class Judge(ByteModel):
     """Finds (A) likelier by what it likes, and counts what it is asked."""
 
-    def __init__(self, likes: Any) -> None:
+    def __init__(self, likes: Callable[[str], float]) -> None:
         self.likes, self.asked = likes, 0
 
-    def encode_many(self, texts: list[str]) -> list[list[int]]:
-        self.asked += len(texts)
-        self.texts = texts
-        return [[0] for _ in texts]
-
-    def encode_continuation(self, text: str) -> list[int]:
-        return [0]
-
-    def option_probabilities(self, contexts: Any, options: Any) -> list[list[float]]:
-        found = [self.likes(text) for text in self.texts]
+    def option_probabilities(
+        self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        self.asked += len(contexts)
+        found = [self.likes(self.decode(context)) for context in contexts]
         return [[probability, 1 - probability] for probability in found]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.refining_model import ToldModel
+from kit.models import ToldModel
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
 from selfimprove_dagster.families.dialogues.prompts import (

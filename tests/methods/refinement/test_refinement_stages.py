@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from kit.judging_home import make_home, run
+from kit.reading import parents
 from starlette.testclient import TestClient
 
 from selfimprove_dagster.explorer.pages import create_app
@@ -52,10 +53,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 def rows(home: Home, schema: Table, name: str = "refined") -> pl.DataFrame:
     return home.lake.read_ungated(home.lake.manifest(schema.name, partition_of(name, 0)))
-
-
-def parents(row: dict[str, object], role: str) -> list[str]:
-    return [edge["id"] for edge in row["parents"] if edge["role"] == role]  # type: ignore[attr-defined]
 
 
 def test_each_step_names_what_it_was_made_from(home: Home) -> None:

@@ -11,7 +11,9 @@ import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from kit.homes import entered, make_home
 from kit.judging_home import EXPERIMENTS
+from kit.models import ByteModel
 from kit.stage_assets import stage_assets
 from starlette.testclient import TestClient
 
@@ -63,15 +65,10 @@ KNOWS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    experiments = {"knows": KNOWS, "ai": EXPERIMENTS["ai"]}.items()
     folder = tmp_path_factory.mktemp("self_knowledge")
-    home = Home(root=folder / "home", experiments=folder / "experiments")
-    home.experiments.mkdir()
-    for name, settings in {"knows": KNOWS, "ai": EXPERIMENTS["ai"]}.items():
-        (home.experiments / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SELFIMPROVE_HOME", str(home.root))
-        patch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-        patch.setenv("DAGSTER_HOME", str(home.dagster))
+    home = make_home(folder, *({**settings, "name": name} for name, settings in experiments))
+    with entered(home):
         assert run_iteration(home, home.experiment("knows"), 0) == []
         yield home
 
@@ -259,7 +256,7 @@ def test_tasks_must_have_different_names(home: Home) -> None:
 # ---- the gate ------------------------------------------------------------------------------------------
 
 
-class Planted:
+class Planted(ByteModel):
     """A model that knows the right answers, `right` by their text, and picks the worse or the better."""
 
     model_id, engine = "b2:planted", "planted"
@@ -267,16 +264,8 @@ class Planted:
     def __init__(self, better: bool) -> None:
         self.better = better
 
-    def encode(self, text: str) -> list[int]:
-        return [*text.encode()]
-
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    encode_continuation = encode
-
     def _likely(self, context: Sequence[int], options: int) -> list[float]:
-        lines = bytes(context).decode().splitlines()[-1 - options : -1]
+        lines = self.decode(context).splitlines()[-1 - options : -1]
         liked = [("right" in line) == self.better for line in lines]
         return [0.9 if one else 0.1 for one in liked]
 

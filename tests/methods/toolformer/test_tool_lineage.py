@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from families.tasks.test_task_lineage import first, role, shown, stages
-from kit.tool_lake import HOSTILE, ORCHARD, TEXTS, scripted, tool_home
+from kit.reading import first, role, shown, stages
+from kit.tool_lake import HOSTILE, ORCHARD, TEXTS, dropped, example_of, rows, scripted
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
@@ -35,13 +35,10 @@ from selfimprove_dagster.lineage.what_if import what_if
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.explain import filter_again
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
-from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.tools.calls import CALL_STOPS
 from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["tool_home"]
 
 BEST = (
     "[Calculator(14 * 25) → 350] before character 37: lowers the weighted loss of the next 5 tokens by 3.21 "
@@ -52,19 +49,6 @@ BEST = (
 @pytest.fixture
 def lake(tool_home: Home) -> Lake:
     return tool_home.lake
-
-
-def rows(lake: Lake, schema: Table, iteration: int = 0, experiment: str = "tf") -> pl.DataFrame:
-    return lake.read_ungated(lake.manifest(schema.name, partition_of(experiment, iteration)))
-
-
-def example_of(lake: Lake, text: str, iteration: int = 0) -> Row:
-    return first(rows(lake, t.TF_FILTERED_DATASET, iteration), question=text)
-
-
-def dropped(lake: Lake, rule: str, iteration: int = 0, experiment: str = "tf") -> str:
-    decisions = rows(lake, t.TF_DECISIONS, iteration, experiment)
-    return str(first(decisions, rule=rule, kept=False)["candidate_id"])
 
 
 # ---- explain --------------------------------------------------------------------------------------------

@@ -13,10 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from explorer.test_explorer import client
-from families.tasks.test_task_pages import seen
-from kit.tool_lake import HOSTILE, ORCHARD, tool_home
-from methods.toolformer.test_tool_lineage import dropped, example_of, rows
+from kit.pages import client, said, seen
+from kit.tool_lake import HOSTILE, ORCHARD, dropped, example_of, rows
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.export import export_dataset
@@ -30,14 +28,6 @@ from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.pages import calls_of_record
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["tool_home"]
-
-
-def said(page: str) -> str:
-    """The words of a page as a person reads them."""
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
-
 
 # ---- experiment and iteration ------------------------------------------------------------------------
 

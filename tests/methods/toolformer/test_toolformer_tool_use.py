@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from kit.models import ByteModel
 
 from selfimprove_dagster.embedded import BASE_MODEL, SEEDS
 from selfimprove_dagster.errors import ModelError
@@ -236,7 +237,7 @@ END = 0
 
 
 @dataclass
-class Scripted:
+class Scripted(ByteModel):
     """A model whose tokens are characters: after a text that ends in a key of `script`, its characters in
     the order of their probability; else the end.
     """
@@ -245,27 +246,14 @@ class Scripted:
     wide: bool = False
     positions: int = 10_000
     model_id: str = "b2:scripted"
-    engine: str = "fake 1"
-    end_token_id: int = END
     scored: list[tuple[str, str]] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_continuation(text)
-
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode_continuation(text) for text in texts]
 
     def encode_continuation(self, text: str) -> list[int]:
         return [ord(character) for character in text for _ in range(1 + self.wide)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(chr(token) for token in token_ids if token != END)
-
-    def close(self) -> None: ...
 
     def likeliest(self, text: str) -> str:
         keys = [key for key in self.script if text.endswith(key)]

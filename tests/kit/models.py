@@ -1,0 +1,129 @@
+"""Language models that say what a test tells them to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+
+
+class ByteModel:
+    """A model whose tokens are the bytes of its texts; a subclass says what `path` it draws after a prompt."""
+
+    model_id: str
+    engine = "fake 1"
+    end_token_id = 0
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_continuation(text)
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def encode_continuation(self, text: str) -> list[int]:
+        return list(text.encode(errors="surrogatepass"))
+
+    def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode_continuation(text) for text in texts]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode(errors="surrogatepass")
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        progress: Progress | None = None,
+    ) -> list[list[Generation]]:
+        drawn = [
+            [self.path(prompt, seed, parameters) for seed in row]
+            for prompt, row in zip(prompts, seeds, strict=True)
+        ]
+        if progress:
+            progress(sum(map(len, drawn)), sum(len(path.token_ids) for row in drawn for path in row))
+        return drawn
+
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakeLanguageModel(ByteModel):
+    """Says what its seeds say: the same seed gives the same path, wherever it stands in a batch.
+
+    `fails_at` is the number of the generate call that dies, as a machine that loses its power does.
+    """
+
+    model_id: str = "b2:fake"
+    fails_at: int | None = None
+    calls: list[int] = field(default_factory=list)
+
+    def encode(self, text: str) -> list[int]:
+        return [1, *text.encode()]
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        progress: Progress | None = None,
+    ) -> list[list[Generation]]:
+        if len(self.calls) == self.fails_at:
+            raise KeyboardInterrupt
+        self.calls.append(len(prompts))
+        return super().generate(prompts, seeds, parameters, progress)
+
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        answer = 0 if parameters.temperature == 0 else seed % 5
+        ids = [seed % 251, answer]
+        return Generation(ids, [-0.5, -0.25], f" Count. The answer is {answer}.", "stop")
+
+
+@dataclass
+class ToldModel(ByteModel):
+    """`says` gives what follows a prompt; `fine` how probable any scored text is after one.
+
+    `refuses` says what is wrong with a prompt, as an engine would that fails on it.
+    """
+
+    says: Callable[[str], str]
+    fine: Callable[[str], float] = lambda prompt: 0.0
+    refuses: Callable[[str], str] = lambda prompt: ""
+    positions: int = 10_000
+    model_id: str = "b2:told"
+    batches: list[list[str]] = field(default_factory=list)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        progress: Progress | None = None,
+    ) -> list[list[Generation]]:
+        self.batches.append(self._read(prompts))
+        return super().generate(prompts, seeds, parameters, progress)
+
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        ids = self.encode(f" {said}" if (said := self.says(self.decode(prompt))) else "")
+        cut = ids[: parameters.max_tokens]
+        ended = "stop" if len(ids) <= parameters.max_tokens else "length"
+        return Generation(cut, [-0.5] * len(cut), self.decode(cut), ended)
+
+    def score(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        return [[math.log(max(self.fine(text), 1e-9))] for text in self._read(contexts)]
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        texts = [self.decode(prompt) for prompt in prompts]
+        for text in texts:
+            if why := self.refuses(text):
+                raise ModelError(why)
+        return texts
