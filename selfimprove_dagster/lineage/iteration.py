@@ -165,13 +165,10 @@ def iteration_of_key(lake: Lake, key: str) -> Iteration:
 
 
 def dataset_table(method: str, committed: Mapping[str, Manifest]) -> str:
-    """The table that holds what a method trains on, or what it keeps: its filtered dataset, the table that its
-    yield names, or else the last one that decisions were made for."""
-    dataset, declared = f"{method}/filtered_dataset", registry.methods().get(method)
+    """The table of what a method keeps: its filtered dataset, or else the last one that decisions were made for."""
+    dataset = f"{method}/filtered_dataset"
     if dataset in registry.tables() or dataset in committed:
         return dataset
-    if declared is not None and declared.yields is not None:
-        return f"{method}/{declared.yields.kept}"
     decides = {one.activity.parameters.get("decides") for one in committed.values() if holds_decisions(one)}
     decided = [one.table for one in committed.values() if one.activity.id in decides]
     return max(decided, key=position, default=dataset)

@@ -280,7 +280,7 @@ def test_a_duplicate_is_shown_the_path_that_it_lost_to(finished_home: Home) -> N
         last = explain(lake, row["candidate_id"]).steps
         nearest = next(step.nearest for step in last if step.rule == "duplicate")
         assert nearest is not None
-        assert (nearest.id, nearest.text) == (row["nearest_id"], texts[row["nearest_id"]])
+        assert (nearest.id, nearest.text) == (row["nearest_id"], texts[row["nearest_id"]].strip())
         assert nearest.text.strip() == texts[row["candidate_id"]].strip()
 
 
