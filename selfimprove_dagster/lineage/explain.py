@@ -63,28 +63,21 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
     what = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun} of {where}"
     edges = lineage.children([place.id])
     edges = edges.filter(experiment=place.experiment)
-    pooled = edges.filter(edges["role"] != SHOWN).sort("iteration", "child")
+    used = lineage.rows(edges.filter(edges["role"] != SHOWN)["child"], withdrawn=True).values()
+    pooled = sorted(
+        (one for one in used if not is_decision(one)), key=lambda one: (one["iteration"], one["id"])
+    )
     shown = edges.filter(edges["role"] == SHOWN, edges["table_name"] != dataset_table(method or "", {}))
-    if method is None or (pooled.is_empty() and shown.is_empty()):
+    if method is None or not (pooled or len(shown)):
         verdict = f"{what}: no iteration has used it yet"
         return explanation(place, verdict, in_dataset=None if method else False, steps=(accepted, *gone))
-    if pooled.is_empty():
+    if not pooled:
         uses = f"{count(len(shown), 'prompt')} of {count(shown['iteration'].n_unique(), 'iteration')}"
         verdict = f"{what}, shown in {uses}; it is not trained on itself"
         return explanation(place, verdict, steps=(accepted, *gone))
-    rows = {
-        record: one
-        for record, one in lineage.rows(pooled["child"], withdrawn=True).items()
-        if not is_decision(one)
-    }
     stories = [
-        Story(
-            lineage,
-            Place(one["child"], one["table_name"], one["experiment"], one["iteration"]),
-            rows[one["child"]],
-        )
-        for one in pooled.iter_rows(named=True)
-        if one["child"] in rows
+        Story(lineage, Place(one["id"], one["table_name"], one["experiment"], one["iteration"]), one)
+        for one in pooled
     ]
     explain = declared(method)
     if explain.shows:

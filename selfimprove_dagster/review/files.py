@@ -145,7 +145,7 @@ def _optional(row: Row, field: str) -> str:
 
 
 def write_comparisons(lake: Lake, experiment: str, file: Path) -> int:
-    """Write the pairs in which a person preferred one as JSON Lines for `seeds.file` of an rlhf experiment.
+    """Write the pairs in which a person preferred one as JSON Lines, for the `seeds.file` of an experiment.
 
     Fields: prompt, chosen, rejected, by, at, item_id. Returns how many; raises ReviewError when the file
     exists, and where there is nothing to write.

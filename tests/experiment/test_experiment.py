@@ -212,6 +212,24 @@ def test_home_names_the_experiments_that_exist(tmp_path: Path, monkeypatch: pyte
     assert home.checkpoint("one", 2, "lmsi", "act:" + "a" * 32).name == "002-lmsi-aaaaaaaaaaaa"
 
 
+def test_an_experiment_of_the_users_folder_comes_before_the_shipped_one(tmp_path: Path) -> None:
+    own, shipped = tmp_path / "own", tmp_path / "shipped"
+    own.mkdir()
+    shipped.mkdir()
+    load(shipped, "one", description="shipped")
+    load(shipped, "two", description="shipped")
+    load(own, "one", description="own")
+    home = Home(root=tmp_path / "home", experiments=own, shipped=shipped)
+    assert [home.experiment(name).description for name in ("one", "two")] == ["own", "shipped"]
+    assert home.experiment_file("two") == shipped / "two.yaml"
+    assert home.experiment_names() == ["one"], "the sensor starts what is listed"
+    with pytest.raises(ExperimentError, match=r"there are: one\. The package ships: one, two"):
+        home.experiment("three")
+    nowhere = Home(root=tmp_path / "home", experiments=tmp_path / "none")
+    assert nowhere.experiment("demo").name == "demo"
+    assert nowhere.experiment_names() == []
+
+
 def test_partition_keys_and_experiments_are_inverse(tmp_path: Path) -> None:
     experiment = load(tmp_path, "one_2")
     for iteration in (0, 42, 998):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -323,10 +324,19 @@ def test_a_broken_experiment_file_does_not_take_the_others_along(home: Home) -> 
     assert pages.get("/experiments/broken").status_code == 409
 
 
+def test_a_shipped_experiment_has_a_page_once_it_has_rows(home: Home) -> None:
+    (home.experiments / "demo.yaml").unlink()
+    assert client(home).get("/experiments/demo").status_code == 404
+    assert "/experiments/demo" not in client(home).get("/").text
+    known_ancestry(home.lake)
+    assert "teaches itself arithmetic" in client(home).get("/experiments/demo").text
+    assert "/experiments/demo" in client(home).get("/").text
+
+
 def test_rows_without_an_experiment_file_can_still_be_read(home: Home) -> None:
     known = known_ancestry(home.lake)
     (home.experiments / "demo.yaml").unlink()
-    pages = client(home)
+    pages = client(replace(home, shipped=home.experiments))
     assert pages.get("/").status_code == 200
     assert pages.get("/experiments/demo").status_code == 409
     assert pages.get("/experiments/demo/0").status_code == 200

@@ -21,10 +21,6 @@ from selfimprove_dagster.families.preferences.words import reward_model as train
 from selfimprove_dagster.families.trained.tables import TRAINED, checkpoint, fine_tuned_checkpoint
 from selfimprove_dagster.table import TEXT, Facts, Reviewed, Source, Table, Words
 
-PREFERENCE_METHODS = ("rlaif", "rlhf", "pit")
-"""Those that train on pairs of responses."""
-
-
 PAIR = ("prompt", "chosen", "rejected")
 
 
