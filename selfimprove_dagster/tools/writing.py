@@ -100,10 +100,10 @@ def generate_with_tools(
     """
     greedy = without_calls(parameters or SamplingParameters(), opening)
     asking = SamplingParameters(temperature=0.0, max_tokens=most_call_tokens, stop=CALL_STOPS)
-    begun = [begun(model, prompt) for prompt in prompts]
+    beginnings = [begun(model, prompt) for prompt in prompts]
     writings = [
         _Writing(list(ids), len(ids), context)
-        for ids, context in zip(begun, contexts or [Context()] * len(prompts), strict=True)
+        for ids, context in zip(beginnings, contexts or [Context()] * len(prompts), strict=True)
     ]
     active = writings
     while active:
