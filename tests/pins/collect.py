@@ -163,7 +163,7 @@ class VisibleText(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
-            self._words.append(data)
+            self._words.append(data.replace("\n", " "))
 
     @property
     def lines(self) -> list[str]:
