@@ -70,12 +70,13 @@ class Masks:
 
     def __init__(self, folders: Mapping[str, str]) -> None:
         self.folders = sorted(folders.items(), key=lambda pair: -len(pair[0]))
+        self.patterns = _VOLATILE
 
     def __call__(self, text: str) -> str:
         text = _ANSI.sub("", text)
         for folder, name in self.folders:
             text = text.replace(folder, name).replace(urllib.parse.quote(folder, safe=""), name)
-        for pattern, word in _VOLATILE:
+        for pattern, word in self.patterns:
             text = pattern.sub(word, text)
         return text
 
@@ -163,7 +164,7 @@ class VisibleText(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
-            self._words.append(data)
+            self._words.append(data.replace("\n", " "))
 
     @property
     def lines(self) -> list[str]:
@@ -174,8 +175,11 @@ class VisibleText(HTMLParser):
                 timed = cells.index("seconds")
             elif 0 < timed < len(cells):
                 cells[timed] = "<duration>"
+            line = " | ".join(cells).strip()
+            if lines and lines[-1].endswith("seconds") and re.fullmatch(r"[\d.,]+", line):
+                line = "<duration>"
             if any(cells):
-                lines.append(" | ".join(cells).strip())
+                lines.append(line)
         return lines
 
 
@@ -631,6 +635,7 @@ class Collector:
     # ---- revocation, which changes the lake and comes last -------------------------------------------
 
     def revoke(self) -> None:
+        self.masks.patterns += ((re.compile(r"\brev:[0-9a-f]{12,32}"), "rev:<made of the time>"),)
         for name in self.names:
             seeds = self.chosen.get(next((p for p in self.chosen if f"seed_pool of {name} " in p), ""), [])
             for seed in seeds[:1]:

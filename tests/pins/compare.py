@@ -26,7 +26,6 @@ from typing import Any
 SECTIONS = ("ids", "text", "expected")
 COUNTED = ("ids", "text")
 _LINES_A_DIFFERENCE = 14
-_MISSING = object()
 
 
 def collected(given: Path, keep: Path, name: str, experiments: str | None) -> dict[str, Any]:
@@ -55,8 +54,8 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield path, value
 
 
-def difference(before: Any, after: Any) -> list[str]:
-    """Lines that tell two values apart, `-` before and `+` after."""
+def difference(before: str | None, after: str | None) -> list[str]:
+    """Lines that tell two values, given as JSON, apart: `-` before and `+` after."""
     old, new = (_lines(value) for value in (before, after))
     changed = [
         line[:300]
@@ -68,25 +67,26 @@ def difference(before: Any, after: Any) -> list[str]:
     return changed
 
 
-def _lines(value: Any) -> list[str]:
-    if value is _MISSING:
+def _lines(given: str | None) -> list[str]:
+    if given is None:
         return []
-    if isinstance(value, list):
-        return [one if isinstance(one, str) else json.dumps(one) for one in value]
-    return [value if isinstance(value, str) else json.dumps(value)]
+    value = json.loads(given)
+    several = value if isinstance(value, list) else [value]
+    return [one if isinstance(one, str) else json.dumps(one) for one in several]
 
 
 def compare(section: str, before: Any, after: Any, most: int) -> int:
     """Print how two reports differ in a section; the number of differences."""
-    old, new = dict(leaves(before)), dict(leaves(after))
-    places = [path for path in {**old, **new} if old.get(path, _MISSING) != new.get(path, _MISSING)]
+    # As JSON: a value that is no number is equal to itself there.
+    old, new = ({path: json.dumps(value) for path, value in leaves(one)} for one in (before, after))
+    places = [path for path in {**old, **new} if old.get(path) != new.get(path)]
     print(f"== {section}: {len(places):,} differences in {len({**old, **new}):,} values")
     for path, count in Counter(path[0] for path in places).most_common():
         print(f"   {count:6,}  {path}")
     for path in places[:most]:
         kind = "only in BASE" if path not in new else "only in NEW" if path not in old else "differs"
         print(f"\n{section} / {' / '.join(path)}: {kind}")
-        for line in difference(old.get(path, _MISSING), new.get(path, _MISSING)):
+        for line in difference(old.get(path), new.get(path)):
             print(f"    {line}")
     if len(places) > most:
         print(f"\n… {len(places) - most:,} differences more; --most shows them")
