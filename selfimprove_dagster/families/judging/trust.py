@@ -54,7 +54,7 @@ def gate(lake: Lake, section: SelfKnowledgeSection, model_id: str, by: PickedBy)
     return verdict
 
 
-def heed_self_knowledge(
+def heed_measured_gap(
     context: StageContext[Any], section: SelfKnowledgeSection, model_id: str, by: PickedBy
 ) -> dict[str, str]:
     """The gate's verdict on the model that is to judge, for the activity's `about` and Dagster's metadata.

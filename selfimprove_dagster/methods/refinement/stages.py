@@ -15,7 +15,7 @@ import polars as pl
 
 from selfimprove_dagster.evaluation.exam import Examinee, examine, open_exam
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
-from selfimprove_dagster.families.judging.trust import heed_self_knowledge
+from selfimprove_dagster.families.judging.trust import heed_measured_gap
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
@@ -79,7 +79,7 @@ def refinements(context: StageContext[RefinementExperiment]) -> Result:
     generator, heeded = context.generator, {}
     with context.language_model.open(context.experiment.model, generator.path) as model:
         if {*section.ways} & {SELF_REFINE, REFLEXION}:  # the model judges its answers by what it writes
-            heeded = heed_self_knowledge(context, context.experiment.self_knowledge, model.model_id, "text")
+            heeded = heed_measured_gap(context, context.experiment.self_knowledge, model.model_id, "text")
         activity = context.drawing(model, inputs, settings)
         manifest, spent = context.map(
             answered,

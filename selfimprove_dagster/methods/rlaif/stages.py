@@ -18,7 +18,7 @@ from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, rate
 from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_judge
 from selfimprove_dagster.families.judging.preferences import aggregate
-from selfimprove_dagster.families.judging.trust import heed_self_knowledge
+from selfimprove_dagster.families.judging.trust import heed_measured_gap
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.stages import Rewarded, preference_stages, store_pairs
 from selfimprove_dagster.families.trained.checkpoints import starting_model
@@ -107,7 +107,7 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
     judge = section.model or experiment.model
     path = judge.path if section.model else context.generator.path
     with context.language_model.open(judge, path, scores=True) as model:
-        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
+        verdict = heed_measured_gap(context, experiment.self_knowledge, model.model_id, "probability")
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={
@@ -290,7 +290,7 @@ def judged(
     section = experiment.judge.model
     path = None if section else base.path
     with context.language_model.open(section or experiment.model, path, scores=True) as model:
-        verdict = heed_self_knowledge(context, experiment.self_knowledge, model.model_id, "probability")
+        verdict = heed_measured_gap(context, experiment.self_knowledge, model.model_id, "probability")
         asked = {
             tuple(ids): (
                 row["question"],
