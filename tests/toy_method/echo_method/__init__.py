@@ -1,4 +1,4 @@
-"""Echo: a model would say words, shout them, and keep the loud ones. Here nothing but the stages is real."""
+"""Echo: the words of an experiment in capitals, the long ones grouped by first letter. It calls no model."""
 
 from __future__ import annotations
 
