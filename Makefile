@@ -6,14 +6,15 @@ export GX_ANALYTICS_ENABLED := false
 export SELFIMPROVE_HOME ?= $(CURDIR)/.selfimprove
 export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 
-.PHONY: help demo demo-all test test-train test-browser test-vllm test-all lint vllm-server ui install install-vllm
-.PHONY: browser embedded-model clean
+.PHONY: help demo demo-all test test-train test-browser test-docs test-vllm test-all lint vllm-server ui install
+.PHONY: install-vllm browser embedded-model clean
 help:
 	@echo "make demo             three iterations on the embedded model, a results table, one example's lineage"
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
 	@echo "make test             linter, types and all tests but those below"
 	@echo "make test-train       the tests that train models"
 	@echo "make test-browser     the tests in Chromium (skipped where there is none: make browser)"
+	@echo "make test-docs        the tests that hold the documents against the code"
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
 	@echo "make test-all         all of these, over all methods"
 	@echo "make vllm-server      vLLM with the embedded model at http://127.0.0.1:8000/v1"
@@ -54,6 +55,9 @@ test-train: install
 
 test-browser: install
 	$(PYTEST) -m browser
+
+test-docs: install
+	$(PYTEST) -m docs
 
 test-all: lint
 	SELFIMPROVE_ALL_METHODS=1 $(PYTEST) -m "not vllm"
