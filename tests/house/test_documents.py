@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kit.echo import PACKAGE, ROOT
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.preset import Preset
@@ -19,8 +20,6 @@ from selfimprove_dagster.method import Method
 
 pytestmark = pytest.mark.docs
 
-ROOT = Path(__file__).parents[2]
-TOY = ROOT / "tests/toy_method"
 GUIDE = ROOT / "docs/your-own-method.md"
 METHODS = ROOT / "selfimprove_dagster/methods"
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(METHODS.glob("*/README.md"))]
@@ -60,7 +59,7 @@ def section(text: str, heading: str) -> str:
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Method[Any]]:
     """The method that the guide explains, found as the guide says."""
-    monkeypatch.setenv(registry.FOLDERS, str(TOY))
+    monkeypatch.setenv(registry.FOLDERS, str(PACKAGE))
     registry.forget()
     yield registry.method("echo")
     monkeypatch.undo()
@@ -72,11 +71,11 @@ def test_the_guide_quotes_the_toy(language: str) -> None:
     quoted = [*quotations(language)]
     assert quoted
     for file, lines in quoted:
-        assert f"\n{lines}" in (TOY / file).read_text("utf-8"), f"{file} has no such lines:\n{lines}"
+        assert f"\n{lines}" in (PACKAGE / file).read_text("utf-8"), f"{file} has no such lines:\n{lines}"
 
 
 def test_the_entry_point_of_the_guide_is_the_method(echo: Method[Any]) -> None:
-    project = tomllib.loads((TOY / "pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text("utf-8"))["project"]
     module, _, attribute = project["entry-points"][registry.GROUP][echo.name].partition(":")
     assert (module, attribute) == ("echo_method", "METHOD")
     assert echo.distribution.startswith(module)
