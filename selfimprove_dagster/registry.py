@@ -146,7 +146,7 @@ def _installed() -> Iterator[tuple[str, Load]]:
         release = f"{point.dist.name}-{point.dist.version}" if point.dist else point.value
 
         def load(point: Any = point, release: str = release) -> Any:
-            return replace(point.load(), distribution=release)
+            return _released(point.load(), release)
 
         yield f"{point.name} of {release}", load
 
@@ -162,6 +162,11 @@ def _in_folders() -> Iterator[tuple[str, Load]]:
         for module in pkgutil.iter_modules([str(path)]):
 
             def load(name: str = module.name) -> Any:
-                return replace(import_module(name).METHOD, distribution=f"{name}-{files_hash(name)[3:15]}")
+                return _released(import_module(name).METHOD, f"{name}-{files_hash(name)[3:15]}")
 
             yield str(path / module.name), load
+
+
+def _released(found: Any, release: str) -> Any:
+    """A method with the name and version of what it came with; anything else as it is, to be refused."""
+    return replace(found, distribution=release) if isinstance(found, Method) else found
