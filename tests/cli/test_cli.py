@@ -97,7 +97,7 @@ def test_trace_leads_from_an_example_to_file_and_line(
     example = home.lake.read_ungated(manifest).row(0, named=True)
     tree = selfimprove("lineage", "trace", example["id"][:20]).stdout
     assert "seeds.jsonl, line" in tree
-    assert "with transformers" in tree and "T=0.8" in tree
+    assert "transformers" in tree and "T=0.8" in tree
     data = json.loads(selfimprove("lineage", "trace", example["id"], "--json").stdout)
     (vote,) = [parent for parent in data["parents"] if parent["role"] == "voted_answer"]
     assert sum(parent["role"] == "voted_from" for parent in vote["parents"]) == 8

@@ -16,7 +16,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ("arguments", "code", "said"),
     [
         (["fields", "lmsi"], 0, "┘\n"),
-        (["fields", "nope"], 1, "error: method: 'nope' is not one of 'lmsi'"),
+        (["fields", "nope"], 1, "error: method: 'nope' is not one of 'constitutional', 'lmsi'"),
         (["--nope"], 2, "No such option: --nope"),
     ],
 )
@@ -30,7 +30,7 @@ def test_output_and_exit_code_reach_a_pipe(arguments: list[str], code: int, said
 def test_what_is_registered_for_the_exit_runs_and_an_error_that_nobody_foresaw_is_a_failure() -> None:
     program = (
         "import atexit, sys\n"
-        "from selfimprove_dagster import cli\n"
+        "from selfimprove_dagster.cli import main as cli\n"
         "@cli.app.command()\n"
         "def fail() -> None:\n"
         "    atexit.register(print, 'cleaned up')\n"

@@ -79,6 +79,7 @@ def _installed(method: Method[Any], monkeypatch: pytest.MonkeyPatch) -> Method[A
     tables = {**registry.tables(), **method.tables}
     monkeypatch.setattr(registry, "methods", lambda: known)
     monkeypatch.setattr(registry, "tables", lambda: tables)
+    monkeypatch.setattr(registry, "pipeline_order", lambda: {name: at for at, name in enumerate(tables)})
     return method
 
 

@@ -55,7 +55,7 @@ def test_a_hugging_face_folder_has_a_card_that_tells_where_its_rows_come_from(
         "configs": [{"config_name": "default", "data_files": "data/train.parquet"}],
     }
     assert "| `s.jsonl` | `MIT` | 1 |" in body
-    assert "`the base model` (`b2:fake`),\nengine `fake 1`, temperature 0.7,\n4 paths a question, 4" in body
+    assert "`the base model` (`b2:fake`),\nengine `fake 1`, temperature 0.7,\n4 paths per question, 4" in body
     assert "| `duplicate` | none | 4 | 1 | 3 |" in body
     assert "## Quality checks\n\nNone was recorded." in body
     assert "## Revocations in force\n\nNone." in body

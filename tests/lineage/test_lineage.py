@@ -239,13 +239,13 @@ def test_a_long_walk_is_quick(lake: Lake) -> None:
 def test_the_tree_tells_the_story_from_example_to_file_and_line(lake: Lake) -> None:
     known = known_ancestry(lake)
     text = shown(lake, known.example)
-    assert f"{known.example}  few_shot_cot, vote share 1.00" in text
-    assert (
-        f"voted answer {known.vote}  voted 2 by majority of 4 paths (share 1.00, margin 1.00): 2 × 4" in text
-    )
-    assert f"voted from {known.paths[3]}  seed 33: 1 + 1 = 2. The answer is 2." in text
-    assert "sample 3 of 4 from the base model b2:fake with fake 1, T=0.7, top_p=1.0, top_k=0" in text
-    assert f"seed {known.seed}  s.jsonl, line 7 (licence: MIT)" in text
+    assert f"{known.example}  in the dataset as few_shot_cot, vote share 1.00" in text
+    vote = "the vote is 2 by majority: 4 of 4 paths state an answer (2 × 4); share 1, margin 1"
+    assert f"voted answer {known.vote}  {vote}" in text
+    drawn = "sample 3, drawn at temperature 0.7, seed 33 from the base model b2:fake after 2 demonstrations"
+    assert f"voted from {known.paths[3]}  {drawn}; ended by stop: “1 + 1 = 2. The answer is 2.”" in text
+    assert "sample 3 of 4, fake 1, T=0.7, top_p=1.0, top_k=0" in text
+    assert f"seed {known.seed}  accepted from s.jsonl, line 7 (licence: MIT)" in text
     assert text.count("1 + 1 = 2. The answer is 2.") == 5, "each path is unfolded once"
     assert f"path {known.paths[0]}  (above)" in text
 
@@ -282,7 +282,7 @@ def test_a_vote_without_a_readable_answer_can_be_shown(lake: Lake) -> None:
         "n_distinct_paths": 1,
     }
     _, (vote,) = store(lake, VOTED_ANSWERS, [Draft(ballot, (), {"vote_share": None, "margin": None})])
-    assert "voted None by majority of 1 paths (share none, margin none)" in shown(lake, vote)
+    assert "no vote: 0 of 1 paths state an answer" in shown(lake, vote)
 
 
 # ---- what came of a record ------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def dataset(
     content = dict.fromkeys(RAW_GENERATIONS.content)
     empty = Draft({**content, "text": "x"}, (), {"logprobs": []})
     model = f"b2:{iteration}"
-    store(lake, RAW_GENERATIONS, [empty], parameters=sampling, model_id=model, about=about, **at)
+    drawn, _ = store(lake, RAW_GENERATIONS, [empty], parameters=sampling, model_id=model, about=about, **at)
     scores = Draft(
         dict.fromkeys(PERPLEXITY_SCORES.content), (), dict.fromkeys(("mean_logprob", "perplexity"))
     )
@@ -177,7 +177,7 @@ def dataset(
         )
         for index, (question, completion, answer) in enumerate(examples)
     ]
-    return store(lake, FILTERED_DATASET, drafts, seed=seed, **at)[1]
+    return store(lake, FILTERED_DATASET, drafts, seed=seed, inputs=(drawn.activity.id,), **at)[1]
 
 
 def test_a_diff_tells_examples_questions_and_answers_apart(lake: Lake) -> None:
@@ -238,7 +238,7 @@ def test_a_key_that_is_none_or_not_committed_is_refused(lake: Lake) -> None:
     dataset(lake, 0, [("1 + 1?", " So 2.", "2")])
     with pytest.raises(ExperimentError, match="not of the form"):
         diff(lake, "demo-000", "demo")
-    with pytest.raises(PartitionMissing, match="nothing committed for experiment demo, iteration 001"):
+    with pytest.raises(PartitionMissing, match="demo-001 has made nothing yet"):
         diff(lake, "demo-000", "demo-001")
 
 

@@ -274,7 +274,7 @@ def test_votes_are_reviewed_on_the_same_page(home: Home) -> None:
     assert label["item_id"] == vote and label["table"] == "lmsi/voted_answers"
     manifest = home.lake.manifests(REVIEW_LABELS.name)[0]
     record = pages.get(f"/records/{home.lake.read_ungated(manifest)['id'][0]}").text
-    assert "What a person said" in record and "Ada Lovelace" in record
+    assert "B is better" in record and "Ada Lovelace" in record
 
 
 def test_where_nothing_is_to_be_reviewed_it_says_so(tmp_path: Path) -> None:
