@@ -196,7 +196,7 @@ def test_only_the_exam_is_judged_by_the_truth() -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "selfimprove_dagster.families.dialogues.exam"
         if "judged" in {alias.name for alias in node.names}
     }
-    assert judging == {"selfimprove_dagster/refinement_exam.py"}
+    assert judging == {"selfimprove_dagster/methods/refinement/exam.py"}
     before = (t.RF_SEED_POOL, t.RF_RAW_GENERATIONS, t.REFINEMENTS)
     assert not {"wanted", "unwanted", "correct", "expected"} & {
         name for schema in before for name in (*schema.content, *schema.measures)
