@@ -39,7 +39,6 @@ from selfimprove_dagster.work.shards import recorded_sampling
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 ROOT = Path(__file__).parents[3]
-TRUTH = ("selfimprove_dagster.families.dialogues.exam", "selfimprove_dagster.recipes.dialogue_world")
 
 
 @pytest.fixture(scope="module")
