@@ -178,13 +178,6 @@ class Method(Generic[E]):
                 f"{', '.join(table.stage for table in self.tables.values())}"
             ) from None
 
-    def stage_of(self, table: str) -> Stage[E]:
-        """The stage that writes a table. Raises MethodError where none does."""
-        for one in self.stages:
-            if any(written.name == table for written in one.writes):
-                return one
-        raise MethodError(f"no stage of the method {self.name} writes {table}")
-
     def check(self) -> None:
         """Raise MethodError naming the first thing that is wrong with the declaration."""
         for problem in self._problems():
