@@ -547,9 +547,16 @@ class Story:
 
     @property
     def showings(self) -> list[Showing]:
-        """What came of the prompts of the iteration that showed the record."""
+        """What came of the prompts of the iteration that showed the record and asked for something new. A prompt
+        that shows it beside a task it is about, as one for instances does, is not counted."""
         shown = self.children([self.row], shown=True)
-        prompts = [row for row in shown if self._is_here(row) and not self.is_example(row)]
+        prompts = [
+            row
+            for row in shown
+            if self._is_here(row)
+            and not self.is_example(row)
+            and all(edge["role"] == SHOWN for edge in row["parents"])
+        ]
         below = self._below(prompts) if prompts else []
         kept = [row for row in below if (made := self.decisions([row["id"]])) and made[-1]["kept"]]
         examples = {one["id"] for row in kept for one in self.examples(row) if self._is_here(one)}
