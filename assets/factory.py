@@ -52,7 +52,7 @@ def job_of(method: Method[Any]) -> Any:
     )
 
 
-def _asset(method: Method[Any], stage: Stage[Any], known: Mapping[str, Table]) -> dg.AssetsDefinition:
+def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.AssetsDefinition:
     checks = {
         (table.name, check.name): _check_spec(stage, table, check)
         for table in stage.writes
@@ -108,12 +108,12 @@ def _asset(method: Method[Any], stage: Stage[Any], known: Mapping[str, Table]) -
     return step
 
 
-def _code_version(method: Method[Any], stage: Stage[Any]) -> str:
+def _code_version(method: Method[Any], stage: Stage) -> str:
     """The version that rows record: of a method that was not shipped, with its distribution."""
     return f"{stage.version} of {method.distribution}" if method.distribution else stage.version
 
 
-def _specs(method: Method[Any], stage: Stage[Any], known: Mapping[str, Table]) -> Iterator[dg.AssetSpec]:
+def _specs(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> Iterator[dg.AssetSpec]:
     """The assets of a stage; of several, each is shown to follow the one before."""
     descriptions = [stage.description] if isinstance(stage.description, str) else stage.description
     before = [_dependency(method, name) for name in stage.after if _is_known(method, name, known)]
@@ -152,7 +152,7 @@ def _dependency(method: Method[Any], name: str) -> dg.AssetDep:
     return dg.AssetDep(name.split("/"), partition_mapping=dg.AllPartitionMapping())
 
 
-def _check_spec(stage: Stage[Any], table: Table, check: QualityCheck) -> dg.AssetCheckSpec:
+def _check_spec(stage: Stage, table: Table, check: QualityCheck) -> dg.AssetCheckSpec:
     """A check stands at its table's asset; for a table that is no asset, at the stage's own, with a prefix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.seeds.imports import import_file
+from selfimprove_dagster.home.imports import import_file
 
 IMPORTED_FOLDER = "imported"
 

@@ -49,7 +49,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.table import PARENT, Table
 
 RESULTS = Path(__file__).parent / "results" / "lineage.json"

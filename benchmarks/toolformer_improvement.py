@@ -25,8 +25,9 @@ import polars as pl
 import yaml
 from lmsi_improvement import iterate, open_home
 
-from selfimprove_dagster.evaluation.exam import accuracy, accuracy_by_difficulty, compare, open_exam
+from selfimprove_dagster.evaluation.exam import accuracy, accuracy_by_difficulty, compare
 from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model

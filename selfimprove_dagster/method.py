@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.table import Table, dataset_of, is_decisions, is_measured, is_model
+from selfimprove_dagster.table import Table, dataset_of, is_decisions, is_measured
 from selfimprove_dagster.text import plural
 
 if TYPE_CHECKING:
     from selfimprove_dagster.evaluation.exam import Exams
+    from selfimprove_dagster.evaluation.results import Results
     from selfimprove_dagster.lake.lake import Lake
-    from selfimprove_dagster.loop.estimate import Forecast
-    from selfimprove_dagster.loop.results import Results
     from selfimprove_dagster.seeds.kind import Seeds
-    from selfimprove_dagster.stage import Result, StageContext
     from selfimprove_dagster.training.settings import TrainingOutcome
+    from selfimprove_dagster.work.forecast import Forecast
 
 E = TypeVar("E", bound=Experiment)
 
@@ -46,17 +45,18 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Stage(Generic[E]):
-    """A step that fills one table or more.
+class Stage:
+    """A step that fills one table or more; `stage.stage` makes one of a function.
 
     `writes` is in the order in which the tables are committed; the last one is the stage's own and gives it its
-    name. `run` does the work and `description` is one text for each of its assets. `after` names what must be
-    there before: stages of the same method by stage name, tables of other methods as `<method>/<stage>`. `uses`
-    says whether a model or the trainer works in it.
+    name. `run` takes a `stage.StageContext` and returns a `stage.Result`, or one for each table that it writes;
+    `description` is one text for each of its assets. `after` names what must be there before: stages of the same
+    method by stage name, tables of other methods as `<method>/<stage>`. `uses` says whether a model or the trainer
+    works in it.
     """
 
     writes: Sequence[Table]
-    run: Callable[[StageContext[E]], Result | Sequence[Result]]
+    run: Callable[[Any], Any]
     after: Sequence[str] = ()
     description: str | Sequence[str] = ""
     version: str = "1"
@@ -77,22 +77,6 @@ class Stage(Generic[E]):
     def assets(self) -> list[Table]:
         """The tables that are assets in Dagster."""
         return [table for table in self.writes if table.is_asset]
-
-
-def stage(
-    *writes: Table,
-    after: Sequence[str] = (),
-    description: str | Sequence[str],
-    version: str = "1",
-    uses: Sequence[Use] = (),
-    kinds: Sequence[str] = ("parquet", "polars"),
-) -> Callable[[Callable[[StageContext[E]], Result | Sequence[Result]]], Stage[E]]:
-    """Decorator that makes a function a `Stage`; the arguments are its fields."""
-
-    def declare(run: Callable[[StageContext[E]], Result | Sequence[Result]]) -> Stage[E]:
-        return Stage(writes, run, tuple(after), description, version, frozenset(uses), frozenset(kinds))
-
-    return declare
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,7 @@ class Method(Generic[E]):
     name: str
     experiment: type[E]
     presets: Mapping[str, Preset]
-    stages: Sequence[Stage[E]]
+    stages: Sequence[Stage]
     title: str = ""
     papers: Sequence[Paper] = ()
     inputs: Sequence[Table] = ()
@@ -127,7 +111,7 @@ class Method(Generic[E]):
     embedded: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
     counts: Mapping[str, str] = field(default_factory=dict)
     yields: Yield | None = None
-    seeds: Seeds[E] | None = None
+    seeds: Seeds[Any] | None = None
     exam: Exams[E] | None = None
     explain: Any = None
     what_if: Any = None
@@ -154,7 +138,7 @@ class Method(Generic[E]):
         rows = [
             one
             for one in self.tables.values()
-            if not (is_decisions(one) or is_model(one) or is_measured(one))
+            if not (is_decisions(one) or one.holds_model or is_measured(one))
         ]
         return {plural(one.noun): one.stage for one in rows}
 

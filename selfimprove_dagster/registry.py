@@ -20,13 +20,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster import methods as shipped
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.unknown import table_of_files
 from selfimprove_dagster.method import Method
-from selfimprove_dagster.review.tables import REVIEW_LABELS, label_sources
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, REVIEW_LABELS, label_sources
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.spec import files_hash
 
@@ -133,9 +131,9 @@ Load = Callable[[], Any]
 
 
 def _shipped() -> Iterator[tuple[str, Load]]:
-    for module in pkgutil.iter_modules(shipped.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).with_name("methods"))]):
 
-        def load(name: str = f"{shipped.__name__}.{module.name}") -> Any:
+        def load(name: str = f"{__package__}.methods.{module.name}") -> Any:
             return import_module(name).METHOD
 
         yield module.name, load

@@ -26,6 +26,7 @@ from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent,
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
+from selfimprove_dagster.method import Stage, Use
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.progress import ProgressReport
@@ -488,3 +489,19 @@ class StageContext(Generic[E]):
             for row in decisions.iter_rows(named=True)
         ]
         beside.store(activity, drafts)
+
+
+def stage(
+    *writes: Table,
+    after: Sequence[str] = (),
+    description: str | Sequence[str],
+    version: str = "1",
+    uses: Sequence[Use] = (),
+    kinds: Sequence[str] = ("parquet", "polars"),
+) -> Callable[[Callable[[StageContext[E]], Result | Sequence[Result]]], Stage]:
+    """Decorator that makes a function a `Stage`; the arguments are its fields."""
+
+    def declare(run: Callable[[StageContext[E]], Result | Sequence[Result]]) -> Stage:
+        return Stage(writes, run, tuple(after), description, version, frozenset(uses), frozenset(kinds))
+
+    return declare

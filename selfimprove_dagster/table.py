@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import polars as pl
 
 from selfimprove_dagster import words
-
-if TYPE_CHECKING:
-    from selfimprove_dagster.lake.lake import Lake
-    from selfimprove_dagster.lake.partition import Manifest
-    from selfimprove_dagster.quality.results import QualityCheck
 
 Row = dict[str, Any]
 
@@ -32,6 +27,10 @@ COMMON_COLUMNS: dict[str, Any] = {
     "activity_id": pl.String,
     "sample_index": pl.Int32,
 }
+
+
+MODEL_COLUMNS = frozenset({"model_id", "base_model_id", "dataset_activity_id", "path"})
+"""What the rows of trained models say: what each was trained from and on, and where it lies."""
 
 
 Source = tuple[str, str]
@@ -59,11 +58,11 @@ class Draw:
 class Reviewed:
     """How the rows of a table become pairs that people compare.
 
-    `items` reads a partition and returns the columns of `review.uncertainty.ITEM`. `prompt` and `options` are the
-    columns of the texts that people are shown.
+    `items` takes the lake and the manifest of a partition, and returns the columns of `review.uncertainty.ITEM`.
+    `prompt` and `options` are the columns of the texts that people are shown.
     """
 
-    items: Callable[[Lake, Manifest], pl.DataFrame]
+    items: Callable[[Any, Any], pl.DataFrame]
     prompt: Sequence[Source]
     options: Sequence[Source]
 
@@ -75,10 +74,10 @@ class Table:
     `name` is `<method>/<stage>` and `tag` opens the ids of its records. `content` columns are hashed into ids,
     `measures` are not. `noun` is what people call a row. `sentence` says in words what happened at the stage of a
     row, `said` what the row says, in short; both take a row of `Lineage.rows`. `sources` gives the columns that each
-    column comes from. `checks` run beside those that every table has. `draw` is set where a model
-    drew the rows. A table with `is_asset` False is written beside its stage's own table and has no Dagster asset of
-    its own. `holds_model`: its rows are trained models. `read_later`: later iterations build on its rows.
-    `made_with` names the table of the same stage whose rows have parents in this one's rows, and the reverse.
+    column comes from. `checks` (each a `quality.results.QualityCheck`) run beside those that every table has. `draw`
+    is set where a model drew the rows. A table with `is_asset` False is written beside its stage's own table and has
+    no Dagster asset of its own. `read_later`: later iterations build on its rows. `made_with` names the table of the
+    same stage whose rows have parents in this one's rows, and the reverse.
     `reviewed` is set where people are asked about its rows.
     """
 
@@ -90,10 +89,9 @@ class Table:
     sentence: Callable[[Row], str] | None = field(default=None, repr=False)
     said: Callable[[Row], str] | None = field(default=None, repr=False)
     sources: Columns = field(default_factory=dict, repr=False)
-    checks: Sequence[QualityCheck] = field(default=(), repr=False)
+    checks: Sequence[Any] = field(default=(), repr=False)
     draw: Draw | None = field(default=None, repr=False)
     is_asset: bool = True
-    holds_model: bool = False
     read_later: bool = False
     made_with: str = ""
     reviewed: Reviewed | None = field(default=None, repr=False)
@@ -107,6 +105,11 @@ class Table:
     def stage(self) -> str:
         """The part of the name after the slash."""
         return self.name.split("/")[1]
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether its rows are trained models."""
+        return {*self.content, *self.measures} >= MODEL_COLUMNS
 
     @property
     def polars(self) -> dict[str, Any]:
@@ -126,7 +129,7 @@ class Facts(Words, total=False):
     """The facts about a table that functions which build tables of one kind hand on."""
 
     sources: Columns
-    checks: Sequence[QualityCheck]
+    checks: Sequence[Any]
     draw: Draw | None
     read_later: bool
     made_with: str
@@ -187,11 +190,6 @@ def is_decisions(table: Table) -> bool:
     return {"candidate_id", "rule", "kept", "reason"} <= table.content.keys()
 
 
-def is_model(table: Table) -> bool:
-    """Whether the rows are trained models."""
-    return table.holds_model or {"model_id", "base_model_id", "examples", "steps"} <= table.content.keys()
-
-
 def is_measured(table: Table) -> bool:
     """Whether the rows are measurements of models: held-out answers, or a promotion."""
     return {"role", "mode", "predicted"} <= table.content.keys() or "promoted" in table.content
@@ -201,5 +199,35 @@ def dataset_of(tables: Mapping[str, Table]) -> Table | None:
     """The table of training examples, or else the last one that is neither decisions nor a measurement."""
     if DATASET in tables:
         return tables[DATASET]
-    rows = [one for one in tables.values() if not (is_decisions(one) or is_model(one) or is_measured(one))]
+    rows = [one for one in tables.values() if not (is_decisions(one) or one.holds_model or is_measured(one))]
     return rows[-1] if rows else None
+
+
+_TEXTS = ("chosen", "completion", "paraphrase", "text", "statement", "instruction", "prompt", "question")
+"""Columns that hold what a row says, the first one that is there."""
+
+_NO_TEXTS = (
+    *("id", "content_hash", "parents", "table_name", "activity", "experiment", "iteration", "batch"),
+    *("source_file", "licence"),
+)
+"""Columns that say where a row stands, not what it says."""
+
+
+def sentence_of(table: Table | None, row: Row) -> str:
+    """What happened at the stage of a row, in words; the row is one of `Lineage.rows`."""
+    if table is not None and table.sentence is not None:
+        return table.sentence(row)
+    text = said_of(table, row)
+    return words.quoted(text) if text else ""
+
+
+def said_of(table: Table | None, row: Row) -> str:
+    """What a row says, in short: its main text; empty where it has none."""
+    if table is not None and table.said is not None:
+        return table.said(row)
+    named = [name for name in _TEXTS if name in row]
+    other = [
+        name for name in (table.content if table else row) if name not in _NO_TEXTS and "_id" not in name
+    ]
+    texts = (row.get(name) for name in named or other)
+    return next((text.strip() for text in texts if isinstance(text, str) and text), "")

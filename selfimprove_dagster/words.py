@@ -1,51 +1,17 @@
-"""Words for the rows of tables: what happened at a stage, and what a row says.
-
-A table declares its own words as `sentence` and `said`. What it does not declare is read from the row's text columns.
-Only functions that several tables share are here; they depend on nothing, so that every `tables.py` may use them.
-"""
+"""Words for the rows of tables that several tables share; they depend on nothing, so that every table may use them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from selfimprove_dagster.table import Row, Table
+Row = Mapping[str, Any]
 
 EXCERPT = 160
 """The number of characters of a text that a sentence quotes."""
 
 SHOWN = "demonstration"
 """The role of a parent that a prompt showed."""
-
-_TEXTS = ("chosen", "completion", "paraphrase", "text", "statement", "instruction", "prompt", "question")
-"""Columns that hold what a row says, the first one that is there."""
-
-_NO_TEXTS = (
-    *("id", "content_hash", "parents", "table_name", "activity", "experiment", "iteration", "batch"),
-    *("source_file", "licence"),
-)
-"""Columns that say where a row stands, not what it says."""
-
-
-def sentence(table: Table | None, row: Row) -> str:
-    """What happened at the stage of a row, in words; the row is one of `Lineage.rows`."""
-    if table is not None and table.sentence is not None:
-        return table.sentence(row)
-    text = said(table, row)
-    return quoted(text) if text else ""
-
-
-def said(table: Table | None, row: Row) -> str:
-    """What a row says, in short: its main text; empty where it has none."""
-    if table is not None and table.said is not None:
-        return table.said(row)
-    named = [name for name in _TEXTS if name in row]
-    other = [
-        name for name in (table.content if table else row) if name not in _NO_TEXTS and "_id" not in name
-    ]
-    texts = (row.get(name) for name in named or other)
-    return next((text.strip() for text in texts if isinstance(text, str) and text), "")
 
 
 def quoted(text: str) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from selfimprove_dagster import registry, words
+from selfimprove_dagster import registry
 from selfimprove_dagster.lineage.trace import Ancestor
+from selfimprove_dagster.table import sentence_of
 from selfimprove_dagster.text import plain
 
 _WIDTH = 300
@@ -47,7 +48,7 @@ def _label(ancestor: Ancestor) -> Text:
     if ancestor.revoked:
         return label.append("  revoked", style="bold red")
     if ancestor.table:
-        said = words.sentence(registry.tables().get(ancestor.table), _row(ancestor))
+        said = sentence_of(registry.tables().get(ancestor.table), _row(ancestor))
         label.append("  " + plain(said, _WIDTH))
     made_by = _made_by(ancestor)
     if made_by:

@@ -22,7 +22,7 @@ from selfimprove_dagster.errors import BudgetSpent, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.rules import Stop, next_turn
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.progress import duration
 
@@ -219,7 +219,7 @@ def import_(
     ],
 ) -> None:
     """Import questions or tasks: good lines become seeds, bad ones are listed with file, line and reason."""
-    from selfimprove_dagster.seeds.imports import import_file
+    from selfimprove_dagster.home.imports import import_file
 
     home = Home.from_environment()
     settled = home.experiment(experiment)
@@ -242,7 +242,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Held-out accuracy of a model on an experiment's evaluation questions."""
-    from selfimprove_dagster.evaluation.exam import accuracy_of_rows, open_exam
+    from selfimprove_dagster.evaluation.exam import accuracy_of_rows
+    from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.lake.taint import tainted_models
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel

@@ -10,11 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
-from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.evaluation.measurement import Accuracy, MeanChange, PairedComparison
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
@@ -24,12 +23,8 @@ from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
-
-if TYPE_CHECKING:
-    from selfimprove_dagster.home.home import Home
 
 E = TypeVar("E", bound=Experiment)
 
@@ -62,40 +57,12 @@ class Part:
 class Exams(Generic[E]):
     """How a method examines a model.
 
-    `open` takes the home, the experiment, what opens the models that tools ask, and the iteration whose models sit
-    the exam (None outside of any). `held_out` reads what an experiment holds out, without reading the lake.
+    `open` takes the `home.home.Home`, the experiment, what opens the models that tools ask, and the iteration whose
+    models sit the exam (None outside of any). `held_out` reads what an experiment holds out, without reading the lake.
     """
 
-    open: Callable[[Home, E, OpenModel, int | None], OpenedExam]
+    open: Callable[[Any, E, OpenModel, int | None], OpenedExam]
     held_out: Callable[[E], Sequence[Question]]
-
-
-def open_exam(
-    home: Home, experiment: Experiment, open_model: OpenModel, iteration: int | None = None
-) -> OpenedExam:
-    """The held-out exam of an experiment; see `Exams`. Raises ExperimentError where its method has none."""
-    from selfimprove_dagster import registry
-
-    exams = registry.method(experiment.method).exam
-    if exams is None:
-        raise ExperimentError(
-            f"experiment {experiment.name}: the method {experiment.method} has no exam; its own stages are the "
-            "measurement: run it"
-        )
-    return exams.open(home, experiment, open_model, iteration)
-
-
-def held_out_questions(experiment: Experiment) -> Sequence[Question]:
-    """What an experiment holds out, without reading the lake; nothing where its method has no exam."""
-    from selfimprove_dagster import registry
-
-    exams = registry.method(experiment.method).exam
-    return exams.held_out(experiment) if exams else ()
-
-
-def held_out_keys(experiment: Experiment) -> set[str]:
-    """The held-out questions as `normalise_question` has them: by these two questions are the same."""
-    return {normalise_question(question.question) for question in held_out_questions(experiment)}
 
 
 class Exam(ABC):

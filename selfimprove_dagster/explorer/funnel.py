@@ -9,7 +9,7 @@ import polars as pl
 
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import Table, is_decisions, is_measured, is_model
+from selfimprove_dagster.table import Table, is_decisions, is_measured
 from selfimprove_dagster.text import plural
 
 Stages = Mapping[str, Manifest]
@@ -77,6 +77,6 @@ def default_funnel(lake: Lake, stages: Stages, tables: Mapping[str, Table]) -> l
             total = decided["candidate_id"].n_unique()
             steps.append(step("candidates", total, of=total))
             steps += by_rule(decided, stage, total, {})
-        elif not is_model(table) and not is_measured(table):
+        elif not table.holds_model and not is_measured(table):
             steps.append(step(plural(table.noun), lake.live_rows(stages[stage])))
     return steps

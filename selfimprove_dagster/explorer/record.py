@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from selfimprove_dagster import registry, words
+from selfimprove_dagster import registry
 from selfimprove_dagster.explorer.declare import AboutRecord
 from selfimprove_dagster.explorer.graph import Family
 from selfimprove_dagster.explorer.methods import installed, pages_of, table_named
@@ -27,7 +27,7 @@ from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.main_line import without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound, Walk
-from selfimprove_dagster.table import COMMON_COLUMNS, DATASET, Row, is_decisions, is_measured, is_model
+from selfimprove_dagster.table import COMMON_COLUMNS, DATASET, Row, is_decisions, is_measured, said_of
 
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}
 
@@ -62,7 +62,7 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
         "kind": declared.noun[:1].upper() + declared.noun[1:],
         "revoked": revocation(lake, place),
         "in_dataset": place.table.endswith(f"/{DATASET}"),
-        "can_have_offspring": not (is_decisions(declared) or is_model(declared) or is_measured(declared)),
+        "can_have_offspring": not (is_decisions(declared) or declared.holds_model or is_measured(declared)),
     }
     down = lineage.descendants([place.id])
     shown["offspring"] = _counted(down, place.id)
@@ -122,7 +122,7 @@ def _example(row: Row) -> Row:
         "id": row["id"],
         "iteration": row["iteration"],
         "title": next(iter(texts), ""),
-        "text": words.said(table, row),
+        "text": said_of(table, row),
         "notes": [note for note in notes if isinstance(note, str)],
     }
 
@@ -161,7 +161,7 @@ def place_of_activity(lake: Lake, identifier: str) -> str | None:
                 return _page_of(manifest)
     if identifier.startswith("b2:"):
         for manifest in lake.manifests():
-            if not is_model(table_of(manifest)):
+            if not table_of(manifest).holds_model:
                 continue
             trained = lake.read_ungated(manifest).filter(model_id=identifier)
             if len(trained):
@@ -255,7 +255,7 @@ def _counted(walk: Walk, besides: str) -> list[dict[str, Any]]:
 
 def _tainted(lake: Lake, place: Place, row: Row) -> str | None:
     """Why a model is tainted; an empty string when it is clean, None for other records."""
-    if not is_model(table_named(place.table, row)):
+    if not table_named(place.table, row).holds_model:
         return None
     return tainted_models(lake, place.experiment).get(row["model_id"], "")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster import words
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import COMMON_COLUMNS, TEXT, Row, Table, is_decisions, is_model
+from selfimprove_dagster.table import COMMON_COLUMNS, TEXT, Row, Table, is_decisions, said_of
 
 TEXTS = (
     *("question", "instruction", "input", "constraints", "output", "paraphrase"),
@@ -40,7 +40,7 @@ def in_words(row: Row, table: Table) -> str:
     """A row in a few words: its noun, and what it says."""
     if result := outcome(row, table):
         return result
-    said = words.said(table, row)
+    said = said_of(table, row)
     return f"{table.noun}: {said}" if said else table.noun
 
 
@@ -48,7 +48,7 @@ def outcome(row: Row, table: Table) -> str | None:
     """What a row of a table that every method has says in a few words; None for other tables."""
     if is_decisions(table):
         return f"{row['rule']}: {'kept' if row['kept'] else 'dropped'}"
-    if is_model(table):
+    if table.holds_model:
         return f"{table.noun} of {row['examples']:,} examples"
     if "promoted" in table.content:
         return "promoted" if row["promoted"] else "not promoted"
@@ -57,8 +57,6 @@ def outcome(row: Row, table: Table) -> str | None:
 
 def table_of(manifest: Manifest) -> Table:
     """The table as its method declares it, or, where the method is not installed, by its files."""
-    from selfimprove_dagster import registry
-
     return registry.tables().get(manifest.table) or unknown_table(manifest.table, _columns(manifest))
 
 

@@ -30,7 +30,7 @@ from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.loop.status import IterationResult, results
-from selfimprove_dagster.table import Row, is_model
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import plural
 
 _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
@@ -196,10 +196,10 @@ def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
         "models": [
             (table.noun, row)
             for stage, table in tables.items()
-            if is_model(table)
+            if table.holds_model
             for row in lake.read_ungated(stages[stage]).iter_rows(named=True)
         ],
-        "trains": any(map(is_model, tables_of(stages).values())),
+        "trains": any(table.holds_model for table in tables_of(stages).values()),
         "settings": [
             (stage, list(flat(manifest.activity.parameters)))
             for stage, manifest in stages.items()

@@ -16,6 +16,7 @@ import polars as pl
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.table import MODEL_COLUMNS
 
 REWARDED_BY = "rewarded_by"
 """The role of a model whose scores another was trained to raise."""
@@ -38,14 +39,12 @@ def tainted_models(lake: Lake, experiment: str) -> dict[str, str]:
 
 def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
     """The same for the checkpoints that stand in the lake, were these rows withdrawn."""
-    from selfimprove_dagster import registry
-
     manifests = lake.manifests(experiment=experiment)
     activities = {manifest.activity.id: manifest.activity for manifest in manifests}
     checkpoints = [
         (manifest, row)
         for manifest in manifests
-        if registry.table_of(manifest).holds_model
+        if _holds_models(manifest)
         for row in lake.read_whole(manifest).iter_rows(named=True)
     ]
     reasons: dict[str, str] = {}
@@ -57,6 +56,11 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
                 reasons.setdefault(row["model_id"], reason)
         if len(reasons) == known:
             return reasons
+
+
+def _holds_models(manifest: Manifest) -> bool:
+    """Whether a partition's rows are trained models, by the columns of its first file."""
+    return bool(manifest.paths) and pl.read_parquet_schema(manifest.paths[0]).keys() >= MODEL_COLUMNS
 
 
 def _learnt(manifest: Manifest, row: Mapping[str, Any], withdrawn: Withdrawn) -> str:

@@ -8,9 +8,6 @@ from selfimprove_dagster.lake.partition import Manifest, read_parquet
 from selfimprove_dagster.lake.records import recompute_ids
 from selfimprove_dagster.table import COMMON_COLUMNS, Table
 
-_OF_A_MODEL = {"model_id", "base_model_id", "dataset_activity_id", "path"}
-
-
 _ROWS = 20
 
 
@@ -28,7 +25,7 @@ def table_of_files(manifest: Manifest) -> Table:
         content, measures = (
             {name: rows.schema[name] for name in part} for part in (columns[:count], columns[count:])
         )
-        return Table(manifest.table, tag, content, measures, holds_model=set(columns) >= _OF_A_MODEL)
+        return Table(manifest.table, tag, content, measures)
 
     def hashed(count: int) -> int:
         try:

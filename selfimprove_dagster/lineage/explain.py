@@ -10,9 +10,8 @@ from selfimprove_dagster.lineage.explanation import Explanation, Use, explanatio
 from selfimprove_dagster.lineage.iteration import Step, all_revoked, dataset_table
 from selfimprove_dagster.lineage.story import Story, declared, is_decision
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.review.tables import REVIEW_LABELS
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
-from selfimprove_dagster.table import Row
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, REVIEW_LABELS
+from selfimprove_dagster.table import Row, sentence_of
 from selfimprove_dagster.words import SHOWN, count
 
 __all__ = ["Explanation", "Use", "explain", "method_of"]
@@ -25,7 +24,7 @@ def explain(lake: Lake, prefix: str) -> Explanation:
     row = lineage.rows([place.id], withdrawn=True)[place.id]
     if place.iteration is not None:
         return Story(lineage, place, row).explained()
-    step = Step(place.table, words.sentence(registry.tables().get(place.table), row), place.id)
+    step = Step(place.table, sentence_of(registry.tables().get(place.table), row), place.id)
     gone = all_revoked(lake, place.experiment, {place.id})
     if place.table == REVIEW_LABELS.name:
         verdict = (
@@ -59,7 +58,7 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
     table, method = registry.tables().get(place.table), method_of(lineage.lake, place.table, place.experiment)
     noun = table.noun if table is not None and table.noun != "row" else "seed"
     where = words.source_of(row) if row.get("source_file") else place.experiment
-    accepted = Step(place.table, words.sentence(table, row), place.id, passed=True)
+    accepted = Step(place.table, sentence_of(table, row), place.id, passed=True)
     what = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun} of {where}"
     edges = lineage.children([place.id])
     edges = edges.filter(experiment=place.experiment)

@@ -1,58 +1,16 @@
-"""What an explanation holds, and what a method declares so that its records are explained in its own words."""
+"""What an explanation holds."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from selfimprove_dagster.lineage.iteration import Fate, Step
 from selfimprove_dagster.lineage.walk import Place
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.words import count
-
-if TYPE_CHECKING:
-    from selfimprove_dagster.lineage.story import Story
-
-
-@dataclass(frozen=True)
-class Explain:
-    """What a method declares about explanations of its records; every field has a generic default.
-
-    `noun` is what people call a candidate, and `asked` what they call what the model is asked. `filters` names for
-    each filter the stages whose rows it chooses from; without it, candidates are the records that decisions are
-    about. `beside` are stages whose rows score or vote on candidates: the dataset may name them as parents, and they
-    are told beside a candidate. `aside` are stages of whose rows no candidate is made, each with the beginning of its
-    verdict, where `{key}` is the partition key. `judgements` are stages of which no example is made, so that they
-    cannot be revoked. `shows`: rows of the pool are shown to the model as demonstrations. `unmade` says by stage what
-    a row without a candidate waits for.
-
-    The functions replace words: `tally` counts several candidates, `in_short` says what is to be known of a candidate
-    beside the rules, `reason` words a decision whose nearest record is given, `answer` says what a candidate says,
-    `place` words what is to be known of an ancestor of candidates, `also` gives the ids of more rows to tell beside a
-    candidate, `undecided` says why no rule met it, `score` is the number of a row, `passed` whether it passed, and
-    `verdict` is on a record that leads to no candidate.
-    """
-
-    noun: str = "record"
-    asked: str = "question"
-    filters: Sequence[Sequence[str]] = ()
-    beside: Sequence[str] = ()
-    aside: Mapping[str, str] = field(default_factory=dict)
-    judgements: Sequence[str] = ()
-    shows: bool = False
-    unmade: Mapping[str, str] = field(default_factory=dict)
-    tally: Callable[[Sequence[Row]], str] | None = None
-    in_short: Callable[[Story, Row], str] | None = None
-    reason: Callable[[Story, Row, Row | None], str] | None = None
-    answer: Callable[[Story, Row], str | None] | None = None
-    place: Callable[[Row, Sequence[Row]], str | None] | None = None
-    also: Callable[[Story, Row], Sequence[str]] | None = None
-    undecided: Callable[[Story, Row], str | None] | None = None
-    score: Callable[[Row], float | None] | None = None
-    passed: Callable[[Row], bool | None] | None = None
-    verdict: Callable[[Story], str | None] | None = None
 
 
 @dataclass(frozen=True)

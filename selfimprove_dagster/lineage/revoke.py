@@ -13,13 +13,13 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import RevocationError
+from selfimprove_dagster.home.imports import shows
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
 from selfimprove_dagster.lake.taint import taint, tainted_models
 from selfimprove_dagster.lineage.iteration import position
 from selfimprove_dagster.lineage.story import declared
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound
-from selfimprove_dagster.seeds.imports import shows
 
 _IDENTIFIED = ("seed", "record")
 

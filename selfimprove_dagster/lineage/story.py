@@ -8,7 +8,8 @@ parents, from a seed or a completion down along the children. What prompts showe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,6 @@ import polars as pl
 from selfimprove_dagster import registry, words
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.explanation import (
-    Explain,
     Explanation,
     Showing,
     by_rule,
@@ -39,11 +39,50 @@ from selfimprove_dagster.lineage.iteration import (
     rows_of,
 )
 from selfimprove_dagster.lineage.walk import Lineage, Place
-from selfimprove_dagster.table import Row
+from selfimprove_dagster.table import Row, said_of, sentence_of
 from selfimprove_dagster.words import SHOWN, count, quoted, source_of
 
 _TOLD = 3
 """Candidates of one example that its verdict tells; the steps tell all."""
+
+
+@dataclass(frozen=True)
+class Explain:
+    """What a method declares about explanations of its records; every field has a generic default.
+
+    `noun` is what people call a candidate, and `asked` what they call what the model is asked. `filters` names for
+    each filter the stages whose rows it chooses from; without it, candidates are the records that decisions are
+    about. `beside` are stages whose rows score or vote on candidates: the dataset may name them as parents, and they
+    are told beside a candidate. `aside` are stages of whose rows no candidate is made, each with the beginning of its
+    verdict, where `{key}` is the partition key. `judgements` are stages of which no example is made, so that they
+    cannot be revoked. `shows`: rows of the pool are shown to the model as demonstrations. `unmade` says by stage what
+    a row without a candidate waits for.
+
+    The functions replace words: `tally` counts several candidates, `in_short` says what is to be known of a candidate
+    beside the rules, `reason` words a decision whose nearest record is given, `answer` says what a candidate says,
+    `place` words what is to be known of an ancestor of candidates, `also` gives the ids of more rows to tell beside a
+    candidate, `undecided` says why no rule met it, `score` is the number of a row, `passed` whether it passed, and
+    `verdict` is on a record that leads to no candidate.
+    """
+
+    noun: str = "record"
+    asked: str = "question"
+    filters: Sequence[Sequence[str]] = ()
+    beside: Sequence[str] = ()
+    aside: Mapping[str, str] = field(default_factory=dict)
+    judgements: Sequence[str] = ()
+    shows: bool = False
+    unmade: Mapping[str, str] = field(default_factory=dict)
+    tally: Callable[[Sequence[Row]], str] | None = None
+    in_short: Callable[[Story, Row], str] | None = None
+    reason: Callable[[Story, Row, Row | None], str] | None = None
+    answer: Callable[[Story, Row], str | None] | None = None
+    place: Callable[[Row, Sequence[Row]], str | None] | None = None
+    also: Callable[[Story, Row], Sequence[str]] | None = None
+    undecided: Callable[[Story, Row], str | None] | None = None
+    score: Callable[[Row], float | None] | None = None
+    passed: Callable[[Row], bool | None] | None = None
+    verdict: Callable[[Story], str | None] | None = None
 
 
 def declared(method: str) -> Explain:
@@ -322,11 +361,11 @@ class Story:
 
     def said(self, row: Row) -> str:
         """What a row says, in short."""
-        return words.said(registry.tables().get(row["table_name"]), row)
+        return said_of(registry.tables().get(row["table_name"]), row)
 
     def sentence(self, row: Row) -> str:
         """What happened at the stage of a row."""
-        return words.sentence(registry.tables().get(row["table_name"]), row)
+        return sentence_of(registry.tables().get(row["table_name"]), row)
 
     @cached_property
     def fates(self) -> list[Fate]:

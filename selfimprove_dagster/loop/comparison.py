@@ -11,10 +11,10 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.evaluation.exam import accuracy, compare
+from selfimprove_dagster.evaluation.results import Change, Results
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.loop.results import Change, Results
 from selfimprove_dagster.loop.rules import finished_iterations
 from selfimprove_dagster.table import is_measured
 from selfimprove_dagster.work.progress import duration

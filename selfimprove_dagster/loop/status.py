@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import accuracy
 from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.evaluation.results import Results
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.taint import tainted_models
-from selfimprove_dagster.loop.results import Results
 from selfimprove_dagster.table import is_measured
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import recompute_ids
@@ -105,8 +106,6 @@ def _parents_exist(subject: Subject) -> Evidence:
 
 def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
     """Ids of all records that a row may descend from, of the tables whose tags are asked for."""
-    from selfimprove_dagster import registry
-
     experiment = subject.experiment.name
     ids = [pl.DataFrame(schema={"id": pl.String})]
     giver = subject.experiment.taught_by

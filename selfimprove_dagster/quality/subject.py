@@ -49,7 +49,7 @@ class Subject:
         """The held-out questions: `id` (file and line), `source_file`, `source_line`, `question`, `key`, and
         `answer` (null for a plain text).
         """
-        from selfimprove_dagster.evaluation.exam import held_out_questions
+        from selfimprove_dagster.home.exams import held_out_questions
         from selfimprove_dagster.text import normalise_question
 
         return pl.DataFrame(

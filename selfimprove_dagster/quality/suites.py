@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import CheckOutcome, Lake
@@ -31,7 +32,6 @@ def run_suite(
     refuses the partition while a blocking check of it has failed. A check that cannot be made, since what it
     compares with is missing, counts as failed. Raises PartitionMissing when there is no partition.
     """
-    from selfimprove_dagster import registry
     from selfimprove_dagster.quality.expectations import Validator
 
     checks = checks_of(registry.table(table))

@@ -29,8 +29,8 @@ from selfimprove_dagster.review.queue import (
     store_batch,
     unknown_item,
 )
-from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.rows import Rejected, Unreadable, file_name, read_rows, rejection, text_field
+from selfimprove_dagster.shared_tables import REVIEW_LABELS
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import readable
 

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ReviewError
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
-from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.review.uncertainty import ITEM, least_certain
+from selfimprove_dagster.shared_tables import REVIEW_LABELS
 from selfimprove_dagster.table import Reviewed, Row, Table
 
 CODE_VERSION = "1"
@@ -113,8 +114,6 @@ def _items(
 
 def _reviewed() -> dict[str, Reviewed]:
     """By name, the tables that people are asked about."""
-    from selfimprove_dagster import registry
-
     return {name: table.reviewed for name, table in registry.tables().items() if table.reviewed}
 
 

@@ -13,7 +13,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import read_questions
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import normalise_question
 

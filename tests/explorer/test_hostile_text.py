@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from selfimprove_dagster.assets.factory import preview_table
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.export import export_dataset
+from selfimprove_dagster.home.imports import import_seeds
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.prov import prov_json, trace_document
 from selfimprove_dagster.methods.lmsi.tables import (
@@ -24,7 +25,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.seeds.imports import import_seeds
 from selfimprove_dagster.stage import preview_records
 from selfimprove_dagster.text import code_span, markdown_table, plain
 

@@ -12,10 +12,11 @@ from kit.toy import BEST, TOY, VERSES, SeededToyExperiment, ToyExperiment, seede
 
 from selfimprove_dagster.cli.status import print_status
 from selfimprove_dagster.errors import ExperimentError, MethodError, SeedFileError
-from selfimprove_dagster.evaluation.exam import held_out_keys, open_exam
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.exams import held_out_keys, open_exam
 from selfimprove_dagster.home.files import describe_fields, parse_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.home.imports import import_file, pool
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft
@@ -24,7 +25,6 @@ from selfimprove_dagster.loop.estimate import estimate
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next, finished_iterations
 from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.method import Method, Yield
-from selfimprove_dagster.seeds.imports import import_file, pool
 
 __all__ = ["seeded_toy", "toy"]
 

@@ -97,7 +97,7 @@ def test_the_graph_finds_circles_and_the_files_that_there_are() -> None:
 def test_arrows_run_from_methods_to_families_to_shared_rooms(module: str) -> None:
     """Those inside functions too: only the registry finds methods, and it does so by name."""
     own = room(module)
-    for name in graph(top_level=False)[module]:
+    for name in graph()[module]:
         other = room(name)
         if other.startswith("methods/"):
             assert own == other, f"{module} imports {name}"

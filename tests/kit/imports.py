@@ -28,12 +28,13 @@ def files() -> Mapping[str, Path]:
     return found
 
 
-def imported(path: Path, *, top_level: bool = False) -> set[str]:
-    """The modules that a file imports, inside functions too unless `top_level`; type checking's are left out."""
+def imported(path: Path, *, top_level: bool = False, types: bool = False) -> set[str]:
+    """The modules that a file imports, inside functions too unless `top_level`; with `types`, those that only type
+    checkers import too."""
 
     def statements(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            if not types and isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 continue
             yield child
             if not (top_level and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))):
@@ -51,11 +52,11 @@ def imported(path: Path, *, top_level: bool = False) -> set[str]:
 
 
 @cache
-def graph(*, top_level: bool = True) -> Mapping[str, frozenset[str]]:
-    """For each module of the package those that it imports."""
+def graph() -> Mapping[str, frozenset[str]]:
+    """For each module of the package those that it imports: at once, inside functions, or for type checkers."""
     known = files()
     return {
-        name: frozenset((imported(path, top_level=top_level) & known.keys()) - {name, PACKAGE})
+        name: frozenset((imported(path, types=True) & known.keys()) - {name, PACKAGE})
         for name, path in known.items()
     }
 
@@ -70,10 +71,10 @@ def room(module: str) -> str:
     return parts[0]
 
 
-def rooms(*, top_level: bool = True) -> dict[str, set[str]]:
+def rooms() -> dict[str, set[str]]:
     """For each room those that it imports from."""
     found: dict[str, set[str]] = {}
-    for module, used in graph(top_level=top_level).items():
+    for module, used in graph().items():
         found.setdefault(room(module), set()).update({room(one) for one in used} - {room(module)})
     return found
 

@@ -24,7 +24,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
 )
 from selfimprove_dagster.quality.results import QualityResult
 from selfimprove_dagster.quality.suites import run_suite
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 
 QUESTIONS = [
     "Tom has 3 pens. He buys 4. How many pens does he have now?",

@@ -18,7 +18,7 @@ from selfimprove_dagster.lineage.search import search
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.quality.suites import checks_of
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.table import COMMON_COLUMNS, Table
 
 NAMES_OF_A_ROW = {"id", "content_hash", "activity_id", "sample_index"}

@@ -11,7 +11,7 @@ import pytest
 from kit.small_lake import activity_of, store
 from rich.console import Console
 
-from selfimprove_dagster import registry, words
+from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.errors import ExperimentError
@@ -26,7 +26,7 @@ from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.what_if import what_if
 from selfimprove_dagster.method import Method, Stage
 from selfimprove_dagster.stage import Result, StageContext
-from selfimprove_dagster.table import SOURCE, TEXT, Table, decisions
+from selfimprove_dagster.table import SOURCE, TEXT, Table, decisions, sentence_of
 
 NAMES = Table("seeds/names", "name", {"name": TEXT, **SOURCE}, noun="name")
 SAID = Table("loud/said", "said", {"word": TEXT}, noun="word")
@@ -168,6 +168,6 @@ def test_no_other_method_answers_for_it(lake: Lake) -> None:
 
 
 def test_the_words_of_a_row_are_its_main_text() -> None:
-    assert words.sentence(None, {"text": " hello "}) == "“hello”"
-    assert words.sentence(SAID, {"word": "ant"}) == "“ant”"
-    assert words.sentence(None, {"score": 1.0}) == ""
+    assert sentence_of(None, {"text": " hello "}) == "“hello”"
+    assert sentence_of(SAID, {"word": "ant"}) == "“ant”"
+    assert sentence_of(None, {"score": 1.0}) == ""

@@ -36,7 +36,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, SEEDS
 
 
 def stages(explanation: Explanation) -> list[str]:

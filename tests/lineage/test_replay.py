@@ -23,7 +23,7 @@ from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.lineage.replay import compare, replay, replay_sample
 from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.methods.lmsi.tables import FILTERED_DATASET, RAW_GENERATIONS, VOTED_ANSWERS
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.work.shards import recorded_options
 
 PATHS = RAW_GENERATIONS.name

@@ -17,6 +17,7 @@ from kit.small_lake import activity_of, known_ancestry, make_experiment, seed_dr
 
 from selfimprove_dagster.errors import PartitionBusy, RevocationError, SeedFileError
 from selfimprove_dagster.export import export_dataset
+from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -36,8 +37,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     RAW_GENERATIONS,
     SEED_POOL,
 )
-from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, SEEDS
 
 TEXT = "One and one are two, as everybody knows. The answer is 2."
 

@@ -29,7 +29,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 
 
 def seeds(lake: Lake, *questions: str, experiment: str = "demo") -> list[str]:

@@ -23,7 +23,7 @@ from selfimprove_dagster.loop.rules import (
 )
 from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.methods.lmsi.tables import PROMOTION, SEED_POOL
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.work.progress import ProgressReport
 
 

@@ -16,7 +16,7 @@ from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.explorer.server import review_address
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.review.queue import labels, review_queue
-from selfimprove_dagster.review.tables import REVIEW_LABELS
+from selfimprove_dagster.shared_tables import REVIEW_LABELS
 
 TOKEN = "a-token-of-the-tests"
 ORIGIN = "http://127.0.0.1:3001"

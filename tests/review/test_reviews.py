@@ -41,8 +41,8 @@ from selfimprove_dagster.review.queue import (
     review_status,
     store_review,
 )
-from selfimprove_dagster.review.tables import REVIEW_LABELS
 from selfimprove_dagster.review.uncertainty import ITEM, least_certain
+from selfimprove_dagster.shared_tables import REVIEW_LABELS
 
 # ---- what is least certain ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import pytest
 from kit.small_lake import make_experiment, seed_draft, store, write_lines
 
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.home.imports import import_seeds, pool
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -18,8 +19,7 @@ from selfimprove_dagster.methods.lmsi.sampling import (
     read_demonstrations,
 )
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
-from selfimprove_dagster.seeds.imports import import_seeds, pool
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS, SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, SEEDS
 
 
 def test_an_import_puts_good_and_bad_lines_into_the_lake(lake: Lake, tmp_path: Path) -> None:

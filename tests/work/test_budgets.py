@@ -24,7 +24,7 @@ from selfimprove_dagster.lake.partition import Spent
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
 from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
 from selfimprove_dagster.methods.lmsi.tables import EVALUATION, RAW_GENERATIONS
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.work.budget import Allowance
 
 RAW = RAW_GENERATIONS

@@ -19,7 +19,7 @@ from selfimprove_dagster.methods.lmsi.exam import QuestionExam
 from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, generate_paths, sampling_parameters
 from selfimprove_dagster.methods.lmsi.tables import EVALUATION, RAW_GENERATIONS, SEED_POOL
 from selfimprove_dagster.seeds.files import Question
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 
 RAW = RAW_GENERATIONS
 SHOWN = [DemonstrationRecord("demo:1", "1 + 1?", "One and one.", "2")]

@@ -6,8 +6,8 @@ from typing import Any
 
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.lake.records import Parent
-from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.stage import Result, StageContext
+from selfimprove_dagster.method import Stage
+from selfimprove_dagster.stage import Result, StageContext, stage
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import Request
 
@@ -17,7 +17,7 @@ def drawn_responses(
     pool: Table,
     description: str,
     samples: int = 1,
-) -> Stage[Any]:
+) -> Stage:
     """`samples` responses to each prompt of a pool, drawn as the experiment's `responses` say."""
 
     @stage(

@@ -24,8 +24,8 @@ from selfimprove_dagster.families.trained.stages import named
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
-from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.method import Stage
+from selfimprove_dagster.stage import Result, StageContext, number, stage
 from selfimprove_dagster.table import Table
 
 Start = Callable[[StageContext[Any]], Champion]
@@ -94,7 +94,7 @@ def compared_pairs(
     pool_table: Table,
     decisions_table: Table,
     description: str,
-) -> Stage[Any]:
+) -> Stage:
     """filtered_dataset, where comparisons were made before: those of the pool that pass every rule."""
 
     @stage(decisions_table, schema, after=[pool_table.stage], description=description)
@@ -114,7 +114,7 @@ def compared_pairs(
 
 def preference_stages(
     tables: Sequence[Table], start: Start, before: Sequence[str] = (), judged: Rewarding | None = None
-) -> list[Stage[Any]]:
+) -> list[Stage]:
     """reward_model → fine_tuned_checkpoint of the method whose tables these are.
 
     `start` gives the model that both start from, which the stages `before` train. `judged` opens what rewards

@@ -21,7 +21,7 @@ from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
 
 

@@ -13,11 +13,11 @@ from selfimprove_dagster.families.tasks.statistics import length_histogram, verb
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS
 from selfimprove_dagster.families.tasks.tasks import Instance, template_by_lot, training_text
 from selfimprove_dagster.filters.rules import perplexity_of
+from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
+from selfimprove_dagster.method import Stage
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.work.shards import Shard
@@ -30,7 +30,7 @@ _SCORED = 512
 _SHOWN = 20
 
 
-def pool_stage(schema: Table, decisions: Table) -> Stage[Any]:
+def pool_stage(schema: Table, decisions: Table) -> Stage:
     """seed_pool: all tasks that an iteration may show."""
 
     @stage(
@@ -107,7 +107,7 @@ def pool_metadata(instructions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def score_instructions(schema: Table, candidates: Table, context_text: str) -> Stage[Any]:
+def score_instructions(schema: Table, candidates: Table, context_text: str) -> Stage:
     """perplexity_scores: how probable the model finds each candidate after `context_text`."""
 
     @stage(

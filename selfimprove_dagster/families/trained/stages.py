@@ -13,18 +13,18 @@ from selfimprove_dagster.evaluation.exam import (
     compare,
     compare_rewards,
     examine,
-    open_exam,
 )
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model
+from selfimprove_dagster.home import imports as seeds
+from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.promotion import decide_promotion
 from selfimprove_dagster.loop.rules import next_turn
-from selfimprove_dagster.method import Stage, stage
-from selfimprove_dagster.seeds import imports as seeds
-from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext
+from selfimprove_dagster.method import Stage
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, stage
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
 
@@ -36,7 +36,7 @@ def drawn_pool(
     schema: Table,
     description: str,
     after: Sequence[str] = (),
-) -> Stage[Any]:
+) -> Stage:
     """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
 
     @stage(schema, after=after, description=description)
@@ -76,9 +76,7 @@ def named(tables: Sequence[Table], stage: str) -> Table:
     return next(table for table in tables if table.stage == stage)
 
 
-def training_stages(
-    tables: Sequence[Table], report: Report = lambda context, manifest: {}
-) -> list[Stage[Any]]:
+def training_stages(tables: Sequence[Table], report: Report = lambda context, manifest: {}) -> list[Stage]:
     """fine_tuned_checkpoint → evaluation → promotion of the method whose tables these are."""
     dataset, checkpoint = named(tables, "filtered_dataset"), named(tables, "fine_tuned_checkpoint")
 
@@ -98,7 +96,7 @@ def training_stages(
 
 def judging_stages(
     tables: Sequence[Table], report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
-) -> list[Stage[Any]]:
+) -> list[Stage]:
     """evaluation → promotion of a method's fine-tuned checkpoint; the exam may read tables `after` it."""
     checkpoint = named(tables, "fine_tuned_checkpoint")
     evaluation, promotion = named(tables, "evaluation"), named(tables, "promotion")

@@ -60,7 +60,6 @@ def checkpoint(
             "log": pl.List(pl.Struct({"step": pl.Float64, "loss": pl.Float64, "learning_rate": pl.Float64})),
             **(measures or {}),
         },
-        holds_model=True,
         **given,
     )
 

@@ -18,7 +18,6 @@ from selfimprove_dagster.families.dialogues.revising import Record, Response, re
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.constitutional import constitutional
 from selfimprove_dagster.methods.constitutional.constitutional import revision_candidates
 from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
@@ -31,7 +30,7 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_SEED_POOL,
     TABLES,
 )
-from selfimprove_dagster.stage import Result, StageContext
+from selfimprove_dagster.stage import Result, StageContext, stage
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import Shard, completer, recorded_sampling, sampling_of
 from selfimprove_dagster.work.spec import Spec

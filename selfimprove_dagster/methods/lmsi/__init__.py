@@ -7,7 +7,7 @@ from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings, sta
 from selfimprove_dagster.methods.lmsi.estimate import estimate
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS, SEED_POOL
 from selfimprove_dagster.seeds.kind import QUESTIONS, Seeds
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 
 METHOD = Method(
     name="lmsi",

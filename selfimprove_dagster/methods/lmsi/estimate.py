@@ -21,6 +21,7 @@ import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, build_records
@@ -28,7 +29,7 @@ from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.loop.champion import champion_before
-from selfimprove_dagster.loop.estimate import Forecast, Range, StageForecast, affordable
+from selfimprove_dagster.loop.estimate import affordable
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.exam import QuestionExam
 from selfimprove_dagster.methods.lmsi.sampling import (
@@ -39,9 +40,9 @@ from selfimprove_dagster.methods.lmsi.sampling import (
 )
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
-from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.seeds.files import read_questions
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
+from selfimprove_dagster.work.forecast import Forecast, Range, StageForecast
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome

@@ -14,12 +14,12 @@ import polars as pl
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part, accuracy
+from selfimprove_dagster.evaluation.results import Results, Stages
 from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.loop.results import Results, Stages
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, demonstrations, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment

@@ -6,8 +6,7 @@ import polars as pl
 
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.explanation import Explain
-from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.story import Explain, Story
 from selfimprove_dagster.lineage.what_if import Refilter, read_again
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.settings import FilterSection

@@ -11,6 +11,7 @@ import polars as pl
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.home.imports import CODE_VERSION
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
@@ -21,7 +22,6 @@ from selfimprove_dagster.methods.lmsi.adaptive import is_decided
 from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection, LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
 from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_field
-from selfimprove_dagster.seeds.imports import CODE_VERSION
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport

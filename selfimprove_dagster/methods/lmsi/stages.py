@@ -14,7 +14,6 @@ from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_demonstrations
 from selfimprove_dagster.methods.lmsi.sampling import draw_paths, sampling_parameters
@@ -29,7 +28,7 @@ from selfimprove_dagster.methods.lmsi.tables import (
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
-from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.stage import Result, StageContext, number, stage
 from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(

@@ -16,7 +16,7 @@ from selfimprove_dagster.methods.lmsi.checks import (
     VOTED_ANSWERS_CHECKS,
 )
 from selfimprove_dagster.methods.lmsi.reviewing import voted_items
-from selfimprove_dagster.seeds.tables import SEEDS
+from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.table import SOURCE, TEXT, Draw, Reviewed, Table, completions, decisions
 
 DEMONSTRATIONS = Table(

@@ -9,14 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import held_out_questions
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.preferences.rewarding import ModelReward, reward_model_of
 from selfimprove_dagster.families.refining.trajectories import Refining
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
+from selfimprove_dagster.home.exams import held_out_questions
 from selfimprove_dagster.lake.records import Draft, Parent, build_records, content_hash
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.pit import tables as t
 from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver, refine
@@ -31,7 +30,7 @@ from selfimprove_dagster.methods.pit.win_rates import (
     preferred_by,
     win_rates,
 )
-from selfimprove_dagster.stage import Markdown, OneModel, Result, StageContext
+from selfimprove_dagster.stage import Markdown, OneModel, Result, StageContext, stage
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec

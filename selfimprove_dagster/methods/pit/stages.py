@@ -28,7 +28,6 @@ from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stag
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.pit import pit
 from selfimprove_dagster.methods.pit import tables as t
 from selfimprove_dagster.methods.pit.improvement_stages import (
@@ -38,7 +37,7 @@ from selfimprove_dagster.methods.pit.improvement_stages import (
 )
 from selfimprove_dagster.methods.pit.pit import measure_gaps
 from selfimprove_dagster.methods.pit.settings import PitExperiment
-from selfimprove_dagster.stage import Markdown, Result, StageContext, number
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Request

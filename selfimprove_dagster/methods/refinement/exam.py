@@ -12,6 +12,7 @@ import polars as pl
 
 from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
 from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
+from selfimprove_dagster.evaluation.results import Change, Results, Stages
 from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, held_out_prompts, judged
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
@@ -23,7 +24,6 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.loop.results import Change, Results, Stages
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.families.refining.ways import FAILED, OUTCOME
-from selfimprove_dagster.lineage.explanation import Explain
 from selfimprove_dagster.lineage.iteration import Iteration
-from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.story import Explain, Story
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS, RF_EVALUATION, RF_RAW_GENERATIONS
 from selfimprove_dagster.methods.refinement.words import step
 from selfimprove_dagster.table import Row

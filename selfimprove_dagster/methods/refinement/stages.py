@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import Examinee, examine, open_exam
+from selfimprove_dagster.evaluation.exam import Examinee, examine
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.trust import heed_measured_gap
 from selfimprove_dagster.families.refining.refining import improve
@@ -31,13 +31,13 @@ from selfimprove_dagster.families.refining.ways import (
     remembered,
 )
 from selfimprove_dagster.families.trained.stages import drawn_pool
+from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.refinement import tables as t
 from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
-from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec

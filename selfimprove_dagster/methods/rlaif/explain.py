@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.preferences.explain import ASIDE, JUDGEMENTS, margin, refilter_pairs
 from selfimprove_dagster.families.preferences.filters import judged_candidates
-from selfimprove_dagster.lineage.explanation import Explain
-from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.story import Explain, Story
 from selfimprove_dagster.methods.rlaif import words
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_AI_PREFERENCES, RLAIF_RESPONSE_PAIRS
 from selfimprove_dagster.table import Row

@@ -26,7 +26,6 @@ from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stag
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.loop.champion import Champion
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.rlaif.reviewing import of_preferences, preferred_by_people
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.methods.rlaif.tables import (
@@ -41,7 +40,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     TABLES,
 )
 from selfimprove_dagster.review.uncertainty import least_certain
-from selfimprove_dagster.stage import Markdown, Result, StageContext, number
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard, recorded_options
 from selfimprove_dagster.work.spec import Spec

@@ -27,7 +27,7 @@ from selfimprove_dagster.methods.rlaif.checks import (
     RESPONSE_PAIR_CHECKS,
 )
 from selfimprove_dagster.methods.rlaif.reviewing import preferred_items
-from selfimprove_dagster.review.tables import SHOWN
+from selfimprove_dagster.shared_tables import SHOWN
 from selfimprove_dagster.table import TEXT, Draw, Reviewed, Table, completions, decisions
 
 RLAIF_SEED_POOL = Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from selfimprove_dagster.families.preferences.explain import ASIDE, JUDGEMENTS, pair_in_short, refilter_pairs
 from selfimprove_dagster.families.preferences.filters import compared_candidates
-from selfimprove_dagster.lineage.explanation import Explain
+from selfimprove_dagster.lineage.story import Explain
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SEED_POOL
 
 EXPLAIN = Explain(

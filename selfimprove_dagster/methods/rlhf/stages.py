@@ -13,7 +13,6 @@ from selfimprove_dagster.families.preferences.stages import compared_pairs, pref
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model, trained_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.loop.champion import Champion
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
 from selfimprove_dagster.methods.rlhf.tables import (
     RLHF_DECISIONS,
@@ -22,7 +21,7 @@ from selfimprove_dagster.methods.rlhf.tables import (
     RLHF_SUPERVISED_CHECKPOINT,
     TABLES,
 )
-from selfimprove_dagster.stage import Result, StageContext
+from selfimprove_dagster.stage import Result, StageContext, stage
 
 seed_pool = drawn_pool(
     RLHF_SEED_POOL,

@@ -12,7 +12,7 @@ from selfimprove_dagster.families.tasks.files import BannedInstruction
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.explanation import Explain
+from selfimprove_dagster.lineage.story import Explain
 from selfimprove_dagster.lineage.what_if import Refilter, read_again
 from selfimprove_dagster.methods.self_instruct.admission import admit, apply_novelty, apply_rules
 from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
 from selfimprove_dagster.families.tasks.stages import examples_of_seeds, store_examples
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
 from selfimprove_dagster.methods.self_instruct.shots import Shots
@@ -28,7 +27,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SEED_POOL,
     SI_TASK_INSTANCES,
 )
-from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.stage import Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.shards import Request, Shard

@@ -15,7 +15,6 @@ from selfimprove_dagster.filters.novelty import Verdict
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_instruct import parsing, prompts
 from selfimprove_dagster.methods.self_instruct.admission import (
     Admission,
@@ -42,7 +41,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_TASK_DECISIONS,
     TABLES,
 )
-from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.stage import Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import Request

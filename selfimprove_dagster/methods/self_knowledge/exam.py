@@ -12,12 +12,12 @@ from typing import Any
 from selfimprove_dagster.answers.answers import extract_answer
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.evaluation.results import Change, Results, Stages
 from selfimprove_dagster.families.dialogues.exam import judge
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.loop.results import Change, Results, Stages
 from selfimprove_dagster.methods.self_knowledge.settings import KnowledgeTask
 from selfimprove_dagster.rows import Rejected, file_name
 from selfimprove_dagster.seeds.files import Question, read_questions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster.lineage.explanation import Explain
+from selfimprove_dagster.lineage.story import Explain
 from selfimprove_dagster.methods.self_knowledge.tables import TABLES
 
 EXPLAIN = Explain(

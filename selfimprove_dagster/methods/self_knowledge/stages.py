@@ -15,13 +15,12 @@ from selfimprove_dagster.families.judging.gate import MeasuredGap
 from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.self_knowledge import tables as t
 from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
 from selfimprove_dagster.methods.self_knowledge.exam import is_right, read_task, recorded_task, truth
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
-from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number
+from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Request, Shard

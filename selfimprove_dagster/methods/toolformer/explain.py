@@ -10,8 +10,7 @@ import polars as pl
 from selfimprove_dagster.errors import LakeError
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lineage.explanation import Explain
-from selfimprove_dagster.lineage.story import Story
+from selfimprove_dagster.lineage.story import Explain, Story
 from selfimprove_dagster.lineage.what_if import Refilter, read_again
 from selfimprove_dagster.methods.toolformer.rules import filter_calls
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection

@@ -18,7 +18,6 @@ import polars as pl
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.loss import choose_positions
 from selfimprove_dagster.methods.toolformer.rules import counts_at, filter_calls, training_texts
@@ -36,7 +35,7 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     experiment_tools,
     search_folder,
 )
-from selfimprove_dagster.stage import Markdown, Result, StageContext, number
+from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.tools.base import Context, ToolError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfimprove_dagster.families.tasks.explain import UNMADE, reason
-from selfimprove_dagster.lineage.explanation import Explain
+from selfimprove_dagster.lineage.story import Explain
 
 EXPLAIN = Explain(
     noun="candidate",

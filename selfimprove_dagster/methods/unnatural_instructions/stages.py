@@ -10,16 +10,15 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import held_out_keys
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
 from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, store_examples
 from selfimprove_dagster.families.trained.stages import training_stages
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as method
 from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.methods.unnatural_instructions.tables import (
@@ -39,7 +38,7 @@ from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions i
     ElicitedTask,
     example_key,
 )
-from selfimprove_dagster.stage import Result, StageContext, number
+from selfimprove_dagster.stage import Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.shards import Request

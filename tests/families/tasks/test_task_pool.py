@@ -11,13 +11,13 @@ import pytest
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.tasks.pool import TaskPool, pool
 from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.home.imports import import_file
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
 from selfimprove_dagster.methods.self_instruct.tables import SI_ACCEPTED_TASKS
-from selfimprove_dagster.seeds.imports import import_file
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 
 
 def task(name: str, instruction: str, *instances: tuple[str, str]) -> dict[str, Any]:

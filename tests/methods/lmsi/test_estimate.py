@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.loop.estimate import Forecast, estimate, estimate_by_the_last
+from selfimprove_dagster.loop.estimate import estimate, estimate_by_the_last
 from selfimprove_dagster.resources.trainer import TrainerResource
+from selfimprove_dagster.work.forecast import Forecast
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
+from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -32,7 +33,6 @@ from selfimprove_dagster.methods.pit.pit import GAP_TERMS
 from selfimprove_dagster.methods.pit.settings import GapChecksSection
 from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
 from selfimprove_dagster.quality.suites import run_suite
-from selfimprove_dagster.seeds import imports as seeds
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 

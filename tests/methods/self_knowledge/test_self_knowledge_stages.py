@@ -21,12 +21,12 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
 from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
-from selfimprove_dagster.evaluation.exam import open_exam
 from selfimprove_dagster.explorer.pages import create_app
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.judging.gate import MeasuredGap, decide
 from selfimprove_dagster.families.judging.settings import SelfKnowledgeSection
 from selfimprove_dagster.families.judging.trust import gate, measured_gaps
+from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of

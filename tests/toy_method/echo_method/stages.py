@@ -7,10 +7,9 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.method import stage
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject
-from selfimprove_dagster.stage import Result, StageContext
+from selfimprove_dagster.stage import Result, StageContext, stage
 from selfimprove_dagster.table import TEXT, Row, Table, decisions
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.disk import file_checksum
@@ -18,7 +19,7 @@ from selfimprove_dagster.lake.records import Activity, Draft, build_records, con
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.rows import EXCERPT, Rejected, file_name
 from selfimprove_dagster.seeds.kind import SeedKind, Seeds
-from selfimprove_dagster.seeds.tables import REJECTED_SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import normalise_question
 
@@ -28,8 +29,6 @@ CODE_VERSION = "1"
 
 def seeds_of(experiment: Experiment) -> Seeds[Any]:
     """The declaration of the seeds of the experiment's method. Raises SeedFileError where it learns from none."""
-    from selfimprove_dagster import registry
-
     declared: Seeds[Any] | None = registry.method(experiment.method).seeds
     if declared is None:
         raise SeedFileError(f"experiment {experiment.name}: {experiment.method} learns from no seeds")

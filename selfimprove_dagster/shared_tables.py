@@ -1,4 +1,4 @@
-"""The tables of what people are asked, and of what they say."""
+"""Tables that belong to no method: imported seeds, rejected lines, and what people said when they were asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,39 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.column_sources import each, new
-from selfimprove_dagster.table import TEXT, Columns, Row, Table
+from selfimprove_dagster.table import SOURCE, TEXT, Columns, Row, Table
+from selfimprove_dagster.words import accepted, source_of
+
+
+def _question(row: Row) -> str:
+    return accepted(row, row["question"])
+
+
+def _rejected(row: Row) -> str:
+    return f"{source_of(row)} is no seed: {row['reason']}"
+
+
+SEEDS = Table(
+    "seeds/accepted",
+    "seed",
+    noun="seed",
+    sentence=_question,
+    content={"question": TEXT, **SOURCE},
+    sources=new("parents", "question", *SOURCE),
+)
+"""Unlabelled questions as they were imported, by file and line."""
+
+
+REJECTED_SEEDS = Table(
+    "seeds/rejected",
+    "rej",
+    noun="rejected line",
+    sentence=_rejected,
+    content={"reason": TEXT, "excerpt": TEXT, **SOURCE},
+    sources=new("parents", "reason", "excerpt", *SOURCE),
+)
+"""Lines that are no seeds, each with the reason."""
+
 
 SHOWN: dict[str, Any] = {
     "item_id": TEXT,

@@ -1,0 +1,37 @@
+"""The exam of an experiment, which its method declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfimprove_dagster import registry
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.evaluation.exam import OpenedExam, OpenModel
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.seeds.files import Question
+from selfimprove_dagster.text import normalise_question
+
+
+def open_exam(
+    home: Home, experiment: Experiment, open_model: OpenModel, iteration: int | None = None
+) -> OpenedExam:
+    """The held-out exam of an experiment; see `Exams`. Raises ExperimentError where its method has none."""
+    exams = registry.method(experiment.method).exam
+    if exams is None:
+        raise ExperimentError(
+            f"experiment {experiment.name}: the method {experiment.method} has no exam; its own stages are the "
+            "measurement: run it"
+        )
+    return exams.open(home, experiment, open_model, iteration)
+
+
+def held_out_questions(experiment: Experiment) -> Sequence[Question]:
+    """What an experiment holds out, without reading the lake; nothing where its method has no exam."""
+    exams = registry.method(experiment.method).exam
+    return exams.held_out(experiment) if exams else ()
+
+
+def held_out_keys(experiment: Experiment) -> set[str]:
+    """The held-out questions as `normalise_question` has them: by these two questions are the same."""
+    return {normalise_question(question.question) for question in held_out_questions(experiment)}
