@@ -18,13 +18,18 @@ ROTATING = 2
 """How many methods that the change does not touch run all the same."""
 
 
+def all_methods() -> bool:
+    """Whether this run tries every method."""
+    return os.environ.get("SELFIMPROVE_ALL_METHODS") == "1"
+
+
 def chosen_methods(methods: Iterable[str], root: Path = ROOT) -> list[str]:
     """Those of `methods` that a matrix runs now, in the order given."""
     known = list(methods)
-    if os.environ.get("SELFIMPROVE_ALL_METHODS") == "1":
+    if all_methods():
         return known
     touched = touched_methods(changed_files(root), known, root)
-    turn = sorted(set(known) - touched, key=lambda method: _rank(head(root), method))[:ROTATING]
+    turn = sorted(set(known) - touched, key=lambda method: rank(head(root), method))[:ROTATING]
     return [method for method in known if method in touched or method in turn]
 
 
@@ -71,8 +76,9 @@ def head(root: Path = ROOT) -> str:
     return _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
 
 
-def _rank(commit: str, method: str) -> str:
-    return hashlib.sha256(f"{commit} {method}".encode()).hexdigest()
+def rank(commit: str, name: str) -> str:
+    """What names are sorted by, so that each has its turn."""
+    return hashlib.sha256(f"{commit} {name}".encode()).hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str:
