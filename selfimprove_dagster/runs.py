@@ -7,8 +7,9 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import dagster as dg
@@ -41,11 +42,26 @@ run_monitoring:
 def prepare_dagster_home(home: Home) -> Path:
     """Dagster's storage folder, settled in DAGSTER_HOME for this process and its children."""
     folder = Path(os.environ.setdefault("DAGSTER_HOME", str(home.dagster)))
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        _make_storage(folder)
     settings = folder / "dagster.yaml"
     if not settings.exists():
         settings.write_text(_INSTANCE_SETTINGS)
     return folder
+
+
+def _make_storage(folder: Path) -> None:
+    """Make Dagster's storage in a folder beside, and rename that: Dagster itself never completes the tables of a
+    storage whose making was killed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        made = Path(beside) / folder.name
+        made.mkdir()
+        (made / "dagster.yaml").write_text(_INSTANCE_SETTINGS)
+        with dg.DagsterInstance.from_config(str(made)):
+            pass
+        with suppress(OSError):  # another process was faster
+            made.rename(folder)
 
 
 def prepare_dagster_ui(home: Home) -> None:

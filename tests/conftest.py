@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from kit.homes import entered, make_home
 from kit.lmsi_iterations import Iterations, build_iterations
-from kit.sampling import chosen_methods
+from kit.sampling import all_methods, chosen_methods, takes_turn
 from kit.small_lake import SMALL_EXPERIMENT
 
 from selfimprove_dagster import registry
@@ -24,8 +24,9 @@ from selfimprove_dagster.lake.lake import Lake
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 # A busy machine is no reason to fail.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+settings.register_profile("whole", deadline=None)
+settings.register_profile("sample", deadline=None, max_examples=25)
+settings.load_profile("whole" if all_methods() else "sample")
 
 
 def pytest_report_header() -> str:
@@ -34,8 +35,15 @@ def pytest_report_header() -> str:
     return f"matrices over methods: {', '.join(chosen_methods(names))} of {len(names)}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: at the end they would keep one worker busy and the others waiting."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what rotates and has no turn, unless files are named.
+
+    Files with slow tests come first: at the end they would keep one worker busy and the others waiting.
+    """
+    if not config.option.file_or_dir:
+        waiting = [one for one in items if one.get_closest_marker("rotates") and not takes_turn(one.path)]
+        config.hook.pytest_deselected(items=waiting)
+        items[:] = [one for one in items if one not in waiting]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -115,6 +115,7 @@ def test_export_keeps_ids_and_describes_itself(selfimprove: Command, finished: s
     assert "exists already" in refused.stderr
 
 
+@pytest.mark.rotates
 def test_evaluate_measures_the_champion(selfimprove: Command, finished: str) -> None:
     printed = selfimprove("evaluate", "small").stdout
     assert "greedy" in printed and "majority" in printed
@@ -135,6 +136,7 @@ def test_errors_are_one_line(selfimprove: Command, home: Home) -> None:
     assert "sampling.pathz" in refused and "paths" in refused and "Traceback" not in refused
 
 
+@pytest.mark.rotates
 def test_a_killed_run_goes_on_to_the_same_ids(home: Home, finished: str, tmp_path: Path) -> None:
     other = make_home(tmp_path, EXPERIMENT)
     program = str(Path(sys.executable).parent / "selfimprove")
@@ -171,6 +173,7 @@ def test_a_killed_run_goes_on_to_the_same_ids(home: Home, finished: str, tmp_pat
         assert ids[0] == ids[1], table
 
 
+@pytest.mark.rotates
 def test_a_model_writes_with_tools(selfimprove: Command) -> None:
     question = "Q: Tom has 14 pens. He buys 9 more. How many pens does he have?\nA: Let's think step by step."
     said = selfimprove("generate", question, "--tools", "Calculator", "--max-tokens", "40").stdout
@@ -180,6 +183,7 @@ def test_a_model_writes_with_tools(selfimprove: Command) -> None:
     assert "'Sorcery' is none of Calculator, Calendar, WikiSearch, QA, MT" in refused.replace("\n", " ")
 
 
+@pytest.mark.rotates
 def test_a_model_refines_its_answers(selfimprove: Command, tmp_path: Path) -> None:
     prompts, out = (
         ["Ruben ate my pie. What do you call Ruben?", "The film is at four. When is the film?"],

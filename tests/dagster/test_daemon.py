@@ -23,7 +23,7 @@ from selfimprove_dagster.loop.rules import Stop, decide_next, finished_iteration
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotates]
 
 DEADLINE_SECONDS = 600
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kit.sampling import ROTATING, changed_files, chosen_methods, touched_methods
+from kit.sampling import ROTATING, changed_files, chosen_methods, takes_turn, touched_methods
 
 METHODS = ["adding", "counting", "doubling", "halving", "squaring", "summing"]
 
@@ -93,3 +93,14 @@ def test_outside_a_repository_two_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("SELFIMPROVE_ALL_METHODS", raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert changed_files(tmp_path) == [] and len(chosen_methods(METHODS, tmp_path)) == ROTATING
+
+
+def test_a_file_that_rotates_runs_where_it_changed_and_one_time_in_three(repository: Path) -> None:
+    file = repository / "tests" / "test_slowly.py"
+    turns = []
+    for number in range(24):
+        git(repository, "commit", "--allow-empty", "-m", f"step {number}")
+        turns.append(takes_turn.__wrapped__(file, repository))
+    assert 2 <= sum(turns) <= 16, "one in three"
+    write(repository, "tests/test_slowly.py")
+    assert takes_turn.__wrapped__(file, repository)

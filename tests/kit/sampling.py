@@ -11,16 +11,27 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ROTATING = 2
 """How many methods that the change does not touch run all the same."""
 
+TURNS = 3
+"""Of so many commits, a test that rotates runs on one."""
+
 
 def all_methods() -> bool:
     """Whether this run tries every method."""
     return os.environ.get("SELFIMPROVE_ALL_METHODS") == "1"
+
+
+@cache
+def takes_turn(file: Path, root: Path = ROOT) -> bool:
+    """Whether a test file whose tests rotate runs now: where it was changed, and one commit in three."""
+    name = file.relative_to(root).as_posix()
+    return all_methods() or name in changed_files(root) or int(rank(head(root), name), 16) % TURNS == 0
 
 
 def chosen_methods(methods: Iterable[str], root: Path = ROOT) -> list[str]:

@@ -16,7 +16,7 @@ from selfimprove_dagster.lake.partition import PartitionWriter
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.runs import run_iteration
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotates]
 
 
 @pytest.fixture

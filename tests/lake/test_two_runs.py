@@ -16,7 +16,7 @@ from kit.small_lake import activity_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rotates]
 
 PROGRAM = [str(Path(sys.executable).parent / "selfimprove"), "run", "small"]
 

@@ -448,6 +448,7 @@ def dataset_rows(home: Home, iteration: int) -> pl.DataFrame:
     return home.lake.read_ungated(home.lake.manifest(FILTERED_DATASET.name, partition_of("small", iteration)))
 
 
+@pytest.mark.rotates
 def test_the_champion_falls_back_and_the_next_iteration_starts_there(home: Home) -> None:
     from selfimprove_dagster.runs import run_iteration
 
@@ -478,6 +479,7 @@ def test_the_champion_falls_back_and_the_next_iteration_starts_there(home: Home)
     assert champion_before(lake, experiment, 3).iteration is None
 
 
+@pytest.mark.rotates
 def test_a_checkpoint_that_is_retrained_without_them_is_clean(home: Home) -> None:
     from selfimprove_dagster.runs import run_iteration
 

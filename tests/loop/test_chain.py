@@ -170,6 +170,7 @@ def test_each_method_of_a_chain_has_its_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rotates
 def test_four_methods_learn_from_each_other(tmp_path: Path) -> None:
     """The last learns from the preferences of the one before; what the first learnt from fells them all."""
     home = make_judging_home(tmp_path)

@@ -111,6 +111,7 @@ def test_the_loop_stops_with_the_reason_while_an_unfinished_iteration_has_spent_
 
 
 @pytest.mark.slow
+@pytest.mark.rotates
 def test_a_run_stops_with_its_reason_and_goes_on_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,41 @@
+"""Dagster's own storage survives a kill while it is made."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.runs import prepare_dagster_home
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+
+def first_table_only(engine):
+    next(iter(SqlEventLogStorageMetadata.sorted_tables)).create(engine)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+SqlEventLogStorageMetadata.create_all = first_table_only
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.runs import prepare_dagster_home
+prepare_dagster_home(Home(Path(sys.argv[1]), Path(sys.argv[1])))
+"""
+
+
+def test_a_storage_whose_making_was_killed_is_made_whole_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    prepare_dagster_home(Home(tmp_path, tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("echo_iterations", ["mine-000"])
+        assert instance.get_dynamic_partitions("echo_iterations") == ["mine-000"]
