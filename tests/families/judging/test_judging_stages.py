@@ -36,7 +36,7 @@ from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
 from selfimprove_dagster.work.shards import recorded_sampling
 
-pytestmark = [pytest.mark.slow, pytest.mark.train]
+pytestmark = [pytest.mark.slow, pytest.mark.train, pytest.mark.rotates]
 
 ROOT = Path(__file__).parents[3]
 

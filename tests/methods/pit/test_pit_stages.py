@@ -36,7 +36,7 @@ from selfimprove_dagster.quality.suites import run_suite
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.shards import recorded_sampling
 
-pytestmark = [pytest.mark.slow, pytest.mark.train]
+pytestmark = [pytest.mark.slow, pytest.mark.train, pytest.mark.rotates]
 
 ROOT = Path(__file__).parents[3]
 
