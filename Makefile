@@ -9,7 +9,7 @@ export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 .PHONY: help demo demo-all test test-train test-browser test-docs test-vllm test-all lint vllm-server ui install
 .PHONY: install-vllm browser embedded-model clean
 help:
-	@echo "make demo             three iterations on the embedded model, a results table, one example's lineage"
+	@echo "make demo             two iterations on the embedded model, a results table, one example's lineage"
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
 	@echo "make test             linter, types and all tests but those below"
 	@echo "make test-train       the tests that train models"
