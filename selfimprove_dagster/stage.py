@@ -355,7 +355,7 @@ class StageContext(Generic[E]):
         with self.lake.writer(self.table, activity) as writer, stored(items, writer) as rows:
             work = partial(self._run, function.call, activity, opened, None, writer.read_shard)
             spent = self._in_shards(writer, rows, work, size, unit, each, together)
-            return writer.commit({"seconds": self.seconds, **vars(spent)}), spent
+            return writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
     def map_together(
         self,
@@ -391,7 +391,7 @@ class StageContext(Generic[E]):
             work = partial(self._run, function.call, activity, opened, other, writer.read_shard)
             spent = self._in_shards(writer, parts, work, size, unit, each, together, record)
             first = beside_writer.commit({"seconds": 0.0})
-            return first, writer.commit({"seconds": self.seconds, **vars(spent)}), spent
+            return first, writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
     def _run(
         self,
@@ -542,6 +542,11 @@ class StageContext(Generic[E]):
         that table's activity."""
         activity = self.deciding(table, inputs, decides)
         self.beside(table).store(activity, decision_drafts(decisions, self.table))
+
+
+def _counted(spent: Spent, opened: Any) -> dict[str, Any]:
+    """What a partition says that it took; nothing where nothing was opened to work."""
+    return {} if opened is None else vars(spent)
 
 
 def decision_drafts(decisions: pl.DataFrame, table: Table) -> pl.DataFrame:
