@@ -354,7 +354,7 @@ class StageContext(Generic[E]):
         """
         with self.lake.writer(self.table, activity) as writer, stored(items, writer) as rows:
             work = partial(self._run, function.call, activity, opened, None, writer.read_shard)
-            spent = self._in_shards(writer, rows, work, size, unit, each, together)
+            spent = self._in_shards(writer, rows, work, size, unit, each, together, opened is not None)
             return writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
     def map_together(
@@ -389,7 +389,9 @@ class StageContext(Generic[E]):
                 return build_records(self.table, own, activity)
 
             work = partial(self._run, function.call, activity, opened, other, writer.read_shard)
-            spent = self._in_shards(writer, parts, work, size, unit, each, together, record)
+            spent = self._in_shards(
+                writer, parts, work, size, unit, each, together, opened is not None, record
+            )
             first = beside_writer.commit({"seconds": 0.0})
             return first, writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
@@ -416,6 +418,7 @@ class StageContext(Generic[E]):
         unit: str,
         each: Callable[[Item], int] | int,
         together: str,
+        timed: bool,
         record: Callable[[int, Any], pl.DataFrame] | None = None,
     ) -> Spent:
         return in_shards(
@@ -426,6 +429,7 @@ class StageContext(Generic[E]):
             unit=unit,
             each=each,
             together=together,
+            timed=timed,
             log=self.log,
             allowance=self.allowance,
             record=record,

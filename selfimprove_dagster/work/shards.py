@@ -179,6 +179,7 @@ def in_shards(
     log: Callable[[str], None],
     each: Callable[[Item], int] | int = 1,
     together: str = "",
+    timed: bool = True,
     allowance: Allowance = UNLIMITED,
     record: Callable[[int, Any], pl.DataFrame] | None = None,
 ) -> Spent:
@@ -190,7 +191,7 @@ def in_shards(
     `record` makes records of what `work` returned for a shard, by its number; without it these are the drafts.
 
     Shards that an earlier attempt left are not made again. Returns what all of them took, whichever attempt
-    made them. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    made them; what a shard took is not kept where `timed` is False, as where no model works. Raises BudgetSpent before a shard that `allowance` has nothing for.
     """
     parts = _parts(items, size, together)
     done, spent = writer.committed_shards, writer.spent
@@ -208,7 +209,7 @@ def in_shards(
             made = work(items[part], report)
             took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
-            writer.write_shard(index, rows, spent=took)
+            writer.write_shard(index, rows, spent=took if timed else None)
             spent += took
     if not parts:
         nothing = record(0, ([], [])) if record else build_records(writer.schema, [], writer.activity)
