@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,12 +18,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 
+from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of
-from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
+from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of, read_parquet
+from selfimprove_dagster.lake.records import Activity, Drafts, build_records, content_hash, parents_of
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.method import Stage, Use
@@ -32,18 +33,25 @@ from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import (
     Item,
-    Request,
+    Items,
     Shard,
     draw_completions,
     in_shards,
     recorded_options,
     recorded_sampling,
+    stored,
 )
 from selfimprove_dagster.work.spec import Spec
 
 E = TypeVar("E", bound=Experiment)
 
 PREVIEW_ROWS = 5
+
+SMALL = 100_000
+"""Rows of a table that a stage may hold whole."""
+
+ROWS_A_SHARD = 10_000
+"""Rows of a shard that no model works on."""
 
 
 @dataclass(frozen=True)
@@ -203,12 +211,52 @@ class StageContext(Generic[E]):
         """Report one line that a person should look at."""
         self.reporter.warning(line)
 
-    def read(self, table: Table) -> tuple[Manifest, pl.DataFrame]:
-        """This iteration's rows of an earlier stage; refused when its last blocking check failed."""
+    def scan(self, table: Table) -> tuple[Manifest, pl.LazyFrame]:
+        """This iteration's rows of an earlier stage, unread: for tables that grow with the seeds.
+
+        Give a query of them to `map`, `work` or `complete`, which take its rows shard by shard. Raises GateClosed
+        when the table's last blocking check failed.
+        """
         manifest = self.lake.manifest(table.name, self.partition)
         # Before the rows are read: what is withdrawn in between is not claimed to have been left out.
         self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
-        return manifest, self.lake.read(table.name, self.partition)
+        return manifest, self.lake.scan(table.name, self.partition)
+
+    def small(self, table: Table) -> tuple[Manifest, pl.DataFrame]:
+        """This iteration's rows of an earlier stage, whole: for tables that stay small, such as checkpoints.
+
+        Raises GateClosed as `scan` does, and MethodError for more than `SMALL` rows.
+        """
+        manifest, rows = self.scan(table)
+        if manifest.rows > SMALL:
+            raise MethodError(
+                f"{table.name} has {manifest.rows:,} rows, and a stage reads tables of up to {SMALL:,} whole: read it "
+                "by `scan`, and hand its rows to `map`"
+            )
+        return manifest, rows.collect()
+
+    def read(self, table: Table) -> tuple[Manifest, pl.DataFrame]:
+        """TO BE REMOVED once no stage calls it."""
+        manifest, rows = self.scan(table)
+        return manifest, rows.collect()
+
+    def measure(self, manifest: Manifest, **measures: pl.Expr) -> dict[str, Any]:
+        """Figures over the rows of a partition, for the metadata of a result; fractions to five decimals."""
+        row = self.lake.scan_ungated(manifest).select(**measures).collect().row(0, named=True)
+        return {name: value if isinstance(value, int | str) else number(value) for name, value in row.items()}
+
+    def dropped(self, decisions: Manifest) -> dict[str, int]:
+        """How many candidates each rule dropped, for the metadata of a result."""
+        rows = self.lake.scan_ungated(decisions).filter(~pl.col("kept"))
+        counts = rows.group_by("rule").len().sort("len", "rule", descending=[True, False]).collect()
+        return {f"dropped_by_{rule}": count for rule, count in counts.iter_rows()}
+
+    def batches(self, manifest: Manifest, *columns: str) -> Iterator[pl.DataFrame]:
+        """Some columns of the rows of a partition, file by file."""
+        withdrawn = self.lake.ledger.withdrawn(manifest.activity.id)
+        for path in manifest.paths:
+            rows = read_parquet(path, ["id", *columns])
+            yield rows.join(withdrawn, on="id", how="anti", maintain_order="left").select(columns)
 
     def activity(
         self,
@@ -286,36 +334,40 @@ class StageContext(Generic[E]):
 
     def map(
         self,
-        items: Sequence[Item],
+        items: Items[Item],
         function: Spec,
         activity: Activity,
         *,
-        size: int,
+        size: int = ROWS_A_SHARD,
         unit: str = "rows",
-        each: Callable[[Item], int] = lambda item: 1,
+        each: Callable[[Item], int] | int = 1,
+        together: str = "",
         opened: Any = None,
     ) -> tuple[Manifest, Spent]:
         """Make the table shard by shard: the committed partition, and what all shards took.
 
-        `function` is called with a `Shard` of `size` items and its own arguments, and returns the rows. `each` says
-        how many units of progress an item counts for; `opened` is the model, or the tools, that work. Shards that
-        an earlier attempt left are not made again.
+        `items` are the rows of a query, which are read shard by shard, or a sequence. `function` is called with a
+        `Shard` of `size` items and its own arguments, and returns the rows: drafts, or a frame of them as
+        `build_records` takes it. `each` says how many units of progress an item counts for; `opened` is the model, or
+        the tools, that work. Neighbouring rows that are equal in the column `together` come into one shard. Shards
+        that an earlier attempt left are not made again.
         """
-        with self.lake.writer(self.table, activity) as writer:
+        with self.lake.writer(self.table, activity) as writer, stored(items, writer) as rows:
             work = partial(self._run, function.call, activity, opened, None, writer.read_shard)
-            spent = self._in_shards(writer, items, work, size, unit, each)
-            return writer.commit({"seconds": self.seconds, **vars(spent)}), spent
+            spent = self._in_shards(writer, rows, work, size, unit, each, together, opened is not None)
+            return writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
     def map_together(
         self,
-        items: Sequence[Item],
+        items: Items[Item],
         function: Spec,
         activity: Activity,
         beside: tuple[Table, Activity],
         *,
-        size: int,
+        size: int = ROWS_A_SHARD,
         unit: str = "rows",
-        each: Callable[[Item], int] = lambda item: 1,
+        each: Callable[[Item], int] | int = 1,
+        together: str = "",
         opened: Any = None,
     ) -> tuple[Manifest, Manifest, Spent]:
         """Make the table, and the one `beside` it, shard by shard, where rows of each descend from the other's.
@@ -328,17 +380,20 @@ class StageContext(Generic[E]):
         with (
             self.lake.writer(table, other) as beside_writer,
             self.lake.writer(self.table, activity) as writer,
+            stored(items, writer) as parts,
         ):
 
-            def record(index: int, made: tuple[list[Draft], list[Draft]]) -> pl.DataFrame:
+            def record(index: int, made: tuple[Drafts, Drafts]) -> pl.DataFrame:
                 rows, own = made
                 beside_writer.write_shard(index, build_records(table, rows, other), overwrite=True)
                 return build_records(self.table, own, activity)
 
             work = partial(self._run, function.call, activity, opened, other, writer.read_shard)
-            spent = self._in_shards(writer, items, work, size, unit, each, record)
+            spent = self._in_shards(
+                writer, parts, work, size, unit, each, together, opened is not None, record
+            )
             first = beside_writer.commit({"seconds": 0.0})
-            return first, writer.commit({"seconds": self.seconds, **vars(spent)}), spent
+            return first, writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
     def _run(
         self,
@@ -361,7 +416,9 @@ class StageContext(Generic[E]):
         work: Callable[[Sequence[Item], ProgressReport], Any],
         size: int,
         unit: str,
-        each: Callable[[Item], int],
+        each: Callable[[Item], int] | int,
+        together: str,
+        timed: bool,
         record: Callable[[int, Any], pl.DataFrame] | None = None,
     ) -> Spent:
         return in_shards(
@@ -371,6 +428,8 @@ class StageContext(Generic[E]):
             size=size,
             unit=unit,
             each=each,
+            together=together,
+            timed=timed,
             log=self.log,
             allowance=self.allowance,
             record=record,
@@ -380,12 +439,12 @@ class StageContext(Generic[E]):
         self,
         inputs: Sequence[Manifest],
         settings: Mapping[str, Any],
-        items: Sequence[Item],
+        items: Items[Item],
         function: Spec,
         *,
         size: int,
         unit: str = "completions",
-        each: Callable[[Item], int] = lambda item: 1,
+        each: Callable[[Item], int] | int = 1,
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
         """Let the generator, or the model `by`, work on all items, as `map` does.
@@ -404,21 +463,26 @@ class StageContext(Generic[E]):
         self,
         inputs: Sequence[Manifest],
         settings: Mapping[str, Any],
-        requests: Sequence[Request],
+        items: Items[Item],
+        ask: Spec,
         *,
         size: int,
+        each: Callable[[Item], int] | int = 1,
         read: Spec | None = None,
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
-        """Let a model draw the completions of requests, as the settings say.
+        """Let a model draw what items ask for, as the settings say.
 
-        `read` adds columns that follow from a completion. Returns the partition and the metadata of the work.
+        `ask` makes the `Request`s of a `Shard` of `size` items, `each` of them so many completions. `read` adds
+        columns that follow from a completion. Returns the partition and the metadata of the work.
         """
-        sampling = recorded_sampling(self.table, settings)
-        function = Spec.of(draw_completions, sampling=asdict(sampling), read=read.to_json() if read else None)
-        return self.work(
-            inputs, settings, requests, function, size=size, each=lambda request: request.samples, by=by
+        function = Spec.of(
+            draw_completions,
+            ask=ask.to_json(),
+            sampling=asdict(recorded_sampling(self.table, settings)),
+            read=read.to_json() if read else None,
         )
+        return self.work(inputs, settings, items, function, size=size, each=each, by=by)
 
     def drawn_metadata(self, activity: Activity, spent: Spent) -> dict[str, Any]:
         """What Dagster shows of a stage in which a model worked."""
@@ -431,9 +495,12 @@ class StageContext(Generic[E]):
         }
 
     def store(
-        self, activity: Activity, drafts: Sequence[Draft], about: Mapping[str, Any] | None = None
+        self,
+        activity: Activity,
+        drafts: Drafts,
+        about: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Write and commit a whole table at once."""
+        """Write and commit a whole small table at once: drafts, or a frame of them as `build_records` takes it."""
         records = build_records(self.table, drafts, activity)
         with self.lake.writer(self.table, activity) as writer:
             writer.write_shard(0, records, overwrite=True)
@@ -468,27 +535,34 @@ class StageContext(Generic[E]):
             {"iteration": self.iteration, "seconds": self.seconds, **(metadata or {})},
         )
 
+    def deciding(self, table: Table, inputs: Sequence[Manifest], decides: str) -> Activity:
+        """The activity of the decisions that explain a table; `decides` is the activity that makes that table."""
+        return self.beside(table).activity(inputs=inputs, parameters={"decides": decides})
+
     def store_decisions(
         self, table: Table, decisions: pl.DataFrame, inputs: Sequence[Manifest], decides: str
     ) -> None:
-        """Commit decisions before the table whose making they explain; `decides` is that table's activity.
+        """Commit the decisions that `decision_drafts` takes before the table whose making they explain; `decides` is
+        that table's activity."""
+        activity = self.deciding(table, inputs, decides)
+        self.beside(table).store(activity, decision_drafts(decisions, self.table))
 
-        `decisions` has the columns candidate_id, rule, kept, reason, nearest_id, score and threshold.
-        """
-        beside = self.beside(table)
-        activity = beside.activity(inputs=inputs, parameters={"decides": decides})
-        drafts = [
-            Draft(
-                content={
-                    "stage": self.table.name,
-                    **{key: row[key] for key in ("candidate_id", "rule", "kept", "reason", "nearest_id")},
-                },
-                parents=[Parent(row["candidate_id"], "decided")],
-                measures={"score": row["score"], "threshold": row["threshold"]},
-            )
-            for row in decisions.iter_rows(named=True)
-        ]
-        beside.store(activity, drafts)
+
+def _counted(spent: Spent, opened: Any) -> dict[str, Any]:
+    """What a partition says that it took; nothing where nothing was opened to work."""
+    return {} if opened is None else vars(spent)
+
+
+def decision_drafts(decisions: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """A frame of drafts of the decisions on what becomes a row of `table`.
+
+    `decisions` has the columns candidate_id, rule, kept, reason, nearest_id, score and threshold.
+    """
+    return decisions.select(
+        *("candidate_id", "rule", "kept", "reason", "nearest_id", "score", "threshold"),
+        stage=pl.lit(table.name),
+        parents=parents_of(candidate_id="decided"),
+    )
 
 
 def stage(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
-def distinct_ngram_share(texts: Sequence[str], n: int = 4) -> float:
+def distinct_ngram_share(texts: Iterable[str], n: int = 4) -> float:
     """Distinct word n-grams over all word n-grams of the texts, 1 when none repeats (Li et al., 1510.03055).
 
     Falling from iteration to iteration, it shows a model that narrows. 1.0 when there is no n-gram at all.

@@ -148,6 +148,20 @@ class Lake:
                     raise
                 manifest = replaced  # since it was read: the new manifest names the new files
 
+    def scan(self, table: str, partition: Partition) -> pl.LazyFrame:
+        """A partition's rows, unread. Raises PartitionMissing, or GateClosed when a blocking check failed last."""
+        manifest = self.manifest(table, partition)
+        self._refuse_if_gated(manifest)
+        return self.scan_ungated(manifest)
+
+    def scan_ungated(self, manifest: Manifest) -> pl.LazyFrame:
+        """The rows of `read_ungated`, unread."""
+        rows = pl.scan_parquet(manifest.paths, hive_partitioning=False, glob=False)
+        withdrawn = self.ledger.withdrawn(manifest.activity.id)
+        if withdrawn.is_empty():
+            return rows
+        return rows.join(withdrawn.lazy(), on="id", how="anti", maintain_order="left")
+
     def read_ungated(self, manifest: Manifest) -> pl.DataFrame:
         """A partition's rows whatever its checks say: for checks, lineage and people."""
         rows, withdrawn = self.read_whole(manifest), self.ledger.withdrawn(manifest.activity.id)
@@ -159,10 +173,7 @@ class Lake:
         self, manifest: Manifest, names: Sequence[str], first: int | None = None
     ) -> pl.DataFrame:
         """Some columns of `read_ungated`, and only its `first` rows if asked for."""
-        rows = pl.scan_parquet(manifest.paths, hive_partitioning=False, glob=False)
-        withdrawn = self.ledger.withdrawn(manifest.activity.id)
-        if not withdrawn.is_empty():
-            rows = rows.join(withdrawn.lazy(), on="id", how="anti", maintain_order="left")
+        rows = self.scan_ungated(manifest)
         return (rows if first is None else rows.head(first)).select(names).collect()
 
     def live_rows(self, manifest: Manifest) -> int:

@@ -152,11 +152,26 @@ class Draft:
     sample_index: int = 0
 
 
-def build_records(schema: Table, drafts: Iterable[Draft] | pl.DataFrame, activity: Activity) -> pl.DataFrame:
+Drafts = Iterable[Draft] | pl.DataFrame
+"""Rows without ids: drafts, or a frame with the columns of the schema and `parents`; `sample_index` is 0 where the
+frame has none."""
+
+
+def parents_of(**roles: str) -> pl.Expr:
+    """The column `parents` of a frame of drafts: one parent in each of the columns, by its role.
+
+    `parents_of(path_id="scored")` is the row's `path_id` in the role `scored`.
+    """
+    parts = [
+        pl.struct(pl.col(column).alias("id"), pl.lit(role).alias("role")) for column, role in roles.items()
+    ]
+    return pl.concat_list(parts).alias("parents")
+
+
+def build_records(schema: Table, drafts: Drafts, activity: Activity) -> pl.DataFrame:
     """Give drafts their ids and lay them out in the schema's columns.
 
-    A frame of drafts has the columns `parents`, `sample_index` and those of the schema. It takes about half
-    the time of a `Draft` per row (benchmarks/results/record_ids.md).
+    A frame takes about half the time of a `Draft` per row (benchmarks/results/record_ids.md).
 
     Raises KeyError when a draft lacks a column of the schema or has one too many, and ValueError naming the
     column when a value does not fit its type: what is stored must be what was hashed.
@@ -181,6 +196,8 @@ def recompute_ids(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
 
 def _checked(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """The frame of drafts, if its columns have the names and types of the schema."""
+    if "sample_index" not in frame.columns:
+        frame = frame.with_columns(sample_index=pl.lit(0, pl.Int32))
     given = set(schema.polars) - {"id", "content_hash", "activity_id"}
     if set(frame.columns) != given:
         raise KeyError(

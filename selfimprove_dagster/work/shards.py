@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 import polars as pl
 
@@ -16,7 +19,7 @@ from selfimprove_dagster.lake.partition import PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.spec import Spec
@@ -24,7 +27,13 @@ from selfimprove_dagster.work.spec import Spec
 E = TypeVar("E", bound=Experiment)
 Item = TypeVar("Item")
 
+Items = pl.LazyFrame | Sequence[Item]
+"""What a stage works on: the rows of a query, each a dictionary, or things that it has at hand."""
+
 Work = Callable[[Sequence[Item], ProgressReport], Any]
+
+_ROW_GROUP = 1024
+"""Rows that are read together of a query's file."""
 
 
 class Advancing(Protocol):
@@ -61,6 +70,13 @@ class Shard(Generic[E, Item]):
         return model
 
     @property
+    def frame(self) -> pl.DataFrame:
+        """The items as a frame, where they are the rows of a query."""
+        if not isinstance(self.items, Rows):
+            raise TypeError(f"the items of {self.activity.table} are not the rows of a query")
+        return self.items.frame
+
+    @property
     def seeds_from(self) -> tuple[int, int]:
         """What the seeds of the shard's random choices begin with."""
         return self.experiment.seed, self.iteration
@@ -88,6 +104,71 @@ def recorded_sampling(table: Table, parameters: Mapping[str, Any]) -> SamplingPa
     )
 
 
+class Rows(Sequence[Row]):
+    """Rows of a frame, each a dictionary when it is asked for."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.frame.iter_rows(named=True)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        return Rows(self.frame[index]) if isinstance(index, slice) else self.frame.row(index, named=True)
+
+
+class StoredRows(Sequence[Row]):
+    """The rows of a query, kept in a file: a slice of them is read when it is asked for."""
+
+    def __init__(self, query: pl.LazyFrame, path: Path) -> None:
+        query.sink_parquet(path, row_group_size=_ROW_GROUP)
+        self._scanned = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+        self._count = int(self._scanned.select(pl.len()).collect().item())
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, int):
+            return self[index : index + 1][0]
+        start, stop, _ = index.indices(len(self))
+        return Rows(self._scanned.slice(start, max(stop - start, 0)).collect())
+
+    def ends(self, column: str) -> list[int]:
+        """The numbers of rows after which the value of a column changes, and of all rows."""
+        values = self._scanned.select(column).collect()[column]
+        changes = (values != values.shift(-1)).fill_null(True).arg_true()
+        return [int(one) + 1 for one in changes]
+
+
+@contextmanager
+def stored(items: Items[Item], writer: PartitionWriter) -> Iterator[Sequence[Item]]:
+    """Items by number. A query is run once, without holding its rows, into a file beside the partition."""
+    if not isinstance(items, pl.LazyFrame):
+        yield items
+        return
+    path = writer.directory / f".items.{os.getpid()}.tmp"
+    try:
+        yield cast(Sequence[Item], StoredRows(items, path))
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def in_shards(
     writer: PartitionWriter,
     items: Sequence[Item],
@@ -96,33 +177,59 @@ def in_shards(
     size: int,
     unit: str,
     log: Callable[[str], None],
-    each: Callable[[Item], int] = lambda item: 1,
+    each: Callable[[Item], int] | int = 1,
+    together: str = "",
+    timed: bool = True,
     allowance: Allowance = UNLIMITED,
     record: Callable[[int, Any], pl.DataFrame] | None = None,
 ) -> Spent:
     """Write what `work` makes of the items, `size` of them a shard; `work` reports `each` units of an item.
 
+    Items are taken shard by shard, so that they may be the rows of a large table. Neighbouring rows that are equal in
+    the column `together` come into one shard.
+
     `record` makes records of what `work` returned for a shard, by its number; without it these are the drafts.
 
     Shards that an earlier attempt left are not made again. Returns what all of them took, whichever attempt
-    made them. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    made them; what a shard took is not kept where `timed` is False, as where no model works. Raises BudgetSpent before a shard that `allowance` has nothing for.
     """
-    shards = [items[start : start + size] for start in range(0, len(items), size)]
+    parts = _parts(items, size, together)
     done, spent = writer.committed_shards, writer.spent
-    units = [sum(map(each, shard)) for shard in shards]
+    if isinstance(each, int):
+        units = [each * (part.stop - part.start) for part in parts]
+    else:
+        units = [sum(map(each, items[part])) for part in parts]
     finished = sum(units[index] for index in done)
     with ProgressReport(writer.schema.name, sum(units), unit, log, finished) as report:
-        for index, shard in enumerate(shards):
+        for index, part in enumerate(parts):
             if index in done:
                 continue
             allowance.check(spent, report.so_far)
             started, tokens = time.monotonic(), report.tokens
-            made = work(shard, report)
+            made = work(items[part], report)
             took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
-            writer.write_shard(index, rows, spent=took)
+            writer.write_shard(index, rows, spent=took if timed else None)
             spent += took
+    if not parts:
+        nothing = record(0, ([], [])) if record else build_records(writer.schema, [], writer.activity)
+        writer.write_shard(0, nothing, overwrite=True)
     return spent
+
+
+def _parts(items: Sequence[Any], size: int, together: str) -> list[slice]:
+    """Slices of about `size` items; none ends between two rows that are equal in the column `together`."""
+    if not together:
+        return [slice(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+    if not isinstance(items, StoredRows):
+        raise TypeError(f"only rows of a query can be kept together by {together}")
+    parts: list[slice] = []
+    start = 0
+    for end in items.ends(together):
+        if end - start >= size or end == len(items):
+            parts.append(slice(start, end))
+            start = end
+    return parts
 
 
 @dataclass(frozen=True)
@@ -184,12 +291,21 @@ def completer(
 
 
 def draw_completions(
-    shard: Shard[E, Request], *, sampling: Mapping[str, Any], read: Mapping[str, Any] | None
+    shard: Shard[E, Any],
+    *,
+    ask: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    read: Mapping[str, Any] | None,
 ) -> list[Draft]:
-    """The completions of a shard's requests; `read` is the spec of a function that adds columns to each."""
+    """The completions that a shard's items ask for.
+
+    `ask` is the spec of a function that makes requests of the shard, and `read` that of one that adds columns to each
+    completion.
+    """
+    requests = [*Spec(**ask).call(shard)]
     added = Spec(**read).call if read else lambda drawn: {}
     draw = completer(shard.model, sampling_of(sampling), shard.seeds_from, added)
-    return draw(shard.items, shard.report)
+    return draw(requests, shard.report)
 
 
 def sampling_of(fields: Mapping[str, Any]) -> SamplingParameters:

@@ -18,6 +18,7 @@ from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 import polars as pl
 
@@ -34,6 +35,8 @@ from selfimprove_dagster.filters.rules import (
 )
 from selfimprove_dagster.lots import lots, seed_of
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
 
 def build_completion(prompt_format: str, path: str, voted_answer: str) -> str:
     """What the model is trained to say after the prompt of that format."""
@@ -44,7 +47,7 @@ def build_completion(prompt_format: str, path: str, voted_answer: str) -> str:
     return " " + path.strip()
 
 
-def candidates(paths: pl.DataFrame, scores: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
+def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
     """One row a path with all that the filters ask for, from the tables of paths, scores and votes.
 
     Columns: `candidate_id, question_id, question, text, text_key, answer, voted_answer, vote_id, vote_share,

@@ -6,6 +6,8 @@ seed_pool → raw_generations → perplexity_scores ─┐
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
@@ -13,10 +15,10 @@ from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
-from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.methods.lmsi import lmsi
+from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, draw_paths, sampling_parameters
 from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_demonstrations
-from selfimprove_dagster.methods.lmsi.sampling import draw_paths, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
@@ -28,7 +30,9 @@ from selfimprove_dagster.methods.lmsi.tables import (
     VOTED_ANSWERS,
 )
 from selfimprove_dagster.methods.lmsi.voting import vote
-from selfimprove_dagster.stage import Result, StageContext, number, stage
+from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
@@ -48,7 +52,7 @@ seed_pool = drawn_pool(
 )
 def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
     champion, section = context.champion, context.experiment.sampling
-    pool_manifest, pool = context.read(SEED_POOL)
+    pool_manifest, pool = context.scan(SEED_POOL)
     demonstrations, shown_manifests = seeds_demonstrations(
         context.lake, context.experiment, section.prompt_format
     )
@@ -56,7 +60,7 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
     manifest, shown = context.work(
         [pool_manifest, *shown_manifests],
         {"sampling": section.model_dump(), "temperature": parameters.temperature},
-        pool.select("id", "question").rows(named=True),
+        pool.select("id", "question"),
         Spec.of(
             draw_paths,
             improved=champion.iteration is not None,
@@ -64,21 +68,28 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
         ),
         size=section.shard_questions,
         unit="paths",
-        each=lambda question: section.paths,
+        each=section.paths,
     )
-    paths = context.lake.read_ungated(manifest)
-    lengths = paths["token_ids"].list.len()
+    cut_off = pl.col("finish_reason") == "length"
+    drawn = context.measure(
+        manifest, mean_tokens=pl.col("token_ids").list.len().mean(), cut_off_share=cut_off.mean()
+    )
     return context.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
             **shown,
-            "questions": len(pool),
+            "questions": pool_manifest.rows,
             "paths_per_question": section.paths,
-            "mean_tokens": number(lengths.mean()),
-            "cut_off_share": number((paths["finish_reason"] == "length").mean()),
+            **drawn,
         },
     )
+
+
+def score(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
+    """The perplexity of each path (`id`, `logprobs`)."""
+    scores = shard.frame.select(pl.col("id").alias("path_id"), **perplexity_of(pl.col("logprobs")))
+    return scores.with_columns(parents_of(path_id="scored"))
 
 
 @stage(
@@ -88,49 +99,35 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
     "off the log-probabilities that were recorded as it was drawn.",
 )
 def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
-    paths_manifest, paths = context.read(RAW_GENERATIONS)
-    scores = paths.select("id", **perplexity_of(pl.col("logprobs")))
-    drafts = [
-        Draft(
-            content={"path_id": row["id"], "tokens": row["tokens"]},
-            parents=[Parent(row["id"], "scored")],
-            measures={"mean_logprob": row["mean_logprob"], "perplexity": row["perplexity"]},
-        )
-        for row in scores.iter_rows(named=True)
-    ]
+    paths_manifest, paths = context.scan(RAW_GENERATIONS)
     activity = context.activity(
         inputs=[paths_manifest], parameters={}, model_id=paths_manifest.activity.model_id
     )
-    manifest = context.store(activity, drafts)
-    return context.result(
+    manifest, _ = context.map(paths.select("id", "logprobs"), Spec.of(score), activity)
+    perplexity = pl.col("perplexity")
+    measured = context.measure(
         manifest,
-        preview=["path_id", "tokens", "mean_logprob", "perplexity"],
-        metadata={
-            "mean_perplexity": number(scores["perplexity"].mean()),
-            "median_perplexity": number(scores["perplexity"].median()),
-            "95th_percentile_perplexity": number(scores["perplexity"].quantile(0.95)),
-        },
+        mean_perplexity=perplexity.mean(),
+        median_perplexity=perplexity.median(),
+        **{"95th_percentile_perplexity": perplexity.quantile(0.95)},
+    )
+    return context.result(
+        manifest, preview=["path_id", "tokens", "mean_logprob", "perplexity"], metadata=measured
     )
 
 
-@stage(
-    VOTED_ANSWERS,
-    after=["raw_generations"],
-    description="One vote a question: the answer of each path, the voted answer, its share and margin. A "
-    "path whose answer cannot be read casts no vote.",
-    kinds=["parquet", "polars"],
-)
-def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
-    paths_manifest, paths = context.read(RAW_GENERATIONS)
-    pool_manifest, pool = context.read(SEED_POOL)
-    rule = context.experiment.voting.rule
+def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
+    """One vote a question, from its paths (`id`, `question_id`, `question`, `sample_index`, `text`)."""
+    paths, experiment = shard.frame, shard.experiment
+    rule = experiment.voting.rule
     ballots = paths.select(
         "question_id", "sample_index", pl.col("id").alias("path_id"), pl.col("text").alias("text_key")
     ).with_columns(extract_answers(paths["text"]).alias("answer"))
-    votes = vote(ballots, rule=rule, seed=context.experiment.seed + context.iteration).join(
-        pool.select(pl.col("id").alias("question_id"), "question"), on="question_id", maintain_order="left"
+    questions = paths.group_by("question_id").agg(pl.col("question").first())
+    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration).join(
+        questions, on="question_id", maintain_order="left"
     )
-    drafts = [
+    return [
         Draft(
             content={
                 "question_id": row["question_id"],
@@ -155,44 +152,53 @@ def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
         )
         for row in votes.iter_rows(named=True)
     ]
-    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters={"rule": rule})
-    manifest = context.store(activity, drafts)
-    return context.result(
-        manifest,
-        preview=["question", "voted_answer", "votes", "vote_share", "margin"],
-        metadata={
-            "rule": rule,
-            "mean_vote_share": number(votes["vote_share"].mean()),
-            "mean_margin": number(votes["margin"].mean()),
-            "ties": int(votes["tie"].sum()),
-            "extraction_rate": number(int(votes["n_valid"].sum()) / max(int(votes["n_paths"].sum()), 1)),
-            "distinct_paths": number(votes["n_distinct_paths"].mean()),
-        },
-    )
 
 
 @stage(
-    DECISIONS,
-    FILTERED_DATASET,
-    after=["voted_answers", "perplexity_scores"],
-    description="The training examples: paths that agree with the vote and pass every threshold, in the four "
-    "formats of LMSI. Every candidate's decisions stand in lmsi/decisions.",
+    VOTED_ANSWERS,
+    after=["raw_generations"],
+    description="One vote a question: the answer of each path, the voted answer, its share and margin. A "
+    "path whose answer cannot be read casts no vote.",
+    kinds=["parquet", "polars"],
 )
-def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
-    experiment = context.experiment
-    paths_manifest, paths = context.read(RAW_GENERATIONS)
-    scores_manifest, scores = context.read(PERPLEXITY_SCORES)
-    votes_manifest, votes = context.read(VOTED_ANSWERS)
-    shares = experiment.training.format_shares
-    shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
-    candidates = lmsi.candidates(paths, scores, votes)
-    thresholds = lmsi.FilterThresholds(**experiment.filter.model_dump())
-    kept, decisions = lmsi.filter_paths(candidates, thresholds, experiment.seed)
-    activity = context.activity(
-        inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
-        parameters={"filter": experiment.filter.model_dump(), "formats": shares},
+def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
+    paths_manifest, paths = context.scan(RAW_GENERATIONS)
+    pool_manifest, pool = context.scan(SEED_POOL)
+    rule = context.experiment.voting.rule
+    questions = pool.select(pl.col("id").alias("question_id"), "question")
+    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters={"rule": rule})
+    manifest, _ = context.map(
+        paths.select("id", "question_id", "sample_index", "text").join(
+            questions, on="question_id", maintain_order="left"
+        ),
+        Spec.of(count_votes),
+        activity,
+        together="question_id",
     )
-    context.store_decisions(DECISIONS, decisions, [paths_manifest], activity.id)
+    valid, drawn = pl.col("n_valid").sum(), pl.col("n_paths").sum()
+    measured = context.measure(
+        manifest,
+        mean_vote_share=pl.col("vote_share").mean(),
+        mean_margin=pl.col("margin").mean(),
+        ties=pl.col("tie").sum(),
+        extraction_rate=valid / pl.max_horizontal(drawn, 1),
+        distinct_paths=pl.col("n_distinct_paths").mean(),
+    )
+    return context.result(
+        manifest,
+        preview=["question", "voted_answer", "votes", "vote_share", "margin"],
+        metadata={"rule": rule, **measured},
+    )
+
+
+def choose(
+    shard: Shard[LmsiExperiment, Row], *, demonstrations: Sequence[Mapping[str, str]]
+) -> tuple[pl.DataFrame, list[Draft]]:
+    """The decisions on candidates, and the examples that are made of those which every rule keeps."""
+    experiment = shard.experiment
+    shown = [DemonstrationRecord(**one) for one in demonstrations]
+    thresholds = lmsi.FilterThresholds(**experiment.filter.model_dump())
+    kept, decisions = lmsi.filter_paths(shard.frame, thresholds, experiment.seed)
     drafts = [
         Draft(
             content={
@@ -210,19 +216,49 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
             ],
             measures={"vote_share": row["vote_share"], "perplexity": row["perplexity"]},
         )
-        for row in lmsi.assign_formats(kept, shares, experiment.seed).iter_rows(named=True)
+        for row in lmsi.assign_formats(kept, experiment.training.format_shares, experiment.seed).iter_rows(
+            named=True
+        )
     ]
-    manifest = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
+    return decision_drafts(decisions, FILTERED_DATASET), drafts
+
+
+@stage(
+    DECISIONS,
+    FILTERED_DATASET,
+    after=["voted_answers", "perplexity_scores"],
+    description="The training examples: paths that agree with the vote and pass every threshold, in the four "
+    "formats of LMSI. Every candidate's decisions stand in lmsi/decisions.",
+)
+def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
+    experiment = context.experiment
+    paths_manifest, paths = context.scan(RAW_GENERATIONS)
+    scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
+    votes_manifest, votes = context.scan(VOTED_ANSWERS)
+    shares = experiment.training.format_shares
+    shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
+    activity = context.activity(
+        inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
+        parameters={"filter": experiment.filter.model_dump(), "formats": shares},
+    )
+    decisions, manifest, _ = context.map_together(
+        lmsi.candidates(paths, scores, votes),
+        Spec.of(choose, demonstrations=[vars(one) for one in shown]),
+        activity,
+        (DECISIONS, context.deciding(DECISIONS, [paths_manifest], activity.id)),
+        together="question_id",
+    )
+    candidates = context.lake.live_rows(paths_manifest)
+    completions = (text for rows in context.batches(manifest, "completion") for text in rows["completion"])
     return context.result(
         manifest,
         preview=["format", "prompt", "completion", "vote_share"],
         metadata={
-            "candidates": len(candidates),
-            "kept_share": number(manifest.rows / max(len(candidates), 1)),
-            "questions_kept": kept["question_id"].n_unique(),
-            "distinct_4grams": round(distinct_ngram_share(kept["text"].to_list()), 4),
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
+            "candidates": candidates,
+            "kept_share": number(manifest.rows / max(candidates, 1)),
+            **context.measure(manifest, questions_kept=pl.col("question_id").n_unique()),
+            "distinct_4grams": round(distinct_ngram_share(completions), 4),
+            **context.dropped(decisions),
             "lineage": context.lineage_page,
             "preview_records": context.preview_records(manifest),
         },

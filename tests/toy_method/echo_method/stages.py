@@ -66,9 +66,9 @@ def shout(shard: Shard[Any, Row]) -> list[Draft]:
 
 @stage(SHOUTED, after=["said"], description="Each word, loud.")
 def shouted(context: StageContext[Any]) -> Result:
-    manifest, words = context.read(SAID)
+    manifest, words = context.scan(SAID)
     activity = context.activity(inputs=[manifest], parameters={})
-    made, _ = context.map(words.rows(named=True), Spec.of(shout), activity, size=2, unit="words")
+    made, _ = context.map(words, Spec.of(shout), activity, size=2, unit="words")
     return context.result(made, ["text"])
 
 
@@ -76,7 +76,7 @@ def shouted(context: StageContext[Any]) -> Result:
     DECISIONS, KEPT, after=["shouted"], description="The loud words that are long enough, by first letter."
 )
 def kept(context: StageContext[Any]) -> Result:
-    manifest, shouts = context.read(SHOUTED)
+    manifest, shouts = context.small(SHOUTED)
     least = context.experiment.least_length
     activity = context.activity(inputs=[manifest], parameters={"least_length": least})
     length = pl.col("text").str.len_chars()
