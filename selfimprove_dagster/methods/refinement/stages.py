@@ -35,7 +35,7 @@ from selfimprove_dagster.families.trained.stages import drawn_pool
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
 from selfimprove_dagster.methods.refinement import tables as t
-from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
+from selfimprove_dagster.methods.refinement.exam import MEASURED, after_rounds, curves, stops
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
@@ -153,7 +153,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
         )
         manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
     shown = {"rejected_evaluation_lines": len(opened.rejected), "champion": generator.name}
-    rows = context.lake.read_ungated(manifest)
+    rows = context.lake.read_columns(manifest, MEASURED)
     return context.result(
         manifest,
         ["mode", "question", "expected", "predicted", "correct", "stopped"],

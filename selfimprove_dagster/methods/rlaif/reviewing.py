@@ -18,19 +18,16 @@ SHOWN_OF_PREFERENCE = (
 """The columns of preferences that `of_preferences` reads."""
 
 
-_BATCH = 10_000
-
-
 def preferred_items(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     """The items of a partition of preferences."""
     return of_preferences(lake.read_columns(manifest, SHOWN_OF_PREFERENCE))
 
 
-def least_certain_of(preferences: pl.LazyFrame, count: int) -> pl.DataFrame:
-    """The `count` items of preferences that `least_certain` gives; the preferences are read in batches."""
+def least_certain_of(preferences: pl.LazyFrame, count: int, batch: int = 10_000) -> pl.DataFrame:
+    """The `count` items of preferences that `least_certain` gives, read `batch` preferences at a time."""
     queue = least_certain(items_of([]), count)
-    for batch in preferences.select(SHOWN_OF_PREFERENCE).collect_batches(chunk_size=_BATCH):
-        items = pl.concat([queue.select(*ITEM), of_preferences(batch)])
+    for rows in preferences.select(SHOWN_OF_PREFERENCE).collect_batches(chunk_size=batch):
+        items = pl.concat([queue.select(*ITEM), of_preferences(rows)])
         queue = least_certain(items, count)
     return queue
 
