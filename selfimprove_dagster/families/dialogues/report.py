@@ -17,7 +17,7 @@ _ASPECTS = ("harmless", "helpful")
 
 def dialogue_evaluation_report(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """Shares of helpful and harmless responses, by model; the curve over rounds of revision; rewards."""
-    rows = context.lake.read_ungated(manifest)
+    rows = context.lake.read_columns(manifest, ["role", "mode", "difficulty", "reward", *_ASPECTS])
     metadata: dict[str, Any] = {}
     table = []
     for role in ("champion", "challenger"):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import polars as pl
 
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
 from selfimprove_dagster.lots import seed_of
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+
 _ROUNDING = 1e-9
 
 
-def judged_candidates(preferences: pl.DataFrame, responses: pl.DataFrame) -> pl.DataFrame:
+def judged_candidates(preferences: Frame, responses: Frame) -> Frame:
     """One row a preference with what the filters ask for, from the tables of preferences and responses.
 
     Columns: `candidate_id, prompt_id, prompt, first, second, first_id, second_id, first_finish_reason,
@@ -36,11 +40,11 @@ def judged_candidates(preferences: pl.DataFrame, responses: pl.DataFrame) -> pl.
     return rows
 
 
-def compared_candidates(comparisons: pl.DataFrame) -> pl.DataFrame:
+def compared_candidates(comparisons: Frame) -> Frame:
     """The same columns from comparisons made before (`id`, `prompt`, `chosen`, `rejected`): the first is the
     chosen one, with their `probability` or, where people chose, 1; no finish reason is known.
     """
-    given = "probability" in comparisons.columns
+    given = "probability" in comparisons.collect_schema()
     nothing = pl.lit(None, dtype=pl.String)
     return comparisons.select(
         prompt_id="id",

@@ -5,12 +5,13 @@ filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.policies import (
@@ -25,8 +26,10 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.method import Stage
-from selfimprove_dagster.stage import Result, StageContext, number, stage
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
+from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 Start = Callable[[StageContext[Any]], Champion]
 """The model that reward model and policy start from."""
@@ -41,18 +44,46 @@ Rewarding = Callable[[StageContext[Any], Champion, pl.DataFrame], AbstractContex
 
 def store_pairs(
     context: StageContext[Any],
-    candidates: pl.DataFrame,
+    candidates: pl.LazyFrame,
     inputs: Sequence[Manifest],
     decisions_table: Table,
     labelled_by: str,
-    parents: Callable[[dict[str, Any]], list[Parent]],
+    roles: Mapping[str, str],
 ) -> Result:
-    """filtered_dataset: the pairs that pass every rule, with the probability that the chosen is better."""
+    """filtered_dataset: the pairs that pass every rule, with the probability that the chosen is better.
+
+    `candidates` are the rows of the first of the `inputs`. `roles` are those of a pair's parents, each by the
+    column of `oriented` that has the parent's id.
+    """
     section = context.experiment.preferences
-    kept, decisions = preferences.filter_preferences(candidates, section.minimum_margin)
     activity = context.activity(inputs=inputs, parameters={"preferences": section.model_dump()})
-    context.store_decisions(decisions_table, decisions, inputs, activity.id)
-    pairs = preferences.oriented(kept)
+    decisions, manifest, _ = context.map_together(
+        candidates,
+        Spec.of(choose_pairs, labelled_by=labelled_by, roles=dict(roles)),
+        activity,
+        (decisions_table, context.deciding(decisions_table, inputs, activity.id)),
+    )
+    count = context.lake.live_rows(inputs[0])
+    return context.result(
+        manifest,
+        preview=["prompt", "chosen", "rejected", "probability"],
+        metadata={
+            "candidates": count,
+            "kept_share": number(manifest.rows / max(count, 1)),
+            **context.measure(manifest, mean_probability=pl.col("probability").mean()),
+            **context.dropped(decisions),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
+        },
+    )
+
+
+def choose_pairs(
+    shard: Shard[Any, Row], *, labelled_by: str, roles: Mapping[str, str]
+) -> tuple[pl.DataFrame, list[Draft]]:
+    """The decisions on pairs, and the examples that are made of those which every rule keeps."""
+    section = shard.experiment.preferences
+    kept, decisions = preferences.filter_preferences(shard.frame, section.minimum_margin)
     drafts = [
         Draft(
             content={
@@ -64,29 +95,16 @@ def store_pairs(
                 "prompt_id": row["prompt_id"],
                 "labelled_by": labelled_by,
             },
-            parents=parents(row),
+            parents=[Parent(row[column], role) for column, role in roles.items()],
             measures={
                 "probability": preferences.hard(row["probability"])
                 if section.hard_labels
                 else row["probability"]
             },
         )
-        for row in pairs.iter_rows(named=True)
+        for row in preferences.oriented(kept).iter_rows(named=True)
     ]
-    manifest = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return context.result(
-        manifest,
-        preview=["prompt", "chosen", "rejected", "probability"],
-        metadata={
-            "candidates": candidates.height,
-            "kept_share": number(manifest.rows / max(candidates.height, 1)),
-            "mean_probability": number(pairs["probability"].mean()),
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": context.lineage_page,
-            "preview_records": context.preview_records(manifest),
-        },
-    )
+    return decision_drafts(decisions, registry.table(shard.activity.table)), drafts
 
 
 def compared_pairs(
@@ -99,15 +117,16 @@ def compared_pairs(
 
     @stage(decisions_table, schema, after=[pool_table.stage], description=description)
     def filtered_dataset(context: StageContext[Any]) -> Result:
-        pool_manifest, pool = context.read(pool_table)
-
-        def parents(row: dict[str, Any]) -> list[Parent]:
-            return [Parent(row["candidate_id"], "comparison")]
-
-        candidates = preferences.compared_candidates(pool)
+        pool_manifest, pool = context.scan(pool_table)
         giver = context.experiment.taught_by
-        by = f"the experiment {giver}" if giver else "people"
-        return store_pairs(context, candidates, [pool_manifest], decisions_table, by, parents)
+        return store_pairs(
+            context,
+            preferences.compared_candidates(pool),
+            [pool_manifest],
+            decisions_table,
+            labelled_by=f"the experiment {giver}" if giver else "people",
+            roles={"candidate_id": "comparison"},
+        )
 
     return filtered_dataset
 

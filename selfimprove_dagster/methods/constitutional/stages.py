@@ -5,6 +5,7 @@ seed_pool → raw_generations → critiques ⇄ revisions → filtered_dataset �
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +20,7 @@ from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.methods.constitutional import constitutional
-from selfimprove_dagster.methods.constitutional.constitutional import revision_candidates
+from selfimprove_dagster.methods.constitutional.constitutional import HELPFUL, REVISION
 from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
@@ -30,8 +31,8 @@ from selfimprove_dagster.methods.constitutional.tables import (
     CAI_SEED_POOL,
     TABLES,
 )
-from selfimprove_dagster.stage import Result, StageContext, stage
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.stage import Result, StageContext, decision_drafts, stage
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.work.shards import Shard, completer, recorded_sampling, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
@@ -64,15 +65,9 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
     beside = context.beside(CAI_CRITIQUES)
     experiment, section = context.experiment, context.experiment.revisions
     constitution = experiment.constitution.load()
-    pool_manifest, pool = context.read(CAI_SEED_POOL)
-    first_manifest, first = context.read(CAI_RAW_GENERATIONS)
+    pool_manifest, pool = context.scan(CAI_SEED_POOL)
+    first_manifest, first = context.scan(CAI_RAW_GENERATIONS)
     asked = pool.filter(kind=RED_TEAM).select("prompt", prompt_id="id")
-    responses = [
-        Response(*row)
-        for row in asked.join(first.select("prompt_id", "text", "id"), on="prompt_id", maintain_order="left")
-        .select("id", "prompt_id", "prompt", "text")
-        .iter_rows()
-    ]
     settings = {
         "revisions": section.model_dump(),
         "constitution": {"hash": constitution.hash, "name": constitution.name},
@@ -82,7 +77,7 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
         critiques_activity = beside.drawing(model, inputs, settings)
         activity = context.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
         critiques_manifest, manifest, spent = context.map_together(
-            responses,
+            first.select("id", "prompt_id", "text").join(asked, on="prompt_id", maintain_order="left"),
             Spec.of(criticise_and_revise, sampling=asdict(recorded_sampling(context.table, settings))),
             activity,
             (CAI_CRITIQUES, critiques_activity),
@@ -92,8 +87,8 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
             opened=model,
         )
     shown = {**context.drawn_metadata(activity, spent), "constitution": constitution.name}
-    by_principle = context.lake.read_ungated(manifest)["principle"].value_counts(sort=True, name="drawn")
-    principles = {f"principle_{name}": count for name, count in by_principle.iter_rows()}
+    drawn = Counter(name for rows in context.batches(manifest, "principle") for name in rows["principle"])
+    principles = {f"principle_{name}": count for name, count in drawn.most_common()}
     columns = ["round", "principle", "text"]
     return (
         beside.result(critiques_manifest, columns, principles),
@@ -102,15 +97,15 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
 
 
 def criticise_and_revise(
-    shard: Shard[ConstitutionalExperiment, Response], *, sampling: Mapping[str, Any]
+    shard: Shard[ConstitutionalExperiment, Row], *, sampling: Mapping[str, Any]
 ) -> tuple[list[Draft], list[Draft]]:
-    """The critiques and the revisions of all rounds of some responses."""
+    """The critiques and the revisions of all rounds of some responses (`id`, `prompt_id`, `prompt`, `text`)."""
     assert shard.beside is not None
     draw = completer(shard.model, sampling_of(sampling), shard.seeds_from)
     critiques: list[Draft] = []
     revisions: list[Draft] = []
     revise(
-        shard.items,
+        [Response(**row) for row in shard.items],
         shard.experiment.constitution.load(),
         shard.experiment.revisions.rounds,
         shard.seeds_from,
@@ -131,29 +126,15 @@ def recorder(table: Table, activity: Activity, kept: list[Draft]) -> Record:
     return record
 
 
-@stage(
-    CAI_DECISIONS,
-    CAI_FILTERED_DATASET,
-    after=["revisions"],
-    description="The training examples: red-team prompts with the revisions of one round, mixed with helpful "
-    "prompts and their responses. Each rule's word on each candidate stands in constitutional/decisions.",
-)
-def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
-    section = context.experiment.filter
-    pool_manifest, pool = context.read(CAI_SEED_POOL)
-    first_manifest, first = context.read(CAI_RAW_GENERATIONS)
-    revisions_manifest, revised = context.read(CAI_REVISIONS)
-    candidates = revision_candidates(pool, first, revised, section.human_responses)
-    chosen = context.experiment.revisions.rounds if section.round is None else section.round
-    kept, decisions = constitutional.filter_revisions(
-        candidates, chosen_round=chosen, helpful_share=section.helpful_share, seed=context.experiment.seed
-    )
-    activity = context.activity(
-        inputs=[pool_manifest, first_manifest, revisions_manifest],
-        parameters={"filter": section.model_dump(), "round": chosen},
-    )
-    context.store_decisions(
-        CAI_DECISIONS, decisions, [pool_manifest, first_manifest, revisions_manifest], activity.id
+def choose(
+    shard: Shard[ConstitutionalExperiment, Row], *, chosen_round: int, revisions: int
+) -> tuple[pl.DataFrame, list[Draft]]:
+    """The decisions on candidates, and the examples that are made of those which every rule keeps."""
+    kept, decisions = constitutional.decide_on_revisions(
+        shard.frame,
+        chosen_round=chosen_round,
+        helpful_share=shard.experiment.filter.helpful_share,
+        revisions=revisions,
     )
     drafts = [
         Draft(
@@ -176,16 +157,44 @@ def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
         )
         for row in kept.iter_rows(named=True)
     ]
-    manifest = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    formats = kept["format"].value_counts(sort=True)
+    return decision_drafts(decisions, CAI_FILTERED_DATASET), drafts
+
+
+@stage(
+    CAI_DECISIONS,
+    CAI_FILTERED_DATASET,
+    after=["revisions"],
+    description="The training examples: red-team prompts with the revisions of one round, mixed with helpful "
+    "prompts and their responses. Each rule's word on each candidate stands in constitutional/decisions.",
+)
+def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
+    section = context.experiment.filter
+    pool_manifest, pool = context.scan(CAI_SEED_POOL)
+    first_manifest, first = context.scan(CAI_RAW_GENERATIONS)
+    revisions_manifest, revised = context.scan(CAI_REVISIONS)
+    inputs = [pool_manifest, first_manifest, revisions_manifest]
+    chosen = context.experiment.revisions.rounds if section.round is None else section.round
+    candidates = constitutional.revision_candidates(pool, first, revised, section.human_responses)
+    ranks = constitutional.rank(candidates, chosen_round=chosen, seed=context.experiment.seed)
+    activity = context.activity(inputs=inputs, parameters={"filter": section.model_dump(), "round": chosen})
+    decisions, manifest, _ = context.map_together(
+        constitutional.with_ranks(candidates, ranks),
+        Spec.of(choose, chosen_round=chosen, revisions=constitutional.revisions_in(ranks)),
+        activity,
+        (CAI_DECISIONS, context.deciding(CAI_DECISIONS, inputs, activity.id)),
+    )
+    form = pl.col("format")
     return context.result(
         manifest,
         preview=["format", "prompt", "completion"],
         metadata={
-            "candidates": candidates.height,
-            **{f"{name}_examples": count for name, count in formats.iter_rows()},
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
+            **context.measure(decisions, candidates=pl.col("candidate_id").n_unique()),
+            **context.measure(
+                manifest,
+                revision_examples=(form == REVISION).sum(),
+                helpful_examples=(form == HELPFUL).sum(),
+            ),
+            **context.dropped(decisions),
             "lineage": context.lineage_page,
             "preview_records": context.preview_records(manifest),
         },

@@ -119,6 +119,13 @@ ORIGINAL = "original"
 _PLACE = ["source_file", "source_line"]
 
 
+MEASURED = (
+    *_PLACE,
+    *("mode", "correct", "helpful", "harmless", "tokens_in", "tokens_out", "stopped"),
+)
+"""The columns of an evaluation that `after_rounds` and `stops` read."""
+
+
 @dataclass(frozen=True)
 class AfterRound:
     """Held-out answers of one way after `round` rounds; 0 are the first answers, of no way (`original`).

@@ -7,6 +7,7 @@ Nothing is trained: an iteration ends with its evaluation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -34,10 +35,11 @@ from selfimprove_dagster.families.trained.stages import drawn_pool
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, record_id
 from selfimprove_dagster.methods.refinement import tables as t
-from selfimprove_dagster.methods.refinement.exam import after_rounds, curves, stops
+from selfimprove_dagster.methods.refinement.exam import MEASURED, after_rounds, curves, stops
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
@@ -51,10 +53,6 @@ seed_pool = drawn_pool(
 raw_generations = drawn_responses(t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, "The model's first answers.")
 
 
-_Answered = tuple[str, str, str, str]
-"""Ids of prompt and first answer, and their texts."""
-
-
 @stage(
     t.REFINEMENTS,
     after=["raw_generations"],
@@ -66,14 +64,9 @@ _Answered = tuple[str, str, str, str]
 )
 def refinements(context: StageContext[RefinementExperiment]) -> Result:
     section = context.experiment.refining
-    pool_manifest, pool = context.read(t.RF_SEED_POOL)
-    first_manifest, first = context.read(t.RF_RAW_GENERATIONS)
-    answered: list[_Answered] = (
-        pool.select("prompt", prompt_id="id")
-        .join(first.select("prompt_id", "text", first_id="id"), on="prompt_id", maintain_order="left")
-        .select("prompt_id", "first_id", "prompt", "text")
-        .rows()
-    )
+    pool_manifest, pool = context.scan(t.RF_SEED_POOL)
+    first_manifest, first = context.scan(t.RF_RAW_GENERATIONS)
+    prompts = pool.select("prompt", prompt_id="id")
     inputs, settings = [pool_manifest, first_manifest], {"refining": section.model_dump()}
 
     generator, heeded = context.generator, {}
@@ -82,42 +75,49 @@ def refinements(context: StageContext[RefinementExperiment]) -> Result:
             heeded = heed_measured_gap(context, context.experiment.self_knowledge, model.model_id, "text")
         activity = context.drawing(model, inputs, settings)
         manifest, spent = context.map(
-            answered,
+            first.select("prompt_id", "text", first_id="id").join(
+                prompts, on="prompt_id", maintain_order="left"
+            ),
             Spec.of(refine),
             activity,
             size=section.shard,
             unit="refined answers",
-            each=lambda item: len(section.ways),
+            each=len(section.ways),
             opened=model,
         )
-    done = context.lake.read_ungated(manifest).filter(kind=OUTCOME)
-    counted = done.group_by("way", "stopped", maintain_order=True).len()
+    counted = Counter(
+        outcome
+        for steps in context.batches(manifest, "kind", "way", "stopped")
+        for outcome in steps.filter(kind=OUTCOME).select("way", "stopped").iter_rows()
+    )
     return context.result(
         manifest,
         ["way", "kind", "round", "text", "is_fine", "stopped"],
         {
             **context.drawn_metadata(activity, spent),
             **heeded,
-            "failed": done.filter(stopped=FAILED).height,
-            **{f"{way}_{stopped}": count for way, stopped, count in counted.iter_rows()},
+            "failed": sum(counted[way, FAILED] for way in section.ways),
+            **{f"{way}_{stopped}": count for (way, stopped), count in counted.items()},
             "lineage": context.lineage_page,
         },
     )
 
 
-def refine(shard: Shard[RefinementExperiment, _Answered]) -> list[Draft]:
-    """The steps by which each first answer is refined, in each way."""
+def refine(shard: Shard[RefinementExperiment, Row]) -> list[Draft]:
+    """The steps by which each first answer (`first_id`, `prompt_id`, `prompt`, `text`) is refined, in each way."""
     section = shard.experiment.refining
-    tasks = [Task(prompt, prompt, text) for _, _, prompt, text in shard.items]
+    tasks = [Task(row["prompt"], row["prompt"], row["text"]) for row in shard.items]
     return [
         draft
         for way in section.ways
-        for (prompt_id, first_id, *_), refined in zip(
+        for row, refined in zip(
             shard.items,
             improve(shard.model, tasks, way, section.settings, shard.seeds_from, shard.report.advance),
             strict=True,
         )
-        for draft in drafts_of(refined, section.settings, prompt_id, first_id, shard.activity.id)
+        for draft in drafts_of(
+            refined, section.settings, row["prompt_id"], row["first_id"], shard.activity.id
+        )
     ]
 
 
@@ -132,7 +132,7 @@ def refine(shard: Shard[RefinementExperiment, _Answered]) -> list[Draft]:
 def evaluation(context: StageContext[RefinementExperiment]) -> Result:
     experiment, generator = context.experiment, context.generator
     # Read for what its gate says; the exam's answers are its own.
-    refined, _ = context.read(t.REFINEMENTS)
+    refined, _ = context.scan(t.REFINEMENTS)
     model_id = generator.identity
     open_model = partial(context.language_model.open, experiment.model)
     opened = open_exam(context.home, experiment, open_model, context.iteration)
@@ -153,7 +153,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
         )
         manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
     shown = {"rejected_evaluation_lines": len(opened.rejected), "champion": generator.name}
-    rows = context.lake.read_ungated(manifest)
+    rows = context.lake.read_columns(manifest, MEASURED)
     return context.result(
         manifest,
         ["mode", "question", "expected", "predicted", "correct", "stopped"],

@@ -9,13 +9,27 @@ import polars as pl
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.review.queue import labels
-from selfimprove_dagster.review.uncertainty import items_of
+from selfimprove_dagster.review.uncertainty import ITEM, items_of, least_certain
+
+SHOWN_OF_PREFERENCE = (
+    *("id", "activity_id", "prompt", "first", "second"),
+    *("probability", "as_first", "as_second"),
+)
+"""The columns of preferences that `of_preferences` reads."""
 
 
 def preferred_items(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     """The items of a partition of preferences."""
-    columns = ["id", "activity_id", "prompt", "first", "second", "probability", "as_first", "as_second"]
-    return of_preferences(lake.read_columns(manifest, columns))
+    return of_preferences(lake.read_columns(manifest, SHOWN_OF_PREFERENCE))
+
+
+def least_certain_of(preferences: pl.LazyFrame, count: int, batch: int = 10_000) -> pl.DataFrame:
+    """The `count` items of preferences that `least_certain` gives, read `batch` preferences at a time."""
+    queue = least_certain(items_of([]), count)
+    for rows in preferences.select(SHOWN_OF_PREFERENCE).collect_batches(chunk_size=batch):
+        items = pl.concat([queue.select(*ITEM), of_preferences(rows)])
+        queue = least_certain(items, count)
+    return queue
 
 
 def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) -> pl.DataFrame:

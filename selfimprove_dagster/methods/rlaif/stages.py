@@ -6,9 +6,8 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import polars as pl
 
@@ -26,7 +25,7 @@ from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stag
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.loop.champion import Champion
-from selfimprove_dagster.methods.rlaif.reviewing import of_preferences, preferred_by_people
+from selfimprove_dagster.methods.rlaif.reviewing import least_certain_of, preferred_by_people
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_AI_PREFERENCES,
@@ -39,11 +38,14 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_SEED_POOL,
     TABLES,
 )
-from selfimprove_dagster.review.uncertainty import least_certain
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard, recorded_options
 from selfimprove_dagster.work.spec import Spec
+
+SUMMED_UP = ("id", "prompt_id", "response_ids", "principle", "order", "repeat", "probability_a")
+"""The columns of comparisons that `aggregate` reads."""
 
 
 @stage(
@@ -53,9 +55,9 @@ from selfimprove_dagster.work.spec import Spec
     "another answer in the other order. `selfimprove review` and the page /review/<experiment> ask them.",
 )
 def review_queue(context: StageContext[RlaifExperiment]) -> Result:
-    manifest, preferences = context.read(RLAIF_AI_PREFERENCES)
+    manifest, preferences = context.scan(RLAIF_AI_PREFERENCES)
     count = context.experiment.review.count
-    queue = least_certain(of_preferences(preferences), count)
+    queue = least_certain_of(preferences, count)
     queue = queue.with_columns(pl.lit(RLAIF_AI_PREFERENCES.name).alias("table"))
     drafts = [
         Draft(
@@ -100,9 +102,8 @@ response_pairs = drawn_responses(
 def comparisons(context: StageContext[RlaifExperiment]) -> Result:
     experiment, section = context.experiment, context.experiment.judge
     constitution = experiment.constitution.load()
-    pool_manifest, pool = context.read(RLAIF_SEED_POOL)
-    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
-    pairs = _pairs(pool, drawn)
+    pool_manifest, pool = context.scan(RLAIF_SEED_POOL)
+    drawn_manifest, drawn = context.scan(RLAIF_RESPONSE_PAIRS)
     judge = section.model or experiment.model
     path = judge.path if section.model else context.generator.path
     with context.language_model.open(judge, path, scores=True) as model:
@@ -123,9 +124,14 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
                 **verdict,
             },
         )
-
         manifest, spent = context.map(
-            pairs, Spec.of(compare), activity, size=section.shard, unit="pairs", opened=model
+            _responses(pool, drawn),
+            Spec.of(compare),
+            activity,
+            size=2 * section.shard,
+            unit="responses",
+            together="prompt_id",
+            opened=model,
         )
     rate = manifest.rows / max(spent.model_seconds, 1e-9)
     return context.result(
@@ -139,27 +145,58 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
     )
 
 
-def compare(shard: Shard[RlaifExperiment, Pair]) -> list[Draft]:
-    """What the judge says of each pair."""
+def compare(shard: Shard[RlaifExperiment, Row]) -> list[Draft]:
+    """What the judge says of the pairs of some responses (`id`, `prompt_id`, `prompt`, `text`)."""
     section, constitution = shard.experiment.judge, shard.experiment.constitution.load()
+    pairs = [
+        Pair(
+            first["prompt_id"], first["prompt"], (first["id"], second["id"]), (first["text"], second["text"])
+        )
+        for first, second in _pairs(shard.items)
+    ]
     return compare_pairs(
-        shard.model, shard.items, constitution, section, shard.seeds_from, shard.report.advance
+        shard.model,
+        pairs,
+        constitution,
+        section,
+        shard.seeds_from,
+        lambda pairs, tokens: shard.report.advance(2 * pairs, tokens),
     )
 
 
-def _pairs(pool: pl.DataFrame, drawn: pl.DataFrame) -> list[Pair]:
-    prompts = dict(pool.select("id", "prompt").iter_rows())
-    found: dict[str, list[tuple[str, str]]] = {}
-    for prompt_id, id, text in (
-        drawn.sort("sample_index", maintain_order=True).select("prompt_id", "id", "text").rows()
-    ):
-        found.setdefault(prompt_id, []).append((id, text))
-    # Of a revoked response the pair falls.
+def _responses(pool: pl.LazyFrame, drawn: pl.LazyFrame) -> pl.LazyFrame:
+    """The responses with their prompts, both to a prompt in a row; where one was revoked, neither."""
+    both = drawn.group_by("prompt_id").len().filter(len=2)
+    prompts = pool.select("prompt", prompt_id="id").join(both, on="prompt_id", how="semi")
+    return drawn.select("id", "prompt_id", "text").join(prompts, on="prompt_id", maintain_order="left")
+
+
+def _pairs(responses: Iterable[Row]) -> Iterator[tuple[Row, Row]]:
+    """Both responses to each prompt, from `_responses`."""
+    rows = iter(responses)
+    return zip(rows, rows, strict=True)
+
+
+def label(shard: Shard[RlaifExperiment, Row]) -> list[Draft]:
+    """The label of each pair, from its responses with what was aggregated of its comparisons."""
     return [
-        Pair(prompt_id, prompts[prompt_id], (first[0], second[0]), (first[1], second[1]))
-        for prompt_id in prompts
-        if len(found.get(prompt_id, ())) == 2
-        for first, second in (found[prompt_id],)
+        Draft(
+            content={
+                "prompt_id": row["prompt_id"],
+                "prompt": row["prompt"],
+                "response_ids": row["response_ids"],
+                "first": row["text"],
+                "second": other["text"],
+                "principles": row["principles"],
+            },
+            parents=[
+                Parent(row["id"], "first"),
+                Parent(other["id"], "second"),
+                *(Parent(id, "judged_by") for id in row["comparison_ids"]),
+            ],
+            measures={name: row[name] for name in RLAIF_AI_PREFERENCES.measures},
+        )
+        for row, other in _pairs(shard.items)
     ]
 
 
@@ -170,40 +207,26 @@ def _pairs(pool: pl.DataFrame, drawn: pl.DataFrame) -> list[Pair]:
     "over both orders and over principles.",
 )
 def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
-    pool_manifest, pool = context.read(RLAIF_SEED_POOL)
-    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
-    compared_manifest, compared = context.read(RLAIF_COMPARISONS)
-    prompts = dict(pool.select("id", "prompt").iter_rows())
-    texts = dict(drawn.select("id", "text").iter_rows())
-    labels = aggregate(compared)
-    drafts = [
-        Draft(
-            content={
-                "prompt_id": row["prompt_id"],
-                "prompt": prompts[row["prompt_id"]],
-                "response_ids": row["response_ids"],
-                "first": texts[row["response_ids"][0]],
-                "second": texts[row["response_ids"][1]],
-                "principles": row["principles"],
-            },
-            parents=[
-                Parent(row["response_ids"][0], "first"),
-                Parent(row["response_ids"][1], "second"),
-                *(Parent(id, "judged_by") for id in row["comparison_ids"]),
-            ],
-            measures={name: row[name] for name in RLAIF_AI_PREFERENCES.measures},
-        )
-        for row in labels.iter_rows(named=True)
-    ]
+    pool_manifest, pool = context.scan(RLAIF_SEED_POOL)
+    drawn_manifest, drawn = context.scan(RLAIF_RESPONSE_PAIRS)
+    compared_manifest, compared = context.scan(RLAIF_COMPARISONS)
+    # Probabilities and ids alone are held.
+    labels = aggregate(compared.select(SUMMED_UP).collect()).lazy()
     activity = context.activity(inputs=[pool_manifest, drawn_manifest, compared_manifest], parameters={})
-    manifest = context.store(activity, drafts)
+    manifest, _ = context.map(
+        _responses(pool, drawn).join(labels, on="prompt_id", maintain_order="left"),
+        Spec.of(label),
+        activity,
+        together="prompt_id",
+    )
     return context.result(
         manifest,
         preview=["prompt", "first", "second", "probability", "as_first", "as_second"],
-        metadata={
-            "mean_margin": number((2 * labels["probability"] - 1).abs().mean()),
-            "mean_difference_of_orders": number((labels["as_first"] - labels["as_second"]).abs().mean()),
-        },
+        metadata=context.measure(
+            manifest,
+            mean_margin=preferences.margin_of(pl.col("probability")).mean(),
+            mean_difference_of_orders=(pl.col("as_first") - pl.col("as_second")).abs().mean(),
+        ),
     )
 
 
@@ -214,13 +237,11 @@ def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
     "another seed, does it favour a position or the longer response, do its labels say anything.",
 )
 def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
-    compared_manifest, compared = context.read(RLAIF_COMPARISONS)
-    labels_manifest, labels = context.read(RLAIF_AI_PREFERENCES)
+    compared_manifest, compared = context.scan(RLAIF_COMPARISONS)
+    labels_manifest, labels = context.scan(RLAIF_AI_PREFERENCES)
     bounds = JudgeBounds(**context.experiment.judge_checks.model_dump(exclude={"on_failure"}))
-    # Of two equal responses neither is the better: what is said of them says nothing of the judge.
-    differ = labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
+    judged, differ = _judged(compared, labels)
     reviews = preferred_by_people(context.lake, context.experiment.name, differ)
-    judged = compared.join(differ, on="prompt_id", how="semi")
     margin = context.experiment.preferences.minimum_margin
     measures = measure_judge(judged, differ, bounds, reviews, margin)
     activity = context.activity(
@@ -251,6 +272,31 @@ def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
     )
 
 
+def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The comparisons and labels by which a judge is measured.
+
+    Of two equal responses neither is the better: what is said of them says nothing of the judge. Its measures are
+    taken over all pairs, so that these rows are held in memory, without texts: of the prompts there are hashes, and
+    of two responses the longer one is `longer`, any other one empty.
+    """
+    first, second = (pl.col(which).str.len_chars() for which in ("first", "second"))
+    differ = (
+        labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
+        .select(
+            *("id", "prompt_id", "response_ids", "probability"),
+            first=pl.when(first > second).then(pl.lit("longer")).otherwise(pl.lit("")),
+            second=pl.when(second > first).then(pl.lit("longer")).otherwise(pl.lit("")),
+        )
+        .collect(engine="streaming")
+    )
+    judged = (
+        compared.join(differ.lazy(), on="prompt_id", how="semi", maintain_order="left")
+        .select(*SUMMED_UP, pl.col("question").hash())
+        .collect(engine="streaming")
+    )
+    return judged, differ
+
+
 @stage(
     RLAIF_DECISIONS,
     RLAIF_FILTERED_DATASET,
@@ -259,21 +305,18 @@ def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
     "rlaif/decisions.",
 )
 def filtered_dataset(context: StageContext[RlaifExperiment]) -> Result:
-    drawn_manifest, drawn = context.read(RLAIF_RESPONSE_PAIRS)
-    labels_manifest, labels = context.read(RLAIF_AI_PREFERENCES)
+    drawn_manifest, drawn = context.scan(RLAIF_RESPONSE_PAIRS)
+    labels_manifest, labels = context.scan(RLAIF_AI_PREFERENCES)
     # Refused when a check of the judge failed.
-    checks_manifest, _ = context.read(RLAIF_JUDGE_CHECKS)
-
-    def parents(row: dict[str, Any]) -> list[Parent]:
-        return [
-            Parent(row["candidate_id"], "preference"),
-            Parent(row["chosen_id"], "chosen"),
-            Parent(row["rejected_id"], "rejected"),
-        ]
-
-    inputs = [labels_manifest, drawn_manifest, checks_manifest]
-    candidates = preferences.judged_candidates(labels, drawn)
-    return store_pairs(context, candidates, inputs, RLAIF_DECISIONS, "model", parents)
+    checks_manifest, _ = context.small(RLAIF_JUDGE_CHECKS)
+    return store_pairs(
+        context,
+        preferences.judged_candidates(labels, drawn),
+        [labels_manifest, drawn_manifest, checks_manifest],
+        RLAIF_DECISIONS,
+        labelled_by="model",
+        roles={"candidate_id": "preference", "chosen_id": "chosen", "rejected_id": "rejected"},
+    )
 
 
 @contextmanager

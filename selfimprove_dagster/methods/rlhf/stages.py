@@ -46,11 +46,13 @@ filtered_dataset = compared_pairs(
     uses=["trainer"],
 )
 def supervised_checkpoint(context: StageContext[RlhfExperiment]) -> Result:
-    manifest, pairs = context.read(RLHF_FILTERED_DATASET)
+    manifest, _ = context.scan(RLHF_FILTERED_DATASET)
     if context.experiment.supervised.steps == 0:
         activity = context.activity(inputs=[manifest], parameters={"steps": 0})
         return context.result(context.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})
-    shown = pairs.select("prompt", "chosen").iter_rows()
+    shown = (
+        example for rows in context.batches(manifest, "prompt", "chosen") for example in rows.iter_rows()
+    )
     return fine_tuned(context, manifest, starting_model(context), shown, "supervised")
 
 

@@ -5,6 +5,9 @@ questions → candidates → generation_score → discrimination_score → discr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import polars as pl
@@ -59,9 +62,23 @@ def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
 )
 def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     section = context.experiment.candidates
-    asked_manifest, asked = context.read(t.SK_QUESTIONS)
-    requests = [
-        Request(
+    asked_manifest, asked = context.scan(t.SK_QUESTIONS)
+    manifest, shown = context.complete(
+        [asked_manifest],
+        {"candidates": {**section.model_dump(), "stop": context.experiment.stops}},
+        asked.select("id", "task", "kind", "question"),
+        Spec.of(ask_for_candidates),
+        size=section.shard,
+        each=section.count,
+    )
+    return context.result(manifest, preview=["task", "prompt", "sample_index", "text"], metadata=shown)
+
+
+def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[Request]:
+    """Requests for the candidates of each question (`id`, `task`, `kind`, `question`)."""
+    section = shard.experiment.candidates
+    for row in shard.items:
+        yield Request(
             f"{row['task']}\0{row['question']}",
             dialogue_prompt(row["question"])
             if row["kind"] == "dialogues"
@@ -70,15 +87,6 @@ def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
             [Parent(row["id"], "prompt")],
             samples=section.count,
         )
-        for row in asked.iter_rows(named=True)
-    ]
-    manifest, shown = context.complete(
-        [asked_manifest],
-        {"candidates": {**section.model_dump(), "stop": context.experiment.stops}},
-        requests,
-        size=section.shard,
-    )
-    return context.result(manifest, preview=["task", "prompt", "sample_index", "text"], metadata=shown)
 
 
 @stage(
@@ -88,50 +96,59 @@ def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     "measure.",
 )
 def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
-    asked_manifest, asked = context.read(t.SK_QUESTIONS)
-    drawn_manifest, drawn = context.read(t.SK_CANDIDATES)
-    known = truth(context.experiment.tasks, asked_manifest.activity.parameters["tasks"])
-    by_question = _by_question(drawn)
+    asked_manifest, asked = context.scan(t.SK_QUESTIONS)
+    drawn_manifest, drawn = context.scan(t.SK_CANDIDATES)
+    activity = context.activity(
+        inputs=[asked_manifest, drawn_manifest], parameters={}, model_id=drawn_manifest.activity.model_id
+    )
+    manifest, _ = context.map(
+        drawn.select("id", "question_id", "text").join(
+            asked.select("task", "source_line", question_id="id"), on="question_id", maintain_order="left"
+        ),
+        Spec.of(score, recorded=asked_manifest.activity.parameters["tasks"]),
+        activity,
+        together="question_id",
+    )
+    means = {
+        f"generation_score_{task.name}": pl.col("score").filter(pl.col("task") == task.name).mean()
+        for task in context.experiment.tasks
+    }
+    return context.result(
+        manifest, preview=["task", "right", "unread", "score"], metadata=context.measure(manifest, **means)
+    )
+
+
+def score(
+    shard: Shard[SelfKnowledgeExperiment, Row], *, recorded: Sequence[Mapping[str, Any]]
+) -> list[Draft]:
+    """One score a question, from its candidates (`id`, `question_id`, `task`, `source_line`, `text`).
+
+    `recorded` are the tasks as their questions were asked.
+    """
+    known = truth(shard.experiment.tasks, recorded)
     drafts = []
-    for row in asked.filter(pl.col("id").is_in([*by_question])).iter_rows(named=True):
-        answered = by_question[row["id"]]
-        judged = [is_right(known[row["task"], row["source_line"]], one["text"]) for one in answered]
+    for question_id, rows in groupby(shard.items, itemgetter("question_id")):
+        answered = [*rows]
+        task, line = answered[0]["task"], answered[0]["source_line"]
+        judged = [is_right(known[task, line], one["text"]) for one in answered]
         right = [correct for correct, _ in judged]
         drafts.append(
             Draft(
                 content={
-                    "question_id": row["id"],
-                    "task": row["task"],
+                    "question_id": question_id,
+                    "task": task,
                     "candidate_ids": [one["id"] for one in answered],
                     "right": right,
                     "unread": sum(not read for _, read in judged),
                 },
                 parents=[
-                    Parent(row["id"], "question"),
+                    Parent(question_id, "question"),
                     *(Parent(one["id"], "scored") for one in answered),
                 ],
                 measures={"score": sum(right) / len(right)},
             )
         )
-    activity = context.activity(
-        inputs=[asked_manifest, drawn_manifest], parameters={}, model_id=drawn_manifest.activity.model_id
-    )
-    manifest = context.store(activity, drafts)
-    scores = context.lake.read_ungated(manifest)
-    means = scores.group_by("task", maintain_order=True).agg(pl.col("score").mean())
-    return context.result(
-        manifest,
-        preview=["task", "right", "unread", "score"],
-        metadata={f"generation_score_{task}": number(score) for task, score in means.iter_rows()},
-    )
-
-
-def _by_question(drawn: pl.DataFrame) -> dict[str, list[Row]]:
-    """The candidates of each question in the order in which they were drawn."""
-    found: dict[str, list[Row]] = {}
-    for row in drawn.select("question_id", "id", "text").iter_rows(named=True):
-        found.setdefault(row["question_id"], []).append(row)
-    return found
+    return drafts
 
 
 @stage(
@@ -145,55 +162,85 @@ def _by_question(drawn: pl.DataFrame) -> dict[str, list[Row]]:
 def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     experiment, section = context.experiment, context.experiment.discrimination
     constitution = experiment.constitution.load()
-    asked_manifest, asked = context.read(t.SK_QUESTIONS)
-    drawn_manifest, drawn = context.read(t.SK_CANDIDATES)
-    scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
-    choices = _choices(asked, drawn, scored)
-
-    manifest, shown = context.work(
-        [asked_manifest, drawn_manifest, scored_manifest],
-        {
-            "discrimination": section.model_dump(),
-            "constitution": {"hash": constitution.hash, "name": constitution.name},
-        },
-        choices,
-        Spec.of(pick, candidates_of=drawn_manifest.activity.model_id),
-        size=section.shard,
-        unit="choices",
-    )
-    scores = context.lake.read_ungated(manifest)
-    means = scores.group_by("task", "by", maintain_order=True).agg(pl.col("score").mean())
-    means_shown = {
-        f"discrimination_score_{task}_{by}": number(score) for task, by, score in means.iter_rows()
+    asked_manifest, asked = context.scan(t.SK_QUESTIONS)
+    drawn_manifest, drawn = context.scan(t.SK_CANDIDATES)
+    scored_manifest, scored = context.scan(t.SK_GENERATION_SCORE)
+    settings = {
+        "discrimination": section.model_dump(),
+        "constitution": {"hash": constitution.hash, "name": constitution.name},
+    }
+    with context.language_model.open(experiment.model, context.generator.path, experiment.scores) as model:
+        activity = context.drawing(model, [asked_manifest, drawn_manifest, scored_manifest], settings)
+        manifest, spent = context.map(
+            _options(asked, drawn, scored),
+            Spec.of(pick, candidates_of=drawn_manifest.activity.model_id),
+            activity,
+            size=section.shard * experiment.candidates.count,
+            unit="candidates",
+            together="question_id",
+            opened=model,
+        )
+    means = {
+        f"discrimination_score_{task.name}_{by}": pl.col("score")
+        .filter(pl.col("task") == task.name, pl.col("by") == by)
+        .mean()
+        for task in experiment.tasks
+        for by in section.by
     }
     return context.result(
-        manifest, preview=["task", "by", "choices", "picked_id", "right"], metadata={**shown, **means_shown}
+        manifest,
+        preview=["task", "by", "choices", "picked_id", "right"],
+        metadata={**context.drawn_metadata(activity, spent), **context.measure(manifest, **means)},
     )
 
 
-def pick(shard: Shard[SelfKnowledgeExperiment, Choice], *, candidates_of: str) -> list[Draft]:
-    """What the model picks in each choice. Raises ModelError where another model wrote the candidates."""
+def _options(asked: pl.LazyFrame, drawn: pl.LazyFrame, scored: pl.LazyFrame) -> pl.LazyFrame:
+    """The candidates of the questions among whose candidates there is something to pick, as `pick` takes them."""
+    # Of what was scored before one of its candidates was revoked, nothing is left here.
+    choices = scored.filter(pl.col("candidate_ids").list.len() > 1)
+    return (
+        drawn.select("id", "question_id", "text")
+        .join(asked.select("kind", "question", question_id="id"), on="question_id", maintain_order="left")
+        .join(
+            choices.select("question_id", "task", "candidate_ids", "right", score_id="id"),
+            on="question_id",
+            maintain_order="left",
+        )
+    )
+
+
+def pick(shard: Shard[SelfKnowledgeExperiment, Row], *, candidates_of: str) -> list[Draft]:
+    """What the model picks in each choice, from rows of candidates: `id` and `text`, with the fields of `Choice`.
+
+    Raises ModelError where another model wrote the candidates.
+    """
     model, experiment = shard.model, shard.experiment
     if model.model_id != candidates_of:
         raise ModelError(
             f"the candidates are of the model {candidates_of}, and the champion is {model.model_id} by now: "
             "materialise candidates again"
         )
-    constitution = experiment.constitution.load()
-    section, advance = experiment.discrimination, shard.report.advance
-    return pick_all(model, shard.items, constitution, section, shard.seeds_from, advance)
-
-
-def _choices(asked: pl.DataFrame, drawn: pl.DataFrame, scored: pl.DataFrame) -> list[Choice]:
-    """The questions among whose candidates there is something to pick."""
-    texts = dict(drawn.select("id", "text").iter_rows())
-    rows = scored.join(
-        asked.select("kind", "question", question_id="id"), on="question_id", maintain_order="left"
+    drafts = pick_all(
+        model,
+        [*_choices(shard.items)],
+        experiment.constitution.load(),
+        experiment.discrimination,
+        shard.seeds_from,
+        lambda choices, tokens: shard.report.advance(0, tokens),
     )
-    return [
-        Choice(
-            row["question_id"],
-            row["id"],
+    shard.report.advance(len(shard.items))
+    return drafts
+
+
+def _choices(candidates: Iterable[Row]) -> Iterator[Choice]:
+    """A choice for each question, from the rows of its candidates."""
+    for question_id, rows in groupby(candidates, itemgetter("question_id")):
+        options = [*rows]
+        texts = {row["id"]: row["text"] for row in options}
+        row = options[0]
+        yield Choice(
+            question_id,
+            row["score_id"],
             row["task"],
             row["kind"],
             row["question"],
@@ -201,10 +248,6 @@ def _choices(asked: pl.DataFrame, drawn: pl.DataFrame, scored: pl.DataFrame) -> 
             [texts[id] for id in row["candidate_ids"]],
             row["right"],
         )
-        for row in rows.iter_rows(named=True)
-        # Of what was scored before one of its candidates was revoked, nothing is left here.
-        if len(row["candidate_ids"]) > 1
-    ]
 
 
 @stage(
@@ -214,8 +257,8 @@ def _choices(asked: pl.DataFrame, drawn: pl.DataFrame, scored: pl.DataFrame) -> 
     "whether the model can be trusted to judge itself. Stages in which it does read the newest of these.",
 )
 def discrimination_gap(context: StageContext[SelfKnowledgeExperiment]) -> Result:
-    scored_manifest, scored = context.read(t.SK_GENERATION_SCORE)
-    picked_manifest, picked = context.read(t.SK_DISCRIMINATION_SCORE)
+    scored_manifest, scored = context.scan(t.SK_GENERATION_SCORE)
+    picked_manifest, picked = context.scan(t.SK_DISCRIMINATION_SCORE)
     model_id = str(picked_manifest.activity.model_id)
     activity = context.activity(inputs=[scored_manifest, picked_manifest], parameters={}, model_id=model_id)
     parents = [
@@ -223,38 +266,52 @@ def discrimination_gap(context: StageContext[SelfKnowledgeExperiment]) -> Result
         Parent(picked_manifest.activity.id, "measured_on"),
         Parent(model_id, "measured"),
     ]
-    drafts = []
-    for task in context.experiment.tasks:
-        for by in context.experiment.discrimination.by:
-            rows = scored.filter(task=task.name).join(
-                picked.filter(by=by).select("question_id", "choices", picked_right="right"), on="question_id"
-            )
-            found = measure_gap(rows["score"].to_list(), rows["picked_right"].to_list())
-            told = MeasuredGap(task.name, by, found.gap, found.low, found.high, found.questions)
-            choices = rows["choices"].explode()
-            unread = choices.null_count() / max(len(choices), 1)
-            not_read = f"; {unread:.1%} of its choices could not be read" if unread else ""
-            drafts.append(
-                Draft(
-                    content={"task": task.name, "kind": task.kind, "by": by, "model_id": model_id},
-                    parents=parents,
-                    measures={
-                        "questions": found.questions,
-                        "candidates": context.experiment.candidates.count,
-                        "generation": found.generation,
-                        "discrimination": found.discrimination,
-                        "best": rows["right"].list.any().mean(),
-                        "gap": found.gap,
-                        "gap_low": found.low,
-                        "gap_high": found.high,
-                        "unread_share": unread,
-                        "statement": f"{told}: {found.discrimination:.1%} of what it picks is right, "
-                        f"{found.generation:.1%} of what it says{not_read}",
-                    },
-                )
-            )
+    drafts = [
+        Draft(
+            content={"task": task.name, "kind": task.kind, "by": by, "model_id": model_id},
+            parents=parents,
+            measures={
+                "candidates": context.experiment.candidates.count,
+                **_gap(
+                    task.name,
+                    by,
+                    scored.filter(task=task.name)
+                    .select("question_id", "score", best=pl.col("right").list.any())
+                    .join(
+                        picked.filter(by=by).select("question_id", "choices", picked_right="right"),
+                        on="question_id",
+                        maintain_order="left",
+                    )
+                    .collect(),
+                ),
+            },
+        )
+        for task in context.experiment.tasks
+        for by in context.experiment.discrimination.by
+    ]
     manifest = context.store(activity, drafts)
     return context.result(manifest, ["task", "by", "gap", "gap_low", "gap_high"], _report(context, manifest))
+
+
+def _gap(task: str, by: str, rows: pl.DataFrame) -> dict[str, Any]:
+    """The gap of a task and way of picking, from its questions: `score`, `best`, `choices` and `picked_right`."""
+    found = measure_gap(rows["score"].to_list(), rows["picked_right"].to_list())
+    told = MeasuredGap(task, by, found.gap, found.low, found.high, found.questions)
+    choices = rows["choices"].explode()
+    unread = choices.null_count() / max(len(choices), 1)
+    not_read = f"; {unread:.1%} of its choices could not be read" if unread else ""
+    return {
+        "questions": found.questions,
+        "generation": found.generation,
+        "discrimination": found.discrimination,
+        "best": rows["best"].mean(),
+        "gap": found.gap,
+        "gap_low": found.low,
+        "gap_high": found.high,
+        "unread_share": unread,
+        "statement": f"{told}: {found.discrimination:.1%} of what it picks is right, "
+        f"{found.generation:.1%} of what it says{not_read}",
+    }
 
 
 def _report(context: StageContext[SelfKnowledgeExperiment], manifest: Manifest) -> dict[str, Any]:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.families.dialogues.constitution import choose_principle
-from selfimprove_dagster.methods.constitutional.constitutional import filter_revisions
+from selfimprove_dagster.methods.constitutional.constitutional import (
+    decide_on_revisions,
+    filter_revisions,
+    rank,
+    revisions_in,
+    with_ranks,
+)
 
 NAMES = [f"principle {number}" for number in range(16)]
 
@@ -125,3 +131,25 @@ def test_every_candidate_is_decided_on_and_the_share_holds(
         .sort("prompt", "text")
         .equals(kept.select("prompt", "text").sort("prompt", "text"))
     )
+
+
+@given(ROWS, st.integers(1, 7))
+def test_parts_of_the_candidates_are_decided_on_as_all_of_them(
+    rows: list[tuple[str, int, str]], size: int
+) -> None:
+    candidates = pl.DataFrame(
+        [
+            candidate(str(number), form, at, text=text, prompt=f"{form} prompt {number % 5}")
+            for number, (form, at, text) in enumerate(rows)
+        ],
+        schema=SCHEMA,
+    )
+    kept, decisions = filter_revisions(candidates, chosen_round=1, helpful_share=0.5, seed=3)
+    ranks = rank(candidates.lazy(), chosen_round=1, seed=3)
+    parts = [
+        decide_on_revisions(part, chosen_round=1, helpful_share=0.5, revisions=revisions_in(ranks))
+        for part in with_ranks(candidates.lazy(), ranks).collect().iter_slices(size)
+    ]
+    assert pl.concat([kept.clear(), *(part for part, _ in parts)]).equals(kept)
+    in_parts = pl.concat([decisions.clear(), *(part for _, part in parts)])
+    assert in_parts.sort("candidate_id", "rule").equals(decisions.sort("candidate_id", "rule"))

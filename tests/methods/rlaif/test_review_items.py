@@ -1,0 +1,39 @@
+"""Which preferences people are asked about, read in batches."""
+
+from __future__ import annotations
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfimprove_dagster.methods.rlaif.reviewing import least_certain_of, of_preferences
+from selfimprove_dagster.review.uncertainty import least_certain
+
+PROBABILITIES = st.lists(st.floats(0, 1), max_size=12)
+
+
+@given(PROBABILITIES, st.integers(0, 14), st.integers(1, 5))
+def test_the_queue_is_that_of_all_preferences_whatever_the_size_of_a_batch(
+    probabilities: list[float], count: int, batch: int
+) -> None:
+    preferences = pl.DataFrame(
+        [
+            {
+                "id": f"pref:{index:02x}",
+                "activity_id": "act:0",
+                "prompt": "p",
+                "first": "yes",
+                "second": "no" if index % 3 else "yes",
+                "probability": probability,
+                "as_first": probability,
+                "as_second": None,
+            }
+            for index, probability in enumerate(probabilities)
+        ],
+        schema={
+            **dict.fromkeys(("id", "activity_id", "prompt", "first", "second"), pl.String),
+            **dict.fromkeys(("probability", "as_first", "as_second"), pl.Float64),
+        },
+    )
+    queue = least_certain_of(preferences.lazy(), count, batch)
+    assert queue.equals(least_certain(of_preferences(preferences), count))
