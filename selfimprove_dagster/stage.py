@@ -294,8 +294,11 @@ class StageContext(Generic[E]):
             about=about,
         )
 
-    def so_far(self, *tables: Table) -> tuple[list[Manifest], list[pl.DataFrame]]:
-        """The rows of tables in this and all earlier iterations of the experiment, and their partitions."""
+    def so_far(self, *tables: Table) -> tuple[list[Manifest], list[pl.LazyFrame]]:
+        """The rows of tables in this and all earlier iterations of the experiment, unread, and their partitions.
+
+        Raises GateClosed as `scan` does.
+        """
         manifests: list[Manifest] = []
         frames = []
         for table in tables:
@@ -306,8 +309,8 @@ class StageContext(Generic[E]):
             ]
             for manifest in found:
                 self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
-            rows = (self.lake.read(table.name, manifest.partition) for manifest in found)
-            frames.append(pl.concat([pl.DataFrame(schema=table.polars), *rows]))
+            rows = [self.lake.scan(table.name, manifest.partition) for manifest in found]
+            frames.append(pl.concat([pl.LazyFrame(schema=table.polars), *rows]))
             manifests += found
         return manifests, frames
 

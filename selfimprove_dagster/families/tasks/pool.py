@@ -6,9 +6,10 @@ earlier one replaces it; an instruction in the file `seeds.banned` leaves the po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -18,19 +19,20 @@ from selfimprove_dagster.families.tasks.files import bans as by_instruction
 from selfimprove_dagster.families.tasks.settings import TaskExperiment
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS, SEED_TASKS
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
-from selfimprove_dagster.filters.rules import DECISION_COLUMNS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
-from selfimprove_dagster.table import Row
 
 
 @dataclass(frozen=True)
 class TaskPool:
-    """`tasks`: `id` of the seed or accepted task, and the columns of a pool task; `decisions`: on each."""
+    """`judged`: every task that may be in the pool, with the decision on it, unread; `inputs`: what it is read from.
 
-    tasks: pl.DataFrame
-    decisions: pl.DataFrame
+    The columns of `judged` are the `id` of the seed or accepted task, those of a pool task, and `rule`, `kept`,
+    `reason` and `nearest_id`.
+    """
+
+    judged: pl.LazyFrame
     inputs: list[Manifest]
 
 
@@ -48,6 +50,11 @@ def bans(experiment: TaskExperiment) -> dict[str, BannedInstruction]:
     return by_instruction(found)
 
 
+def as_bans(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, BannedInstruction]:
+    """Bans from plain data, in which the fields of each stand under its key."""
+    return {key: BannedInstruction(**one) for key, one in plain.items()}
+
+
 def pool(lake: Lake, experiment: TaskExperiment, iteration: int) -> TaskPool:
     """The pool of an iteration: seed tasks in the order of their import, then accepted tasks in theirs.
 
@@ -59,56 +66,57 @@ def pool(lake: Lake, experiment: TaskExperiment, iteration: int) -> TaskPool:
         for manifest in lake.manifests(f"{experiment.method}/accepted_tasks", experiment.name)
         if manifest.iteration < iteration
     ]
-    human = [row for manifest in imports for row in _rows(lake, manifest, "human")]
-    machine = [row for manifest in accepted for row in _rows(lake, manifest, "machine")]
-    tasks, decisions = _kept([*human, *machine], bans(experiment))
-    if not any(task["origin"] == "human" for task in tasks):
+    tasks = pl.concat(
+        [
+            pl.LazyFrame(schema=_COLUMNS),
+            *(_tasks(lake, manifest, "human") for manifest in imports),
+            *(_tasks(lake, manifest, "machine") for manifest in accepted),
+        ]
+    )
+    judged = _judged(tasks, bans(experiment))
+    if judged.filter("kept", origin="human").head(1).collect().is_empty():
         raise SeedFileError(
             f"experiment {experiment.name} has no seed tasks: none were imported, or all were rejected, "
             f"revoked or banned; look at the table {REJECTED_SEEDS.name} for the reasons"
         )
-    return TaskPool(
-        pl.DataFrame(tasks, schema={"id": pl.String, **POOL_TASKS}),
-        pl.DataFrame(decisions, schema=DECISION_COLUMNS),
-        [*imports, *accepted],
+    return TaskPool(judged, [*imports, *accepted])
+
+
+_COLUMNS = {"id": pl.String, **POOL_TASKS}
+
+
+def _tasks(lake: Lake, manifest: Manifest, origin: str) -> pl.LazyFrame:
+    rows = lake.scan_ungated(manifest)
+    known = rows.collect_schema().names()
+    values = {name: pl.col(name) for name in _COLUMNS if name in known} | {"origin": pl.lit(origin)}
+    if "input" in known:  # an elicited task has one input, and its output is drawn apart
+        values["instances"] = pl.concat_list(pl.struct("input", output=pl.lit(None, pl.String)))
+    return rows.select(
+        values.get(name, pl.lit(None)).cast(dtype).alias(name) for name, dtype in _COLUMNS.items()
     )
 
 
-def _rows(lake: Lake, manifest: Manifest, origin: str) -> list[Row]:
-    known = lake.read_ungated(manifest)
-    columns = [name for name in ("id", *POOL_TASKS) if name in known.columns]
-    if "input" in known.columns:  # an elicited task has one input, and its output is drawn apart
-        known = known.with_columns(
-            pl.concat_list(pl.struct("input", output=pl.lit(None, pl.String))).alias("instances")
+def _judged(tasks: pl.LazyFrame, banned: Mapping[str, BannedInstruction]) -> pl.LazyFrame:
+    """A decision on each task: the last of several with one name stays, unless it is banned."""
+    last = tasks.filter(pl.col("name") != "").select("name", newest="id").group_by("name").last()
+    by = pl.LazyFrame(
+        [(key, f"banned by {ban.by}: {ban.why}") for key, ban in banned.items()],
+        schema={"key": pl.String, "ban": pl.String},
+        orient="row",
+    )
+    key = pl.col("instruction").map_elements(normalise_instruction, return_dtype=pl.String)
+    replaced, is_banned = pl.col("newest") != pl.col("id"), pl.col("ban").is_not_null()
+    return (
+        tasks.join(last, on="name", how="left", maintain_order="left")
+        .with_columns(pl.col("newest").fill_null(pl.col("id")), key=key)
+        .join(by, on="key", how="left", maintain_order="left")
+        .select(
+            *_COLUMNS,
+            rule=pl.when(replaced).then(pl.lit("newest_version")).otherwise(pl.lit("not_banned")),
+            kept=~replaced & ~is_banned,
+            reason=pl.when(replaced)
+            .then(pl.format("replaced by {}, which has the same id in its file", "newest"))
+            .otherwise(pl.col("ban").fill_null("not banned")),
+            nearest_id=pl.when(replaced).then("newest"),
         )
-        columns.append("instances")
-    nothing = dict.fromkeys(["id", *POOL_TASKS])
-    return [{**nothing, **row, "origin": origin} for row in known.select(columns).iter_rows(named=True)]
-
-
-def _kept(rows: Sequence[Row], banned: Mapping[str, BannedInstruction]) -> tuple[list[Row], list[Row]]:
-    """The rows that stay, and a decision on each: the last of several with one name, unless it is banned."""
-    last = {row["name"]: row["id"] for row in rows if row["name"]}
-    kept, decisions = [], []
-    for row in rows:
-        newer = last.get(row["name"], row["id"])
-        ban = banned.get(normalise_instruction(row["instruction"]))
-        if newer != row["id"]:
-            rule, reason = "newest_version", f"replaced by {newer}, which has the same id in its file"
-        elif ban:
-            rule, reason = "not_banned", f"banned by {ban.by}: {ban.why}"
-        else:
-            rule, reason = "not_banned", "not banned"
-            kept.append(row)
-        decisions.append(
-            {
-                "candidate_id": row["id"],
-                "rule": rule,
-                "kept": newer == row["id"] and not ban,
-                "score": None,
-                "threshold": None,
-                "reason": reason,
-                "nearest_id": newer if newer != row["id"] else None,
-            }
-        )
-    return kept, decisions
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.tasks.pool import bans, pool
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
@@ -15,9 +16,17 @@ from selfimprove_dagster.families.tasks.tasks import Instance, template_by_lot, 
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.method import Stage
-from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
+from selfimprove_dagster.stage import (
+    Markdown,
+    Picture,
+    Result,
+    StageContext,
+    decision_drafts,
+    number,
+    stage,
+)
 from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.work.shards import Shard
@@ -47,29 +56,40 @@ def pool_stage(schema: Table, decisions: Table) -> Stage:
             inputs=found.inputs,
             parameters={"banned": sorted(bans(context.experiment))},
         )
-        context.store_decisions(decisions, found.decisions, found.inputs, activity.id)
-        drafts = [
-            Draft(
-                content={name: row[name] for name in POOL_TASKS},
-                parents=[Parent(row["id"], "seed" if row["origin"] == "human" else "accepted")],
-            )
-            for row in found.tasks.iter_rows(named=True)
-        ]
-        manifest = context.store(activity, drafts)
+        _, manifest, _ = context.map_together(
+            found.judged,
+            Spec.of(pooled),
+            activity,
+            (decisions, context.deciding(decisions, found.inputs, activity.id)),
+        )
+        origin = pl.col("origin")
         return context.result(
             manifest,
             preview=["origin", "instruction", "source_file", "source_line"],
             metadata={
                 "imported_from_seed_file": accepted,
                 "rejected_lines": rejected,
-                "by_people": int((found.tasks["origin"] == "human").sum()),
-                "by_the_model": int((found.tasks["origin"] == "machine").sum()),
+                **context.measure(
+                    manifest, by_people=(origin == "human").sum(), by_the_model=(origin == "machine").sum()
+                ),
                 "pool_by_iteration": Picture(_growth_chart(context, manifest)),
-                **pool_metadata(found.tasks["instruction"].to_list()),
+                **pool_metadata(context, manifest),
             },
         )
 
     return seed_pool
+
+
+def pooled(shard: Shard[Any, Row]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The decisions on the tasks of `TaskPool.judged`, and those that stay."""
+    judged = shard.frame
+    nothing = pl.lit(None, pl.Float64)
+    decided = judged.select(
+        "rule", "kept", "reason", "nearest_id", candidate_id="id", score=nothing, threshold=nothing
+    )
+    role = pl.when(pl.col("origin") == "human").then(pl.lit("seed")).otherwise(pl.lit("accepted"))
+    stay = judged.filter("kept").select(*POOL_TASKS, parents=pl.concat_list(pl.struct("id", role=role)))
+    return decision_drafts(decided, registry.table(shard.activity.table)), stay
 
 
 def _growth_chart(context: StageContext[Any], newest: Manifest) -> bytes:
@@ -84,15 +104,19 @@ def _growth_chart(context: StageContext[Any], newest: Manifest) -> bytes:
     return line_chart({"tasks": points}, x="iteration", y="tasks in the pool", title=context.experiment.name)
 
 
-def pool_metadata(instructions: Sequence[str]) -> dict[str, Any]:
-    """How varied instructions are: verbs with their objects, lengths, distinct 4-grams."""
+def pool_metadata(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
+    """How varied the instructions of a partition are: verbs with their objects, lengths, distinct 4-grams."""
     from selfimprove_dagster.plots import bar_chart
 
-    pairs = verb_noun_counts(instructions)
-    lengths = {f"{least}–{most}": count for least, most, count in length_histogram(instructions)}
+    def instructions() -> Iterator[str]:
+        for rows in context.batches(manifest, "instruction"):
+            yield from rows["instruction"]
+
+    pairs = verb_noun_counts(instructions())
+    lengths = {f"{least}–{most}": count for least, most, count in length_histogram(instructions())}
     return {
         "distinct_verbs": len({verb for verb, _ in pairs}),
-        "distinct_4grams": number(distinct_ngram_share(list(instructions))),
+        "distinct_4grams": number(distinct_ngram_share(instructions())),
         "verbs_and_objects": Markdown(
             markdown_table(
                 [
@@ -119,107 +143,109 @@ def score_instructions(schema: Table, candidates: Table, context_text: str) -> S
         uses=["language_model"],
     )
     def perplexity_scores(context: StageContext[Any]) -> Result:
-        manifest, rows = context.read(candidates)
-        usable = rows.filter(pl.col("problem").is_null()).select("id", "instruction").rows()
-
+        manifest, rows = context.scan(candidates)
         committed, about = context.work(
             [manifest],
             {"context": context_text},
-            usable,
+            rows.filter(pl.col("problem").is_null()).select("id", "instruction"),
             Spec.of(score_instruction, after=context_text),
             size=_SCORED,
             unit="tasks",
         )
-        scores = context.lake.read_ungated(committed)["perplexity"]
-        return context.result(
+        perplexity = pl.col("perplexity")
+        measured = context.measure(
             committed,
-            preview=["candidate_id", "tokens", "perplexity"],
-            metadata={
-                **about,
-                "median_perplexity": number(scores.median()),
-                "95th_percentile_perplexity": number(scores.quantile(0.95)),
-            },
+            median_perplexity=perplexity.median(),
+            **{"95th_percentile_perplexity": perplexity.quantile(0.95)},
+        )
+        return context.result(
+            committed, preview=["candidate_id", "tokens", "perplexity"], metadata={**about, **measured}
         )
 
     return perplexity_scores
 
 
-def score_instruction(shard: Shard[Any, tuple[str, str]], *, after: str) -> list[Draft]:
-    """How probable the model finds each instruction, given with its candidate's id, after the text `after`."""
-    model = shard.model
-    said = model.encode_continuations([f" {instruction}" for _, instruction in shard.items])
-    found = pl.DataFrame({"logprobs": model.score([model.encode(after)] * len(said), said)})
-    scores = found.select(**perplexity_of(pl.col("logprobs")))
+def score_instruction(shard: Shard[Any, Row], *, after: str) -> pl.DataFrame:
+    """How probable the model finds the `instruction` of each candidate (`id`) after the text `after`."""
+    model, rows = shard.model, shard.frame
+    said = model.encode_continuations([f" {instruction}" for instruction in rows["instruction"]])
+    logprobs = model.score([model.encode(after)] * len(said), said)
     shard.report.advance(len(said))
-    return [
-        Draft(
-            content={"candidate_id": candidate, "tokens": row["tokens"]},
-            parents=[Parent(candidate, "scored")],
-            measures={"mean_logprob": row["mean_logprob"], "perplexity": row["perplexity"]},
-        )
-        for (candidate, _), row in zip(shard.items, scores.iter_rows(named=True), strict=True)
-    ]
+    scores = rows.select(candidate_id="id").with_columns(
+        pl.Series("logprobs", logprobs, dtype=pl.List(pl.Float64))
+    )
+    return scores.select(
+        "candidate_id", **perplexity_of(pl.col("logprobs")), parents=parents_of(candidate_id="scored")
+    )
 
 
-def examples_of_seeds(
-    context: StageContext[Any], schema: Table
-) -> tuple[Manifest, list[tuple[Row, list[Parent]]]]:
-    """The instances that people gave with their tasks, as examples; and the pool that they are read from."""
-    manifest, tasks = context.read(schema)
-    return manifest, [
-        (
-            {"instruction": row["instruction"], **instance, "candidate_id": f"{row['id']}/{place}"},
-            [Parent(row["id"], "task")],
-        )
-        for row in tasks.filter(origin="human").iter_rows(named=True)
-        for place, instance in enumerate(row["instances"] or ())
-    ]
+def example_draft(row: Row, parents: Sequence[Parent], seed: int, measures: Sequence[str] = ()) -> Draft:
+    """The example that an instance makes, in a template chosen at random.
+
+    `row` has `candidate_id`, `instruction`, `input`, `output` and the `measures`.
+    """
+    template = template_by_lot(row["candidate_id"], seed)
+    prompt, completion = training_text(row["instruction"], Instance(row["input"], row["output"]), template)
+    return Draft(
+        content={
+            "question": f"{row['instruction']}\n{row['input']}".strip(),
+            "format": f"template_{template}",
+            "prompt": prompt,
+            "completion": completion,
+            "instruction": row["instruction"],
+            "input": row["input"],
+            "answer": row["output"],
+        },
+        parents=parents,
+        measures={name: row[name] for name in measures},
+    )
 
 
 def store_examples(
     context: StageContext[Any],
     decisions_schema: Table,
     inputs: Sequence[Manifest],
-    decisions: pl.DataFrame,
-    examples: Iterable[tuple[Row, list[Parent]]],
-    *,
-    measures: Sequence[str],
+    items: pl.LazyFrame,
+    choose: Spec,
     parameters: dict[str, Any],
 ) -> Result:
-    """Commit the decisions, then the examples: each instance in a template that it draws by lot."""
+    """Commit the decisions and the examples that `choose` makes of the items, those of a `task_id` together."""
     activity = context.activity(inputs=inputs, parameters=parameters)
-    context.store_decisions(decisions_schema, decisions, inputs, activity.id)
-    drafts = []
-    for row, parents in examples:
-        template = template_by_lot(row["candidate_id"], context.experiment.seed)
-        prompt, completion = training_text(
-            row["instruction"], Instance(row["input"], row["output"]), template
-        )
-        drafts.append(
-            Draft(
-                content={
-                    "question": f"{row['instruction']}\n{row['input']}".strip(),
-                    "format": f"template_{template}",
-                    "prompt": prompt,
-                    "completion": completion,
-                    "instruction": row["instruction"],
-                    "input": row["input"],
-                    "answer": row["output"],
-                },
-                parents=parents,
-                measures={name: row.get(name) for name in measures},
-            )
-        )
-    manifest = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
+    decisions, manifest, _ = context.map_together(
+        items,
+        choose,
+        activity,
+        (decisions_schema, context.deciding(decisions_schema, inputs, activity.id)),
+        together="task_id",
+    )
     return context.result(
         manifest,
         preview=["prompt", "completion"],
         metadata={
-            "candidates": decisions["candidate_id"].n_unique(),
-            "tasks": len({draft.content["instruction"] for draft in drafts}),
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
+            **context.measure(decisions, candidates=pl.col("candidate_id").n_unique()),
+            **context.measure(manifest, tasks=pl.col("instruction").n_unique()),
+            **context.dropped(decisions),
             "lineage": context.lineage_page,
             "preview_records": context.preview_records(manifest),
         },
+    )
+
+
+def shown_tasks(pool: pl.LazyFrame, chosen: Sequence[Sequence[int]]) -> pl.LazyFrame:
+    """One row per prompt: its number `prompt`, and `tasks`, the tasks that it shows, in their order.
+
+    `chosen` has the numbers of each prompt's tasks, which are the rows of `pool`.
+    """
+    numbers = pl.LazyFrame(
+        {"prompt": range(len(chosen)), "number": chosen},
+        schema={"prompt": pl.UInt32, "number": pl.List(pl.UInt32)},
+    )
+    task = pl.struct(pl.exclude("prompt", "number", "place"))
+    return (
+        numbers.explode("number")
+        .with_row_index("place")
+        .join(pool.with_row_index("number"), on="number", maintain_order="left")
+        .group_by("prompt")
+        .agg(tasks=task.sort_by("place"))
+        .sort("prompt")
     )

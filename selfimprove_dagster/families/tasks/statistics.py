@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 
 
@@ -88,7 +88,7 @@ def verb_noun_counts(instructions: Iterable[str]) -> Counter[tuple[str, str]]:
     return Counter(pair for text in instructions if (pair := verb_noun_pair(text)) is not None)
 
 
-def length_histogram(texts: Sequence[str], width: int = 5) -> list[tuple[int, int, int]]:
+def length_histogram(texts: Iterable[str], width: int = 5) -> list[tuple[int, int, int]]:
     """(first length, last length, texts) in words for each bin from 0 to that of the longest text."""
     bins = Counter(len(text.split()) // width for text in texts)
     return [(at * width, at * width + width - 1, bins[at]) for at in range(max(bins, default=-1) + 1)]

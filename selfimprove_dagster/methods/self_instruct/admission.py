@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import polars as pl
 
@@ -16,21 +17,24 @@ from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.methods.self_instruct import rules
 from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
-def apply_rules(
-    candidates: pl.DataFrame,
-    scores: pl.DataFrame,
-    section: TaskFilterSection,
-    bans: Mapping[str, Ban],
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The candidates that pass all rules but novelty, `id` as `candidate_id`, and the decisions on all.
 
-    `candidates` are rows of `candidate_tasks`, `scores` of `perplexity_scores`.
+def scored_candidates(candidates: Frame, scores: Frame) -> Frame:
+    """What the rules read of `candidate_tasks` and `perplexity_scores`.
+
+    Columns: `candidate_id, instruction, problem, perplexity`.
     """
-    frame = candidates.rename({"id": "candidate_id"}).join(
+    return candidates.select("instruction", "problem", candidate_id="id").join(
         scores.select("candidate_id", "perplexity"), on="candidate_id", how="left", maintain_order="left"
     )
-    readable, unread = apply_filters(frame, [could_be_read])
+
+
+def apply_rules(
+    candidates: pl.DataFrame, section: TaskFilterSection, bans: Mapping[str, Ban]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidates (of `scored_candidates`) that pass all rules but novelty, and the decisions on all."""
+    readable, unread = apply_filters(candidates, [could_be_read])
     if section.switched_off:
         return readable, unread
     thresholds = rules.InstructionThresholds(
@@ -65,6 +69,24 @@ def admit(
     judged = dict(zip(candidates["candidate_id"], verdicts, strict=True))
     joined = [candidate for candidate, verdict in judged.items() if verdict.kept]
     return Admission(judged, [*pool["id"], *joined])
+
+
+def similarities(admission: Admission, members: int) -> pl.DataFrame:
+    """The verdicts in order, as `similarity_scores` keeps them; the pool had so many `members` before."""
+    near = pl.List(pl.Struct({"id": pl.String, "rouge_l": pl.Float64}))
+    return pl.DataFrame(
+        [
+            {
+                "candidate_id": candidate,
+                "kept": verdict.kept,
+                "neighbours": [
+                    {"id": admission.ids[index], "rouge_l": score} for index, score in verdict.neighbours
+                ],
+            }
+            for candidate, verdict in admission.verdicts.items()
+        ],
+        schema={"candidate_id": pl.String, "kept": pl.Boolean, "neighbours": near},
+    ).with_columns(pool=members + pl.col("kept").cast(pl.Int64).cum_sum().shift(fill_value=0))
 
 
 def apply_novelty(

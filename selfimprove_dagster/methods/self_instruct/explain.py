@@ -14,7 +14,12 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.story import Explain
 from selfimprove_dagster.lineage.what_if import Refilter, read_again
-from selfimprove_dagster.methods.self_instruct.admission import admit, apply_novelty, apply_rules
+from selfimprove_dagster.methods.self_instruct.admission import (
+    admit,
+    apply_novelty,
+    apply_rules,
+    scored_candidates,
+)
 from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_CANDIDATE_TASKS,
@@ -38,7 +43,9 @@ def filter_again(lake: Lake, accepted: Manifest, section: TaskFilterSection) -> 
     """
     candidates, scores = read_again(lake, accepted, SI_CANDIDATE_TASKS.name, SI_PERPLEXITY_SCORES.name)
     pool = lake.manifest(SI_SEED_POOL.name, accepted.partition)
-    ruled, decisions = apply_rules(candidates, scores, section, _bans(lake, accepted, pool))
+    ruled, decisions = apply_rules(
+        scored_candidates(candidates, scores), section, _bans(lake, accepted, pool)
+    )
     _, on_novelty = apply_novelty(ruled, admit(lake.read_whole(pool), ruled, section), section)
     return pl.concat([decisions, on_novelty])
 

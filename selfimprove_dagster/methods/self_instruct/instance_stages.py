@@ -5,19 +5,24 @@ accepted_tasks → classified_tasks → instance_generations → task_instances 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.families.tasks.pool import bans
-from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
-from selfimprove_dagster.families.tasks.stages import examples_of_seeds, store_examples
-from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.families.tasks.pool import as_bans, bans
+from selfimprove_dagster.families.tasks.stages import example_draft, store_examples
+from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
-from selfimprove_dagster.methods.self_instruct import instances, prompts, rules
+from selfimprove_dagster.methods.self_instruct import instances, prompts
+from selfimprove_dagster.methods.self_instruct.dataset import (
+    InstanceRules,
+    instance_candidates,
+    instances_of_seeds,
+)
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
-from selfimprove_dagster.methods.self_instruct.shots import Shots
+from selfimprove_dagster.methods.self_instruct.shots import SHOT, Shots, demonstrations_of, task_of
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,
     SI_CLASSIFIED_TASKS,
@@ -27,9 +32,8 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SEED_POOL,
     SI_TASK_INSTANCES,
 )
-from selfimprove_dagster.stage import Result, StageContext, number, stage
+from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import normalise_question
 from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
@@ -46,25 +50,22 @@ _CLASSIFIED = 512
     uses=["language_model"],
 )
 def classified_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
-    tasks_manifest, tasks = context.read(SI_ACCEPTED_TASKS)
-    pool_manifest, pool = context.read(SI_SEED_POOL)
+    tasks_manifest, tasks = context.scan(SI_ACCEPTED_TASKS)
+    pool_manifest, pool = context.scan(SI_SEED_POOL)
     section = context.experiment.classification
-    shots = Shots(pool, section, context.experiment.seed).of("classification")
-    shown = [(shot.task.instruction, bool(shot.task.is_classification)) for shot in shots]
-
+    (shots,) = Shots(pool, section, context.experiment.seed).of([("classification", None)])
+    shown = [(shot["instruction"], bool(shot["is_classification"])) for shot in shots]
     manifest, said = context.work(
         [tasks_manifest, pool_manifest],
         {"classification": section.model_dump()},
-        tasks.rows(named=True),
-        Spec.of(classify, shown=shown, demonstrations=[vars(shot.parent) for shot in shots if shot.parent]),
+        tasks.select("id", "instruction"),
+        Spec.of(classify, shown=shown, demonstrations=[vars(one) for one in demonstrations_of(shots)]),
         size=_CLASSIFIED,
         unit="tasks",
     )
-    rows = context.lake.read_ungated(manifest)
+    measured = context.measure(manifest, classification_share=pl.col("is_classification").mean())
     return context.result(
-        manifest,
-        preview=["instruction", "is_classification", "yes"],
-        metadata={**said, "classification_share": number(rows["is_classification"].mean())},
+        manifest, preview=["instruction", "is_classification", "yes"], metadata={**said, **measured}
     )
 
 
@@ -103,41 +104,57 @@ def classify(
     uses=["language_model"],
 )
 def instance_generations(context: StageContext[SelfInstructExperiment]) -> Result:
-    tasks_manifest, tasks = context.read(SI_CLASSIFIED_TASKS)
-    accepted_manifest, _ = context.read(SI_ACCEPTED_TASKS)
-    pool_manifest, pool = context.read(SI_SEED_POOL)
+    tasks_manifest, tasks = context.scan(SI_CLASSIFIED_TASKS)
+    accepted_manifest, _ = context.scan(SI_ACCEPTED_TASKS)
+    pool_manifest, pool = context.scan(SI_SEED_POOL)
     section = context.experiment.instances
-    forms = {
-        False: ("input_first", prompts.input_first_prompt),
-        True: ("output_first", prompts.output_first_prompt),
-    }
-    shots = {kind: Shots(pool, section, context.experiment.seed, kind) for kind in forms}
-    requests = []
-    for row in tasks.iter_rows(named=True):
-        form, prompt = forms[row["is_classification"]]
-        shown = shots[row["is_classification"]].of(row["instruction"])
-        requests.append(
-            Request(
-                key=row["instruction"],
-                prompt=prompt(row["instruction"], [shot.task for shot in shown]),
-                content={"task_id": row["task_id"], "instruction": row["instruction"], "form": form},
-                parents=[
-                    Parent(row["task_id"], "task"),
-                    Parent(row["id"], "classified"),
-                    *(shot.parent for shot in shown if shot.parent),
-                ],
-            )
-        )
     manifest, said = context.complete(
         [tasks_manifest, accepted_manifest, pool_manifest],
         {"instances": section.model_dump()},
-        requests,
+        with_shots(
+            tasks.select("id", "task_id", "instruction", "is_classification"),
+            Shots(pool, section, context.experiment.seed),
+        ),
+        Spec.of(ask_for_instances),
         size=section.shard,
     )
     return context.result(manifest, preview=["instruction", "form", "text"], metadata=said)
 
 
-_READERS = {"input_first": instances.parse_input_first, "output_first": instances.parse_output_first}
+def with_shots(tasks: pl.LazyFrame, shots: Shots) -> pl.LazyFrame:
+    """The tasks (`instruction`, `is_classification`), each with its worked examples in the column `shots`."""
+    key = ["instruction", "is_classification"]
+    prompts = tasks.select(key).unique().collect().rows()
+    shown = dict(zip(prompts, shots.of(prompts), strict=True))
+
+    def of(rows: pl.Series) -> pl.Series:
+        chosen = [shown[row["instruction"], row["is_classification"]] for row in rows]
+        return pl.Series(chosen, dtype=pl.List(pl.Struct(SHOT)))
+
+    column = pl.struct(key).map_batches(of, return_dtype=pl.List(pl.Struct(SHOT)), is_elementwise=True)
+    return tasks.with_columns(shots=column)
+
+
+def ask_for_instances(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Request]:
+    """A request per task (`id`, `task_id`, `instruction`, `is_classification`, `shots`)."""
+    for row in shard.items:
+        form, prompt = _FORMS[row["is_classification"]]
+        yield Request(
+            key=row["instruction"],
+            prompt=prompt(row["instruction"], [task_of(shot) for shot in row["shots"]]),
+            content={"task_id": row["task_id"], "instruction": row["instruction"], "form": form},
+            parents=[
+                Parent(row["task_id"], "task"),
+                Parent(row["id"], "classified"),
+                *demonstrations_of(row["shots"]),
+            ],
+        )
+
+
+_FORMS = {
+    False: ("input_first", prompts.input_first_prompt),
+    True: ("output_first", prompts.output_first_prompt),
+}
 
 
 @stage(
@@ -146,8 +163,26 @@ _READERS = {"input_first": instances.parse_input_first, "output_first": instance
     description="The instances read out of each completion: input and output.",
 )
 def task_instances(context: StageContext[SelfInstructExperiment]) -> Result:
-    drawn_manifest, drawn = context.read(SI_INSTANCE_GENERATIONS)
-    drafts = [
+    drawn_manifest, drawn = context.scan(SI_INSTANCE_GENERATIONS)
+    manifest, _ = context.map(
+        drawn.select("id", "task_id", "instruction", "form", "text", "finish_reason"),
+        Spec.of(read_instances),
+        context.activity(inputs=[drawn_manifest], parameters={}),
+    )
+    tasks = context.lake.live_rows(drawn_manifest)
+    return context.result(
+        manifest,
+        preview=["instruction", "input", "output", "problem"],
+        metadata={"tasks": tasks, "instances_per_task": number(manifest.rows / max(tasks, 1))},
+    )
+
+
+_READERS = {"input_first": instances.parse_input_first, "output_first": instances.parse_output_first}
+
+
+def read_instances(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
+    """The instances of each completion (`id`, `task_id`, `instruction`, `form`, `text`, `finish_reason`)."""
+    return [
         Draft(
             content={
                 "task_id": row["task_id"],
@@ -160,15 +195,9 @@ def task_instances(context: StageContext[SelfInstructExperiment]) -> Result:
             parents=[Parent(row["id"], "parsed_from")],
             sample_index=place,
         )
-        for row in drawn.iter_rows(named=True)
+        for row in shard.items
         for place, one in enumerate(_READERS[row["form"]](row["text"], row["finish_reason"]))
     ]
-    manifest = context.store(context.activity(inputs=[drawn_manifest], parameters={}), drafts)
-    return context.result(
-        manifest,
-        preview=["instruction", "input", "output", "problem"],
-        metadata={"tasks": len(drawn), "instances_per_task": number(len(drafts) / max(len(drawn), 1))},
-    )
 
 
 @stage(
@@ -180,40 +209,22 @@ def task_instances(context: StageContext[SelfInstructExperiment]) -> Result:
 )
 def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
     experiment = context.experiment
-    context.read(SI_TASK_INSTANCES)  # refused where its checks failed
+    context.scan(SI_TASK_INSTANCES)  # refused where its checks failed
     inputs, (found, tasks) = context.so_far(SI_TASK_INSTANCES, SI_ACCEPTED_TASKS)
-    frame = found.rename({"id": "candidate_id"}).join(
-        tasks.select("rouge_l", "perplexity", task_id="id"), on="task_id", how="left", maintain_order="left"
-    )
-    keys = held_out_keys(experiment)
-    held_out = not_held_out(keys, normalise_question)
-    banned = bans(experiment)
-    readable, unread = apply_filters(frame, [could_be_read, held_out, not_banned(banned)])
-    if experiment.filter.switched_off:
-        kept, decisions = apply_filters(readable, [output_not_empty])
-    else:
-        thresholds = rules.InstanceThresholds(most=experiment.instances.most)
-        kept, decisions = rules.filter_instances(readable, thresholds, experiment.seed)
-    if (most := experiment.filter.most_examples) is not None:
-        kept, by_lot = apply_filters(kept, [rules.at_most(most, experiment.seed)])
-        decisions = pl.concat([decisions, by_lot])
-    seeds: list[tuple[Row, list[Parent]]] = []
+    keys, banned = held_out_keys(experiment), bans(experiment)
+    candidates = instance_candidates(found, tasks)
+    limited = InstanceRules(experiment, keys, banned).within_limit(in_parts(candidates, "task_id"))
+    items = [with_verdicts(candidates, limited)]
     if experiment.filter.seed_instances:
-        pool_manifest, seeds = examples_of_seeds(context, SI_SEED_POOL)
+        pool_manifest, pool = context.scan(SI_SEED_POOL)
         inputs.append(pool_manifest)
+        items.insert(0, instances_of_seeds(pool))
     return store_examples(
         context,
         SI_DECISIONS,
         inputs,
-        pl.concat([unread, decisions]),
-        [
-            *seeds,
-            *(
-                (row, [Parent(row["candidate_id"], "instance"), Parent(row["task_id"], "task")])
-                for row in kept.iter_rows(named=True)
-            ),
-        ],
-        measures=("rouge_l", "perplexity"),
+        pl.concat(items, how="diagonal"),
+        Spec.of(choose, held_out=sorted(keys), banned={key: vars(ban) for key, ban in banned.items()}),
         parameters={
             "filter": experiment.filter.model_dump(),
             "most": experiment.instances.most,
@@ -221,3 +232,26 @@ def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
             "banned": sorted(banned),
         },
     )
+
+
+def choose(
+    shard: Shard[SelfInstructExperiment, Row],
+    *,
+    held_out: Sequence[str],
+    banned: Mapping[str, Mapping[str, Any]],
+) -> tuple[pl.DataFrame, list[Draft]]:
+    """The decisions on instances, and the examples of those that are kept and of those by people."""
+    experiment, rows = shard.experiment, shard.frame
+    rule = InstanceRules(experiment, frozenset(held_out), as_bans(banned))
+    within, decisions = rule.within_a_task(rows.filter(~pl.col("is_seed")))
+    kept, on_limit = apply_verdicts(within)
+    chosen = [
+        *((row, [Parent(row["task_id"], "task")]) for row in rows.filter("is_seed").iter_rows(named=True)),
+        *(
+            (row, [Parent(row["candidate_id"], "instance"), Parent(row["task_id"], "task")])
+            for row in kept.iter_rows(named=True)
+        ),
+    ]
+    return decision_drafts(pl.concat([decisions, on_limit]), SI_FILTERED_DATASET), [
+        example_draft(row, parents, experiment.seed, ("rouge_l", "perplexity")) for row, parents in chosen
+    ]

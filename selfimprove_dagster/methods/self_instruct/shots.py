@@ -7,12 +7,13 @@ for instances (tables 7 and 8). Any beginning of CLASSIFICATION_SHOTS of two or 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.families.tasks.settings import ShotSection
+from selfimprove_dagster.families.tasks.tables import INSTANCE
 from selfimprove_dagster.families.tasks.tasks import Instance, Task
 from selfimprove_dagster.lake.records import Parent
 from selfimprove_dagster.lots import seed_of
@@ -162,49 +163,78 @@ OUTPUT_FIRST_SHOTS: tuple[Task, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Shot:
-    """A worked example of a prompt; `parent` is the pool's task that it is, None for one that ships."""
-
-    task: Task
-    parent: Parent | None = None
+SHOT: dict[str, Any] = {
+    "id": pl.String,
+    "instruction": pl.String,
+    "instances": pl.List(INSTANCE),
+    "is_classification": pl.Boolean,
+}
+"""A worked example of a prompt as a row; `id` is that of the pool's task that it is, None for one that ships."""
 
 
 class Shots:
     """The worked examples that prompts may show: the pool's seed tasks, or those that ship.
 
-    Of one kind where `is_classification` says which, of both in turn else.
+    Of the seed tasks those alone are read that a prompt shows.
     """
 
-    def __init__(
-        self, tasks: pl.DataFrame, section: ShotSection, seed: int, is_classification: bool | None = None
-    ) -> None:
-        self._count, self._seed = section.shots, seed
-        self._shipped = [Shot(task) for task in _shipped(is_classification)] if section.ships else None
-        self._kinds = [
-            [
-                Shot(_task_of(row), Parent(row["id"], "demonstration"))
-                for row in tasks.filter(origin="human", is_classification=kind).iter_rows(named=True)
-            ]
-            for kind in ((True, False) if is_classification is None else (is_classification,))
-        ]
+    def __init__(self, pool: pl.LazyFrame, section: ShotSection, seed: int) -> None:
+        self._count, self._seed, self._ships = section.shots, seed, section.ships
+        kinds = [pool.filter(origin="human", is_classification=kind).select(SHOT.keys()) for kind in _KINDS]
+        self._tasks = pl.concat(kinds).with_row_index("number")
+        counts = pl.concat([one.select(pl.len()) for one in kinds]).collect()["len"].to_list()
+        starts = [0, counts[0]]
+        self._numbers = {
+            kind: range(start, start + count)
+            for kind, start, count in zip(_KINDS, starts, counts, strict=True)
+        }
 
-    def of(self, key: str) -> list[Shot]:
-        """The first ones for every prompt if they ship; else a random choice that follows from `key`."""
-        if self._shipped is not None:
-            return self._shipped[: self._count]
+    def of(self, prompts: Sequence[tuple[str, bool | None]]) -> list[list[Row]]:
+        """The examples (`SHOT`) of each prompt, by its key and the kind of task that it shows, None for both.
+
+        The first ones for every prompt if they ship; else a random choice that follows from the key.
+        """
+        if self._ships:
+            return [_shipped(kind)[: self._count] for _, kind in prompts]
+        chosen = [self._choose(*prompt) for prompt in prompts]
+        wanted = list({number for numbers in chosen for number in numbers})
+        found = self._tasks.filter(pl.col("number").is_in(wanted)).collect()
+        rows = {row.pop("number"): row for row in found.iter_rows(named=True)}
+        return [[rows[number] for number in numbers] for numbers in chosen]
+
+    def _choose(self, key: str, kind: bool | None) -> list[int]:
         draw = random.Random(seed_of(self._seed, "shots", key))
-        each = -(-self._count // len(self._kinds))
-        chosen = [shot for kind in self._kinds for shot in draw.sample(kind, min(each, len(kind)))]
+        kinds = [self._numbers[one] for one in (_KINDS if kind is None else (kind,))]
+        each = -(-self._count // len(kinds))
+        chosen = [number for numbers in kinds for number in draw.sample(numbers, min(each, len(numbers)))]
         return draw.sample(chosen, min(self._count, len(chosen)))
 
 
-def _shipped(is_classification: bool | None) -> Sequence[Task]:
+_KINDS = (True, False)
+
+
+def task_of(shot: Row) -> Task:
+    """The task of a worked example."""
+    instances = tuple(Instance(one["input"], one["output"]) for one in shot["instances"] or ())
+    return Task(shot["instruction"], instances, shot["is_classification"])
+
+
+def demonstrations_of(shots: Iterable[Row]) -> list[Parent]:
+    """The pool's tasks among worked examples, as parents."""
+    return [Parent(shot["id"], "demonstration") for shot in shots if shot["id"]]
+
+
+def _shipped(is_classification: bool | None) -> list[Row]:
     if is_classification is None:
-        return [Task(text, (), answer) for text, answer in CLASSIFICATION_SHOTS]
-    return OUTPUT_FIRST_SHOTS if is_classification else INPUT_FIRST_SHOTS
-
-
-def _task_of(row: Row) -> Task:
-    instances = tuple(Instance(one["input"], one["output"]) for one in row["instances"] or ())
-    return Task(row["instruction"], instances, row["is_classification"])
+        tasks: Sequence[Task] = [Task(text, (), answer) for text, answer in CLASSIFICATION_SHOTS]
+    else:
+        tasks = OUTPUT_FIRST_SHOTS if is_classification else INPUT_FIRST_SHOTS
+    return [
+        {
+            "id": None,
+            "instruction": task.instruction,
+            "instances": [vars(one) for one in task.instances],
+            "is_classification": task.is_classification,
+        }
+        for task in tasks
+    ]

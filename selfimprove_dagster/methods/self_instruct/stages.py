@@ -6,14 +6,23 @@ classified_tasks → instance_generations → task_instances → filtered_datase
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import polars as pl
 
-from selfimprove_dagster.families.tasks.pool import bans
-from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, score_instructions
+from selfimprove_dagster.families.tasks.files import BannedInstruction
+from selfimprove_dagster.families.tasks.pool import as_bans, bans
+from selfimprove_dagster.families.tasks.stages import (
+    pool_metadata,
+    pool_stage,
+    score_instructions,
+    shown_tasks,
+)
 from selfimprove_dagster.families.trained.stages import training_stages
 from selfimprove_dagster.filters.novelty import Verdict
-from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.filters.whole import in_parts
+from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.self_instruct import parsing, prompts
 from selfimprove_dagster.methods.self_instruct.admission import (
@@ -22,6 +31,8 @@ from selfimprove_dagster.methods.self_instruct.admission import (
     apply_novelty,
     apply_rules,
     novelty_threshold,
+    scored_candidates,
+    similarities,
 )
 from selfimprove_dagster.methods.self_instruct.instance_stages import (
     classified_tasks,
@@ -29,7 +40,7 @@ from selfimprove_dagster.methods.self_instruct.instance_stages import (
     instance_generations,
     task_instances,
 )
-from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
+from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment, TaskFilterSection
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,
     SI_CANDIDATE_TASKS,
@@ -41,10 +52,11 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_TASK_DECISIONS,
     TABLES,
 )
-from selfimprove_dagster.stage import Result, StageContext, number, stage
+from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Request
+from selfimprove_dagster.work.shards import Request, Shard
+from selfimprove_dagster.work.spec import Spec
 
 seed_pool = pool_stage(SI_SEED_POOL, SI_POOL_DECISIONS)
 
@@ -59,44 +71,52 @@ seed_pool = pool_stage(SI_SEED_POOL, SI_POOL_DECISIONS)
 )
 def raw_generations(context: StageContext[SelfInstructExperiment]) -> Result:
     section = context.experiment.generation
-    pool_manifest, pool = context.read(SI_SEED_POOL)
-    requests = _generation_requests(context, pool)
+    pool_manifest, pool = context.scan(SI_SEED_POOL)
     manifest, shown = context.complete(
         [pool_manifest],
         {"generation": section.model_dump()},
-        requests,
+        _prompts(context, pool),
+        Spec.of(ask_for_tasks),
         size=section.shard,
     )
-    drawn = context.lake.read_ungated(manifest)
     return context.result(
         manifest,
         preview=["prompt", "text", "finish_reason"],
         metadata={
             **shown,
-            "prompts": len(requests),
-            "cut_off_share": number((drawn["finish_reason"] == "length").mean()),
+            "prompts": section.prompts,
+            **context.measure(manifest, cut_off_share=(pl.col("finish_reason") == "length").mean()),
         },
     )
 
 
-def _generation_requests(context: StageContext[SelfInstructExperiment], pool: pl.DataFrame) -> list[Request]:
+def _prompts(context: StageContext[SelfInstructExperiment], pool: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per prompt, with the tasks (`id`, `instruction`) that it shows, chosen by their numbers alone."""
     section = context.experiment.generation
-    human, machine = (
-        pool.filter(origin=origin).select("id", "instruction").rows() for origin in ("human", "machine")
-    )
-    requests = []
-    for index in range(section.prompts):
-        lot = seed_of(context.experiment.seed, "demonstrations", context.iteration, index)
-        shown = prompts.choose_demonstrations(human, machine, lot, section.human, section.machine)
-        requests.append(
-            Request(
-                key=str(index),
-                prompt=prompts.generation_prompt([instruction for _, instruction in shown]),
-                content={"first_number": len(shown) + 1},
-                parents=[Parent(task, "demonstration") for task, _ in shown],
-            )
+    sides = [pool.filter(origin=origin).select("id", "instruction") for origin in ("human", "machine")]
+    human, machine = pl.concat([side.select(pl.len()) for side in sides]).collect()["len"].to_list()
+    chosen = [
+        prompts.choose_demonstrations(
+            range(human),
+            range(human, human + machine),
+            seed_of(context.experiment.seed, "demonstrations", context.iteration, index),
+            section.human,
+            section.machine,
         )
-    return requests
+        for index in range(section.prompts)
+    ]
+    return shown_tasks(pl.concat(sides), chosen)
+
+
+def ask_for_tasks(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Request]:
+    """A request per prompt (`prompt`, `tasks`): the list of its tasks, to go on with."""
+    for row in shard.items:
+        yield Request(
+            key=str(row["prompt"]),
+            prompt=prompts.generation_prompt([task["instruction"] for task in row["tasks"]]),
+            content={"first_number": len(row["tasks"]) + 1},
+            parents=[Parent(task["id"], "demonstration") for task in row["tasks"]],
+        )
 
 
 @stage(
@@ -106,8 +126,28 @@ def _generation_requests(context: StageContext[SelfInstructExperiment], pool: pl
     "to all lists without drawing them again.",
 )
 def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
-    drawn_manifest, drawn = context.read(SI_RAW_GENERATIONS)
-    drafts = [
+    drawn_manifest, drawn = context.scan(SI_RAW_GENERATIONS)
+    manifest, _ = context.map(
+        drawn.select("id", "text", "finish_reason", "first_number"),
+        Spec.of(read_tasks),
+        context.activity(inputs=[drawn_manifest], parameters={}),
+    )
+    problem = pl.col("problem")
+    problems = context.lake.scan_ungated(manifest).filter(problem.is_not_null()).group_by("problem").len()
+    return context.result(
+        manifest,
+        preview=["instruction", "problem"],
+        metadata={
+            "lists": context.lake.live_rows(drawn_manifest),
+            **context.measure(manifest, tasks=problem.is_null().sum()),
+            **{f"not_a_task_{reason}": count for reason, count in problems.collect().iter_rows()},
+        },
+    )
+
+
+def read_tasks(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
+    """The tasks of each list (`id`, `text`, `finish_reason`, `first_number`)."""
+    return [
         Draft(
             content={
                 "completion_id": row["id"],
@@ -119,24 +159,11 @@ def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
             parents=[Parent(row["id"], "parsed_from")],
             sample_index=place,
         )
-        for row in drawn.iter_rows(named=True)
+        for row in shard.items
         for place, task in enumerate(
             parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"])
         )
     ]
-    manifest = context.store(context.activity(inputs=[drawn_manifest], parameters={}), drafts)
-    problems = pl.Series([draft.content["problem"] for draft in drafts], dtype=pl.String)
-    return context.result(
-        manifest,
-        preview=["instruction", "problem"],
-        metadata={
-            "lists": len(drawn),
-            "tasks": int(problems.is_null().sum()),
-            **{
-                f"not_a_task_{reason}": count for reason, count in problems.drop_nulls().value_counts().rows()
-            },
-        },
-    )
 
 
 perplexity_scores = score_instructions(
@@ -151,51 +178,48 @@ perplexity_scores = score_instructions(
     "is near to a task of the pool is out, any other joins the pool at once. The ten nearest are kept.",
 )
 def similarity_scores(context: StageContext[SelfInstructExperiment]) -> Result:
-    inputs, candidates, _ = _ruled(context)
-    pool_manifest, pool = context.read(SI_SEED_POOL)
+    """Novelty is judged against a pool that grows with each candidate, so the instructions of both are held."""
     section = context.experiment.filter
-    with ProgressReport(context.table.name, len(candidates), "tasks", context.log) as report:
-        admission = admit(pool, candidates, section, report.advance)
-    members = len(pool)
-    drafts = []
-    for candidate, verdict in admission.verdicts.items():
-        near = [{"id": admission.ids[index], "rouge_l": score} for index, score in verdict.neighbours]
-        drafts.append(
-            Draft(
-                content={
-                    "candidate_id": candidate,
-                    "kept": verdict.kept,
-                    "pool": members,
-                    "neighbours": near,
-                },
-                parents=[Parent(candidate, "scored")],
-            )
-        )
-        members += verdict.kept
-    activity = context.activity(
-        inputs=[*inputs, pool_manifest], parameters={"maximum_rouge_l": novelty_threshold(section)}
+    candidates_manifest, candidates = context.scan(SI_CANDIDATE_TASKS)
+    scores_manifest, scores = context.scan(SI_PERPLEXITY_SCORES)
+    pool_manifest, pool = context.scan(SI_SEED_POOL)
+    ruled = _ruled(scored_candidates(candidates, scores), section, bans(context.experiment))
+    with ProgressReport(context.table.name, len(ruled), "tasks", context.log) as report:
+        admission = admit(pool.select("id", "instruction").collect(), ruled, section, report.advance)
+    before = context.lake.live_rows(pool_manifest)
+    manifest, _ = context.map(
+        similarities(admission, before).lazy(),
+        Spec.of(record_similarities),
+        context.activity(
+            inputs=[candidates_manifest, scores_manifest, pool_manifest],
+            parameters={"maximum_rouge_l": novelty_threshold(section)},
+        ),
     )
-    manifest = context.store(activity, drafts)
-    highest = [found.neighbours[0][1] for found in admission.verdicts.values() if found.neighbours]
+    measured = context.measure(
+        manifest, pool_after=before + pl.col("kept").sum(), mean_highest_rouge_l=_HIGHEST.mean()
+    )
     return context.result(
         manifest,
         preview=["candidate_id", "kept", "neighbours"],
-        metadata={
-            "pool_before": len(pool),
-            "pool_after": members,
-            "mean_highest_rouge_l": number(pl.Series(highest, dtype=pl.Float64).mean()),
-        },
+        metadata={"pool_before": before, **measured},
     )
 
 
+_HIGHEST = pl.col("neighbours").list.first().struct.field("rouge_l")
+
+
 def _ruled(
-    context: StageContext[SelfInstructExperiment],
-) -> tuple[list[Manifest], pl.DataFrame, pl.DataFrame]:
-    """What was read, the candidates that pass every rule but novelty, and the decisions on all."""
-    candidates_manifest, candidates = context.read(SI_CANDIDATE_TASKS)
-    scores_manifest, scores = context.read(SI_PERPLEXITY_SCORES)
-    kept, decisions = apply_rules(candidates, scores, context.experiment.filter, bans(context.experiment))
-    return [candidates_manifest, scores_manifest], kept, decisions
+    scored: pl.LazyFrame, section: TaskFilterSection, banned: Mapping[str, BannedInstruction]
+) -> pl.DataFrame:
+    """The candidates (`candidate_id, instruction`) that pass every rule but novelty."""
+    kept = (apply_rules(part, section, banned)[0] for part in in_parts(scored, "candidate_id"))
+    columns = {"candidate_id": pl.String, "instruction": pl.String}
+    return pl.concat([pl.DataFrame(schema=columns), *(part.select(*columns) for part in kept)])
+
+
+def record_similarities(shard: Shard[SelfInstructExperiment, Row]) -> pl.DataFrame:
+    """The verdicts of `similarities` as rows."""
+    return shard.frame.with_columns(parents_of(candidate_id="scored"))
 
 
 @stage(
@@ -206,39 +230,48 @@ def _ruled(
     "word on each candidate stands in self_instruct/task_decisions.",
 )
 def accepted_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
-    inputs, candidates, decisions = _ruled(context)
-    scores_manifest, scores = context.read(SI_SIMILARITY_SCORES)
-    frame = candidates.join(
-        scores.select("candidate_id", "kept", "neighbours", similarity_id="id"),
-        on="candidate_id",
-        maintain_order="left",
+    candidates_manifest, candidates = context.scan(SI_CANDIDATE_TASKS)
+    scores_manifest, scores = context.scan(SI_PERPLEXITY_SCORES)
+    similarities_manifest, compared = context.scan(SI_SIMILARITY_SCORES)
+    verdicts = compared.select("candidate_id", "kept", "neighbours", similarity_id="id")
+    activity = context.activity(
+        inputs=[candidates_manifest, scores_manifest, similarities_manifest],
+        parameters={"filter": context.experiment.filter.model_dump()},
     )
-    kept, on_novelty = apply_novelty(frame, _recorded(frame), context.experiment.filter)
-    decisions = pl.concat([decisions, on_novelty])
-    inputs = [*inputs, scores_manifest]
-    activity = context.activity(inputs=inputs, parameters={"filter": context.experiment.filter.model_dump()})
-    context.store_decisions(SI_TASK_DECISIONS, decisions, inputs[:1], activity.id)
-    drafts = [
-        Draft(
-            content={"instruction": row["instruction"], "candidate_id": row["candidate_id"]},
-            parents=[Parent(row["candidate_id"], "accepted"), Parent(row["similarity_id"], "scored")],
-            measures={"rouge_l": _highest(row), "perplexity": row["perplexity"]},
-        )
-        for row in kept.iter_rows(named=True)
-    ]
-    manifest = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    tried = decisions["candidate_id"].n_unique()
+    decisions, manifest, _ = context.map_together(
+        scored_candidates(candidates, scores).join(
+            verdicts, on="candidate_id", how="left", maintain_order="left"
+        ),
+        Spec.of(accept, banned={key: vars(ban) for key, ban in bans(context.experiment).items()}),
+        activity,
+        (SI_TASK_DECISIONS, context.deciding(SI_TASK_DECISIONS, [candidates_manifest], activity.id)),
+    )
+    tried = context.measure(decisions, candidates=pl.col("candidate_id").n_unique())
     return context.result(
         manifest,
         preview=["instruction", "rouge_l", "perplexity"],
         metadata={
-            "candidates": tried,
-            "yield": number(manifest.rows / max(tried, 1)),
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            **pool_metadata([draft.content["instruction"] for draft in drafts]),
+            **tried,
+            "yield": number(manifest.rows / max(tried["candidates"], 1)),
+            **context.dropped(decisions),
+            **pool_metadata(context, manifest),
         },
     )
+
+
+def accept(
+    shard: Shard[SelfInstructExperiment, Row], *, banned: Mapping[str, Mapping[str, Any]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The decisions on candidates, each with its scores, and those that join the pool."""
+    section = shard.experiment.filter
+    ruled, decisions = apply_rules(shard.frame, section, as_bans(banned))
+    kept, on_novelty = apply_novelty(ruled, _recorded(ruled), section)
+    accepted = kept.select(
+        *("instruction", "candidate_id", "perplexity"),
+        rouge_l=_HIGHEST.fill_null(0.0),
+        parents=parents_of(candidate_id="accepted", similarity_id="scored"),
+    )
+    return decision_drafts(pl.concat([decisions, on_novelty]), SI_ACCEPTED_TASKS), accepted
 
 
 def _recorded(scored: pl.DataFrame) -> Admission:
@@ -252,10 +285,6 @@ def _recorded(scored: pl.DataFrame) -> Admission:
         for row in scored.iter_rows(named=True)
     }
     return Admission(verdicts, list(ids))
-
-
-def _highest(row: Row) -> float:
-    return float(row["neighbours"][0]["rouge_l"]) if row["neighbours"] else 0.0
 
 
 STAGES = [

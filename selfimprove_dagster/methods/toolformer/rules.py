@@ -7,8 +7,9 @@ were not needed. Thresholds can be changed and the rules run again over one scor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -61,29 +62,57 @@ def filter_calls(
     candidates: pl.DataFrame, thresholds: CallThresholds, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The calls worth training on, with their `loss_reduction`, and a decision at every rule they reached."""
-    candidates = candidates.with_columns(LOSS_REDUCTION)
-    made: list[Filter] = [has_result, drop_repeated_calls]
-    chosen: list[Filter] = [reduces_loss(thresholds.loss_reduction, thresholds.other_tools)]
-    if thresholds.one_at_a_position:
-        chosen.append(best_at_its_position)
-    if thresholds.by_lot:
-        passing, _ = apply_filters(candidates, [*made, *chosen])
-        chosen = [drawn_by_lot(dict(passing["tool"].value_counts().iter_rows()), seed)]
+    kept, decisions = filter_within_texts(candidates, thresholds)
+    on_all = filter_over_texts([candidates], thresholds, seed)
+    dropped = on_all.filter(~pl.col("kept")).select("candidate_id")
+    kept = kept.join(dropped, on="candidate_id", how="anti", maintain_order="left")
+    return kept, pl.concat([decisions, on_all])
+
+
+def filter_within_texts(
+    candidates: pl.DataFrame, thresholds: CallThresholds
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `filter_calls` decides text by text: all calls of a text are among the candidates."""
+    filters: list[Filter] = [has_result, drop_repeated_calls]
+    if not thresholds.by_lot:
+        filters.append(reduces_loss(thresholds.loss_reduction, thresholds.other_tools))
+        if thresholds.one_at_a_position:
+            filters.append(best_at_its_position)
+    return apply_filters(candidates.with_columns(LOSS_REDUCTION), filters)
+
+
+def filter_over_texts(parts: Iterable[pl.DataFrame], thresholds: CallThresholds, seed: int) -> pl.DataFrame:
+    """What `filter_calls` decides over all texts: the decisions on the calls that `filter_within_texts` keeps.
+
+    `parts` are the candidates, those of a text in one part. The ids, tools and places of the kept calls are held.
+    """
+    calls = [pl.DataFrame(schema=_PLACE)]
+    passing: Counter[str] = Counter()
+    for part in parts:
+        calls.append(filter_within_texts(part, thresholds)[0].select(_PLACE.keys()))
+        if thresholds.by_lot:
+            passing.update(filter_within_texts(part, replace(thresholds, by_lot=False))[0]["tool"])
+    filters: list[Filter] = [drawn_by_lot(dict(passing), seed)] if thresholds.by_lot else []
     if thresholds.most_texts is not None:
-        chosen.append(at_most_texts_per_tool(thresholds.most_texts, seed))
-    return apply_filters(candidates, [*made, *chosen])
+        filters.append(at_most_texts_per_tool(thresholds.most_texts, seed))
+    return apply_filters(pl.concat(calls), filters)[1]
+
+
+_PLACE = {"candidate_id": pl.String, "text_id": pl.String, "position": pl.Int32, "tool": pl.String}
+
+
+_EMPTY = pl.col("result").fill_null("").str.strip_chars() == ""
 
 
 def has_result(candidates: pl.DataFrame) -> pl.DataFrame:
     """Drop calls that could not be read or made, with their `problem`, and those that returned nothing."""
     problem = pl.col("problem")
-    empty = pl.col("result").fill_null("").str.strip_chars() == ""
     reason = problem.fill_null(
-        pl.when(empty)
+        pl.when(_EMPTY)
         .then(pl.lit("the tool returned nothing"))
         .otherwise(pl.lit("the tool returned a result"))
     )
-    return decision(candidates, "has_result", kept=problem.is_null() & ~empty, reason=reason)
+    return decision(candidates, "has_result", kept=problem.is_null() & ~_EMPTY, reason=reason)
 
 
 def drop_repeated_calls(candidates: pl.DataFrame) -> pl.DataFrame:
@@ -170,14 +199,23 @@ def at_most_texts_per_tool(most: int, seed: int) -> Filter:
     return decide
 
 
-def counts_at(candidates: pl.DataFrame, thresholds: Sequence[float] = TABLE_THRESHOLDS) -> pl.DataFrame:
+def counts_at(
+    candidates: pl.DataFrame | pl.LazyFrame, thresholds: Sequence[float] = TABLE_THRESHOLDS
+) -> pl.DataFrame:
     """The paper's table 2: `tool, threshold, examples, calls` with a loss reduction of at least each.
 
     An example is a text with at least one such call of the tool. Equal calls at one position count once.
     Every tool has a row at every threshold. Raises ValueError where a call was not scored that could pass.
     """
-    usable = apply_filters(candidates.with_columns(LOSS_REDUCTION), [has_result, drop_repeated_calls])[0]
-    tools = candidates.select(pl.col("tool").unique(maintain_order=True))
+    rows = candidates.lazy()
+    usable = (
+        rows.filter(pl.col("problem").is_null() & ~_EMPTY)
+        .unique(["text_id", "position", "tool", "arguments"], keep="first", maintain_order=True)
+        .with_columns(LOSS_REDUCTION)
+        .select("candidate_id", "text_id", "tool", "loss_no_call", "loss_call_with_result", "loss_reduction")
+        .collect()
+    )
+    tools = rows.select(pl.col("tool").unique(maintain_order=True)).collect()
     counted = []
     for threshold in thresholds:
         _check_scored(usable, pl.lit(threshold))

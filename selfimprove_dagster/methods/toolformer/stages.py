@@ -16,11 +16,17 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
+from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.loss import choose_positions
-from selfimprove_dagster.methods.toolformer.rules import counts_at, filter_calls, training_texts
+from selfimprove_dagster.methods.toolformer.rules import (
+    counts_at,
+    filter_over_texts,
+    filter_within_texts,
+    training_texts,
+)
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import best_and_worst, call_use, plain_losses
 from selfimprove_dagster.methods.toolformer.tool_use import (
@@ -35,7 +41,7 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     experiment_tools,
     search_folder,
 )
-from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
+from selfimprove_dagster.stage import Markdown, Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.tools.base import Context, ToolError
@@ -49,7 +55,7 @@ from selfimprove_dagster.work.spec import Spec
 _LONGEST = 160
 
 
-def call_metadata(candidates: pl.DataFrame) -> dict[str, Any]:
+def call_metadata(candidates: pl.LazyFrame) -> dict[str, Any]:
     """The paper's table of examples by tool and threshold, and each tool's best and worst calls."""
     counts = counts_at(candidates)
     table = [
@@ -75,9 +81,10 @@ def call_metadata(candidates: pl.DataFrame) -> dict[str, Any]:
 
 def tool_evaluation(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """How often calls were made, could be read and helped; the loss on plain texts; and `call_metadata`."""
-    rows = context.lake.read_ungated(manifest)
-    _, results = context.read(t.TF_TOOL_RESULTS)
-    _, scores = context.read(t.TF_PERPLEXITY_SCORES)
+    place, measured = ("source_file", "source_line"), ("correct", "calls", "nats", "tokens")
+    rows = context.lake.read_columns(manifest, ["role", "mode", *place, *measured])
+    _, results = context.scan(t.TF_TOOL_RESULTS)
+    _, scores = context.scan(t.TF_PERPLEXITY_SCORES)
     shown: dict[str, Any] = {}
     for role in ("champion", "challenger"):
         use = call_use(rows, role)
@@ -88,6 +95,20 @@ def tool_evaluation(context: StageContext[Any], manifest: Manifest) -> dict[str,
             f"{role}_plain_perplexity": number(math.exp(loss)),
         }
     return {**shown, **call_metadata(call_candidates(results, scores))}
+
+
+CALL_FIELDS = ("tool", "position", "arguments", "result")
+
+
+def with_prompts(rows: pl.LazyFrame, tools: Toolbox) -> pl.LazyFrame:
+    """The rows (`tool`, `text`), each with the prompt that asks the tool's calls of the text."""
+
+    def of(batch: pl.DataFrame) -> pl.DataFrame:
+        asked = [tools[tool].prompt(text) for tool, text in batch.select("tool", "text").iter_rows()]
+        return batch.with_columns(pl.Series("prompt", asked, dtype=pl.String))
+
+    schema = pl.Schema({**rows.collect_schema(), "prompt": pl.String()})
+    return rows.map_batches(of, schema=schema, streamable=True)
 
 
 _RESULTS = 512
@@ -127,24 +148,19 @@ def search_index(context: StageContext[ToolformerExperiment]) -> Result:
 )
 def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
     section = context.experiment.annotation
-    pool_manifest, pool = context.read(t.TF_SEED_POOL)
+    pool_manifest, pool = context.scan(t.TF_SEED_POOL)
     with experiment_tools(context.experiment, context.home) as tools:
-        items = [
-            (text_id, text, name, tool.prompt(text))
-            for text_id, text in pool.select("id", "text").rows()
-            for name, tool in tools.items()
-        ]
-    names = sorted(tools)
-    manifest, shown = context.work(
-        [pool_manifest],
-        {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": names},
-        items,
-        Spec.of(find_positions),
-        size=section.shard * len(names),
-        unit="texts times tools",
-    )
-    rows = context.lake.read_ungated(manifest)
-    by_tool = rows.group_by("tool").agg(pl.col("chosen").list.len().sum()).sort("tool")
+        names = pl.concat_list(map(pl.lit, tools))
+        manifest, shown = context.work(
+            [pool_manifest],
+            {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": sorted(tools)},
+            with_prompts(pool.select("id", "text", tool=names).explode("tool"), tools),
+            Spec.of(find_positions),
+            size=section.shard * len(tools),
+            unit="texts times tools",
+        )
+    rows = context.lake.scan_ungated(manifest)
+    by_tool = rows.group_by("tool").agg(pl.col("chosen").list.len().sum()).sort("tool").collect()
     return context.result(
         manifest,
         preview=["tool", "chosen", "probabilities"],
@@ -152,22 +168,22 @@ def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
     )
 
 
-def find_positions(shard: Shard[ToolformerExperiment, tuple[str, str, str, str]]) -> list[Draft]:
-    """Where calls may open in each item: (text's id, text, tool, prompt)."""
-    prompts, texts = ([item[at] for item in shard.items] for at in (3, 1))
+def find_positions(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
+    """Where calls may open in each text, for each tool (`id`, `text`, `tool`, `prompt`)."""
+    prompts, texts = ([row[name] for row in shard.items] for name in ("prompt", "text"))
     found = position_probabilities(shard.model, prompts, texts, opening_token(shard.model))
     shard.report.advance(len(texts))
     drafts = []
-    for (text_id, _, tool, _), at in zip(shard.items, found, strict=True):
-        sampling = shard.experiment.annotation.of(tool)
+    for row, at in zip(shard.items, found, strict=True):
+        sampling = shard.experiment.annotation.of(row["tool"])
         chosen = choose_positions(at.probabilities, sampling.positions, sampling.threshold)
         content = {
-            "text_id": text_id,
-            "tool": tool,
+            "text_id": row["id"],
+            "tool": row["tool"],
             "positions": at.positions,
             "chosen": [at.positions[index] for index in chosen],
         }
-        drafts.append(Draft(content, [Parent(text_id, "text")], {"probabilities": at.probabilities}))
+        drafts.append(Draft(content, [Parent(row["id"], "text")], {"probabilities": at.probabilities}))
     return drafts
 
 
@@ -181,25 +197,23 @@ def find_positions(shard: Shard[ToolformerExperiment, tuple[str, str, str, str]]
 )
 def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
     section = context.experiment.annotation
-    pool_manifest, pool = context.read(t.TF_SEED_POOL)
-    positions_manifest, positions = context.read(t.TF_CALL_POSITIONS)
-    texts = dict(pool.select("id", "text").iter_rows())
+    pool_manifest, pool = context.scan(t.TF_SEED_POOL)
+    positions_manifest, positions = context.scan(t.TF_CALL_POSITIONS)
     settings = {"annotation": section.model_dump()}
-    places = positions.select("id", "text_id", "tool", position="chosen").explode("position").drop_nulls()
+    places = positions.select("id", "text_id", "tool", position="chosen").explode("position")
+    texts = pool.select("text", text_id="id")
     with experiment_tools(context.experiment, context.home) as tools:
-        items = [
-            {**row, "text": texts[row["text_id"]], "prompt": tools[row["tool"]].prompt(texts[row["text_id"]])}
-            for row in places.iter_rows(named=True)
-        ]
-    manifest, shown = context.work(
-        [pool_manifest, positions_manifest],
-        settings,
-        items,
-        Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS, settings))),
-        size=section.shard,
-        unit="calls",
-        each=lambda row: section.of(row["tool"]).calls,
-    )
+        manifest, shown = context.work(
+            [pool_manifest, positions_manifest],
+            settings,
+            with_prompts(
+                places.drop_nulls("position").join(texts, on="text_id", maintain_order="left"), tools
+            ),
+            Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS, settings))),
+            size=section.shard,
+            unit="calls",
+            each=lambda row: section.of(row["tool"]).calls,
+        )
     return context.result(manifest, preview=["tool", "position", "text"], metadata=shown)
 
 
@@ -229,25 +243,23 @@ def sample_calls(shard: Shard[ToolformerExperiment, Row], *, sampling: Mapping[s
     uses=["language_model"],
 )
 def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
-    pool_manifest, pool = context.read(t.TF_SEED_POOL)
-    drawn_manifest, drawn = context.read(t.TF_RAW_GENERATIONS)
-    index_manifest, _ = context.read(t.TF_SEARCH_INDEX)
-    days = dict(pool.select("id", "date").iter_rows())
+    pool_manifest, pool = context.scan(t.TF_SEED_POOL)
+    drawn_manifest, drawn = context.scan(t.TF_RAW_GENERATIONS)
+    index_manifest, _ = context.scan(t.TF_SEARCH_INDEX)
+    calls = drawn.select("id", "text_id", "tool", "position", "text").join(
+        pool.select(text_id="id", day="date"), on="text_id", how="left", maintain_order="left"
+    )
     open_model = partial(context.language_model.open, context.experiment.model)
     with experiment_tools(context.experiment, context.home, open_model) as tools:
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest, index_manifest],
             parameters={"tools": {name: tool.version for name, tool in tools.items()}},
         )
-        items = [
-            {**row, "day": days[row["text_id"]]}
-            for row in drawn.select("id", "text_id", "tool", "position", "text").iter_rows(named=True)
-        ]
         manifest, _ = context.map(
-            items, Spec.of(call_tools), activity, size=_RESULTS, unit="calls", opened=tools
+            calls, Spec.of(call_tools), activity, size=_RESULTS, unit="calls", opened=tools
         )
-    rows = context.lake.read_ungated(manifest)
-    made = rows.group_by("tool").agg(pl.col("result").is_not_null().mean()).sort("tool")
+    rows = context.lake.scan_ungated(manifest)
+    made = rows.group_by("tool").agg(pl.col("result").is_not_null().mean()).sort("tool").collect()
     return context.result(
         manifest,
         preview=["tool", "arguments", "result", "problem"],
@@ -297,53 +309,51 @@ def _made(row: Row, tools: Toolbox, call: Call | str, result: str | ToolError | 
     uses=["language_model"],
 )
 def perplexity_scores(context: StageContext[ToolformerExperiment]) -> Result:
-    pool_manifest, pool = context.read(t.TF_SEED_POOL)
-    results_manifest, results = context.read(t.TF_TOOL_RESULTS)
-    texts = dict(pool.select("id", "text").iter_rows())
-    place = ["text_id", "position", "tool", "arguments"]
-    usable = results.filter(pl.col("problem").is_null()).unique(place, keep="first", maintain_order=True)
-    by_text = [
-        (texts[calls["text_id"][0]], calls.rows(named=True))
-        for calls in usable.partition_by("text_id", maintain_order=True)
-    ]
-    least = context.experiment.filter.lowest
-
-    manifest, shown = context.work(
-        [pool_manifest, results_manifest],
-        {"least_reduction": least},
-        by_text,
-        Spec.of(score_shard, least_reduction=least),
-        size=context.experiment.annotation.shard,
-        unit="calls",
-        each=lambda text_and_calls: len(text_and_calls[1]),
-    )
-    candidates = call_candidates(results, context.lake.read_ungated(manifest))
+    pool_manifest, pool = context.scan(t.TF_SEED_POOL)
+    results_manifest, results = context.scan(t.TF_TOOL_RESULTS)
+    least, experiment = context.experiment.filter.lowest, context.experiment
+    usable = results.filter(pl.col("problem").is_null()).select("id", "text_id", *CALL_FIELDS)
+    with context.language_model.open(experiment.model, context.generator.path, experiment.scores) as model:
+        activity = context.drawing(model, [pool_manifest, results_manifest], {"least_reduction": least})
+        manifest, spent = context.map(
+            usable.join(pool.select("text", text_id="id"), on="text_id", maintain_order="left"),
+            Spec.of(score_shard, least_reduction=least),
+            activity,
+            size=experiment.annotation.shard,
+            unit="calls",
+            together="text_id",
+            opened=model,
+        )
+    candidates = call_candidates(results, context.lake.scan_ungated(manifest))
     return context.result(
         manifest,
         preview=["candidate_id", "loss_no_call", "loss_call", "loss_call_with_result"],
-        metadata={**shown, **call_metadata(candidates)},
+        metadata={**context.drawn_metadata(activity, spent), **call_metadata(candidates)},
     )
 
 
-def score_shard(
-    shard: Shard[ToolformerExperiment, tuple[str, list[Row]]], *, least_reduction: float
-) -> list[Draft]:
-    """The losses of the calls of each text."""
-    rows = [(index, row) for index, (_, calls) in enumerate(shard.items) for row in calls]
+def score_shard(shard: Shard[ToolformerExperiment, Row], *, least_reduction: float) -> list[Draft]:
+    """The losses of the calls (`id`, `text_id`, `text`, `CALL_FIELDS`), of equal ones at a place the first."""
+    place = ["text_id", "position", "tool", "arguments"]
+    rows = shard.frame.unique(place, keep="first", maintain_order=True).rows(named=True)
+    texts = list(dict.fromkeys((row["text_id"], row["text"]) for row in rows))
+    numbers = {text_id: number for number, (text_id, _) in enumerate(texts)}
     placed = [
-        (index, PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])))
-        for index, row in rows
+        (
+            numbers[row["text_id"]],
+            PlacedCall(row["position"], Call(row["tool"], row["arguments"], row["result"])),
+        )
+        for row in rows
     ]
-    texts = [text for text, _ in shard.items]
-    losses = score_calls(shard.model, texts, placed, least_reduction=least_reduction)
-    shard.report.advance(len(rows))
+    losses = score_calls(shard.model, [text for _, text in texts], placed, least_reduction=least_reduction)
+    shard.report.advance(len(shard.items))
     return [
         Draft(
             content={"candidate_id": row["id"]},
             parents=[Parent(row["id"], "scored")],
             measures={f"loss_{name}": value for name, value in vars(loss).items()},
         )
-        for (_, row), loss in zip(rows, losses, strict=True)
+        for row, loss in zip(rows, losses, strict=True)
     ]
 
 
@@ -355,18 +365,46 @@ def score_shard(
     "call stands in toolformer/decisions.",
 )
 def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
-    pool_manifest, pool = context.read(t.TF_SEED_POOL)
-    results_manifest, results = context.read(t.TF_TOOL_RESULTS)
-    scores_manifest, scores = context.read(t.TF_PERPLEXITY_SCORES)
+    pool_manifest, pool = context.scan(t.TF_SEED_POOL)
+    results_manifest, results = context.scan(t.TF_TOOL_RESULTS)
+    scores_manifest, scores = context.scan(t.TF_PERPLEXITY_SCORES)
+    section, seed = context.experiment.filter, context.experiment.seed
     candidates = call_candidates(results, scores)
-    thresholds = call_thresholds(context.experiment.filter)
-    kept, decisions = filter_calls(candidates, thresholds, context.experiment.seed)
+    on_all = filter_over_texts(in_parts(candidates, "text_id"), call_thresholds(section), seed)
+    texts = pool.select("text", text_id="id")
     activity = context.activity(
         inputs=[pool_manifest, results_manifest, scores_manifest],
-        parameters={"filter": context.experiment.filter.model_dump(), "seed": context.experiment.seed},
+        parameters={"filter": section.model_dump(), "seed": seed},
     )
-    context.store_decisions(t.TF_DECISIONS, decisions, [results_manifest], activity.id)
-    texts = dict(pool.select("id", "text").iter_rows())
+    decisions, manifest, _ = context.map_together(
+        with_verdicts(candidates, on_all).join(texts, on="text_id", how="left", maintain_order="left"),
+        Spec.of(annotate),
+        activity,
+        (t.TF_DECISIONS, context.deciding(t.TF_DECISIONS, [results_manifest], activity.id)),
+        together="text_id",
+    )
+    tool = pl.col("calls").explode(empty_as_null=False).struct.field("tool")
+    kept = context.lake.scan_ungated(manifest).select(tool=tool).collect()["tool"]
+    return context.result(
+        manifest,
+        preview=["completion", "loss_reduction"],
+        metadata={
+            "calls_tried": context.lake.live_rows(results_manifest),
+            "calls_kept": len(kept),
+            **{f"kept_{name}": count for name, count in kept.value_counts(sort=True).iter_rows()},
+            **context.dropped(decisions),
+            "lineage": context.lineage_page,
+            "preview_records": context.preview_records(manifest),
+        },
+    )
+
+
+def annotate(shard: Shard[ToolformerExperiment, Row]) -> tuple[pl.DataFrame, list[Draft]]:
+    """The decisions on calls, each with its text, and the texts with the calls that every rule keeps."""
+    candidates, thresholds = shard.frame, call_thresholds(shard.experiment.filter)
+    within, decisions = filter_within_texts(candidates, thresholds)
+    kept, on_all = apply_verdicts(within)
+    texts = dict(candidates.select("text_id", "text").unique().iter_rows())
     found = {row["candidate_id"]: row for row in kept.iter_rows(named=True)}
     drafts = []
     for row in training_texts(kept, texts).iter_rows(named=True):
@@ -383,7 +421,8 @@ def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
                     "completion": row["text"],
                     "text_id": row["text_id"],
                     "calls": [
-                        {"id": call["candidate_id"], **{name: call[name] for name in _CALL}} for call in calls
+                        {"id": call["candidate_id"], **{name: call[name] for name in CALL_FIELDS}}
+                        for call in calls
                     ],
                 },
                 parents=[
@@ -393,23 +432,7 @@ def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
                 measures={"loss_reduction": most, "loss_reductions": saved},
             )
         )
-    manifest = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
-    return context.result(
-        manifest,
-        preview=["completion", "loss_reduction"],
-        metadata={
-            "calls_tried": candidates.height,
-            "calls_kept": kept.height,
-            **{f"kept_{tool}": count for tool, count in kept["tool"].value_counts(sort=True).iter_rows()},
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            "lineage": context.lineage_page,
-            "preview_records": context.preview_records(manifest),
-        },
-    )
-
-
-_CALL = ("tool", "position", "arguments", "result")
+    return decision_drafts(pl.concat([decisions, on_all]), t.TF_FILTERED_DATASET), drafts
 
 
 STAGES = [

@@ -57,15 +57,29 @@ BEST_AND_WORST = 10
 """Calls of each tool that are listed."""
 
 
-def best_and_worst(candidates: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
+def best_and_worst(
+    candidates: pl.DataFrame | pl.LazyFrame,
+) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
     """Each tool with the calls that lower the loss most, and those that raise it most, extremes first.
 
-    `candidates` are those of `toolboxes.call_candidates`.
+    `candidates` are those of `toolboxes.call_candidates`; besides the calls that are listed, only ids are held.
     """
-    scored = candidates.with_columns(LOSS_REDUCTION).drop_nulls("loss_reduction")
-    ranked = scored.sort("loss_reduction", descending=True, maintain_order=True)
+    scored = candidates.lazy().with_columns(LOSS_REDUCTION).drop_nulls("loss_reduction")
+    ranked = (
+        scored.select("candidate_id", "tool", "loss_reduction")
+        .collect()
+        .sort("loss_reduction", descending=True, maintain_order=True)
+    )
     for (tool,), part in ranked.group_by("tool", maintain_order=True):
-        yield str(tool), part.head(BEST_AND_WORST), part.tail(BEST_AND_WORST).reverse()
+        best, worst = part.head(BEST_AND_WORST), part.tail(BEST_AND_WORST).reverse()
+        yield str(tool), _calls(scored, best), _calls(scored, worst)
+
+
+def _calls(scored: pl.LazyFrame, ranked: pl.DataFrame) -> pl.DataFrame:
+    """The ranked calls with all their columns, in their order."""
+    ids = ranked.select("candidate_id")
+    calls = scored.join(ids.lazy(), on="candidate_id", how="semi").collect()
+    return ids.join(calls, on="candidate_id", maintain_order="left")
 
 
 def _mean(flags: pl.Series) -> float | None:

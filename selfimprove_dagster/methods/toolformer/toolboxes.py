@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -14,6 +15,8 @@ from selfimprove_dagster.methods.toolformer.rules import CallThresholds
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection, ToolformerExperiment
 from selfimprove_dagster.tools.registry import open_tools
 from selfimprove_dagster.tools.toolbox import Toolbox
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 _LOSSES = ("loss_no_call", "loss_call", "loss_call_with_result")
 
@@ -45,7 +48,7 @@ def experiment_tools(
         yield stack.enter_context(closing(tools))
 
 
-def call_candidates(results: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+def call_candidates(results: Frame, scores: Frame) -> Frame:
     """The columns that `methods.toolformer.rules` reads, of the tables tool_results and perplexity_scores."""
     return results.select(
         *("text_id", "position", "tool", "arguments", "result", "problem"), candidate_id="id"

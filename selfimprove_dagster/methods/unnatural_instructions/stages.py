@@ -6,20 +6,35 @@ filtered_dataset → (shared stages)
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.families.tasks.pool import bans
-from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
-from selfimprove_dagster.families.tasks.stages import pool_metadata, pool_stage, store_examples
+from selfimprove_dagster.families.tasks.pool import as_bans, bans
+from selfimprove_dagster.families.tasks.rules import not_banned
+from selfimprove_dagster.families.tasks.stages import (
+    example_draft,
+    pool_metadata,
+    pool_stage,
+    shown_tasks,
+    store_examples,
+)
+from selfimprove_dagster.families.tasks.tables import ELICITED
 from selfimprove_dagster.families.trained.stages import training_stages
-from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.filters.rules import apply_filters
+from selfimprove_dagster.filters.whole import in_parts
 from selfimprove_dagster.home.exams import held_out_keys
-from selfimprove_dagster.lake.records import Draft, Parent, content_hash
+from selfimprove_dagster.lake.records import Draft, Parent, content_hash, parents_of
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as method
+from selfimprove_dagster.methods.unnatural_instructions.dataset import (
+    ExampleRules,
+    apply_same_words,
+    outputs_with_paraphrases,
+    with_same_words,
+)
 from selfimprove_dagster.methods.unnatural_instructions.settings import UnnaturalInstructionsExperiment
 from selfimprove_dagster.methods.unnatural_instructions.tables import (
     TABLES,
@@ -34,25 +49,21 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_TASK_DECISIONS,
     UI_TASK_OUTPUTS,
 )
-from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
-    ElicitedTask,
-    example_key,
-)
-from selfimprove_dagster.stage import Result, StageContext, number, stage
+from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import ElicitedTask
+from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import normalise_question
-from selfimprove_dagster.work.shards import Request
+from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
 seed_pool = pool_stage(UI_SEED_POOL, UI_POOL_DECISIONS)
 
 
-def _elicited(row: Row) -> ElicitedTask:
-    """A task of the pool; one that an iteration added has its input as its only instance."""
-    (instance,) = row["instances"] or ({"input": "", "output": None},)
-    return ElicitedTask(
-        row["instruction"], instance["input"] or "", row["constraints"] or method.NO_CONSTRAINTS
-    )
+def _elicited(task: Row) -> ElicitedTask:
+    return ElicitedTask(task["instruction"], task["input"], task["constraints"] or method.NO_CONSTRAINTS)
+
+
+_GIVEN = pl.col("instances").list.first().struct.field("input").fill_null("")
+"""The input of a task of the pool; one that an iteration added has it as its only instance."""
 
 
 @stage(
@@ -65,27 +76,34 @@ def _elicited(row: Row) -> ElicitedTask:
 )
 def raw_generations(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     section, seed = context.experiment.generation, context.experiment.seed
-    manifest, pool = context.read(UI_SEED_POOL)
-    seeds = pool.filter(origin="human").rows(named=True)
-    requests = []
-    for index in range(section.prompts):
-        lot = seed_of(seed, "demonstrations", context.iteration, index)
-        shown = method.choose_demonstrations(seeds, lot, section.demonstrations)
-        requests.append(
-            Request(
-                key=str(index),
-                prompt=method.example_prompt([_elicited(row) for row in shown]),
-                content={},
-                parents=[Parent(row["id"], "demonstration") for row in shown],
-            )
+    manifest, pool = context.scan(UI_SEED_POOL)
+    seeds = pool.filter(origin="human").select("id", "instruction", "constraints", input=_GIVEN)
+    count = int(seeds.select(pl.len()).collect().item())
+    chosen = [
+        method.choose_demonstrations(
+            range(count), seed_of(seed, "demonstrations", context.iteration, index), section.demonstrations
         )
+        for index in range(section.prompts)
+    ]
     stored, about = context.complete(
         [manifest],
         {"generation": section.model_dump()},
-        requests,
-        size=context.experiment.generation.shard,
+        shown_tasks(seeds, chosen),
+        Spec.of(ask_for_examples),
+        size=section.shard,
     )
     return context.result(stored, ["prompt", "text", "finish_reason"], about)
+
+
+def ask_for_examples(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Request]:
+    """A request per prompt (`prompt`, `tasks`): its tasks, to which the model adds one."""
+    for row in shard.items:
+        yield Request(
+            key=str(row["prompt"]),
+            prompt=method.example_prompt([_elicited(task) for task in row["tasks"]]),
+            content={},
+            parents=[Parent(task["id"], "demonstration") for task in row["tasks"]],
+        )
 
 
 @stage(
@@ -94,30 +112,35 @@ def raw_generations(context: StageContext[UnnaturalInstructionsExperiment]) -> R
     description="The task read out of each completion: instruction, input, constraints.",
 )
 def candidate_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
-    manifest, drawn = context.read(UI_RAW_GENERATIONS)
-    drafts = []
-    for row in drawn.iter_rows(named=True):
-        parsed = method.parse_example(row["text"], row["finish_reason"])
-        task = parsed.task or ElicitedTask("", "", "")
-        drafts.append(
-            Draft(
-                content={
-                    "completion_id": row["id"],
-                    "instruction": task.instruction,
-                    "input": task.input,
-                    "constraints": task.constraints,
-                    "problem": parsed.dropped,
-                },
-                parents=[Parent(row["id"], "parsed_from")],
-            )
-        )
-    stored = context.store(context.activity(inputs=[manifest], parameters={}), drafts)
-    problems = sum(draft.content["problem"] is not None for draft in drafts)
+    manifest, drawn = context.scan(UI_RAW_GENERATIONS)
+    stored, _ = context.map(
+        drawn.select("id", "text", "finish_reason"),
+        Spec.of(read_tasks),
+        context.activity(inputs=[manifest], parameters={}),
+    )
+    found = context.measure(stored, unreadable=pl.col("problem").is_not_null().sum())
     return context.result(
         stored,
         preview=["instruction", "input", "constraints", "problem"],
-        metadata={"unreadable": problems, "readable_share": number(1 - problems / max(len(drafts), 1))},
+        metadata={**found, "readable_share": number(1 - found["unreadable"] / max(stored.rows, 1))},
     )
+
+
+def read_tasks(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Draft]:
+    """The task of each completion (`id`, `text`, `finish_reason`)."""
+    for row in shard.items:
+        parsed = method.parse_example(row["text"], row["finish_reason"])
+        task = parsed.task or ElicitedTask("", "", "")
+        yield Draft(
+            content={
+                "completion_id": row["id"],
+                "instruction": task.instruction,
+                "input": task.input,
+                "constraints": task.constraints,
+                "problem": parsed.dropped,
+            },
+            parents=[Parent(row["id"], "parsed_from")],
+        )
 
 
 @stage(
@@ -128,46 +151,41 @@ def candidate_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> R
     "word on each candidate stands in unnatural_instructions/task_decisions.",
 )
 def accepted_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
-    manifest, candidates = context.read(UI_CANDIDATE_TASKS)
-    drawn_manifest, drawn = context.read(UI_RAW_GENERATIONS)
-    pool_manifest, pool = context.read(UI_SEED_POOL)
-    keys = {row["id"]: _key(_elicited(row)) for row in pool.iter_rows(named=True)}
-    shown = {
-        row["id"]: [keys[edge["id"]] for edge in row["parents"]]
-        for row in drawn.select("id", "parents").iter_rows(named=True)
-    }
-    frame = candidates.rename({"id": "candidate_id"}).with_columns(
-        pl.Series("key", [example_key(*pair) for pair in candidates.select("instruction", "input").rows()]),
-        pl.Series("demonstrations", [shown[one] for one in candidates["completion_id"]], pl.List(pl.String)),
-    )
-    kept, decisions = method.filter_examples(frame, {key: task for task, key in keys.items()})
-    kept, on_bans = apply_filters(kept, [not_banned(bans(context.experiment))])
+    manifest, candidates = context.scan(UI_CANDIDATE_TASKS)
+    drawn_manifest, drawn = context.scan(UI_RAW_GENERATIONS)
+    pool_manifest, pool = context.scan(UI_SEED_POOL)
+    banned = bans(context.experiment)
     inputs = [manifest, drawn_manifest, pool_manifest]
-    activity = context.activity(inputs=inputs, parameters={"banned": sorted(bans(context.experiment))})
-    context.store_decisions(UI_TASK_DECISIONS, pl.concat([decisions, on_bans]), inputs[:1], activity.id)
-    drafts = [
-        Draft(
-            content={name: row[name] for name in UI_ACCEPTED_TASKS.content},
-            parents=[Parent(row["candidate_id"], "accepted")],
-        )
-        for row in kept.iter_rows(named=True)
-    ]
-    stored = context.store(activity, drafts)
-    dropped = decisions.filter(~pl.col("kept"))["rule"].value_counts(sort=True)
+    activity = context.activity(inputs=inputs, parameters={"banned": sorted(banned)})
+    decisions, stored, _ = context.map_together(
+        method.with_first(candidates, drawn, pool.select("id", "instruction", input=_GIVEN)),
+        Spec.of(accept, banned={key: vars(ban) for key, ban in banned.items()}),
+        activity,
+        (UI_TASK_DECISIONS, context.deciding(UI_TASK_DECISIONS, inputs[:1], activity.id)),
+    )
+    tried = context.lake.live_rows(manifest)
     return context.result(
         stored,
         preview=["instruction", "input", "constraints"],
         metadata={
-            "candidates": len(candidates),
-            "yield": number(stored.rows / max(len(candidates), 1)),
-            **{f"dropped_by_{rule}": count for rule, count in dropped.iter_rows()},
-            **pool_metadata(kept["instruction"].to_list()),
+            "candidates": tried,
+            "yield": number(stored.rows / max(tried, 1)),
+            **context.dropped(decisions),
+            **pool_metadata(context, stored),
         },
     )
 
 
-def _key(task: ElicitedTask) -> str:
-    return example_key(task.instruction, task.input)
+def accept(
+    shard: Shard[UnnaturalInstructionsExperiment, Row], *, banned: Mapping[str, Mapping[str, Any]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The decisions on the candidates of `with_first`, and those that are answered."""
+    candidates = shard.frame
+    known = dict(candidates.drop_nulls("first").select("key", "first").iter_rows())
+    kept, decisions = method.filter_examples(candidates, known)
+    kept, on_bans = apply_filters(kept, [not_banned(as_bans(banned))])
+    accepted = kept.select(*UI_ACCEPTED_TASKS.content, parents_of(candidate_id="accepted"))
+    return decision_drafts(pl.concat([decisions, on_bans]), UI_ACCEPTED_TASKS), accepted
 
 
 @stage(
@@ -178,28 +196,27 @@ def _key(task: ElicitedTask) -> str:
     uses=["language_model"],
 )
 def task_outputs(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
-    manifest, tasks = context.read(UI_ACCEPTED_TASKS)
-    section = context.experiment.outputs
-    requests = [
-        Request(
-            key=_key(task),
-            prompt=method.output_prompt(task),
-            content={
-                "task_id": row["id"],
-                **{name: row[name] for name in ("instruction", "input", "constraints")},
-            },
-            parents=[Parent(row["id"], "task")],
-        )
-        for row in tasks.iter_rows(named=True)
-        for task in (ElicitedTask(row["instruction"], row["input"], row["constraints"]),)
-    ]
+    manifest, tasks = context.scan(UI_ACCEPTED_TASKS)
     stored, about = context.complete(
         [manifest],
-        {"outputs": section.model_dump()},
-        requests,
+        {"outputs": context.experiment.outputs.model_dump()},
+        tasks.select("id", *ELICITED),
+        Spec.of(ask_for_output),
         size=context.experiment.generation.shard,
     )
     return context.result(stored, ["instruction", "input", "text"], about)
+
+
+def ask_for_output(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Request]:
+    """A request per task (`id`, `instruction`, `input`, `constraints`)."""
+    for row in shard.items:
+        task = ElicitedTask(*(row[name] for name in ELICITED))
+        yield Request(
+            key=method.example_key(task.instruction, task.input),
+            prompt=method.output_prompt(task),
+            content={"task_id": row["id"], **{name: row[name] for name in ELICITED}},
+            parents=[Parent(row["id"], "task")],
+        )
 
 
 @stage(
@@ -210,27 +227,30 @@ def task_outputs(context: StageContext[UnnaturalInstructionsExperiment]) -> Resu
     uses=["language_model"],
 )
 def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
-    manifest, tasks = context.read(UI_ACCEPTED_TASKS)
+    manifest, tasks = context.scan(UI_ACCEPTED_TASKS)
     section = context.experiment.paraphrases
-    requests = [
-        Request(
-            key=f"{row['id']}/{place}",
-            prompt=method.paraphrase_prompt(row["instruction"]),
-            content={"task_id": row["id"], "instruction": row["instruction"]},
-            parents=[Parent(row["id"], "task")],
-        )
-        for row in tasks.iter_rows(named=True)
-        for place in range(section.most)
-    ]
-
     stored, about = context.complete(
         [manifest],
         {"paraphrases": section.model_dump()},
-        requests,
-        size=context.experiment.generation.shard,
+        tasks.select("id", "instruction"),
+        Spec.of(ask_for_paraphrases),
+        size=max(context.experiment.generation.shard // max(section.most, 1), 1),
+        each=section.most,
         read=Spec.of(read_paraphrase),
     )
     return context.result(stored, ["instruction", "paraphrase"], about)
+
+
+def ask_for_paraphrases(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Request]:
+    """The requests for each task (`id`, `instruction`): as many as it may have paraphrases."""
+    for row in shard.items:
+        for place in range(shard.experiment.paraphrases.most):
+            yield Request(
+                key=f"{row['id']}/{place}",
+                prompt=method.paraphrase_prompt(row["instruction"]),
+                content={"task_id": row["id"], "instruction": row["instruction"]},
+                parents=[Parent(row["id"], "task")],
+            )
 
 
 def read_paraphrase(drawn: Generation) -> dict[str, Any]:
@@ -249,51 +269,17 @@ def read_paraphrase(drawn: Generation) -> dict[str, Any]:
 )
 def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     for schema in (UI_TASK_OUTPUTS, UI_PARAPHRASES):
-        context.read(schema)  # refused where its checks failed
+        context.scan(schema)  # refused where its checks failed
     inputs, (outputs, rephrased, _) = context.so_far(UI_TASK_OUTPUTS, UI_PARAPHRASES, UI_ACCEPTED_TASKS)
-    frame = outputs.select(
-        "task_id",
-        "instruction",
-        "input",
-        "constraints",
-        candidate_id="id",
-        output=pl.col("text").str.strip_chars(),
-        problem=pl.when(pl.col("finish_reason") == "length").then(pl.lit("cut off at the token limit")),
-    )
-    keys = held_out_keys(context.experiment)
-    held_out = not_held_out(keys, normalise_question)
-    banned = bans(context.experiment)
-    answered, decisions = apply_filters(
-        frame, [could_be_read, held_out, not_banned(banned), output_not_empty]
-    )
-    other_words, on_words = method.filter_paraphrases(
-        rephrased.rename({"id": "candidate_id"}), context.experiment.paraphrases.most
-    )
-    examples: list[tuple[Row, list[Parent]]] = []
-    reworded: list[tuple[Row, list[Parent]]] = []
-    by_task: dict[str, list[Row]] = {}
-    for row in other_words.iter_rows(named=True):
-        by_task.setdefault(row["task_id"], []).append(row)
-    for row in answered.iter_rows(named=True):
-        parents = [Parent(row["candidate_id"], "output"), Parent(row["task_id"], "task")]
-        examples.append((_example(row, row["instruction"], row["candidate_id"]), parents))
-        for other in by_task.get(row["task_id"], ()):
-            example = _example(row, other["paraphrase"], other["candidate_id"])
-            reworded.append((example, [*parents, Parent(other["candidate_id"], "paraphrase")]))
-    # A paraphrase can be the instruction of another task.
-    examples += reworded
-    columns = dict.fromkeys(("candidate_id", "instruction", "input", "output"), pl.String)
-    kept, on_copies = apply_filters(
-        pl.DataFrame([row for row, _ in examples], schema=columns), [method.first_of_its_words]
-    )
-    different = {*kept["candidate_id"]}
+    keys, banned = held_out_keys(context.experiment), bans(context.experiment)
+    rules = ExampleRules(context.experiment.paraphrases.most, keys, banned)
+    rows = outputs_with_paraphrases(outputs, rephrased)
     return store_examples(
         context,
         UI_DECISIONS,
         inputs,
-        pl.concat([decisions, on_words, on_copies]),
-        [one for one in examples if one[0]["candidate_id"] in different],
-        measures=(),
+        with_same_words(rows, rules.first_of_their_words(in_parts(rows, "task_id"))),
+        Spec.of(choose, held_out=sorted(keys), banned={key: vars(ban) for key, ban in banned.items()}),
         parameters={
             "paraphrases": context.experiment.paraphrases.most,
             "held_out": content_hash({"keys": sorted(keys)}),
@@ -302,15 +288,24 @@ def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> 
     )
 
 
-def _example(row: Row, instruction: str, lot: str) -> Row:
-    """The example under that instruction; constraints that say something stand behind it."""
-    said = [instruction, row["constraints"]] if row["constraints"] != method.NO_CONSTRAINTS else [instruction]
-    return {
-        "instruction": " ".join(said),
-        "input": row["input"],
-        "output": row["output"],
-        "candidate_id": lot,
-    }
+def choose(
+    shard: Shard[UnnaturalInstructionsExperiment, Row],
+    *,
+    held_out: Sequence[str],
+    banned: Mapping[str, Mapping[str, Any]],
+) -> tuple[pl.DataFrame, list[Draft]]:
+    """The decisions on outputs and paraphrases (rows of `with_same_words`), and the examples."""
+    experiment = shard.experiment
+    rules = ExampleRules(experiment.paraphrases.most, frozenset(held_out), as_bans(banned))
+    examples, decisions = rules.within_a_task(shard.frame)
+    kept, on_copies = apply_same_words(examples, shard.frame)
+    roles = {"output_id": "output", "task_id": "task", "paraphrase_id": "paraphrase"}
+    return decision_drafts(pl.concat([decisions, on_copies]), UI_FILTERED_DATASET), [
+        example_draft(
+            row, [Parent(row[name], role) for name, role in roles.items() if row[name]], experiment.seed
+        )
+        for row in kept.iter_rows(named=True)
+    ]
 
 
 STAGES = [

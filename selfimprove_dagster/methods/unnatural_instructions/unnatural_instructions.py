@@ -19,6 +19,7 @@ import polars as pl
 
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
+from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.text import one_line
 
 Seed = TypeVar("Seed")
@@ -144,6 +145,42 @@ def example_key(instruction: str, given: str) -> str:
     return f"{normalise_instruction(instruction)}\n{one_line(given).casefold()}"
 
 
+def example_words(example: Mapping[str, str]) -> str:
+    """A hash of the `instruction`, `input` and `output` of an example, by which equal ones are found."""
+    return content_hash(example)
+
+
+def with_first(candidates: pl.LazyFrame, drawn: pl.LazyFrame, pool: pl.LazyFrame) -> pl.LazyFrame:
+    """What the filters read of candidate tasks, their completions, and the pool (`id`, `instruction`, `input`).
+
+    Columns: `candidate_id`, those of a task, `problem`, `key` and `demonstrations` as `filter_examples` reads them, and
+    `first`, the id of the first task with that key: one of the pool, else the first candidate that copies no
+    demonstration. Only ids and hashes of keys are compared.
+    """
+    key = pl.struct("instruction", "input").map_elements(_hashed_key, return_dtype=pl.String)
+    pooled = pool.select("id", key=key)
+    shown = (
+        drawn.select(completion_id="id", shown=pl.col("parents").list.eval(pl.element().struct.field("id")))
+        .explode("shown")
+        .join(pooled, left_on="shown", right_on="id")
+        .group_by("completion_id")
+        .agg(demonstrations="key")
+    )
+    keyed = candidates.select(
+        *("completion_id", "instruction", "input", "constraints", "problem"), candidate_id="id", key=key
+    ).join(shown, on="completion_id", how="left", maintain_order="left")
+    known = pooled.group_by("key").agg(first=pl.col("id").last())
+    new = keyed.filter(
+        pl.col("problem").is_null() & ~pl.col("demonstrations").list.contains(pl.col("key"))
+    ).select("key", first="candidate_id")
+    firsts = pl.concat([known, new]).group_by("key").agg(pl.col("first").first())
+    return keyed.join(firsts, on="key", how="left", maintain_order="left")
+
+
+def _hashed_key(task: Mapping[str, str]) -> str:
+    return content_hash({"key": example_key(task["instruction"], task["input"])})
+
+
 # --- filters ---
 
 
@@ -151,8 +188,8 @@ def filter_examples(candidates: pl.DataFrame, known: Mapping[str, str]) -> tuple
     """The tasks worth an output, and a decision for each candidate at every rule it reached.
 
     `candidates` has one row a completion: `candidate_id, problem` (the reason why there is no task, else
-    null), `key` (of `example_key`) and `demonstrations`, the keys of those that its prompt showed. `known`
-    gives the ids of the tasks that are there already by their keys, human seeds included.
+    null), `key` (of `example_key`, or a hash of it) and `demonstrations`, the keys of those that its prompt
+    showed. `known` gives the id of the first task by its key, human seeds included.
     """
     return apply_filters(candidates, [has_all_fields, copies_no_demonstration, not_known(known)])
 
@@ -180,14 +217,12 @@ def copies_no_demonstration(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def not_known(known: Mapping[str, str]) -> Filter:
-    """Keep the first of the tasks of one key, and none whose key is in `known` (key to id)."""
+    """Keep the first of the tasks of one key: the one in `known` (key to id), else the first candidate."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        seen = dict(known)
-        nearest = []
-        for candidate, key in candidates.select("candidate_id", "key").iter_rows():
-            nearest.append(seen.get(key))
-            seen.setdefault(key, candidate)
+        first = dict(known)
+        pairs = candidates.select("candidate_id", "key").iter_rows()
+        nearest = [one if (one := first.setdefault(key, id)) != id else None for id, key in pairs]
         judged = candidates.select("candidate_id").with_columns(
             pl.Series("nearest", nearest, dtype=pl.String)
         )
@@ -203,8 +238,8 @@ def not_known(known: Mapping[str, str]) -> Filter:
 
 
 def first_of_its_words(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Of examples with the same `instruction`, `input` and `output`, keep the first."""
-    first = pl.col("candidate_id").first().over("instruction", "input", "output")
+    """Of examples with the same `words` (of `example_words`), keep the first."""
+    first = pl.col("candidate_id").first().over("words")
     kept = pl.col("candidate_id") == first
     return decision(
         candidates,

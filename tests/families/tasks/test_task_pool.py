@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from selfimprove_dagster.errors import SeedFileError
@@ -45,8 +46,16 @@ def experiment(folder: Path, **seeds: Any) -> SelfInstructExperiment:
     return settled
 
 
+def tasks(found: TaskPool) -> pl.DataFrame:
+    return found.judged.filter("kept").collect()
+
+
+def out(found: TaskPool) -> pl.DataFrame:
+    return found.judged.filter(~pl.col("kept")).collect()
+
+
 def instructions(found: TaskPool) -> list[str]:
-    return found.tasks["instruction"].to_list()
+    return tasks(found)["instruction"].to_list()
 
 
 def accept(lake: Lake, iteration: int, *texts: str) -> None:
@@ -86,10 +95,10 @@ def test_an_edited_task_replaces_the_one_of_its_id(tmp_path: Path, lake: Lake) -
     assert import_file(lake, own)[1:] == (2, 1)
     found = pool(lake, own, 0)
     assert instructions(found) == ["Sing.", "Count to ten.", "Add."]
-    replaced = found.decisions.filter(~found.decisions["kept"]).row(0, named=True)
-    newer = found.tasks.filter(instruction="Count to ten.")["id"][0]
+    replaced = out(found).row(0, named=True)
+    newer = tasks(found).filter(instruction="Count to ten.")["id"][0]
     assert (replaced["rule"], replaced["nearest_id"]) == ("newest_version", newer)
-    assert len(found.decisions) == 4
+    assert len(found.judged.collect()) == 4
 
 
 def test_what_a_person_bans_leaves_the_pool_whoever_wrote_it(tmp_path: Path, lake: Lake) -> None:
@@ -105,10 +114,22 @@ def test_what_a_person_bans_leaves_the_pool_whoever_wrote_it(tmp_path: Path, lak
     )
     found = pool(lake, own, 1)
     assert instructions(found) == ["Sing.", "Name a tree."]
-    assert found.tasks["origin"].to_list() == ["human", "machine"]
-    dropped = found.decisions.filter(~found.decisions["kept"])
+    assert tasks(found)["origin"].to_list() == ["human", "machine"]
+    dropped = out(found)
     assert dropped["rule"].to_list() == ["not_banned"] * 2
     assert dropped["reason"][0] == "banned by Ida: too easy"
+
+
+def test_a_replaced_task_that_is_banned_too_is_out_since_it_was_replaced(tmp_path: Path, lake: Lake) -> None:
+    banned = write(tmp_path / "banned.jsonl", {"instruction": "Sing."})
+    own = experiment(tmp_path, banned=str(banned))
+    write(tmp_path / "seeds.jsonl", task("a", "Sing."))
+    import_file(lake, own)
+    write(tmp_path / "seeds.jsonl", task("a", "Hum."))
+    import_file(lake, own)
+    found = pool(lake, own, 0)
+    assert out(found)["rule"].to_list() == ["newest_version"]
+    assert instructions(found) == ["Hum."]
 
 
 def test_a_ban_that_cannot_be_read_stops_the_run(tmp_path: Path, lake: Lake) -> None:

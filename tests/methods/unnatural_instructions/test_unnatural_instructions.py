@@ -8,7 +8,14 @@ import polars as pl
 import pytest
 
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS
+from selfimprove_dagster.filters.whole import in_parts
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as unnatural
+from selfimprove_dagster.methods.unnatural_instructions.dataset import (
+    ExampleRules,
+    apply_same_words,
+    outputs_with_paraphrases,
+    with_same_words,
+)
 from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import ElicitedTask
 
 ONE = ElicitedTask("Add.", "1\n2", "A number.", "3")
@@ -163,14 +170,108 @@ def test_at_most_two_paraphrases_that_say_something_else() -> None:
 
 def test_of_examples_that_say_the_same_the_first_stays() -> None:
     same = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+    contents = {
+        "out:1": same,
+        "out:2": {**same, "input": "1 and 3"},
+        "par:1": same,
+        "par:2": {**same, "output": "4"},
+    }
     examples = pl.DataFrame(
         [
-            {"candidate_id": "out:1", **same},
-            {"candidate_id": "out:2", **same, "input": "1 and 3"},
-            {"candidate_id": "par:1", **same},
-            {"candidate_id": "par:2", **same, "output": "4"},
+            {"candidate_id": candidate, "words": unnatural.example_words(content)}
+            for candidate, content in contents.items()
         ]
     )
     said = unnatural.first_of_its_words(examples)
     assert said["kept"].to_list() == [True, True, False, True]
     assert said.row(2, named=True)["nearest_id"] == "out:1"
+
+
+def test_the_first_task_of_a_key_is_one_of_the_pool_or_the_first_that_copies_no_demonstration() -> None:
+    def row(id: str, instruction: str, problem: str | None = None) -> dict[str, Any]:
+        task = {"instruction": instruction, "input": "", "constraints": "None."}
+        return {"id": id, "completion_id": f"gen:{id}", **task, "problem": problem}
+
+    pool = pl.LazyFrame(
+        [
+            {"id": "task:sing", "instruction": "Sing.", "input": ""},
+            {"id": "task:hum", "instruction": "Hum.", "input": ""},
+        ]
+    )
+    rows = [
+        row("0", "HUM"),
+        row("1", "Add.", "cut off"),
+        row("2", "Sing."),
+        row("3", "add"),
+        row("4", "Add."),
+    ]
+    shown = [{"id": "task:sing", "role": "demonstration"}]
+    drawn = pl.LazyFrame([{"id": one["completion_id"], "parents": shown} for one in rows])
+    schema = dict.fromkeys(rows[0], pl.String)
+    found = unnatural.with_first(pl.LazyFrame(rows, schema=schema), drawn, pool).collect()
+    assert found["candidate_id"].to_list() == ["0", "1", "2", "3", "4"]
+    assert found["first"].to_list() == ["task:hum", "3", "task:sing", "3", "3"]
+    known = dict(found.select("key", "first").iter_rows())
+    kept, decisions = unnatural.filter_examples(found, known)
+    assert kept["candidate_id"].to_list() == ["3"]
+    dropped = decisions.filter(~pl.col("kept")).select("candidate_id", "rule", "nearest_id").rows()
+    assert dropped == [
+        ("1", "fields", None),
+        ("2", "copy", None),
+        ("0", "duplicate", "task:hum"),
+        ("4", "duplicate", "3"),
+    ]
+
+
+def answered(task: str, instruction: str, output: str = "3") -> dict[str, Any]:
+    texts = {"instruction": instruction, "input": "", "constraints": "None.", "text": f" {output} "}
+    return {"id": f"out:{task}", "task_id": task, "finish_reason": "stop", **texts}
+
+
+def said_again(task: str, number: int, instruction: str, paraphrase: str) -> dict[str, Any]:
+    texts = {"instruction": instruction, "paraphrase": paraphrase, "problem": None}
+    return {"id": f"para:{task}/{number}", "task_id": task, **texts}
+
+
+def test_whatever_part_an_example_is_in_the_first_of_its_words_stays_own_words_before_others() -> None:
+    outputs = pl.LazyFrame([answered("a", "Add."), answered("b", "Sum up."), answered("c", "Sing.", " ")])
+    paraphrases = pl.LazyFrame(
+        [
+            said_again("a", 0, "Add.", "Sum up."),
+            said_again("a", 1, "Add.", "Total it."),
+            said_again("b", 0, "Sum up.", "Total it."),
+            said_again("gone", 0, "Hum.", "hum"),
+        ],
+        schema_overrides={"problem": pl.String},
+    )
+    rules = ExampleRules(paraphrases=2, held_out=(), banned={})
+    rows = outputs_with_paraphrases(outputs, paraphrases)
+    decided = rules.first_of_their_words(in_parts(rows, "task_id", size=1))
+    kept, reasons = [], {}
+    for part in in_parts(with_same_words(rows, decided), "task_id", size=1):
+        examples, decisions = rules.within_a_task(part)
+        stay, on_copies = apply_same_words(examples, part)
+        kept += stay.select("candidate_id", "instruction", "output_id").rows()
+        dropped = pl.concat([decisions, on_copies]).filter(~pl.col("kept"))
+        reasons |= dict(dropped.select("candidate_id", "rule").rows())
+    assert sorted(kept) == [
+        ("out:a", "Add.", "out:a"),
+        ("out:b", "Sum up.", "out:b"),
+        ("para:a/1", "Total it.", "out:a"),
+    ]
+    assert reasons == {
+        "para:a/0": "same_example",
+        "para:b/0": "same_example",
+        "out:c": "empty_output",
+        "para:gone/0": "copy",
+    }
+
+
+def test_constraints_that_say_something_come_behind_the_instruction() -> None:
+    outputs = pl.LazyFrame([{**answered("a", "Add."), "constraints": "Use digits."}])
+    paraphrases = pl.LazyFrame(
+        [said_again("a", 0, "Add.", "Sum up.")], schema_overrides={"problem": pl.String}
+    )
+    rows = outputs_with_paraphrases(outputs, paraphrases).collect()
+    examples, _ = ExampleRules(paraphrases=2, held_out=(), banned={}).within_a_task(rows)
+    assert examples["instruction"].to_list() == ["Add. Use digits.", "Sum up. Use digits."]
