@@ -252,11 +252,8 @@ class StageContext(Generic[E]):
         return {f"dropped_by_{rule}": count for rule, count in counts.iter_rows()}
 
     def batches(self, manifest: Manifest, *columns: str) -> Iterator[pl.DataFrame]:
-        """Some columns of the rows of a partition, file by file."""
-        withdrawn = self.lake.ledger.withdrawn(manifest.activity.id)
-        for path in manifest.paths:
-            rows = read_parquet(path, ["id", *columns])
-            yield rows.join(withdrawn, on="id", how="anti", maintain_order="left").select(columns)
+        """Some columns of the rows of a partition, some rows at a time."""
+        yield from self.lake.scan_ungated(manifest).select(columns).collect_batches(maintain_order=True)
 
     def activity(
         self,
@@ -448,6 +445,7 @@ class StageContext(Generic[E]):
         size: int,
         unit: str = "completions",
         each: Callable[[Item], int] | int = 1,
+        together: str = "",
         by: Champion | None = None,
     ) -> tuple[Manifest, dict[str, Any]]:
         """Let the generator, or the model `by`, work on all items, as `map` does.
@@ -458,7 +456,14 @@ class StageContext(Generic[E]):
         with self.language_model.open(self.experiment.model, path, self.experiment.scores) as model:
             activity = self.drawing(model, inputs, settings, by)
             manifest, spent = self.map(
-                items, function, activity, size=size, unit=unit, each=each, opened=model
+                items,
+                function,
+                activity,
+                size=size,
+                unit=unit,
+                each=each,
+                together=together,
+                opened=model,
             )
         return manifest, self.drawn_metadata(activity, spent)
 

@@ -169,17 +169,15 @@ def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Resu
         "discrimination": section.model_dump(),
         "constitution": {"hash": constitution.hash, "name": constitution.name},
     }
-    with context.language_model.open(experiment.model, context.generator.path, experiment.scores) as model:
-        activity = context.drawing(model, [asked_manifest, drawn_manifest, scored_manifest], settings)
-        manifest, spent = context.map(
-            _options(asked, drawn, scored),
-            Spec.of(pick, candidates_of=drawn_manifest.activity.model_id),
-            activity,
-            size=section.shard * experiment.candidates.count,
-            unit="candidates",
-            together="question_id",
-            opened=model,
-        )
+    manifest, worked = context.work(
+        [asked_manifest, drawn_manifest, scored_manifest],
+        settings,
+        _options(asked, drawn, scored),
+        Spec.of(pick, candidates_of=drawn_manifest.activity.model_id),
+        size=section.shard * experiment.candidates.count,
+        unit="candidates",
+        together="question_id",
+    )
     means = {
         f"discrimination_score_{task.name}_{by}": pl.col("score")
         .filter(pl.col("task") == task.name, pl.col("by") == by)
@@ -190,7 +188,7 @@ def discrimination_score(context: StageContext[SelfKnowledgeExperiment]) -> Resu
     return context.result(
         manifest,
         preview=["task", "by", "choices", "picked_id", "right"],
-        metadata={**context.drawn_metadata(activity, spent), **context.measure(manifest, **means)},
+        metadata={**worked, **context.measure(manifest, **means)},
     )
 
 
