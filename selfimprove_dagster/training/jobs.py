@@ -17,7 +17,7 @@ from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, o
 from selfimprove_dagster.training.preference import PreferenceSettings, optimise_preferences
 from selfimprove_dagster.training.reward import RewardSettings, train_reward_model
 from selfimprove_dagster.training.rewards import TokenisedPrompt
-from selfimprove_dagster.training.rows import StoredRows
+from selfimprove_dagster.training.rows import RowFile
 from selfimprove_dagster.training.settings import LogEntry, TrainingOutcome
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
 from selfimprove_dagster.work.spec import Spec
@@ -30,7 +30,7 @@ def supervised(
     *, base: str, rows: str, output: str, settings: Settings, on_log: OnLog = None, **where: Any
 ) -> TrainingOutcome:
     """`fine_tune` on `TokenisedExample`s."""
-    examples, how = StoredRows(rows, TokenisedExample), SupervisedSettings(**settings)
+    examples, how = RowFile(rows, TokenisedExample), SupervisedSettings(**settings)
     return fine_tune(base, examples, Path(output), how, on_log=on_log, **where)
 
 
@@ -38,7 +38,7 @@ def reward_model(
     *, base: str, rows: str, output: str, settings: Settings, on_log: OnLog = None, **where: Any
 ) -> TrainingOutcome:
     """`train_reward_model` on `Comparison`s."""
-    comparisons, how = StoredRows(rows, Comparison), RewardSettings(**settings)
+    comparisons, how = RowFile(rows, Comparison), RewardSettings(**settings)
     return train_reward_model(base, comparisons, Path(output), how, on_log=on_log, **where)
 
 
@@ -46,7 +46,7 @@ def preferences(
     *, base: str, rows: str, output: str, settings: Settings, on_log: OnLog = None, **where: Any
 ) -> TrainingOutcome:
     """`optimise_preferences` on `Comparison`s."""
-    comparisons, how = StoredRows(rows, Comparison), PreferenceSettings(**settings)
+    comparisons, how = RowFile(rows, Comparison), PreferenceSettings(**settings)
     return optimise_preferences(base, comparisons, Path(output), how, on_log=on_log, **where)
 
 
@@ -61,6 +61,6 @@ def policy(
     **where: Any,
 ) -> PolicyOutcome:
     """`optimise_policy` on `TokenisedPrompt`s; `reward` is the spec of a function that opens the reward."""
-    prompts, how = StoredRows(rows, TokenisedPrompt), PolicySettings(**settings)
+    prompts, how = RowFile(rows, TokenisedPrompt), PolicySettings(**settings)
     with Spec(**reward).call() as rewards:
         return optimise_policy(base, prompts, rewards, Path(output), how, on_log=on_log, **where)

@@ -45,7 +45,7 @@ def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
     temporary.replace(path)
 
 
-class StoredRows(Sequence[Row], Generic[Row]):
+class RowFile(Sequence[Row], Generic[Row]):
     """The rows of a file that `write_rows` wrote, mapped into memory and made when they are asked for."""
 
     def __init__(self, path: str | Path, kind: type[Row]) -> None:

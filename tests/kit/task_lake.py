@@ -189,11 +189,11 @@ def _fine_tune(
     import numpy as np
     from safetensors.numpy import save_file
 
-    from selfimprove_dagster.training.rows import StoredRows
+    from selfimprove_dagster.training.rows import RowFile
     from selfimprove_dagster.training.settings import TrainingOutcome
     from selfimprove_dagster.training.supervised import TokenisedExample
 
-    examples = len(StoredRows(rows, TokenisedExample))
+    examples = len(RowFile(rows, TokenisedExample))
     output.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BASE_MODEL / name, output / name)

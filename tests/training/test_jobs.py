@@ -18,7 +18,7 @@ from selfimprove_dagster.training import jobs
 from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.reward import RewardSettings, reward_by_model, train_reward_model
 from selfimprove_dagster.training.rewards import TokenisedPrompt
-from selfimprove_dagster.training.rows import BATCH, StoredRows, write_rows
+from selfimprove_dagster.training.rows import BATCH, RowFile, write_rows
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
 from selfimprove_dagster.work.spec import Spec
 
@@ -103,7 +103,7 @@ def test_rows_are_read_as_they_were_written(
     rows = [*some, *[Comparison([n], [n, 1], [2], 0.5) for n in range(more)]]
     path = tmp_path_factory.mktemp("rows") / "rows"
     write_rows(path, Comparison, iter(rows))
-    stored = StoredRows(path, Comparison)
+    stored = RowFile(path, Comparison)
     assert [*stored] == rows == stored[:] and len(stored) == len(rows)
     for index in {0, len(rows) - 1} if rows else ():
         assert stored[index] == rows[index] and stored[-1 - index] == rows[-1 - index]
