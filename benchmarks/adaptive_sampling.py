@@ -50,7 +50,7 @@ from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.methods.lmsi.adaptive import is_settled
-from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths
 from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 from selfimprove_dagster.methods.lmsi.voting import vote
@@ -95,20 +95,12 @@ def draw(
     Columns `question_id, path_id, sample_index, answer, text_key, tokens`.
     """
     section = experiment.sampling.model_copy(update={"paths": most})
+    settled = experiment.model_copy(update={"seed": seed, "sampling": section})
     activity = Activity("lmsi/raw_generations", partition_of(experiment.name, 0), "1", {}, seed)
     with tempfile.TemporaryDirectory() as folder:
         lake, began, worked = Lake(folder), time.perf_counter(), time.process_time()
         with lake.writer(RAW_GENERATIONS, activity) as writer:
-            generate_paths(
-                writer,
-                model,
-                questions.select("id", "question"),
-                section,
-                sampling_parameters(section, improved=False),
-                (),
-                seeds_from=(seed, 0),
-                log=lambda line: None,
-            )
+            generate_paths(writer, model, questions, settled)
             manifest = writer.commit()
         seconds, processor = time.perf_counter() - began, time.process_time() - worked
         paths = lake.read_ungated(manifest)

@@ -37,6 +37,8 @@ from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import CallUse, call_use, plain_losses
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates
 from selfimprove_dagster.resources.trainer import TrainerResource
+from selfimprove_dagster.training.rows import write_rows
+from selfimprove_dagster.training.supervised import TokenisedExample
 from selfimprove_dagster.training.tokenising import tokenise_examples
 
 SHIPPED = Path(__file__).parent.parent / "experiments" / "toolformer.yaml"
@@ -99,8 +101,11 @@ def plain_loss_without_calls(home: Home, experiment: ToolformerExperiment, examp
     """Nats a token on the plain texts after training on the texts of the examples without their calls."""
     base = experiment.model.path
     texts = tokenise_examples(base, [("", text) for text in examples["question"]])
+    output = home.root / "without_calls" / experiment.name
+    rows = output.with_name(f"{output.name}.rows")
+    write_rows(rows, TokenisedExample, texts)
     outcome = TrainerResource().fine_tune(
-        experiment, base, texts, home.root / "without_calls" / experiment.name, seed=experiment.seed
+        experiment, experiment.training, base, rows, output, seed=experiment.seed
     )
     exam = open_exam(home, experiment, open_language_model).exam
     with closing(open_language_model(outcome.path)) as model:

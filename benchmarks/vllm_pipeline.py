@@ -26,13 +26,13 @@ import polars as pl
 
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
 from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.home.files import parse_experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
-from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.vllm_engine import VllmLanguageModel
 from selfimprove_dagster.methods.lmsi.sampling import generate_paths
-from selfimprove_dagster.methods.lmsi.settings import PRESETS, SamplingSection
+from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
 
 RESULTS = Path(__file__).parent / "results" / "vllm_pipeline.md"
@@ -57,21 +57,17 @@ def plain(model: VllmLanguageModel, questions: pl.DataFrame, section: SamplingSe
 
 
 def pipeline(
-    model: VllmLanguageModel, questions: pl.DataFrame, section: SamplingSection, seed: int
+    model: VllmLanguageModel, questions: pl.DataFrame, experiment: LmsiExperiment, seed: int
 ) -> tuple[int, float]:
     """Tokens and seconds of the pipeline's generation, its table committed."""
     activity = Activity(
         "lmsi/raw_generations", partition_of("vllm", 0), "1", {}, seed, model_id=model.model_id
     )
-    parameters = SamplingParameters(
-        section.temperature, max_tokens=section.max_tokens, stop=tuple(section.stop)
-    )
+    seeded = experiment.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         with Lake(folder).writer(RAW_GENERATIONS, activity) as writer:
-            spent = generate_paths(
-                writer, model, questions, section, parameters, (), seeds_from=(seed, 0), log=lambda line: None
-            )
+            spent = generate_paths(writer, model, questions, seeded)
             writer.commit()
         return spent.tokens, time.perf_counter() - began
 
@@ -93,7 +89,19 @@ def main() -> None:
         "max_tokens": options.max_tokens,
         "shard_questions": options.shard_questions,
     }
-    section = SamplingSection(**{**PRESETS["practical"].values["sampling"], **asked})
+    experiment = parse_experiment(
+        {
+            "name": "vllm",
+            "preset": "practical",
+            "model": {"path": str(options.model)},
+            "seeds": {"file": "embedded"},
+            "evaluation": {"file": "embedded"},
+            "sampling": asked,
+        },
+        folder=Path(),
+    )
+    assert isinstance(experiment, LmsiExperiment)
+    section = experiment.sampling
     lines = options.questions.read_text().splitlines()[: options.prompts]
     questions = pl.DataFrame(
         {
@@ -105,14 +113,14 @@ def main() -> None:
     speeds: dict[str, list[float]] = {"plain": [], "pipeline": []}
     try:
         plain(model, questions.head(8), section)
-        pipeline(model, questions.head(8), section, 0)
+        pipeline(model, questions.head(8), experiment, 0)
         for seed in range(options.rounds):
             for name in speeds:
                 model._llm.reset_prefix_cache()
                 tokens, seconds = (
                     plain(model, questions, section)
                     if name == "plain"
-                    else pipeline(model, questions, section, seed)
+                    else pipeline(model, questions, experiment, seed)
                 )
                 speeds[name].append(tokens / seconds)
     finally:

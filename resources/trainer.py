@@ -2,111 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import TrainingSection
 from selfimprove_dagster.families.preferences.settings import (
     PolicyTrainingSection,
     RewardModelSection,
     SupervisedStepSection,
 )
+from selfimprove_dagster.work.spec import Spec
 
 if TYPE_CHECKING:
-    from selfimprove_dagster.training.comparisons import Comparison
-    from selfimprove_dagster.training.policy import PolicyOutcome, Reward
-    from selfimprove_dagster.training.settings import TrainingOutcome
-    from selfimprove_dagster.training.supervised import TokenisedExample
+    from selfimprove_dagster.training.policy import PolicyOutcome
+    from selfimprove_dagster.training.settings import TrainingOutcome, TrainingSettings
 
 OnLog = Callable[[dict[str, float]], None]
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Fine-tunes with TRL, with the settings of an experiment."""
+    """Runs training jobs with the settings of an experiment; see `selfimprove_dagster.training.jobs`.
+
+    Every method takes the experiment, the section that says how to train, the model to start from, the file of rows
+    and the folder of the trained model.
+    """
 
     device: str = Field(default="", description="overrides the experiment's device when not empty")
 
     def fine_tune(
         self,
-        experiment: TrainingExperiment,
+        experiment: Experiment,
+        section: TrainingSection | SupervisedStepSection,
         base: str | Path,
-        examples: Sequence[TokenisedExample],
+        rows: Path,
         output: Path,
         *,
         seed: int,
         on_log: OnLog | None = None,
-        section: TrainingSection | SupervisedStepSection | None = None,
     ) -> TrainingOutcome:
-        """Train `base` on the examples; see `selfimprove_dagster.training.supervised.fine_tune`.
+        """Train on `TokenisedExample`s."""
+        from selfimprove_dagster.training import jobs
+        from selfimprove_dagster.training.supervised import SupervisedSettings
 
-        `section` is the experiment's own `training` unless another is given.
-        """
-        from selfimprove_dagster.training.supervised import SupervisedSettings, fine_tune
-
-        settings = SupervisedSettings(**_shared(section or experiment.training))
-        return fine_tune(
-            base, examples, output, settings, seed=seed, on_log=on_log, **self._surroundings(experiment)
+        job = self._job(
+            experiment, jobs.supervised, base, rows, output, SupervisedSettings(**_shared(section)), seed=seed
         )
+        outcome: TrainingOutcome = job.call(on_log=on_log)
+        return outcome
 
     def train_reward_model(
         self,
         experiment: Experiment,
         section: RewardModelSection,
         base: str | Path,
-        comparisons: Sequence[Comparison],
+        rows: Path,
         output: Path,
         *,
         seed: int,
         on_log: OnLog | None = None,
     ) -> TrainingOutcome:
-        """See `selfimprove_dagster.training.reward.train_reward_model`."""
-        from selfimprove_dagster.training.reward import RewardSettings, train_reward_model
+        """Train a reward model on `Comparison`s."""
+        from selfimprove_dagster.training import jobs
+        from selfimprove_dagster.training.reward import RewardSettings
 
-        settings = RewardSettings(**_shared(section))
-        return train_reward_model(
-            base, comparisons, output, settings, seed=seed, on_log=on_log, **self._surroundings(experiment)
+        job = self._job(
+            experiment, jobs.reward_model, base, rows, output, RewardSettings(**_shared(section)), seed=seed
         )
+        outcome: TrainingOutcome = job.call(on_log=on_log)
+        return outcome
 
     def optimise_preferences(
         self,
         experiment: Experiment,
         section: PolicyTrainingSection,
         base: str | Path,
-        comparisons: Sequence[Comparison],
+        rows: Path,
         output: Path,
         *,
         seed: int,
         on_log: OnLog | None = None,
     ) -> TrainingOutcome:
-        """DPO; see `selfimprove_dagster.training.preference.optimise_preferences`."""
-        from selfimprove_dagster.training.preference import PreferenceSettings, optimise_preferences
+        """DPO on `Comparison`s."""
+        from selfimprove_dagster.training import jobs
+        from selfimprove_dagster.training.preference import PreferenceSettings
 
         settings = PreferenceSettings(**_shared(section), beta=section.kl_coefficient)
-        return optimise_preferences(
-            base, comparisons, output, settings, seed=seed, on_log=on_log, **self._surroundings(experiment)
-        )
+        job = self._job(experiment, jobs.preferences, base, rows, output, settings, seed=seed)
+        outcome: TrainingOutcome = job.call(on_log=on_log)
+        return outcome
 
     def optimise_policy(
         self,
         experiment: Experiment,
         section: PolicyTrainingSection,
         base: str | Path,
-        prompts: Sequence[list[int]],
-        reward: Reward,
+        rows: Path,
         output: Path,
         *,
+        reward: Spec,
         reward_id: str,
         seed: int,
         on_log: OnLog | None = None,
     ) -> PolicyOutcome:
-        """GRPO or RLOO; see `selfimprove_dagster.training.policy.optimise_policy`."""
-        from selfimprove_dagster.training.policy import PolicySettings, optimise_policy
+        """GRPO or RLOO on `TokenisedPrompt`s; `reward` names what opens the reward."""
+        from selfimprove_dagster.training import jobs
+        from selfimprove_dagster.training.policy import PolicySettings
 
         assert section.algorithm != "dpo"
         settings = PolicySettings(
@@ -117,30 +123,38 @@ class TrainerResource(dg.ConfigurableResource):
             temperature=section.temperature,
             max_completion_tokens=section.max_tokens,
         )
-        return optimise_policy(
-            base,
-            prompts,
-            reward,
-            output,
-            settings,
-            reward_id=reward_id,
-            seed=seed,
-            on_log=on_log,
-            **self._surroundings(experiment),
-        )
+        rewarded = {"reward": reward.to_json(), "reward_id": reward_id}
+        job = self._job(experiment, jobs.policy, base, rows, output, settings, seed=seed, **rewarded)
+        outcome: PolicyOutcome = job.call(on_log=on_log)
+        return outcome
 
-    def _surroundings(self, experiment: Experiment) -> dict[str, Any]:
-        """Where, and in which numbers, is computed."""
+    def _job(
+        self,
+        experiment: Experiment,
+        function: Callable[..., TrainingOutcome],
+        base: str | Path,
+        rows: Path,
+        output: Path,
+        settings: TrainingSettings,
+        **more: Any,
+    ) -> Spec:
+        """The job as plain data, with the device and the number format in which it computes."""
         import torch
 
         device, dtype = self.device or experiment.model.device, experiment.model.dtype
         if dtype == "auto":
             dtype = "bfloat16" if torch.cuda.is_available() and device != "cpu" else "float32"
-        return {
-            "device": device,
-            "dtype": dtype,
-            "trust_remote_code": experiment.model.trust_remote_code,
-        }
+        return Spec.of(
+            function,
+            base=str(base),
+            rows=str(rows),
+            output=str(output),
+            settings=asdict(settings),
+            device=device,
+            dtype=dtype,
+            trust_remote_code=experiment.model.trust_remote_code,
+            **more,
+        )
 
 
 def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:

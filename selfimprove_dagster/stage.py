@@ -23,7 +23,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of, read_parquet
+from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, Drafts, build_records, content_hash, parents_of
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
@@ -233,11 +233,6 @@ class StageContext(Generic[E]):
                 f"{table.name} has {manifest.rows:,} rows, and a stage reads tables of up to {SMALL:,} whole: read it "
                 "by `scan`, and hand its rows to `map`"
             )
-        return manifest, rows.collect()
-
-    def read(self, table: Table) -> tuple[Manifest, pl.DataFrame]:
-        """TO BE REMOVED once no stage calls it."""
-        manifest, rows = self.scan(table)
         return manifest, rows.collect()
 
     def measure(self, manifest: Manifest, **measures: pl.Expr) -> dict[str, Any]:

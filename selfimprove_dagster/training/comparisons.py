@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 from selfimprove_dagster.errors import TrainingError
@@ -43,7 +44,9 @@ class Comparison:
         return first, second
 
 
-def tokenise_comparisons(base: str | Path, rows: Iterable[tuple[str, str, str, float]]) -> list[Comparison]:
+def tokenise_comparisons(
+    base: str | Path, rows: Iterable[tuple[str, str, str, float]]
+) -> Iterator[Comparison]:
     """(prompt, first, second, probability of the first) rows with the tokenizer of `base`.
 
     Prompts and completions become tokens as in `tokenise_examples`: completions end with the end-of-sequence
@@ -52,23 +55,22 @@ def tokenise_comparisons(base: str | Path, rows: Iterable[tuple[str, str, str, f
     return tokenise_sides(base, ((prompt, one, prompt, other, p) for prompt, one, other, p in rows))
 
 
-def tokenise_sides(base: str | Path, rows: Iterable[tuple[str, str, str, str, float]]) -> list[Comparison]:
-    """The same of (first prompt, first, second prompt, second, probability of the first) rows."""
+def tokenise_sides(
+    base: str | Path, rows: Iterable[tuple[str, str, str, str, float]]
+) -> Iterator[Comparison]:
+    """Like `tokenise_comparisons`, for (first prompt, first, second prompt, second, probability) rows."""
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
-    rows = list(rows)
-    pairs = [side for row in rows for side in ((row[0], row[1]), (row[2], row[3]))]
-    examples = tokenise_examples(base, pairs)
-    return [
-        Comparison(
+    kept, read = tee(rows)
+    sides = tokenise_examples(base, (side for row in read for side in (row[0:2], row[2:4])))
+    for row, first, second in zip(kept, sides, sides, strict=True):
+        yield Comparison(
             first.prompt_token_ids,
             first.completion_token_ids,
             second.completion_token_ids,
             row[4],
             None if row[0] == row[2] else second.prompt_token_ids,
         )
-        for row, first, second in zip(rows, examples[::2], examples[1::2], strict=True)
-    ]
 
 
 def hash_comparisons(comparisons: Sequence[Comparison]) -> str:
@@ -82,14 +84,15 @@ def hash_comparisons(comparisons: Sequence[Comparison]) -> str:
 
 def usable_comparisons(
     comparisons: Sequence[Comparison], *, vocabulary: int, max_length: float
-) -> list[Comparison]:
-    """Those of which both sides have at most `max_length` tokens, each checked.
+) -> dict[int, tuple[int, int]]:
+    """Those of which both sides have at most `max_length` tokens, as their lengths by index; each is checked.
 
     Raises TrainingError where there are none, none fits, or one has no completion, a token id beyond the
     vocabulary, or a probability that is none.
     """
     if not comparisons:
         raise TrainingError("There are no comparisons to train on. See what the filters before it dropped.")
+    lengths = {}
     for number, comparison in enumerate(comparisons):
         for side, prompt, completion in zip(
             ("first", "second"), comparison.prompts, comparison.completions, strict=True
@@ -99,7 +102,8 @@ def usable_comparisons(
             raise TrainingError(
                 f"Comparison {number} has probability {comparison.probability}; it must lie between 0 and 1."
             )
-    usable = [comparison for comparison in comparisons if max(comparison.lengths) <= max_length]
+        lengths[number] = comparison.lengths
+    usable = {number: sides for number, sides in lengths.items() if max(sides) <= max_length}
     if not usable:
         raise TrainingError(f"All {len(comparisons)} comparisons are longer than {max_length} tokens.")
     return usable

@@ -9,11 +9,13 @@ Changed against trl 1.16, besides what `resumable_trainer` changes:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
 
@@ -21,8 +23,37 @@ IGNORED = -100
 """Label of a token that carries no loss."""
 
 
+class Example(Protocol):
+    """A prompt, which carries no loss, and the completion to learn."""
+
+    @property
+    def prompt_token_ids(self) -> list[int]: ...
+
+    @property
+    def completion_token_ids(self) -> list[int]: ...
+
+
+class ExampleCollator:
+    """Rows that name examples → `input_ids` and `labels`, padded on the right."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        # The padding token is masked out and, on the right, seen by no other: any id will do. With a
+        # collator of ours TRL leaves the tokenizer and the configs as they are.
+        self._pad = DataCollatorForLanguageModeling(pad_token_id=0)
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> Any:
+        features = []
+        for example in (self._examples[row["row"]] for row in rows):
+            prompt, completion = example.prompt_token_ids, example.completion_token_ids
+            # Nothing predicts a first token, and the trainer would count it when it averages.
+            labels = [IGNORED, *[*[IGNORED] * len(prompt), *completion][1:]]
+            features.append({"input_ids": prompt + completion, "labels": labels})
+        return self._pad(features)
+
+
 class CompletionTrainer(ResumableTrainer, SFTTrainer):
-    """SFTTrainer over rows of `input_ids` and `labels`; losses are in nats a labelled token."""
+    """SFTTrainer over rows that name examples; losses are in nats a labelled token."""
 
     def compute_loss(
         self,

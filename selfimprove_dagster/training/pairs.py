@@ -17,14 +17,16 @@ class PairTraining:
     def __init__(self, run: Run, comparisons: Sequence[Comparison], config: Any) -> None:
         """`config`: that of the model's text part. Raises TrainingError as `usable_comparisons` does."""
         self._run = run
-        self.usable = usable_comparisons(
+        self._comparisons = comparisons
+        usable = usable_comparisons(
             comparisons, vocabulary=config.vocab_size, max_length=run.max_length(config)
         )
-        self._dropped = len(comparisons) - len(self.usable)
-        longest = [max(comparison.lengths) for comparison in self.usable]
-        self._batches = plan_batches(longest, run.settings, run.seed)
-        sizes = [sum(comparison.lengths) for comparison in self.usable]
-        self._seen = list(accumulate(sum(sizes[index] for index in batch) for batch in self._batches))
+        self._examples, self._dropped = len(usable), len(comparisons) - len(usable)
+        rows, lengths = [*usable], [*usable.values()]
+        batches = plan_batches([max(sides) for sides in lengths], run.settings, run.seed)
+        self._order = [rows[index] for batch in batches for index in batch]
+        sizes = [sum(sides) for sides in lengths]
+        self._seen = list(accumulate(sum(sizes[index] for index in batch) for batch in batches))
 
     def arguments(self, on_log: Callable[[LogEntry], None] | None) -> dict[str, Any]:
         """What a trainer of `pair_trainers` takes: its data, and whom to tell, with the `tokens` so far."""
@@ -38,13 +40,11 @@ class PairTraining:
                 on_log({**entry, "tokens": self._seen[last_batch]})
 
         return {
-            "train_dataset": Dataset.from_dict({"row": [row for batch in self._batches for row in batch]}),
-            "data_collator": PairCollator(self.usable),
+            "train_dataset": Dataset.from_dict({"row": self._order}),
+            "data_collator": PairCollator(self._comparisons),
             "on_log": log_with_tokens,
         }
 
     def summary(self, log: list[LogEntry]) -> dict[str, Any]:
         """The fields of a `TrainingOutcome` but its path; tokens are those of both sides."""
-        return summary(
-            self._run, log, tokens=self._seen[-1], examples=len(self.usable), dropped=self._dropped
-        )
+        return summary(self._run, log, tokens=self._seen[-1], examples=self._examples, dropped=self._dropped)

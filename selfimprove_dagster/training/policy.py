@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training import folders
+from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.rollouts import ROLLOUTS, Rollout, RolloutFiles, read_rollouts
 from selfimprove_dagster.training.run import (
     Run,
@@ -41,11 +42,15 @@ from selfimprove_dagster.training.settings import (
 )
 from selfimprove_dagster.training.surroundings import deterministic_kernels
 
-__all__ = ["PolicyOutcome", "PolicySettings", "Reward", "Rollout", "optimise_policy", "read_rollouts"]
-
-
-Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
-"""Rewards of completions: called with the token ids of prompts and of completions, one for one."""
+__all__ = [
+    "PolicyOutcome",
+    "PolicySettings",
+    "Reward",
+    "Rollout",
+    "TokenisedPrompt",
+    "optimise_policy",
+    "read_rollouts",
+]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class PolicyOutcome(TrainingOutcome):
 
 def optimise_policy(
     base: str | Path,
-    prompts: Sequence[list[int]],
+    prompts: Sequence[TokenisedPrompt],
     reward: Reward,
     output: Path,
     settings: PolicySettings,
@@ -119,7 +124,8 @@ def optimise_policy(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    determinants = run.determinants(kind="policy", prompts=hash_token_ids(prompts), reward=reward_id)
+    asked = hash_token_ids(prompt.token_ids for prompt in prompts)
+    determinants = run.determinants(kind="policy", prompts=asked, reward=reward_id)
     outcome = complete(run, determinants, lambda: _train(run, settings, prompts, reward, on_log, on_rollouts))
     return PolicyOutcome(path=run.output, **outcome)
 
@@ -127,7 +133,7 @@ def optimise_policy(
 def _train(
     run: Run,
     settings: PolicySettings,
-    prompts: Sequence[list[int]],
+    prompts: Sequence[TokenisedPrompt],
     reward: Reward,
     on_log: Callable[[LogEntry], None] | None,
     on_rollouts: Callable[[list[Rollout]], None] | None,
@@ -195,11 +201,13 @@ def _train(
     files.write(finished / ROLLOUTS)
 
 
-def _plan(prompts: Sequence[list[int]], usable: list[int], settings: PolicySettings, seed: int) -> list[int]:
+def _plan(
+    prompts: Sequence[TokenisedPrompt], usable: list[int], settings: PolicySettings, seed: int
+) -> list[int]:
     """The prompts of all steps, in their order; each pass over them is shuffled."""
     a_step = settings.batch_size * settings.gradient_accumulation // settings.group_size
     steps = replace(settings, batch_size=a_step, gradient_accumulation=1)
-    batches = plan_batches([len(prompts[index]) for index in usable], steps, seed)
+    batches = plan_batches([len(prompts[index].token_ids) for index in usable], steps, seed)
     return [usable[place] for batch in batches for place in batch]
 
 
@@ -238,16 +246,18 @@ def _check(settings: PolicySettings) -> None:
         )
 
 
-def _usable(prompts: Sequence[list[int]], settings: PolicySettings, run: Run, config: Any) -> list[int]:
+def _usable(prompts: Sequence[TokenisedPrompt], settings: PolicySettings, run: Run, config: Any) -> list[int]:
     """Indices of the prompts that leave room for a whole completion."""
     if not prompts:
         raise TrainingError("There are no prompts to train on. See what the filters before it dropped.")
-    for number, prompt in enumerate(prompts):
-        if not prompt:
-            raise TrainingError(f"Prompt {number} is empty; a completion must follow at least one token.")
-        check_vocabulary(f"Prompt {number}", prompt, config.vocab_size)
     room = run.max_length(config) - settings.max_completion_tokens
-    usable = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
+    usable = []
+    for number, prompt in enumerate(prompts):
+        if not prompt.token_ids:
+            raise TrainingError(f"Prompt {number} is empty; a completion must follow at least one token.")
+        check_vocabulary(f"Prompt {number}", prompt.token_ids, config.vocab_size)
+        if len(prompt.token_ids) <= room:
+            usable.append(number)
     if not usable:
         raise TrainingError(
             f"None of the {len(prompts)} prompts has at most {room} tokens, which leave room for "

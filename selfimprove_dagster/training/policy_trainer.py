@@ -34,6 +34,7 @@ from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
+from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles
 
 _TOKEN_BUDGET = 65_536
@@ -90,8 +91,8 @@ class PolicyTrainer(ResumableTrainer):
     def __init__(
         self,
         *args: Any,
-        prompts: Sequence[list[int]],
-        reward: Callable[[list[list[int]], list[list[int]]], list[float]],
+        prompts: Sequence[TokenisedPrompt],
+        reward: Reward,
         sampler: Sampler,
         end_tokens: Sequence[int],
         files: RolloutFiles,
@@ -116,7 +117,7 @@ class PolicyTrainer(ResumableTrainer):
     def draw(self, indices: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts and completions of a step's rows, of which each `num_generations` are of one prompt."""
         step, size = self.state.global_step + 1, self.num_generations
-        groups = [self._prompts[index] for index in indices[::size]]
+        groups = [self._prompts[index].token_ids for index in indices[::size]]
         seeds = [
             [seed_of("rollout", self._seed, step, group, sample) for sample in range(size)]
             for group in range(len(groups))
@@ -156,7 +157,7 @@ class PolicyTrainer(ResumableTrainer):
                 self.state.global_step + 1,
                 index,
                 number % self.num_generations,
-                self._prompts[index],
+                self._prompts[index].token_ids,
                 completion,
                 reward,
                 advantage,

@@ -11,7 +11,8 @@ Through TRL's RewardTrainer, on one device; what is changed in it says `pair_tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons
 from selfimprove_dagster.training.pairs import PairTraining
+from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
+from selfimprove_dagster.training.rows import batched
 from selfimprove_dagster.training.run import Run, complete, configured, tokenizer_of, train_to_the_end, write
 from selfimprove_dagster.training.settings import LogEntry, TrainingOutcome, TrainingSettings
 from selfimprove_dagster.training.surroundings import deterministic_kernels, quiet
@@ -153,17 +156,13 @@ class RewardModel:
                 rewards[index] = reward
         return rewards
 
-    def accuracy(self, comparisons: Sequence[Comparison]) -> float:
-        """Share of the comparisons on whose preferred side the reward is higher.
-
-        Equal rewards, and a label of 0.5, count one half. NaN where there are no comparisons.
-        """
-        prompts = [prompt for comparison in comparisons for prompt in comparison.prompts]
-        completions = [completion for comparison in comparisons for completion in comparison.completions]
-        rewards = self.score(prompts, completions)
-        pairs = zip(rewards[::2], rewards[1::2], comparisons, strict=True)
-        signs = [_sign(first - second) * _sign(pair.probability - 0.5) for first, second, pair in pairs]
-        return (sum(signs) / len(signs) + 1) / 2 if signs else math.nan
+    def compare(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[float, float, float]]:
+        """The rewards of both sides of each comparison, and its label; comparisons are taken a batch at a time."""
+        for batch in batched(comparisons):
+            sides = [side for one in batch for side in zip(one.prompts, one.completions, strict=True)]
+            rewards = self.score([prompt for prompt, _ in sides], [completion for _, completion in sides])
+            labels = (one.probability for one in batch)
+            yield from zip(rewards[::2], rewards[1::2], labels, strict=True)
 
     def close(self) -> None:
         """Free the weights' memory."""
@@ -205,6 +204,26 @@ def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, se
             "base for the reward model"
         )
     return model, set(loading["missing_keys"])
+
+
+def agreement(compared: Iterable[tuple[float, float, float]]) -> float:
+    """Share of what `RewardModel.compare` gave in which the preferred side has the higher reward.
+
+    Equal rewards, and a label of 0.5, count one half. NaN where nothing was compared.
+    """
+    signs = [_sign(first - second) * _sign(probability - 0.5) for first, second, probability in compared]
+    return (sum(signs) / len(signs) + 1) / 2 if signs else math.nan
+
+
+@contextmanager
+def reward_by_model(path: str, device: str) -> Iterator[Reward]:
+    """Opens the reward that the reward model at `path` gives."""
+    with closing(RewardModel.open(path, device)) as judge:
+
+        def reward(prompts: Sequence[TokenisedPrompt], completions: Sequence[list[int]]) -> list[float]:
+            return judge.score([prompt.token_ids for prompt in prompts], completions)
+
+        yield reward
 
 
 def _sign(value: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,7 +91,7 @@ def check_vocabulary(name: str, token_ids: list[int], vocabulary: int) -> None:
         )
 
 
-def hash_token_ids(sequences: Sequence[list[int]]) -> str:
+def hash_token_ids(sequences: Iterable[list[int]]) -> str:
     """`b2:` and 32 hex digits over sequences of token ids, in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for sequence in sequences:

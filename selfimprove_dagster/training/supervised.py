@@ -102,16 +102,17 @@ def fine_tune(
 
 def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[LogEntry], None] | None) -> None:
     """Train in `run.partial` and leave the whole model in `run.partial/finished`."""
+    from datasets import Dataset
     from trl import SFTConfig
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from selfimprove_dagster.training.completion_trainer import CompletionTrainer
+    from selfimprove_dagster.training.completion_trainer import CompletionTrainer, ExampleCollator
 
     settings, on_cpu = run.settings, run.on_cpu
     model, tokenizer = load(run)
     usable = _usable(examples, run, model.config.get_text_config())
-    batches = plan_batches([example.length for example in usable], settings, run.seed)
-    seen = list(accumulate(sum(usable[index].length for index in batch) for batch in batches))
+    rows, lengths = [*usable], [*usable.values()]
+    batches = plan_batches(lengths, settings, run.seed)
+    seen = list(accumulate(sum(lengths[index] for index in batch) for batch in batches))
 
     def log_with_tokens(entry: LogEntry) -> None:
         if on_log is not None:
@@ -121,11 +122,16 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
     with deterministic_kernels(on_cpu):
         trainer = CompletionTrainer(
             model=model,
-            args=configured(SFTConfig, run, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
-            train_dataset=_dataset(usable, batches),
-            # The padding token is masked out and, on the right, seen by no other: any id will do. With a
-            # collator of ours TRL leaves the tokenizer and the configs as they are.
-            data_collator=DataCollatorForLanguageModeling(pad_token_id=0),
+            args=configured(
+                SFTConfig,
+                run,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                max_length=None,
+                remove_unused_columns=False,
+            ),
+            # In the order in which they are trained on.
+            train_dataset=Dataset.from_dict({"row": [rows[index] for batch in batches for index in batch]}),
+            data_collator=ExampleCollator(examples),
             processing_class=tokenizer,
             on_log=log_with_tokens,
         )
@@ -147,31 +153,18 @@ def _hash_examples(examples: Sequence[TokenisedExample]) -> str:
     return f"b2:{digest.hexdigest()}"
 
 
-def _usable(examples: Sequence[TokenisedExample], run: Run, config: Any) -> list[TokenisedExample]:
-    """The examples that fit; raises TrainingError where one is malformed or none fits."""
+def _usable(examples: Sequence[TokenisedExample], run: Run, config: Any) -> dict[int, int]:
+    """The examples that fit, as their lengths by index; raises TrainingError where one is malformed or none fits."""
+    lengths = {}
     for number, example in enumerate(examples):
         check_tokens(
             f"Example {number}", example.prompt_token_ids, example.completion_token_ids, config.vocab_size
         )
+        lengths[number] = example.length
     max_length = run.max_length(config)
-    usable = [example for example in examples if example.length <= max_length]
+    usable = {number: length for number, length in lengths.items() if length <= max_length}
     if not examples:
         raise TrainingError("There are no examples to train on. See what the filters before it dropped.")
     if not usable:
         raise TrainingError(f"All {len(examples)} examples are longer than {max_length} tokens.")
     return usable
-
-
-def _dataset(examples: Sequence[TokenisedExample], batches: Sequence[Sequence[int]]) -> Any:
-    """Rows of `input_ids` and `labels` in the order in which they are trained on."""
-    from datasets import Dataset
-
-    from selfimprove_dagster.training.completion_trainer import IGNORED
-
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for example in examples:
-        columns["input_ids"].append(example.prompt_token_ids + example.completion_token_ids)
-        labels = [IGNORED] * len(example.prompt_token_ids) + example.completion_token_ids
-        # Nothing predicts a first token, and the trainer would count it when it averages.
-        columns["labels"].append([IGNORED, *labels[1:]])
-    return Dataset.from_dict(columns).select([index for batch in batches for index in batch])

@@ -1,21 +1,29 @@
-"""Text to token ids for training: prompt and completion apart, exactly as generation joins them."""
+"""Text to token ids for training: prompt and completion apart, exactly as generation joins them.
+
+Rows are tokenised a batch at a time, as they are asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from selfimprove_dagster.training.rewards import TokenisedPrompt
+from selfimprove_dagster.training.rows import batched
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.supervised import TokenisedExample
 
 
-def prompt_token_ids(base: str | Path, prompts: Sequence[str]) -> list[list[int]]:
-    """The prompts with the tokenizer of `base`, its leading special tokens included."""
+def tokenise_prompts(base: str | Path, prompts: Iterable[tuple[str, str]]) -> Iterator[TokenisedPrompt]:
+    """(prompt, question) pairs with the tokenizer of `base`, its leading special tokens included."""
     from transformers import AutoTokenizer
 
-    ids: list[list[int]] = AutoTokenizer.from_pretrained(base)(list(prompts))["input_ids"] if prompts else []
-    return ids
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for batch in batched(prompts):
+        ids = tokenizer([prompt for prompt, _ in batch])["input_ids"]
+        yield from (TokenisedPrompt(one, question) for one, (_, question) in zip(ids, batch, strict=True))
 
 
 def decoder(base: str | Path) -> Callable[[Sequence[list[int]]], list[str]]:
@@ -26,7 +34,7 @@ def decoder(base: str | Path) -> Callable[[Sequence[list[int]]], list[str]]:
     return lambda completions: tokenizer.batch_decode(list(completions), skip_special_tokens=True)
 
 
-def tokenise_examples(base: str | Path, pairs: Iterable[tuple[str, str]]) -> list[TokenisedExample]:
+def tokenise_examples(base: str | Path, pairs: Iterable[tuple[str, str]]) -> Iterator[TokenisedExample]:
     """(prompt, completion) pairs with the tokenizer of `base`.
 
     A prompt gets the tokenizer's leading special tokens; a completion gets none but the end-of-sequence
@@ -37,14 +45,10 @@ def tokenise_examples(base: str | Path, pairs: Iterable[tuple[str, str]]) -> lis
     from selfimprove_dagster.training.supervised import TokenisedExample
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    pairs = list(pairs)
-    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"] if pairs else []
-    completions = (
-        tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
-        if pairs
-        else []
-    )
-    return [
-        TokenisedExample(prompt, [*completion, tokenizer.eos_token_id])
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+    for batch in batched(pairs):
+        prompts = tokenizer([prompt for prompt, _ in batch])["input_ids"]
+        completions = tokenizer([completion for _, completion in batch], add_special_tokens=False)[
+            "input_ids"
+        ]
+        for prompt, completion in zip(prompts, completions, strict=True):
+            yield TokenisedExample(prompt, [*completion, tokenizer.eos_token_id])

@@ -190,8 +190,9 @@ def in_shards(
 
     `record` makes records of what `work` returned for a shard, by its number; without it these are the drafts.
 
-    Shards that an earlier attempt left are not made again. Returns what all of them took, whichever attempt
-    made them; what a shard took is not kept where `timed` is False, as where no model works. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    Shards that an earlier attempt left are not made again. Returns what all of them took, whichever attempt made
+    them; with `timed` False, as where no model works, a shard does not record it. Raises BudgetSpent before a shard
+    that `allowance` has nothing for.
     """
     parts = _parts(items, size, together)
     done, spent = writer.committed_shards, writer.spent

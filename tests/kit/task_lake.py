@@ -178,26 +178,29 @@ def _open(
 def _fine_tune(
     self: Any,
     experiment: Any,
+    section: Any,
     base: Any,
-    examples: Sequence[Any],
+    rows: Path,
     output: Path,
     *,
     seed: int,
     on_log: Any,
-    section: Any = None,
 ) -> Any:
     import numpy as np
     from safetensors.numpy import save_file
 
+    from selfimprove_dagster.training.rows import RowFile
     from selfimprove_dagster.training.settings import TrainingOutcome
+    from selfimprove_dagster.training.supervised import TokenisedExample
 
+    examples = len(RowFile(rows, TokenisedExample))
     output.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BASE_MODEL / name, output / name)
-    save_file({"seed": np.array([seed, len(examples)])}, output / "model.safetensors")
+    save_file({"seed": np.array([seed, examples])}, output / "model.safetensors")
     (output / "loss.png").write_bytes(b"\x89PNG")
     log: list[Any] = [{"step": 1.0, "loss": 2.0, "learning_rate": 0.1, "tokens": 9}]
-    return TrainingOutcome(output, 1, 9, len(examples), 0, 0.1, 2.0, 1.0, log)
+    return TrainingOutcome(output, 1, 9, examples, 0, 0.1, 2.0, 1.0, log)
 
 
 def make_task_home(folder: Path) -> Home:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from kit.training import END, ENVIRONMENT, weights
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
+from selfimprove_dagster.training.rewards import TokenisedPrompt
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles, read_rollouts
 
 pytestmark = pytest.mark.train
@@ -32,10 +34,10 @@ SETTINGS = PolicySettings(
     save_every=5,
 )
 WANTED = range(100, 180)
-PROMPTS = [[1, *range(3 + index, 6 + 2 * index)] for index in range(7)]
+PROMPTS = [TokenisedPrompt([1, *range(3 + index, 6 + 2 * index)]) for index in range(7)]
 
 
-def share_wanted(_: list[list[int]], completions: list[list[int]]) -> list[float]:
+def share_wanted(_: Sequence[TokenisedPrompt], completions: Sequence[list[int]]) -> list[float]:
     """Share of a completion's tokens that are WANTED."""
     return [sum(token in WANTED for token in one) / len(one) for one in completions]
 
@@ -156,7 +158,7 @@ def test_every_rollout_is_kept(undisturbed: PolicyOutcome) -> None:
         mean = sum(rewards) / len(rewards)
         deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1))
         for rollout in group:
-            assert rollout.prompt_token_ids == PROMPTS[rollout.prompt]
+            assert rollout.prompt_token_ids == PROMPTS[rollout.prompt].token_ids
             assert 1 <= len(rollout.completion_token_ids) <= SETTINGS.max_completion_tokens
             assert END not in rollout.completion_token_ids[:-1]
             assert [rollout.reward] == share_wanted([], [rollout.completion_token_ids])
@@ -290,7 +292,8 @@ def test_prompts_that_cannot_be_trained_on(
     base: Path, tmp_path: Path, prompts: list[list[int]], message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        optimise_policy(base, prompts, share_wanted, tmp_path / "m", SETTINGS, reward_id="share", seed=0)
+        asked = [TokenisedPrompt(ids) for ids in prompts]
+        optimise_policy(base, asked, share_wanted, tmp_path / "m", SETTINGS, reward_id="share", seed=0)
 
 
 @pytest.mark.parametrize(

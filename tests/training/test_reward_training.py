@@ -21,12 +21,16 @@ from kit.training import BAD, END, ENVIRONMENT, GOOD, cross_entropy, make_compar
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.methods.pit.pit import GAP_TERMS, KINDS, gap_loss
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons, tokenise_comparisons
-from selfimprove_dagster.training.reward import RewardModel, RewardSettings, train_reward_model
+from selfimprove_dagster.training.reward import RewardModel, RewardSettings, agreement, train_reward_model
 from selfimprove_dagster.training.settings import TrainingOutcome
 
 pytestmark = pytest.mark.train
 
 SETTINGS = RewardSettings(steps=24, learning_rate=3e-3, batch_size=6, save_every=5)
+
+
+def accuracy(model: RewardModel, comparisons: list[Comparison]) -> float:
+    return agreement(model.compare(comparisons))
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +115,11 @@ def test_it_learns_what_is_preferred(undisturbed: TrainingOutcome) -> None:
     assert undisturbed.log[0]["step"] == 1
     model = RewardModel.open(undisturbed.path, "cpu")
     held_out = make_comparisons(60, seed=6)
-    assert model.accuracy(held_out) > 0.9
-    assert model.accuracy([dataclasses.replace(pair, probability=0.5) for pair in held_out]) == 0.5
+    assert accuracy(model, held_out) > 0.9
+    assert accuracy(model, [dataclasses.replace(pair, probability=0.5) for pair in held_out]) == 0.5
     flipped = [dataclasses.replace(pair, probability=1 - pair.probability) for pair in held_out]
-    assert model.accuracy(flipped) == pytest.approx(1 - model.accuracy(held_out))
-    assert math.isnan(model.accuracy([]))
+    assert accuracy(model, flipped) == pytest.approx(1 - accuracy(model, held_out))
+    assert math.isnan(accuracy(model, []))
 
 
 def test_a_reward_can_depend_on_a_prompt_of_its_own(base: Path, tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_a_reward_can_depend_on_a_prompt_of_its_own(base: Path, tmp_path: Path) 
         comparisons.append(Comparison(good, completion, completion, 1.0, second_prompt_token_ids=bad))
     settings = dataclasses.replace(SETTINGS, steps=40)
     train_reward_model(base, comparisons, tmp_path / "model", settings, seed=0)
-    assert RewardModel.open(tmp_path / "model", "cpu").accuracy(comparisons) > 0.9
+    assert accuracy(RewardModel.open(tmp_path / "model", "cpu"), comparisons) > 0.9
 
 
 def test_the_trainer_adds_up_the_five_terms_of_a_pairs_gap_loss(base: Path, tmp_path: Path) -> None:
@@ -175,14 +179,14 @@ def test_texts_become_comparisons_as_they_become_examples() -> None:
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     rows = [("Q: one?", " yes", " no", 0.25), ("Q: two?", " a", " b", 1.0)]
-    found = tokenise_comparisons(BASE_MODEL, rows)
-    first = tokenise_examples(BASE_MODEL, [(row[0], row[1]) for row in rows])
-    second = tokenise_examples(BASE_MODEL, [(row[0], row[2]) for row in rows])
+    found = [*tokenise_comparisons(BASE_MODEL, rows)]
+    first = [*tokenise_examples(BASE_MODEL, [(row[0], row[1]) for row in rows])]
+    second = [*tokenise_examples(BASE_MODEL, [(row[0], row[2]) for row in rows])]
     for comparison, one, two, row in zip(found, first, second, rows, strict=True):
         assert comparison == Comparison(
             one.prompt_token_ids, one.completion_token_ids, two.completion_token_ids, row[3]
         )
-    assert tokenise_comparisons(BASE_MODEL, []) == []
+    assert [*tokenise_comparisons(BASE_MODEL, [])] == []
 
 
 # Again, and after a kill

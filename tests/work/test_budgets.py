@@ -22,7 +22,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Spent
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
-from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths
 from selfimprove_dagster.methods.lmsi.tables import EVALUATION, RAW_GENERATIONS
 from selfimprove_dagster.shared_tables import SEEDS
 from selfimprove_dagster.work.budget import Allowance
@@ -40,11 +40,7 @@ def draw(
             writer,
             model,  # type: ignore[arg-type]
             FIVE,
-            experiment.sampling,
-            sampling_parameters(experiment.sampling, improved=False),
-            (),
-            seeds_from=(0,),
-            log=lambda line: None,
+            experiment,
             allowance=allowance,
         )
         return spent, lake.read_ungated(writer.commit(vars(spent)))["id"].to_list()

@@ -40,18 +40,9 @@ def generate(
     """One run of the stage; returns its rows."""
     section = experiment.sampling.model_copy(update=changes)
     activity = activity_of(RAW, parameters=section.model_dump())
-    parameters = sampling_parameters(section, improved=False)
+    changed = experiment.model_copy(update={"sampling": section})
     with lake.writer(RAW, activity) as writer:
-        generate_paths(
-            writer,
-            model,
-            asked,
-            section,
-            parameters,
-            SHOWN,
-            seeds_from=(0, 0),
-            log=lambda line: None,  # type: ignore[arg-type]
-        )
+        generate_paths(writer, model, asked, changed, demonstrations=SHOWN)  # type: ignore[arg-type]
         manifest = writer.commit()
     return lake.read_ungated(manifest)
 
@@ -89,22 +80,12 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
 
 
 def test_a_resumed_run_says_what_was_done_before(tmp_path: Path, experiment: Experiment) -> None:
-    lake, section = Lake(tmp_path), experiment.sampling
-    parameters = sampling_parameters(section, improved=False)
+    lake = Lake(tmp_path)
     lines: list[str] = []
     for model in (FakeLanguageModel(fails_at=2), FakeLanguageModel()):
         with lake.writer(RAW, activity_of(RAW)) as writer:
             try:
-                generate_paths(
-                    writer,
-                    model,
-                    FIVE,
-                    section,
-                    parameters,
-                    (),
-                    seeds_from=(0,),
-                    log=lines.append,  # type: ignore[arg-type]
-                )
+                generate_paths(writer, model, FIVE, experiment, log=lines.append)  # type: ignore[arg-type]
             except KeyboardInterrupt:
                 continue
     assert lines[0].startswith("stopped: lmsi/raw_generations: 12 of 15 paths")

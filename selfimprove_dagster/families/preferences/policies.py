@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -10,136 +11,151 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.families.preferences.settings import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
-from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.stage import Picture, Result, number
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.lake.records import Activity, Draft, Parent
+from selfimprove_dagster.stage import Picture, Result, StageContext, number
+from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.comparisons import Comparison
     from selfimprove_dagster.training.reward import RewardModel
-    from selfimprove_dagster.training.rollouts import Rollout
     from selfimprove_dagster.training.settings import TrainingOutcome
 
-Reward = Callable[[list[list[int]], list[list[int]]], list[float]]
-"""Rewards of completions, by the token ids of prompts and of completions."""
+
+@dataclass(frozen=True)
+class Rewarded:
+    """What rewards completions.
+
+    `opens` names a function that opens the reward, as `rewards.OpensReward`; `model_id` is the model that gives it.
+    `parameters` shape the rewards, and `measured` was found out about the model.
+    """
+
+    opens: Spec
+    model_id: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, str] = field(default_factory=dict)
+
+
+def rewarded_by_model(context: StageContext[Any], table: Table) -> Rewarded:
+    """The rewards of the reward model that an earlier stage of the iteration trained."""
+    from selfimprove_dagster.training.reward import reward_by_model
+
+    _, trained = context.small(table)
+    path, model_id = trained.select("path", "model_id").row(0)
+    return Rewarded(Spec.of(reward_by_model, path=path, device=context.experiment.model.device), model_id)
 
 
 def fit_reward_model(
     training: TrainingStage,
     section: RewardModelSection,
-    comparisons: Sequence[Comparison],
+    comparisons: Iterable[Comparison],
 ) -> tuple[TrainingOutcome, RewardModel]:
     """A reward model trained on comparisons, and open to be measured."""
+    from selfimprove_dagster.training.comparisons import Comparison
     from selfimprove_dagster.training.reward import RewardModel
 
-    experiment = training.context.experiment
-    with training.progress(section.steps) as on_log:
-        outcome = training.context.trainer.train_reward_model(
-            experiment,
-            section,
-            training.base.path,
-            comparisons,
-            training.output,
-            seed=experiment.seed + training.context.iteration,
-            on_log=on_log,
-        )
-    return outcome, RewardModel.open(outcome.path, experiment.model.device)
+    context = training.context
+    outcome = training.train(context.trainer.train_reward_model, section, Comparison, comparisons)
+    return outcome, RewardModel.open(outcome.path, context.experiment.model.device)
 
 
 def optimise_policy(
     training: TrainingStage,
     section: PolicyTrainingSection,
     prompts: pl.DataFrame,
-    rewarding: tuple[Reward, str],
+    rewarded: Rewarded,
     rollouts_table: Table,
-    told: Mapping[str, Any] | None = None,
 ) -> Result:
-    """The policy optimised on prompts (`prompt_id, prompt` and, where it improves what is a record,
-    `reference_id`) against a reward and the id of the model that gives it; the rollouts are stored before.
-    Dagster is `told` more than that.
+    """The policy optimised on prompts against a reward; the rollouts are stored before.
+
+    `prompts` are `prompt_id, prompt`, where a reward reads it `question`, and where the policy improves a record
+    `reference_id`.
     """
     from selfimprove_dagster.plots import line_chart
-    from selfimprove_dagster.training.rollouts import read_rollouts
-    from selfimprove_dagster.training.tokenising import prompt_token_ids
+    from selfimprove_dagster.training.rewards import TokenisedPrompt
+    from selfimprove_dagster.training.tokenising import tokenise_prompts
 
-    context, (reward, reward_id) = training.context, rewarding
-    experiment, base = context.experiment, training.base
-    with training.progress(section.steps) as on_log:
-        outcome = context.trainer.optimise_policy(
-            experiment,
-            section,
-            base.path,
-            prompt_token_ids(base.path, prompts["prompt"].to_list()),
-            reward,
-            training.output,
-            reward_id=reward_id,
-            seed=experiment.seed + context.iteration,
-            on_log=on_log,
-        )
-    drawn = read_rollouts(outcome.rollouts)
-    by = [Parent(training.base_id, "written_by"), Parent(reward_id, "rewarded_by")]
-    store_rollouts(training, rollouts_table, drawn, prompts, by)
-    means: dict[int, list[float]] = {}
-    for rollout in drawn:
-        means.setdefault(rollout.step, []).append(rollout.reward)
-    curve = {"reward": [(float(step), sum(got) / len(got)) for step, got in sorted(means.items())]}
+    context, experiment = training.context, training.context.experiment
+    asked = prompts.select("prompt", "question" if "question" in prompts.columns else pl.lit(""))
+    outcome = training.train(
+        context.trainer.optimise_policy,
+        section,
+        TokenisedPrompt,
+        tokenise_prompts(training.base.path, asked.iter_rows()),
+        reward=rewarded.opens,
+        reward_id=rewarded.model_id,
+    )
+    rollouts = pl.scan_parquet(outcome.rollouts)
+    by = [Parent(training.base_id, "written_by"), Parent(rewarded.model_id, "rewarded_by")]
+    stored, _ = context.beside(rollouts_table).map(
+        _with_prompts(rollouts, prompts),
+        Spec.of(rollout_drafts, base=training.base.path, parents=[vars(parent) for parent in by]),
+        rollouts_activity(training, rollouts_table),
+    )
+    means = rollouts.group_by("step").agg(pl.col("reward").mean()).sort("step").collect()
+    curve = {"reward": [(float(step), reward) for step, reward in means.iter_rows()]}
     chart = line_chart(curve, x="step", y="mean reward", title=f"{experiment.name}: reward while training")
     return training.result(
-        training.store(outcome, parents=[Parent(reward_id, "rewarded_by")]),
+        training.store(outcome, parents=[Parent(rewarded.model_id, "rewarded_by")]),
         outcome,
         {
-            "rollouts": len(drawn),
+            "rollouts": stored.rows,
             "first_reward": number(outcome.first_reward),
             "final_reward": number(outcome.final_reward),
             "reward_curve": Picture(chart),
-            **(told or {}),
+            **rewarded.measured,
         },
     )
 
 
-def store_rollouts(
-    training: TrainingStage,
-    table: Table,
-    drawn: Sequence[Rollout],
-    prompts: pl.DataFrame | None,
-    parents: Sequence[Parent],
-) -> None:
-    """Commit what the policy wrote before the checkpoint that learnt from it."""
-    from selfimprove_dagster.training.tokenising import decoder
-
+def rollouts_activity(training: TrainingStage, table: Table) -> Activity:
+    """The activity of what the policy writes while it is trained."""
     context = training.context
-    beside = context.beside(table)
-    pool, _ = context.read(registry.table(f"{context.experiment.method}/seed_pool"))
-    activity = beside.activity(
+    pool, _ = context.scan(registry.table(f"{context.experiment.method}/seed_pool"))
+    return context.beside(table).activity(
         inputs=[training.dataset, pool],
         parameters={"training": training.activity.id},
         model_id=training.base_id,
     )
-    rows = [] if prompts is None else prompts.rows(named=True)
-    improving = prompts is not None and "reference_id" in prompts.columns
-    texts = decoder(training.base.path)([one.completion_token_ids for one in drawn]) if drawn else []
-    # A prompt can come up in several groups of a step, and a text in each of them.
-    first_of_step = {one.step: at for at, one in reversed([*enumerate(drawn)])}
-    beside.store(
-        activity,
-        [
-            Draft(
-                content={
-                    "prompt_id": rows[one.prompt]["prompt_id"],
-                    "step": one.step,
-                    "prompt": rows[one.prompt]["prompt"],
-                    "prompt_token_ids": one.prompt_token_ids,
-                    "token_ids": one.completion_token_ids,
-                    "text": text,
-                },
-                parents=[
-                    Parent(rows[one.prompt]["prompt_id"], "prompt"),
-                    *([Parent(rows[one.prompt]["reference_id"], "reference")] if improving else []),
-                    *parents,
-                ],
-                measures={"reward": one.reward, "advantage": one.advantage},
-                sample_index=at - first_of_step[one.step],
-            )
-            for at, (one, text) in enumerate(zip(drawn, texts, strict=True))
-        ],
+
+
+def _with_prompts(rollouts: pl.LazyFrame, prompts: pl.DataFrame) -> pl.LazyFrame:
+    """Rollouts with the columns of their prompts.
+
+    `sample_index` counts those of a step: a prompt can come up in several groups of it, and a text in each of them.
+    """
+    asked = prompts.lazy().with_row_index("row").with_columns(pl.col("row").cast(pl.Int32))
+    return (
+        rollouts.rename({"prompt": "row"})
+        .with_columns(sample_index=pl.int_range(pl.len()).over("step"))
+        .join(asked, on="row", how="left", maintain_order="left")
     )
+
+
+def rollout_drafts(shard: Shard[Any, Row], *, base: str, parents: Sequence[Mapping[str, str]]) -> list[Draft]:
+    """What the policy, which started from `base`, wrote; `parents` come after those that each rollout has."""
+    from selfimprove_dagster.training.tokenising import decoder
+
+    by = [Parent(**parent) for parent in parents]
+    texts = decoder(base)([row["completion_token_ids"] for row in shard.items])
+    return [
+        Draft(
+            content={
+                "prompt_id": row["prompt_id"],
+                "step": row["step"],
+                "prompt": row["prompt"],
+                "prompt_token_ids": row["prompt_token_ids"],
+                "token_ids": row["completion_token_ids"],
+                "text": text,
+            },
+            parents=[
+                Parent(row["prompt_id"], "prompt"),
+                *([Parent(row["reference_id"], "reference")] if "reference_id" in row else []),
+                *by,
+            ],
+            measures={"reward": row["reward"], "advantage": row["advantage"]},
+            sample_index=row["sample_index"],
+        )
+        for row, text in zip(shard.items, texts, strict=True)
+    ]

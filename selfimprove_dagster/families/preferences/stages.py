@@ -6,8 +6,8 @@ filtered_dataset → reward_model → fine_tuned_checkpoint → (shared stages)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -15,12 +15,13 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.policies import (
-    Reward,
+    Rewarded,
     fit_reward_model,
     optimise_policy,
-    store_rollouts,
+    rewarded_by_model,
+    rollouts_activity,
 )
-from selfimprove_dagster.families.trained.checkpoints import TrainingStage
+from selfimprove_dagster.families.trained.checkpoints import TrainingStage, rows_of
 from selfimprove_dagster.families.trained.stages import named
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -31,15 +32,14 @@ from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
+if TYPE_CHECKING:
+    from selfimprove_dagster.training.comparisons import Comparison
+
 Start = Callable[[StageContext[Any]], Champion]
 """The model that reward model and policy start from."""
 
-Rewarded = tuple[Reward, str, dict[str, Any], dict[str, str]]
-"""What rewards completions, the id of the model that does, the settings that shape its rewards, and what was
-measured of it."""
-
-Rewarding = Callable[[StageContext[Any], Champion, pl.DataFrame], AbstractContextManager[Rewarded]]
-"""Opens what rewards completions of the prompts, by the model that the policy starts from."""
+Rewarding = Callable[[StageContext[Any], Champion], Rewarded]
+"""What rewards completions, by the model that the policy starts from."""
 
 
 def store_pairs(
@@ -136,7 +136,7 @@ def preference_stages(
 ) -> list[Stage]:
     """reward_model → fine_tuned_checkpoint of the method whose tables these are.
 
-    `start` gives the model that both start from, which the stages `before` train. `judged` opens what rewards
+    `start` gives the model that both start from, which the stages `before` train. `judged` gives what rewards
     completions where the experiment does without a reward model.
     """
     dataset, reward_table = named(tables, "filtered_dataset"), named(tables, "reward_model")
@@ -165,59 +165,57 @@ def preference_stages(
     def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
         if context.experiment.training.algorithm == "dpo":
             return _train_on_pairs(context, dataset, rollouts, start)
-        rewarding = _with_model(reward_table) if context.experiment.rewards_with_model else judged
-        assert rewarding is not None, "the experiment is rewarded by a model, or its method says by what"
-        return _train_policy(context, dataset, reward_table, rollouts, start, rewarding)
+        return _train_policy(context, dataset, reward_table, rollouts, start, judged)
 
     return [reward_model, fine_tuned_checkpoint]
 
 
+_COMPARED = ("prompt", "chosen", "rejected", "probability")
+"""The columns of a pair that a comparison is made of."""
+
+
 def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_comparisons
+    from selfimprove_dagster.training.reward import agreement
 
     experiment = context.experiment
-    manifest, pairs = context.read(dataset)
+    manifest, _ = context.scan(dataset)
     if not experiment.rewards_with_model:
         algorithm, reward = experiment.training.algorithm, experiment.training.reward
         activity = context.activity(inputs=[manifest], parameters={"algorithm": algorithm, "reward": reward})
         reason = f"not needed: training.algorithm is {algorithm}, training.reward is {reward}"
         return context.result(context.store(activity, []), ["model_id"], {"reason": reason})
     section, share = experiment.reward_model, experiment.preferences.held_out_share
-    out = preferences.split_held_out(pairs["question"].to_list(), share, experiment.seed)
     base = start(context)
     training = TrainingStage.begin(
         context, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
     )
-    columns = ["prompt", "chosen", "rejected", "probability"]
-    held_out = tokenise_comparisons(base.path, pairs.filter(pl.Series(out)).select(columns).iter_rows())
-    shown = tokenise_comparisons(base.path, pairs.filter(~pl.Series(out)).select(columns).iter_rows())
-    outcome, judge = fit_reward_model(training, section, shown)
+
+    def compared(held_out: bool) -> Iterator[Comparison]:
+        for rows in context.batches(manifest, "question", *_COMPARED):
+            out = preferences.split_held_out(rows["question"].to_list(), share, experiment.seed)
+            chosen = rows.filter(pl.Series(out, dtype=pl.Boolean) == held_out)
+            yield from tokenise_comparisons(base.path, chosen.select(_COMPARED).iter_rows())
+
+    outcome, judge = fit_reward_model(training, section, compared(held_out=False))
     with closing(judge):
-        accuracy = judge.accuracy(held_out) if held_out else None
-    measured = {"held_out_pairs": len(held_out), "held_out_accuracy": accuracy}
-    shown_numbers = {"held_out_pairs": len(held_out), "held_out_accuracy": number(accuracy)}
-    return training.result(training.store(outcome, measures=measured), outcome, shown_numbers)
+        judged = [*judge.compare(compared(held_out=True))]
+    accuracy = agreement(judged) if judged else None
+    measured = {"held_out_pairs": len(judged), "held_out_accuracy": accuracy}
+    shown = {**measured, "held_out_accuracy": number(accuracy)}
+    return training.result(training.store(outcome, measures=measured), outcome, shown)
 
 
 def _train_on_pairs(context: StageContext[Any], dataset: Table, rollouts: Table, start: Start) -> Result:
-    from selfimprove_dagster.training.comparisons import tokenise_comparisons
+    from selfimprove_dagster.training.comparisons import Comparison, tokenise_comparisons
 
     section = context.experiment.training
-    manifest, pairs = context.read(dataset)
+    manifest, _ = context.scan(dataset)
     base = start(context)
     training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
-    store_rollouts(training, rollouts, [], None, [])
-    columns = ["prompt", "chosen", "rejected", "probability"]
-    with training.progress(section.steps) as on_log:
-        outcome = context.trainer.optimise_preferences(
-            context.experiment,
-            section,
-            base.path,
-            tokenise_comparisons(base.path, pairs.select(columns).iter_rows()),
-            training.output,
-            seed=context.experiment.seed + context.iteration,
-            on_log=on_log,
-        )
+    context.beside(rollouts).store(rollouts_activity(training, rollouts), [])
+    comparisons = tokenise_comparisons(base.path, rows_of(context, manifest, *_COMPARED))
+    outcome = training.train(context.trainer.optimise_preferences, section, Comparison, comparisons)
     return training.result(training.store(outcome), outcome)
 
 
@@ -227,44 +225,27 @@ def _train_policy(
     reward_table: Table,
     rollouts: Table,
     start: Start,
-    rewarding: Rewarding,
+    judged: Rewarding | None,
 ) -> Result:
+    """The policy, trained on the prompts of all pairs, each once: these are held whole, without the responses."""
     section = context.experiment.training
-    manifest, pairs = context.read(dataset)
-    reward_manifest, _ = context.read(reward_table)
+    manifest, pairs = context.scan(dataset)
+    reward_manifest, _ = context.small(reward_table)
     base = start(context)
     prompts = pairs.select("prompt_id", "question", "prompt").unique(
         "question", keep="first", maintain_order=True
     )
-    with rewarding(context, base, prompts) as (reward, reward_id, shaping, told):
-        training = TrainingStage.begin(
-            context,
-            manifest,
-            base,
-            {"training": section.model_dump(), "rewarded_by": reward_id, **shaping},
-            inputs=[reward_manifest],
-            about=told,
-        )
-        return optimise_policy(
-            training,
-            section,
-            prompts,
-            (reward, reward_id),
-            rollouts,
-            told,
-        )
-
-
-def _with_model(table: Table) -> Rewarding:
-    """Rewards of the reward model that an earlier stage of the iteration trained."""
-
-    @contextmanager
-    def rewarding(context: StageContext[Any], base: Champion, prompts: pl.DataFrame) -> Iterator[Rewarded]:
-        from selfimprove_dagster.training.reward import RewardModel
-
-        _, trained = context.read(table)
-        path, model_id = trained.select("path", "model_id").row(0)
-        with closing(RewardModel.open(path, context.experiment.model.device)) as judge:
-            yield judge.score, model_id, {}, {}
-
-    return rewarding
+    if context.experiment.rewards_with_model:
+        rewarded = rewarded_by_model(context, reward_table)
+    else:
+        assert judged is not None, "the experiment is rewarded by a model, or its method says by what"
+        rewarded = judged(context, base)
+    training = TrainingStage.begin(
+        context,
+        manifest,
+        base,
+        {"training": section.model_dump(), "rewarded_by": rewarded.model_id, **rewarded.parameters},
+        inputs=[reward_manifest],
+        about=rewarded.measured,
+    )
+    return optimise_policy(training, section, prompts.collect(), rewarded, rollouts)

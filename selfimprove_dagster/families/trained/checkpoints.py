@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.partition import Manifest
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome
 
 OnLog = Callable[[dict[str, float]], None]
+
+Outcome = TypeVar("Outcome", bound="TrainingOutcome")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,39 @@ class TrainingStage:
         kind = method if name == "fine_tuned_checkpoint" else f"{method}-{name}"
         return self.context.home.checkpoint(experiment, iteration, kind, self.activity.id)
 
+    def train(
+        self,
+        how: Callable[..., Outcome],
+        section: Any,
+        kind: type[Any],
+        rows: Iterable[Any],
+        **more: Any,
+    ) -> Outcome:
+        """Train by a method of the trainer, as the section says, on rows of the dataclass `kind`.
+
+        The rows are in a file beside the trained model as long as it is trained. `more` is handed to the method.
+        """
+        from selfimprove_dagster.training.rows import write_rows
+
+        context, file = self.context, self.output.with_name(f"{self.output.name}.rows")
+        with self._progress(section.steps) as on_log:
+            try:
+                write_rows(file, kind, rows)
+                return how(
+                    context.experiment,
+                    section,
+                    self.base.path,
+                    file,
+                    self.output,
+                    seed=context.experiment.seed + context.iteration,
+                    on_log=on_log,
+                    **more,
+                )
+            finally:
+                file.unlink(missing_ok=True)
+
     @contextmanager
-    def progress(self, steps: int) -> Iterator[OnLog]:
+    def _progress(self, steps: int) -> Iterator[OnLog]:
         """What a trainer is to call with the entries of its log."""
         with (
             file_system_errors(self.output),
@@ -137,27 +170,29 @@ def fine_tuned(
     examples: Iterable[tuple[str, str]],
     name: str = "training",
 ) -> Result:
-    """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment."""
+    """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment.
+
+    The examples are read once, as they are tokenised: `rows_of` gives those of a table of any size.
+    """
+    from selfimprove_dagster.training.supervised import TokenisedExample
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     section = getattr(context.experiment, name)
     training = TrainingStage.begin(context, dataset, base, {name: section.model_dump()})
-    with training.progress(section.steps) as on_log:
-        outcome = context.trainer.fine_tune(
-            context.experiment,
-            base.path,
-            tokenise_examples(base.path, examples),
-            training.output,
-            seed=context.experiment.seed + context.iteration,
-            on_log=on_log,
-            section=section,
-        )
+    shown = tokenise_examples(base.path, examples)
+    outcome = training.train(context.trainer.fine_tune, section, TokenisedExample, shown)
     return training.result(training.store(outcome), outcome)
+
+
+def rows_of(context: StageContext[Any], dataset: Manifest, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns of the rows of a dataset, read file by file."""
+    for rows in context.batches(dataset, *columns):
+        yield from rows.iter_rows()
 
 
 def trained_model(context: StageContext[Any], table: Table) -> Champion | None:
     """The model that an earlier stage of this iteration trained; None where it trained none."""
-    _, trained = context.read(table)
+    _, trained = context.small(table)
     if trained.is_empty():
         return None
     path, model_id = trained.select("path", "model_id").row(0)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import polars as pl
+
 from selfimprove_dagster.evaluation.exam import (
     Examinee,
     accuracy,
@@ -15,18 +17,20 @@ from selfimprove_dagster.evaluation.exam import (
     examine,
 )
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model
+from selfimprove_dagster.families.trained.checkpoints import fine_tuned, rows_of, starting_model
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.promotion import decide_promotion
 from selfimprove_dagster.loop.rules import next_turn
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, stage
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.work.spec import Spec
 
 Report = Callable[[StageContext[Any], Manifest], dict[str, Any]]
 """What Dagster shows of an evaluation besides accuracies."""
@@ -50,16 +54,10 @@ def drawn_pool(
         activity = context.activity(
             inputs=pool.inputs, parameters={f"{text}s": len(pool.chosen), "pool": pool.size}
         )
-        drafts = [
-            Draft(
-                content={name: row[name] for name in schema.content},
-                parents=[Parent(row["id"], "seed")],
-                measures={name: row[name] for name in schema.measures},
-            )
-            for row in pool.chosen.iter_rows(named=True)
-        ]
+        columns = [*schema.content, *schema.measures]
+        manifest, _ = context.map(pool.chosen.lazy(), Spec.of(seeded, columns=columns), activity)
         return context.result(
-            context.store(activity, drafts),
+            manifest,
             preview=[text, "source_file", "source_line"],
             metadata={
                 **imported,
@@ -69,6 +67,11 @@ def drawn_pool(
         )
 
     return seed_pool
+
+
+def seeded(shard: Shard[Any, Row], *, columns: Sequence[str]) -> pl.DataFrame:
+    """The seeds of a pool, with those columns."""
+    return shard.frame.select(*columns, parents=parents_of(id="seed"))
 
 
 def named(tables: Sequence[Table], stage: str) -> Table:
@@ -124,8 +127,8 @@ def judging_stages(
 
 
 def _train(context: StageContext[TrainingExperiment], dataset: Table) -> Result:
-    manifest, examples = context.read(dataset)
-    shown = examples.select("prompt", "completion").iter_rows()
+    manifest, _ = context.scan(dataset)
+    shown = rows_of(context, manifest, "prompt", "completion")
     return fine_tuned(context, manifest, starting_model(context), shown)
 
 
@@ -135,7 +138,7 @@ def _evaluate(
     report: Report,
 ) -> Result:
     experiment, champion = context.experiment, context.champion
-    checkpoint_manifest, trained = context.read(checkpoint)
+    checkpoint_manifest, trained = context.small(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
     champion_id = champion.identity
     open_model = partial(context.language_model.open, experiment.model)
@@ -167,7 +170,7 @@ def _evaluate(
 def _report_evaluation(
     context: StageContext[TrainingExperiment], manifest: Manifest, metadata: dict[str, Any]
 ) -> Result:
-    rows = context.lake.read_ungated(manifest)
+    rows = _measured(context.lake.scan_ungated(manifest))
     decided_in = context.experiment.decided_in
     table = []
     for mode in rows.drop_nulls("correct")["mode"].unique(maintain_order=True):
@@ -193,6 +196,12 @@ def _report_evaluation(
     )
 
 
+def _measured(answers: pl.LazyFrame) -> pl.DataFrame:
+    """What accuracies are computed from: a narrow row per held-out question, model and mode, without any text."""
+    named = ("role", "model_id", "mode", "source_file", "source_line", "difficulty", "correct")
+    return answers.select(*named, pl.col("^reward$")).collect()
+
+
 def _accuracy_chart(context: StageContext[TrainingExperiment]) -> bytes:
     """Held-out accuracy of champion and challenger, iteration by iteration, up to this one."""
     from selfimprove_dagster.plots import line_chart
@@ -201,7 +210,7 @@ def _accuracy_chart(context: StageContext[TrainingExperiment]) -> bytes:
     series: dict[str, list[tuple[float, float]]] = {}
     for manifest in context.lake.manifests(context.table.name, context.experiment.name):
         if manifest.iteration <= context.iteration:
-            rows = context.lake.read_ungated(manifest)
+            rows = _measured(context.lake.scan_ungated(manifest))
             for role in ("champion", "challenger"):
                 point = (float(manifest.iteration), accuracy(rows, role, mode).value)
                 series.setdefault(role, []).append(point)
@@ -214,8 +223,9 @@ def _accuracy_chart(context: StageContext[TrainingExperiment]) -> bytes:
 
 
 def _promote(context: StageContext[TrainingExperiment], checkpoint: Table, evaluation: Table) -> Result:
-    checkpoint_manifest, trained = context.read(checkpoint)
-    evaluation_manifest, rows = context.read(evaluation)
+    checkpoint_manifest, trained = context.small(checkpoint)
+    evaluation_manifest, answers = context.scan(evaluation)
+    rows = _measured(answers)
     champion = context.champion
     mode = context.experiment.decided_in
     before, after = accuracy(rows, "champion", mode), accuracy(rows, "challenger", mode)

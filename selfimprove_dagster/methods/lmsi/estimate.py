@@ -200,18 +200,10 @@ def _part(
 ) -> tuple[Manifest, Spent]:
     section = experiment.sampling
     few = {"paths": min(section.paths, _PATHS), "adaptive": None, "shard_questions": _MORE}
+    pilot = experiment.model_copy(update={"sampling": section.model_copy(update=few)})
     activity = Activity(RAW_GENERATIONS.name, partition_of(experiment.name, number), "pilot", {}, 0)
     with lake.writer(RAW_GENERATIONS, activity) as writer:
-        spent = generate_paths(
-            writer,
-            model,
-            asked,
-            section.model_copy(update=few),
-            sampling_parameters(section, improved=improved),
-            shown,
-            seeds_from=(experiment.seed, "pilot"),
-            log=lambda line: None,
-        )
+        spent = generate_paths(writer, model, asked, pilot, improved=improved, demonstrations=shown)
         return writer.commit(), spent
 
 
@@ -230,6 +222,8 @@ def _train(
     fine_tune: Callable[..., TrainingOutcome],
 ) -> tuple[Range, Range]:
     """Tokens and seconds of training, from a few steps on the pilot's paths."""
+    from selfimprove_dagster.training.rows import write_rows
+    from selfimprove_dagster.training.supervised import TokenisedExample
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     section, shares = experiment.training, experiment.training.format_shares
@@ -240,10 +234,13 @@ def _train(
         pairs.append((build_prompt(question, name, shown), lmsi.build_completion(name, text, "0")))
     few: dict[str, Any] = {"steps": _STEPS, "save_every": _STEPS}
     started = time.monotonic()
+    rows = folder / "rows"
+    write_rows(rows, TokenisedExample, tokenise_examples(base, pairs))
     outcome = fine_tune(
-        experiment.model_copy(update={"training": section.model_copy(update=few)}),
+        experiment,
+        section.model_copy(update=few),
         base,
-        tokenise_examples(base, pairs),
+        rows,
         folder / "trained",
         seed=experiment.seed,
     )

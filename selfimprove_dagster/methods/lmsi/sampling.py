@@ -1,4 +1,4 @@
-"""Sharded work of a model: committed shard by shard, resumed where a killed run stopped."""
+"""Paths of questions, and the demonstrations that their prompts show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_fiel
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Advancing, Shard, in_shards
+from selfimprove_dagster.work.shards import Shard, in_shards
 
 
 def sampling_parameters(section: SamplingSection, *, improved: bool) -> SamplingParameters:
@@ -39,67 +39,23 @@ def sampling_parameters(section: SamplingSection, *, improved: bool) -> Sampling
     )
 
 
-def generate_paths(
-    writer: PartitionWriter,
-    model: LanguageModel,
-    questions: pl.DataFrame,
-    section: SamplingSection,
-    parameters: SamplingParameters,
-    demonstrations: Sequence[DemonstrationRecord],
-    *,
-    seeds_from: Sequence[str | int],
-    log: Callable[[str], None],
-    allowance: Allowance = UNLIMITED,
-) -> Spent:
-    """Write up to `section.paths` paths for each question (columns `id, question`), shard by shard.
-
-    A path's seed follows from `seeds_from`, its question's text and its sample index, so a replay needs
-    nothing but the row. Shards that an earlier attempt left are not drawn again. Returns what all of them
-    took, whichever attempt drew them. Raises BudgetSpent before a shard that `allowance` has nothing for.
-    """
-    shown = demonstrations if section.prompt_format.startswith("few_shot") else ()
-
-    def draw(shard: Sequence[Row], report: ProgressReport) -> list[Draft]:
-        return _draw(model, pl.DataFrame(shard), section, parameters, shown, seeds_from, report)
-
-    return in_shards(
-        writer,
-        questions.select("id", "question").rows(named=True),
-        draw,
-        size=section.shard_questions,
-        unit="paths",
-        each=lambda question: section.paths,
-        log=log,
-        allowance=allowance,
-    )
-
-
 def draw_paths(
     shard: Shard[LmsiExperiment, Row], *, improved: bool, demonstrations: Sequence[Mapping[str, str]]
 ) -> list[Draft]:
-    """The paths of each question (`id`, `question`); `improved`: the generator is a promoted checkpoint."""
-    section = shard.experiment.sampling
+    """Up to `sampling.paths` paths for each question (`id`, `question`).
+
+    `improved`: the generator is a promoted checkpoint. A path's seed follows from the seed of the experiment, the
+    iteration, its question's text and its sample index, so that a replay needs nothing but the row.
+    """
+    model, section = shard.model, shard.experiment.sampling
     parameters = sampling_parameters(section, improved=improved)
     shown = [DemonstrationRecord(**one) for one in demonstrations]
     if not section.prompt_format.startswith("few_shot"):
         shown = []
-    questions = pl.DataFrame(shard.items)
-    return _draw(shard.model, questions, section, parameters, shown, shard.seeds_from, shard.report)
-
-
-def _draw(
-    model: LanguageModel,
-    questions: pl.DataFrame,
-    section: SamplingSection,
-    parameters: SamplingParameters,
-    demonstrations: Sequence[DemonstrationRecord],
-    seeds_from: Sequence[str | int],
-    report: Advancing,
-) -> list[Draft]:
-    texts = questions["question"].to_list()
-    prompts = [build_prompt(text, section.prompt_format, demonstrations) for text in texts]
+    texts = [row["question"] for row in shard.items]
+    prompts = [build_prompt(text, section.prompt_format, shown) for text in texts]
     token_ids = model.encode_many(prompts)
-    seeds = [[seed_of(*seeds_from, text, sample) for sample in range(section.paths)] for text in texts]
+    seeds = [[seed_of(*shard.seeds_from, text, sample) for sample in range(section.paths)] for text in texts]
     drawn: list[list[Generation]] = [[] for _ in texts]
     undecided = list(range(len(texts)))
     step = section.adaptive.step if section.adaptive else section.paths
@@ -108,19 +64,19 @@ def _draw(
             [token_ids[index] for index in undecided],
             [seeds[index][start : start + step] for index in undecided],
             parameters,
-            progress=report.advance,
+            progress=shard.report.advance,
         )
         for index, batch in zip(undecided, batches, strict=True):
             drawn[index] += batch
         if section.adaptive:
             undecided = _undecided(drawn, undecided, section.paths, section.adaptive)
     # Paths that need not be drawn count as done.
-    report.advance(sum(section.paths - len(paths) for paths in drawn))
-    shown = [Parent(example.id, "demonstration") for example in demonstrations]
+    shard.report.advance(sum(section.paths - len(paths) for paths in drawn))
+    examples = [Parent(example.id, "demonstration") for example in shown]
     return [
         Draft(
             content={
-                "question_id": question_id,
+                "question_id": row["id"],
                 "prompt_format": section.prompt_format,
                 "prompt": prompt,
                 "prompt_token_ids": ids,
@@ -129,15 +85,49 @@ def _draw(
                 "finish_reason": path.finish_reason,
                 "seed": seed,
             },
-            parents=[Parent(question_id, "prompt"), *shown],
+            parents=[Parent(row["id"], "prompt"), *examples],
             measures={"logprobs": path.logprobs},
             sample_index=sample,
         )
-        for question_id, prompt, ids, row_seeds, paths in zip(
-            questions["id"], prompts, token_ids, seeds, drawn, strict=True
+        for row, prompt, ids, row_seeds, paths in zip(
+            shard.items, prompts, token_ids, seeds, drawn, strict=True
         )
         for sample, (seed, path) in enumerate(zip(row_seeds, paths, strict=False))
     ]
+
+
+def generate_paths(
+    writer: PartitionWriter,
+    model: LanguageModel,
+    questions: pl.DataFrame,
+    experiment: LmsiExperiment,
+    *,
+    improved: bool = False,
+    demonstrations: Sequence[DemonstrationRecord] = (),
+    log: Callable[[str], None] = lambda line: None,
+    allowance: Allowance = UNLIMITED,
+) -> Spent:
+    """Write the paths of questions (`id, question`) as a stage would, for pilots and measurements.
+
+    Returns what all shards took, whichever attempt drew them. Raises BudgetSpent before a shard that `allowance` has
+    nothing for.
+    """
+    section, shown = experiment.sampling, [vars(one) for one in demonstrations]
+
+    def draw(rows: Sequence[Row], report: ProgressReport) -> list[Draft]:
+        shard = Shard(rows, experiment, 0, writer.activity, report, model)
+        return draw_paths(shard, improved=improved, demonstrations=shown)
+
+    return in_shards(
+        writer,
+        questions.select("id", "question").rows(named=True),
+        draw,
+        size=section.shard_questions,
+        unit="paths",
+        each=section.paths,
+        log=log,
+        allowance=allowance,
+    )
 
 
 def _undecided(

@@ -74,7 +74,8 @@ def improvements_of(lake: Lake, experiment: str, iteration: int) -> tuple[dict[s
     Those in other ways than PIT's and the champion's, asked alike, are left out.
     """
     partition = partition_of(experiment, iteration)
-    rows = lake.read(PIT_IMPROVEMENT_ROUNDS.name, partition)
+    columns = ("model_id", "way", "round", "source_file", "source_line", "text", "gap_reward")
+    rows = lake.scan(PIT_IMPROVEMENT_ROUNDS.name, partition).select(columns).collect()
     found = {
         part["model_id"][0]: part
         for way in (UNTAUGHT, PIT)

@@ -64,7 +64,7 @@ class _Part:
 def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
     experiment, champion = context.experiment, context.champion
     section = experiment.evaluation
-    checkpoint_manifest, trained = context.read(t.PIT_CHECKPOINT)
+    checkpoint_manifest, trained = context.small(t.PIT_CHECKPOINT)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
     reward, reward_inputs = reward_model_of(context.lake, experiment, context.iteration, "gap_reward_model")
     assert reward is not None
@@ -102,7 +102,7 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
         preview=["way", "round", "question", "text", "gap_reward", "tie_reward"],
         metadata={
             "champion": champion.name,
-            **_gap_metadata(context.lake.read_ungated(manifest)),
+            **_gap_metadata(context.lake.scan_ungated(manifest)),
             "tokens": spent.tokens,
             "lineage": context.lineage_page,
         },
@@ -145,7 +145,8 @@ def _parts(asked: Sequence[HeldOut], size: int, champion: str, challenger: str) 
     ]
 
 
-def _gap_metadata(rows: pl.DataFrame) -> dict[str, Markdown]:
+def _gap_metadata(rounds: pl.LazyFrame) -> dict[str, Markdown]:
+    rows = rounds.select("id", "way", "round", "text", "improves_id", "gap_reward", "tie_reward").collect()
     originals = rows.filter(way=ORIGINAL)
     return {
         f"gap_reward_{way}": Markdown("\n".join(f"- {one}" for one in gaps))
@@ -175,9 +176,12 @@ class _Contested:
 )
 def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
     experiment, section, champion = context.experiment, context.experiment.win_rates, context.champion
-    rounds_manifest, rounds = context.read(t.PIT_IMPROVEMENT_ROUNDS)
+    rounds_manifest, rounds = context.scan(t.PIT_IMPROVEMENT_ROUNDS)
+    # Each response meets others of its prompt, so that they are held whole, without their prompts.
+    named = ("id", "way", "round", "question", "source_file", "source_line", "text")
+    responses = rounds.select(named).collect()
     prompts, _ = read_held_out_prompts(experiment.evaluation)
-    asked = contests(rounds, section.round, chosen_responses(prompts))
+    asked = contests(responses, section.round, chosen_responses(prompts))
     judges = {TRUTH: None, ITSELF: experiment.model, **{one.path: one for one in section.judges}}
     parts = [
         _Contested(
@@ -215,7 +219,7 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
         preview=["first", "second", "judge", "outcome", "question"],
         metadata={
             "champion": champion.name,
-            **win_rate_table(context.lake.read_ungated(manifest)),
+            **win_rate_table(context.lake.scan_ungated(manifest)),
             "lineage": context.lineage_page,
         },
     )
@@ -238,8 +242,9 @@ def decide(shard: Shard[PitExperiment, _Contested]) -> list[Draft]:
     return [_draft(part.judge, *each, model.model_id) for each in zip(part.met, preferred, strict=True)]
 
 
-def win_rate_table(rows: pl.DataFrame) -> dict[str, Any]:
+def win_rate_table(contests: pl.LazyFrame) -> dict[str, Any]:
     """The table of the contests as Dagster shows it."""
+    rows = contests.select("first", "second", "judge", "outcome").collect()
     table = [
         {
             "": f"{one['first']} against {one['second']}".replace("_", "-"),

@@ -7,7 +7,7 @@ y_ref. The equations are as METHODS.md and memory have them, the paper's text wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log1p
 from statistics import fmean, stdev
@@ -227,24 +227,25 @@ def round_gaps(rows: pl.DataFrame) -> list[RoundGap]:
     return found
 
 
-def measure_gaps(judge: RewardModel, terms: pl.DataFrame, held_out: Sequence[Comparison]) -> dict[str, Any]:
+def measure_gaps(judge: RewardModel, terms: pl.DataFrame, held_out: Iterable[Comparison]) -> dict[str, Any]:
     """The measures of gap_reward_model, from the held-out terms and the same as comparisons.
 
     Each of the four gaps of a pair is rewarded as often as it stands in a term, and alike each time.
     """
-    sides = [side for one in held_out for side in zip(one.prompts, one.completions, strict=True)]
-    rewards = judge.score([prompt for prompt, _ in sides], [completion for _, completion in sides])
+    from selfimprove_dagster.training.reward import agreement
+
+    compared = [*judge.compare(held_out)]
     by_pair: dict[str, dict[str, float]] = {}
     probabilities: dict[str, float] = {}
-    columns = terms.select("example_id", "first_kind", "second_kind", "probability").rows()
-    for (pair, *kinds, probability), *both in zip(columns, rewards[::2], rewards[1::2], strict=True):
+    columns = terms.select("example_id", "first_kind", "second_kind").rows()
+    for (pair, *kinds), (*both, probability) in zip(columns, compared, strict=True):
         by_pair.setdefault(pair, {}).update(zip(kinds, both, strict=True))
         probabilities[pair] = probability
     gaps = {kind: [one[kind] for one in by_pair.values()] for kind in KINDS}
     losses = [gap_loss(one, probabilities[pair]) for pair, one in by_pair.items()]
     return {
         "held_out_pairs": len(by_pair),
-        "held_out_accuracy": judge.accuracy(held_out) if held_out else None,
+        "held_out_accuracy": agreement(compared) if compared else None,
         "held_out_loss": fmean(losses) if losses else None,
         "gap_means": [_mean(kind, found) for kind, found in gaps.items() if len(found) > 1],
         "gap_order": [vars(one) for one in gap_order(gaps)],

@@ -48,7 +48,8 @@ def preferences_of(
             f"experiment {asker} takes its seeds from {name}, which has no dataset of preferences yet; run "
             f"an iteration of {name} (rlaif or rlhf) first, or name another in seeds.experiment"
         )
-    pairs = lake.read(manifest.table, manifest.partition)
+    named = ("id", "prompt_id", "question", "chosen", "rejected", "probability")
+    pairs = lake.scan(manifest.table, manifest.partition).select(named).collect()
     pool = lake.manifest(f"{manifest.table.split('/')[0]}/seed_pool", manifest.partition)
     sources = lake.read_columns(pool, ["id", *_SOURCE]).rename({"id": "prompt_id"})
     rows = pairs.join(sources, on="prompt_id", how="inner", maintain_order="left")

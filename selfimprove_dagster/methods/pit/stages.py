@@ -8,25 +8,31 @@ curriculum_checkpoint → policy_references → fine_tuned_checkpoint → improv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.preferences.filters import split_held_out
-from selfimprove_dagster.families.preferences.policies import fit_reward_model, optimise_policy
+from selfimprove_dagster.families.preferences.policies import (
+    fit_reward_model,
+    optimise_policy,
+    rewarded_by_model,
+)
 from selfimprove_dagster.families.preferences.stages import compared_pairs
 from selfimprove_dagster.families.trained.checkpoints import (
     TrainingStage,
     fine_tuned,
+    rows_of,
     starting_model,
     trained_model,
 )
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.methods.pit import pit
 from selfimprove_dagster.methods.pit import tables as t
@@ -38,9 +44,13 @@ from selfimprove_dagster.methods.pit.improvement_stages import (
 from selfimprove_dagster.methods.pit.pit import measure_gaps
 from selfimprove_dagster.methods.pit.settings import PitExperiment
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table
-from selfimprove_dagster.work.shards import Request
+from selfimprove_dagster.work.shards import Request, Shard
+from selfimprove_dagster.work.spec import Spec
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.training.comparisons import Comparison
 
 seed_pool = drawn_pool(
     t.PIT_SEED_POOL,
@@ -66,19 +76,25 @@ filtered_dataset = compared_pairs(
     "a share of the pairs after the prompt alone, too.",
 )
 def improver_dataset(context: StageContext[PitExperiment]) -> Result:
-    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    pairs_manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
     share = context.experiment.improver.plain_share
-    examples = pit.improver_examples(pairs, share, context.experiment.seed)
-    activity = context.activity(inputs=[manifest], parameters={"plain_share": share})
-    drafts = [
-        Draft(content=row, parents=[Parent(row["example_id"], "pair")])
-        for row in examples.iter_rows(named=True)
-    ]
-    return context.result(
-        context.store(activity, drafts),
-        preview=["format", "prompt", "completion"],
-        metadata=dict(examples["format"].value_counts(sort=True).iter_rows()),
+    activity = context.activity(inputs=[pairs_manifest], parameters={"plain_share": share})
+    manifest, _ = context.map(
+        pairs.select("id", "prompt_id", "question", "chosen", "rejected"), Spec.of(show_better), activity
     )
+    formats = {name: (pl.col("format") == name).sum() for name in (pit.IMPROVEMENT, pit.RESPONSE)}
+    return context.result(
+        manifest,
+        preview=["format", "prompt", "completion"],
+        metadata=context.measure(manifest, **formats),
+    )
+
+
+def show_better(shard: Shard[PitExperiment, Row]) -> pl.DataFrame:
+    """The examples that are made of pairs."""
+    experiment = shard.experiment
+    examples = pit.improver_examples(shard.frame, experiment.improver.plain_share, experiment.seed)
+    return examples.with_columns(parents_of(example_id="pair"))
 
 
 @stage(
@@ -89,8 +105,8 @@ def improver_dataset(context: StageContext[PitExperiment]) -> Result:
     uses=["trainer"],
 )
 def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
-    manifest, examples = context.read(t.PIT_IMPROVER_DATASET)
-    shown = examples.select("prompt", "completion").iter_rows()
+    manifest, _ = context.scan(t.PIT_IMPROVER_DATASET)
+    shown = rows_of(context, manifest, "prompt", "completion")
     return fine_tuned(context, manifest, starting_model(context), shown, "improver")
 
 
@@ -101,10 +117,25 @@ def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
     "response against the worse. Those of some prompts are held out.",
 )
 def gap_pairs(context: StageContext[PitExperiment]) -> Result:
-    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    pairs_manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
     share = context.experiment.preferences.held_out_share
-    held_out = split_held_out(pairs["question"].to_list(), share, context.experiment.seed)
-    drafts = [
+    activity = context.activity(inputs=[pairs_manifest], parameters={"held_out_share": share})
+    columns = ["id", "prompt_id", "question", "chosen", "rejected", "probability"]
+    manifest, _ = context.map(pairs.select(columns), Spec.of(compare_gaps), activity)
+    held_out = pl.col("example_id").filter("held_out").n_unique()
+    return context.result(
+        manifest,
+        preview=["first_kind", "second_kind", "first_prompt", "first", "second_prompt", "second"],
+        metadata=context.measure(manifest, pairs=pl.col("example_id").n_unique(), held_out_pairs=held_out),
+    )
+
+
+def compare_gaps(shard: Shard[PitExperiment, Row]) -> list[Draft]:
+    """The five comparisons of each pair."""
+    experiment = shard.experiment
+    questions = shard.frame["question"].to_list()
+    held_out = split_held_out(questions, experiment.preferences.held_out_share, experiment.seed)
+    return [
         Draft(
             content={
                 "example_id": row["id"],
@@ -116,15 +147,9 @@ def gap_pairs(context: StageContext[PitExperiment]) -> Result:
             parents=[Parent(row["id"], "pair")],
             measures={"probability": row["probability"]},
         )
-        for row, out in zip(pairs.iter_rows(named=True), held_out, strict=True)
+        for row, out in zip(shard.items, held_out, strict=True)
         for term in pit.gap_comparisons(row["question"], row["chosen"], row["rejected"])
     ]
-    activity = context.activity(inputs=[manifest], parameters={"held_out_share": share})
-    return context.result(
-        context.store(activity, drafts),
-        preview=["first_kind", "second_kind", "first_prompt", "first", "second_prompt", "second"],
-        metadata={"pairs": len(pairs), "held_out_pairs": sum(held_out)},
-    )
 
 
 @stage(
@@ -139,17 +164,19 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_sides
 
     section = context.experiment.gap_reward_model
-    manifest, terms = context.read(t.PIT_GAP_PAIRS)
+    manifest, terms = context.scan(t.PIT_GAP_PAIRS)
     base = starting_model(context)
     training = TrainingStage.begin(context, manifest, base, {"gap_reward_model": section.model_dump()})
-    columns = ["first_prompt", "first", "second_prompt", "second", "probability"]
-    shown, held_out = (
-        tokenise_sides(base.path, terms.filter(held_out=out).select(columns).iter_rows())
-        for out in (False, True)
-    )
-    outcome, judge = fit_reward_model(training, section, shown)
+    columns = ("first_prompt", "first", "second_prompt", "second", "probability", "held_out")
+
+    def compared(held_out: bool) -> Iterator[Comparison]:
+        rows = (row[:-1] for row in rows_of(context, manifest, *columns) if row[-1] is held_out)
+        return tokenise_sides(base.path, rows)
+
+    outcome, judge = fit_reward_model(training, section, compared(held_out=False))
+    kinds = terms.filter("held_out").select("example_id", "first_kind", "second_kind").collect()
     with closing(judge):
-        measured = measure_gaps(judge, terms.filter(pl.col("held_out")), held_out)
+        measured = measure_gaps(judge, kinds, compared(held_out=True))
     order = [
         {
             "": f"r({row['first']}) − r({row['second']})",
@@ -181,9 +208,10 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     uses=["trainer"],
 )
 def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
-    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
+    manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
     section = context.experiment.curriculum
-    prompts = pit.first_references(pairs, section.references)
+    columns = ["id", "prompt_id", "question", "chosen", "rejected"]
+    prompts = pit.first_references(pairs.select(columns).collect(), section.references)
     return _phase(
         context,
         manifest,
@@ -204,27 +232,31 @@ def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
 )
 def policy_references(context: StageContext[PitExperiment]) -> Result:
     section = context.experiment.references
-    manifest, pairs = context.read(t.PIT_FILTERED_DATASET)
-    policy_manifest, _ = context.read(t.PIT_CURRICULUM_CHECKPOINT)
-    pool_manifest, _ = context.read(t.PIT_SEED_POOL)
-    requests = [
-        Request(
+    manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
+    policy_manifest, _ = context.small(t.PIT_CURRICULUM_CHECKPOINT)
+    pool_manifest, _ = context.scan(t.PIT_SEED_POOL)
+    stored, shown = context.complete(
+        [pool_manifest, manifest, policy_manifest],
+        {"references": section.model_dump()},
+        pairs.select("id", "prompt_id", "question", "rejected"),
+        Spec.of(ask_for_better),
+        size=section.shard,
+        each=section.samples,
+        by=_trained(context, t.PIT_CURRICULUM_CHECKPOINT),
+    )
+    return context.result(stored, preview=["prompt", "text"], metadata=shown)
+
+
+def ask_for_better(shard: Shard[PitExperiment, Row]) -> Iterator[Request]:
+    """What the policy improves: the worse response of each pair."""
+    for row in shard.items:
+        yield Request(
             f"{row['question']}\0{row['rejected'].strip()}",
             improvement_prompt(row["question"], row["rejected"]),
             {"prompt_id": row["prompt_id"], "example_id": row["id"]},
             [Parent(row["prompt_id"], "prompt"), Parent(row["id"], "improvement_of")],
-            samples=section.samples,
+            samples=shard.experiment.references.samples,
         )
-        for row in pairs.iter_rows(named=True)
-    ]
-    stored, shown = context.complete(
-        [pool_manifest, manifest, policy_manifest],
-        {"references": section.model_dump()},
-        requests,
-        size=section.shard,
-        by=_trained(context, t.PIT_CURRICULUM_CHECKPOINT),
-    )
-    return context.result(stored, preview=["prompt", "text"], metadata=shown)
 
 
 @stage(
@@ -237,10 +269,10 @@ def policy_references(context: StageContext[PitExperiment]) -> Result:
     uses=["trainer"],
 )
 def fine_tuned_checkpoint(context: StageContext[PitExperiment]) -> Result:
-    manifest, samples = context.read(t.PIT_POLICY_REFERENCES)
-    _, pairs = context.read(t.PIT_FILTERED_DATASET)
-    questions = dict(pairs.select("prompt_id", "question").iter_rows())
-    prompts = pit.own_references(samples, questions)
+    manifest, samples = context.scan(t.PIT_POLICY_REFERENCES)
+    pairs_manifest, _ = context.scan(t.PIT_FILTERED_DATASET)
+    questions = dict(rows_of(context, pairs_manifest, "prompt_id", "question"))
+    prompts = pit.own_references(samples.select("id", "prompt_id", "text").collect(), questions)
     return _phase(context, manifest, prompts, t.PIT_CURRICULUM_CHECKPOINT, t.PIT_ROLLOUTS)
 
 
@@ -255,24 +287,20 @@ def _phase(
 ) -> Result:
     """One phase of the curriculum: from the model of `start`, against the gap reward, on these references.
 
-    `training` says how, but for what is `changed`.
+    `training` says how, but for what is `changed`. References are held whole, since no text may come twice.
     """
-    from selfimprove_dagster.training.reward import RewardModel
-
     section = context.experiment.training.model_copy(update=changed or {})
-    rewarding, start_manifest = (context.read(table)[0] for table in (t.PIT_GAP_REWARD_MODEL, start))
-    gap_model = _trained(context, t.PIT_GAP_REWARD_MODEL)
-    with closing(RewardModel.open(gap_model.path, context.experiment.model.device)) as judge:
-        training = TrainingStage.begin(
-            context,
-            dataset,
-            _trained(context, start),
-            {"training": section.model_dump(), "rewarded_by": judge.model_id, **(parameters or {})},
-            inputs=[rewarding, start_manifest],
-        )
-        # The prompt holds the reference, so that the reward of a completion after it is the gap.
-        rewards = (judge.score, judge.model_id)
-        return optimise_policy(training, section, prompts, rewards, rollouts_table)
+    rewarding, start_manifest = (context.small(table)[0] for table in (t.PIT_GAP_REWARD_MODEL, start))
+    # The prompt holds the reference, so that the reward of a completion after it is the gap.
+    rewarded = rewarded_by_model(context, t.PIT_GAP_REWARD_MODEL)
+    training = TrainingStage.begin(
+        context,
+        dataset,
+        _trained(context, start),
+        {"training": section.model_dump(), "rewarded_by": rewarded.model_id, **(parameters or {})},
+        inputs=[rewarding, start_manifest],
+    )
+    return optimise_policy(training, section, prompts, rewarded, rollouts_table)
 
 
 def _trained(context: StageContext[PitExperiment], table: Table) -> Champion:
@@ -283,7 +311,7 @@ def _trained(context: StageContext[PitExperiment], table: Table) -> Champion:
 
 def _report(context: StageContext[Any], manifest: Manifest) -> dict[str, Any]:
     """What an evaluation of dialogues shows, and who won."""
-    _, met = context.read(t.PIT_WIN_RATES)
+    _, met = context.scan(t.PIT_WIN_RATES)
     return {**dialogue_evaluation_report(context, manifest), **win_rate_table(met)}
 
 

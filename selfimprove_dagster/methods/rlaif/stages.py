@@ -7,25 +7,25 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import polars as pl
 
-from selfimprove_dagster.families.dialogues.constitution import choose_principle
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
-from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, rate
+from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
 from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_judge
 from selfimprove_dagster.families.judging.preferences import aggregate
 from selfimprove_dagster.families.judging.trust import heed_measured_gap
 from selfimprove_dagster.families.preferences import filters as preferences
-from selfimprove_dagster.families.preferences.stages import Rewarded, preference_stages, store_pairs
+from selfimprove_dagster.families.preferences.policies import Rewarded
+from selfimprove_dagster.families.preferences.stages import preference_stages, store_pairs
 from selfimprove_dagster.families.trained.checkpoints import starting_model
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.base import placement
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.methods.rlaif.reviewing import least_certain_of, preferred_by_people
+from selfimprove_dagster.methods.rlaif.rewarding import reward_by_judge
 from selfimprove_dagster.methods.rlaif.settings import RlaifExperiment
 from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_AI_PREFERENCES,
@@ -319,40 +319,24 @@ def filtered_dataset(context: StageContext[RlaifExperiment]) -> Result:
     )
 
 
-@contextmanager
-def judged(
-    context: StageContext[RlaifExperiment], base: Champion, prompts: pl.DataFrame
-) -> Iterator[Rewarded]:
+def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
     """Rewards of the judge itself, by a principle drawn for each prompt (direct RLAIF, 2309.00267, section 2.2)."""
-    from selfimprove_dagster.training.tokenising import decoder, prompt_token_ids
-
     experiment = context.experiment
     constitution = experiment.constitution.load()
-    names = [principle.name for principle in constitution.principles]
-    section = experiment.judge.model
-    path = None if section else base.path
-    with context.language_model.open(section or experiment.model, path, scores=True) as model:
-        verdict = heed_measured_gap(context, experiment.self_knowledge, model.model_id, "probability")
-        asked = {
-            tuple(ids): (
-                row["question"],
-                constitution[choose_principle(names, experiment.seed, "rating", row["question"])].rating,
-            )
-            for ids, row in zip(
-                prompt_token_ids(base.path, prompts["prompt"].to_list()),
-                prompts.iter_rows(named=True),
-                strict=True,
-            )
-        }
-        texts = decoder(base.path)
-
-        def reward(read: list[list[int]], written: list[list[int]]) -> list[float]:
-            about = [asked[tuple(ids)] for ids in read]
-            return rate(
-                model, [prompt for prompt, _ in about], [question for _, question in about], texts(written)
-            )
-
-        yield reward, model.model_id, {"constitution": constitution.hash}, verdict
+    section = experiment.judge.model or experiment.model
+    path = section.path if experiment.judge.model else base.path
+    with context.language_model.open(section, path, scores=True) as model:
+        model_id = model.model_id
+        verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
+    opens = Spec.of(
+        reward_by_judge,
+        path=path,
+        options=section.engine_options(),
+        written_by=base.path,
+        constitution=experiment.constitution.file,
+        seed=experiment.seed,
+    )
+    return Rewarded(opens, model_id, {"constitution": constitution.hash}, verdict)
 
 
 STAGES = [

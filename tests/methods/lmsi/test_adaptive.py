@@ -15,7 +15,7 @@ from kit.small_lake import activity_of, make_experiment, seed_draft, store
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.methods.lmsi.adaptive import expected_gain, is_decided, leader_probability
-from selfimprove_dagster.methods.lmsi.sampling import generate_paths, sampling_parameters
+from selfimprove_dagster.methods.lmsi.sampling import generate_paths
 from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
 
@@ -135,22 +135,14 @@ def drawn(tmp_path: Path, name: str, adaptive: AdaptiveSection | None) -> tuple[
     lake = Lake(tmp_path / name)
     experiment = make_experiment(tmp_path)
     section = experiment.sampling.model_copy(update={"paths": 24, "adaptive": adaptive})
+    experiment = experiment.model_copy(update={"sampling": section})
     drafts = [seed_draft(f"What is {n} + 1?", n) for n in range(6)]
     manifest, _ = store(lake, SEED_POOL, drafts)
     questions = lake.read_ungated(manifest)
     model = FakeLanguageModel()
     activity = activity_of(RAW_GENERATIONS)
     with lake.writer(RAW_GENERATIONS, activity) as writer:
-        generate_paths(
-            writer,
-            model,
-            questions,
-            section,
-            sampling_parameters(section, improved=False),
-            (),
-            seeds_from=(7, 0),
-            log=lambda line: None,
-        )
+        generate_paths(writer, model, questions, experiment)
         rows = lake.read_ungated(writer.commit())
     votes = {}
     for question, group in rows.sort("sample_index").group_by("question_id", maintain_order=True):

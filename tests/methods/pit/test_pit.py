@@ -83,20 +83,23 @@ _SAID = {"w": [3], "l": [4]}
 
 
 class Judge:
-    """Rewards by the tokens of reference and response."""
+    """A reward model that rewards by the tokens of reference and response."""
 
     def __init__(self, rewards: dict[str, float]) -> None:
         self.rewards = rewards
 
-    def score(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float]:
+    def compare(self, comparisons: list[Comparison]) -> list[tuple[float, float, float]]:
         names = {1: "w", 2: "l", 3: "w", 4: "l"}
         return [
-            self.rewards[f"{names[said[0]]},{names[asked[0]]}"] + asked[1]
-            for asked, said in zip(prompts, completions, strict=True)
+            (
+                *(
+                    self.rewards[f"{names[said[0]]},{names[asked[0]]}"] + asked[1]
+                    for asked, said in zip(one.prompts, one.completions, strict=True)
+                ),
+                one.probability,
+            )
+            for one in comparisons
         ]
-
-    def accuracy(self, comparisons: list[Comparison]) -> float:
-        return 0.5
 
 
 def _held_out(shifts: dict[str, int]) -> tuple[pl.DataFrame, list[Comparison]]:
@@ -118,7 +121,7 @@ def _held_out(shifts: dict[str, int]) -> tuple[pl.DataFrame, list[Comparison]]:
 def test_the_order_of_held_out_gaps_is_measured() -> None:
     judge: Any = Judge({"w,l": 2.0, "w,w": 0.5, "l,l": 0.0, "l,w": -1.0})
     measured = measure_gaps(judge, *_held_out({"ex:1": 0, "ex:2": 4}))
-    assert (measured["held_out_pairs"], measured["held_out_accuracy"]) == (2, 0.5)
+    assert (measured["held_out_pairs"], measured["held_out_accuracy"]) == (2, 1.0)
     # Shifts cancel in differences, and means are over pairs.
     assert {one["kind"]: one["mean"] for one in measured["gap_means"]} == {
         **{"w,l": 4.0, "w,w": 2.5, "l,l": 2.0, "l,w": 1.0},

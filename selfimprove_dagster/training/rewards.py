@@ -1,0 +1,22 @@
+"""What rewards the completions of a policy that is trained, whatever gives the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TokenisedPrompt:
+    """A prompt to complete. `question` is what it asks, for rewards that read text."""
+
+    token_ids: list[int]
+    question: str = ""
+
+
+Reward = Callable[[Sequence[TokenisedPrompt], Sequence[list[int]]], list[float]]
+"""The rewards of completions (token ids), each after its prompt."""
+
+OpensReward = Callable[[], AbstractContextManager[Reward]]
+"""Opens a reward, with the model that gives it. A training job names such a function, with its arguments."""

@@ -1,0 +1,45 @@
+"""Direct RLAIF: what the judge rewards, opened from plain data."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+
+from selfimprove_dagster.embedded import DIALOGUE_MODEL
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
+from selfimprove_dagster.families.judging.comparing import rate
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.methods.rlaif.rewarding import reward_by_judge
+from selfimprove_dagster.training.tokenising import tokenise_examples, tokenise_prompts
+from selfimprove_dagster.work.spec import Spec
+
+pytestmark = pytest.mark.train
+
+
+def test_a_response_is_rewarded_by_its_rating_under_a_principle_of_its_prompt() -> None:
+    base, questions = str(DIALOGUE_MODEL), ["Where is the tea?", "Who bakes?", "Where is the tea?"]
+    responses = [" In the hall.", " Mara bakes.", " I would rather not say."]
+    asked = [f"Human: {question}\n\nAssistant:" for question in questions]
+    prompts = [*tokenise_prompts(base, zip(asked, questions, strict=True))]
+    written = [*tokenise_examples(base, zip(asked, responses, strict=True))]
+    opens = Spec.of(
+        reward_by_judge,
+        path=base,
+        options={"device": "cpu"},
+        written_by=base,
+        constitution=str(HOUSEHOLD),
+        seed=3,
+    )
+    with Spec(**json.loads(json.dumps(opens.to_json()))).call() as reward:
+        rewards = reward(prompts, [one.completion_token_ids for one in written])
+    constitution = load_constitution(str(HOUSEHOLD))
+    with closing(open_language_model(base, device="cpu")) as judge:
+        by_principle = [
+            rate(judge, questions, [principle.rating] * 3, responses) for principle in constitution.principles
+        ]
+    possible = [{round(rating, 4) for rating in ratings} for ratings in zip(*by_principle, strict=True)]
+    assert all(round(reward, 4) in ratings for reward, ratings in zip(rewards, possible, strict=True))
+    of_tea = [{round(given[place], 4) for given in by_principle} for place in (0, 2)]
+    assert len({*rewards}) == 3 and of_tea[0] != of_tea[1]
