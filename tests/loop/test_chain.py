@@ -53,7 +53,7 @@ def test_what_cannot_be_a_chain_is_refused_in_words() -> None:
     assert "must be a list" in refused(methods="rlaif")
     assert "both method and methods" in refused(method="rlaif")
     assert "none of constitutional, rlaif has such a field" in refused(voting={})
-    assert "stand at the top" in refused(rlaif={"seed": 1})
+    assert "belong at the top level" in refused(rlaif={"seed": 1})
     assert "rlaif has wrong values" in refused(rlaif={"judge": {"principles": 0}})
     apart = refused(methods=["lmsi", "rlaif"], constitutional=None, evaluation={"file": "embedded"})
     assert "none of lmsi, rlaif has such a field" in apart

@@ -114,7 +114,7 @@ def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
 def test_nothing_starts_before_seeds_were_imported(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
     assert stopped(decide_next(lake, experiment)).startswith(
-        "not started: no seeds were imported; drop a file"
+        "not started: no seeds were imported yet; put a seed file"
     )
     store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
     assert decide_next(lake, experiment) == Continue(0, after="start", method="lmsi")

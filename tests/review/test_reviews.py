@@ -390,7 +390,7 @@ def test_a_person_exports_labels_imports_and_writes_comparisons(home: Home, tmp_
     assert "1 labels imported" in said and "filled.jsonl, line 2: experiment demo has no item" in said
     assert "\x1b" not in said
     status = selfimprove("status", "demo")
-    assert "1 of 2 items wait" in status and "by Ada: 1" in status
+    assert "1 of 2 items are waiting" in status and "by Ada: 1" in status
     assert "agreement with lmsi/voted_answers: " in status and "of 1 labels" in status
     assert "1 comparisons" in selfimprove("comparisons", "demo", str(tmp_path / "c.jsonl"))
 

@@ -104,7 +104,7 @@ def test_the_loop_stops_with_the_reason_while_an_unfinished_iteration_has_spent_
     step = decide_next(lake, poor)
     assert isinstance(step, Stop)
     assert step.reason == (
-        "token budget spent: 24 of 24 tokens in the middle of iteration 0; "
+        "token budget spent: 24 of 24 tokens during iteration 0; "
         "raise budget.tokens in the experiment file and run again to go on"
     )
     assert decide_next(lake, with_budget(experiment, tokens=25)) == Continue(0, after="start", method="lmsi")

@@ -213,7 +213,7 @@ def test_what_was_revoked_is_explained_and_a_neighbour_that_was_is_not_quoted(co
     lake.withdraw(near, {decision["nearest_id"]: "rev:1"})
     assert text not in str(explain(lake, decision["candidate_id"]).to_json())
     gone = explain(lake, decision["nearest_id"])
-    assert gone.verdict.startswith("revoked by rev:1, so it is no longer handed on; otherwise: ")
+    assert gone.verdict.startswith("revoked by rev:1, so it is excluded from later reads; otherwise: ")
     assert not gone.in_dataset
 
 
@@ -311,7 +311,7 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
         what_if(lake, "si-000", ["seed_instances=true"])
     with pytest.raises(ExperimentError, match="maximum_rouge_l: Input should be"):
         what_if(lake, "si-000", ["novelty=2"])
-    with pytest.raises(ExperimentError, match="was not judged by thresholds; give an iteration, as si-000"):
+    with pytest.raises(ExperimentError, match=r"was not judged by thresholds; give an iteration, e\.g\. si-000"):
         what_if(lake, rows(lake, SI_SEED_POOL)["id"][0], ["novelty=0.6"])
 
 
@@ -355,7 +355,7 @@ def test_an_example_is_replayed_by_the_completions_nearest_to_it(task_home: Home
     again = replay(task_home, both["id"], alone=True)
     assert {one.id for one in again.paths} == {role(both, "output"), role(both, "paraphrase")}
     assert len(again.activities) == 2 and all(one.equal for one in again.paths)
-    with pytest.raises(RecordNotFound, match="is no path and was made from none"):
+    with pytest.raises(RecordNotFound, match="is not a completion and was not made from one"):
         replay(task_home, rows(lake, SI_SEED_POOL)["id"][0])
 
 
