@@ -1,4 +1,4 @@
-"""Training as a Dagster resource."""
+"""Provide training as a Dagster resource."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ OnLog = Callable[[dict[str, float]], None]
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Fine-tunes with TRL, with the settings of an experiment."""
+    """Fine-tunes with TRL and the settings of an experiment."""
 
-    device: str = Field(default="", description="overrides the experiment's device when not empty")
+    device: str = Field(
+        default="", description="device that overrides the experiment's; empty for no override"
+    )
 
     def fine_tune(
         self,
@@ -65,7 +67,7 @@ class TrainerResource(dg.ConfigurableResource):
         seed: int,
         on_log: OnLog | None = None,
     ) -> TrainingOutcome:
-        """See `selfimprove_dagster.training.reward.train_reward_model`."""
+        """Train a reward model; see `selfimprove_dagster.training.reward.train_reward_model`."""
         from selfimprove_dagster.training.reward import RewardSettings, train_reward_model
 
         settings = RewardSettings(**_shared(section))
@@ -84,7 +86,7 @@ class TrainerResource(dg.ConfigurableResource):
         seed: int,
         on_log: OnLog | None = None,
     ) -> TrainingOutcome:
-        """DPO; see `selfimprove_dagster.training.preference.optimise_preferences`."""
+        """Train with DPO; see `selfimprove_dagster.training.preference.optimise_preferences`."""
         from selfimprove_dagster.training.preference import PreferenceSettings, optimise_preferences
 
         settings = PreferenceSettings(**_shared(section), beta=section.kl_coefficient)
@@ -105,7 +107,7 @@ class TrainerResource(dg.ConfigurableResource):
         seed: int,
         on_log: OnLog | None = None,
     ) -> PolicyOutcome:
-        """GRPO or RLOO; see `selfimprove_dagster.training.policy.optimise_policy`."""
+        """Train with GRPO or RLOO; see `selfimprove_dagster.training.policy.optimise_policy`."""
         from selfimprove_dagster.training.policy import PolicySettings, optimise_policy
 
         assert section.algorithm != "dpo"
@@ -130,7 +132,7 @@ class TrainerResource(dg.ConfigurableResource):
         )
 
     def _surroundings(self, experiment: Experiment) -> dict[str, Any]:
-        """Where, and in which numbers, is computed."""
+        """Return the device and the number format for training."""
         import torch
 
         device, dtype = self.device or experiment.model.device, experiment.model.dtype
@@ -144,7 +146,7 @@ class TrainerResource(dg.ConfigurableResource):
 
 
 def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:
-    """The settings that every trainer has."""
+    """Return the settings that every trainer has."""
     from selfimprove_dagster.training.settings import TrainingSettings
 
     return section.model_dump(include={setting.name for setting in fields(TrainingSettings)})

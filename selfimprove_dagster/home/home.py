@@ -39,7 +39,7 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """Return the home given by SELFIMPROVE_HOME and SELFIMPROVE_EXPERIMENTS, or in the current directory."""
+        """Return the home given by SELFIMPROVE_HOME and SELFIMPROVE_EXPERIMENTS, or the local one."""
         return cls(
             root=Path(os.environ.get("SELFIMPROVE_HOME", ".selfimprove")).expanduser().absolute(),
             experiments=Path(os.environ.get("SELFIMPROVE_EXPERIMENTS", "experiments"))

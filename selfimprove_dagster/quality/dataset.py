@@ -102,14 +102,14 @@ def _vocabulary_drift(subject: Subject) -> Evidence | NotApplicable:
         statement="one of the two iterations has no words"
         if divergence is None
         else f"the distribution of words diverges by {divergence:.3f} from that of the previous iteration",
-        allowed=f"at most {VOCABULARY_DRIFT:g} (Jensen-Shannon, bits; all numbers count as one word) is usual",
+        allowed=f"at most {VOCABULARY_DRIFT:g} (Jensen-Shannon, bits; numbers count as one word) is usual",
         evaluated=rows.height,
         observed={"distinct_words": len(new)},
     )
 
 
 def decisions_complete(subject: Subject, candidates: str = "raw_generations") -> Evidence:
-    """Check that every record of the stage `candidates` has a decision, and no dropped one is in the dataset."""
+    """Check that every record of `candidates` has a decision, and no dropped one is in the dataset."""
     decided = (
         subject.sibling("decisions", "candidate_id", "kept")
         .group_by(id="candidate_id")

@@ -48,7 +48,7 @@ def test_a_drawn_table_holds_what_a_replay_needs_and_models_what_a_checkpoint_ha
 
 
 def test_an_unknown_name_is_refused_by_the_registry() -> None:
-    with pytest.raises(MethodError, match="no table is called 'gone/answers': is its method installed"):
+    with pytest.raises(MethodError, match="there is no table 'gone/answers': is its method installed"):
         registry.table("gone/answers")
 
 

@@ -162,7 +162,7 @@ def test_a_rejected_line_is_explained_by_its_reason(lake: Lake) -> None:
     batch = {"experiment": "demo", "batch": "b"}
     _, (rejected,) = store(lake, REJECTED_SEEDS, [Draft(bad)], partition=batch)
     explanation = explain(lake, rejected)
-    assert explanation.verdict == "s.jsonl, line 3 (licence: MIT) is no seed: no question"
+    assert explanation.verdict == "s.jsonl, line 3 (licence: MIT) was rejected: no question"
     assert explanation.in_dataset is False
 
 

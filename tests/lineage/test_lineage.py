@@ -242,8 +242,8 @@ def test_the_tree_tells_the_story_from_example_to_file_and_line(lake: Lake) -> N
     assert f"{known.example}  in the dataset as few_shot_cot, vote share 1.00" in text
     vote = "the vote is 2 by majority: 4 of 4 paths state an answer (2 × 4); share 1, margin 1"
     assert f"voted answer {known.vote}  {vote}" in text
-    drawn = "sample 3, drawn at temperature 0.7, seed 33 from the base model b2:fake after 2 demonstrations"
-    assert f"voted from {known.paths[3]}  {drawn}; ended by stop: “1 + 1 = 2. The answer is 2.”" in text
+    drawn = "sample 3, sampled at temperature 0.7, seed 33, from the base model b2:fake after 2 demonstrations"
+    assert f"voted from {known.paths[3]}  {drawn}; finish reason stop: “1 + 1 = 2. The answer is 2.”" in text
     assert "sample 3 of 4, fake 1, T=0.7, top_p=1.0, top_k=0" in text
     assert f"seed {known.seed}  accepted from s.jsonl, line 7 (licence: MIT)" in text
     assert text.count("1 + 1 = 2. The answer is 2.") == 5, "each path is unfolded once"

@@ -128,7 +128,7 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
     seed, chosen, one, _, as_b, as_a, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from prompts.jsonl, line 1 (licence: CC0-1.0)"
     assert chosen == "sampled for ai-000 at random: 4 of 4 seeds, least used first"
-    assert one.startswith("response (A) of the pair, drawn at temperature 1.0, seed 11 from the base model")
+    assert one.startswith("response (A) of the pair, sampled at temperature 1.0, seed 11, from the base model")
     assert as_b == "(B) by 0.64, shown second, principle secrets"
     assert as_a == "(B) by 0.78, shown first, principle secrets"
     assert PREFERENCE in shown(explanation_text(explanation))
@@ -220,7 +220,7 @@ def test_comparisons_of_people_rollouts_checks_and_reward_models_are_told(lake: 
     check = explain(lake, rows(lake, RLAIF_JUDGE_CHECKS)["id"][0])
     assert check.verdict.endswith("order_flip_agreement passed: 3 of 4 pairs are judged alike in both orders")
     reward = explain(lake, rows(lake, registry.table("rlaif/reward_model"))["id"][0])
-    assert "85.0% of 20 held-out pairs right" in reward.verdict
+    assert "85.0% accuracy on 20 held-out pairs" in reward.verdict
 
 
 def test_every_record_is_explained_and_traced(lake: Lake) -> None:
