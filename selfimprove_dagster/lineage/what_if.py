@@ -304,7 +304,7 @@ def _given(settings: Sequence[str], names: Sequence[str], aliases: Mapping[str, 
         name = aliases.get(given.strip(), given.strip())
         if not equals or name not in names:
             raise ExperimentError(
-                f"{setting!r} is not a threshold: write name=value with one of the names {known}"
+                f"{setting!r} is not a threshold: write name=value, name being one of {known}"
             )
         try:
             values[name] = yaml.safe_load(text)

@@ -330,7 +330,7 @@ def test_a_looser_filter_gains_by_the_rule_that_had_dropped(finished_home: Home)
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ("trust=1", r"'trust=1' is no threshold.*minimum_vote_share.*confidence \(= minimum_vote_share\)"),
+        ("trust=1", r"'trust=1' is not a threshold.*minimum_vote_share.*confidence \(= minimum_vote_share\)"),
         ("confidence", "write name=value"),
         ("confidence=2", "minimum_vote_share: .*less than or equal to 1, not 2"),
         ("maximum_paths=many", "maximum_paths: .*not 'many'"),

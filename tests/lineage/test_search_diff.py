@@ -238,7 +238,7 @@ def test_a_key_that_is_none_or_not_committed_is_refused(lake: Lake) -> None:
     dataset(lake, 0, [("1 + 1?", " So 2.", "2")])
     with pytest.raises(ExperimentError, match="not of the form"):
         diff(lake, "demo-000", "demo")
-    with pytest.raises(PartitionMissing, match="demo-001 has made nothing yet"):
+    with pytest.raises(PartitionMissing, match="demo-001 has no committed tables yet"):
         diff(lake, "demo-000", "demo-001")
 
 

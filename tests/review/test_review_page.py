@@ -96,7 +96,7 @@ def test_each_reviewer_has_a_queue_of_their_own(home: Home) -> None:
     ada.post(PAGE, data={**first, "label": "a"}, headers={"Origin": ORIGIN})
     assert form_on(bo.get(PAGE).text)["item"] == first["item"]
     assert "4 of 4 waiting for you" in bo.get("/review").text
-    assert "3 of 4 wait for you" in ada.get("/review").text
+    assert "3 of 4 waiting for you" in ada.get("/review").text
     bo.post(
         PAGE,
         data={**first, "word": form_on(bo.get(PAGE).text)["word"], "label": "a"},
@@ -125,7 +125,7 @@ def test_a_wrong_token_admits_nobody(home: Home) -> None:
         refused = pages.post("/review", data={"token": token, "by": "Ada"}, headers={"Origin": ORIGIN})
         assert refused.status_code == 403 and "set-cookie" not in refused.headers
     nameless = pages.post("/review", data={"token": TOKEN, "by": " "}, headers={"Origin": ORIGIN})
-    assert nameless.status_code == 403 and "say who reviewed" in unescape(nameless.text)
+    assert nameless.status_code == 403 and "give the name of the reviewer" in unescape(nameless.text)
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_another_round_and_another_share_keep_others(lake: Lake) -> None:
 def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
     with pytest.raises(ExperimentError, match=r"round 3 was not made; .* has rounds 0 to 2"):
         what_if(lake, "cai-000", ["round=3"])
-    with pytest.raises(ExperimentError, match=r"is no threshold.*minimum_margin"):
+    with pytest.raises(ExperimentError, match=r"is not a threshold.*minimum_margin"):
         what_if(lake, "people-000", ["round=1"])
     with pytest.raises(ExperimentError, match="minimum_margin: Input should be"):
         what_if(lake, "ai-000", ["minimum_margin=much"])
