@@ -14,6 +14,4 @@ if not console.is_terminal:
     console = Console(highlight=False, width=120)
 
 
-ExperimentName = Annotated[
-    str, typer.Argument(help="Name of an experiment: its file name without .yaml.")
-]
+ExperimentName = Annotated[str, typer.Argument(help="Name of an experiment: its file name without .yaml.")]

@@ -92,9 +92,9 @@ def generate(
     for prompt, transcript in zip(prompts, transcripts, strict=True):
         console.print(plain(prompt + transcript.text, len(prompt) + len(transcript.text) + 1), markup=False)
         for call in transcript.calls:
-            told = call.problem or "called"
+            outcome = call.problem or "called"
             console.print(
-                f"  call at {call.position}: {plain(call.written, 200)}: {plain(told, 200)}", markup=False
+                f"  call at {call.position}: {plain(call.written, 200)}: {plain(outcome, 200)}", markup=False
             )
 
 

@@ -130,7 +130,7 @@ def _line(revocation: Revocation) -> str:
 def _since(revocation: Revocation) -> str:
     for event, word in (("lifted", "restored"), ("purged", "purged"), ("purging", "purge unfinished")):
         if event in revocation.events:
-            told = revocation.events[event]
-            by = f" by {plain(told['by'], 40)}: {plain(told['why'], 120)}" if "by" in told else ""
+            recorded = revocation.events[event]
+            by = f" by {plain(recorded['by'], 40)}: {plain(recorded['why'], 120)}" if "by" in recorded else ""
             return word + by
     return "in force"

@@ -168,9 +168,9 @@ def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
     revocation = Revocation(kind, value, experiment, (), hashes, by, why, now())
     for row in rows:
         excerpt = row.get("excerpt")
-        told = any(shows(excerpt or "", text) for text in texts)
+        revealed = any(shows(excerpt or "", text) for text in texts)
         named = revocation.names(row["source_file"], row["licence"], seed_text(row))
-        if told or (named and excerpt != ""):
+        if revealed or (named and excerpt != ""):
             roots.add(row["id"])
     if not roots:
         where = f"experiment {experiment}" if experiment else "the lake"

@@ -43,7 +43,7 @@ from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.table import Row, said_of, sentence_of
 from selfimprove_dagster.words import SHOWN, count, quoted, source_of
 
-_TOLD = 3
+_LISTED = 3
 """Maximum number of candidates in the verdict on an example; the steps list all."""
 
 
@@ -436,7 +436,7 @@ class Story:
         training, stage = self.iteration.training(), self.stage(self.row)
         line, gone = self.line(self.row), self._revoked({row["id"] for row in self.line(self.row)})
         if self.words.verdict and (verdict := self.words.verdict(self)):
-            steps = self._told([*line, *self.after])
+            steps = self._steps_of([*line, *self.after])
             return self._settled(verdict, steps, gone)
         if "dataset_activity_id" in self.row or "promoted" in self.row:
             is_told = self.place.id in {step.record for step in training}
@@ -449,11 +449,11 @@ class Story:
             return explanation(self.place, verdict, steps=(*gone, *training))
         if not self._decision_tables and self.iteration.dataset is None:
             return self._settled(
-                f"{self.sentence(self.row)}; nothing is trained on it", self._told(line), gone
+                f"{self.sentence(self.row)}; nothing is trained on it", self._steps_of(line), gone
             )
         why = self.words.unmade.get(stage, f"no {self.words.noun} was made from it yet")
         verdict = f"not in the dataset of {self.iteration.key}: {why}"
-        return self._settled(verdict, self._told(line), gone, gates, in_dataset=False)
+        return self._settled(verdict, self._steps_of(line), gone, gates, in_dataset=False)
 
     @cached_property
     def after(self) -> list[Row]:
@@ -475,7 +475,7 @@ class Story:
         verdict += f"; {count(len(here), 'example')} in the dataset of {self.iteration.key}"
         verdict += self._also(examples.values())
         beside = {row["id"]: row for rows in self.beside.values() for row in rows if self._covers(row)}
-        steps = self._told([*line, *beside.values()])
+        steps = self._steps_of([*line, *beside.values()])
         gone = self._revoked({self.place.id, *(row["id"] for row in [*line, *beside.values()])})
         gates, training = (self.iteration.gates(), self.iteration.training()) if here else ([], [])
         if here:
@@ -495,18 +495,18 @@ class Story:
         if self.is_example(self.row):
             examples = {self.row["id"]: self.row}
         here = [row for row in examples.values() if self._is_here(row)]
-        told: dict[str, Row] = {}
+        reported: dict[str, Row] = {}
         for one in self.candidates:
             line = self.line(one)
             judged = [row for row in line if isinstance(self._filter_of(row), int) and row is not one]
             scores = [row for row in self.children(judged) if self.stage(row) in self.words.beside]
-            told |= {row["id"]: row for row in [*line, *scores, *self.beside[one["id"]]]}
-        steps = self._told(told.values())
-        ending = [row for row in here if row["id"] not in told]
-        if self.row["id"] not in told and not self._is_about() and not self.is_example(self.row):
+            reported |= {row["id"]: row for row in [*line, *scores, *self.beside[one["id"]]]}
+        steps = self._steps_of(reported.values())
+        ending = [row for row in here if row["id"] not in reported]
+        if self.row["id"] not in reported and not self._is_about() and not self.is_example(self.row):
             ending.append(self.row)
         steps += [self._step(row) for row in ending]
-        every = [*told.values(), *ending]
+        every = [*reported.values(), *ending]
         gone = self._revoked(
             {*(row["id"] for row in every), *(edge["id"] for row in every for edge in row["parents"])}
         )
@@ -553,17 +553,17 @@ class Story:
             made = "" if len(here) == 1 else f"{count(len(here), 'example')} "
             said = f"{made}in the dataset of {key}" + (f" as {form}" if form else "")
             in_short = [text for one in self.candidates if (text := self._in_short(one))]
-            more = f"; and {len(in_short) - _TOLD:,} more" if len(in_short) > _TOLD else ""
-            told = f"{'; '.join(in_short[:_TOLD])}{more}"
+            more = f"; and {len(in_short) - _LISTED:,} more" if len(in_short) > _LISTED else ""
+            reported = f"{'; '.join(in_short[:_LISTED])}{more}"
             passed = f"it passed {count(len(rules), 'rule')}" if rules else ""
-            return f"{said}{self._also(examples)}" + (f": {told or passed}" if told or passed else "")
-        told = f" ({short})" if (short := self._in_short(candidate)) else ""
+            return f"{said}{self._also(examples)}" + (f": {reported or passed}" if reported or passed else "")
+        reported = f" ({short})" if (short := self._in_short(candidate)) else ""
         if dropped:
-            return dropped_verdict(key, dropped) + told
+            return dropped_verdict(key, dropped) + reported
         if not rules:
             if self.words.undecided and (why := self.words.undecided(self, candidate)):
                 return f"not in the dataset of {key}: {why}"
-            return f"not in a dataset: the filters of {key} have not been applied to it yet{told}"
+            return f"not in a dataset: the filters of {key} have not been applied to it yet{reported}"
         if self.iteration.dataset is None:
             return f"kept by every rule, but the dataset of {key} is not committed yet"
         return f"not in the dataset of {key}: kept by every rule, but no example was made from it"
@@ -614,7 +614,7 @@ class Story:
 
     # ---- steps ----------------------------------------------------------------------------------------
 
-    def _told(self, rows: Iterable[Row]) -> list[Step]:
+    def _steps_of(self, rows: Iterable[Row]) -> list[Step]:
         """Return the steps of rows and of the decisions on them: ancestors first, then in pipeline order."""
         known = {row["id"]: row for row in rows if not is_decision(row)}
         numbers = {row["iteration"] for row in known.values() if row.get("iteration") is not None}
