@@ -77,10 +77,10 @@ def test_keys_can_be_switched_off_and_modified_keys_are_the_browsers(
         page = visited.page
         begin(visited)
         page.keyboard.press("Control+a")
-        page.get_by_label("The keys").uncheck()
+        page.get_by_label("Answer with the keys").uncheck()
         page.keyboard.press("a")
         page.reload()
-        assert not page.get_by_label("The keys").is_checked(), "as it was left"
+        assert not page.get_by_label("Answer with the keys").is_checked(), "as it was left"
         page.keyboard.press("n")
         page.wait_for_timeout(200)
     assert labels(home.lake, "judged").is_empty()

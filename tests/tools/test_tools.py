@@ -298,7 +298,7 @@ def test_a_prompt_that_the_model_refuses_takes_no_other_with_it() -> None:
 
 
 def test_without_a_model_there_are_prompts_alone() -> None:
-    with pytest.raises(ExperimentError, match="ask a language model"):
+    with pytest.raises(ExperimentError, match="need a language model"):
         open_tools(["QA"])
     box = open_tools(["QA", "Calculator"], prompts_only=True)
     assert box["QA"].prompt("A text.").endswith("Output:")
