@@ -1,8 +1,7 @@
-"""How the stages that a method declares become assets with their checks, and its iteration a job.
+"""Build assets with checks from the stages of a method, and a job from its iteration.
 
-One step makes a stage's tables and runs the checks of all of them, in one process. A failed blocking check fails the
-step and stops what follows in the same run; from one run to the next it is the lake that refuses to hand the
-partition on.
+One step makes the tables of a stage and runs all their checks, in one process. A failed blocking check fails
+the step and stops the following steps of the run. In later runs, the lake refuses to read the partition.
 """
 
 # No `from __future__ import annotations`: Dagster reads the type of `context` and refuses its name.
@@ -35,20 +34,20 @@ _PREVIEW_CHARACTERS = 160
 
 
 def assets_of(method: Method[Any], known: Mapping[str, Table]) -> list[dg.AssetsDefinition]:
-    """The assets of a method, a step for each stage; `known` are the tables of all methods.
+    """Return the assets of a method, with one step per stage; `known` are the tables of all methods.
 
-    A dependency on a table that is not known is dropped with a `MethodWarning`.
+    A dependency on an unknown table is dropped with a `MethodWarning`.
     """
     return [_asset(method, stage, known) for stage in method.stages]
 
 
 def job_of(method: Method[Any]) -> Any:
-    """The job that runs one iteration of a method."""
+    """Return the job that runs one iteration of a method."""
     return dg.define_asset_job(
         f"{method.name}_iteration",
         selection=dg.AssetSelection.groups(method.name),
-        description=f"One iteration, up to {method.experiment.ends_with}. A process a step, so that a model's "
-        "memory is free when its step ends.",
+        description=f"Runs one iteration, up to {method.experiment.ends_with}. Each step runs in its own "
+        "process, so that the memory of its model is released.",
     )
 
 
@@ -109,12 +108,12 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
 
 
 def _code_version(method: Method[Any], stage: Stage) -> str:
-    """The version that rows record: of a method that was not shipped, with its distribution."""
+    """Return the version that rows record; for an external method it includes its distribution."""
     return f"{stage.version} of {method.distribution}" if method.distribution else stage.version
 
 
 def _specs(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> Iterator[dg.AssetSpec]:
-    """The assets of a stage; of several, each is shown to follow the one before."""
+    """Yield the assets of a stage; each depends on the one before."""
     descriptions = [stage.description] if isinstance(stage.description, str) else stage.description
     before = [_dependency(method, name) for name in stage.after if _is_known(method, name, known)]
     for table, description in zip(stage.assets, descriptions, strict=True):
@@ -135,7 +134,7 @@ def _is_known(method: Method[Any], name: str, known: Mapping[str, Table]) -> boo
     if "/" not in name or name in known:
         return True
     warnings.warn(
-        f"{method.name} comes after {name}, whose method is not installed: the dependency is left out",
+        f"{method.name} depends on {name}, whose method is not installed: the dependency is left out",
         MethodWarning,
         stacklevel=2,
     )
@@ -143,9 +142,10 @@ def _is_known(method: Method[Any], name: str, known: Mapping[str, Table]) -> boo
 
 
 def _dependency(method: Method[Any], name: str) -> dg.AssetDep:
-    """A stage of the method itself, of the same iteration; or a table of another method, of all iterations.
+    """Return the dependency on a stage of the method (same iteration) or a table of another one (all
+    iterations).
 
-    Two methods have different sets of partitions, and Dagster's default would ask for keys that are not there.
+    Methods have different partition sets, and Dagster's default mapping would request missing keys.
     """
     if "/" not in name:
         return dg.AssetDep([method.name, name])
@@ -153,7 +153,7 @@ def _dependency(method: Method[Any], name: str) -> dg.AssetDep:
 
 
 def _check_spec(stage: Stage, table: Table, check: QualityCheck) -> dg.AssetCheckSpec:
-    """A check stands at its table's asset; for a table that is no asset, at the stage's own, with a prefix."""
+    """Attach a check to its table's asset or, without one, to the stage's own asset with a prefix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")
         return dg.AssetCheckSpec(
@@ -166,7 +166,7 @@ def _check_spec(stage: Stage, table: Table, check: QualityCheck) -> dg.AssetChec
 
 
 def _checked(spec: dg.AssetCheckSpec, result: QualityResult) -> dg.AssetCheckResult:
-    """A result as Dagster shows it; numbers stay numbers, so that they plot over iterations."""
+    """Convert a result for Dagster; numbers stay numbers, so that they are plotted over iterations."""
     metadata: dict[str, Any] = {
         "reason": plain(result.reason, _LONGEST_REASON),
         "evaluated": result.evaluated,
@@ -190,7 +190,7 @@ def _checked(spec: dg.AssetCheckSpec, result: QualityResult) -> dg.AssetCheckRes
 
 
 def _materialised(lake: Lake, result: Result) -> dg.MaterializeResult:
-    """What Dagster shows of a committed table."""
+    """Return what Dagster shows about a committed table."""
     manifest = result.manifest
     return dg.MaterializeResult(
         asset_key=result.table.name.split("/"),
@@ -207,7 +207,7 @@ def _materialised(lake: Lake, result: Result) -> dg.MaterializeResult:
 
 
 def _shown(value: Any) -> Any:
-    """A value of a result's metadata in Dagster's types."""
+    """Convert a metadata value of a result to Dagster's types."""
     match value:
         case Markdown(text):
             return dg.MetadataValue.md(text)
@@ -221,7 +221,7 @@ def _shown(value: Any) -> Any:
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
-    """The columns of a table and the columns of other tables that they come from, in Dagster's types."""
+    """Return the columns of a table and their source columns, in Dagster's types."""
     sources = {
         column: [dg.TableColumnDep(dg.AssetKey(name.split("/")), source) for name, source in found]
         for column, found in table.sources.items()
@@ -236,7 +236,7 @@ def table_metadata(table: Table) -> dict[str, Any]:
 
 
 def preview_table(lake: Lake, manifest: Manifest, columns: Sequence[str]) -> str:
-    """The first rows as a markdown table in which nothing that a model wrote has any effect."""
+    """Return the first rows as a Markdown table in which text of models has no effect."""
     rows = lake.read_columns(manifest, columns, PREVIEW_ROWS).rows(named=True)
     return markdown_table(
         [{key: plain(str(value), _PREVIEW_CHARACTERS) for key, value in row.items()} for row in rows]

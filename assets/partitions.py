@@ -1,4 +1,4 @@
-"""An iteration is a partition: its key is `<experiment>-<NNN>`, in the set of the experiment's method."""
+"""Define partitions: one per iteration, with the key `<experiment>-<NNN>`, in a set per method."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import dagster as dg
 from selfimprove_dagster.lake.lake import Lake
 
 _BEFORE_METHODS = "iterations"
-"""The one set that held the keys of all methods, in instances made by version 0.1."""
+"""The set with the keys of all methods, in instances of version 0.1."""
 
 
 @cache
 def iterations(method: str) -> dg.DynamicPartitionsDefinition:
-    """The iterations of all experiments of a method."""
+    """Return the partitions of all experiments of a method."""
     return dg.DynamicPartitionsDefinition(name=f"{method}_iterations")
 
 
 def add_iterations(instance: dg.DagsterInstance, method: str, keys: Iterable[str]) -> None:
-    """Add keys to the set of a method; those that it has are left alone."""
+    """Add keys to the set of a method; existing keys stay."""
     instance.add_dynamic_partitions(str(iterations(method).name), [*keys])
 
 
 def bring_up_to_date(instance: dg.DagsterInstance, lake: Lake) -> None:
-    """Give each method the keys of its committed iterations, in an instance that holds one set for all."""
+    """Give each method the keys of its committed iterations, in an instance with one set for all methods."""
     if not instance.get_dynamic_partitions(_BEFORE_METHODS):
         return
     keys: dict[str, set[str]] = {}

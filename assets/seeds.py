@@ -1,4 +1,4 @@
-"""Seed files that come in from outside: the job that imports one, from the inbox or by hand."""
+"""Define the job that imports a seed file, from the inbox or by hand."""
 
 # No `from __future__ import annotations`: Dagster reads parameter types and refuses their names.
 
@@ -19,10 +19,12 @@ class SeedImport(dg.Config):
 
     experiment: str = Field(description="name of the experiment")
     file: str = Field(description="path of the seed file")
-    move_when_done: bool = Field(False, description="move the file to the folder `imported` beside it")
+    move_when_done: bool = Field(False, description="move the file to the folder `imported` next to it")
 
 
-@dg.op(description="Reads one seed file: good lines become seeds, bad ones stand in seeds/rejected.")
+@dg.op(
+    description="Imports one seed file. Valid lines become seeds; rejected ones are recorded in seeds/rejected."
+)
 def import_seed_file(
     context: dg.OpExecutionContext, config: SeedImport, home: dg.ResourceParam[Home]
 ) -> dg.Output[int]:

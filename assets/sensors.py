@@ -1,4 +1,4 @@
-"""Sensors: the next iteration after a promotion decision, and seeds dropped into an inbox."""
+"""Define the sensors that start the next iteration and import seeds from the inbox."""
 
 # No `from __future__ import annotations`: Dagster reads parameter types and refuses their names.
 
@@ -29,19 +29,20 @@ _RUNNING = [
 
 
 def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
-    """The sensor that asks, for every experiment, whose turn it is; it requests runs of `<method>_iteration`.
+    """Return the sensor that checks what runs next in every experiment and requests runs of
+    `<method>_iteration`.
 
-    It serves the experiments whose `loop` is true. A tick cannot hold run requests and a skip reason together, so
-    that every experiment's reason goes to the tick's log.
+    It handles the experiments whose `loop` is true. A tick cannot have both run requests and a skip reason,
+    so the reason of every experiment is written to the tick's log.
     """
 
     @dg.sensor(
         name="next_iteration",
         jobs=jobs,
         minimum_interval_seconds=15,
-        description="After a promotion decision, or the turn of the method before: adds the next iteration's "
-        "partition and requests its run, or says why the loop stops. Starts the first iteration of an experiment "
-        "once seeds were imported for it. `loop: false` in an experiment's file switches it off.",
+        description="Acts after a promotion decision, or after the previous method of a chain. Adds the next "
+        "iteration's partition and requests its run, or reports why the loop stops. Starts the first iteration "
+        "of an experiment once its seeds are imported. `loop: false` in the experiment's file turns it off.",
     )
     def next_iteration(context: dg.SensorEvaluationContext, home: dg.ResourceParam[Home]) -> dg.SensorResult:
         bring_up_to_date(context.instance, home.lake)
@@ -63,7 +64,7 @@ def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
             keys.append(iterations(step.method).build_add_request([key]))
             requests.append(
                 dg.RunRequest(
-                    # With a budget that was raised, an iteration that spent it goes on.
+                    # After the budget is raised, an iteration that spent it resumes.
                     run_key=f"{key}:{step.method}:{step.after}:{budget.tokens}:{budget.model_seconds}",
                     job_name=f"{step.method}_iteration",
                     partition_key=key,
@@ -73,7 +74,7 @@ def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
         for remark in remarks:
             context.log.info(remark)
         if not requests:
-            return dg.SensorResult(skip_reason="; ".join(remarks) or "there is no experiment")
+            return dg.SensorResult(skip_reason="; ".join(remarks) or "there are no experiments")
         return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=keys)
 
     return next_iteration
@@ -83,7 +84,7 @@ def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
     name="seed_inbox",
     job=import_seeds_job,
     minimum_interval_seconds=10,
-    description="Turns files dropped into the inbox folder of an experiment into seeds.",
+    description="Imports seed files from the inbox folder of each experiment.",
 )
 def seed_inbox(home: dg.ResourceParam[Home]) -> Iterator[dg.RunRequest | dg.SkipReason]:
     found = False
@@ -97,11 +98,11 @@ def seed_inbox(home: dg.ResourceParam[Home]) -> Iterator[dg.RunRequest | dg.Skip
                 tags={"selfimprove/experiment": name},
             )
     if not found:
-        yield dg.SkipReason(f"nothing new under {home.root / 'inbox'}/<experiment>/")
+        yield dg.SkipReason(f"no new files in {home.root / 'inbox'}/<experiment>/")
 
 
 def _settled_files(inbox: Path) -> list[Path]:
-    """Files that nobody wrote to for a moment, so that none is read while it is still being copied."""
+    """Return files that did not change recently, so that none is read while it is being copied."""
     now = time.time()
     return [
         path
@@ -114,7 +115,7 @@ def _settled_files(inbox: Path) -> list[Path]:
 
 
 def _experiments(home: Home) -> Iterator[tuple[Experiment | None, str]]:
-    """The first method's settings of each experiment, or what is wrong with its file: one must not halt all."""
+    """Yield the first method's settings of each experiment, or the error in its file."""
     for name in home.experiment_names():
         try:
             yield home.experiment(name), ""

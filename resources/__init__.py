@@ -1,4 +1,4 @@
-"""Dagster resources: thin wrappers that give assets what the library offers."""
+"""Provide Dagster resources, which are thin wrappers around the library."""
 
 from selfimprove_dagster.resources.home import HomeResource
 from selfimprove_dagster.resources.language_model import LanguageModelResource

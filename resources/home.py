@@ -1,4 +1,4 @@
-"""The lake, the experiments and the folders around them, as a Dagster resource."""
+"""Provide the lake, the experiments and related folders as a Dagster resource."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from selfimprove_dagster.home.home import Home
 
 
 class HomeResource(dg.ConfigurableResource[Home]):
-    """Opens the installation that the environment names, or the folders given here."""
+    """Opens the installation given by the environment, or the folders given here."""
 
     root: str = Field(
-        default="", description="folder of lake, checkpoints and inboxes; empty: $SELFIMPROVE_HOME"
+        default="", description="folder of lake, checkpoints and inboxes; default: $SELFIMPROVE_HOME"
     )
     experiments: str = Field(
-        default="", description="folder of experiment files; empty: $SELFIMPROVE_EXPERIMENTS"
+        default="", description="folder of experiment files; default: $SELFIMPROVE_EXPERIMENTS"
     )
 
     def create_resource(self, context: dg.InitResourceContext) -> Home:
         return self.open()
 
     def open(self) -> Home:
-        """The installation, outside of a run."""
+        """Return the installation, outside of a run."""
         default = Home.from_environment()
         return Home(
             root=Path(self.root) if self.root else default.root,

@@ -1,4 +1,4 @@
-"""The language model as a Dagster resource: opened for a step, its memory freed when the step ends."""
+"""Provide the language model as a Dagster resource, opened for one step and then released."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from selfimprove_dagster.language_model.base import LanguageModel, check_scores
 class LanguageModelResource(dg.ConfigurableResource):
     """Opens models with the engine and options of an experiment."""
 
-    device: str = Field(default="", description="overrides the experiment's device when not empty")
+    device: str = Field(
+        default="", description="device that overrides the experiment's; empty for no override"
+    )
 
     @contextmanager
     def open(
         self, section: ModelSection, path: str | Path | None = None, scores: bool = False
     ) -> Iterator[LanguageModel]:
-        """The model at `path` (default: the experiment's base model), closed on leaving.
+        """Open the model at `path` (default: the experiment's base model) and close it at the end.
 
-        `scores`: the method needs log-probabilities of given texts. Raises ModelError where the engine
-        has none.
+        `scores`: the method needs log-probabilities of given texts. Raises ModelError if the engine does not
+        support them.
         """
         options = section.engine_options()
         if self.device and "device" in options:

@@ -1,4 +1,4 @@
-"""Training as a Dagster resource."""
+"""Provide training as a Dagster resource."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class TrainerResource(dg.ConfigurableResource):
     and the folder of the trained model.
     """
 
-    device: str = Field(default="", description="overrides the experiment's device when not empty")
+    device: str = Field(
+        default="", description="device that overrides the experiment's; empty for no override"
+    )
 
     def fine_tune(
         self,
@@ -158,7 +160,7 @@ class TrainerResource(dg.ConfigurableResource):
 
 
 def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:
-    """The settings that every trainer has."""
+    """Return the settings that every trainer has."""
     from selfimprove_dagster.training.settings import TrainingSettings
 
     return section.model_dump(include={setting.name for setting in fields(TrainingSettings)})

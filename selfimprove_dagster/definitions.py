@@ -1,4 +1,4 @@
-"""The code location that `workspace.yaml` loads: whatever the registry finds. Imports no torch, vLLM or TRL."""
+"""Define the code location that `workspace.yaml` loads: all registered methods, without importing torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _RESOURCES = {
 
 
 def _built() -> dict[str, tuple[list[dg.AssetsDefinition], Any]]:
-    """Assets and job of each method; one that Dagster refuses is left out with a `MethodWarning`."""
+    """Build the assets and the job of each method.
+
+    A method that Dagster refuses is left out with a warning.
+    """
     built = {}
     for method in registry.methods().values():
         try:
@@ -31,7 +34,7 @@ def _built() -> dict[str, tuple[list[dg.AssetsDefinition], Any]]:
                 dg.Definitions.validate_loadable(
                     dg.Definitions(assets=assets, jobs=[job], resources=_RESOURCES)
                 )
-        except Exception as error:  # whatever a stranger's declaration leads to
+        except Exception as error:  # any error that the declaration of an external method causes
             warnings.warn(f"the method {method.name} was left out: {error}", MethodWarning, stacklevel=2)
             continue
         built[method.name] = (assets, job)

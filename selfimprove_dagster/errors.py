@@ -1,23 +1,23 @@
-"""Every error that a person can act on.
+"""Define every error that a person can act on.
 
     SelfImproveError
     ├── MethodError              a method's declaration is wrong, or there is no such method
     ├── ExperimentError          an experiment file is wrong: names the field and what is allowed
-    ├── SeedFileError            a seed file as a whole cannot be read
-    ├── ReviewError              there is nothing to review, or what a person said cannot be taken
-    ├── ModelError               a model is missing, or not of the kind that was asked for
-    │   └── ModelUnavailable     its server does not answer: what failed is no fault of what was asked
-    ├── TrainingError            training failed or gave a loss that is not finite
-    ├── JudgeNotTrusted          a model is to judge that was measured to pick no better than by lot
-    ├── BudgetSpent              a budget of the experiment is spent in the middle of an iteration
+    ├── SeedFileError            a seed file cannot be read at all
+    ├── ReviewError              there is nothing to review, or a label cannot be stored
+    ├── ModelError               a model is missing, or of the wrong kind
+    │   └── ModelUnavailable     its server does not answer, independently of the request
+    ├── TrainingError            training failed or its loss was not finite
+    ├── JudgeNotTrusted          a model shall judge although it was measured to be no better than random
+    ├── BudgetSpent              a budget of the experiment is spent during an iteration
     └── LakeError
         ├── PartitionMissing     nothing is committed there yet
         ├── PartitionBusy        another process is writing it
-        ├── GateClosed           its last blocking check failed
+        ├── GateClosed           a blocking check of it failed
         ├── LakeNotWritable      disk full or read-only
-        └── RevocationError      what was named cannot be revoked, restored or purged
+        └── RevocationError      a revocation cannot be applied, lifted or purged
 
-Messages say what was wrong, where, and what to do about it.
+Messages state what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SelfImproveError(Exception):
 
 
 class MethodError(SelfImproveError):
-    """A method cannot be loaded, or there is none of that name."""
+    """A method cannot be loaded, or does not exist."""
 
 
 class ExperimentError(SelfImproveError):
@@ -40,7 +40,7 @@ class SeedFileError(SelfImproveError):
 
 
 class ReviewError(SelfImproveError):
-    """Nothing is there to review, or a label, a name or a folder cannot be used."""
+    """There is nothing to review, or a label, a name or a folder cannot be used."""
 
 
 class ModelError(SelfImproveError):
@@ -56,19 +56,19 @@ class TrainingError(SelfImproveError):
 
 
 class JudgeNotTrusted(SelfImproveError):
-    """What was measured of a model's judgement does not let it judge."""
+    """A model may not judge because of its measured judgement."""
 
 
 class BudgetSpent(SelfImproveError):
-    """A stage stopped between two shards; those before are kept."""
+    """A stage stopped between two shards; finished shards are kept."""
 
 
 class LakeError(SelfImproveError):
-    """The lake cannot do what it was asked."""
+    """An operation on the lake failed."""
 
 
 class PartitionMissing(LakeError):
-    """No manifest: the partition has not been committed."""
+    """The partition has no manifest, i.e. it has not been committed."""
 
 
 class PartitionBusy(LakeError):
@@ -76,7 +76,7 @@ class PartitionBusy(LakeError):
 
 
 class GateClosed(LakeError):
-    """The partition's last blocking check failed, so it is not handed on."""
+    """A blocking check of the partition failed, so later stages cannot read it."""
 
 
 class LakeNotWritable(LakeError):
@@ -84,9 +84,9 @@ class LakeNotWritable(LakeError):
 
 
 class RevocationError(LakeError):
-    """Nothing answers to what was to be revoked, or it cannot be undone."""
+    """There is nothing to revoke, or a revocation cannot be lifted."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says first, for a message of one line."""
+    """Return the first line of a library's error message."""
     return str(error).strip().partition("\n")[0]

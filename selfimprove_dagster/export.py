@@ -1,11 +1,11 @@
-"""Datasets for other tools: a Hugging Face folder with its card, Parquet, JSON Lines, these with PROV, or the
-layouts that tools for fine-tuning read.
+"""Export datasets for other tools: as a Hugging Face folder with its card, Parquet, JSON Lines (with or
+without PROV), or in the layouts that tools for fine-tuning read.
 
     alpaca  one object per line: instruction, input, output
     chat    one object per line: messages, of which the first is the user's and the second the assistant's
 
-In both, `id` is the record of the example. Where examples have no instruction, the prompt is the instruction. A
-method says in its `Card` which columns are exported, and which layouts cannot hold them.
+In both, `id` is the record of the example. If examples have no instruction, the prompt is the instruction. A
+method declares in its `Card` which columns are exported, and which layouts are not possible.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMATS = ("huggingface", "parquet", "jsonl", "prov-json", "alpaca", "chat")
 
 
 def last_dataset(lake: Lake, experiment: Experiment, iteration: int | None = None) -> Manifest:
-    """The manifest of an iteration's dataset, by default the last committed one."""
+    """Return the manifest of an iteration's dataset, by default the latest committed one."""
     table = _dataset(experiment.method).name
     if iteration is not None:
         return lake.manifest(table, partition_of(experiment.name, iteration))
@@ -45,15 +45,15 @@ def last_dataset(lake: Lake, experiment: Experiment, iteration: int | None = Non
 def export_dataset(
     lake: Lake, experiment: Experiment, output: Path, iteration: int | None, layout: str
 ) -> int:
-    """Write a dataset whose checks passed into the new folder `output`; returns how many examples it has.
+    """Write a dataset whose checks passed to the new folder `output`, and return the number of examples.
 
-    Each row keeps its record id, so that `selfimprove lineage trace` answers for it wherever it went. The
-    layout `prov-json` is JSON Lines and, beside them, `dataset.prov.json`: W3C PROV for all their ancestry.
+    Each row keeps its record id, so that `selfimprove lineage trace` finds its origin. The layout `prov-json`
+    consists of JSON Lines and `dataset.prov.json`, the W3C PROV of their ancestry.
     """
     if layout not in FORMATS:
-        raise ExperimentError(f"there is no export format {layout!r}; there are: {', '.join(FORMATS)}")
+        raise ExperimentError(f"there is no export format {layout!r}; use one of {', '.join(FORMATS)}")
     if output.exists():
-        raise ExperimentError(f"{output} exists already; name a new folder")
+        raise ExperimentError(f"{output} exists already; choose a new folder")
     card = _card(experiment.method)
     if layout in card.refused:
         raise ExperimentError(f"the layout {layout} {card.refused[layout]}")
@@ -61,7 +61,7 @@ def export_dataset(
     rows = _exported(_dataset(experiment.method), card, lake.read(manifest.table, manifest.partition))
     temporary = output.with_name(output.name + ".partial")
     data = temporary / "data" if layout == "huggingface" else temporary
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed export left
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed export
     data.mkdir(parents=True)
     if layout in _JSON_LINES:
         lines = card.layouts.get(layout, _JSON_LINES[layout])(rows)
@@ -82,10 +82,10 @@ def export_dataset(
 
 
 def _dataset(method: str) -> Table:
-    """The table of a method's training examples. Raises PartitionMissing where it makes none."""
+    """Return the table of a method's training examples. Raises PartitionMissing if there is none."""
     found = registry.method(method).dataset
     if found is None:
-        raise PartitionMissing(f"the method {method} makes no dataset: there is nothing to export")
+        raise PartitionMissing(f"the method {method} does not make a dataset: there is nothing to export")
     return found
 
 
@@ -94,7 +94,7 @@ def _card(method: str) -> Card:
 
 
 def _exported(table: Table, card: Card, rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns that other tools get: by default the id and all that is no list, and the measures."""
+    """Return the exported columns: by default the id, all columns that are not lists, and the measures."""
     plain = [
         "id",
         *(name for name, kind in table.content.items() if not isinstance(kind, pl.List | pl.Struct)),
@@ -103,12 +103,12 @@ def _exported(table: Table, card: Card, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
-    """Instruction, input and output. Raises ExperimentError for rows without prompt and completion."""
+    """Return instruction, input and output. Raises ExperimentError for rows without prompt and completion."""
     if {"instruction", "input", "output"} <= {*rows.columns}:
         return rows.select("instruction", "input", pl.col("output").str.strip_chars(), "id")
     if not {"prompt", "completion"} <= {*rows.columns}:
         raise ExperimentError(
-            "layouts of instructions need the columns prompt and completion, or instruction, input and output; "
+            "this layout needs the columns prompt and completion, or instruction, input and output; "
             f"these examples have {', '.join(rows.columns)}: export them as jsonl, parquet or huggingface"
         )
     output = pl.col("completion").str.strip_chars().alias("output")
@@ -116,7 +116,7 @@ def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _chat(rows: pl.DataFrame) -> pl.DataFrame:
-    """Messages: the instruction with its input, without the template of training, and the output."""
+    """Return messages: the instruction with its input, without the training template, and the output."""
     said = _alpaca(rows)
     alone = pl.col("input").str.strip_chars() == ""
     user = pl.when(alone).then("instruction").otherwise(pl.format("{}\n\n{}", "instruction", "input"))
@@ -133,13 +133,13 @@ _JSON_LINES: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
     "alpaca": _alpaca,
     "chat": _chat,
 }
-"""The lines of each layout that is JSON Lines, where the method declares no other."""
+"""Default functions that make the lines of each JSON Lines layout."""
 
 
 def dataset_card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: int, digest: str) -> str:
-    """The card of a dataset of so many rows, whose exported file has that digest, in Markdown.
+    """Return the card of a dataset in Markdown, given the number of rows and the digest of its file.
 
-    Text of seed files, models and settings stands in code spans, in which it has no effect.
+    Text of seed files, models and settings is put into code spans, where it has no effect.
     """
     about = (_card(experiment.method).words or default_words)(lake, manifest)
     method = registry.method(experiment.method)
@@ -151,7 +151,7 @@ def dataset_card(lake: Lake, experiment: Experiment, manifest: Manifest, rows: i
     licences = pool["licence"].unique().sort().to_list()
     known = licences[0].lower() if len(licences) == 1 else "other"
     if known == "unknown" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", known):
-        known = "other"  # the card's header takes identifiers only
+        known = "other"  # the card's header allows only identifiers
     stages = [
         {"stage": made.table, "code version": made.activity.code_version, "activity": made.activity.id}
         for made in lake.manifests(f"{experiment.method}/*", experiment.name)
@@ -200,31 +200,31 @@ configs:
 
 ## Quality checks
 
-{markdown_table(checks) or "None was recorded."}
+{markdown_table(checks) or "No checks were recorded."}
 
 ## Revocations in force
 
 {markdown_table(_revocations(lake, manifest)) or "None."}
 
-## Verify it
+## Verification
 
 | what | digest (blake2b, 128 bits) |
 | --- | --- |
 | activity | `{manifest.activity.id}` |
 | `data/train.parquet` | `{digest}` |
 
-`b2sum -l 128 data/train.parquet` gives the digest of the file. Where it was made,
+`b2sum -l 128 data/train.parquet` prints the digest of the file. With the original lake,
 `selfimprove lineage verify {experiment.name}` recomputes every id and hash.
 
 ## Columns
 
-{about.columns}; `id` is the record of its origin:
+{about.columns}; `id` is the id of the record:
 `selfimprove lineage trace ID` prints where the example comes from.
 """
 
 
 def _drawn_by(about: CardWords) -> str:
-    """The model that wrote the dataset's texts, its engine and sampling."""
+    """Describe the model that wrote the dataset's texts, its engine and sampling."""
     if about.drawn is None:
         return "None: people wrote the texts"
     drawn = about.drawn.activity
@@ -233,7 +233,7 @@ def _drawn_by(about: CardWords) -> str:
 
 
 def _filters(lake: Lake, decisions: Manifest) -> list[Row]:
-    """What each rule did, in the order in which they were asked."""
+    """Count what each rule reached, kept and dropped, in the order in which the rules ran."""
     columns = lake.read_columns(decisions, ["rule", "kept", "threshold"])
     return (
         columns.group_by("rule", maintain_order=True)
@@ -248,7 +248,7 @@ def _filters(lake: Lake, decisions: Manifest) -> list[Row]:
 
 
 def _revocations(lake: Lake, manifest: Manifest) -> list[Row]:
-    """The revocations that hold for an experiment, and how many rows of its dataset fell with each."""
+    """Return the revocations that apply to an experiment, with the number of revoked examples of each."""
     fallen = Counter(lake.withdrawn(manifest).values())
     return [
         {

@@ -1,4 +1,4 @@
-"""What a method declares of its exported datasets: the words of the card, the columns and the layouts."""
+"""Define what a method declares about its exported datasets: texts of the card, columns and layouts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from selfimprove_dagster.text import plural
 
 @dataclass(frozen=True)
 class CardWords:
-    """What the card of a dataset says.
+    """The texts of the card of a dataset.
 
-    `truth` says who judged, and whether true answers were used. `sources` has `source_file, licence`, a row for
-    each text that people gave, which `noun` names; `of_sources` is the text above their table. `drawn` is the
-    partition of the model's texts (None where people wrote them), `sampling` how they were sampled.
-    `decisions` are the tables of the filters. `made_by` says who wrote and chose, `columns` what to train on.
+    `truth` states who judged, and whether true answers were used. `sources` has `source_file, licence`, with
+    one row per imported text, which `noun` names; `of_sources` is the text above their table. `drawn` is the
+    partition of the model's texts (None if people wrote them), and `sampling` describes how they were
+    sampled. `decisions` are the tables of the filters. `made_by` states who wrote and selected the examples,
+    and `columns` what to train on.
     """
 
     truth: str
@@ -31,8 +32,8 @@ class CardWords:
     drawn: Manifest | None
     sampling: str
     decisions: tuple[str, ...]
-    made_by: str = "a language model wrote and chose itself"
-    columns: str = "`prompt` and `completion` are what to train on"
+    made_by: str = "a language model wrote and selected"
+    columns: str = "Train on `prompt` and `completion`"
 
 
 Layout = Callable[[pl.DataFrame], pl.DataFrame]
@@ -40,10 +41,10 @@ Layout = Callable[[pl.DataFrame], pl.DataFrame]
 
 @dataclass(frozen=True)
 class Card:
-    """How the dataset of a method is exported.
+    """The way in which the dataset of a method is exported.
 
-    `words` gives the words of its card, `columns` the columns that other tools get besides the measures.
-    `layouts` makes rows of a layout from them, `refused` says why a layout cannot hold them.
+    `words` returns the texts of its card, and `columns` the exported columns besides the measures. `layouts`
+    holds functions that make the rows of a layout, and `refused` the reasons why layouts are not possible.
     """
 
     words: Callable[[Lake, Manifest], CardWords] | None = None
@@ -53,7 +54,7 @@ class Card:
 
 
 def default_words(lake: Lake, dataset: Manifest) -> CardWords:
-    """The words for a dataset whose method declares none: what can be told from its iteration's tables."""
+    """Return the default texts for a dataset, derived from the tables of its iteration."""
     method = dataset.table.split("/")[0]
     made = [
         one for one in lake.manifests(f"{method}/*", dataset.experiment) if one.iteration == dataset.iteration
@@ -70,7 +71,7 @@ def default_words(lake: Lake, dataset: Manifest) -> CardWords:
         noun=plural(tables[given.table].noun) if given else "rows",
         of_sources="",
         drawn=drawn,
-        sampling=f"{drawn.rows:,} {plural(tables[drawn.table].noun)} in all" if drawn else "",
+        sampling=f"{drawn.rows:,} {plural(tables[drawn.table].noun)} in total" if drawn else "",
         decisions=tuple(table.stage for table in tables.values() if is_decisions(table)),
         made_by="a language model wrote" if drawn else "were made",
         columns=f"The rows are those of the table `{dataset.table}`",

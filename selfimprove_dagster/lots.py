@@ -1,4 +1,4 @@
-"""Random choices that follow from names, not from order: one name and seed draw the same lot anywhere."""
+"""Make random choices that depend on names and a seed, not on order, so they are reproducible anywhere."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import polars as pl
 
 
 def seed_of(*parts: str | int) -> int:
-    """A seed, 0 ≤ seed < 2**63, that follows from the parts."""
+    """Return a seed, 0 ≤ seed < 2**63, derived from the parts."""
     text = "\0".join(map(str, parts))
     digest = hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def lots(frame: pl.DataFrame, columns: list[str], seed: int) -> pl.Series:
-    """One number a row, uniform in [0, 1), that follows from the seed and the row's values in `columns`."""
+    """Return one number per row, uniform in [0, 1), derived from the seed and the values in `columns`."""
     values = [seed_of(seed, *row) / 2**63 for row in frame.select(columns).iter_rows()]
     return pl.Series("lot", values, dtype=pl.Float64)

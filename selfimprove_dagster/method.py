@@ -1,8 +1,8 @@
-"""What a method declares: its tables and stages, its settings, and what differs from the generic default.
+"""Define what a method declares: its tables and stages, its settings, and deviations from generic defaults.
 
-A method is a package with an attribute `METHOD`. The registry finds it, and everything else (assets, checks, jobs,
-the sensor, commands, pages) is built from what it declares here. Only `name`, `experiment`, `presets` and `stages` are
-required. Every other field has a default that suits any method.
+A method is a package with an attribute `METHOD`. The registry finds it, and everything else (assets, checks,
+jobs, the sensor, commands, pages) is built from its declaration. Only `name`, `experiment`, `presets` and
+`stages` are required. Every other field has a default that suits any method.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Paper:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step that fills one table or more; `stage.stage` makes one of a function.
+    """A step that fills one or more tables; `stage.stage` makes one from a function.
 
-    `writes` is in the order in which the tables are committed; the last one is the stage's own and gives it its
-    name. `run` takes a `stage.StageContext` and returns a `stage.Result`, or one for each table that it writes;
-    `description` is one text for each of its assets. `after` names what must be there before: stages of the same
-    method by stage name, tables of other methods as `<method>/<stage>`. `uses` says whether a model or the trainer
-    works in it.
+    `writes` lists the tables in the order of commits; the last one is the stage's own table and gives it its
+    name. `run` takes a `stage.StageContext` and returns a `stage.Result`, or one for each table that it
+    writes. `description` has one text for each of its assets. `after` names the dependencies: stages of the
+    same method by stage name, tables of other methods as `<method>/<stage>`. `uses` states whether it needs a
+    model or the trainer.
     """
 
     writes: Sequence[Table]
@@ -65,23 +65,23 @@ class Stage:
 
     @property
     def table(self) -> Table:
-        """The stage's own table."""
+        """Return the stage's own table."""
         return self.writes[-1]
 
     @property
     def name(self) -> str:
-        """The name of the stage within its method."""
+        """Return the name of the stage within its method."""
         return self.table.stage
 
     @property
     def assets(self) -> list[Table]:
-        """The tables that are assets in Dagster."""
+        """Return the tables that are assets in Dagster."""
         return [table for table in self.writes if table.is_asset]
 
 
 @dataclass(frozen=True)
 class Yield:
-    """What a method generates and what of it is kept, by stage, with the words that people use for the two."""
+    """The stages that count what a method generates and what it keeps, with names for the two."""
 
     generated: str
     kept: str
@@ -92,12 +92,12 @@ class Yield:
 class Method(Generic[E]):
     """A self-improvement method.
 
-    `inputs` are tables that its stages read and no stage writes (seeds, demonstrations). `counts` are the columns
-    of the results table, each with the stage whose rows it counts. `yields` says what share of the generated rows
-    is kept, which stops the loop when it falls too low; a method without them is never stopped by its yield.
-    `embedded` maps the fields that may say `embedded` to the shipped files. `seeds`, `exam`, `results` and `estimate`
-    say what an iteration begins with, how models are examined, what the results table shows besides, and how an
-    iteration is forecast. `is_default`: experiment files that name no method are of this one.
+    `inputs` are tables that its stages read and no stage writes (seeds, demonstrations). `counts` maps
+    columns of the results table to the stages whose rows they count. `yields` defines the share of generated
+    rows that is kept; the loop stops if it becomes too low, and a method without `yields` is never stopped by
+    it. `embedded` maps the fields that may be `embedded` to files of the package. `seeds`, `exam`, `results`
+    and `estimate` define the seeds of an iteration, the evaluation of models, further columns of the results
+    table, and the forecast of an iteration. `is_default`: experiment files that name no method use this one.
     """
 
     name: str
@@ -120,18 +120,18 @@ class Method(Generic[E]):
     results: Results | None = None
     estimate: Callable[[Lake, E, int, Callable[..., TrainingOutcome]], Forecast] | None = None
     distribution: str = ""
-    """Name and version of the package that the method came with; empty for the shipped ones."""
+    """Name and version of the method's package; empty for methods of this package."""
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """The tables that its stages write, by name, in the order of the pipeline."""
+        """Return the tables that its stages write, by name, in pipeline order."""
         return {table.name: table for one in self.stages for table in one.writes}
 
     @cached_property
     def counted(self) -> Mapping[str, str]:
-        """The columns of the results table, each with the stage whose rows it counts.
+        """Return the columns of the results table, each with the stage whose rows it counts.
 
-        By default there is one for each table that holds neither decisions, models nor measurements.
+        By default there is one for each table except decisions, models and measurements.
         """
         if self.counts:
             return self.counts
@@ -144,16 +144,16 @@ class Method(Generic[E]):
 
     @property
     def dataset(self) -> Table | None:
-        """The table of training examples, or else the last one of rows that the method makes."""
+        """Return the table of training examples, or else the last table of rows that the method makes."""
         return dataset_of({table.stage: table for table in self.tables.values()})
 
     @property
     def promotes(self) -> bool:
-        """Whether an iteration ends in a decision about a new champion."""
+        """Return whether an iteration ends with a promotion decision."""
         return f"{self.name}/promotion" in self.tables
 
     def table(self, stage: str) -> Table:
-        """The table of a stage. Raises MethodError where the method has none of that name."""
+        """Return the table of a stage. Raises MethodError if there is no stage with that name."""
         try:
             return self.tables[f"{self.name}/{stage}"]
         except KeyError:
@@ -163,15 +163,15 @@ class Method(Generic[E]):
             ) from None
 
     def check(self) -> None:
-        """Raise MethodError naming the first thing that is wrong with the declaration."""
+        """Raise MethodError that names the first error in the declaration."""
         for problem in self._problems():
             raise MethodError(f"method {self.name!r}: {problem}")
 
     def _problems(self) -> Iterator[str]:
         if not _NAME.fullmatch(self.name):
-            yield "its name must be lower-case letters, digits and underscores, and begin with a letter"
+            yield "its name must consist of lower-case letters, digits and underscores, and start with a letter"
         if not self.stages:
-            yield "it declares no stage"
+            yield "it declares no stages"
         seen: dict[str, str] = {}
         for one in self.stages:
             for table in one.writes:
@@ -185,7 +185,7 @@ class Method(Generic[E]):
         for one in self.stages:
             for name in one.after:
                 if "/" not in name and f"{self.name}/{name}" not in seen:
-                    yield f"the stage {one.name} comes after {name}, which no stage writes"
+                    yield f"the stage {one.name} depends on {name}, which no stage writes"
         yield from self._cycles(seen)
         yields = (self.yields.generated, self.yields.kept) if self.yields else ()
         named = {"ends_with": [self.experiment.ends_with], "counts": self.counts.values(), "yields": yields}
@@ -207,4 +207,4 @@ class Method(Generic[E]):
             for name in ready:
                 del left[name]
         if left:
-            yield f"the stages {', '.join(sorted(left))} wait for one another"
+            yield f"the stages {', '.join(sorted(left))} depend on each other"

@@ -1,4 +1,4 @@
-"""Charts as PNG bytes, for metadata and reports."""
+"""Draw charts as PNG bytes, for metadata and reports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, title: str) -> bytes:
-    """One line a series, points as (x, y), drawn in the order given; returns a PNG of 800 by 450 pixels.
+    """Draw one line per series, with points as (x, y), in the given order; return a PNG of 800 by 450 pixels.
 
-    `x`, `y` label the axes. A legend appears when there is more than one series. Points that are not finite
-    leave a gap. matplotlib is imported here; its global state (pyplot) is not touched, so this may run in
-    any thread.
+    `x` and `y` label the axes. There is a legend if there is more than one series. Points that are not finite
+    leave a gap. matplotlib is imported here; its global state (pyplot) is not used, so this function is
+    thread-safe.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, points in series.items():
-        # A line through one point draws nothing.
+        # A line through a single point is invisible.
         marker = "o" if len(points) == 1 else None
         axes.plot([p[0] for p in points], [p[1] for p in points], label=name, linewidth=1.5, marker=marker)
     axes.set(xlabel=x, ylabel=y, title=title)
@@ -34,9 +34,9 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y
 def interval_chart(
     series: Mapping[str, Sequence[tuple[float, float, float, float]]], *, x: str, y: str, title: str
 ) -> bytes:
-    """Points with intervals, as (x, value, low, high), and a line at 0; returns a PNG as `line_chart` does.
+    """Draw points with intervals, as (x, value, low, high), and a line at 0; return a PNG like `line_chart`.
 
-    Of several series each stands a little beside the one before.
+    Several series are slightly shifted against each other.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def interval_chart(
 
 
 def bar_chart(counts: Mapping[str, int], *, x: str, y: str, title: str) -> bytes:
-    """One bar a key, in the order given; returns a PNG as `line_chart` does."""
+    """Draw one bar per key, in the given order; return a PNG like `line_chart`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -77,6 +77,6 @@ def bar_chart(counts: Mapping[str, int], *, x: str, y: str, title: str) -> bytes
 
 def _png(figure: Any) -> bytes:
     png = io.BytesIO()
-    # The default metadata names the matplotlib version: without it equal data give equal bytes for longer.
+    # The default metadata contains the matplotlib version; without it, equal data give equal bytes.
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()

@@ -1,9 +1,9 @@
-"""The methods that there are: the shipped ones, installed packages, and folders of one's own.
+"""Find all methods: those of this package, of installed packages, and of the user's folders.
 
-All come in by one door: a module with an attribute `METHOD`. It is found in a package of `selfimprove_dagster.methods`,
-behind an entry point of the group `selfimprove_dagster.methods`, or as a package or module in a folder that
-`$SELFIMPROVE_METHODS` names (several are separated by `:`). A method that cannot be loaded is one warning, and all
-others work. Discovery keeps no state and imports no torch, since each Dagster step is a new process.
+Each is a module with an attribute `METHOD`: a package of `selfimprove_dagster.methods`, an entry point of the
+group `selfimprove_dagster.methods`, or a package or module in a folder of `$SELFIMPROVE_METHODS` (several are
+separated by `:`). A method that cannot be loaded causes a warning, and all others work. Discovery keeps no
+state and does not import torch, since each Dagster step is a new process.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _SHARED = (REJECTED_SEEDS, REVIEW_LABELS)
 
 
 class MethodWarning(UserWarning):
-    """A method was found and left out, since it cannot be used."""
+    """A method was left out because it cannot be used."""
 
 
 @cache
 def methods() -> Mapping[str, Method[Any]]:
-    """Every usable method by name: the shipped ones first, then installed packages, then folders.
+    """Return every usable method by name: those of this package, then installed packages, then folders.
 
-    A method that is broken, or takes a name or tag that another one has, is left out with a `MethodWarning`.
+    A method that is broken, or whose name or tag is already used, is left out with a `MethodWarning`.
     """
     found: dict[str, Method[Any]] = {}
     stages: dict[str, set[str]] = {}
@@ -61,7 +61,7 @@ def methods() -> Mapping[str, Method[Any]]:
                     raise MethodError(
                         f"the tag {table.tag} of {table.name} is that of {', '.join(sorted(of))}"
                     )
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # any error of an external module
             warnings.warn(f"the method {origin} was left out: {error}", MethodWarning, stacklevel=2)
             continue
         for table in tables:
@@ -71,21 +71,21 @@ def methods() -> Mapping[str, Method[Any]]:
 
 
 def method(name: str) -> Method[Any]:
-    """The method of that name. Raises MethodError naming those that there are."""
+    """Return the method of that name. Raises MethodError that lists the existing methods."""
     try:
         return methods()[name]
     except KeyError:
-        raise MethodError(f"there is no method {name!r}; there are {', '.join(methods())}") from None
+        raise MethodError(f"there is no method {name!r}; use one of {', '.join(methods())}") from None
 
 
 def default_method() -> str:
-    """The method of experiment files that name none."""
+    """Return the method of experiment files that name none."""
     return next(one.name for one in methods().values() if one.is_default)
 
 
 @cache
 def tables() -> Mapping[str, Table]:
-    """Every table by name: what methods read and no stage writes first, then the stages' in pipeline order."""
+    """Return every table by name: inputs that no stage writes, then the stages' tables in pipeline order."""
     found: dict[str, Table] = {}
     for one in methods().values():
         found.update({table.name: table for table in one.inputs if table.name not in found})
@@ -97,32 +97,32 @@ def tables() -> Mapping[str, Table]:
 
 
 def table(name: str) -> Table:
-    """The table of that name. Raises MethodError where no method has it."""
+    """Return the table of that name. Raises MethodError if no method has it."""
     try:
         return tables()[name]
     except KeyError:
-        raise MethodError(f"no table is called {name!r}: is its method installed?") from None
+        raise MethodError(f"there is no table {name!r}: is its method installed?") from None
 
 
 def table_of(manifest: Manifest) -> Table:
-    """The table of a partition; where no installed method has it, as its files show it."""
+    """Return the table of a partition; if no installed method has it, derive it from its files."""
     return tables().get(manifest.table) or table_of_files(manifest)
 
 
 def is_drawn(name: str) -> bool:
-    """Whether a model drew the rows of a table and can draw them again. Of an unknown table nobody knows."""
+    """Return whether a model generated the rows of a table and can regenerate them."""
     found = tables().get(name)
     return found is not None and found.draw is not None
 
 
 @cache
 def pipeline_order() -> Mapping[str, int]:
-    """The position of each table in the order in which the tables are made."""
+    """Return the position of each table in the order in which tables are made."""
     return {name: position for position, name in enumerate(tables())}
 
 
 def forget() -> None:
-    """Look for methods anew at the next call: for tests and for notebooks in which a method is being written."""
+    """Search for methods again at the next call, for tests and for notebooks that develop a method."""
     for remembered in (methods, tables, pipeline_order, files_hash):
         remembered.cache_clear()
 
@@ -153,7 +153,7 @@ def _in_folders() -> Iterator[tuple[str, Load]]:
     for folder in filter(None, os.environ.get(FOLDERS, "").split(os.pathsep)):
         path = Path(folder).expanduser().absolute()
         if not path.is_dir():
-            warnings.warn(f"{FOLDERS} names {path}, which is no folder", MethodWarning, stacklevel=3)
+            warnings.warn(f"{FOLDERS} names {path}, which is not a folder", MethodWarning, stacklevel=3)
             continue
         if str(path) not in sys.path:
             sys.path.append(str(path))
@@ -166,5 +166,5 @@ def _in_folders() -> Iterator[tuple[str, Load]]:
 
 
 def _released(found: Any, release: str) -> Any:
-    """A method with the name and version of what it came with; anything else as it is, to be refused."""
+    """Return a method with the name and version of its package; return anything else unchanged."""
     return replace(found, distribution=release) if isinstance(found, Method) else found

@@ -1,8 +1,8 @@
-"""Questions from files: every good line goes in, every bad one is kept with file, line and reason.
+"""Read rows from files, and keep rejected lines with file, line and reason.
 
-Readable are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects), CSV with a header
-(`.csv`), Parquet (`.parquet`) and plain text with one question a line (`.txt`). Lines count from 1; a JSON
-array's elements and a table's rows count as lines.
+Supported formats are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects), CSV with a header
+(`.csv`), Parquet (`.parquet`) and plain text with one question per line (`.txt`). Lines are numbered from 1;
+elements of a JSON array and rows of a table count as lines.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import polars as pl
 from selfimprove_dagster.errors import SeedFileError
 
 EXCERPT = 200
-"""Characters of a rejected line that are kept."""
+"""Number of characters of a rejected line that are kept."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """One line that is no question."""
+    """A rejected line."""
 
     source_file: str
     source_line: int
@@ -35,28 +35,28 @@ class Rejected:
 
 
 def file_name(path: Path) -> str:
-    """The file's name as tables hold it: bytes that are no UTF-8 become `�`."""
+    """Return the file's name as stored in tables: bytes that are not UTF-8 become `�`."""
     return os.fsencode(path.name).decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A line that no reader can parse, and why."""
+    """A line that cannot be parsed, and the reason."""
 
     reason: str
     excerpt: str
 
 
 def rejection(path: Path, line: int, row: Any, error: ValueError) -> Rejected:
-    """The row of that line as what is rejected for the error's reason."""
+    """Return the rejected line with the error as the reason."""
     excerpt = row.excerpt if isinstance(row, Unreadable) else _shown(row)
     return Rejected(file_name(path), line, _whole(str(error)), _whole(excerpt[:EXCERPT]))
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Lines and their parsed rows; what cannot be parsed comes as `Unreadable`.
+    """Yield line numbers and parsed rows; a line that cannot be parsed is `Unreadable`.
 
-    Raises SeedFileError when the file as a whole cannot be read.
+    Raises SeedFileError if the whole file cannot be read.
     """
     readers = {
         ".jsonl": _json_lines,
@@ -68,11 +68,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise SeedFileError(f"{path}: files of this kind are not read; give one of {', '.join(readers)}")
+        raise SeedFileError(f"{path}: this file format is not supported; use one of {', '.join(readers)}")
     try:
         yield from reader(path)
     except FileNotFoundError:
-        raise SeedFileError(f"there is no file {path}; name one that exists") from None
+        raise SeedFileError(f"there is no file {path}; give an existing file") from None
     except OSError as error:
         raise SeedFileError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -100,7 +100,10 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield line, json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of too many digits
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # ValueError: not JSON, or a number with too many digits
             yield line, Unreadable(f"not JSON: {error}", text)
 
 
@@ -114,7 +117,7 @@ def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
     except (ValueError, RecursionError) as error:
         raise SeedFileError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, list):
-        raise SeedFileError(f"{path} must hold a JSON array of objects, not one {type(data).__name__}")
+        raise SeedFileError(f"{path} must contain a JSON array of objects, not one {type(data).__name__}")
     yield from enumerate(data, start=1)
 
 
@@ -125,7 +128,9 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise SeedFileError(f"{path} is not UTF-8 (line {line}); save it as UTF-8") from None
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # what is too long is rejected by `longest`
+    csv.field_size_limit(
+        max(csv.field_size_limit(), len(text))
+    )  # text that is too long is rejected by `longest`
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         for row in reader:
@@ -147,7 +152,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _row_bounds(rows: str | None) -> tuple[int, int | None]:
-    """The first row of `from:to` and the one after the last, None for all."""
+    """Return the first row of `from:to` and the row after the last, None for no end."""
     if rows is None:
         return 0, None
     first, last = rows.split(":")
@@ -155,7 +160,7 @@ def _row_bounds(rows: str | None) -> tuple[int, int | None]:
 
 
 def text_field(row: Any, field: str) -> str:
-    """A field's text without outer white space. Raises ValueError when there is none or it is no text."""
+    """Return a field's text without outer white space. Raises ValueError if it is missing or not text."""
     if not isinstance(row, Mapping):
         raise ValueError(f"an object with a field `{field}` is needed, not {type(row).__name__}")
     if field not in row:
@@ -172,7 +177,7 @@ def text_field(row: Any, field: str) -> str:
 
 
 def _whole(text: str) -> str:
-    """The text with `?` for each half of a surrogate pair: those can be written nowhere."""
+    """Return the text with `?` for each lone surrogate, which cannot be encoded."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Running an iteration from outside Dagster's UI, in a way that the UI shows."""
+"""Run an iteration from outside Dagster's UI, such that the UI shows it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ run_monitoring:
 
 
 def prepare_dagster_home(home: Home) -> Path:
-    """Dagster's storage folder, settled in DAGSTER_HOME for this process and its children."""
+    """Create Dagster's storage folder and set DAGSTER_HOME for this process and its children."""
     folder = Path(os.environ.setdefault("DAGSTER_HOME", str(home.dagster)))
     if not folder.exists():
         _make_storage(folder)
@@ -65,7 +65,7 @@ def _make_storage(folder: Path) -> None:
 
 
 def prepare_dagster_ui(home: Home) -> None:
-    """Make Dagster's home, and the first partition of every experiment, so that the UI can materialise it."""
+    """Create Dagster's home, and the first partition of every experiment for the UI."""
     from selfimprove_dagster.assets.partitions import add_iterations, bring_up_to_date
 
     prepare_dagster_home(home)
@@ -75,19 +75,19 @@ def prepare_dagster_ui(home: Home) -> None:
             try:
                 chain = home.chain(name)
             except SelfImproveError:
-                continue  # the sensor and the pages say what is wrong with the file
+                continue  # the sensor and the pages report the error in the file
             for one in chain:
                 add_iterations(instance, one.method, [one.partition_key(0)])
 
 
 def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[str]:
-    """Materialise one iteration in this process. Returns the problems, none when all went well.
+    """Materialise one iteration in this process. Return the problems; empty if it succeeded.
 
-    Raises BudgetSpent when a budget stopped it, and PartitionBusy when another process is at it. The run is
-    recorded in Dagster's instance, so it stands in the UI like any other. Warnings of checks that do not
-    block are shown there and are no problems here.
+    Raises BudgetSpent if a budget stopped it, and PartitionBusy if another process is running it. The run is
+    recorded in Dagster's instance, so the UI shows it like any other run. Warnings of checks that do not
+    block are shown there and are not returned as problems.
     """
-    # What Dagster says of its own betas is for developers of this project, not for users of its command line.
+    # Dagster's beta warnings are for developers of this project, not for users of its command line.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from selfimprove_dagster.assets.partitions import add_iterations, bring_up_to_date
     from selfimprove_dagster.definitions import defs
@@ -101,7 +101,7 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
         add_iterations(instance, experiment.method, [key])
         job = defs.resolve_job_def(f"{experiment.method}_iteration")
         run_id = str(uuid4())
-        instance.all_logs(run_id)  # none yet: where events are kept in SQLite, this makes the run's file
+        instance.all_logs(run_id)  # there are none yet: with events in SQLite, this creates the run's file
         with _events_kept_open(folder, run_id):
             outcome = job.execute_in_process(
                 instance=instance,
@@ -123,10 +123,10 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
 
 @contextmanager
 def _events_kept_open(folder: Path, run_id: str) -> Iterator[None]:
-    """Hold connections to Dagster's SQLite files of events, the run's and the index, if those are there.
+    """Hold connections to Dagster's SQLite event files (of the run and the index), if they exist.
 
-    Dagster opens and closes one an event, and SQLite clears its write-ahead log away whenever the last one is
-    closed: several flushes to the disk an event, seconds an iteration.
+    Dagster opens and closes a connection per event, and SQLite removes its write-ahead log whenever the last
+    one is closed. This costs several disk flushes per event, i.e. seconds per iteration.
     """
     with ExitStack() as held:
         for name in ("index", run_id):
@@ -138,27 +138,27 @@ def _events_kept_open(folder: Path, run_id: str) -> Iterator[None]:
 
 
 def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
-    """End the runs whose process was killed: they would show as running, and keep the model pool's place.
+    """Mark runs whose process was killed as failed: they would be shown as running and occupy the model pool.
 
-    Raises PartitionBusy when a process that lives is running the partition `key`.
+    Raises PartitionBusy if a live process is running the partition `key`.
     """
     begun = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
     for run in instance.get_runs(dg.RunsFilter(statuses=begun)):
         process = run.tags.get(_PROCESS_TAG)
         if run.remote_job_origin is not None:
-            continue  # launched by Dagster: re-executing a run in the UI copies its tags, this one too
+            continue  # launched by Dagster: re-executing a run in the UI copies its tags, including this one
         if process is not None and process != _process_name(int(process.split("@")[0])):
-            instance.report_run_failed(run, "its process was killed; the run that follows goes on from there")
+            instance.report_run_failed(run, "its process was killed; the next run resumes from there")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         elif process is not None and run.tags.get("dagster/partition") == key:
             raise PartitionBusy(
                 f"{key} is being run by another process, {process.split('@')[0]}; "
-                "wait for it to end, or stop it, then run again"
+                "wait until it ends, or stop it, then run again"
             )
 
 
 def _process_name(pid: int) -> str:
-    """`<pid>@<start time>` of a process that lives: a later process with the same number has another name."""
+    """Return `<pid>@<start time>` of a live process, unlike any later one with the same pid."""
     try:
         return f"{pid}@{psutil.Process(pid).create_time():.2f}"
     except psutil.NoSuchProcess:

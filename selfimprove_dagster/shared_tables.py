@@ -1,4 +1,4 @@
-"""Tables that belong to no method: imported seeds, rejected lines, and what people said when they were asked."""
+"""Define tables that belong to no method: imported seeds, rejected lines, and labels by people."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _question(row: Row) -> str:
 
 
 def _rejected(row: Row) -> str:
-    return f"{source_of(row)} is no seed: {row['reason']}"
+    return f"{source_of(row)} was rejected: {row['reason']}"
 
 
 SEEDS = Table(
@@ -28,7 +28,7 @@ SEEDS = Table(
     content={"question": TEXT, **SOURCE},
     sources=new("parents", "question", *SOURCE),
 )
-"""Unlabelled questions as they were imported, by file and line."""
+"""Unlabelled questions as imported, by file and line."""
 
 
 REJECTED_SEEDS = Table(
@@ -39,7 +39,7 @@ REJECTED_SEEDS = Table(
     content={"reason": TEXT, "excerpt": TEXT, **SOURCE},
     sources=new("parents", "reason", "excerpt", *SOURCE),
 )
-"""Lines that are no seeds, each with the reason."""
+"""Rejected lines of seed files, each with the reason."""
 
 
 SHOWN: dict[str, Any] = {
@@ -50,7 +50,7 @@ SHOWN: dict[str, Any] = {
     "option_b": TEXT,
     "swapped": pl.Boolean,
 }
-"""What a person sees; `swapped` where the record's second is option A."""
+"""Columns that a person sees; `swapped` if the record's second option is A."""
 
 
 _LABELS = {"a": "A is better", "b": "B is better", "both": "both are good", "neither": "neither is good"}
@@ -67,12 +67,13 @@ REVIEW_LABELS = Table(
     sentence=_label,
     content={**SHOWN, "label": TEXT, "by": TEXT, "at": TEXT, "note": TEXT},
 )
-"""What people said (`label` is a, b, both or neither), by batch; a later one of a person on an item counts.
-Parent: the record that was reviewed, `item_id` of `table`; of two rewarded responses, both."""
+"""Labels by people (`label` is a, b, both or neither), by batch; the latest label of a person on an item
+counts. The parent is the reviewed record, `item_id` of `table`; for two rewarded responses, both are
+parents."""
 
 
 def label_sources(tables: Iterable[Table]) -> Columns:
-    """The sources of the labels' columns, which depend on the tables that people are asked about."""
+    """Return the sources of the labels' columns, which depend on the tables that people review."""
     asked = [table for table in tables if table.reviewed]
     shown = [table.reviewed for table in asked if table.reviewed]
     return {

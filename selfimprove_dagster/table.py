@@ -1,7 +1,7 @@
-"""The table: its columns, and every fact about it that a shared room needs.
+"""Define tables: their columns, and every fact about them that shared modules need.
 
-A table belongs to one stage of one method and is named `<method>/<stage>`. What people read of its rows, what is
-checked of them, where their columns come from and how they were drawn is declared here, so that no other module has
+A table belongs to one stage of one method and is named `<method>/<stage>`. It declares how its rows are
+described and checked, where their columns come from and how they were generated, so that no other module has
 to know the table by name.
 """
 
@@ -30,24 +30,25 @@ COMMON_COLUMNS: dict[str, Any] = {
 
 
 MODEL_COLUMNS = frozenset({"model_id", "base_model_id", "dataset_activity_id", "path"})
-"""What the rows of trained models say: what each was trained from and on, and where it lies."""
+"""Columns of trained models: what each was trained from and on, and where it is stored."""
 
 
 Source = tuple[str, str]
-"""A table's name and one of its columns."""
+"""The name of a table and one of its columns."""
 
 
 Columns = Mapping[str, Sequence[Source]]
-"""For each column the columns that its values come from."""
+"""Maps each column to the columns that its values come from."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How the completions of a table are drawn, from the settings that their activity records.
+    """The way in which the completions of a table are generated, from the settings that their activity
+    records.
 
-    `section` names the part of the activity's parameters that holds the sampling settings. `stops` are the strings
-    that end a completion, or a function of the section that gives them. A temperature is read from the section, or
-    from beside it where a stage chooses between several; without one, a completion is drawn greedily.
+    `section` names the part of the activity's parameters with the sampling settings. `stops` are the stop
+    strings, or a function that returns them for the section. The temperature is read from the section, or
+    from next to it if a stage chooses between several; without a temperature, decoding is greedy.
     """
 
     section: str
@@ -56,10 +57,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Reviewed:
-    """How the rows of a table become pairs that people compare.
+    """The way in which the rows of a table become pairs that people compare.
 
-    `items` takes the lake and the manifest of a partition, and returns the columns of `review.uncertainty.ITEM`.
-    `prompt` and `options` are the columns of the texts that people are shown.
+    `items` takes the lake and the manifest of a partition, and returns the columns of
+    `review.uncertainty.ITEM`. `prompt` and `options` are the columns of the texts that people see.
     """
 
     items: Callable[[Any, Any], pl.DataFrame]
@@ -69,16 +70,16 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the lake.
+    """A table of the lake.
 
-    `name` is `<method>/<stage>` and `tag` opens the ids of its records. `content` columns are hashed into ids,
-    `measures` are not. `noun` is what people call a row. `sentence` says in words what happened at the stage of a
-    row, `said` what the row says, in short; both take a row of `Lineage.rows`. `sources` gives the columns that each
-    column comes from. `checks` (each a `quality.results.QualityCheck`) run beside those that every table has. `draw`
-    is set where a model drew the rows. A table with `is_asset` False is written beside its stage's own table and has
-    no Dagster asset of its own. `read_later`: later iterations build on its rows. `made_with` names the table of the
-    same stage whose rows have parents in this one's rows, and the reverse.
-    `reviewed` is set where people are asked about its rows.
+    `name` is `<method>/<stage>`, and `tag` starts the ids of its records. `content` columns are hashed into
+    ids, `measures` are not. `noun` is the name of a row. `sentence` describes what happened at the stage of a
+    row, and `said` returns the content of the row in short; both take a row of `Lineage.rows`. `sources` maps
+    each column to its source columns. `checks` (each a `quality.results.QualityCheck`) run in addition to
+    those of every table. `draw` is set if a model generated the rows. A table with `is_asset` False is
+    written next to its stage's own table and has no Dagster asset. `read_later`: later iterations use its
+    rows. `made_with` names the table of the same stage whose rows have parents among this one's rows, and the
+    reverse. `reviewed` is set if people review its rows.
     """
 
     name: str
@@ -98,27 +99,27 @@ class Table:
 
     @property
     def method(self) -> str:
-        """The part of the name before the slash."""
+        """Return the part of the name before the slash."""
         return self.name.split("/")[0]
 
     @property
     def stage(self) -> str:
-        """The part of the name after the slash."""
+        """Return the part of the name after the slash."""
         return self.name.split("/")[1]
 
     @property
     def holds_model(self) -> bool:
-        """Whether its rows are trained models."""
+        """Return whether its rows are trained models."""
         return {*self.content, *self.measures} >= MODEL_COLUMNS
 
     @property
     def polars(self) -> dict[str, Any]:
-        """All columns with their Polars types, in the order in which they are stored."""
+        """Return all columns with their Polars types, in stored order."""
         return {**COMMON_COLUMNS, **self.content, **self.measures}
 
 
 class Words(TypedDict, total=False):
-    """How people are told of the rows of a table."""
+    """The fields that describe the rows of a table to people."""
 
     noun: str
     sentence: Callable[[Row], str] | None
@@ -126,7 +127,7 @@ class Words(TypedDict, total=False):
 
 
 class Facts(Words, total=False):
-    """The facts about a table that functions which build tables of one kind hand on."""
+    """The facts about a table that functions for building tables pass on."""
 
     sources: Columns
     checks: Sequence[Any]
@@ -148,13 +149,13 @@ DRAWN: dict[str, Any] = {
     "finish_reason": TEXT,
     "seed": pl.Int64,
 }
-"""What is kept of a completion that a model drew, so that it can be drawn again."""
+"""Columns of a completion that allow it to be regenerated."""
 
 
 def completions(
     name: str, tag: str, content: Mapping[str, Any] | None = None, **facts: Unpack[Facts]
 ) -> Table:
-    """Completions drawn from a model, with the log-probability of each token; columns of `content` come first."""
+    """Return a table of completions with log-probabilities of tokens; columns of `content` come first."""
     given: Facts = {"noun": "completion", "sentence": words.drawn, **facts}
     return Table(
         name, tag, content={**(content or {}), **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}, **given
@@ -162,7 +163,7 @@ def completions(
 
 
 def decisions(name: str, **facts: Unpack[Facts]) -> Table:
-    """What each filter rule decided on each candidate that reached it; parent: the candidate."""
+    """Return a table of the decisions of each filter rule on each candidate that reached it, its parent."""
     given: Facts = {"noun": "decision", "sentence": words.decided, **facts}
     return Table(
         name,
@@ -182,21 +183,21 @@ def decisions(name: str, **facts: Unpack[Facts]) -> Table:
 
 
 DATASET = "filtered_dataset"
-"""The stage of the dataset, in every method that makes one under its usual name."""
+"""The usual name of the dataset stage."""
 
 
 def is_decisions(table: Table) -> bool:
-    """Whether the rows say what a rule decided about a candidate."""
+    """Return whether the rows are decisions of rules on candidates."""
     return {"candidate_id", "rule", "kept", "reason"} <= table.content.keys()
 
 
 def is_measured(table: Table) -> bool:
-    """Whether the rows are measurements of models: held-out answers, or a promotion."""
+    """Return whether the rows are measurements of models: held-out answers, or a promotion."""
     return {"role", "mode", "predicted"} <= table.content.keys() or "promoted" in table.content
 
 
 def dataset_of(tables: Mapping[str, Table]) -> Table | None:
-    """The table of training examples, or else the last one that is neither decisions nor a measurement."""
+    """Return the table of training examples, or else the last table except decisions and measurements."""
     if DATASET in tables:
         return tables[DATASET]
     rows = [one for one in tables.values() if not (is_decisions(one) or one.holds_model or is_measured(one))]
@@ -204,17 +205,17 @@ def dataset_of(tables: Mapping[str, Table]) -> Table | None:
 
 
 _TEXTS = ("chosen", "completion", "paraphrase", "text", "statement", "instruction", "prompt", "question")
-"""Columns that hold what a row says, the first one that is there."""
+"""Candidate names for the main text column, in order of preference."""
 
 _NO_TEXTS = (
     *("id", "content_hash", "parents", "table_name", "activity", "experiment", "iteration", "batch"),
     *("source_file", "licence"),
 )
-"""Columns that say where a row stands, not what it says."""
+"""Columns that locate a row and are not part of its content."""
 
 
 def sentence_of(table: Table | None, row: Row) -> str:
-    """What happened at the stage of a row, in words; the row is one of `Lineage.rows`."""
+    """Describe what happened at the stage of a row of `Lineage.rows`."""
     if table is not None and table.sentence is not None:
         return table.sentence(row)
     text = said_of(table, row)
@@ -222,7 +223,7 @@ def sentence_of(table: Table | None, row: Row) -> str:
 
 
 def said_of(table: Table | None, row: Row) -> str:
-    """What a row says, in short: its main text; empty where it has none."""
+    """Return the content of a row in short, i.e. its main text; empty if it has none."""
     if table is not None and table.said is not None:
         return table.said(row)
     named = [name for name in _TEXTS if name in row]

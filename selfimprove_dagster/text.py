@@ -1,4 +1,4 @@
-"""Text of models, made safe to show: it may hold escape codes, markup and tricks of layout."""
+"""Make text of models safe to show: it may contain escape codes, markup and layout tricks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SPACE = re.compile(r"\s+")
 
 
 def one_line(text: str) -> str:
-    """The text with each run of white space made one space."""
+    """Return the text with each run of white space replaced by one space."""
     return _SPACE.sub(" ", text).strip()
 
 
@@ -19,7 +19,7 @@ _BREAK = re.compile(r"\s+")
 
 
 def normalise_question(text: str) -> str:
-    """Lower case, white space collapsed: two questions that agree in this are the same question."""
+    """Return the text in lower case with collapsed white space. Equal results mean equal questions."""
     return _BREAK.sub(" ", text).strip().lower()
 
 
@@ -45,13 +45,14 @@ _LINE_BREAKS = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
 
 
 _MARKS = 4
-"""Most accents that one letter keeps; more of them climb over the lines above."""
+"""Maximum number of accents that a letter keeps; more would cover the lines above."""
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    """The text on one line, without escape sequences, control or invisible characters or heaps of accents.
+    """Return the text on one line, without escape sequences, control or invisible characters or stacked
+    accents.
 
-    Line breaks become `⏎`. What exceeds `limit` characters is cut and ends in `…`.
+    Line breaks become `⏎`. Text longer than `limit` characters is truncated and ends with `…`.
     """
     text = _ESCAPE_SEQUENCES.sub("", text)
     text = _LINE_BREAKS.sub("⏎", text).replace("\t", " ")
@@ -71,16 +72,16 @@ def _without_heaps(text: str) -> str:
 
 
 def readable(text: str, limit: int | None = None) -> str:
-    """The text with its line breaks, without escape sequences, control and invisible characters."""
+    """Return the text with its line breaks, without escape sequences, control and invisible characters."""
     cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
     return "\n".join(plain(line) for line in cut.replace("\r\n", "\n").splitlines())
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
-    """A Markdown table of the rows, its columns those of all rows; empty when there are none.
+    """Return a Markdown table of the rows with the columns of all rows; empty if there are no rows.
 
-    Text stands in code spans, in which neither Markdown nor HTML nor addresses have a meaning, so it shows
-    as it is; `|` alone is replaced, by `¦`, since a table ends its cell at it even there.
+    Text is put into code spans, where Markdown, HTML and addresses have no effect, so it is shown literally.
+    Only `|` is replaced by `¦`, since it would end the table cell even there.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if not columns:
@@ -102,7 +103,7 @@ def _cell(value: Any, limit: int) -> str:
 
 
 def code_span(text: str, limit: int = 200) -> str:
-    """The text in a code span, inert anywhere in Markdown; its fence is longer than any backticks inside."""
+    """Return the text in a Markdown code span, whose fence is longer than any backticks inside."""
     text = plain(text, limit).replace("|", "¦")
     if not text.strip():
         return f"`'{text}'`"
@@ -112,7 +113,7 @@ def code_span(text: str, limit: int = 200) -> str:
 
 
 def plural(noun: str) -> str:
-    """The plural of an English noun: `query` → `queries`, `class` → `classes`, `texts` → `texts`."""
+    """Return the plural of an English noun: `query` → `queries`, `class` → `classes`, `texts` → `texts`."""
     if noun.endswith("s") and not noun.endswith("ss"):
         return noun
     if noun.endswith(("ss", "x", "ch", "sh")):

@@ -1,25 +1,25 @@
-"""Reading the answer out of a model's free text, for self-consistency voting.
+"""Extract the answer from a model's free text, for self-consistency voting.
 
 Source: Wang et al. 2022 (arXiv 2203.11171) §2 parses the answer that follows "The answer is" in each sampled
-path and votes over the parsed answers; Huang et al. 2022 (arXiv 2210.11610) §3.1 does the same. Models phrase
-it in many more ways; what this module reads, in order:
+path and votes over the parsed answers; Huang et al. 2022 (arXiv 2210.11610) §3.1 does the same. Models use
+many other phrases. This module reads, in order:
 
-1. **A statement.** `The answer is …` and its kin (is, would be, equals, `:`), `A: …` and `#### …` lines, an
+1. **A statement.** `The answer is …` and variants (is, would be, equals, `:`), `A: …` and `#### …` lines, an
    answer under its own heading or in a tag, `\\boxed{…}`, `The final result is …`, `… is the right answer`,
-   `option D is correct`. The last one that holds a number, option, truth value, date or time wins, so a
-   self-correction ("wait, … the answer is 7") counts and its forerunner does not. If no statement holds one
-   of these, the last that holds a few plain words does. Questions ("is the answer 5?"), negations, hypotheses
-   ("if the answer is 5") and other answers ("the third answer is 5") state nothing. Later lines that open
-   another question (`Q: …`, a base model running on) are cut off.
+   `option D is correct`. The last one with a number, option, truth value, date or time wins, so a
+   self-correction ("wait, … the answer is 7") counts and the earlier answer does not. If no statement has one
+   of these, the last one with a few plain words counts. Questions ("is the answer 5?"), negations, hypotheses
+   ("if the answer is 5") and other answers ("the third answer is 5") are not statements. Later lines that open
+   another question (`Q: …`, written by a base model that does not stop) are cut off.
 2. **A retraction** ("wait", "that is wrong", "let me recompute") after the last statement voids it and all
-   before it, unless the text goes on to confirm it; only what follows the statement is then read, by rule 4.
+   before it, unless the text then confirms it; only the text after the statement is then read, by rule 4.
 3. **A direct answer**: the whole text is one short line that is an answer; or it opens with "Yes," or "No,".
 4. **A conclusion**: the final sentence is an equation (its right-hand side is taken), or opens with so,
-   therefore, thus, … and holds exactly one number. A full stop, word or line end must follow the number, or a
-   text cut off at the token limit would vote with half a number.
+   therefore, thus, … and has exactly one number. A full stop, word or line end must follow the number, or a
+   text truncated at the token limit would vote with half a number.
 
-Otherwise the text states no answer and the result is None: it is not a vote. A number that merely happens to
-be the last one is never taken, since truncated texts would vote with it.
+Otherwise the text states no answer and the result is None, which is not a vote. The last number of a text is
+never used by itself, since truncated texts would vote with it.
 
 Only the last 16,000 characters are read, and every pattern is bounded, so the time is linear in the text.
 """
@@ -49,19 +49,19 @@ __all__ = ["answers_agree", "canonical_answer", "extract_answer", "extract_answe
 
 
 WINDOW = 16_000
-"""Characters at the end of a text that are read."""
+"""Number of characters at the end of a text that are read."""
 
 
 _CANDIDATE = 160
-"""Characters in which a stated answer must end."""
+"""Maximum length of a stated answer."""
 
 
 _RUN_ON_QUESTIONS = 5
-"""Question labels at which a text is tried to be cut; bounds the work on a text made of nothing else."""
+"""Maximum number of question labels at which a cut is tried, which bounds the work."""
 
 
-# Patterns are matched against lower-cased text and begin with a literal where they can: that is what makes
-# scanning a text for the rare match cheap.
+# Patterns are matched against lower-cased text and start with a literal if possible, which makes scanning a text
+# for the rare match cheap.
 _LINK = (
     r"(?:\s*(?:[:=]|->)"
     r"|\s+(?:is|was|would be|will be|should be|must be|has to be|comes out to|comes to|equals|becomes)\b)"
@@ -137,7 +137,7 @@ _HYPOTHESIS = re.compile(r"\b(?:if|whether|suppose|unless|assuming|check that)\b
 
 
 _RETRACTION = re.compile(
-    # Not a bare "wrong": "The answer is (B). (A) is wrong because …" explains, and takes nothing back.
+    # Not a bare "wrong": "The answer is (B). (A) is wrong because …" explains and retracts nothing.
     r"\bwait(?:\s*[,.!:;-]| (?:that|no|let|but|this|i|a (?:minute|second|moment))\b)"
     r"|\b(?:hold on|hmm+|oops|correction:|actually,|sorry|scratch that|try again|i was wrong|my mistake)"
     r"|\b(?:made|is|was) an? (?:\w+ )?(?:mistake|error)\b"
@@ -181,7 +181,7 @@ _SLASHED_DATE = re.compile(r"\s*\d{1,2}/\d{1,2}/\d{2,4}\s*")
 
 
 _VERBS = frozenset(("is", "are", "was", "were", "has", "have", "had", "will", "can", "needs", "gets", "pays"))
-"""Words of a sentence of reasoning, which "Answer:" may open as well."""
+"""Words of a sentence of reasoning, which may also follow "Answer:"."""
 
 
 _EMPTY_WORDS = frozenset(
@@ -194,7 +194,7 @@ _EMPTY_WORDS = frozenset(
         "each", "since", "so", "please", "see",
     }
 )  # fmt: skip
-"""First words of what follows "the answer is" without being an answer."""
+"""First words after "the answer is" that do not start an answer."""
 
 
 class _Statement(NamedTuple):
@@ -205,7 +205,7 @@ class _Statement(NamedTuple):
 
 
 def extract_answer(text: str) -> str | None:
-    """Canonical form of the answer that `text` states, or None when it states none.
+    """Return the canonical form of the answer that `text` states, or None if it states none.
 
     >>> extract_answer("She sold 48 / 2 = 24 clips in May. The answer is $24.00.")
     '24'
@@ -231,7 +231,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def extract_answers(texts: pl.Series) -> pl.Series:
-    """`extract_answer` over a string column. Each distinct text is read once; null gives null."""
+    """Apply `extract_answer` to a string column. Each distinct text is read once; null gives null."""
     if texts.dtype not in (pl.String, pl.Null):
         raise TypeError(f"extract_answers needs a string column, but {texts.name!r} is {texts.dtype}")
     read: dict[str | None, str | None] = {None: None}
@@ -251,7 +251,7 @@ def _first_matches(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str
 
 
 def _mark_boxes(text: str) -> str:
-    """`text` with each closed `\\boxed{…}` as `\\x01…\\x02`; control characters have been dropped before."""
+    """Replace each closed `\\boxed{…}` by `\\x01…\\x02`; control characters have been dropped before."""
     pieces: list[str] = []
     position = 0
     for box in re.finditer(r"\\f?boxed\s*\{", text):
@@ -268,7 +268,7 @@ def _mark_boxes(text: str) -> str:
 
 
 def _read(text: str, lowered: str, complete: bool) -> str | None:
-    """The answer of a text, cleaned; `complete` says that it is known to end after its last character."""
+    """Return the cleaned answer of a text; `complete`: the text is known to end after its last character."""
     statements = sorted(_statements(text, lowered))
     last = None
     for statement in reversed(statements):
@@ -292,7 +292,7 @@ def _read(text: str, lowered: str, complete: bool) -> str | None:
 
 
 def _statements(text: str, lowered: str) -> Iterator[_Statement]:
-    """Everything that has the shape of a statement of the answer."""
+    """Yield everything that has the form of a statement of the answer."""
     if "answer" in lowered:
         position = lowered.find("answer")
         while position >= 0:
@@ -318,7 +318,7 @@ def _statements(text: str, lowered: str) -> Iterator[_Statement]:
         for hashes in _HASHES.finditer(lowered):
             line_end = lowered.find("\n", hashes.end())
             line_end = len(text) if line_end < 0 else line_end
-            # The whole line or nothing: "#### 3. Add them up" is a heading.
+            # The answer must be the whole line: "#### 3. Add them up" is a heading.
             if line_end - hashes.end() <= _CANDIDATE:
                 yield _Statement(hashes.start(), line_end, text[hashes.end() : line_end] + "\n", True)
     if ("a:" in lowered or "ans:" in lowered) and "\nb:" not in lowered and "\nb)" not in lowered:
@@ -326,7 +326,7 @@ def _statements(text: str, lowered: str) -> Iterator[_Statement]:
             line_end = lowered.find("\n", label.end())
             line_end = len(text) if line_end < 0 else line_end
             line = text[label.end() : min(line_end, label.end() + _CANDIDATE)]
-            # Few words or a marked option: reasoning too follows "A:".
+            # Only few words or a marked option count, since reasoning may also follow "A:".
             if line.count(" ") < 5 or line.startswith("("):
                 yield _Statement(label.start(), line_end, line + "\n", True)
     if "\x01" in text:
@@ -343,10 +343,10 @@ def _statements(text: str, lowered: str) -> Iterator[_Statement]:
 def _stated(
     text: str, lowered: str, start: int, begin: int, *, typed_only: bool = False
 ) -> Iterator[_Statement]:
-    """The statement whose answer begins at `begin`, unless it is a question or a hypothesis."""
+    """Return the statement whose answer starts at `begin`, unless it is a question or a hypothesis."""
     end = _END.search(text, begin, begin + _CANDIDATE)
     stop = end.start() if end else len(text)
-    if stop > begin + _CANDIDATE:  # no end in sight: at most a clause can be trusted
+    if stop > begin + _CANDIDATE:  # without an end, at most a clause can be trusted
         clause = _CLAUSE.search(text, begin, begin + _CANDIDATE)
         stop = clause.start() if clause else begin
     if begin == stop or (end and end[0] == "?"):
@@ -358,7 +358,7 @@ def _stated(
 
 @lru_cache(maxsize=1 << 16)
 def _typed_candidate(candidate: str) -> str | None:
-    """Number, option, truth value, date or time that `candidate` states, at most a clause following it."""
+    """Return the number, option, truth value, date or time in `candidate`, followed by at most a clause."""
     form = typed_form(tidy(candidate))
     if form is None and not candidate.endswith("\n"):
         clause = _CLAUSE.search(candidate)
@@ -372,7 +372,7 @@ def _typed(statement: _Statement) -> str | None:
 
 
 def _words(statement: _Statement) -> str | None:
-    """The few plain words that a statement gives as its answer."""
+    """Return the few plain words that a statement gives as its answer."""
     if statement.typed_only:
         return None
     candidate = statement.candidate
@@ -390,7 +390,7 @@ def _words(statement: _Statement) -> str | None:
 
 
 def _direct(text: str, lowered: str) -> str | None:
-    """The answer of a text that is nothing else, or that opens with yes or no."""
+    """Return the answer of a text that is only an answer, or that starts with yes or no."""
     labelled = _LABEL.match(lowered)  # "A: Let's think" is not option A
     alone = "\n" not in text and len(text) <= 60 and text.count(" ") < 5 and not text.endswith("?")
     if alone and not labelled:
@@ -402,7 +402,7 @@ def _direct(text: str, lowered: str) -> str | None:
 
 
 def _conclusion(text: str, complete: bool) -> str | None:
-    """The number in a final sentence that is an equation or a conclusion, and is not cut off."""
+    """Return the number in a final sentence that is an equation or a conclusion and is complete."""
     if not text or (text[-1].isdigit() and not complete):
         return None
     sentence = _SENTENCES.split(text[-400:].rsplit("\n", 1)[-1])[-1]

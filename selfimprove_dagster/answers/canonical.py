@@ -1,13 +1,13 @@
-"""The canonical form of an answer: two answers agree when their canonical forms are the same string.
+"""Compute the canonical form of an answer. Two answers agree if their canonical forms are equal.
 
     number        `1,000` = `1000.0` = `$1000` = `one thousand` → `1000`; `1/2` → `0.5`; `25%` → `25`
     option        `(B)` = `B)` = `option b` → `B`; an option with its text, `(B) 12 apples`, is the option
     truth value   `Yes`, `Yes, they can` → `yes`; likewise no, true, false; yes and true are two answers
     date          `March 5, 2021` = `5th of March 2021` → `2021-03-05`; `3/5/2021` is ambiguous, so text
     time of day   `5 pm` = `5:00 p.m.` → `17:00`
-    text          all else: case folded, leading article and outer punctuation dropped, spaces collapsed
+    text          anything else: case folded, leading article and outer punctuation dropped, spaces collapsed
 
-`canonical_answer` is idempotent. `numerals.py` says which numbers are read and what is done with units.
+`canonical_answer` is idempotent. `numerals.py` describes which numbers are read and how units are handled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from functools import lru_cache
 from selfimprove_dagster.answers.numerals import number_form
 
 MAX_ANSWER = 400
-"""Characters of a bare answer; what is longer is not one."""
+"""Maximum length of a bare answer."""
 
 
 MAX_TEXT_ANSWER = 200
-"""Characters of an answer that is neither number, option, truth value, date nor time."""
+"""Maximum length of an answer that is not a number, option, truth value, date or time."""
 
 
 # --- characters ---
@@ -59,7 +59,7 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]")
 
 
 def plain_characters(text: str) -> str:
-    """`text` with look-alikes made ASCII: digits of all scripts, minus signs, spaces, quotes, fractions.
+    """Replace look-alikes by ASCII: digits of all scripts, minus signs, spaces, quotes, fractions.
 
     Control, format and surrogate characters are dropped; line ends become `\\n`.
     """
@@ -108,7 +108,7 @@ _SPACES = re.compile(r"\s+")
 
 
 def plain_latex(text: str) -> str:
-    """LaTeX's fractions, text, spacing and escapes as plain text; what is not known stays."""
+    """Convert LaTeX fractions, text, spacing and escapes to plain text; unknown commands stay."""
     if "\\" not in text:
         return text
     text = text.replace("\\!", "").replace("\\\\", "\n")
@@ -118,7 +118,7 @@ def plain_latex(text: str) -> str:
 
 
 def plain_markdown(text: str) -> str:
-    """`text` without the marks of bold text and code."""
+    """Remove the markup of bold text and code."""
     return _BOLD.sub("", text) if "**" in text or "__" in text or "`" in text else text
 
 
@@ -191,7 +191,7 @@ _COMMA = re.compile(r"\s*,\s*")
 
 @lru_cache(maxsize=1 << 16)
 def canonical_answer(raw: str) -> str | None:
-    """Canonical form of a bare answer, such as a ground truth; None for one that says nothing.
+    """Return the canonical form of a bare answer, such as a ground truth; None if it is empty.
 
     >>> [canonical_answer(raw) for raw in ("$1,000.00", "3/4", "25%", "(B)", "Yes", "Tom Brady.")]
     ['1000', '0.75', '25', 'B', 'yes', 'tom brady']
@@ -205,12 +205,15 @@ def canonical_answer(raw: str) -> str | None:
     if form is not None:
         return form
     text = text_form(answer)
-    # Folding may lay bare a typed answer ("The (B).") or a second label; every step drops characters.
+    # Folding may reveal a typed answer ("The (B).") or a second label; every step drops characters.
     return text if text is None or text == raw else canonical_answer(text)
 
 
 def answers_agree(left: str | None, right: str | None) -> bool:
-    """Whether two answers have one canonical form. None, no answer, agrees with nothing, not even None."""
+    """Return whether two answers have the same canonical form.
+
+    None (no answer) agrees with nothing, not even None.
+    """
     if left is None or right is None:
         return False
     form = canonical_answer(left)
@@ -218,13 +221,13 @@ def answers_agree(left: str | None, right: str | None) -> bool:
 
 
 def tidy(raw: str) -> str:
-    """`raw` on one line, in plain characters, without markup or the punctuation around it."""
+    """Return `raw` on one line, in plain characters, without markup or outer punctuation."""
     answer = plain_markdown(plain_latex(plain_characters(raw)))
     return _strip_outer(_SPACES.sub(" ", answer))
 
 
 def typed_form(answer: str) -> str | None:
-    """Form of a tidy answer that is a truth value, option, date, time or number; None for other text."""
+    """Return the form of a tidy answer that is a truth value, option, date, time or number; else None."""
     if not answer:
         return None
     if not answer[0].isdigit():
@@ -239,7 +242,7 @@ def typed_form(answer: str) -> str | None:
 
 
 def quantity_form(answer: str) -> str | None:
-    """Form of a tidy answer that is a number, or an equation with one on its right; `1/3 ≈ 0.33` is 1/3."""
+    """Return the form of a tidy number, or of an equation with one on its right; `1/3 ≈ 0.33` is 1/3."""
     exact, approximately, rounded = answer.partition("≈")
     if approximately:
         return quantity_form(_strip_outer(exact)) or number_form(_strip_outer(rounded))
@@ -252,7 +255,7 @@ def quantity_form(answer: str) -> str | None:
 
 
 def text_form(answer: str) -> str | None:
-    """Form of an answer in words: folded, without a leading article or outer punctuation."""
+    """Return the form of an answer in words: folded, without a leading article or outer punctuation."""
     text = answer.casefold()
     text = _strip_outer(_ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text)
     if text[:1] in ("(", "["):  # (3,4) and (3, 4)
@@ -261,10 +264,10 @@ def text_form(answer: str) -> str | None:
 
 
 def _strip_outer(answer: str) -> str:
-    """`answer` without outer punctuation, maths delimiters and brackets that hold all of it.
+    """Remove outer punctuation, maths delimiters and brackets around the whole answer.
 
-    A bracketed single letter keeps its brackets, which mark it as an option. A leading point stays before a
-    digit, and a leading `$`, `-` or `+` always.
+    A bracketed single letter keeps its brackets, which mark it as an option. A leading point before a digit
+    stays, and so does a leading `$`, `-` or `+`.
     """
     while True:
         before = answer

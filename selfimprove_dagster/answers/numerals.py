@@ -1,16 +1,17 @@
-"""Numbers as people and models write them, and the one form in which they are compared.
+"""Read numbers as people and models write them, and convert them to one form for comparison.
 
-A number becomes an exact `Fraction`, then a string: a plain decimal when it terminates (`18`, `-0.5`), else a
+A number becomes an exact `Fraction`, then a string: a plain decimal if it terminates (`18`, `-0.5`), else a
 reduced fraction (`1/3`). Covered: signs, thousands separators (comma, space, repeated dots, Indian groups),
 decimal commas (`0,5`, `1.234,50`), scientific notation, small powers (`10^6`), fractions, mixed numbers,
 scale words (`1.5 million`, `$5k`), English number words, and a unit or currency after or before the number.
 
-What follows the number is taken for a unit and dropped as long as it is words. So `25%` is `25`, `50 cents`
-is `50` and `2 dozen` is `2`: word-problem sets state their ground truth bare, in the unit the question asked
-for ("what percentage …": `25`; "how many dozen …": `2`). Conversion between units is not attempted.
+Words after the number are treated as a unit and dropped. So `25%` is `25`, `50 cents` is `50` and `2 dozen`
+is `2`: sets of word problems state their ground truth without a unit, in the unit of the question ("what
+percentage …": `25`; "how many dozen …": `2`). Units are not converted.
 
-Not numbers here: algebra (`2x`, `3 + x`), ranges, lists, compound measures (`3 hours 20 minutes`), and what
-has more than about a hundred digits. Input is expected on one line, cleaned, without markup (`canonical.py`).
+Algebra (`2x`, `3 + x`), ranges, lists, compound measures (`3 hours 20 minutes`) and numbers with more than
+about a hundred digits are not read. The input must be on one line, cleaned and without markup
+(`canonical.py`).
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
 MAX_DIGITS = 120
-"""Digits in one written number; beyond this it is not read at all."""
+"""Maximum number of digits in a written number."""
 
 
 MAX_EXPONENT = 100
-"""Size of a power of ten; `1e999999999` must not be expanded."""
+"""Maximum exponent of a power of ten; `1e999999999` must not be expanded."""
 
 
 MAX_FRACTION_DIGITS = 60
-"""Digits of a numerator or denominator."""
+"""Maximum number of digits of a numerator or denominator."""
 
 
 FLOAT_DIGITS = 15
-"""Significant digits that every IEEE double keeps; a printed float's further digits are noise."""
+"""Number of significant digits that every IEEE double preserves; further digits of a printed float are noise."""
 
 
 _DECIMAL = r"""(?:
@@ -140,9 +141,9 @@ _FIRST_WORDS = _ONES.keys() | _TENS.keys() | {"a", "an", "half", "minus", "negat
 
 
 def number_form(text: str) -> str | None:
-    """Canonical form of the one number that `text` states, or None.
+    """Return the canonical form of the only number in `text`, or None.
 
-    `text` may carry a qualifier and a currency before the number and a unit after it, nothing else.
+    `text` may have a qualifier and a currency before the number and a unit after it, nothing else.
     """
     text = _QUALIFIER.sub("", text, count=1) if _QUALIFIER.match(text) else text
     value = _in_digits(text)
@@ -152,11 +153,11 @@ def number_form(text: str) -> str | None:
 
 
 def format_number(value: Fraction) -> str | None:
-    """Plain decimal if `value` terminates, else `p/q` in lowest terms; None if it is too long to write.
+    """Return a plain decimal if `value` terminates, else `p/q` in lowest terms; None if it is too long.
 
-    Digits beyond what a double holds are the noise of a printed float: `0.30000000000000004` is `0.3`, and
-    `10.833333333333332` is `65/6`, as `65/6` itself is. Without this, two paths that did the same sum in
-    another order would vote apart.
+    Digits beyond the precision of a double are noise of a printed float: `0.30000000000000004` becomes `0.3`,
+    and `10.833333333333332` becomes `65/6`, like `65/6` itself. Otherwise two paths that add in a different
+    order would vote for different answers.
     """
     if value.denominator == 1:
         return str(value.numerator) if abs(value.numerator) < 10 ** (MAX_EXPONENT + 1) else None
@@ -171,7 +172,7 @@ def format_number(value: Fraction) -> str | None:
         decimal = decimal.normalize(Context(prec=FLOAT_DIGITS))
         places, digits = _size(decimal)
     if places >= 10 and digits >= 12:
-        # Two units in the last written place: a true coincidence at this length is one in many thousands.
+        # A tolerance of two units in the last place: a coincidence at this length is very unlikely.
         written = Fraction(decimal)
         simple = written.limit_denominator(1000)
         if simple != written and abs(simple - written) <= Fraction(2, 10**places):
@@ -180,13 +181,13 @@ def format_number(value: Fraction) -> str | None:
 
 
 def _size(decimal: Decimal) -> tuple[int, int]:
-    """(places after the point, significant digits), trailing zeros left out."""
+    """Return (decimal places, significant digits), without trailing zeros."""
     _, digits, exponent = decimal.normalize(Context(prec=400)).as_tuple()
     return -int(exponent), len(digits)
 
 
 def _terminates(denominator: int) -> bool:
-    """Whether 2 and 5 are its only prime factors."""
+    """Return whether 2 and 5 are the only prime factors."""
     twos = denominator & -denominator
     denominator //= twos
     while denominator % 5 == 0:
@@ -221,7 +222,7 @@ def _in_digits(text: str) -> Fraction | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """The unsigned value of a `_NUMBER` match, or None if it is out of bounds."""
+    """Return the unsigned value of a `_NUMBER` match, or None if it is out of bounds."""
     if match["whole"]:
         of = int(match["of"])
         return int(match["whole"]) + Fraction(int(match["part"]), of) if of else None
@@ -240,7 +241,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _decimal(written: str) -> Fraction | None:
-    """Value of digits with separators, as `_DECIMAL` admits them."""
+    """Return the value of digits with separators that match `_DECIMAL`."""
     if len(written) > MAX_DIGITS:
         return None
     if "," in written or " " in written or written.count(".") > 1:
@@ -255,7 +256,7 @@ def _decimal(written: str) -> Fraction | None:
 
 
 def _is_unit(tail: str) -> bool:
-    """Whether what follows a number can be its unit: words, `km/h`, `m^2`, `%`, a parenthesis."""
+    """Return whether the text after a number can be its unit: words, `km/h`, `m^2`, `%`, a parenthesis."""
     if not tail:
         return True
     if _NOT_A_UNIT.match(tail):
@@ -267,7 +268,7 @@ def _is_unit(tail: str) -> bool:
 
 
 def _in_words(text: str) -> Fraction | None:
-    """Value of English number words: cardinals below 10^15, simple fractions, `point`, `a dozen`."""
+    """Return the value of English number words: cardinals below 10^15, simple fractions, `point`, `a dozen`."""
     first = _WORD.match(text)
     if first is None or first[1].lower() not in _FIRST_WORDS:
         return None
@@ -300,7 +301,7 @@ class _Words:
         return word
 
     def at_unit(self) -> bool:
-        """Whether what is left can be a unit and holds no further number words."""
+        """Return whether the rest can be a unit and has no further number words."""
         if any(word in _NUMBER_WORDS for word, _ in self.spans[self.index :]):
             return False
         if self.peek() == "of" and not self.fraction:  # "one of the boys"
@@ -339,7 +340,7 @@ class _Words:
         return value
 
     def cardinal(self) -> int | None:
-        """A whole number in words, `a` standing for one; None if there is none here."""
+        """Return a whole number in words, where `a` means one; None if there is none here."""
         total, current = 0, 1 if self.take("a", "an") else None
         room = 10**18
         below = 0 if current else 1000

@@ -1,4 +1,4 @@
-"""A record's ancestry as a tree in the terminal. Text that a model wrote is shown inert."""
+"""Draw a record's ancestry as a tree in the terminal. Control characters in model text are escaped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ _WIDTH = 300
 
 
 _DEEPEST = 20
-"""Levels that are drawn; each takes four columns of the terminal."""
+"""Maximum depth of the tree; each level takes four columns of the terminal."""
 
 
 def ancestry_tree(ancestor: Ancestor) -> Tree:
-    """The tree, each record with what made it; a record that stands above, or too deep, is named only."""
+    """Return the tree: each record with the model and sampling parameters that produced it.
+
+    A record that is already shown above, or that is too deep, appears by its id only.
+    """
     way: list[Tree] = []
     for depth, node, above in ancestor.unfolded():
         if depth > _DEEPEST:
@@ -28,7 +31,7 @@ def ancestry_tree(ancestor: Ancestor) -> Tree:
         if above:
             label = _name(node).append("  (above)", style="dim")
         elif depth == _DEEPEST and node.parents:
-            label = _name(node).append("  (goes on: trace it by itself)", style="dim")
+            label = _name(node).append("  (more parents: trace this id)", style="dim")
         else:
             label = _label(node)
         del way[depth:]
@@ -57,7 +60,7 @@ def _label(ancestor: Ancestor) -> Text:
 
 
 def _row(ancestor: Ancestor) -> dict[str, Any]:
-    """The row as `Lineage.rows` gives it."""
+    """Return the row in the form that `Lineage.rows` returns."""
     parents = [{"id": parent.id, "role": parent.role} for parent in ancestor.parents]
     return {
         **ancestor.columns,
@@ -69,7 +72,7 @@ def _row(ancestor: Ancestor) -> dict[str, Any]:
 
 
 def _made_by(node: Ancestor) -> str:
-    """The engine and the sampling parameters of a record that a model wrote."""
+    """Return the engine and the sampling parameters of a record that a model wrote."""
     if not node.activity or node.activity["model_id"] is None or node.columns.get("seed") is None:
         return ""
     parameters: dict[str, Any] = node.activity["parameters"]

@@ -1,4 +1,4 @@
-"""Explanations in the terminal. Text that a model or a file brought is shown inert."""
+"""Print explanations in the terminal. Control characters in text from models and files are escaped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MARKS = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}
 
 
 def explanation_text(explanation: Explanation) -> Group:
-    """Verdict, steps, and what became of paths and uses."""
+    """Return the verdict, the steps, the outcome of each path, and the uses of the record."""
     title = Text(plain(explanation.id), style="bold cyan").append(
         f"  {plain(explanation.verdict, 2 * _WIDTH)}", style="default not bold"
     )
@@ -33,7 +33,7 @@ def explanation_text(explanation: Explanation) -> Group:
     if explanation.fates:
         parts.append(_fates(explanation))
     if explanation.uses:
-        table = _grid("iteration", "record", "what came of it")
+        table = _grid("iteration", "record", "outcome")
         for use in explanation.uses:
             table.add_row(str(use.iteration), Text(plain(use.question)), Text(_counts(use.paths)))
         parts.append(table)
@@ -48,12 +48,12 @@ def explanation_text(explanation: Explanation) -> Group:
 
 
 def what_if_text(answer: WhatIf) -> Group:
-    """What other thresholds would keep, for the iteration and for the record that was asked about."""
+    """Return what other thresholds would keep, for the iteration and for the given record."""
     changes = ", ".join(f"{name} {old} → {new}" for name, (old, new) in answer.thresholds.items())
     lines = [
-        Text(f"{answer.key} with {changes or 'the thresholds that it had'}", style="bold"),
+        Text(f"{answer.key} with {changes or 'unchanged thresholds'}", style="bold"),
         Text(f"kept {answer.kept_then:,} → {answer.kept_now:,} of {answer.paths:,} {answer.noun}s"),
-        Text(f"gained, by the rule that dropped them: {_counts(answer.gained)}"),
+        Text(f"gained, by the rule that dropped them before: {_counts(answer.gained)}"),
         Text(f"lost, by the rule that would drop them: {_counts(answer.lost)}"),
     ]
     if answer.note:
@@ -67,7 +67,7 @@ def what_if_text(answer: WhatIf) -> Group:
 
 
 def _steps(explanation: Explanation) -> Table:
-    table = _grid("", "stage", "what was decided", "record")
+    table = _grid("", "stage", "decision", "record")
     for step in explanation.steps:
         mark, style = _MARKS[step.passed]
         stage = plain(step.rule or step.stage.split("/")[-1]).replace("_", " ")
@@ -83,7 +83,7 @@ def _reason(step: Step) -> Text:
 
 
 def _fates(explanation: Explanation) -> Table:
-    table = _grid("", "record", "what it says", "what became of it")
+    table = _grid("", "record", "content", "outcome")
     for fate in explanation.fates:
         mark, style = _MARKS[fate.rule is None]
         path, answer = Text(plain(fate.path)), Text(plain(fate.answer or "–", 80))
@@ -108,7 +108,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _grid(*headings: str, noun: str = "") -> Table:
-    """A table without lines; the columns `record` and `noun` hold ids, which are not broken."""
+    """Return a table without lines; the columns `record` and `noun` hold ids, which are never wrapped."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings:
         table.add_column(heading, no_wrap=heading in ("record", noun))
@@ -122,7 +122,7 @@ _SHOWN = 10
 
 
 def difference_text(difference: Difference) -> Group:
-    """The figures of both side by side, then settings and answers that differ."""
+    """Return the figures of both iterations side by side, then the settings and answers that differ."""
     a, b = difference.a, difference.b
     figures = Table("")
     figures.add_column(Text(a.key), justify="right")
@@ -138,11 +138,11 @@ def difference_text(difference: Difference) -> Group:
         Text(
             f"{a.noun}: {difference.questions_both:,} in both, {len(difference.questions_lost):,} in "
             f"{a.key} only, {len(difference.questions_gained):,} in {b.key} only; "
-            f"{len(difference.answers):,} with another answer"
+            f"{len(difference.answers):,} with a different answer"
         ),
     ]
     if not difference.settings:
-        lines.append(Text("settings: the same"))
+        lines.append(Text("settings: identical"))
     for name, (before, after) in difference.settings.items():
         lines.append(Text(plain(f"{name}: {before} → {after}", _SIDE_WIDTH)))
     for changed in difference.answers[:_SHOWN]:
@@ -158,10 +158,10 @@ def difference_text(difference: Difference) -> Group:
 
 
 def replay_text(replay: Replay) -> Group:
-    """The rate of exact agreement, what is not as it was, and the paths that came out otherwise."""
+    """Return the rate of exact agreement, differences in the environment, and the paths that differ."""
     agreement = replay.agreement
     rate = f": {agreement}" if agreement.total > 1 else ""
-    said = f"{agreement.correct:,} of {agreement.total:,} paths came out the same, token by token{rate}"
+    said = f"{agreement.correct:,} of {agreement.total:,} paths are identical, token by token{rate}"
     lines = [
         Text(said, style="bold"),
         Text(plain(f"by {replay.model_path} ({replay.model_id}), {replay.engine}"), style="dim"),
@@ -178,7 +178,7 @@ def replay_text(replay: Replay) -> Group:
 def _differing(path: Replayed) -> Text:
     text = Text(plain(path.id), style="bold cyan")
     if path.position is None:
-        where = "the tokens are equal, the text is not"
+        where = "the tokens are equal, but the text differs"
     else:
         gap = "" if path.gap is None else f", log-probabilities {path.gap:.3g} apart"
         where = f"differs from token {path.position} on{gap}"
@@ -189,7 +189,7 @@ def _differing(path: Replayed) -> Text:
 
 def _figures(a: Side, b: Side) -> list[tuple[str, str, str]]:
     rows = [
-        ("drawn by", plain(a.champion or "–"), plain(b.champion or "–")),
+        ("sampled from", plain(a.champion or "–"), plain(b.champion or "–")),
         ("model", plain(a.model_id or "–"), plain(b.model_id or "–")),
         ("examples", f"{a.examples:,}", f"{b.examples:,}"),
         (a.noun, f"{a.questions:,}", f"{b.questions:,}"),
@@ -215,7 +215,10 @@ _FIRST = 20
 
 
 def descent_summary(descent: Descent, *, every: bool = False) -> RenderableType:
-    """Counts by iteration and table, datasets, checkpoints, later iterations; the first ids, or all."""
+    """Return counts by iteration and table, datasets, checkpoints and later iterations, and the ids.
+
+    Only the first ids are listed, unless `every` is set.
+    """
     return Group(*_parts(descent, every))
 
 
@@ -238,21 +241,22 @@ def _parts(descent: Descent, every: bool) -> Iterator[RenderableType]:
     for dataset in descent.datasets:
         yield Text(
             f"dataset {plain(dataset.table)} of {plain(dataset.experiment)}, iteration "
-            f"{_iteration(dataset.iteration)}: {dataset.rows:,} of its rows ({plain(dataset.activity_id)})"
+            f"{_iteration(dataset.iteration)}: {dataset.rows:,} of its rows descend from it "
+            f"({plain(dataset.activity_id)})"
         )
-    verdicts = {True: "promoted", False: "not promoted", None: "not decided yet"}
+    verdicts = {True: "promoted", False: "not promoted", None: "not evaluated yet"}
     for checkpoint in descent.checkpoints:
         yield Text(
             f"checkpoint {plain(checkpoint.id)} of {plain(checkpoint.experiment)}, iteration "
             f"{_iteration(checkpoint.iteration)}: {verdicts[checkpoint.promoted]}"
         )
     for experiment, iteration in descent.later:
-        yield Text(f"iteration {iteration} of {plain(experiment)} drew its paths from a model that it shaped")
+        yield Text(f"iteration {iteration} of {plain(experiment)} used a model that was trained on it")
     shown = rows if every else rows.head(_FIRST)
     for record, name in shown.select("id", "table_name").iter_rows():
         yield Text(plain(record), style="cyan").append(f"  {plain(name)}", style="dim")
     if len(rows) > len(shown):
-        yield Text(f"… and {len(rows) - len(shown):,} more: --all lists them", style="dim")
+        yield Text(f"… and {len(rows) - len(shown):,} more; --all lists them", style="dim")
 
 
 def _iteration(iteration: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What all commands of the command line share."""
+"""Define what all commands of the command line share: the console and the experiment argument."""
 
 from __future__ import annotations
 
@@ -14,6 +14,4 @@ if not console.is_terminal:
     console = Console(highlight=False, width=120)
 
 
-ExperimentName = Annotated[
-    str, typer.Argument(help="Name of a file in the folder of experiments, without .yaml.")
-]
+ExperimentName = Annotated[str, typer.Argument(help="Name of an experiment: its file name without .yaml.")]

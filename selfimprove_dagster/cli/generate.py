@@ -1,4 +1,4 @@
-"""`selfimprove generate`: a model writes, with tools, or refining what it wrote."""
+"""`selfimprove generate`: a model writes text, calls tools, or refines its answers."""
 
 from __future__ import annotations
 
@@ -20,42 +20,49 @@ from selfimprove_dagster.text import plain
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="What the model goes on with, greedily.")],
-    model: Annotated[str, typer.Option(help="Model folder or hub name, or `embedded`.")] = "embedded",
+    prompts: Annotated[list[str], typer.Argument(help="Prompts that the model completes, decoded greedily.")],
+    model: Annotated[
+        str, typer.Option(help="Model folder, Hugging Face Hub name, or `embedded`.")
+    ] = "embedded",
     tools: Annotated[
         str,
         typer.Option(
-            help="Tools that it may call, by commas: Calculator, Calendar, WikiSearch, QA, MT, or a class of "
-            "your own as `my_tools.py:Weather`."
+            help="Tools that it may call, separated by commas: Calculator, Calendar, WikiSearch, QA, MT, or "
+            "a class of your own such as `my_tools.py:Weather`."
         ),
     ] = "",
-    most_calls: Annotated[int, typer.Option(min=1, help="Calls a prompt, at most.")] = 1,
+    most_calls: Annotated[int, typer.Option(min=1, help="Maximum number of calls per prompt.")] = 1,
     likeliest: Annotated[
-        int, typer.Option(min=1, help="A call opens when its token is among so many of the likeliest.")
+        int,
+        typer.Option(min=1, help="A call starts when its opening token is among the k most likely (top-k)."),
     ] = 10,
     date: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that Calendar tells.")
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The date that Calendar returns.")
     ] = None,
     corpus: Annotated[
-        Path | None, typer.Option(help="JSON Lines or Parquet of title and text for WikiSearch.")
+        Path | None, typer.Option(help="JSON Lines or Parquet file with title and text for WikiSearch.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest text in tokens, calls not counted.")] = 128,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum number of new tokens, not counting calls.")
+    ] = 128,
     improve: Annotated[
         str,
         typer.Option(
-            help="Let it refine its answers: self-refine, reflexion or pit; `embedded` is the dialogue model."
+            help="Refine the answers by self-refine, reflexion or pit; `embedded` is then the dialogue model."
         ),
     ] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Most new answers of a prompt, with --improve.")] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Maximum number of refinements per prompt, with --improve.")
+    ] = 4,
     out: Annotated[
-        Path | None, typer.Option(help="JSON Lines of all that is said on the way, with --improve.")
+        Path | None, typer.Option(help="Write every step to this JSON Lines file, with --improve.")
     ] = None,
 ) -> None:
-    """Let a model write, and call tools while it writes (Toolformer, section 4.2) or refine what it wrote."""
+    """Generate text with a model, with tool calls (Toolformer, section 4.2) or refined answers."""
     if improve and tools:
-        raise ExperimentError("--improve refines answers without tools: leave --tools away, or --improve")
+        raise ExperimentError("--improve refines answers without tools: omit either --tools or --improve")
     if out and not improve:
-        raise ExperimentError("--out keeps the rounds of --improve: name a way to improve, or leave it away")
+        raise ExperimentError("--out records the steps of --improve: add --improve, or omit --out")
     if improve:
         refine_prompts(prompts, model, improve, rounds, max_tokens, out)
         return
@@ -85,18 +92,18 @@ def generate(
     for prompt, transcript in zip(prompts, transcripts, strict=True):
         console.print(plain(prompt + transcript.text, len(prompt) + len(transcript.text) + 1), markup=False)
         for call in transcript.calls:
-            told = call.problem or "called"
+            outcome = call.problem or "called"
             console.print(
-                f"  call at {call.position}: {plain(call.written, 200)}: {plain(told, 200)}", markup=False
+                f"  call at {call.position}: {plain(call.written, 200)}: {plain(outcome, 200)}", markup=False
             )
 
 
 def refine_prompts(
     prompts: Sequence[str], model: str, way: str, rounds: int, max_tokens: int, out: Path | None
 ) -> None:
-    """Answer the prompts greedily and refine the answers; print all that is said, and write it to `out`.
+    """Answer the prompts greedily and refine the answers; print every step and write it to `out`.
 
-    Raises ExperimentError for an unknown way, and where `out` cannot be written, and ModelError.
+    Raises ExperimentError if the strategy `way` is unknown or `out` cannot be written, and ModelError.
     """
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import open_language_model
@@ -104,10 +111,10 @@ def refine_prompts(
     known = way.replace("-", "_")
     if known not in WAYS:
         named = ", ".join(one.replace("_", "-") for one in WAYS)
-        raise ExperimentError(f"there is no way {way!r} to improve an answer: use one of {named}")
+        raise ExperimentError(f"--improve {way!r} is unknown: use one of {named}")
     opened = open_language_model(str(embedded.DIALOGUE_MODEL) if model == "embedded" else model)
     try:
-        # Before the model works: what it says shall not be lost for want of a folder.
+        # Opened before the model runs: its output must not be lost because of a missing folder.
         kept = out.open("w", encoding="utf-8", errors="replace") if out else nullcontext()
     except OSError as error:
         raise ExperimentError(f"--out {out} cannot be written: {error.strerror}; name another file") from None
@@ -127,8 +134,8 @@ def _print(one: Trajectory) -> None:
     for step in one.steps:
         said = step.text.strip() or step.error or ""
         if step.score is not None:
-            said = f"{step.score:.0%} sure that it is fine"
-        cost = f"({step.tokens_in:,} tokens read, {step.tokens_out:,} drawn)"
+            said = f"{step.score:.0%} confident that the answer is good"
+        cost = f"({step.tokens_in:,} tokens read, {step.tokens_out:,} generated)"
         console.print(f"  {step.round} {step.kind}: {plain(said, len(said) + 1)}  {cost}", markup=False)
     read, drawn = one.tokens_after(one.last_round)
     console.print(

@@ -1,6 +1,6 @@
-"""`selfimprove lineage …`: every question about an example, asked in the terminal.
+"""`selfimprove lineage …`: answers questions about examples in the terminal.
 
-What a command needs is imported when it runs, so that `--help` stays quick.
+Each command imports what it needs when it runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from selfimprove_dagster.cli.console import ExperimentName, console
 from selfimprove_dagster.home.home import Home
 
 lineage_app = typer.Typer(
-    help="Where an example comes from, why it is there, and what came of it.", no_args_is_help=True
+    help="Where an example comes from, why it was kept, and what descends from it.", no_args_is_help=True
 )
 
 
 class TraceFormat(StrEnum):
-    """How an ancestry is printed."""
+    """The format in which an ancestry is printed."""
 
     TREE = "tree"
     JSON = "json"
@@ -30,12 +30,12 @@ class TraceFormat(StrEnum):
 
 @lineage_app.command()
 def trace(
-    record: Annotated[str, typer.Argument(help="Id of a record, or the beginning of one.")] = "",
-    text: Annotated[str, typer.Option(help="Words of the example instead of its id.")] = "",
+    record: Annotated[str, typer.Argument(help="Id of a record, or the start of one.")] = "",
+    text: Annotated[str, typer.Option(help="Words in the example, instead of its id.")] = "",
     format: Annotated[TraceFormat, typer.Option(help="prov-json is W3C PROV.")] = TraceFormat.TREE,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
-    """Print the whole ancestry of a record: example ← vote ← paths ← question ← file and line, and so on."""
+    """Print the ancestry of a record, from example to vote, paths, question, and source file and line."""
     from selfimprove_dagster.cli.ancestry import ancestry_tree
     from selfimprove_dagster.lineage.prov import prov_json, trace_document
     from selfimprove_dagster.lineage.search import only_example
@@ -57,7 +57,7 @@ def trace(
 
 @lineage_app.command()
 def example(experiment: ExperimentName) -> None:
-    """Print one training example of the last iteration with its ancestry."""
+    """Print one training example of the latest iteration with its ancestry."""
     from selfimprove_dagster.cli.ancestry import ancestry_tree
     from selfimprove_dagster.export import last_dataset
     from selfimprove_dagster.lineage.trace import trace as walk
@@ -69,24 +69,24 @@ def example(experiment: ExperimentName) -> None:
     if "vote_share" in rows.columns:
         rows = rows.filter(format="zero_shot_cot").sort("vote_share")
     if rows.is_empty():
-        raise RecordNotFound(f"the last dataset of {experiment} has no example to print")
+        raise RecordNotFound(f"the latest dataset of {experiment} contains no example")
     chosen = rows["id"][len(rows) // 2]
     console.print(ancestry_tree(walk(home.lake, chosen)))
 
 
 @lineage_app.command()
 def explain(
-    record: Annotated[str, typer.Argument(help="Id of a record, or the beginning of one.")],
+    record: Annotated[str, typer.Argument(help="Id of a record, or the start of one.")],
     what_if: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another threshold, as confidence=0.6 or novelty=0.6: what would it keep? "
-            "RECORD may be demo-000, too."
+            help="Apply another threshold, e.g. confidence=0.6 or novelty=0.6, and show what it would keep. "
+            "RECORD may also be an iteration, e.g. demo-000."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say why a record is in the training set or why not: every decision on it, in order."""
+    """Explain why a record is in the training set or not: every decision about it, in order."""
     from selfimprove_dagster.cli import answers as explain_text
     from selfimprove_dagster.lineage.explain import explain as find_out
     from selfimprove_dagster.lineage.what_if import what_if as filter_again
@@ -102,13 +102,13 @@ def explain(
 
 @lineage_app.command()
 def search(
-    words: Annotated[str, typer.Argument(help="What the text says, letter by letter, in either case.")],
-    experiment: Annotated[str | None, typer.Option(help="Of this experiment only.")] = None,
-    table: Annotated[str | None, typer.Option(help="In this table only, as filtered_dataset.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most records to list.")] = 50,
+    words: Annotated[str, typer.Argument(help="Text to find, matched literally, ignoring case.")],
+    experiment: Annotated[str | None, typer.Option(help="Search this experiment only.")] = None,
+    table: Annotated[str | None, typer.Option(help="Search this table only, e.g. filtered_dataset.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of records to list.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find records by words in their text: examples first, then seeds, then the rest."""
+    """Find records by their text: examples first, then seeds, then other records."""
     from selfimprove_dagster.lineage.search import search as find
     from selfimprove_dagster.text import plain
 
@@ -121,18 +121,18 @@ def search(
         line = f"{hit.id}  {hit.table} of {place}\n    {plain(hit.excerpt)}"
         console.print(line, markup=False, soft_wrap=True)
     if not found:
-        console.print("no record has these words")
+        console.print("no record contains this text")
     elif len(found) == limit:
-        console.print(f"the first {limit:,}; there may be more, --limit shows them")
+        console.print(f"the first {limit:,} are listed; raise --limit to see more")
 
 
 @lineage_app.command()
 def diff(
-    a: Annotated[str, typer.Argument(help="An iteration, as demo-000.")],
-    b: Annotated[str, typer.Argument(help="Another, of the same experiment or another one.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every example named.")] = False,
+    a: Annotated[str, typer.Argument(help="An iteration, e.g. demo-000.")],
+    b: Annotated[str, typer.Argument(help="Another iteration, of the same or another experiment.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every example.")] = False,
 ) -> None:
-    """Compare two datasets: examples, questions, answers, drops by rule, settings."""
+    """Compare two datasets: examples, questions, answers, drops per rule, settings."""
     from selfimprove_dagster.cli.answers import difference_text
     from selfimprove_dagster.lineage.diff import diff as compare
 
@@ -142,14 +142,19 @@ def diff(
 
 @lineage_app.command()
 def replay(
-    record: Annotated[str, typer.Argument(help="A completion, an example, a vote; with --sample, demo-000.")],
+    record: Annotated[
+        str, typer.Argument(help="Id of a completion, example or vote; with --sample, e.g. demo-000.")
+    ],
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Replay so many of the iteration, chosen by a fixed lot.")
+        int | None,
+        typer.Option(min=1, help="Replay this many completions of the iteration, sampled at random."),
     ] = None,
-    alone: Annotated[bool, typer.Option("--alone", help="One path after the other, not in a batch.")] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Replay paths one at a time, not in a batch.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Generate a completion again from its recorded model, prompt and seed, and compare it token by token."""
+    """Regenerate a completion from its recorded model, prompt and seed, and compare it token by token."""
     from selfimprove_dagster.cli.answers import replay_text
     from selfimprove_dagster.lineage import replay as library
 
@@ -163,24 +168,26 @@ def replay(
 
 def _show(answer: Any, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(answer, indent=1))  # ASCII: what a model wrote must not act on the terminal
+        print(json.dumps(answer, indent=1))  # ASCII: text from a model must not control the terminal
     else:
         console.print(answer)
 
 
 @lineage_app.command()
 def revoke(
-    why: Annotated[str, typer.Option(help="The reason; it is kept, and shown to whoever asks.")],
-    seed: Annotated[str | None, typer.Option(help="A seed's id: its question or task must go.")] = None,
-    record: Annotated[str | None, typer.Option(help="A record's id: it alone must go.")] = None,
-    source_file: Annotated[str | None, typer.Option(help="A seed file's name: all of it must go.")] = None,
-    licence: Annotated[str | None, typer.Option(help="A licence: all that came under it must go.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="In this experiment alone; default: all.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who says so; default: the user of the system.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would fall.")] = False,
-    purge: Annotated[bool, typer.Option("--purge", help="Remove the text from the disk as well.")] = False,
+    why: Annotated[str, typer.Option(help="The reason. It is recorded and shown.")],
+    seed: Annotated[str | None, typer.Option(help="Revoke the seed with this id.")] = None,
+    record: Annotated[str | None, typer.Option(help="Revoke the record with this id.")] = None,
+    source_file: Annotated[str | None, typer.Option(help="Revoke every seed of this file.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Revoke every seed under this licence.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="Revoke in this experiment only; default: all.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who decided this; default: the current user.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Apply it; without --yes, only list the rows.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also delete the text from the disk.")] = False,
 ) -> None:
-    """Let a seed, record, source file or licence fall, with all that came of it. A dry run without --yes."""
+    """Revoke a seed, record, source file or licence and everything derived from it. Dry run unless --yes."""
     from selfimprove_dagster.cli import revoke as revoke_text
     from selfimprove_dagster.lineage.revoke import plan
     from selfimprove_dagster.lineage.revoke import revoke as apply
@@ -188,7 +195,7 @@ def revoke(
     given = {"seed": seed, "record": record, "source-file": source_file, "licence": licence}
     named = [(kind, value) for kind, value in given.items() if value is not None]
     if len(named) != 1:
-        raise typer.BadParameter("name one of --seed, --record, --source-file and --licence")
+        raise typer.BadParameter("give one of --seed, --record, --source-file and --licence")
     home, (kind, value) = Home.from_environment(), named[0]
     arguments = (home.lake, kind, value, experiment, by or revoke_text.user(), why)
     revoke_text.show(console, home, plan(*arguments))
@@ -199,16 +206,16 @@ def revoke(
         else:
             revoke_text.show_revoked(console, settled)
     else:
-        console.print("Nothing was changed. Say --yes to let it fall.")
+        console.print("Nothing was changed. Add --yes to revoke.")
 
 
 @lineage_app.command()
 def restore(
-    revocation: Annotated[str, typer.Argument(help="Id of a revocation, or the beginning of one.")],
-    why: Annotated[str, typer.Option(help="The reason; it is kept.")],
-    by: Annotated[str | None, typer.Option(help="Who says so; default: the user of the system.")] = None,
+    revocation: Annotated[str, typer.Argument(help="Id of a revocation, or the start of one.")],
+    why: Annotated[str, typer.Option(help="The reason. It is recorded.")],
+    by: Annotated[str | None, typer.Option(help="Who decided this; default: the current user.")] = None,
 ) -> None:
-    """Lift a revocation: what fell with it alone is there again. One that was purged cannot be lifted."""
+    """Lift a revocation and bring its records back. A purged revocation cannot be lifted."""
     from selfimprove_dagster.cli import revoke as revoke_text
     from selfimprove_dagster.lineage.revoke import restore as lift
 
@@ -218,7 +225,7 @@ def restore(
 
 @lineage_app.command()
 def revocations() -> None:
-    """List what was revoked: who, why, when, what fell, and whether it was lifted or purged."""
+    """List revocations: who, why, when, how many rows, and whether each was lifted or purged."""
     from selfimprove_dagster.cli import revoke as revoke_text
 
     console.print(revoke_text.table_of(Home.from_environment().lake.ledger.revocations()))
@@ -227,9 +234,9 @@ def revocations() -> None:
 @lineage_app.command()
 def verify(
     experiment: Annotated[str | None, typer.Argument(help="Name of an experiment; default: all.")] = None,
-    expect: Annotated[str | None, typer.Option(help="The digest that was printed when all was well.")] = None,
+    expect: Annotated[str | None, typer.Option(help="A digest that an earlier verify printed.")] = None,
 ) -> None:
-    """Compute again every checksum, id and hash, and look for every parent; exit code 1 on findings."""
+    """Recompute every checksum, id and hash and check every parent. Exit code 1 on findings."""
     from selfimprove_dagster.cli import revoke as revoke_text
 
     if not revoke_text.verify_and_show(console, Home.from_environment().lake, experiment, expect):
@@ -239,9 +246,9 @@ def verify(
 @lineage_app.command()
 def openlineage(
     experiment: ExperimentName,
-    output: Annotated[Path, typer.Argument(help="File to write, one event a line; must not exist yet.")],
+    output: Annotated[Path, typer.Argument(help="File to write, one event per line; must not exist yet.")],
 ) -> None:
-    """Write OpenLineage run events of all that was made: datasets, schemas, column lineage, checks."""
+    """Write OpenLineage run events: datasets, schemas, column lineage, checks."""
     from selfimprove_dagster.lineage.openlineage import write_events
 
     written = write_events(Home.from_environment().lake, experiment, output)
@@ -250,11 +257,11 @@ def openlineage(
 
 @lineage_app.command()
 def descendants(
-    record: Annotated[str, typer.Argument(help="Id of a record, or the beginning of one.")],
+    record: Annotated[str, typer.Argument(help="Id of a record, or the start of one.")],
     every: Annotated[bool, typer.Option("--all", help="List every id.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a summary.")] = False,
 ) -> None:
-    """Print what came of a record: rows, datasets, checkpoints, and the iterations that drew from those."""
+    """Print the descendants of a record: rows, datasets, checkpoints, and later iterations."""
     from selfimprove_dagster.cli.answers import descent_summary
     from selfimprove_dagster.lineage.descend import descend
 
@@ -264,7 +271,7 @@ def descendants(
 
 @lineage_app.command()
 def index() -> None:
-    """Bring the index of lineage up to date now; otherwise the first question after a commit does."""
+    """Update the lineage index now; otherwise the first query after a commit updates it."""
     import time
 
     from selfimprove_dagster.lineage.walk import Lineage

@@ -1,4 +1,4 @@
-"""`selfimprove`: run experiments, look at what came of them, and ask where an example comes from."""
+"""`selfimprove`: run experiments, inspect their results, and trace where an example comes from."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.progress import duration
 
 app = typer.Typer(
-    help="Language models that improve themselves, every training example traceable.",
+    help="Train language models on their own data, with every training example traceable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
-seeds_app = typer.Typer(help="Questions to learn from.", no_args_is_help=True)
+seeds_app = typer.Typer(help="Import seeds: questions, tasks or texts.", no_args_is_help=True)
 
 
 app.add_typer(seeds_app, name="seeds")
@@ -47,19 +47,19 @@ app.add_typer(review_app, name="review")
 
 
 def main() -> None:
-    """The command line; an error that a person can act on is one line and exit code 1."""
-    # Torch and Great Expectations import a million objects that stay: at Python's own thresholds a quarter of
-    # that time goes into looking through them for garbage.
+    """Run the command line. An error that a person can fix is printed as one line, with exit code 1."""
+    # Importing Torch and Great Expectations creates a million permanent objects: with Python's default
+    # thresholds a quarter of that time is spent on garbage collection.
     gc.set_threshold(100_000, 20, 20)
     code = 1
 
     def leave() -> None:
-        """End here: Python would take those objects apart one by one, for seconds, before the memory goes."""
+        """Exit at once: Python would free those objects one by one, which takes seconds."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
-    # Registered first, it runs last: whatever else is to be done at exit has been done by then.
+    # Registered first, it runs last, after all other exit handlers.
     atexit.register(leave)
     try:
         app()
@@ -78,16 +78,17 @@ def run(
     experiment: ExperimentName,
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after this many more iterations; default: by the budget alone."),
+        typer.Option(min=1, help="Stop after this many more iterations; default: only by the budget."),
     ] = None,
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Only forecast tokens, time and disk, by a pilot or the last iteration."
+            "--estimate",
+            help="Only forecast tokens, time and disk, from a pilot or the latest iteration.",
         ),
     ] = False,
 ) -> None:
-    """Run iterations until a stop rule says why to stop. An interrupted run goes on where it was."""
+    """Run iterations until a stopping rule applies. Resumes an interrupted run."""
     from selfimprove_dagster import registry
     from selfimprove_dagster.runs import run_iteration
 
@@ -96,7 +97,11 @@ def run(
     settled = chain[0]
     for one in chain:
         of = f"{one.method} of " if len(chain) > 1 else ""
-        console.print(f"{of}experiment {one.name}, preset {one.preset}, which departs from the paper in that")
+        console.print(
+            f"{of}experiment {one.name} (preset {one.preset}). Differences of the preset from the paper, "
+            "unless the experiment's file overrides them:",
+            soft_wrap=True,
+        )
         for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
     if estimate:
@@ -117,7 +122,7 @@ def run(
         if problems:
             for problem in problems:
                 console.print(plain(problem), style="red", markup=False, soft_wrap=True)
-            console.print("What was committed is kept; mend the cause and run the same command again.")
+            console.print("Finished stages are saved. Fix the problem and run the same command to resume.")
             raise typer.Exit(1)
         done += step.method == settled.chain[-1]
     status(experiment)
@@ -148,10 +153,10 @@ def _show_estimate(home: Home, experiment: Experiment) -> None:
     console.print(table)
     most, total = forecast.iterations, forecast.total
     scratch = (
-        f"; training needs {forecast.scratch / 1e6:,.1f} MB more while it lasts" if forecast.scratch else ""
+        f"; training temporarily needs {forecast.scratch / 1e6:,.1f} MB more" if forecast.scratch else ""
     )
     console.print(
-        f"{forecast.limited_by} allows {most} more: up to {most * total.tokens.high:,.0f} tokens, "
+        f"{forecast.limited_by} allows {most} more iterations: up to {most * total.tokens.high:,.0f} tokens, "
         f"{duration(most * total.seconds.high)}, {most * total.bytes / 1e6:,.1f} MB of disk{scratch}",
         markup=False,
         soft_wrap=True,
@@ -164,10 +169,12 @@ def _show_estimate(home: Home, experiment: Experiment) -> None:
 def fields(
     method: Annotated[
         str | None,
-        typer.Argument(help="Its name, as in `method: lmsi`; default: that of files that name none."),
+        typer.Argument(
+            help="Name of a method, as in `method: lmsi`; default: the method of files that name none."
+        ),
     ] = None,
 ) -> None:
-    """List every field of a method's experiment file, its meaning, and what each preset puts there."""
+    """List every field of a method's experiment file, its meaning, and its value in each preset."""
     from selfimprove_dagster.home.files import describe_fields
 
     table = Table("field", "paper", "practical", "meaning")
@@ -178,7 +185,7 @@ def fields(
 
 @app.command()
 def status(experiment: ExperimentName) -> None:
-    """The table of an experiment's iterations, and what follows."""
+    """Print the table of an experiment's iterations, and what runs next."""
     from selfimprove_dagster.cli.status import print_status
 
     home = Home.from_environment()
@@ -187,14 +194,14 @@ def status(experiment: ExperimentName) -> None:
 
 @app.command()
 def compare(
-    experiments: Annotated[list[str], typer.Argument(help="Names of experiments, each with its file.")],
-    out: Annotated[Path | None, typer.Option(help="Write the table here too, as Markdown.")] = None,
+    experiments: Annotated[list[str], typer.Argument(help="Names of experiments.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the table to this file, as Markdown.")] = None,
 ) -> None:
-    """Lay experiments side by side: scores, cost, diversity, and what each dropped.
+    """Compare experiments: scores, cost, diversity, and drops per rule.
 
-    Held-out accuracy is that of the model an experiment began with and of its last champion, on its own exam.
-    Model time is that of drawing and scoring. `distinct` is the share of word 4-grams in what was trained on
-    that are not repeated.
+    Held-out accuracy is given for the initial model of each experiment and for its latest champion, on the
+    experiment's own evaluation set. Model time covers generation and scoring. `distinct` is the fraction of
+    distinct word 4-grams in the training text.
     """
     from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, summarise
 
@@ -215,10 +222,10 @@ def compare(
 def import_(
     experiment: ExperimentName,
     file: Annotated[
-        Path, typer.Argument(help="JSON Lines, JSON, CSV, Parquet, or text with one question a line.")
+        Path, typer.Argument(help="JSON Lines, JSON, CSV, Parquet, or text with one question per line.")
     ],
 ) -> None:
-    """Import questions or tasks: good lines become seeds, bad ones are listed with file, line and reason."""
+    """Import seeds. Valid lines become seeds; rejected ones are listed with file, line and reason."""
     from selfimprove_dagster.home.imports import import_file
 
     home = Home.from_environment()
@@ -238,10 +245,10 @@ def import_(
 def evaluate(
     experiment: ExperimentName,
     model: Annotated[
-        str | None, typer.Option(help="Model folder or hub name; default: the champion.")
+        str | None, typer.Option(help="Model folder or Hugging Face Hub name; default: the champion.")
     ] = None,
 ) -> None:
-    """Held-out accuracy of a model on an experiment's evaluation questions."""
+    """Measure a model on the evaluation set of an experiment."""
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
     from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.lake.taint import tainted_models
@@ -287,7 +294,7 @@ def export(
     experiment: ExperimentName,
     output: Annotated[Path, typer.Argument(help="Folder to write; must not exist yet.")],
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Which iteration; default: the last one.")
+        int | None, typer.Option(min=0, help="Index of the iteration; default: the latest.")
     ] = None,
     format: Annotated[
         str,
@@ -297,7 +304,7 @@ def export(
         ),
     ] = "huggingface",
 ) -> None:
-    """Write a filtered dataset for other tools to read."""
+    """Export a filtered dataset in a format that other tools read."""
     from selfimprove_dagster.export import export_dataset
 
     home = Home.from_environment()
@@ -312,10 +319,10 @@ PagesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the line
 def pages(
     port: PagesPort = 3001,
     dagster_url: Annotated[
-        str, typer.Option(envvar="SELFIMPROVE_DAGSTER_URL", help="Where links to Dagster lead.")
+        str, typer.Option(envvar="SELFIMPROVE_DAGSTER_URL", help="Base URL for links to Dagster.")
     ] = "http://127.0.0.1:3000",
 ) -> None:
-    """Show experiments, examples and their lineage in a browser, on this machine only, until Ctrl-C."""
+    """Serve the lineage pages on this machine only, until Ctrl-C."""
     from selfimprove_dagster.explorer.server import LOCAL, review_address, serve_pages
 
     token, review = review_address(port)
@@ -328,7 +335,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster.")] = 3000,
     pages_port: PagesPort = 3001,
 ) -> None:
-    """Start Dagster and the lineage pages, on this machine only, until Ctrl-C or until either ends."""
+    """Start Dagster and the lineage pages on this machine only, until Ctrl-C or until one of them exits."""
     from selfimprove_dagster.explorer.server import (
         LOCAL,
         dagster_command,

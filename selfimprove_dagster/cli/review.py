@@ -1,6 +1,6 @@
-"""`selfimprove review …`: what people are asked, and what they say.
+"""`selfimprove review …`: exports review queues and imports labels.
 
-What a command needs is imported when it runs, so that `--help` stays quick.
+Each command imports what it needs when it runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from selfimprove_dagster.cli.console import ExperimentName, console
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.text import plain
 
-review_app = typer.Typer(
-    help="What a model or a vote is least certain of, for people to judge.", no_args_is_help=True
-)
+review_app = typer.Typer(help="Label the least certain decisions by hand.", no_args_is_help=True)
 
 
-Iteration = Annotated[int | None, typer.Option(min=0, help="Which iteration; default: the last one.")]
+Iteration = Annotated[int | None, typer.Option(min=0, help="Index of the iteration; default: the latest.")]
 
 
 Count = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Items in the queue; default: as many as the experiment's own queue has, or 50."
+        min=1, help="Number of items in the queue; default: the size of the experiment's own queue, or 50."
     ),
 ]
 
@@ -37,7 +35,7 @@ def export_(
     iteration: Iteration = None,
     count: Count = None,
 ) -> None:
-    """Write the queue, the least certain first, for people to fill in `label`: a, b, both or neither."""
+    """Write the queue, least certain items first. Fill in `label` with a, b, both or neither."""
     from selfimprove_dagster.review.files import export_queue
 
     home = Home.from_environment()
@@ -50,9 +48,9 @@ def export_(
 def import_(
     experiment: ExperimentName,
     file: Annotated[Path, typer.Argument(help="A filled review.csv or review.jsonl.")],
-    by: Annotated[str, typer.Option(help="Who reviewed, where a line does not say it in `by`.")] = "",
+    by: Annotated[str, typer.Option(help="Name of the reviewer for lines with an empty `by`.")] = "",
 ) -> None:
-    """Store labels: good lines are kept, bad ones are listed with file, line and reason."""
+    """Import labels. Valid lines are stored; rejected ones are listed with file, line and reason."""
     from selfimprove_dagster.review.files import import_reviews
 
     home = Home.from_environment()
@@ -68,13 +66,13 @@ def import_(
 
 @review_app.command()
 def status(experiment: ExperimentName, iteration: Iteration = None, count: Count = None) -> None:
-    """How many items wait, who reviewed how many, and how often people agree with who judged."""
+    """Print how many items wait, how many each reviewer labelled, and how often they agree with the model."""
     from selfimprove_dagster.review.queue import review_status
 
     home = Home.from_environment()
     found = review_status(home.lake, home.experiment(experiment).name, iteration, count)
     console.print(
-        f"iteration {found.iteration}: {found.waiting:,} of {found.queued:,} items wait; "
+        f"iteration {found.iteration}: {found.waiting:,} of {found.queued:,} items are waiting; "
         f"{found.reviewed:,} reviewed in all iterations"
     )
     for name, number in found.by:
@@ -82,7 +80,7 @@ def status(experiment: ExperimentName, iteration: Iteration = None, count: Count
     for table, agreement in found.agreement.items():
         console.print(f"agreement with {table}: {agreement} of {agreement.total:,} labels", markup=False)
     if found.option_a.total:
-        console.print(f"preferred what was shown as A: {found.option_a}", markup=False)
+        console.print(f"share of labels for the option shown as A: {found.option_a}", markup=False)
 
 
 @review_app.command()
@@ -90,7 +88,7 @@ def comparisons(
     experiment: ExperimentName,
     file: Annotated[Path, typer.Argument(help="JSON Lines to write; must not exist yet.")],
 ) -> None:
-    """Write the pairs that people decided, for `seeds.file` of an rlhf experiment."""
+    """Write the labelled pairs, for `seeds.file` of an rlhf experiment."""
     from selfimprove_dagster.review.files import write_comparisons
 
     home = Home.from_environment()

@@ -1,4 +1,4 @@
-"""What `revoke`, `revocations` and `verify` print. Text from files and models is shown inert."""
+"""Print the output of `revoke`, `revocations` and `verify`. Control characters in texts are escaped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LISTED = 50
 
 
 def user() -> str:
-    """The user of the operating system, for lack of a better name."""
+    """Return the name of the current user of the operating system, or "unknown"."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -31,16 +31,16 @@ def user() -> str:
 
 
 def show(console: Console, home: Home, settled: Plan) -> None:
-    """What falls, by table and iteration; the tainted checkpoints; the champion before and after."""
+    """Print the revoked rows by table and iteration, the tainted checkpoints, and the change of champion."""
     revocation = settled.revocation
     if settled.known:
-        console.print(f"It stands as {_line(revocation)}", markup=False)
-    table = Table(title=f"What falls with the {revocation.kind} {plain(revocation.value, 80)}")
+        console.print(f"Already revoked by {_line(revocation)}", markup=False)
+    table = Table(title=f"Rows revoked with the {revocation.kind} {plain(revocation.value, 80)}")
     for heading in ("table", "iteration", "rows"):
         table.add_column(heading, justify="left" if heading == "table" else "right")
     for name, iteration, rows in settled.counts.iter_rows():
         table.add_row(name, "–" if iteration < 0 else str(iteration), f"{rows:,}")
-    table.add_row("in all", "", f"{len(settled.fallen):,}")
+    table.add_row("total", "", f"{len(settled.fallen):,}")
     console.print(table)
     for name in settled.fallen["experiment"].unique().sort():
         for model, reason in settled.tainted.get(name, {}).items():
@@ -58,16 +58,16 @@ def show(console: Console, home: Home, settled: Plan) -> None:
 
 
 def show_revoked(console: Console, settled: Plan) -> None:
-    """That it is done, and how it is undone."""
+    """Print that the revocation is in force, and how to lift it."""
     console.print(
-        f"{len(settled.fallen):,} rows are withdrawn by {settled.revocation.id}; "
+        f"{len(settled.fallen):,} rows are revoked by {settled.revocation.id}; "
         "`selfimprove lineage restore` brings them back",
         markup=False,
     )
 
 
 def table_of(revocations: Iterable[Revocation]) -> Table:
-    """One row a revocation, oldest first."""
+    """Return a table with one row per revocation, oldest first."""
     table = Table()
     for heading in ("revocation", "what", "experiment", "by", "why", "when", "rows", "since"):
         table.add_column(heading)
@@ -80,31 +80,31 @@ def table_of(revocations: Iterable[Revocation]) -> Table:
             plain(one.by, 40),
             plain(one.why, 120),
             one.at,
-            f"{sum(fallen.values()):,}" if "applied" in one.events else "unfinished: run it again",
+            f"{sum(fallen.values()):,}" if "applied" in one.events else "unfinished: run the command again",
             _since(one),
         )
     return table
 
 
 def purge_and_verify(console: Console, lake: Lake, revocation: Revocation) -> None:
-    """Purge, then say what was removed, where its words still stand, and what no purge reaches."""
+    """Purge, then print what was removed, where the text still occurs, and what a purge cannot reach."""
     purged = purge(lake, revocation)
-    removed = ", ".join(f"{rows:,} of {table}" for table, rows in purged.rows.items()) or "none was left"
+    removed = ", ".join(f"{rows:,} of {table}" for table, rows in purged.rows.items()) or "none left"
     console.print(f"rows removed from the disk: {removed}; unfinished files removed: {purged.leftovers}")
-    where = f"{purged.texts:,} texts were looked for in every column of the lake: "
+    where = f"{purged.texts:,} texts were searched for in every column of the lake: "
     if not purged.remainders:
-        console.print(where + "none is found")
+        console.print(where + "none was found")
     for left in purged.remainders:
-        found = f"{left.rows:,} rows of {left.table} that do not descend from them hold such words"
+        found = f"{left.rows:,} rows of {left.table} that are not descendants contain such text"
         console.print(f"{where}{found} in {left.column}, the first {left.example}", markup=False)
     verify_and_show(console, lake, None, None)
-    console.print("Beyond the reach of a purge:")
+    console.print("A purge cannot reach:")
     for place in OUT_OF_REACH:
         console.print(f"  - {place}")
 
 
 def verify_and_show(console: Console, lake: Lake, experiment: str | None, expect: str | None) -> bool:
-    """Verify with a bar and print the report; returns whether nothing was found."""
+    """Verify with a progress bar and print the report; return whether there are no findings."""
     total = sum(manifest.rows for manifest in lake.manifests(experiment=experiment or "*"))
     with ProgressReport("verify", total, "rows", lambda line: None) as progress:
         report = verify(lake, experiment, expect, progress.advance)
@@ -117,7 +117,7 @@ def verify_and_show(console: Console, lake: Lake, experiment: str | None, expect
     console.print(
         f"{report.rows:,} rows in {report.files:,} files of {report.partitions:,} partitions, "
         f"{report.rows / max(report.seconds, 1e-9):,.0f} rows/s: "
-        + (f"{len(report.findings):,} findings" if report.findings else "all is as it was committed")
+        + (f"{len(report.findings):,} findings" if report.findings else "no findings")
     )
     console.print(f"digest {report.digest}")
     return not report.findings
@@ -130,7 +130,7 @@ def _line(revocation: Revocation) -> str:
 def _since(revocation: Revocation) -> str:
     for event, word in (("lifted", "restored"), ("purged", "purged"), ("purging", "purge unfinished")):
         if event in revocation.events:
-            told = revocation.events[event]
-            by = f" by {plain(told['by'], 40)}: {plain(told['why'], 120)}" if "by" in told else ""
+            recorded = revocation.events[event]
+            by = f" by {plain(recorded['by'], 40)}: {plain(recorded['why'], 120)}" if "by" in recorded else ""
             return word + by
     return "in force"

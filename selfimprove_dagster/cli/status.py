@@ -1,4 +1,4 @@
-"""The results of an experiment as tables in the terminal."""
+"""Print the results of an experiment as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfimprove_dagster.text import plain
 
 
 def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
-    """A table of iterations for each method of an experiment, what is wrong with them, and what follows."""
+    """Print a table of iterations for each method of an experiment, their problems, and what runs next."""
     for settled in chain:
         rows, method = results(lake, settled), registry.method(settled.method)
         console.print(_table(settled, rows))
@@ -33,7 +33,7 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
             if row.reason:
                 console.print(f"iteration {row.iteration}: {plain(row.reason)}", markup=False, soft_wrap=True)
         for gate in (gate for row in rows for gate in row.closed_gates):
-            console.print(f"closed gate: {plain(gate)}", style="red", markup=False)
+            console.print(f"blocked by a check: {plain(gate)}", style="red", markup=False)
     step = decide_next(lake, chain[0])
     can_follow = "" if isinstance(step, Stop) else " can follow"
     console.print(f"next: {step.in_words}{can_follow}", markup=False)

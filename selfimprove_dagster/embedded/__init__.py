@@ -1,11 +1,11 @@
-"""The embedded base model: a small language model of the project's own, its recipe and its pools."""
+"""Locate the embedded base models, which are small language models of this project, and their data pools."""
 
 import hashlib
 from pathlib import Path
 
 
 def question_hash(text: str) -> int:
-    """Unsigned 64-bit blake2b of the lower-cased question with runs of white space made one space."""
+    """Return the unsigned 64-bit blake2b of the lower-cased question with collapsed white space."""
     normalised = " ".join(text.lower().split())
     return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "big")
 
@@ -18,23 +18,23 @@ BASE_MODEL = _HERE / "base"
 
 
 SEEDS = _HERE / "pools" / "seeds.jsonl"
-"""Unlabelled questions, `{"question"}` a line."""
+"""Unlabelled questions, one `{"question"}` per line."""
 
 
 EVALUATION = _HERE / "pools" / "evaluation.jsonl"
-"""Held-out questions, `{"question", "answer", "difficulty"}` a line."""
+"""Held-out questions, one `{"question", "answer", "difficulty"}` per line."""
 
 
 DEMONSTRATIONS = _HERE / "pools" / "demonstrations.jsonl"
-"""Worked examples for few-shot prompts, `{"question", "reasoning", "answer"}` a line."""
+"""Worked examples for few-shot prompts, one `{"question", "reasoning", "answer"}` per line."""
 
 
 PRETRAINING_QUESTIONS = _HERE / "pools" / "pretraining_questions.parquet"
-"""`question_hash` of every question the base model was trained on."""
+"""The `question_hash` of every question that the base model was trained on."""
 
 
 TASK_MODEL = _HERE / "task_base"
-"""The same kind of model for a world of small tasks."""
+"""A model of the same kind for a world of small tasks."""
 
 
 TASK_SEEDS = _HERE / "pools" / "task_seeds.jsonl"
@@ -42,43 +42,43 @@ TASK_SEEDS = _HERE / "pools" / "task_seeds.jsonl"
 
 
 TASK_EVALUATION = _HERE / "pools" / "task_evaluation.jsonl"
-"""Held-out tasks, `{"instruction", "input", "output", "family"}` a line."""
+"""Held-out tasks, one `{"instruction", "input", "output", "family"}` per line."""
 
 
 UNNATURAL_SEEDS = _HERE / "pools" / "unnatural_seeds.jsonl"
-"""Seeds of Unnatural Instructions, `{"instruction", "input", "constraints", "output"}` a line."""
+"""Seeds of Unnatural Instructions, one `{"instruction", "input", "constraints", "output"}` per line."""
 
 
 TOOL_MODEL = _HERE / "tool_base"
-"""The same kind of model for texts in which calls of tools help."""
+"""A model of the same kind for texts in which tool calls help."""
 
 
 TOOL_TEXTS = _HERE / "pools" / "tool_texts.jsonl"
-"""Plain texts of that world, `{"text", "date", "source"}` a line."""
+"""Plain texts of that world, one `{"text", "date", "source"}` per line."""
 
 
 TOOL_EVALUATION = _HERE / "pools" / "tool_evaluation.jsonl"
-"""Held-out beginnings, `{"prompt", "answer", "date", "kind"}` a line."""
+"""Held-out prefixes, one `{"prompt", "answer", "date", "kind"}` per line."""
 
 
 TOOL_PLAIN = _HERE / "pools" / "tool_plain.jsonl"
-"""Held-out plain texts, `{"text", "date"}` a line."""
+"""Held-out plain texts, one `{"text", "date"}` per line."""
 
 
 DIALOGUE_MODEL = _HERE / "dialogue_base"
-"""The same kind of model for dialogues, their critiques, revisions and comparisons."""
+"""A model of the same kind for dialogues, their critiques, revisions and comparisons."""
 
 
 DIALOGUE_PROMPTS = _HERE / "pools" / "dialogue_prompts.jsonl"
-"""Prompts of that world, `{"prompt", "kind"}` a line, helpful ones with a `response` written by people."""
+"""Prompts of that world, one `{"prompt", "kind"}` per line, helpful ones with a `response` written by people."""
 
 
 DIALOGUE_COMPARISONS = _HERE / "pools" / "dialogue_comparisons.jsonl"
-"""Comparisons made by people, `{"prompt", "chosen", "rejected"}` a line."""
+"""Human comparisons, one `{"prompt", "chosen", "rejected"}` per line."""
 
 
 DIALOGUE_EVALUATION = _HERE / "pools" / "dialogue_evaluation.jsonl"
-"""Held-out prompts, `{"prompt", "kind", "wanted", "unwanted"}` a line (see `dialogue_truth.judge`)."""
+"""Held-out prompts, one `{"prompt", "kind", "wanted", "unwanted"}` per line (see `dialogue_truth.judge`)."""
 
 
 __all__ = [

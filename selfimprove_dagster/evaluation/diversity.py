@@ -1,4 +1,4 @@
-"""How varied texts are."""
+"""Measure the diversity of texts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 
 def distinct_ngram_share(texts: Iterable[str], n: int = 4) -> float:
-    """Distinct word n-grams over all word n-grams of the texts, 1 when none repeats (Li et al., 1510.03055).
+    """Return the share of distinct word n-grams among all word n-grams of the texts (Li et al., 1510.03055).
 
-    Falling from iteration to iteration, it shows a model that narrows. 1.0 when there is no n-gram at all.
+    It is 1 if none repeats or there are none. A decrease over iterations indicates that the model loses
+    diversity.
     """
     seen: set[tuple[str, ...]] = set()
     total = 0

@@ -1,6 +1,6 @@
-"""The exam: held-out questions, what two models answer to them, and their accuracy, also by difficulty.
+"""Run the exam: two models answer held-out questions; compute their accuracy, also by difficulty.
 
-Here, and nowhere else, are true answers read.
+True answers are read only here.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from selfimprove_dagster.work.progress import ProgressReport
 E = TypeVar("E", bound=Experiment)
 
 OpenModel = Callable[[str], AbstractContextManager[LanguageModel]]
-"""Opens the model of a path or hub name."""
+"""Opens the model of a path or Hub name."""
 
 PART_PATHS = 1024
-"""Paths a shard of an exam, at most: what a killed run loses. The answers do not depend on it."""
+"""Maximum number of paths per shard, i.e. what a killed run loses. The answers do not depend on it."""
 
 
 @dataclass(frozen=True)
 class OpenedExam:
-    """An exam, the partitions that it was made from, and the lines of its file that could not be read."""
+    """An exam, the partitions that it was made from, and the rejected lines of its file."""
 
     exam: Exam
     inputs: list[Manifest]
@@ -46,7 +46,7 @@ class OpenedExam:
 
 @dataclass(frozen=True)
 class Part:
-    """Some of an exam's questions, asked in one mode or all its steps (`revision`: `revision_1`, …)."""
+    """Some questions of an exam in one mode, with all steps of the mode (`revision`: `revision_1`, …)."""
 
     mode: str
     questions: Sequence[Question]
@@ -55,10 +55,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Exams(Generic[E]):
-    """How a method examines a model.
+    """The way in which a method evaluates a model.
 
-    `open` takes the `home.home.Home`, the experiment, what opens the models that tools ask, and the iteration whose
-    models sit the exam (None outside of any). `held_out` reads what an experiment holds out, without reading the lake.
+    `open` takes the `home.home.Home`, the experiment, a function that opens the models behind tools, and the
+    iteration of the evaluated models (None outside of iterations). `held_out` returns what an experiment
+    holds out, without reading the lake.
     """
 
     open: Callable[[Any, E, OpenModel, int | None], OpenedExam]
@@ -66,35 +67,35 @@ class Exams(Generic[E]):
 
 
 class Exam(ABC):
-    """Held-out questions and how they are put to a model."""
+    """Held-out questions and how a model is asked."""
 
     experiment: Experiment
 
     @property
     @abstractmethod
     def parts(self) -> list[Part]:
-        """The whole exam, mode by mode, in the order in which it is sat."""
+        """Return all parts of the exam, mode by mode, in the order in which they run."""
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """All that shapes the answers besides the model."""
+        """Return everything that affects the answers, other than the model."""
 
     @abstractmethod
     def sit_part(
         self, model: LanguageModel, part: Part, progress: Progress | None = None
     ) -> list[dict[str, Any]]:
-        """The rows of `sit` that belong to one of the `parts`."""
+        """Return the rows of `sit` for one of the `parts`."""
 
     @property
     def paths(self) -> int:
-        """How many paths one model has to draw."""
+        """Return the number of paths that one model has to generate."""
         return sum(part.paths for part in self.parts)
 
     def sit(self, model: LanguageModel, progress: Progress | None = None) -> list[dict[str, Any]]:
-        """The model's answer to each question in each mode, compared with the true one.
+        """Return the model's answer to each question in each mode, compared with the true answer.
 
-        Rows have `predicted` (None where there is no answer), `text` (the greedy path, None for a vote) and
+        Rows have `predicted` (None without an answer), `text` (the greedy path, None for a vote) and
         `correct`.
         """
         return [row for part in self.parts for row in self.sit_part(model, part, progress)]
@@ -102,7 +103,7 @@ class Exam(ABC):
     def remembered(
         self, lake: Lake, schema: Table, before: int, model_id: str
     ) -> list[dict[str, Any]] | None:
-        """The rows of `sit` from an earlier iteration in which that model sat this very exam, else None."""
+        """Return the rows of `sit` if the model took the same exam in an earlier iteration, else None."""
         for manifest in reversed(lake.manifests(schema.name, self.experiment.name)):
             same_exam = manifest.activity.parameters["exam"] == self.parameters
             if manifest.iteration < before and same_exam:
@@ -116,7 +117,7 @@ class Exam(ABC):
 
 @dataclass(frozen=True)
 class Examinee:
-    """A model that sits the exam as champion or challenger."""
+    """A model that takes the exam as champion or challenger."""
 
     role: str
     model_id: str
@@ -133,10 +134,10 @@ def examine(
     log: Callable[[str], None],
     allowance: Allowance = UNLIMITED,
 ) -> Spent:
-    """Write every examinee's answers, a shard a part of the exam; returns what all shards took.
+    """Write the answers of every model, one shard per part of the exam, and return the use of all shards.
 
-    Shards that an earlier attempt left are not sat again, and nothing is by a model of which `remembered`
-    (asked by model id) has the rows. Raises BudgetSpent before a shard that `allowance` has nothing for.
+    Shards of an earlier attempt are reused, and so are rows that `remembered` returns for a model id. Raises
+    BudgetSpent before a shard that exceeds `allowance`.
     """
     parts, done, spent = exam.parts, writer.committed_shards, writer.spent
     finished = sum(parts[shard % len(parts)].paths for shard in done)
@@ -187,20 +188,20 @@ def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]
 
 
 def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
-    """Accuracy of the champion or the challenger over the rows of an evaluation table."""
+    """Return the accuracy of the champion or the challenger over the rows of an evaluation table."""
     correct = rows.filter(role=role, mode=mode)["correct"]
     return Accuracy(int(correct.sum()), len(correct))
 
 
 def accuracy_by_difficulty(rows: pl.DataFrame, role: str, mode: str = "greedy") -> dict[str, Accuracy]:
-    """Accuracy by difficulty, in order."""
+    """Return the accuracy by difficulty, in order."""
     chosen = rows.filter(role=role, mode=mode).drop_nulls("difficulty")
     counts = chosen.group_by("difficulty").agg(pl.col("correct").sum(), pl.len()).sort("difficulty")
     return {row["difficulty"]: Accuracy(row["correct"], row["len"]) for row in counts.iter_rows(named=True)}
 
 
 def compare(rows: pl.DataFrame, mode: str = "greedy") -> PairedComparison:
-    """The challenger against the champion on the same questions."""
+    """Compare the challenger with the champion on the same questions."""
     keys = ["source_file", "source_line"]
     before = rows.filter(role="champion", mode=mode).select(*keys, "correct")
     after = rows.filter(role="challenger", mode=mode).select(*keys, pl.col("correct").alias("then"))
@@ -209,7 +210,7 @@ def compare(rows: pl.DataFrame, mode: str = "greedy") -> PairedComparison:
 
 
 def compare_rewards(rows: pl.DataFrame, mode: str = "greedy") -> MeanChange | None:
-    """How the reward of the responses changed; None where the exam has no reward."""
+    """Return the change of the reward of the responses; None if the exam has no reward."""
     if "reward" not in rows.columns:
         return None
     keys = ["source_file", "source_line"]
@@ -221,7 +222,7 @@ def compare_rewards(rows: pl.DataFrame, mode: str = "greedy") -> MeanChange | No
 
 
 def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:
-    """Mode, difficulty (or `all`) and accuracy of what `Exam.sit` gave; nothing when it gave nothing."""
+    """Yield mode, difficulty (or `all`) and accuracy of the rows of `Exam.sit`."""
     if not rows:
         return
     frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(role=pl.lit("model"))

@@ -1,4 +1,4 @@
-"""Intervals and tests for accuracies: what was measured, and how sure one can be."""
+"""Compute intervals and tests for accuracies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Correct out of all, with its 95% interval."""
+    """A share of correct answers, with its 95% interval."""
 
     correct: int
     total: int
@@ -23,10 +23,10 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The Wilson score interval (Wilson 1927); (0, 1) where nothing was measured."""
+        """Return the Wilson score interval (Wilson 1927); (0, 1) if nothing was measured."""
         if not self.total:
             return 0.0, 1.0
-        from scipy.stats import binomtest  # takes more than a second to load
+        from scipy.stats import binomtest  # importing it takes more than a second
 
         found = binomtest(self.correct, self.total).proportion_ci(method="wilson")
         return float(found.low), float(found.high)
@@ -38,7 +38,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two models on the same questions: what the second gained and lost against the first."""
+    """A comparison of two models on the same questions: questions that the second gained and lost."""
 
     questions: int
     gained: int
@@ -46,7 +46,7 @@ class PairedComparison:
 
     @classmethod
     def of(cls, before: Sequence[bool], after: Sequence[bool]) -> PairedComparison:
-        """From the correctness of each question, in the same order."""
+        """Compare the correctness of each question, in the same order."""
         pairs = list(zip(before, after, strict=True))
         return cls(
             questions=len(pairs),
@@ -56,12 +56,12 @@ class PairedComparison:
 
     @property
     def difference(self) -> float:
-        """Accuracy after minus accuracy before."""
+        """Return the accuracy after minus the accuracy before."""
         return (self.gained - self.lost) / self.questions if self.questions else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the difference: the adjusted Wald interval of Bonett and Price (2012)."""
+        """Return the 95% interval of the difference (the adjusted Wald interval, Bonett and Price 2012)."""
         n = self.questions + 2
         gained, lost = (self.gained + 1) / n, (self.lost + 1) / n
         half = Z95 * sqrt((gained + lost - (gained - lost) ** 2) / n)
@@ -69,9 +69,9 @@ class PairedComparison:
 
     @property
     def p_worse(self) -> float:
-        """One-sided exact McNemar test: how probable so many losses are if the second were as good.
+        """Return the p-value of the one-sided exact McNemar test that the second model is worse.
 
-        1 where no question was gained or lost.
+        It is the probability of this many losses or more if both are equally good; 1 if no question changed.
         """
         changed = self.gained + self.lost
         if not changed:
@@ -83,7 +83,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class MeanChange:
-    """How a number changed from one model to another on the same questions, with its 95% interval."""
+    """The mean change of a number between two models on the same questions, with its 95% interval."""
 
     questions: int
     mean: float
@@ -91,7 +91,7 @@ class MeanChange:
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float]) -> MeanChange | None:
-        """The mean of the differences with its normal interval; None for fewer than two questions."""
+        """Return the mean of the differences with its normal interval; None for fewer than two questions."""
         changes = [new - old for old, new in zip(before, after, strict=True)]
         if len(changes) < 2:
             return None
@@ -101,8 +101,9 @@ class MeanChange:
 
 @dataclass(frozen=True)
 class PairedShares:
-    """Two shares from 0 to 1 of each question, such as how many of its samples are right: their means, and
-    the mean difference with its 95% interval.
+    """Two shares from 0 to 1 per question, such as the share of correct samples.
+
+    It gives their means, and the mean difference with its 95% interval.
     """
 
     questions: int
@@ -113,20 +114,22 @@ class PairedShares:
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float]) -> PairedShares:
-        """From both shares of each question, in the same order."""
+        """Compare both shares of each question, in the same order."""
         changes = [new - old for old, new in zip(before, after, strict=True)]
         old, new = (fmean(shares) if shares else float("nan") for shares in (before, after))
         return cls(len(changes), old, new, sum(change * change for change in changes))
 
     @property
     def difference(self) -> float:
-        """The second minus the first."""
+        """Return the second mean minus the first."""
         return self.after - self.before if self.questions else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the difference: that of `PairedComparison`, which adds a question gained and one
-        lost, for differences that may lie in between; the same where every share is 0 or 1.
+        """Return the 95% interval of the difference.
+
+        It generalises the interval of `PairedComparison`, which adds one gained and one lost question, to
+        fractional differences. Both are equal if every share is 0 or 1.
         """
         n = self.questions + 2
         mean = self.difference * self.questions / n

@@ -1,4 +1,4 @@
-"""What a method declares of its results, besides the rows that are counted and the accuracy of its models."""
+"""Define what a method declares about its results, besides row counts and the accuracy of its models."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 
 Stages = Mapping[str, Manifest]
-"""The committed tables of one iteration, by stage."""
+"""Maps a stage to its committed table, for one iteration."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """How what a method improves changed: its measure before and after, from 0 to 1.
+    """The change of the measure that a method improves: its value before and after, from 0 to 1.
 
-    `difference` is on the same questions, with the bounds of its 95% interval. `way` names what is measured after,
-    where there are several.
+    `difference` is computed on the same questions, with the bounds of its 95% interval. `way` names the
+    strategy that is measured after, if there are several.
     """
 
     before: float | None = None
@@ -28,11 +28,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Results:
-    """Facts of iterations that only the method can read.
+    """Facts about iterations that only the method can compute.
 
-    `columns` gives further cells of the results table by heading, in words, and `about` says what they mean. `reason`
-    says what came out of an iteration in which nothing is promoted. `change` compares, over the tables of all
-    iterations by stage. What is left out is generic.
+    `columns` returns further cells of the results table by heading, as text, and `about` explains them.
+    `reason` describes the outcome of an iteration without promotion. `change` compares over the tables of all
+    iterations, by stage. Missing functions have generic defaults.
     """
 
     columns: Callable[[Lake, Stages], Mapping[str, str]] = lambda lake, stages: {}

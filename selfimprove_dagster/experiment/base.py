@@ -1,4 +1,4 @@
-"""What an experiment of any method is: its settings, every one of them settled."""
+"""Define the settings of an experiment of any method."""
 
 from __future__ import annotations
 
@@ -22,73 +22,76 @@ class Experiment(Section):
     """The settings that every method has."""
 
     scores: ClassVar[bool] = False
-    """Whether the generator is asked for log-probabilities of given texts, which not every server gives."""
+    """Whether the method needs log-probabilities of given texts, which not every server returns."""
     ends_with: ClassVar[str] = "promotion"
-    """The stage with which an iteration is finished."""
+    """The last stage of an iteration."""
     measured_in: ClassVar[str | None] = None
-    """The field that names another experiment, whose champion is measured in place of `model.path`."""
+    """The field that names another experiment whose champion is measured instead of `model.path`."""
 
     name: str = Field(
-        pattern=NAME_PATTERN, description="small letters, digits, underscores; equals the file name"
+        pattern=NAME_PATTERN, description="lower-case letters, digits, underscores; equal to the file name"
     )
-    description: str = Field("", description="one line for people")
-    preset: Literal["paper", "practical"] = Field("practical", description="where left-out fields come from")
+    description: str = Field("", description="one-line description")
+    preset: Literal["paper", "practical"] = Field(
+        "practical", description="source of the values of missing fields"
+    )
     method: str = Field(description="the self-improvement method")
     methods: tuple[str, ...] = Field(
-        (), description="several methods, which take turns in each iteration on the same line of champions"
+        (), description="several methods that take turns in each iteration on one line of champions"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="from which every random choice follows")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random choice")
     model: ModelSection
     budget: BudgetSection = BudgetSection()
     loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
 
     @property
     def drawn_by(self) -> Literal["base", "champion"]:
-        """The model that an iteration generates with, as the section of its generator says."""
+        """Return the model that an iteration generates with, from the section of its generator."""
         sections = (getattr(self, name) for name in type(self).model_fields)
         return next((one.drawn_by for one in sections if isinstance(one, GeneratorSection)), "champion")
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The methods of the experiment in the order in which an iteration runs them."""
+        """Return the methods of the experiment in the order in which an iteration runs them."""
         return self.methods or (self.method,)
 
     @property
     def taught_by(self) -> str | None:
-        """The experiment whose preferences are the seeds of this one, if they come of one."""
+        """Return the experiment whose preferences are the seeds of this one, if any."""
         return None
 
     @property
     def turn_name(self) -> str:
-        """The name by which commands and pages know it: in a chain with the method, `<name>.<method>`."""
+        """Return the name in commands and pages: in a chain with the method, `<name>.<method>`."""
         return f"{self.name}.{self.method}" if len(self.chain) > 1 else self.name
 
     @property
     def decided_in(self) -> str:
-        """The mode of the exam by which a checkpoint is compared with the champion."""
+        """Return the mode of the exam in which a checkpoint is compared with the champion."""
         return "greedy"
 
     @property
     def measures(self) -> str | None:
-        """The experiment whose champion this one measures; None for one that has its own."""
+        """Return the experiment whose champion this one measures; None if it has its own."""
         return getattr(self, self.measured_in) if self.measured_in else None
 
     @classmethod
     def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """What an experiment file in `folder` gives, made ready to be validated.
+        """Prepare the values of an experiment file in `folder` for validation.
 
-        Variables are expanded before, relative paths and the word `embedded` settled after. A method overrides
-        this for what the marks on its fields cannot say. The values are a copy, and may be wrong in any way.
+        Variables are expanded before, and relative paths and the word `embedded` are resolved after. A method
+        overrides this for what the marks on its fields cannot express. The values are a copy, and may be
+        wrong in any way.
         """
         return values
 
     def partition_key(self, iteration: int) -> str:
-        """Dagster's key for one iteration, `<name>-<NNN>`."""
+        """Return Dagster's partition key for an iteration, `<name>-<NNN>`."""
         return f"{self.name}-{iteration:03d}"
 
 
 class SeededExperiment(Experiment):
-    """The settings of a method that begins with a file of seeds."""
+    """The settings of a method that starts with a file of seeds."""
 
     seeds: Section
 

@@ -1,4 +1,4 @@
-"""A preset: the values of the fields that an experiment file leaves out."""
+"""Define presets: the values of the fields that an experiment file leaves out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Values for fields that a file leaves out, and how they depart from the paper."""
+    """Values for fields that a file leaves out, and their differences from the paper."""
 
     values: Mapping[str, Any]
     deviations: tuple[str, ...]

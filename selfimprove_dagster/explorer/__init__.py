@@ -1,7 +1,7 @@
-"""The lineage pages: any experiment, iteration, example or other record, readable in a browser.
+"""Serve the lineage pages, which show experiments, iterations, examples and other records in a browser.
 
-A method says in its `Pages` (`declare`) what its pages show; `funnel`, `curves` and `listings` have the parts that it
-is made of, and the defaults. `methods` looks up what is declared. `pages` has the routes; `views`, `tables`, `record`
-and `graph` gather what each page shows; `shown` makes text of models inert; `guard` protects every answer. The pages
-only read, except those of `review`, on which a person judges.
+A method declares in its `Pages` (`declare`) what its pages show. `funnel`, `curves` and `listings` define the
+parts and the defaults, and `methods` looks up the declarations. `pages` defines the routes. `views`,
+`tables`, `record` and `graph` collect the data of each page. `shown` escapes text from models, and `guard`
+protects every response. All pages are read-only, except those of `review`, on which people enter labels.
 """

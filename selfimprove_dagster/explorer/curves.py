@@ -1,4 +1,4 @@
-"""Curves of an experiment over its iterations, and of an iteration over steps, to be drawn and read."""
+"""Build charts: measures of an experiment by iteration, and of an iteration by training step."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.table import Row
 
 Chart = dict[str, Any]
-"""A chart: `id, title, about, percent, x, xlabel`, and `series` of `name, values, intervals`."""
+"""A chart has `id, title, about, percent, x, xlabel`, and `series` of `name, values, intervals`."""
 
 
 Measured = Mapping[str, Any]
-"""An iteration in the table of iterations: `result` (an `IterationResult`), `counts` by heading, and what the
-method's pages measure."""
+"""A row of the table of iterations has `result` (an `IterationResult`), `counts` by heading, and the measures
+that the method's pages define."""
 
 
 MODELS = {"champion": "champion", "challenger": "new checkpoint"}
-"""The two models of an iteration by their role, and what pages call them."""
+"""The two models of an iteration: role → label on pages."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One measure by iteration: its key in the rows, and the words above its chart."""
+    """A measure by iteration: its key in the rows, and the title and description of its chart."""
 
     key: str
     title: str
@@ -33,12 +33,12 @@ class Curve:
 
 
 def series(name: str, values: Sequence[float | None]) -> Row:
-    """A line through values; None leaves a gap."""
+    """Return a line through values; None leaves a gap."""
     return {"name": name, "values": list(values), "intervals": [None] * len(values)}
 
 
 def shares(name: str, measured: Sequence[Accuracy | None]) -> Row:
-    """A line through shares with their 95% intervals; one of nothing, or None, leaves a gap."""
+    """Return a line through shares with 95% intervals; None or a share of 0 items leaves a gap."""
     points = [one if one and one.total else None for one in measured]
     return {
         "name": name,
@@ -48,7 +48,7 @@ def shares(name: str, measured: Sequence[Accuracy | None]) -> Row:
 
 
 def curve(of: Curve, rows: Sequence[Measured], *more: Row) -> Chart:
-    """The chart of one measure; lines of `more` are drawn before it."""
+    """Return the chart of one measure; the lines in `more` are drawn before it."""
     return {
         "id": of.key,
         "title": of.title,
@@ -59,7 +59,7 @@ def curve(of: Curve, rows: Sequence[Measured], *more: Row) -> Chart:
 
 
 def by_role(of: Curve, rows: Sequence[Measured]) -> Chart:
-    """The chart of a measure of both models, which the rows hold by role: shares or plain numbers."""
+    """Return the chart of a measure of both models, stored by role in the rows: shares or plain numbers."""
     measured = {role: [row[of.key].get(role) for row in rows] for role in MODELS}
     draw = shares if of.percent else series
     return {
@@ -72,12 +72,15 @@ def by_role(of: Curve, rows: Sequence[Measured]) -> Chart:
 
 
 def held_out_accuracy(rows: Sequence[Measured], answers: str = "Greedy answers,") -> Chart:
-    """The chart of the accuracy that decides about promotion, of both models; `answers` says of what."""
+    """Return the chart of the accuracy that decides promotion, for both models.
+
+    `answers` describes the answers that were scored.
+    """
     return {
         "id": "accuracy",
         "title": "Held-out accuracy",
         "about": f"{answers} with 95% intervals. The champion is the model that the iteration "
-        "started from, the new checkpoint the one that it trained.",
+        "started from; the new checkpoint is the model that it trained.",
         "percent": True,
         "series": [
             shares(name, [getattr(row["result"], role) for row in rows]) for role, name in MODELS.items()
@@ -86,7 +89,7 @@ def held_out_accuracy(rows: Sequence[Measured], answers: str = "Greedy answers,"
 
 
 def default_charts(rows: Sequence[Measured]) -> list[Chart]:
-    """Held-out accuracy where it was measured, and each number that the table of iterations counts."""
+    """Return charts of the held-out accuracy, if measured, and of each count in the table of iterations."""
     measured = any(row["result"].champion or row["result"].challenger for row in rows)
     headings = dict.fromkeys(heading for row in rows for heading in row["counts"])
     return [

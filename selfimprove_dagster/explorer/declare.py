@@ -1,6 +1,6 @@
-"""What a method declares for its pages. Every part has a default that suits any method.
+"""Define what a method declares for its pages. Every part has a default that suits any method.
 
-Nothing here needs the web server: methods import this module when they are loaded.
+This module does not import the web server, because methods import it when they are loaded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from selfimprove_dagster.table import Row
 class Block:
     """A part of an iteration's page.
 
-    `template` is a Jinja file, which finds the result of `show` under the name `shown` and the address of the
-    iteration under `here`. `show` takes the committed tables by stage; where it returns None, nothing is shown.
+    `template` is a Jinja file. It receives the result of `show` as `shown` and the address of the iteration
+    as `here`. `show` takes the committed tables by stage; if it returns None, nothing is shown.
     """
 
     template: Path
@@ -32,7 +32,7 @@ class Block:
 
 @dataclass(frozen=True)
 class AboutRecord:
-    """A record whose page is asked for: its row, its ancestors, and the ids of revoked rows near to it."""
+    """A requested record: its row, its ancestors, and the ids of related rows that were revoked."""
 
     lake: Lake
     lineage: Lineage
@@ -44,9 +44,9 @@ class AboutRecord:
 
 @dataclass(frozen=True)
 class RecordBlock:
-    """A part of a record's page, as `Block`; its template also finds the record's `id`.
+    """A part of a record's page, like `Block`; its template also receives the record's `id`.
 
-    `shows_fates`: the part shows what became of each candidate, so that the page need not list them.
+    `shows_fates`: the part shows the outcome of each candidate, so the page does not list outcomes itself.
     """
 
     template: Path
@@ -58,12 +58,12 @@ class RecordBlock:
 class Pages:
     """The pages of a method.
 
-    `examples` lists the rows of the dataset. `dropped` lists what rules dropped, by the word under which it is
-    asked for; the first is shown by default. `more` are further lists, by the last part of their address.
-    `funnel` gives the steps from the first table to the dataset. `measure` gives figures of one iteration, and
-    `charts` makes charts of those of all iterations. `blocks` and `record` are parts of the pages of iterations
-    and records. `names` gives the words for rows in a graph that only another row knows. `follows_seed`: a
-    record's page shows what else descends from its seed.
+    `examples` lists the rows of the dataset. `dropped` lists dropped candidates by the value of the query
+    parameter `of`; the first list is the default. `more` holds further lists by the last part of their
+    address. `funnel` returns the steps from the first table to the dataset. `measure` returns measures of one
+    iteration, and `charts` builds charts from those of all iterations. `blocks` and `record` are parts of the
+    pages of iterations and records. `names` returns labels of graph nodes that are stored in another row.
+    `follows_seed`: a record's page also shows the other descendants of its seed.
     """
 
     examples: Listing | None = None

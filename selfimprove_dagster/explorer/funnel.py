@@ -1,4 +1,4 @@
-"""The funnel of one iteration: how many rows are left after each step, and where the dropped ones are listed."""
+"""Build the funnel of one iteration: rows left after each step, with links to the dropped rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from selfimprove_dagster.table import Table, is_decisions, is_measured
 from selfimprove_dagster.text import plural
 
 Stages = Mapping[str, Manifest]
-"""The committed tables of one iteration of one method, by stage."""
+"""Maps a stage to its committed table, for one iteration of one method."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: how many rows are left, how many were dropped on the way (None: nothing can be dropped).
+    """A step: the number of rows left and the number dropped (None: this step cannot drop rows).
 
-    `link` is where the dropped rows are listed, relative to the iteration's page. `share` is a share of 1, or
-    None where the rows are not a part of those before.
+    `link` is the address of the list of dropped rows, relative to the iteration's page. `share` is a fraction
+    between 0 and 1, or None if the rows are not a subset of those before.
     """
 
     label: str
@@ -32,17 +32,17 @@ class Step:
 
 
 def step(label: str, count: int, dropped: int | None = None, link: str | None = None, of: int = 0) -> Step:
-    """A step whose rows are a part of `of` rows; 0 where they are not a part of anything."""
+    """Return a step whose rows are a subset of `of` rows; `of` is 0 if they are not a subset."""
     return Step(label, count, dropped, link, count / of if of else None)
 
 
 def counted(lake: Lake, stages: Stages, labels: Mapping[str, str]) -> list[Step]:
-    """The number of rows of each committed stage; `labels` by stage."""
+    """Return a step with the number of rows of each committed stage; `labels` are given by stage."""
     return [step(label, lake.live_rows(stages[stage])) for stage, label in labels.items() if stage in stages]
 
 
 def by_rule(decided: pl.DataFrame, kind: str, total: int, labels: Mapping[str, str]) -> list[Step]:
-    """A step for each rule, in the order in which the rules ran. `decided` has `rule, kept`."""
+    """Return a step for each rule, in the order in which the rules ran. `decided` has `rule, kept`."""
     rules = decided.group_by("rule", maintain_order=True).agg(pl.len().alias("reached"), pl.col("kept").sum())
     return [
         step(
@@ -57,7 +57,7 @@ def by_rule(decided: pl.DataFrame, kind: str, total: int, labels: Mapping[str, s
 
 
 def kept_share(lake: Lake, stages: Stages, stage: str = "decisions") -> float | None:
-    """The share of the candidates of a table of decisions that no rule dropped; None where there are none."""
+    """Return the share of candidates that no rule dropped; None without candidates."""
     if stage not in stages:
         return None
     decided = lake.read_columns(stages[stage], ["candidate_id", "kept"])
@@ -66,9 +66,10 @@ def kept_share(lake: Lake, stages: Stages, stage: str = "decisions") -> float | 
 
 
 def default_funnel(lake: Lake, stages: Stages, tables: Mapping[str, Table]) -> list[Step]:
-    """The number of rows of each table; of a table of decisions the candidates and what each rule kept.
+    """Return the number of rows of each table; for a decision table, the candidates and the rows kept by each
+    rule.
 
-    `tables` are those of `stages`, in the order of the pipeline. Trained models and measurements are left out.
+    `tables` are the tables of `stages` in pipeline order. Trained models and measurements are omitted.
     """
     steps: list[Step] = []
     for stage, table in tables.items():

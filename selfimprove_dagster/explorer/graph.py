@@ -1,4 +1,4 @@
-"""A record's ancestry as a graph to draw and as a nested list to read."""
+"""Build a record's ancestry as a graph to draw and as a nested list to read."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import plain
 
 _LONGEST = 42
-"""Characters of a label."""
+"""Maximum length of a label in characters."""
 
 
 _MOST = 400
-"""Nodes that a graph draws."""
+"""Maximum number of nodes in a graph."""
 
 
 _SETS = {"trained_on": "dataset", "judged_by": "evaluation"}
-"""What a set of rows is called, by the role that it played."""
+"""Names for a set of rows: role → name."""
 
 
 def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: str) -> str:
-    """A few words for a node: its noun and text. What is no row is named by the role that it played."""
+    """Return the label of a node: its noun and text. A node that is not a row is named by its role."""
     if table is None:
         return _SETS.get(role, "activity") if record.startswith("act:") else f"model {short_id(record)}"
     declared = table_named(table, row or {})
@@ -37,7 +37,7 @@ def _label(record: str, table: str | None, row: Mapping[str, Any] | None, role: 
 
 @dataclass
 class Family:
-    """A record with its ancestors; `rows` lacks those that were revoked."""
+    """A record with its ancestors; `rows` excludes revoked records."""
 
     start: str
     walk: Walk
@@ -69,7 +69,7 @@ class Family:
         }
 
     def _known_names(self) -> dict[str, str]:
-        """The words for rows that other rows know, as the methods declare them."""
+        """Return the labels of rows that are stored in other rows, as the methods declare them."""
         declared = (
             pages_of(method).names
             for method in {row["table_name"].split("/")[0] for row in self.rows.values()}
@@ -82,7 +82,7 @@ class Family:
         }
 
     def graph(self) -> dict[str, Any]:
-        """Nodes and edges, from what was there first to the record."""
+        """Return nodes and edges, from the oldest ancestors to the record."""
         return {
             "nodes": [self._node(record) for record in self._tables],
             "edges": [
@@ -93,7 +93,7 @@ class Family:
         }
 
     def tree(self) -> dict[str, Any]:
-        """The graph as nested lists: `node`, `role`, `parents`; a node that was listed before has no parents."""
+        """Return the graph as nested lists of `node`, `role`, `parents`; a repeated node has no parents."""
         seen: set[str] = set()
 
         def grow(record: str, role: str) -> dict[str, Any]:

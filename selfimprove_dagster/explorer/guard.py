@@ -1,4 +1,4 @@
-"""Protection of every response: who may ask, and what a browser may do with the answer."""
+"""Protect every response: restrict the hosts that may request it, and what a browser may do with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ HEADERS = {
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """The app for this machine alone: another Host (DNS rebinding) gets 400, and every answer gets the headers."""
+    """Restrict the app to this machine: another Host (DNS rebinding) gets 400.
+
+    Add the headers to all responses.
+    """
     local = TrustedHostMiddleware(app, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,7 +33,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
                 for name, value in HEADERS.items():
                     headers[name] = value
                 if scope["path"].startswith("/review"):
-                    headers["Referrer-Policy"] = "same-origin"  # without it, a form's Origin would be null
+                    headers["Referrer-Policy"] = "same-origin"  # otherwise the Origin of a form would be null
                 if not scope["path"].startswith("/static/"):
                     headers["Cache-Control"] = "no-store"  # the lake may change between two requests
             await send(message)
@@ -41,6 +44,6 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 
 def same_origin(request: Request) -> bool:
-    """Whether a page of this server sent the request, as every browser reports for a form."""
+    """Return whether a page of this server sent the request, as every browser reports for a form."""
     origin = urlsplit(request.headers.get("origin", ""))
     return origin.scheme in ("http", "https") and origin.netloc == request.headers.get("host")

@@ -1,4 +1,4 @@
-"""The searchable tables of an iteration: what a method declares of them, and the default ones."""
+"""Define the searchable tables of an iteration: what a method declares, and the defaults."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from selfimprove_dagster.explorer.shapes import text_columns
 from selfimprove_dagster.table import TEXT, Table, is_decisions
 
 HERE = "WHERE experiment = $experiment AND iteration = $iteration"
-"""The rows of the iteration that is asked for, in SQL."""
+"""Selects the rows of the requested iteration, in SQL."""
 
 
 SO_FAR = "WHERE experiment = $experiment AND iteration <= $iteration"
-"""The rows of this iteration and of those before it, in SQL."""
+"""Selects the rows of the requested iteration and all earlier ones, in SQL."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column next to the text: heading, column of the query, its name in `sort`, and whether a number."""
+    """A column next to the text: heading, column of the query, name in `sort`, and whether it is a number."""
 
     heading: str
     name: str
@@ -28,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Facet:
-    """A column that is offered as a choice, under its parameter; of a column of lists, their members are."""
+    """A column to filter by equality, under its query parameter; for a list column, by its members."""
 
     parameter: str
     column: str
@@ -37,7 +37,7 @@ class Facet:
 
 @dataclass(frozen=True)
 class Range:
-    """A column that can be bounded by two numbers; `share`: its values are between 0 and 1."""
+    """A column to filter by a range of numbers; `share`: its values are between 0 and 1."""
 
     heading: str
     column: str
@@ -46,13 +46,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Listing:
-    """One searchable table: a query, the questions that it answers, and how it is shown.
+    """A searchable table: its query, its filters, and how it is shown.
 
-    The query gives `id`, the record that a row leads to (`link`), `title` and `body`, and the columns.
-    `needed` are the stages that must be committed. `asks` names the texts that are searched, `words` their
-    columns; `facets` are the columns offered as choices, `between` is the one that `least` and `most` bound.
-    A dropped row also has `rule`, `reason` and `nearest_id`. `waiting` says why nothing can be shown yet,
-    `called` is the text of the link that leads to the table.
+    The query returns `id`, the record that a row links to (`link`), `title`, `body`, and the columns.
+    `needed` lists the stages that must be committed. `asks` names the searched texts and `words` their
+    columns. `facets` are the columns to filter by, and `between` is the column that `least` and `most` bound.
+    A dropped row also has `rule`, `reason` and `nearest_id`. `waiting` is the message while the stages are
+    missing, and `called` is the text of the link to the table.
     """
 
     noun: str
@@ -92,9 +92,9 @@ UNFILTERED = "The filters of this iteration have not run yet."
 def dropped(
     method: str, table: str, about: str, noun: str, texts: str, needed: tuple[str, ...], text: str
 ) -> Listing:
-    """What the rules of a table of decisions dropped.
+    """Return a listing of the candidates that the rules of a table of decisions dropped.
 
-    `texts` is a query that gives the texts of candidates: `of` (the candidate), `title, body`.
+    `texts` is a query that returns the texts of candidates: `of` (the candidate), `title, body`.
     """
     return Listing(
         noun=noun,
@@ -112,16 +112,16 @@ def dropped(
         default="rule",
         between=Range("Score", "score", share=False),
         waiting=UNFILTERED,
-        called="what was dropped",
+        called="dropped candidates",
     )
 
 
 _MOST_COLUMNS = 4
-"""Columns that a table shows by default next to its texts."""
+"""Maximum number of columns that a table shows by default next to its texts."""
 
 
 def default_rows(table: Table) -> Listing:
-    """The rows of a table: their texts, and the numbers and short strings next to them."""
+    """Return a listing of the rows of a table: their texts, numbers and short strings."""
     texts = text_columns(table)
     numbers = [name for name, kind in table.polars.items() if kind.is_numeric()][: _MOST_COLUMNS - 1]
     names = ["format"] if table.content.get("format") == TEXT else []
@@ -153,7 +153,7 @@ def default_rows(table: Table) -> Listing:
 
 
 def default_dropped(tables: Iterable[Table]) -> Mapping[str, Listing]:
-    """What each table of decisions dropped, by stage, with the texts of candidates of any other table."""
+    """Return, by stage, a listing of what each table of decisions dropped, with the candidates' texts."""
     known = [*tables]
     texts = " UNION ALL ".join(
         f'SELECT id AS of, "{said[0]}" AS title, {_quoted(said[1:2])} AS body '

@@ -1,6 +1,6 @@
-"""What the pages know about a method: what it declares, or what can be told without it.
+"""Look up what pages show for a method: its declarations, or defaults derived from its tables.
 
-A lake stays readable when a method is no longer installed: its tables are then known by their files.
+A lake stays readable after a method is uninstalled: its tables are then derived from their files.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from selfimprove_dagster.table import Table, dataset_of
 
 
 def installed(name: str) -> Method[Any] | None:
-    """The method of that name; None where it is not installed."""
+    """Return the method of that name; None if it is not installed."""
     return registry.methods().get(name)
 
 
 def pages_of(name: str) -> Pages:
-    """What the method declares for its pages, or the defaults."""
+    """Return the declarations of the method for its pages, or the defaults."""
     method = installed(name)
     return (method.pages if method else None) or Pages()
 
 
 def table_named(name: str, row: Mapping[str, Any]) -> Table:
-    """A table as its method declares it, or, where the method is not installed, by the columns of a row."""
+    """Return a table as its method declares it; if that is not installed, derive it from the row."""
     columns = {column: pl.String for column, value in row.items() if isinstance(value, str)}
     return registry.tables().get(name) or unknown_table(name, columns)
 
 
 def method_of(stages: Stages) -> str:
-    """The method of an iteration's tables."""
+    """Return the name of the method of an iteration's tables."""
     return next(iter(stages.values())).table.split("/")[0]
 
 
 def in_order(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """Tables by stage in the order of the pipeline; those that nobody declares last, in the order of commits."""
+    """Return tables by stage in pipeline order; undeclared tables come last, in commit order."""
     order = registry.pipeline_order()
     return dict(
         sorted(
@@ -55,7 +55,7 @@ def in_order(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
 
 
 def tables_of(stages: Stages) -> dict[str, Table]:
-    """The tables of an iteration's method by stage, in order: all that it declares, or those that are there."""
+    """Return the tables of an iteration's method by stage, in order: all declared or all existing ones."""
     method = installed(method_of(stages))
     if method:
         return {table.stage: table for table in method.tables.values()}
@@ -63,23 +63,23 @@ def tables_of(stages: Stages) -> dict[str, Table]:
 
 
 def committed_tables(stages: Stages) -> dict[str, Table]:
-    """The tables of an iteration that are committed, by stage, in order."""
+    """Return the committed tables of an iteration by stage, in order."""
     return {stage: table_of(manifest) for stage, manifest in in_order(stages).items()}
 
 
 def examples_of(stages: Stages) -> Listing | None:
-    """How the examples of an iteration are listed."""
+    """Return the listing of the examples of an iteration."""
     declared = pages_of(method_of(stages)).examples
     dataset = dataset_of(tables_of(stages))
     return declared or (default_rows(dataset) if dataset else None)
 
 
 def dropped_of(stages: Stages) -> Mapping[str, Listing]:
-    """How dropped candidates are listed, by the word under which they are asked for."""
+    """Return the listings of dropped candidates by the value of the query parameter `of`."""
     return pages_of(method_of(stages)).dropped or default_dropped(committed_tables(stages).values())
 
 
 def funnel_of(lake: Lake, stages: Stages) -> list[Step]:
-    """The funnel of an iteration."""
+    """Return the funnel of an iteration."""
     declared = pages_of(method_of(stages)).funnel
     return declared(lake, stages) if declared else default_funnel(lake, stages, committed_tables(stages))

@@ -1,4 +1,4 @@
-"""Routes of the lineage pages. Each is a function from a request to what its template shows."""
+"""Define the routes of the lineage pages. Each is a function from a request to the data of its template."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parent
 
 
 _CHANGED = (duckdb.IOException, FileNotFoundError)
-"""Raised when files are replaced while they are read."""
+"""Errors that are raised when files are replaced while they are read."""
 
 
 Shown = dict[str, Any]
@@ -40,9 +40,9 @@ View = Callable[[Request, Home], Shown | Response]
 
 
 def create_app(home: Home, dagster_url: str, token: str | None = None) -> ASGIApp:
-    """The pages over a home's lake, which is read anew for every request.
+    """Return the app of the pages. It reads the home's lake again for every request.
 
-    `token` admits those who review; without it, nobody is admitted.
+    `token` admits reviewers; without it, nobody is admitted.
     """
     jinja = environment(str(_FOLDER / "templates"))
     jinja.globals["dagster_url"] = dagster_url.rstrip("/")
@@ -82,7 +82,7 @@ def _render(request: Request, template: str, shown: Shown, status: int = 200) ->
 
 
 def _page(template: str) -> Callable[[View], Callable[[Request], Response]]:
-    """An endpoint that shows what the view returns; once more when the lake changed under it."""
+    """Return an endpoint that renders a view. It retries once if the lake changed meanwhile."""
 
     def decorate(view: View) -> Callable[[Request], Response]:
         @wraps(view)
@@ -94,7 +94,7 @@ def _page(template: str) -> Callable[[View], Callable[[Request], Response]]:
                 except _CHANGED:
                     shown = view(request, home)
             except _CHANGED:
-                reason = "An iteration is writing the tables of this page at this moment. Load it again."
+                reason = "An iteration is writing the tables of this page right now. Reload the page."
                 return _error(request, 503, "The lake is changing", reason)
             return shown if isinstance(shown, Response) else _render(request, template, shown)
 
@@ -186,7 +186,7 @@ def _error(request: Request, status: int, title: str, reason: str) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    titles = {404: "There is no such page", 405: "These pages can only be read"}
+    titles = {404: "Page not found", 405: "This page is read-only"}
     response = _error(request, error.status_code, titles.get(error.status_code, error.detail), "")
     response.headers.update(error.headers or {})
     return response
@@ -201,5 +201,5 @@ def _unable(request: Request, error: Exception) -> Response:
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    reason = "The pages have a fault. The terminal in which they run says what happened."
+    reason = "This is a bug in the lineage pages. The terminal in which they run shows the error."
     return _error(request, 500, "Something went wrong", reason)

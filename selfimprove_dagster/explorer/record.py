@@ -1,4 +1,4 @@
-"""The page of one record: its texts, why it was kept or not, its ancestors and its descendants."""
+"""Collect the page of one record: its texts, why it was kept or not, its ancestors and its descendants."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _ID_OF_A_RECORD = re.compile(r"(?!b2:)[a-z0-9]{1,6}:[0-9a-f]{16,}")
 
 
 _MOST = 400
-"""Ancestors that a page draws and lists."""
+"""Maximum number of ancestors on a page."""
 
 
 _LISTED = 20
-"""Examples that a page lists."""
+"""Maximum number of examples on a page."""
 
 
 _LONGEST_LIST = 200
-"""Characters of a list that a page shows among the facts."""
+"""Maximum length, in characters, of a list among the facts."""
 
 
 def record(lake: Lake, prefix: str) -> dict[str, Any]:
-    """The page of the one record whose id begins with `prefix`. Raises RecordNotFound."""
+    """Return the page of the only record whose id starts with `prefix`. Raises RecordNotFound."""
     lineage = Lineage(lake)
     try:
         place = lineage.find(prefix)
@@ -73,7 +73,7 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
     examples = _examples(of_seed or down, place.id)
     rows = lineage.rows([*up.nodes["id"].head(_MOST), *examples])
     if place.id not in rows:
-        raise RecordNotFound(f"{place.id} was replaced just now: its table was materialised again")
+        raise RecordNotFound(f"{place.id} was just replaced: its table was materialised again")
     row, withdrawn = rows[place.id], _withdrawn(lake, place)
     explained = _without(withdrawn, explain(lake, place.id))
     family, texts = Family(place.id, up, rows), _texts(row)
@@ -106,14 +106,14 @@ def record(lake: Lake, prefix: str) -> dict[str, Any]:
 
 
 def _is_bulky(value: Any) -> bool:
-    """Whether a value is too long for a line, or has a structure of its own."""
+    """Return whether a value is too long for a line, or is nested."""
     if isinstance(value, list):
         return len(str(value)) > _LONGEST_LIST or any(isinstance(one, (list, dict)) for one in value)
     return isinstance(value, dict)
 
 
 def _example(row: Row) -> Row:
-    """A training example in a list: its question or first text, its main text and how it is written."""
+    """Return a training example for a list: its question or first text, its main text and its format."""
     table = table_named(row["table_name"], row)
     texts = [row[name] for name in text_columns(table) if isinstance(row.get(name), str)]
     answer = row.get("answer")
@@ -128,7 +128,7 @@ def _example(row: Row) -> Row:
 
 
 def whole_text(lake: Lake, prefix: str) -> str:
-    """Every text of a record, each under its name, uncut."""
+    """Return every text of a record in full, each under its name."""
     lineage = Lineage(lake)
     place = lineage.find(prefix)
     row = lineage.rows([place.id]).get(place.id)
@@ -138,7 +138,7 @@ def whole_text(lake: Lake, prefix: str) -> str:
 
 
 def _texts(row: Row) -> list[tuple[str, str]]:
-    """The texts of a record by name; those of a task's instances one after another."""
+    """Return the texts of a record by name; a task's instances follow one another."""
     names = text_columns(table_named(row["table_name"], row))
     if "instruction" in names:
         names = [name for name in names if name != "question"]
@@ -151,7 +151,7 @@ def _texts(row: Row) -> list[tuple[str, str]]:
 
 
 def place_of_activity(lake: Lake, identifier: str) -> str | None:
-    """The address of what is no row: of a dataset by its activity, of a model by its hash; None for records.
+    """Return the address of a dataset (by its activity) or of a model (by its hash); None for records.
 
     Raises RecordNotFound for a model that was not trained in this lake.
     """
@@ -166,7 +166,7 @@ def place_of_activity(lake: Lake, identifier: str) -> str | None:
             trained = lake.read_ungated(manifest).filter(model_id=identifier)
             if len(trained):
                 return f"/records/{trained['id'][0]}"
-        raise RecordNotFound(f"{identifier} is a model that was not trained here: a base model, most likely")
+        raise RecordNotFound(f"{identifier} is a model that was not trained here, probably a base model")
     return None
 
 
@@ -179,7 +179,7 @@ def _page_of(manifest: Manifest) -> str:
 
 
 def revocation(lake: Lake, place: Place) -> Revocation | None:
-    """The revocation that a record was withdrawn by; None where it was not."""
+    """Return the revocation of a record; None if the record is not revoked."""
     for manifest in lake.manifests(place.table, place.experiment):
         if place.iteration in (None, manifest.iteration):
             found = lake.withdrawn(manifest).get(place.id)
@@ -195,7 +195,7 @@ def _refuse_if_purged(lake: Lake, record: str) -> None:
 
 
 def _withdrawn(lake: Lake, place: Place) -> set[str]:
-    """Ids of the withdrawn rows of an experiment: a record may be compared with one of any iteration."""
+    """Return ids of the revoked rows of an experiment, as a record may be compared with any iteration."""
     return {
         fallen
         for manifest in lake.manifests(experiment=place.experiment)
@@ -204,7 +204,7 @@ def _withdrawn(lake: Lake, place: Place) -> set[str]:
 
 
 def _without(withdrawn: set[str], explanation: Explanation) -> Explanation:
-    """The explanation without the texts of revoked records."""
+    """Return the explanation without the texts of revoked records."""
     steps = (
         replace(step, reason="revoked", rule=None) if step.record in withdrawn else step
         for step in explanation.steps
@@ -214,13 +214,13 @@ def _without(withdrawn: set[str], explanation: Explanation) -> Explanation:
 
 
 def _of_seed(lineage: Lineage, place: Place, up: Walk) -> Walk | None:
-    """The descendants of an example's seed, in all iterations."""
+    """Return the descendants of an example's seed, in all iterations."""
     seeds = _seeds(place, up)
     return lineage.descendants(seeds) if seeds and place.table.endswith(f"/{DATASET}") else None
 
 
 def _seeds(place: Place, up: Walk) -> list[str]:
-    """The seeds that a record descends from: ancestors that people gave, from which the first stage starts."""
+    """Return the seeds that a record descends from, i.e. ancestors that were imported by people."""
     method = installed(place.table.split("/")[0])
     if method is None or not pages_of(method.name).follows_seed:
         return []
@@ -232,14 +232,14 @@ def _seeds(place: Place, up: Walk) -> list[str]:
 
 
 def _examples(walk: Walk, besides: str) -> list[str]:
-    """The first examples of a walk down."""
+    """Return the first examples of a walk down."""
     in_dataset = pl.col("table_name").str.ends_with(f"/{DATASET}")
     found = walk.nodes.filter(in_dataset & (pl.col("id") != besides))
     return found.sort("iteration", "id")["id"].head(_LISTED).to_list()
 
 
 def _counted(walk: Walk, besides: str) -> list[dict[str, Any]]:
-    """How many records of each table and iteration a walk reached, and the first of them."""
+    """Count the records that a walk reached, by table and iteration, and list the first of them."""
     nodes = walk.nodes.filter(
         pl.col("table_name").is_not_null() & (pl.col("depth") > 0) & (pl.col("id") != besides)
     )
@@ -254,19 +254,19 @@ def _counted(walk: Walk, besides: str) -> list[dict[str, Any]]:
 
 
 def _tainted(lake: Lake, place: Place, row: Row) -> str | None:
-    """Why a model is tainted; an empty string when it is clean, None for other records."""
+    """Return why a model is tainted; an empty string if it is clean, None for other records."""
     if not table_named(place.table, row).holds_model:
         return None
     return tainted_models(lake, place.experiment).get(row["model_id"], "")
 
 
 def _loss(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's loss by step, as a chart."""
+    """Return the chart of a checkpoint's loss by step."""
     log: Sequence[Mapping[str, Any]] = row["log"] or []
     return {
         "id": "loss",
         "title": "Training loss",
-        "about": "By optimiser step.",
+        "about": "Training loss at each optimiser step.",
         "percent": False,
         "xlabel": "step",
         "x": [entry["step"] for entry in log],

@@ -1,8 +1,8 @@
-"""The pages on which a person judges, the only ones that write.
+"""Serve the review pages, on which people label pairs. They are the only pages that write.
 
-A form is taken when three things hold: the browser says that a page of this very server sent it (Origin), its
-cookie holds the token that was made when the server started, and the form itself holds a word that follows
-from that token. The cookie is kept from scripts and from every other site.
+A form is accepted on three conditions: the browser reports that a page of this server sent it (Origin), its
+cookie holds the token that was created when the server started, and the form holds a word that is derived
+from that token. The cookie is hidden from scripts and from other sites.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ _MOST_ITEMS = 1_000
 
 
 async def form_of(request: Request) -> Form:
-    """The fields of a posted form. Raises HTTPException when it is from elsewhere, too large or no form."""
+    """Return the fields of a posted form.
+
+    Raises HTTPException if the form is from elsewhere, too large, or malformed.
+    """
     if not same_origin(request):
         raise HTTPException(403, "This form came from another page")
     body = b""
@@ -66,17 +69,17 @@ async def form_of(request: Request) -> Form:
             max_num_fields=20,
         )
     except ValueError:
-        raise HTTPException(400, "This is no form of these pages") from None
+        raise HTTPException(400, "This is not a form of these pages") from None
     return {name: values[-1].replace("\r\n", "\n") for name, values in fields.items()}
 
 
 def form_word(token: str) -> str:
-    """The word that a form must hold: it is derived from the token, which no page shows."""
+    """Return the word that a form must hold. It is derived from the token, which no page shows."""
     return blake2b(b"form", key=token.encode(), digest_size=16).hexdigest()
 
 
 def admitted(request: Request) -> str:
-    """The reviewer's name; empty where the token or the name was not given."""
+    """Return the reviewer's name; empty if the token or the name is missing."""
     given = request.cookies.get(_TOKEN, "")
     if not compare_digest(given.encode(), request.app.state.token.encode()):
         return ""
@@ -84,7 +87,7 @@ def admitted(request: Request) -> str:
 
 
 def entry(request: Request, home: Home) -> dict[str, Any]:
-    """The experiments that have anything to review, or the form that asks for the token and a name."""
+    """Return the experiments with items to review, or the form that asks for the token and a name."""
     by = admitted(request)
     found = []
     for name in sorted({manifest.experiment for manifest in home.lake.manifests()}) if by else []:
@@ -100,7 +103,7 @@ def entry(request: Request, home: Home) -> dict[str, Any]:
 
 
 def asking(request: Request, experiment: str = "", problem: str = "") -> dict[str, Any]:
-    """The content of the form that asks for the token and a name."""
+    """Return the content of the form that asks for the token and a name."""
     return {
         "known_name": unquote(request.cookies.get(_REVIEWER, "")),
         "experiment": experiment,
@@ -109,12 +112,19 @@ def asking(request: Request, experiment: str = "", problem: str = "") -> dict[st
 
 
 def enter(request: Request, home: Home, form: Form) -> Response | dict[str, Any]:
-    """Take the token and the name, and lead to the page that was asked for; the form again when one is wrong."""
+    """Check the token and the name.
+
+    Redirect to the requested page, or show the form again if one is wrong.
+    """
     experiment = form.get("experiment", "")
     if experiment:
         refuse_unknown(home, experiment)
     if not compare_digest(form.get("token", "").strip().encode(), request.app.state.token.encode()):
-        return {"by": "", "experiments": [], **asking(request, experiment, "That is not the token.")}
+        return {
+            "by": "",
+            "experiments": [],
+            **asking(request, experiment, "The token is wrong. Copy it from the terminal."),
+        }
     try:
         name = reviewer(form.get("by", ""))
     except ReviewError as error:
@@ -126,9 +136,9 @@ def enter(request: Request, home: Home, form: Form) -> Response | dict[str, Any]
 
 
 def item(request: Request, home: Home) -> dict[str, Any]:
-    """One item of the queue: the first that the reviewer has not answered, from a position on.
+    """Return one item of the queue: by default the first that the reviewer has not answered.
 
-    `at` asks for the item at exactly a position, answered or not; `from` where to look from.
+    `at` selects the item at this position, answered or not; `from` sets the position to start from.
     """
     name, asked = request.path_params["name"], request.query_params
     refuse_unknown(home, name)
@@ -169,24 +179,24 @@ def _number(asked: Mapping[str, str], field: str) -> int:
 
 
 def _as_shown(label: str, row: Mapping[str, Any]) -> str:
-    """A label in the record's own terms as the person gave it."""
+    """Return a stored label in terms of the order in which the options were shown."""
     if label not in ("first", "second"):
         return label
     return "A" if (label == "first") != row["swapped"] else "B"
 
 
 def answer(request: Request, home: Home, form: Form) -> Response:
-    """Store the answer to one item, and lead to the next item."""
+    """Store the answer to one item and redirect to the next item."""
     by = admitted(request)
     if not by:
-        raise HTTPException(403, "The token is missing, or the server was started again since")
+        raise HTTPException(403, "The token is missing or outdated, e.g. because the server was restarted")
     word = form_word(request.app.state.token)
     if not compare_digest(form.get("word", "").encode(), word.encode()):
-        raise HTTPException(403, "This form is not of these pages")
+        raise HTTPException(403, "This form is not from these pages")
     name = request.path_params["name"]
     refuse_unknown(home, name)
     if form.get("label") not in CHOICES:
-        raise HTTPException(400, f"An answer is one of {', '.join(CHOICES)}")
+        raise HTTPException(400, f"The answer must be one of {', '.join(CHOICES)}")
     places = {key: _number(form, key) for key in ("iteration", "count", "place")}
     review = Review(form.get("item", ""), form["label"], by, now(), form.get("note", ""))
     store_review(home.lake, name, review)

@@ -1,4 +1,4 @@
-"""Starting the lineage pages, alone or beside Dagster: for this machine only, until either ends."""
+"""Start the lineage pages, alone or together with Dagster, on this machine only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LOCAL = "127.0.0.1"
 def serve_pages(
     home: Home, port: int, dagster_url: str, beside: Sequence[str] = (), token: str | None = None
 ) -> None:
-    """Serve the lineage pages until Ctrl-C, or until the command `beside`, which runs meanwhile, ends.
+    """Serve the lineage pages until Ctrl-C, or until the parallel command `beside` exits.
 
-    `token` admits those who review.
+    `token` admits reviewers.
 
-    Raises SelfImproveError when the port is taken, before anything is started, and when the command fails.
+    Raises SelfImproveError if the port is in use, before anything is started, or if the command fails.
     """
     import uvicorn
 
@@ -33,7 +33,7 @@ def serve_pages(
     listening = listen(port)
     settings = uvicorn.Config(create_app(home, dagster_url, token), log_level="warning", server_header=False)
     server = uvicorn.Server(settings)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what runs beside is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the parallel command is stopped, too
     child = subprocess.Popen(beside, start_new_session=True) if beside else None
     try:
         if child:
@@ -41,7 +41,7 @@ def serve_pages(
         server.run(sockets=[listening])
         if child and child.poll():
             raise SelfImproveError(
-                f"{' '.join(beside)} ended with code {child.returncode}; it says why above"
+                f"{' '.join(beside)} exited with code {child.returncode}; see its messages above"
             )
     except KeyboardInterrupt:
         pass
@@ -52,13 +52,13 @@ def serve_pages(
 
 
 def review_address(port: int) -> tuple[str, str]:
-    """A new token for those who review, and the address that holds it, in the part that no server is sent."""
+    """Return a new token for reviewers, and the address with the token in its (never sent) fragment."""
     token = secrets.token_urlsafe(24)
     return token, f"http://{LOCAL}:{port}/review#{token}"
 
 
 def listen(port: int) -> socket.socket:
-    """A socket bound to the port on this machine's own address."""
+    """Return a socket that is bound to the port on the loopback address."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -66,13 +66,13 @@ def listen(port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise SelfImproveError(
-            f"cannot listen on {LOCAL}:{port}: {error.strerror}; name another port"
+            f"cannot listen on {LOCAL}:{port}: {error.strerror}; choose another port"
         ) from None
     return listening
 
 
 def dagster_command(port: int) -> list[str]:
-    """The command that runs Dagster's UI and daemon on the code location."""
+    """Return the command that runs Dagster's UI and daemon for the code location."""
     location = ["--module-name", "selfimprove_dagster.definitions"]
     return [sys.executable, "-m", "dagster", "dev", "--host", LOCAL, "--port", str(port), *location]
 
@@ -83,7 +83,7 @@ def _end_with(child: subprocess.Popen[bytes], server: object) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask the child to end, as Ctrl-C would; after half a minute, make it."""
+    """Interrupt the child as Ctrl-C would; kill it after half a minute."""
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
     try:

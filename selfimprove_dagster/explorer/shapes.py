@@ -1,6 +1,6 @@
-"""What kind of table a table is, told by its columns, and which of its columns are texts.
+"""Derive the kind of a table and its text columns from its columns.
 
-The pages show tables that they know nothing else about: those of methods that are not installed, too.
+The pages also show tables of methods that are not installed, of which nothing else is known.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ TEXTS = (
     *("prompt", "text", "completion", "reasoning", "excerpt", "option_a", "option_b", "note"),
     *("response", "chosen", "rejected", "first_prompt", "first", "second_prompt", "second", "statement"),
 )
-"""Names that columns of text usually have, in the order in which they are read."""
+"""Usual names of text columns, in reading order."""
 
 _NOT_READ = (
     *("source_file", "licence", "format", "kind", "role", "mode", "way", "by", "at", "path", "rule", "stage"),
     *("finish_reason", "difficulty", "table", "label", "reason", "error", "stopped"),
 )
-"""Columns of strings that are names, codes or remarks."""
+"""String columns that hold names, codes or remarks."""
 
 
 def text_columns(table: Table) -> list[str]:
-    """The columns that people read: those with usual names, or else all strings that are no codes."""
+    """Return the text columns: those with usual names, or else all strings that are not codes."""
     strings = [name for name, kind in table.content.items() if kind == TEXT]
     return [name for name in TEXTS if name in strings] or [
         name for name in strings if name not in _NOT_READ and not name.endswith(("_id", "_hash"))
@@ -37,7 +37,7 @@ def text_columns(table: Table) -> list[str]:
 
 
 def in_words(row: Row, table: Table) -> str:
-    """A row in a few words: its noun, and what it says."""
+    """Describe a row in a few words: its noun and its content."""
     if result := outcome(row, table):
         return result
     said = said_of(table, row)
@@ -45,7 +45,7 @@ def in_words(row: Row, table: Table) -> str:
 
 
 def outcome(row: Row, table: Table) -> str | None:
-    """What a row of a table that every method has says in a few words; None for other tables."""
+    """Describe a row of a table that every method has in a few words; None for other tables."""
     if is_decisions(table):
         return f"{row['rule']}: {'kept' if row['kept'] else 'dropped'}"
     if table.holds_model:
@@ -56,12 +56,12 @@ def outcome(row: Row, table: Table) -> str | None:
 
 
 def table_of(manifest: Manifest) -> Table:
-    """The table as its method declares it, or, where the method is not installed, by its files."""
+    """Return the table as its method declares it, or, if the method is not installed, from its files."""
     return registry.tables().get(manifest.table) or unknown_table(manifest.table, _columns(manifest))
 
 
 def unknown_table(name: str, columns: Mapping[str, Any]) -> Table:
-    """A table that no installed method declares."""
+    """Return a table that no installed method declares."""
     content = {column: kind for column, kind in columns.items() if column not in COMMON_COLUMNS}
     return Table(name, "x", noun=name.split("/")[-1].replace("_", " "), content=content)
 

@@ -1,4 +1,4 @@
-"""Values as a page shows them. Jinja escapes markup; here text loses what could hide or reorder it."""
+"""Format values for pages. Jinja escapes markup; this module removes characters that hide or reorder text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, 
 from selfimprove_dagster.text import plain, plural, readable
 
 LONGEST = 4_000
-"""Characters of one text that a page shows; the rest is behind a link."""
+"""Maximum number of characters of a text on a page; the full text is behind a link."""
 
 
 def figure(value: Any) -> str:
-    """A number in a table: counts with separators, others to four digits; a dash for none."""
+    """Format a number: counts with separators, others to four digits, and a dash for None."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -29,7 +29,7 @@ def percent(value: float | None) -> str:
 
 
 def anything(value: Any, limit: int = 300) -> str:
-    """Any value of a row or a setting on one line."""
+    """Format any value of a row or setting on one line."""
     if value is None:
         return "none"
     if isinstance(value, (bool, int, float)):
@@ -38,20 +38,21 @@ def anything(value: Any, limit: int = 300) -> str:
 
 
 def short_id(record: str) -> str:
-    """The beginning of an id, enough to recognise it."""
+    """Return the start of an id, long enough to recognise it."""
     tag, _, digest = record.partition(":")
     return plain(f"{tag}:{digest[:8]}", 24)
 
 
 def href(record: str) -> str:
-    """Address of a record's page."""
+    """Return the address of a record's page."""
     return "/records/" + quote(record, safe=":")
 
 
 def environment(templates: str) -> Environment:
-    """Jinja over the folder of templates: everything escaped, a misspelt name an error.
+    """Return a Jinja environment for the folder of templates. It escapes everything; undefined names are
+    errors.
 
-    Templates of methods are named by their absolute path.
+    Templates of methods are given by their absolute path.
     """
     jinja = Environment(
         loader=ChoiceLoader([FileSystemLoader(templates), FunctionLoader(_of_a_method)]),
@@ -74,6 +75,6 @@ def environment(templates: str) -> Environment:
 
 
 def _of_a_method(name: str) -> str | None:
-    """The text of a template that a method declares by its path; None where there is no such file."""
+    """Return the text of a template that a method declares by its path; None if the file does not exist."""
     path = Path(name)
     return path.read_text(encoding="utf-8") if path.is_absolute() and path.is_file() else None

@@ -1,4 +1,4 @@
-"""The searchable tables of one iteration: its examples, and the candidates that a rule dropped."""
+"""Collect the searchable tables of one iteration: its examples, and the candidates that rules dropped."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.text import plural
 
 ROWS = 50
-"""Rows on one page."""
+"""Number of rows per page."""
 
 
 @dataclass
 class _Table:
-    """A request, as conditions in SQL whose values are bound, never pasted."""
+    """A request as SQL conditions whose values are bound as parameters, never interpolated."""
 
     asked: Mapping[str, str]
     values: dict[str, Any]
@@ -35,7 +35,7 @@ class _Table:
             self._where(is_it, **{parameter: value})
 
     def between(self, column: str) -> None:
-        """By the parameters `least` and `most`; what is no number is ignored."""
+        """Filter by the parameters `least` and `most`; values that are not numbers are ignored."""
         for parameter, comparison in (("least", ">="), ("most", "<=")):
             try:
                 bound = float(self.asked.get(parameter, ""))
@@ -45,7 +45,7 @@ class _Table:
                 self._where(f"{column} {comparison} ${parameter}", **{parameter: bound})
 
     def words(self, *columns: str) -> None:
-        """Every word of `q` must be in one of the columns, in upper or lower case."""
+        """Require every word of `q` in one of the columns, ignoring case."""
         text = " || ' ' || ".join(f"coalesce({column}, '')" for column in columns)
         for number, word in enumerate(self.asked.get("q", "").split()[:20]):
             self._where(f"contains(lower({text}), lower($word{number}))", **{f"word{number}": word})
@@ -59,7 +59,7 @@ class _Table:
         return " ".join(self.conditions)
 
     def order(self, columns: Mapping[str, str], default: str) -> tuple[str, str]:
-        """The column that `sort` names (`-` before it: highest first), and the SQL for it."""
+        """Return the column that `sort` names (with the prefix `-`: descending), and its SQL."""
         sort = self.asked.get("sort", default)
         if sort.removeprefix("-") not in columns:
             sort = default
@@ -67,24 +67,24 @@ class _Table:
         return sort, f"ORDER BY {column} {'DESC' if sort.startswith('-') else 'ASC'} NULLS LAST, id"
 
     def link(self, **changes: Any) -> str:
-        """The query of the same table with these parameters changed; the page starts again at 1."""
+        """Return the query string with these parameters changed; the page is reset to 1."""
         query = {**self.asked, "page": "", **{key: str(value) for key, value in changes.items()}}
         return "?" + urlencode({key: value for key, value in query.items() if value})
 
 
 def examples(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
-    """One page of an iteration's examples. Raises RecordNotFound where its method makes none."""
+    """Return one page of an iteration's examples. Raises RecordNotFound if its method makes no dataset."""
     stages = stages_of(home, name, iteration)
     listing = examples_of(stages)
     if listing is None:
-        raise RecordNotFound(f"the method {method_of(stages)} makes no dataset")
+        raise RecordNotFound(f"the method {method_of(stages)} does not make a dataset")
     return _listed(home, _table(asked, name, iteration), listing, stages)
 
 
 def rejected(home: Home, name: str, iteration: int, asked: Mapping[str, str]) -> dict[str, Any]:
-    """One page of dropped candidates, each with the rule that dropped it; `of` says which.
+    """Return one page of dropped candidates, each with the rule that dropped it; `of` selects the list.
 
-    Raises RecordNotFound where nothing is filtered.
+    Raises RecordNotFound if the iteration has no filter.
     """
     stages = stages_of(home, name, iteration)
     kinds = dropped_of(stages)
@@ -99,7 +99,10 @@ def rejected(home: Home, name: str, iteration: int, asked: Mapping[str, str]) ->
 
 
 def more(home: Home, name: str, iteration: int, which: str, asked: Mapping[str, str]) -> dict[str, Any]:
-    """One page of another list that the method declares. Raises RecordNotFound where it declares none."""
+    """Return one page of another list that the method declares.
+
+    Raises RecordNotFound if it is not declared.
+    """
     stages = stages_of(home, name, iteration)
     listing = pages_of(method_of(stages)).more.get(which)
     if listing is None:

@@ -1,4 +1,4 @@
-"""The data of the pages of experiments, iterations and searches."""
+"""Collect the data of the pages of experiments, iterations and searches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ID = re.compile(r"[a-z0-9]{1,6}:[0-9a-f]*")
 
 
 def experiments(home: Home) -> dict[str, Any]:
-    """Every experiment that has a file or rows in the lake, with its state and next step."""
+    """Return every experiment that has a file or rows in the lake, with its state and next step."""
     lake = home.lake
     found = sorted({*home.experiment_names(), *(manifest.experiment for manifest in lake.manifests())})
     return {"home": str(home.root), "experiments": [_summary(home, lake, name) for name in found]}
@@ -76,7 +76,7 @@ def _state(rows: Sequence[IterationResult]) -> str:
     last = rows[-1]
     if last.ended:
         return f"{len(rows)} iteration{'' if len(rows) == 1 else 's'} finished"
-    return f"iteration {last.iteration} is " + ("held by a gate" if last.closed_gates else "under way")
+    return f"iteration {last.iteration} is " + ("blocked by a check" if last.closed_gates else "in progress")
 
 
 def _follows(lake: Lake, settled: Experiment) -> str:
@@ -85,12 +85,12 @@ def _follows(lake: Lake, settled: Experiment) -> str:
 
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
-    """An experiment's iterations with the curves over them."""
+    """Return an experiment's iterations and the charts over them."""
     refuse_unknown(home, name)
     if home.experiment_file(split_turn(name)[0]) is None:
         raise ExperimentError(
             f"the lake holds rows of the experiment {name}, but {home.experiments} has no {name}.yaml: "
-            f"put its file back to see its page; /experiments/{name}/0 and the records can be read without"
+            f"restore the file to see this page; /experiments/{name}/0 and the records can be read without it"
         )
     settled, lake = home.experiment(name), home.lake
     pages, method = pages_of(settled.method), registry.method(settled.method)
@@ -117,14 +117,14 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
 
 
 def _measured(lake: Lake, settled: Experiment, result: IterationResult) -> dict[str, Any]:
-    """One iteration of the table of iterations: its results, and what the method's pages measure."""
+    """Return one row of the table of iterations: its results, and the measures of the method's pages."""
     stages, pages = _stages(lake, settled.turn_name, result.iteration), pages_of(settled.method)
     measured = pages.measure(lake, stages) if pages.measure else {}
     return {"result": result, "counts": result.counts, **measured}
 
 
 def refuse_unknown(home: Home, name: str) -> None:
-    """Refuse a name that neither a file nor the lake has, so that no name can be a pattern or lead out of the lake."""
+    """Refuse a name without a file or rows, so that no name can be a pattern or a path outside the lake."""
     experiment, _ = split_turn(name)
     known = {*home.experiment_names(), *(manifest.experiment for manifest in home.lake.manifests())}
     if experiment not in known:
@@ -132,16 +132,16 @@ def refuse_unknown(home: Home, name: str) -> None:
 
 
 def stages_of(home: Home, name: str, iteration: int) -> dict[str, Manifest]:
-    """The committed tables of one iteration by stage. Raises PartitionMissing when there are none."""
+    """Return the committed tables of one iteration by stage. Raises PartitionMissing if there are none."""
     refuse_unknown(home, name)
     found = _stages(home.lake, name, iteration)
     if not found:
-        raise PartitionMissing(f"iteration {iteration} of experiment {name} has not begun")
+        raise PartitionMissing(f"iteration {iteration} of experiment {name} has not started")
     return found
 
 
 def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
-    """Those of the method that the name names, or else of the method that began first."""
+    """Return the tables of the method that the name contains, or else of the method that started first."""
     experiment, method = split_turn(name)
     found: dict[str, dict[str, Manifest]] = {}
     for manifest in lake.manifests(f"{method or '*'}/*", experiment):
@@ -155,9 +155,9 @@ def _stages(lake: Lake, name: str, iteration: int) -> dict[str, Manifest]:
 
 
 def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
-    """The methods of a chain, each with the name of its pages.
+    """Return the methods of a chain, each with the name of its pages.
 
-    None where there is one method, or a file that cannot be read: the rows can be read without it.
+    The list is empty for a single method and for a file that cannot be read.
     """
     if home.experiment_file(split_turn(name)[0]) is None:
         return []
@@ -169,7 +169,7 @@ def turns_of(home: Home, name: str) -> list[tuple[str, str]]:
 
 
 def iteration(home: Home, name: str, number: int) -> dict[str, Any]:
-    """One iteration: its funnel, what its method shows of it, models, settings, checks, tokens and times."""
+    """Return one iteration: funnel, parts of its method, models, settings, checks, tokens and times."""
     lake, stages = home.lake, stages_of(home, name, number)
     experiment, _ = split_turn(name)
     others = {manifest.iteration for manifest in lake.manifests("*/*", experiment)}
@@ -224,7 +224,7 @@ def _only_row(lake: Lake, manifest: Manifest | None) -> Row | None:
 
 
 def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as pairs of dotted name and value."""
+    """Return nested settings as pairs of dotted name and value."""
     if not isinstance(settings, dict):
         return [(prefix, settings)]
     return [
@@ -235,7 +235,10 @@ def flat(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def search(home: Home, query: str) -> dict[str, Any]:
-    """The record that a query names by its id, or those that hold its words; `problem` when it names none."""
+    """Return the record with the given id, or the records that contain the text.
+
+    `problem` is set if the id is unknown.
+    """
     record, problem = None, ""
     if _ID.fullmatch(query):
         try:

@@ -1,20 +1,21 @@
-"""Novelty: a text joins a pool only if none in it is too similar by ROUGE-L (Wang et al., 2212.10560).
+"""Filter by novelty: a text joins a pool only if no member is too similar by ROUGE-L (Wang et al.,
+2212.10560).
 
 ROUGE-L F1 of two texts is 2pr / (p + r), where p and r are the length of their longest common subsequence
 of tokens over the length of each (Lin 2004). Tokens, formula and order of operations are those of the
-package `rouge_score` without stemming, so that scores are equal to its scores to the last bit.
+package `rouge_score` without stemming, so scores are bitwise equal.
 
-The pool answers exactly, without aligning every pair. What a candidate shares with a member is bounded first:
+The pool is exact without aligning every pair, since the overlap of a candidate and a member is bounded first:
 
-1. an inverted index of the candidate's rarest tokens finds members to align at once, so that the score of
+1. an inverted index of the candidate's rarest tokens finds members to align immediately, so that the score of
    its tenth nearest is high from the start;
-2. every token has one of 255 buckets, and a member is the set of its buckets. The candidate's tokens whose
-   bucket a member has are at least as many as the longest common subsequence; one matrix product counts
-   them for many candidates and members. Only members whose bound reaches the tenth nearest go on;
+2. every token has one of 255 buckets, and a member is the set of its buckets. The number of the candidate's
+   tokens whose bucket a member has is an upper bound of the longest common subsequence; one matrix product
+   counts them for many candidates and members. Only members whose bound reaches the tenth nearest continue;
 3. these are aligned by RapidFuzz, those with the highest bounds first.
 
-The k-th occurrence of a token in a text counts as a token of its own in 1 and 2, which makes the bounds those
-of multisets.
+In 1 and 2, the k-th occurrence of a token in a text counts as a separate token, so the bounds are multiset
+bounds.
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ from scipy import sparse
 _TOKEN = re.compile("[a-z0-9]+")
 
 
-_BUCKETS = 255  # one less than a power of two: the matrix product has a column of lengths besides
+_BUCKETS = 255  # one less than a power of two: the matrix product also has a column of lengths
 
 
-_BLOCK = 1024  # candidates at a time
+_BLOCK = 1024  # candidates per block
 
 
-_TILE = 1024  # pool members a matrix product
+_TILE = 1024  # pool members per matrix product
 
 
-_POSTINGS = 2048  # of the inverted index, read for one candidate at most
+_POSTINGS = 2048  # maximum number of postings that are read per candidate
 
 
-_HEAD = 32  # members aligned first, before the bounds are looked at again
+_HEAD = 32  # members that are aligned before the bounds are checked again
 
 
-_PENDING = 1 << 16  # pairs collected before they are aligned
+_PENDING = 1 << 16  # pairs that are collected before they are aligned
 
 
-_GROWTH = 1.25  # the index is made anew when the pool has grown by this factor
+_GROWTH = 1.25  # the index is rebuilt when the pool has grown by this factor
 
 
-_ROUNDING = 3e-5  # of F1: more than a product in single precision is off
+_ROUNDING = 3e-5  # tolerance for F1, above the error of a product in single precision
 
 
 _CODE_POINTS = 0x110000
@@ -72,39 +73,42 @@ Numbers = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate joined the pool, and its nearest members: (index in the pool, F1), best first."""
+    """Whether a candidate joined the pool, and its nearest members as (index in the pool, F1), best first."""
 
     kept: bool
     neighbours: tuple[tuple[int, float], ...]
 
 
 def tokens(text: str) -> list[str]:
-    """The runs of ASCII letters and digits of the text in lower case, as `rouge_score` has them."""
+    """Return the runs of ASCII letters and digits of the text in lower case, like `rouge_score`."""
     return _TOKEN.findall(text.lower())
 
 
 def rouge_l_f1(a: str, b: str) -> float:
-    """ROUGE-L F1 of two texts, 0 where one has no token. The same in both directions."""
+    """Return the ROUGE-L F1 of two texts, 0 if one has no tokens. It is symmetric."""
     first, second = tokens(a), tokens(b)
     common = LCSseq.similarity(first, second)
     return float(_f1(np.array([common]), np.array([len(first)]), np.array([len(second)]))[0])
 
 
 def _f1(common: npt.NDArray[Any], first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
-    """F1 of lengths: of the common subsequence and of both texts. Increases with the first."""
+    """Return F1 from the lengths of the common subsequence and of both texts. It increases with the first."""
     precision, recall = common / np.maximum(first, 1), common / np.maximum(second, 1)
     total = precision + recall
     return np.divide(2 * precision * recall, total, out=np.zeros(total.shape), where=total > 0)
 
 
 class NoveltyPool:
-    """Texts by order of joining, and who is near to whom.
+    """A pool of texts in the order in which they joined, with nearest-neighbour search.
 
-    Members are kept as tokens; 1,000,000 instructions take about 0.4 GB.
+    Members are stored as tokens; 1,000,000 instructions take about 0.4 GB.
     """
 
     def __init__(self, texts: Sequence[str] = (), *, nearest: int = 10) -> None:
-        """A pool of these texts, without any check. `nearest`: neighbours in a verdict, at least 1."""
+        """Create a pool of these texts without any check.
+
+        `nearest` is the number of neighbours in a verdict.
+        """
         if nearest < 1:
             raise ValueError(f"nearest must be at least 1, not {nearest}: one neighbour decides")
         self._nearest = nearest
@@ -123,7 +127,7 @@ class NoveltyPool:
         return len(self._lengths.rows)
 
     def add(self, texts: Sequence[str]) -> None:
-        """Let texts join without any check."""
+        """Add texts without any check."""
         for start in range(0, len(texts), _BLOCK):
             self._join(self._read(texts[start : start + _BLOCK]))
         self._index_if_grown()
@@ -134,11 +138,11 @@ class NoveltyPool:
         threshold: float = 0.7,
         progress: Callable[[int], None] | None = None,
     ) -> list[Verdict]:
-        """One verdict a candidate; those that are new join the pool.
+        """Return one verdict per candidate; novel candidates join the pool.
 
-        In order: a candidate is rejected if its highest F1 against the pool, with the candidates that joined
-        before it, is more than the threshold. Its neighbours are members at that moment; of equal ones the
-        earlier member comes first. `progress` is told of candidates that are done, some at a time.
+        Candidates are processed in order. A candidate is rejected if its highest F1 with the pool, including
+        earlier candidates that joined, exceeds the threshold. Its neighbours are members at that time; ties
+        are broken by the order of joining. `progress` is called with numbers of finished candidates.
         """
         verdicts: list[Verdict] = []
         for start in range(0, len(candidates), _BLOCK):
@@ -174,7 +178,7 @@ class NoveltyPool:
         self._bits.extend(self._bits_of(block.lengths, block.features))
 
     def _buckets_of(self, features: Numbers) -> npt.NDArray[np.uint8]:
-        """The bucket of each; one that the index has not seen takes the bucket of its number."""
+        """Return the bucket of each feature; an unknown feature gets a bucket by its number."""
         buckets = (features % _BUCKETS).astype(np.uint8)
         seen = features < len(self._bucket)
         buckets[seen] = self._bucket[features[seen]]
@@ -186,7 +190,7 @@ class NoveltyPool:
         return np.packbits(present, axis=1)
 
     def _index_if_grown(self) -> None:
-        """Buckets that are equally full, and lists of the members that have a rare token."""
+        """Rebuild the index: equally full buckets, and posting lists of rare tokens."""
         if len(self) <= self._indexed * _GROWTH:
             return
         self._indexed = len(self)
@@ -213,9 +217,9 @@ class NoveltyPool:
         return best
 
     def _likely_near(self, block: _Block) -> tuple[Ints, Ints]:
-        """Pairs of a candidate and a member that shares most of its rarest tokens.
+        """Return pairs of a candidate and a member that shares most of its rarest tokens.
 
-        Also the first members, since what has nothing in common with any text is nearest to these.
+        The first members are included, since they are the nearest of a candidate without any overlap.
         """
         rows = np.repeat(np.arange(len(block)), block.lengths)
         known = block.features < len(self._frequency)
@@ -241,8 +245,8 @@ class NoveltyPool:
     def _align_all_that_may_be_near(self, block: _Block, best: _Best) -> None:
         """Bound all pairs by matrix products and align those that may be among the nearest.
 
-        A pair may, if what it shares is at least half of F1 times the sum of both lengths: the sum is part
-        of the product, as a last column.
+        A pair may be among them if its overlap is at least half of F1 times the sum of both lengths. The sum
+        is the last column of the product.
         """
         counts = np.zeros((len(block), _BUCKETS + 1), np.float32)
         rows = np.repeat(np.arange(len(block)), block.lengths)
@@ -271,7 +275,7 @@ class NoveltyPool:
             self._align_by_bound(block, best, waiting)
 
     def _align_by_bound(self, block: _Block, best: _Best, waiting: list[tuple[Ints, Ints, Floats]]) -> None:
-        """Align the pairs (candidate, member, bound) that wait, the highest of each candidate first."""
+        """Align the waiting pairs (candidate, member, bound), the highest bound of each candidate first."""
         rows, members, bounds = map(np.concatenate, zip(*waiting, strict=True))
         waiting.clear()
         head = _HEAD
@@ -292,7 +296,7 @@ class NoveltyPool:
     # --- the candidates of a block among themselves ---
 
     def _settle(self, block: _Block, best: _Best, threshold: float) -> list[Verdict]:
-        """Decide in order, and let those that are new join."""
+        """Decide in order, and add the novel candidates."""
         rows, earlier, scores = self._within(block, best)
         starts = np.searchsorted(rows, np.arange(len(block) + 1)).tolist()
         members, known = best.members.tolist(), best.scores.tolist()
@@ -315,9 +319,11 @@ class NoveltyPool:
         return verdicts
 
     def _within(self, block: _Block, best: _Best) -> tuple[Ints, Ints, Floats]:
-        """Pairs of a candidate and an earlier one of its block that may be near, with their F1."""
+        """Return pairs of a candidate and an earlier one of its block that may be near, with their F1."""
         lengths, texts = block.lengths, block.sequences
-        others = texts.tolist()  # not the same object, for which RapidFuzz has only a slower loop
+        others = (
+            texts.tolist()
+        )  # a separate object, since RapidFuzz has only a slower loop for the same object
         common = process.cdist(texts, others, scorer=LCSseq.similarity, dtype=np.uint32, workers=-1)
         half = (best.last_score[:, None] - _ROUNDING) / 2
         rows, earlier = np.nonzero(np.tril(common >= half * (lengths[:, None] + lengths), -1))
@@ -326,7 +332,7 @@ class NoveltyPool:
 
 @dataclass(frozen=True)
 class _Block:
-    """Texts as sequences of token numbers; `features` are those of all texts in a row.
+    """Texts as sequences of token numbers; `features` are the concatenated features of all texts.
 
     A feature is a token, or its second, third, … occurrence in a text.
     """
@@ -347,7 +353,7 @@ class _Block:
 
 
 class _Best:
-    """The nearest members of each candidate of a block, best first; -1 where there is none yet."""
+    """The nearest members of each candidate of a block, best first; -1 if there is none yet."""
 
     def __init__(self, candidates: int, nearest: int) -> None:
         self.members = np.full((candidates, nearest), -1)
@@ -358,13 +364,13 @@ class _Best:
         return self.scores[:, -1]
 
     def still_near(self, rows: Ints, members: Ints, bounds: Floats) -> tuple[Ints, Ints, Floats]:
-        """The pairs that come before the last of the nearest, if their bound is their score."""
+        """Return the pairs that would rank before the last of the nearest if their bound were their score."""
         last, member = self.last_score[rows], self.members[rows, -1]
         near = (bounds > last) | ((bounds == last) & (members < member))
         return rows[near], members[near], bounds[near]
 
     def take(self, rows: Ints, members: Ints, scores: Floats) -> None:
-        """Let scored pairs take their places. A pair that has its place already changes nothing."""
+        """Insert scored pairs. A pair that is already present changes nothing."""
         rows, members, scores = self.still_near(rows, members, scores)
         touched, rows = np.unique(rows, return_inverse=True)
         rows = np.concatenate([np.repeat(np.arange(len(touched)), self.members.shape[1]), rows])
@@ -382,7 +388,7 @@ class _Best:
 
 
 class _Growing:
-    """An array that grows at its end."""
+    """An array that can be extended efficiently."""
 
     def __init__(self, empty: npt.NDArray[Any]) -> None:
         self._room, self._used = empty, 0
@@ -402,17 +408,17 @@ class _Growing:
 
 
 def _sequence(ids: list[int]) -> str | list[int]:
-    """Token numbers as RapidFuzz reads them fastest: a string, as long as there are code points."""
+    """Return token numbers in the fastest form for RapidFuzz: a string, if there are enough code points."""
     return "".join(map(chr, ids)) if max(ids, default=0) < _CODE_POINTS else ids.copy()
 
 
 def _rank(rows: Ints) -> Ints:
-    """The place of each among the equal ones of a sorted array."""
+    """Return the rank of each element among its equals in a sorted array."""
     return np.arange(len(rows)) - np.searchsorted(rows, rows)
 
 
 def _equally_full(frequency: Ints) -> npt.NDArray[np.uint8]:
-    """A bucket for each feature, so that the buckets hold about as many: each in turn into the emptiest."""
+    """Assign features to equally full buckets: each in turn to the emptiest."""
     buckets = np.arange(len(frequency)) % _BUCKETS
     fullness = [(0, bucket) for bucket in range(_BUCKETS)]
     present = np.flatnonzero(frequency)

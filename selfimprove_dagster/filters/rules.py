@@ -1,4 +1,4 @@
-"""Filters in a row, and the decisions they leave."""
+"""Apply filters in order and record their decisions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DECISION_COLUMNS = {
 
 
 def apply_filters(candidates: pl.DataFrame, filters: Sequence[Filter]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The candidates (column `candidate_id`) that pass all filters, and every decision on the way.
+    """Return the candidates (column `candidate_id`) that pass all filters, and every decision.
 
-    Row order is kept. Each filter sees only what the ones before it kept.
+    The order of rows is kept. Each filter sees only what the filters before it kept.
     """
     decisions = [pl.DataFrame(schema=DECISION_COLUMNS)]
     for decide in filters:
@@ -46,9 +46,9 @@ def decision(
     threshold: float | None = None,
     nearest_id: pl.Expr | None = None,
 ) -> pl.DataFrame:
-    """One decision a candidate, from expressions over the candidates' columns.
+    """Return one decision per candidate, from expressions over the candidates' columns.
 
-    What cannot be decided, since a column has no value there, is dropped.
+    A candidate that cannot be decided on, because a value is missing, is dropped.
     """
     return candidates.select(
         pl.col("candidate_id"),
@@ -62,7 +62,7 @@ def decision(
 
 
 def could_be_read(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Keep what was read out of a completion without a problem (column `problem`, null for none)."""
+    """Keep what was parsed from a completion without a problem (column `problem`, null without one)."""
     problem = pl.col("problem")
     return decision(candidates, "readable", kept=problem.is_null(), reason=problem.fill_null("could be read"))
 
@@ -81,7 +81,7 @@ def drop_duplicates(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def at_most_per_question(most: int, seed: int) -> Filter:
-    """Keep at most so many candidates a question, drawn by lot from the seed and their `text_key`."""
+    """Keep at most `most` candidates per question, sampled at random by the seed and their `text_key`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         candidates = candidates.with_columns(lots(candidates, ["question_id", "text_key"], seed))
@@ -95,9 +95,9 @@ def at_most_per_question(most: int, seed: int) -> Filter:
 
 
 def perplexity_of(logprobs: pl.Expr) -> dict[str, pl.Expr]:
-    """`tokens`, `mean_logprob` (natural logarithm) and `perplexity` = exp(−mean) of a list column.
+    """Return `tokens`, `mean_logprob` (natural logarithm) and `perplexity` = exp(−mean) of a list column.
 
-    An empty list has a mean of 0 and a perplexity of 1: nothing was said, so nothing surprised.
+    An empty list has a mean of 0 and a perplexity of 1.
     """
     mean = logprobs.cast(pl.List(pl.Float64)).list.mean().fill_null(0.0)
     return {
@@ -121,7 +121,7 @@ def perplexity_at_most(threshold: float) -> Filter:
 
 
 def agrees_with_vote(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Keep paths whose answer is the voted one. Columns: `answer`, `voted_answer`, both canonical."""
+    """Keep paths whose answer equals the voted one. Columns: `answer`, `voted_answer`, both canonical."""
     agrees = (pl.col("answer") == pl.col("voted_answer")).fill_null(False)
     reason = (
         pl.when(agrees)
@@ -147,7 +147,7 @@ def vote_share_at_least(threshold: float) -> Filter:
 
 
 def votes_at_least(threshold: int) -> Filter:
-    """Keep paths of questions on which at least so many valid votes were cast."""
+    """Keep paths of questions with at least `threshold` valid votes."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         votes = pl.col("n_valid")

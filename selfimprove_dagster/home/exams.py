@@ -1,4 +1,4 @@
-"""The exam of an experiment, which its method declares."""
+"""Open the held-out evaluation of an experiment, which its method declares."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from selfimprove_dagster.text import normalise_question
 def open_exam(
     home: Home, experiment: Experiment, open_model: OpenModel, iteration: int | None = None
 ) -> OpenedExam:
-    """The held-out exam of an experiment; see `Exams`. Raises ExperimentError where its method has none."""
+    """Return the held-out evaluation of an experiment; see `Exams`.
+
+    Raises ExperimentError if there is none.
+    """
     exams = registry.method(experiment.method).exam
     if exams is None:
         raise ExperimentError(
-            f"experiment {experiment.name}: the method {experiment.method} has no exam; its own stages are the "
-            "measurement: run it"
+            f"experiment {experiment.name}: the method {experiment.method} has no held-out evaluation; "
+            "its own stages are the measurement: run it"
         )
     return exams.open(home, experiment, open_model, iteration)
 
 
 def held_out_questions(experiment: Experiment) -> Sequence[Question]:
-    """What an experiment holds out, without reading the lake; nothing where its method has no exam."""
+    """Return what an experiment holds out, without reading the lake; empty if it has no evaluation."""
     exams = registry.method(experiment.method).exam
     return exams.held_out(experiment) if exams else ()
 
 
 def held_out_keys(experiment: Experiment) -> set[str]:
-    """The held-out questions as `normalise_question` has them: by these two questions are the same."""
+    """Return the held-out questions after `normalise_question`. Two questions are equal if these are."""
     return {normalise_question(question.question) for question in held_out_questions(experiment)}

@@ -1,4 +1,4 @@
-"""Experiment files: one YAML file, validated field by field, filled up from a preset.
+"""Read experiment files: YAML files that are validated field by field and completed from a preset.
 
     name: mine
     preset: practical
@@ -6,20 +6,20 @@
     seeds: {file: questions.jsonl}
     evaluation: {file: heldout.jsonl}
 
-Whatever the file leaves out comes from the preset of its method: `paper` has the numbers of the method's
-paper, `practical` those that work for a small model on a small machine. What departs from the paper is listed
-in each preset's `deviations` and printed by `selfimprove run`.
+Missing fields come from the preset of the method: `paper` has the values of the method's paper, `practical`
+has values that work for a small model on a small machine. Each preset lists its differences from the paper in
+`deviations`, which `selfimprove run` prints.
 
-An experiment can chain methods, which then take turns on one line of champions:
+An experiment can chain methods, which then take turns in improving one line of champions:
 
     methods: [constitutional, rlaif]
     model: {path: mine}
     constitutional: {revisions: {rounds: 2}}
     rlaif: {judge: {principles: 4}}
 
-Paths are relative to the file's own folder. In paths, `${NAME}` and `${NAME:-default}` are replaced from the
-environment; the default stands in for a variable that is unset or empty. The word `embedded` stands for the
-model, questions and demonstrations that ship with the project.
+Paths are relative to the folder of the file. In paths, `${NAME}` and `${NAME:-default}` are replaced from the
+environment; the default is used if the variable is unset or empty. The word `embedded` denotes the model,
+questions and demonstrations that are part of the package.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ExperimentError(f"there is no experiment file {path}; write one, or name another") from None
+        raise ExperimentError(
+            f"there is no experiment file {path}; write one, or choose another name"
+        ) from None
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
@@ -67,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ExperimentError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ExperimentError(f"{path} must hold fields and values, such as `name: {path.stem}`")
+        raise ExperimentError(f"{path} must contain fields and values, such as `name: {path.stem}`")
     data.setdefault("name", path.stem)
     if data["name"] != path.stem:
         raise ExperimentError(f"{path}: name is {data['name']!r} but must equal the file name, {path.stem!r}")
@@ -77,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> list[Experiment]:
     """Validate plain data as one method's experiment, or as a chain of several methods'.
 
-    In a chain, the sections of a method stand under its name; what stands beside them holds for every method
+    In a chain, the sections of a method are under its name. Fields at the top level apply to every method
     that has such a field.
     """
     if not data.get("methods"):
@@ -88,7 +90,7 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
     for method in methods:
         _one_of(registry.methods(), method, f"{origin}: methods")
     if len({*methods}) < len(methods):
-        raise ExperimentError(f"{origin}: methods names one twice; each can run once in an iteration")
+        raise ExperimentError(f"{origin}: methods contains a name twice; each method runs once per iteration")
     if "method" in data:
         raise ExperimentError(f"{origin} has both method and methods; leave one out")
     shared = {name: value for name, value in data.items() if name not in methods}
@@ -96,16 +98,16 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
     fields = {method: {*kind.model_fields} for method, kind in kinds.items()}
     for name in {*shared} - {name for known in fields.values() for name in known}:
         raise ExperimentError(
-            f"{origin}: {name}: none of {', '.join(methods)} has such a field; what belongs to one method "
-            "stands under its name"
+            f"{origin}: {name}: none of {', '.join(methods)} has such a field; "
+            "put fields of one method under its name"
         )
     chain = []
     for method in methods:
         own = data.get(method) or {}
         if not isinstance(own, Mapping) or own.keys() & {*_OF_ALL}:
             raise ExperimentError(
-                f"{origin}: {method} must hold that method's sections; {', '.join(_OF_ALL)} are the same for "
-                "all methods and stand at the top"
+                f"{origin}: {method} must contain that method's sections; {', '.join(_OF_ALL)} apply to all "
+                "methods and belong at the top level"
             )
         common = {name: value for name, value in shared.items() if name in fields[method]}
         settings = {**_merge(common, own, kinds[method]), "method": method, "methods": methods}
@@ -120,7 +122,7 @@ def parse_chain(data: Mapping[str, Any], *, folder: Path, origin: str = "experim
 
 
 def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "experiment") -> Experiment:
-    """Validate plain data as an experiment; relative paths start at `folder`."""
+    """Validate plain data as an experiment; paths are relative to `folder`."""
     name = data["method"] if "method" in data else registry.default_method()
     method = registry.method(_one_of(registry.methods(), name, f"{origin}: method"))
     kind, presets = method.experiment, method.presets
@@ -141,7 +143,7 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
 
 
 def _model_of(name: str, where: str, folder: Path) -> dict[str, Any]:
-    """The model section of the experiment whose champion another one measures."""
+    """Return the model section of the experiment whose champion another one measures."""
     path = folder / f"{name}.yaml"
     measured = _read(path)
     method = registry.methods().get(str(measured.get("method")))
@@ -158,7 +160,7 @@ def _one_of(known: Mapping[str, Any], given: Any, where: str) -> str:
 
 @dataclass(frozen=True)
 class FieldDescription:
-    """One field of an experiment file; `paper` and `practical` are what a file gets that leaves it out."""
+    """A field of an experiment file; `paper` and `practical` are its default values in these presets."""
 
     name: str
     description: str
@@ -167,9 +169,10 @@ class FieldDescription:
 
 
 def describe_fields(method: str | None = None) -> list[FieldDescription]:
-    """All fields of a method's experiments, or of the default method's; sections unfolded as `section.field`.
+    """Return all fields of a method's experiments (or of the default method's), with sections as
+    `section.field`.
 
-    Raises ExperimentError for a method that there is not.
+    Raises ExperimentError for an unknown method.
     """
     known = registry.method(_one_of(registry.methods(), method or registry.default_method(), "method"))
     return _described(known.experiment, known.presets)
@@ -192,7 +195,7 @@ def _described(
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, or may hold (`AdaptiveSection | None`)."""
+    """Return the section that a field holds or may hold (`AdaptiveSection | None`)."""
     kinds = (annotation, *get_args(annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
@@ -213,7 +216,7 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseModel] | None) -> dict[str, Any]:
-    """`over` laid on `base`, section by section; a field marked `Whole` is replaced."""
+    """Merge `over` into `base`, section by section; a field marked `Whole` is replaced."""
     merged = dict(base)
     for key, value in over.items():
         old, field = merged.get(key), kind.model_fields.get(key) if kind else None
@@ -228,7 +231,7 @@ Mark = TypeVar("Mark")
 
 
 def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
-    """The mark of that kind on a field, or on one of the types that it may have."""
+    """Return the mark of that kind on a field, or on one of its possible types."""
     inner = (mark for one in get_args(field.annotation) for mark in getattr(one, "__metadata__", ()))
     return next((mark for mark in (*field.metadata, *inner) if isinstance(mark, kind)), None)
 
@@ -239,9 +242,9 @@ Place = tuple[str, ...]
 def _with_paths(
     kind: type[BaseModel], values: Any, change: Callable[[str, Place, NamesPath], str], place: Place = ()
 ) -> Any:
-    """The values, with what `change` makes of each text in a field that names a file or model.
+    """Apply `change` to each text in a field that names a file or model.
 
-    What has the wrong type stays as it is: validation says so.
+    Values of the wrong type stay unchanged, as validation reports them.
     """
     if not isinstance(values, Mapping):
         return values
@@ -266,12 +269,12 @@ def _with_paths(
 
 
 def _expanded(text: str, place: Place, mark: NamesPath) -> str:
-    """The text with the values of its variables."""
+    """Return the text with its variables replaced."""
     return _VARIABLE.sub(_variable, text)
 
 
 def _located(folder: Path, embedded: Mapping[Place, Path], text: str, place: Place, mark: NamesPath) -> str:
-    """The file or model that a text names: a shipped one, one in the folder, or one on the hub."""
+    """Return the file or model that a text names: an embedded one, one in the folder, or one on the Hub."""
     if text == "embedded" and place in embedded:
         return str(embedded[place])
     if mark.is_model and not text.startswith((".", "~", "/")) and not (folder / text).exists():
@@ -300,6 +303,6 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
 def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[str]:
     model: Any = kind
     for part in location:
-        if part in model.model_fields:  # neither a place in a list nor a name in a dictionary
+        if part in model.model_fields:  # neither an index of a list nor a key of a dictionary
             model = _section_in(model.model_fields[part].annotation)
     return sorted(model.model_fields)

@@ -1,12 +1,12 @@
-"""Where things lie: the lake, checkpoints, inboxes and experiment files of one installation.
+"""Locate the lake, checkpoints, inboxes and experiment files of one installation.
 
 $SELFIMPROVE_HOME (default ./.selfimprove)
     lake/         all tables
     checkpoints/  <experiment>/<iteration>-<method>-<activity>/
-    inbox/        <experiment>/   files dropped here become seeds
+    inbox/        <experiment>/   seed files put here are imported
     dagster/      Dagster's own storage (runs, events, schedules)
 $SELFIMPROVE_EXPERIMENTS (default ./experiments)
-    <name>.yaml   before the experiment of that name that the package ships
+    <name>.yaml   takes precedence over the experiment of that name in the package
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SHIPPED_EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 class Home:
     """The folders of one installation.
 
-    A name that `experiments` lacks is looked up in `shipped`; only `experiments` is listed and watched.
+    A name that is missing in `experiments` is looked up in `shipped`. Only `experiments` is listed and
+    watched.
     """
 
     root: Path
@@ -38,7 +39,7 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """What SELFIMPROVE_HOME and SELFIMPROVE_EXPERIMENTS name, or folders of the working directory."""
+        """Return the home given by SELFIMPROVE_HOME and SELFIMPROVE_EXPERIMENTS, or the local one."""
         return cls(
             root=Path(os.environ.get("SELFIMPROVE_HOME", ".selfimprove")).expanduser().absolute(),
             experiments=Path(os.environ.get("SELFIMPROVE_EXPERIMENTS", "experiments"))
@@ -55,50 +56,54 @@ class Home:
         return self.root / "dagster"
 
     def checkpoint(self, experiment: str, iteration: int, method: str, activity_id: str) -> Path:
-        """Folder of the checkpoint that an activity trains: another activity never writes over it."""
+        """Return the folder of the checkpoint that an activity trains. No other activity overwrites it."""
         name = f"{iteration:03d}-{method}-{activity_id.removeprefix('act:')[:12]}"
         return self.root / "checkpoints" / experiment / name
 
     def inbox(self, experiment: str) -> Path:
-        """Folder into which people drop seed files."""
+        """Return the folder for seed files of an experiment."""
         return self.root / "inbox" / experiment
 
     def experiment(self, name: str, method: str | None = None) -> Experiment:
-        """The experiment of that name; of a chain, the settings of one method: `method`, or the one that the
-        name names (`<name>.<method>`), or the first.
+        """Return the experiment of that name; for a chain, the settings of one method.
 
-        Raises ExperimentError naming those that exist.
+        This is `method`, or the method in the name (`<name>.<method>`), or the first method.
+
+        Raises ExperimentError that lists the existing experiments.
         """
         method = method or split_turn(name)[1]
         chain = self.chain(name)
         found = next((one for one in chain if method in (None, one.method)), None)
         if found is None:
             raise ExperimentError(
-                f"experiment {name} is of the method {', '.join(chain[0].chain)}: materialise the group "
+                f"experiment {name} uses the method {', '.join(chain[0].chain)}: materialise the group "
                 f"{' or '.join(chain[0].chain)}, not {method}"
             )
         return found
 
     def chain(self, name: str) -> list[Experiment]:
-        """The settings of each method of an experiment, in order. Raises ExperimentError."""
+        """Return the settings of each method of an experiment, in order. Raises ExperimentError."""
         name, _ = split_turn(name)
         file = self.experiment_file(name)
         if file is None:
             known = ", ".join(self.experiment_names()) or "none"
             shipped = ", ".join(_names(self.shipped)) or "none"
             raise ExperimentError(
-                f"there is no experiment {name!r} in {self.experiments}; there are: {known}. "
-                f"The package ships: {shipped}"
+                f"there is no experiment {name!r} in {self.experiments}; available there: {known}. "
+                f"In the package: {shipped}"
             )
         return load_chain(file)
 
     def experiment_file(self, name: str) -> Path | None:
-        """The file of the experiment `name`, the user's own before a shipped one; None if neither exists."""
+        """Return the experiment's file, the user's own before one of the package; None without either."""
         files = (folder / f"{name}.yaml" for folder in (self.experiments, self.shipped))
         return next((file for file in files if file.is_file()), None)
 
     def experiment_names(self) -> list[str]:
-        """Names of the user's experiment files, valid or not. Shipped ones run only when somebody names them."""
+        """Return the names of the user's experiment files, valid or not.
+
+        Those of the package are not listed.
+        """
         return _names(self.experiments)
 
 

@@ -1,4 +1,4 @@
-"""Seeds in the lake: imported once a file, by file and line, and chosen for each iteration."""
+"""Import seeds into the lake, each file once, and sample the seeds of each iteration."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import normalise_question
 
 CODE_VERSION = "1"
-"""Raised when reading questions changes what comes out."""
+"""Version of the seed import; increased when reading files gives different results."""
 
 
 def seeds_of(experiment: Experiment) -> Seeds[Any]:
-    """The declaration of the seeds of the experiment's method. Raises SeedFileError where it learns from none."""
+    """Return the seed declaration of the experiment's method. Raises SeedFileError if it has none."""
     declared: Seeds[Any] | None = registry.method(experiment.method).seeds
     if declared is None:
         raise SeedFileError(f"experiment {experiment.name}: {experiment.method} learns from no seeds")
@@ -36,7 +36,7 @@ def seeds_of(experiment: Experiment) -> Seeds[Any]:
 
 
 def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) -> tuple[Manifest, int, int]:
-    """Import the experiment's seed file, or another one that is read as that is. Raises SeedFileError."""
+    """Import the experiment's seed file, or another one with the same settings. Raises SeedFileError."""
     seeds_of(experiment)
     source = getattr(experiment, "seeds", None)
     if source is None or not hasattr(source, "file"):
@@ -48,16 +48,16 @@ def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) ->
 
 
 def import_seeds(lake: Lake, experiment: Experiment, source: Any) -> tuple[Manifest, int, int]:
-    """Put what the file of a section of settings holds into the experiment's seeds, once.
+    """Import the file of a settings section into the experiment's seeds, once.
 
-    The batch is named by the file's checksum and by how it is read: the same file, read by another field or
-    in other rows after a mended setting, is another batch. What an earlier batch holds already is rejected as
-    a duplicate, and what a revocation names without a word of its text. Returns the manifest of the accepted
-    seeds, how many they are, and how many lines were rejected.
+    The batch is named by the file's checksum and by the settings for reading it: the same file, read with
+    another field or other rows, is another batch. Seeds of an earlier batch are rejected as duplicates.
+    Revoked seeds are rejected without their text. Returns the manifest of the accepted seeds, their number,
+    and the number of rejected lines.
     """
     path = Path(source.file)
     if not path.is_file():
-        raise SeedFileError(f"there is no seed file {path}; set seeds.file to one that exists")
+        raise SeedFileError(f"there is no seed file {path}; set seeds.file to an existing file")
     kind = seeds_of(experiment).kind
     names = kind.reading
     how = source.model_dump(include={*names, "licence"})
@@ -92,7 +92,7 @@ def import_seeds(lake: Lake, experiment: Experiment, source: Any) -> tuple[Manif
         )
         return lake.write(schema, activity, build_records(schema, map(Draft, contents), activity))
 
-    # The accepted table is committed last: it is what tells that the batch is in.
+    # The accepted table is committed last: it marks the batch as imported.
     write(REJECTED_SEEDS, ({**vars(bad), "licence": source.licence} for bad in rejected))
     return write(kind.table, fresh), len(fresh), len(rejected)
 
@@ -105,7 +105,7 @@ def _without_revoked(
     rows: Sequence[Row],
     rejected: Sequence[Rejected],
 ) -> tuple[list[Row], list[Rejected]]:
-    """Reject the seeds that live revocations name, and blank what rejected lines show of them."""
+    """Reject the seeds that live revocations name, and remove their text from rejected lines."""
     revocations = lake.ledger.revocations(experiment)
 
     def reason(source_file: str, text: str | None) -> str:
@@ -126,13 +126,13 @@ def _without_revoked(
 
 
 def shows(excerpt: str, question: str) -> bool:
-    """Whether an excerpt of a rejected line holds the beginning of a question."""
+    """Return whether an excerpt of a rejected line contains the start of a question."""
     return normalise_question(question)[: EXCERPT // 2] in normalise_question(excerpt)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The seeds of one iteration, taken from all of an experiment."""
+    """The seeds of one iteration, sampled from all seeds of an experiment."""
 
     chosen: pl.DataFrame
     inputs: list[Manifest]
@@ -141,16 +141,17 @@ class Pool:
 
 
 def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
-    """Choose an iteration's seeds at random: those that no earlier iteration used first.
+    """Sample the seeds of an iteration at random, unused seeds first.
 
-    They are what was imported, or what the dataset of another experiment holds. `size` counts all seeds,
-    `fresh` those of the chosen that were never used before. Raises SeedFileError when there is no seed at
-    all.
+    They come from the imported seeds, or from the dataset of another experiment. `size` counts all seeds, and
+    `fresh` the sampled ones that were never used before. Raises SeedFileError if there are no seeds.
     """
     seeds = seeds_of(experiment)
     kind, schema, count = seeds.kind, seeds.pool, seeds.count
     if schema is None or count is None:
-        raise SeedFileError(f"experiment {experiment.name}: {experiment.method} draws no seeds at random")
+        raise SeedFileError(
+            f"experiment {experiment.name}: the method {experiment.method} does not sample seeds"
+        )
     if experiment.taught_by and seeds.teacher:
         imports, everything = seeds.teacher.seeds(lake, experiment, iteration)
     else:
@@ -173,19 +174,17 @@ def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
 
 
 def _imported(lake: Lake, experiment: Experiment, kind: SeedKind) -> tuple[list[Manifest], pl.DataFrame]:
-    """The seeds of all files that were imported, with the columns that they imply."""
+    """Return the seeds of all imported files, with the implied columns."""
     imports = lake.manifests(kind.table.name, experiment.name)
     everything = pl.concat(
         [pl.DataFrame(schema=kind.table.polars), *(lake.read_ungated(manifest) for manifest in imports)]
     )
     if not imports:
-        raise SeedFileError(
-            f"experiment {experiment.name} has no seeds: none were imported yet; import a file"
-        )
+        raise SeedFileError(f"experiment {experiment.name} has no imported seeds yet; import a file")
     if everything.is_empty():
         raise SeedFileError(
             f"experiment {experiment.name} has no seeds: every line of its seed file was rejected; "
-            f"look at the table {REJECTED_SEEDS.name} for the reasons, and at "
+            f"see the table {REJECTED_SEEDS.name} for the reasons, and "
             "`selfimprove lineage revocations`"
         )
     return imports, everything.with_columns(**{name: pl.lit(one) for name, one in kind.implied.items()})

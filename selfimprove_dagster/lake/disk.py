@@ -1,4 +1,4 @@
-"""Durable files: written whole or not at all, and errors of the file system that say what to do."""
+"""Write files atomically and durably, and turn file system errors into messages that say what to do."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WRITERS_ERRORS = (OSError, pl.exceptions.PolarsError, duckdb.IOException, Runti
 
 
 class file_system_errors:
-    """Turns a refusal of the file system into a LakeNotWritable that says what to do."""
+    """Turns an error of the file system into a LakeNotWritable that says what to do."""
 
     _REMEDIES = {  # noqa: RUF012
         errno.ENOSPC: "the disk is full: free some space, then run again; committed shards are kept",
         errno.EDQUOT: "the disk quota is used up: free some space, then run again; committed shards are kept",
-        errno.EROFS: "the file system is read-only: point SELFIMPROVE_HOME to a place that can be written",
-        errno.EACCES: "permission denied: point SELFIMPROVE_HOME to a place that can be written",
-        errno.EPERM: "not permitted: point SELFIMPROVE_HOME to a place that can be written",
+        errno.EROFS: "the file system is read-only: set SELFIMPROVE_HOME to a writable folder",
+        errno.EACCES: "permission denied: set SELFIMPROVE_HOME to a writable folder",
+        errno.EPERM: "not permitted: set SELFIMPROVE_HOME to a writable folder",
     }
 
     def __init__(self, path: Path) -> None:
@@ -37,14 +37,14 @@ class file_system_errors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        # The last by its name, so that its package need not be loaded.
+        # The last one is matched by name, so that its package need not be imported.
         if not isinstance(error, _WRITERS_ERRORS) and type(error).__name__ != "SafetensorError":
             return
         code = getattr(error, "errno", None)
-        if code is None:  # Polars, DuckDB and safetensors hand on the system's words only
+        if code is None:  # Polars, DuckDB and safetensors pass on only the system's message
             named = (known for known in self._REMEDIES if os.strerror(known) in str(error))
             code = next(named, None)
-        if code is None and "inline_container" in str(error) and _is_full(self.path):  # torch not even those
+        if code is None and "inline_container" in str(error) and _is_full(self.path):  # torch not even that
             code = errno.ENOSPC
         if code in self._REMEDIES:
             raise LakeNotWritable(f"cannot write {self.path}: {self._REMEDIES[code]}") from error
@@ -56,7 +56,7 @@ def _is_full(path: Path) -> bool:
 
 
 def file_checksum(path: Path) -> str:
-    """`b2:` and the blake2b-128 of a file's bytes."""
+    """Return `b2:` and the blake2b-128 of a file's bytes."""
     digest = blake2b(digest_size=16)
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -65,7 +65,7 @@ def file_checksum(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` by rename: a reader, or a crash, finds the old file or the new one, whole."""
+    """Write `data` to `path` by rename: a reader, or a crash, finds either the old or the new file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with file_system_errors(path):
         try:
@@ -78,7 +78,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's entries, are on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

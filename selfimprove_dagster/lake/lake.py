@@ -1,19 +1,19 @@
-"""The lake: Parquet tables that are committed atomically, and DuckDB views to read them.
+"""Store tables as Parquet files that are committed atomically, and read them through DuckDB views.
 
     <root>/<method>/<stage>/experiment=…/iteration=…/
         part-<activity>-00000.parquet   shards, each written under a temporary name, fsynced, renamed
-        manifest.json                   written last; names the shards, their checksums and the activity
-        checks.json                     the last result of each quality check of that manifest
-        .lock                           held by the one process that writes
+        manifest.json                   written last; lists the shards, their checksums and the activity
+        checks.json                     the latest result of each quality check of that manifest
+        .lock                           held by the process that writes
     <root>/format.json                  the version of this layout, written before the first partition
-    <root>/revocations/                 what was revoked, and the rows that are withdrawn since
-    <root>/.lineage/                    the index of lineage, which may be deleted at any time
-    <root>/catalog.duckdb               views for people, made anew after each commit
+    <root>/revocations/                 revocations, and the rows that they withdraw
+    <root>/.lineage/                    the lineage index, which may be deleted at any time
+    <root>/catalog.duckdb               views for people, rebuilt after each commit
 
-Parquet is the truth; what no manifest names does not exist. A stage that is killed leaves whole shards
-behind, and the next attempt, if it is the same activity, goes on after them. DuckDB is how tables are read:
-every connection is in memory, over views that list exactly the committed files, so no reader locks out
-another and none ever waits for a writer.
+The Parquet files are authoritative; a file that no manifest lists does not count. A killed stage leaves
+complete shards behind, and the next attempt of the same activity resumes after them. Tables are read with
+DuckDB: every connection is in memory, over views that list exactly the committed files, so readers never
+block each other or wait for a writer.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ __all__ = [
 
 
 FORMAT = 1
-"""The version of the layout that is written. A lake without `format.json` is of version 0, which reads alike."""
+"""Version of the layout. A lake without `format.json` has version 0, which is read in the same way."""
 
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """The last result of one quality check on a partition."""
+    """The latest result of a quality check on a partition."""
 
     name: str
     passed: bool
@@ -76,9 +76,9 @@ class CheckOutcome:
 
 
 class Lake:
-    """A folder of tables. Any number of processes may read it; one at a time writes a given partition.
+    """A folder of tables. Any number of processes may read it; one process at a time writes a partition.
 
-    Raises LakeError for a folder that a later version of this package wrote.
+    Raises LakeError for a folder that a newer version of this package wrote.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -86,18 +86,19 @@ class Lake:
         for part in self.root.parts:
             if part.split("=")[0] in HIVE_TYPES and "=" in part:
                 raise LakeError(
-                    f"a lake cannot lie under {part!r}: it would be read as a partition; name another folder"
+                    f"a lake cannot be inside {part!r}: it would be read as a partition; "
+                    "choose another folder"
                 )
         self.ledger = Ledger(self.root)
         if (found := self.format) > FORMAT:
             raise LakeError(
-                f"the lake {self.root} has format {found}, and this version of selfimprove_dagster reads formats up "
-                f"to {FORMAT}: install the version that wrote it, or a later one"
+                f"the lake {self.root} has format {found}, but this version of selfimprove_dagster reads "
+                f"formats up to {FORMAT}: install the version that wrote it, or a newer one"
             )
 
     @property
     def format(self) -> int:
-        """The version of the lake's layout; 0 where nothing says it. Raises LakeError where it cannot be read."""
+        """Return the version of the lake's layout, by default 0. Raises LakeError if it cannot be read."""
         file = self.root / "format.json"
         try:
             return int(json.loads(file.read_text(encoding="utf-8"))["format"])
@@ -105,14 +106,14 @@ class Lake:
             return 0
         except (ValueError, TypeError, KeyError):
             raise LakeError(
-                f"{file} does not say the lake's format, such as {json.dumps({'format': FORMAT})}: put it back from "
-                "a copy"
+                f"{file} does not contain the lake's format, such as {json.dumps({'format': FORMAT})}: "
+                "restore it from a backup"
             ) from None
 
     # ---- reading -------------------------------------------------------------------------------------
 
     def manifest(self, table: str, partition: Partition) -> Manifest:
-        """The committed manifest. Raises PartitionMissing where there is none."""
+        """Return the committed manifest. Raises PartitionMissing if there is none."""
         directory = self._directory(table, partition)
         try:
             return load_manifest(directory / "manifest.json")
@@ -126,17 +127,17 @@ class Lake:
         return (self._directory(table, partition) / "manifest.json").is_file()
 
     def unfinished(self, table: str = "*/*", experiment: str = "*") -> list[Path]:
-        """Shards of partitions that a stage began and has not committed yet."""
+        """Return shards of partitions that a stage started and has not committed yet."""
         begun = self.root.glob(f"{table}/experiment={experiment}/*/part-*.parquet")
         return sorted(path for path in begun if not (path.parent / "manifest.json").is_file())
 
     def manifests(self, table: str = "*/*", experiment: str = "*") -> list[Manifest]:
-        """All committed manifests, ordered by table and partition. `*` matches anything."""
+        """Return all committed manifests, ordered by table and partition. `*` matches anything."""
         found = self.root.glob(f"{table}/experiment={experiment}/*/manifest.json")
         return [load_manifest(path) for path in sorted(found)]
 
     def read(self, table: str, partition: Partition) -> pl.DataFrame:
-        """A partition's rows. Raises PartitionMissing, or GateClosed when a blocking check failed last."""
+        """Return a partition's rows. Raises PartitionMissing, or GateClosed if a blocking check failed."""
         manifest = self.manifest(table, partition)
         while True:
             self._refuse_if_gated(manifest)
@@ -146,7 +147,7 @@ class Lake:
                 replaced = self.manifest(table, partition)
                 if replaced == manifest:
                     raise
-                manifest = replaced  # since it was read: the new manifest names the new files
+                manifest = replaced  # replaced since it was read: the new manifest lists the new files
 
     def scan(self, table: str, partition: Partition) -> pl.LazyFrame:
         """A partition's rows, unread. Raises PartitionMissing, or GateClosed when a blocking check failed last."""
@@ -163,7 +164,7 @@ class Lake:
         return rows.join(withdrawn.lazy(), on="id", how="anti", maintain_order="left")
 
     def read_ungated(self, manifest: Manifest) -> pl.DataFrame:
-        """A partition's rows whatever its checks say: for checks, lineage and people."""
+        """Return a partition's rows regardless of its checks: for checks, lineage and people."""
         rows, withdrawn = self.read_whole(manifest), self.ledger.withdrawn(manifest.activity.id)
         return (
             rows if withdrawn.is_empty() else rows.join(withdrawn, on="id", how="anti", maintain_order="left")
@@ -172,26 +173,26 @@ class Lake:
     def read_columns(
         self, manifest: Manifest, names: Sequence[str], first: int | None = None
     ) -> pl.DataFrame:
-        """Some columns of `read_ungated`, and only its `first` rows if asked for."""
+        """Return some columns of `read_ungated`, and only the `first` rows if it is given."""
         rows = self.scan_ungated(manifest)
         return (rows if first is None else rows.head(first)).select(names).collect()
 
     def live_rows(self, manifest: Manifest) -> int:
-        """How many rows `read_ungated` gives."""
+        """Return the number of rows of `read_ungated`."""
         if self.ledger.withdrawn(manifest.activity.id).is_empty():
             return manifest.rows
         return len(self.read_columns(manifest, ["id"]))
 
     def read_whole(self, manifest: Manifest) -> pl.DataFrame:
-        """Every row on the disk, withdrawn or not: for walks along lineage, and to verify."""
+        """Return every row on the disk, including revoked ones: for lineage walks and for verification."""
         return pl.concat([read_parquet(path) for path in manifest.paths])
 
     def withdrawn(self, manifest: Manifest) -> dict[str, str]:
-        """Ids of its rows that were withdrawn, each with a revocation that it fell with."""
+        """Return the ids of its revoked rows, each with a revocation that covers it."""
         return dict(self.ledger.withdrawn(manifest.activity.id).iter_rows())
 
     def checks(self, manifest: Manifest) -> list[CheckOutcome]:
-        """The last results of the checks of exactly this manifest's activity."""
+        """Return the latest results of the checks of exactly this manifest's activity."""
         try:
             recorded = json.loads((manifest.directory / "checks.json").read_text())
         except FileNotFoundError:
@@ -206,17 +207,17 @@ class Lake:
             names = "; ".join(f"{check.name} ({check.reason})" for check in failed)
             where = ", ".join(f"{key} {value}" for key, value in manifest.partition.items())
             raise GateClosed(
-                f"{manifest.table} of {where} is not handed on, since its blocking check failed: {names}. "
-                "Materialise it again, or mend its input, then re-run its checks."
+                f"{manifest.table} of {where} cannot be read by later stages, since blocking checks failed: "
+                f"{names}. Materialise it again, or fix its input, then re-run its checks."
             )
 
     # ---- writing -------------------------------------------------------------------------------------
 
     @contextmanager
     def writer(self, schema: Table, activity: Activity) -> Iterator[PartitionWriter]:
-        """Hold the partition's lock and write it shard by shard; nothing is visible before `commit`.
+        """Hold the partition's lock and write it shard by shard; rows are visible only after `commit`.
 
-        Raises PartitionBusy when another process holds the lock.
+        Raises PartitionBusy if another process holds the lock.
         """
         directory = self._directory(schema.name, activity.partition)
         with file_system_errors(directory):
@@ -228,7 +229,7 @@ class Lake:
             yield PartitionWriter(directory, schema, activity, self.ledger, edition_of(directory, activity))
 
     def write(self, schema: Table, activity: Activity, frame: pl.DataFrame) -> Manifest:
-        """Write and commit a whole partition at once, replacing what was there."""
+        """Write and commit a whole partition at once, replacing the previous one."""
         with self.writer(schema, activity) as writer:
             writer.write_shard(0, frame, overwrite=True)
             return writer.commit()
@@ -236,9 +237,9 @@ class Lake:
     def record_checks(
         self, manifest: Manifest, outcomes: Sequence[CheckOutcome], known: Collection[str] | None = None
     ) -> None:
-        """Keep the results of checks; those of checks not named here stay as they were.
+        """Store the results of checks; results of other checks stay unchanged.
 
-        `known` names all checks that there are: what another version of the code checked is forgotten.
+        `known` lists all existing checks; results of checks that no longer exist are removed.
         """
         kept = {check.name: check for check in self.checks(manifest) if known is None or check.name in known}
         kept.update({check.name: check for check in outcomes})
@@ -257,7 +258,7 @@ class Lake:
         return directory
 
     def withdraw(self, manifest: Manifest, revocations: Mapping[str, str]) -> None:
-        """Leave rows out of all later reads: their ids, each with the revocation that it fell with."""
+        """Leave rows out of all later reads, given their ids, each with the revocation that covers it."""
         pairs = pl.DataFrame(list(revocations.items()), schema=["id", "revocation"], orient="row")
         with self.ledger.lock():
             self.ledger.withdraw(manifest.activity.id, pairs)
@@ -265,9 +266,10 @@ class Lake:
     # ---- DuckDB --------------------------------------------------------------------------------------
 
     def connect(self, *, whole: bool = False) -> duckdb.DuckDBPyConnection:
-        """An in-memory DuckDB connection: a view for every table, and `records`, `edges`, `activities`.
+        """Return an in-memory DuckDB connection with a view for every table, and `records`, `edges`,
+        `activities`.
 
-        With `whole` the views hold withdrawn rows as well.
+        With `whole`, the views include revoked rows.
         """
         spill = Path(tempfile.gettempdir()) / "selfimprove-duckdb"
         connection = duckdb.connect(config={"temp_directory": str(spill)})
@@ -275,11 +277,11 @@ class Lake:
         return connection
 
     def refresh_catalog(self) -> Path:
-        """Write `catalog.duckdb`, views only, and put it in place by rename. Open it with plain `duckdb`."""
+        """Write `catalog.duckdb`, which contains only views and can be opened with plain `duckdb`."""
         target = self.root / "catalog.duckdb"
         temporary = target.with_name(".catalog.duckdb")
         with file_system_errors(target), FileLock(self.root / ".catalog.lock"):
-            for left in self.root.glob(f"{temporary.name}*"):  # by a process that was killed, with its log
+            for left in self.root.glob(f"{temporary.name}*"):  # left by a killed process, with its log
                 left.unlink()
             with duckdb.connect(str(temporary)) as connection:
                 create_views(connection, self.manifests(), self.ledger)

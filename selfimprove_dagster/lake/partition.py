@@ -1,4 +1,4 @@
-"""One partition on the disk: its manifest, and the writer that commits it."""
+"""Read and write one partition on the disk: its manifest, and the writer that commits it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Partition = Mapping[str, str]
 
 
 _SPENT = "selfimprove.spent"
-"""Key of the metadata of a Parquet file."""
+"""Key of our metadata in a Parquet file."""
 
 
 def partition_of(experiment: str, iteration: int) -> dict[str, str]:
-    """The partition of one iteration of one experiment."""
+    """Return the partition of one iteration of an experiment."""
     return {"experiment": experiment, "iteration": f"{iteration:03d}"}
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One committed Parquet file; `checksum` is `b2:` and the blake2b-128 of its bytes."""
+    """A committed Parquet file; `checksum` is `b2:` and the blake2b-128 of its bytes."""
 
     name: str
     rows: int
@@ -44,9 +44,9 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a committed partition consists of and which activity made it.
+    """The files of a committed partition, and the activity that made it.
 
-    `purged` rows of it were removed from the disk for good; `edition` counts the times that happened.
+    `purged` is the number of rows that were removed from the disk; `edition` counts these removals.
     """
 
     directory: Path
@@ -60,7 +60,7 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Rows on the disk; those that were withdrawn count."""
+        """Return the number of rows on the disk, including revoked ones."""
         return sum(file.rows for file in self.files)
 
     @property
@@ -77,13 +77,13 @@ class Manifest:
 
     @property
     def iteration(self) -> int:
-        """The iteration, or -1 for tables that are not kept by iteration."""
+        """Return the iteration, or -1 for tables that are not partitioned by iteration."""
         return int(self.partition.get("iteration", -1))
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What work with a model took: tokens generated, and seconds in which it did nothing else."""
+    """The cost of model work: generated tokens, and seconds of model time."""
 
     tokens: int = 0
     model_seconds: float = 0.0
@@ -94,7 +94,7 @@ class Spent:
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Hold a partition's lock. Raises PartitionBusy when another process does."""
+    """Hold a partition's lock. Raises PartitionBusy if another process holds it."""
     lock = FileLock(directory / ".lock", timeout=0)
     try:
         with file_system_errors(directory):
@@ -103,7 +103,7 @@ def held(directory: Path) -> Iterator[None]:
         table, partition = "/".join(directory.parts[-4:-2]), ", ".join(directory.parts[-2:])
         raise PartitionBusy(
             f"{table} {partition.replace('=', ' ')} is being written by another process; "
-            "wait for it to end, or stop it, then run again"
+            "wait until it ends, or stop it, then run again"
         ) from None
     try:
         yield
@@ -113,7 +113,7 @@ def held(directory: Path) -> Iterator[None]:
 
 @dataclass
 class PartitionWriter:
-    """Writes one partition; made by `Lake.writer`, which holds the lock."""
+    """Writes one partition; created by `Lake.writer`, which holds the lock."""
 
     directory: Path
     schema: Table
@@ -123,24 +123,24 @@ class PartitionWriter:
 
     @property
     def committed_shards(self) -> set[int]:
-        """Shards that an earlier attempt at this same activity left whole."""
+        """Return the complete shards of earlier attempts of the same activity."""
         prefix = self._prefix
         names = (path.name for path in self.directory.glob(f"{prefix}*.parquet"))
         return {int(name.removeprefix(prefix).removesuffix(".parquet")) for name in names}
 
     def read_shard(self, index: int) -> pl.DataFrame:
-        """The rows of a shard that is already there."""
+        """Return the rows of an existing shard."""
         return read_parquet(self._path(index))
 
     @property
     def spent(self) -> Spent:
-        """What all committed shards took, those of earlier attempts included."""
+        """Return the cost of all committed shards, including those of earlier attempts."""
         return sum((spent_on(self._path(index)) for index in self.committed_shards), Spent())
 
     def write_shard(
         self, index: int, frame: pl.DataFrame, *, spent: Spent | None = None, overwrite: bool = False
     ) -> None:
-        """Write one shard durably, with what it took. One that is there is an error unless `overwrite`."""
+        """Write one shard durably, with its cost. An existing shard is an error unless `overwrite` is set."""
         path = self._path(index)
         if path.exists() and not overwrite:
             raise FileExistsError(f"shard {index} of {self.schema.name} is already written: {path}")
@@ -156,12 +156,12 @@ class PartitionWriter:
                 temporary.unlink(missing_ok=True)
 
     def commit(self, about: Mapping[str, Any] | None = None) -> Manifest:
-        """Publish all shards of this activity in one step, then clear away what they replace.
+        """Publish all shards of this activity in one step, then delete the replaced ones.
 
-        `about` is added to the activity's own (token counts, seconds). Rows that descend from revoked ones
-        fall with them: a stage may have read those before. No such row slips through, since what fell is
-        looked up, and the manifest put in place, under the lock that a revocation is applied under: one that
-        came before is heeded here, and one that comes after finds this partition in the lake.
+        `about` is added to that of the activity (token counts, seconds). Rows that descend from revoked ones
+        are revoked, too, as the stage may have read its input before the revocation. None is missed: the
+        revoked rows are looked up, and the manifest is written, under the lock that revocations are applied
+        under. An earlier revocation is respected here, and a later one finds this partition in the lake.
         """
         indices = sorted(self.committed_shards)
         if not indices:
@@ -182,7 +182,7 @@ class PartitionWriter:
                 "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
                 "activity": activity,
             }
-            # Half surrogate pairs (file names that are no UTF-8) would make the file unreadable to DuckDB.
+            # Lone surrogates (from file names that are not UTF-8) would make the file unreadable for DuckDB.
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
             write_atomically(target, text.encode(errors="replace"))
         named = {file.name for file in files}
@@ -194,7 +194,7 @@ class PartitionWriter:
         return load_manifest(target)
 
     def rewrite_without(self, manifest: Manifest, ids: pl.Series) -> Manifest:
-        """Commit the partition again as it is but without some rows, in new files beside the old ones."""
+        """Commit the partition again without some rows, in new files next to the old ones."""
         fresh = replace(self, activity=manifest.activity, edition=manifest.edition + 1)
         for path in manifest.paths:
             kept = read_parquet(path).filter(~pl.col("id").is_in(ids.implode()))
@@ -203,9 +203,9 @@ class PartitionWriter:
         return fresh.commit()
 
     def _let_fall(self, indices: Sequence[int]) -> int:
-        """Withdraw the rows that fall, and take those out of the shards whose text was purged.
+        """Withdraw the revoked rows, and remove those with purged text from the shards.
 
-        Returns how many rows of this activity were purged.
+        Returns the number of purged rows of this activity.
         """
         paths = [self._path(index) for index in indices]
         rows = pl.concat([read_parquet(path, ["id", "parents"]) for path in paths])
@@ -243,12 +243,12 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
 
 
 def spent_on(path: Path) -> Spent:
-    """What the rows of a shard took, as its file says; nothing where it says nothing."""
+    """Return the cost of a shard as recorded in its file; zero if it is not recorded."""
     return Spent(**json.loads(pl.read_parquet_metadata(path).get(_SPENT, "{}")))
 
 
 def edition_of(directory: Path, activity: Activity) -> int:
-    """Of the files to write: a partition that was purged, made again, goes on with those of its purge."""
+    """Return the edition of the files to write, which continues after that of an earlier purge."""
     try:
         manifest = load_manifest(directory / "manifest.json")
     except FileNotFoundError:

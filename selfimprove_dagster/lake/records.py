@@ -1,22 +1,22 @@
-"""Records, activities, decisions: what a row of the lake is, and how its id is computed.
+"""Define records and activities: the rows of the lake, and how their ids are computed.
 
-A record is immutable. Its row carries its whole lineage, so there is no second write that could disagree
-with the first:
+A record is immutable. Its row contains its lineage, so that there is no second write that could disagree with
+the first:
 
-    id            `<tag>:<hex>`, which occurrence this is: a hash of stage, content, sorted parents, activity
+    id            `<tag>:<hex>`, which identifies the occurrence: a hash of stage, content, sorted parents, activity
                   and sample index. Anyone can recompute it.
-    content_hash  `b2:<hex>`, what it says: a hash of its content columns alone.
-    parents       what it was made from, each with the role it played (prompt, demonstration, voted_from, …).
+    content_hash  `b2:<hex>`, which identifies the content: a hash of the content columns only.
+    parents       the records it was made from, each with its role (prompt, demonstration, voted_from, …).
     activity_id   the materialisation that made it.
-    sample_index  the how-manieth of its siblings it is (0 where there is but one).
+    sample_index  its index among its siblings (0 if it has none).
 
-An *activity* is one materialisation of one stage (W3C PROV's word). Its id hashes what determines the
-output (inputs, model, parameters, seed, code version) and nothing of run ids, times or machines: a resumed
-run and an undisturbed one give the same ids.
+An *activity* (a term of W3C PROV) is one materialisation of one stage. Its id hashes what determines the
+output (inputs, model, parameters, seed, code version), but no run ids, times or machines. Therefore a resumed
+run and an uninterrupted one give the same ids.
 
-Columns are of two sorts. *Content* is what the record says and is hashed. *Measures* stand beside it
-(log-probabilities, times, scores that follow from content) and are guarded by the file checksums of the
-manifest alone, since their last bits may differ from machine to machine.
+There are two kinds of columns. *Content* columns are hashed. *Measures* (log-probabilities, times, scores
+that are computed from content) are protected only by the file checksums of the manifest, since their last
+bits may differ between machines.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from selfimprove_dagster.table import Row, Table
 
 @dataclass(frozen=True)
 class Parent:
-    """One edge of lineage: the record `id` played `role` in the making of another."""
+    """An edge of lineage: another record was made from the record `id`, in the role `role`."""
 
     id: str
     role: str
@@ -45,11 +45,11 @@ class Parent:
 
 @dataclass(frozen=True)
 class Activity:
-    """One materialisation of one stage in one partition.
+    """A materialisation of a stage in one partition.
 
-    `inputs` are the activity ids of the partitions that were read, `parameters` all settings that shape the
-    output. `about` is whatever else is worth keeping (engine, Dagster run id, times, token counts) and takes
-    no part in the id.
+    `inputs` are the activity ids of the partitions that were read, and `parameters` all settings that affect
+    the output. `about` holds other useful facts (engine, Dagster run id, times, token counts), which are not
+    part of the id.
     """
 
     table: str
@@ -63,7 +63,7 @@ class Activity:
 
     @property
     def id(self) -> str:
-        """`act:<hex>` over everything but `about`."""
+        """Return `act:<hex>`, a hash of everything except `about`."""
         return "act:" + _digest(
             {
                 "table": self.table,
@@ -77,7 +77,7 @@ class Activity:
         )
 
     def to_json(self) -> Row:
-        """Plain data, as a manifest stores it; the parameters as JSON gives them back (tuples as lists)."""
+        """Return plain data, as stored in a manifest, with parameters in JSON form (tuples as lists)."""
         return {
             "id": self.id,
             "table": self.table,
@@ -92,7 +92,7 @@ class Activity:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Activity:
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         return cls(
             table=data["table"],
             partition=data["partition"],
@@ -106,7 +106,7 @@ class Activity:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8; NaN and infinities are refused."""
+    """Return the canonical JSON of a value: sorted keys, no spaces, UTF-8. NaN and infinities are refused."""
     return _ENCODER.encode(value).encode("utf-8", errors="surrogatepass")
 
 
@@ -130,14 +130,14 @@ def _digest(value: Any) -> str:
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """`b2:` and the blake2b-128 of the content's canonical JSON."""
+    """Return `b2:` and the blake2b-128 of the content's canonical JSON."""
     return "b2:" + _digest(content)
 
 
 def record_id(
     tag: str, content_digest: str, parents: Iterable[Parent], activity_id: str, sample_index: int = 0
 ) -> str:
-    """`<tag>:<hex>` of stage tag, content hash, parents (in any order), activity and sample index."""
+    """Return `<tag>:<hex>` from tag, content hash, parents (in any order), activity and sample index."""
     edges = sorted((parent.id, parent.role) for parent in parents)
     return f"{tag}:" + _digest([tag, content_digest, edges, activity_id, sample_index])
 
@@ -169,12 +169,12 @@ def parents_of(**roles: str) -> pl.Expr:
 
 
 def build_records(schema: Table, drafts: Drafts, activity: Activity) -> pl.DataFrame:
-    """Give drafts their ids and lay them out in the schema's columns.
+    """Compute the ids of drafts and return them as a frame with the schema's columns.
 
     A frame takes about half the time of a `Draft` per row (benchmarks/results/record_ids.md).
 
-    Raises KeyError when a draft lacks a column of the schema or has one too many, and ValueError naming the
-    column when a value does not fit its type: what is stored must be what was hashed.
+    Raises KeyError if a draft lacks a column of the schema or has an extra one, and ValueError with the name
+    of the column if a value does not fit its type: the stored value must be the hashed one.
     """
     if isinstance(drafts, pl.DataFrame):
         frame, texts = _checked(schema, drafts), None
@@ -186,7 +186,7 @@ def build_records(schema: Table, drafts: Drafts, activity: Activity) -> pl.DataF
 
 
 def recompute_ids(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns `id` and `content_hash` computed anew from what the rows of `frame` say, in their order."""
+    """Recompute the columns `id` and `content_hash` of the rows of `frame`, in their order."""
     frame = frame.with_columns(content_hash=_hashes("b2:", _content_texts(schema, frame)))
     return pl.DataFrame({"id": _record_ids(schema.tag, frame), "content_hash": frame["content_hash"]})
 
@@ -195,7 +195,7 @@ def recompute_ids(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _checked(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame of drafts, if its columns have the names and types of the schema."""
+    """Return the frame of drafts after checking the names and types of its columns."""
     if "sample_index" not in frame.columns:
         frame = frame.with_columns(sample_index=pl.lit(0, pl.Int32))
     given = set(schema.polars) - {"id", "content_hash", "activity_id"}
@@ -213,7 +213,7 @@ def _checked(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _frame(schema: Table, drafts: Sequence[Draft]) -> tuple[pl.DataFrame, Sequence[bytes] | None]:
-    """The columns of the drafts, and the JSON of their contents where the columns cannot give it."""
+    """Return the columns of the drafts, and the JSON of their contents if columns cannot give it."""
     contents = [draft.content for draft in drafts]
     measures = [draft.measures for draft in drafts]
     for content, measured in zip(contents, measures, strict=True):
@@ -240,14 +240,14 @@ def _frame(schema: Table, drafts: Sequence[Draft]) -> tuple[pl.DataFrame, Sequen
 
 
 _UNUSUAL = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
-"""What `_series` raises for values that need `_series_by_arrow`."""
+"""Errors that `_series` raises for values that need `_series_by_arrow`."""
 
 
 def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
-    """A column of plain values: lists or tuples, dicts with all fields, text, booleans, numbers, None.
+    """Return a column of plain values: lists or tuples, dicts with all fields, text, booleans, numbers, None.
 
-    Raises one of `_UNUSUAL` for other values: `_series_by_arrow` decides whether they fit, more slowly.
-    Polars alone would store True as 1, and round integers that a float cannot hold.
+    Raises one of `_UNUSUAL` for other values, for which the slower `_series_by_arrow` decides whether they
+    fit. Polars would store True as 1, and round integers that a float cannot represent.
     """
     if isinstance(dtype, pl.List):
         if not set(map(type, values)) <= {list, tuple, NoneType}:
@@ -281,7 +281,7 @@ def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
 
 
 def _series_by_arrow(schema: Table, name: str, values: Sequence[Any]) -> pl.Series:
-    """A column by way of Arrow, which neither drops nor recasts a value that does not fit (Polars does)."""
+    """Return a column built with Arrow, which, unlike Polars, never drops or casts an unfit value."""
     dtype = schema.polars[name]
     arrow = pl.DataFrame(schema={name: dtype}).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     try:
@@ -292,7 +292,7 @@ def _series_by_arrow(schema: Table, name: str, values: Sequence[Any]) -> pl.Seri
 
 
 def _parents_series(schema: Table, parents: Sequence[Sequence[Parent]]) -> pl.Series:
-    """The column `parents` of rows with the given parents."""
+    """Return the column `parents` of rows with the given parents."""
     edges: list[Parent] = []
     for parents_of_row in parents:
         edges += parents_of_row
@@ -306,7 +306,7 @@ def _parents_series(schema: Table, parents: Sequence[Sequence[Parent]]) -> pl.Se
 
 
 def _lists(items: pl.Series, lengths: Sequence[int | None]) -> pl.Series:
-    """Consecutive items as lists of the given lengths; a length of None makes a null."""
+    """Group consecutive items into lists of the given lengths; a length of None gives a null."""
     ends = pa.array(accumulate((length or 0 for length in lengths), initial=0), type=pa.int64())
     nulls = pa.array([length is None for length in lengths], type=pa.bool_())
     lists = pa.LargeListArray.from_arrays(ends, items.to_arrow(), mask=nulls)
@@ -317,10 +317,10 @@ def _lists(items: pl.Series, lengths: Sequence[int | None]) -> pl.Series:
 
 
 def _content_texts(schema: Table, frame: pl.DataFrame) -> Iterator[bytes]:
-    """The canonical JSON of the content of each row; slices bound the memory that the texts take.
+    """Yield the canonical JSON of the content of each row, in slices that bound the memory for the texts.
 
-    Polars writes the JSON of whole columns. Floats differ (Python: 1e-05, Polars: 0.00001), so a table that
-    has any is encoded row by row.
+    Polars writes the JSON of whole columns. Its floats differ (Python: 1e-05, Polars: 0.00001), so a table
+    with floats is encoded row by row.
     """
     content = frame.select(sorted(schema.content))
     if not all(map(_has_column_json, content.dtypes)):
@@ -333,7 +333,7 @@ def _content_texts(schema: Table, frame: pl.DataFrame) -> Iterator[bytes]:
 
 
 def _has_column_json(dtype: Any) -> bool:
-    """Whether Polars writes the values of a type as `canonical_json` does."""
+    """Return whether Polars writes the values of a type in the same way as `canonical_json`."""
     if isinstance(dtype, pl.List):
         return _has_column_json(dtype.inner)
     if isinstance(dtype, pl.Struct):
@@ -342,7 +342,7 @@ def _has_column_json(dtype: Any) -> bool:
 
 
 def _sorted_keys(dtype: Any) -> Any:
-    """The type with the fields of its structs in the order of canonical JSON."""
+    """Return the type with the fields of its structs in the order of canonical JSON."""
     if isinstance(dtype, pl.List):
         return pl.List(_sorted_keys(dtype.inner))
     if isinstance(dtype, pl.Struct):
@@ -352,7 +352,7 @@ def _sorted_keys(dtype: Any) -> Any:
 
 
 def _record_ids(tag: str, frame: pl.DataFrame) -> pl.Series:
-    """The `record_id` of each row of `frame`, which has the columns that it hashes."""
+    """Return the `record_id` of each row of `frame`, which has the hashed columns."""
     edges = frame.select("parents").with_row_index("row").explode("parents", empty_as_null=False)
     edges = edges.unnest("parents").sort("row", "id", "role")
     pairs = edges.select(pl.format("[{},{}]", _json_text("id"), _json_text("role"))).to_series()
@@ -373,16 +373,16 @@ def _record_ids(tag: str, frame: pl.DataFrame) -> pl.Series:
 
 
 def _json_text(column: str) -> pl.Expr:
-    """The JSON of each value of a column: Polars encodes structs alone, so their braces are cut off."""
+    """Return the JSON of each value of a column. Polars encodes only structs, so their braces are removed."""
     structs = pl.struct(pl.col(column).alias(""))
     return structs.struct.json_encode().str.strip_prefix('{"":').str.strip_suffix("}")
 
 
 def _hashes(prefix: str, texts: Iterable[bytes]) -> pl.Series:
-    """The prefix and the blake2b-128 of each text, in hexadecimal digits."""
+    """Return the prefix and the hexadecimal blake2b-128 of each text."""
     digests = []
     for text in texts:
-        digest = _BLAKE2B_128.copy()  # faster than a new one
+        digest = _BLAKE2B_128.copy()  # faster than creating a new one
         digest.update(text)
         digests.append(digest.digest())
     return prefix + pl.Series(digests, dtype=pl.Binary).bin.encode("hex")

@@ -1,15 +1,16 @@
-"""What was revoked, and which rows fell with it.
+"""Keep the ledger of revocations and of the rows that they withdraw.
 
-    <lake>/.lock                            commits and revocations take turns under it
+    <lake>/.lock                            serialises commits and revocations
     <lake>/revocations/
         <hex>.json                          one revocation: what, who, why, when; never changed
-        <hex>.applied.json                  what fell, by table, and which models were tainted
-        <hex>.lifted.json                   it was restored: who, why, when
+        <hex>.applied.json                  the withdrawn rows by table, and the tainted models
+        <hex>.lifted.json                   it was lifted: who, why, when
         <hex>.purging.json, .purged.json    its text is being, or has been, removed from the disk
-        withdrawn/<activity>.parquet        `id, revocation`: the fallen rows of one activity
+        withdrawn/<activity>.parquet        `id, revocation`: the withdrawn rows of one activity
 
-Everything here only grows. A row is withdrawn as long as one revocation that it fell with is not lifted, so
-to lift one is to write one file. What an activity lost stays known after its partition was made anew.
+The ledger is append-only. A row is withdrawn as long as one of its revocations is not lifted, so lifting one
+means writing one file. The withdrawn rows of an activity stay recorded after its partition is materialised
+again.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ _PAIRS = {"id": pl.String, "revocation": pl.String}
 
 
 def question_hash(question: str) -> str:
-    """The hash of a normalised question: knows the same question again and gives nothing of it away."""
+    """Return the hash of a normalised question, which identifies the question without revealing it."""
     return content_hash({"question": normalise_question(question)})
 
 
 @dataclass(frozen=True)
 class Revocation:
-    """One revocation. `experiment` is None when it holds for all; `events` is what happened to it since."""
+    """A revocation. `experiment` is None if it applies to all; `events` records what happened to it since."""
 
     kind: str
     value: str
@@ -59,7 +60,7 @@ class Revocation:
 
     @property
     def id(self) -> str:
-        """`rev:<hex>` of everything but the events."""
+        """Return `rev:<hex>`, a hash of everything except the events."""
         return "rev:" + content_hash(self.to_json()).removeprefix("b2:")
 
     @property
@@ -67,7 +68,7 @@ class Revocation:
         return "lifted" not in self.events
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as the ledger stores it."""
+        """Return plain data, as stored in the ledger."""
         data = {name: value for name, value in vars(self).items() if name != "events"}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
@@ -75,7 +76,7 @@ class Revocation:
         return self.live and self.experiment in (None, experiment)
 
     def names(self, source_file: str, licence: str, question: str | None) -> bool:
-        """Whether it names a question by its file, its licence or its words (None: not known)."""
+        """Return whether it covers a question by its file, its licence or its text (None: unknown)."""
         if self.kind == "source-file":
             return source_file == self.value
         if self.kind == "licence":
@@ -86,39 +87,39 @@ class Revocation:
 
 
 def seed_text(row: Mapping[str, Any]) -> str | None:
-    """The words of a seed, question, task or prompt, by which it is known again; None of a rejected line.
+    """Return the text that identifies a seed, question, task or prompt; None for a rejected line.
 
-    A comparison is known by its prompt, whatever responses it compares.
+    A comparison is identified by its prompt, regardless of its responses.
     """
     return row.get("question") or row.get("instruction") or row.get("prompt")
 
 
 class Ledger:
-    """The revocations of the lake under `root`. Whoever adds to it holds `lock`."""
+    """The revocations of the lake in `root`. Writers must hold `lock`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / "revocations"
 
     def lock(self) -> FileLock:
-        """Held while a partition is committed and while a revocation is applied; one thread may nest it."""
+        """Return the lock for committing partitions and applying revocations; it is reentrant per thread."""
         with file_system_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".lock", is_singleton=True)
 
     def revocations(self, experiment: str | None = None) -> list[Revocation]:
-        """All of them, lifted or not, oldest first; or those live ones that hold for an experiment."""
+        """Return all revocations, lifted or not, oldest first; or the live ones for an experiment."""
         found = [self._load(path) for path in self.folder.glob("*.json") if not path.stem.endswith(_EVENTS)]
         found.sort(key=lambda revocation: (revocation.at, revocation.id))
         return [one for one in found if experiment is None or one.holds_for(experiment)]
 
     def named(self, experiment: str, rows: pl.DataFrame) -> pl.DataFrame:
-        """`id, revocation` of those rows of a table of seeds that the live revocations name."""
+        """Return `id, revocation` of the rows of a seed table that live revocations cover."""
         pairs = [
             (row["id"], revocation.id)
             for revocation in self.revocations(experiment)
             for row in rows.iter_rows(named=True)
-            if row.get("excerpt") != ""  # a line that was turned away for a revocation, without its text
+            if row.get("excerpt") != ""  # a line that was rejected because of a revocation has no text
             and revocation.names(row["source_file"], row["licence"], seed_text(row))
         ]
         return pl.DataFrame(pairs, schema=_PAIRS, orient="row")
@@ -128,32 +129,32 @@ class Ledger:
         self._write(_hex(revocation.id), revocation.to_json())
 
     def note(self, revocation: str, event: str, data: Mapping[str, Any]) -> None:
-        """Add what happened to one."""
+        """Add an event of a revocation."""
         self._write(f"{_hex(revocation)}.{event}", data)
 
     def has(self, event: str) -> set[str]:
-        """Ids of the revocations to which that happened."""
+        """Return the ids of the revocations with that event."""
         return {"rev:" + path.name.split(".")[0] for path in self.folder.glob(f"*.{event}.json")}
 
     # ---- withdrawn rows ------------------------------------------------------------------------------
 
     def withdrawn_file(self, activity_id: str) -> Path:
-        """Where the fallen rows of an activity are listed, if any fell."""
+        """Return the path of the list of withdrawn rows of an activity."""
         return self.folder / "withdrawn" / f"{_hex(activity_id)}.parquet"
 
     def withdrawn(self, activity_id: str) -> pl.DataFrame:
-        """`id, revocation` of an activity's withdrawn rows, sorted; live revocations alone count.
+        """Return `id, revocation` of an activity's withdrawn rows, sorted, for live revocations only.
 
-        A row that fell with several of them stands there several times.
+        A row with several revocations is listed several times.
         """
         return self._live([self.withdrawn_file(activity_id)])
 
     def all_withdrawn(self) -> pl.DataFrame:
-        """The same over all activities, those that were made anew included."""
+        """Return the withdrawn rows of all activities, including replaced ones."""
         return self._live(sorted((self.folder / "withdrawn").glob("*.parquet")))
 
     def withdraw(self, activity_id: str, pairs: pl.DataFrame) -> None:
-        """Let rows of an activity fall: `pairs` has columns `id, revocation`."""
+        """Withdraw rows of an activity; `pairs` has the columns `id, revocation`."""
         path = self.withdrawn_file(activity_id)
         known = _read(path)
         merged = pl.concat([known, pairs.select(*_PAIRS)]).unique().sort("id", "revocation")
@@ -186,15 +187,16 @@ class Ledger:
 
 
 def now() -> str:
-    """The time as the ledger states it: UTC, so fine that what is lifted can be revoked anew at once."""
+    """Return the time for the ledger: UTC, precise enough to revoke again directly after lifting."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def fall(edges: pl.DataFrame, withdrawn: pl.DataFrame) -> pl.DataFrame:
-    """All that falls with the withdrawn rows (`id, revocation`) along the edges (`child, parent`), they too.
+    """Return the withdrawn rows (`id, revocation`) and all their descendants along the edges (`child,
+    parent`).
 
-    A row falls when a row that it names as its parent has fallen. Checkpoints do not: they name their
-    dataset as a whole, and are tainted instead.
+    A row is withdrawn if one of its parents is. Checkpoints are not: they name their whole dataset, and are
+    tainted instead.
     """
     fallen = fresh = withdrawn.select(*_PAIRS).unique()
     while not fresh.is_empty():
@@ -205,7 +207,7 @@ def fall(edges: pl.DataFrame, withdrawn: pl.DataFrame) -> pl.DataFrame:
 
 
 def edges_of(rows: pl.DataFrame) -> pl.DataFrame:
-    """`child, parent` for rows with columns `id, parents`."""
+    """Return `child, parent` for rows with columns `id, parents`."""
     edges = rows.select("id", "parents").explode("parents", empty_as_null=False)
     return edges.select(child="id", parent=pl.col("parents").struct.field("id"))
 

@@ -1,9 +1,9 @@
-"""Taint: which checkpoints learnt from what was revoked.
+"""Find tainted checkpoints, i.e. those that were trained on revoked data.
 
-A checkpoint is tainted when examples of its dataset fell that were there as it was trained, when it started
-from a tainted one, or when a tainted one wrote the text that it was trained on, or rewarded it. That is said
-of the whole model, since nobody can say what a single example did to its weights. What was tainted stays on
-record with the revocation, whatever is made anew or purged, until that is lifted.
+A checkpoint is tainted if examples that it was trained on were revoked, if it started from a tainted one, or
+if a tainted one wrote or rewarded its training text. The whole model is tainted, since the effect of a single
+example on its weights is unknown. The taint is recorded with the revocation until that is lifted, even if
+data is materialised again or purged.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.table import MODEL_COLUMNS
 
 REWARDED_BY = "rewarded_by"
-"""The role of a model whose scores another was trained to raise."""
+"""The role of a reward model whose scores another model was trained to increase."""
 
 
 Withdrawn = Callable[[str], pl.DataFrame]
-"""`id, revocation` of the rows of an activity that fell."""
+"""Returns `id, revocation` of the withdrawn rows of an activity."""
 
 
 def tainted_models(lake: Lake, experiment: str) -> dict[str, str]:
-    """Ids of the experiment's tainted models, each with the reason."""
+    """Return the ids of the experiment's tainted models, each with the reason."""
     revocations = lake.ledger.revocations(experiment)
     if not revocations:
         return {}
@@ -38,7 +38,7 @@ def tainted_models(lake: Lake, experiment: str) -> dict[str, str]:
 
 
 def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
-    """The same for the checkpoints that stand in the lake, were these rows withdrawn."""
+    """Return the checkpoints in the lake that these withdrawn rows would taint, each with the reason."""
     manifests = lake.manifests(experiment=experiment)
     activities = {manifest.activity.id: manifest.activity for manifest in manifests}
     checkpoints = [
@@ -59,7 +59,7 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
 
 
 def _holds_models(manifest: Manifest) -> bool:
-    """Whether a partition's rows are trained models, by the columns of its first file."""
+    """Return whether a partition's rows are trained models, by the columns of its first file."""
     return bool(manifest.paths) and pl.read_parquet_schema(manifest.paths[0]).keys() >= MODEL_COLUMNS
 
 

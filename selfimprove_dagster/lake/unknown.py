@@ -1,4 +1,4 @@
-"""Tables of methods that are not installed: what the files and rows of a partition show of them."""
+"""Derive tables of methods that are not installed from the files and rows of a partition."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ROWS = 20
 
 
 def table_of_files(manifest: Manifest) -> Table:
-    """The table of a partition, from its files.
+    """Return the table of a partition, from its files.
 
-    The tag is read from an id. Content columns come before measures, and there are as many of them as give most of
-    the first rows their content hashes. If no number gives any, all columns count as content, so that the rows are
-    reported as changed.
+    The tag is read from an id. Content columns come before measures. Their number is the one for which most
+    of the first rows have the correct content hash. If there is none, all columns count as content, so that
+    the rows are reported as changed.
     """
     rows = _first_rows(manifest)
     columns = [name for name in rows.columns if name not in COMMON_COLUMNS]
@@ -30,7 +30,7 @@ def table_of_files(manifest: Manifest) -> Table:
     def hashed(count: int) -> int:
         try:
             return int((recompute_ids(table(count), rows)["content_hash"] == rows["content_hash"]).sum())
-        except ValueError:  # a measure that no JSON can hold, such as NaN
+        except ValueError:  # a measure without a JSON form, such as NaN
             return 0
 
     whole = not rows.is_empty() and set(COMMON_COLUMNS) <= set(rows.columns)
@@ -40,7 +40,7 @@ def table_of_files(manifest: Manifest) -> Table:
 
 
 def _first_rows(manifest: Manifest) -> pl.DataFrame:
-    """Some rows of the first file that can be read; no columns where none can."""
+    """Return some rows of the first readable file; an empty frame without columns if there is none."""
     for path in manifest.paths:
         try:
             return read_parquet(path).head(_ROWS)

@@ -1,4 +1,4 @@
-"""DuckDB views over the committed files of a lake, exactly those that the manifests name."""
+"""Create DuckDB views over the committed files of a lake, i.e. exactly those in the manifests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HIVE_TYPES = {"experiment": "VARCHAR", "iteration": "INTEGER", "batch": "VARCHAR
 def create_views(
     connection: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], ledger: Ledger | None
 ) -> None:
-    """A view for every table, and `records`, `edges`, `activities` over all of them.
+    """Create a view for every table, and `records`, `edges`, `activities` over all tables.
 
-    Rows that were withdrawn by the ledger's revocations are left out; without a ledger none is.
+    Rows that are withdrawn in the ledger are left out; without a ledger, all rows are included.
     """
     by_table: dict[str, list[Manifest]] = {}
     for manifest in manifests:
@@ -71,10 +71,10 @@ def _without_withdrawn(manifests: Sequence[Manifest], ledger: Ledger | None) -> 
 
 
 def quoted_path(path: Path) -> str:
-    """A path as DuckDB reads it in a list of files: its wildcards stand for themselves."""
+    """Return a path for a list of files in DuckDB, with its wildcards escaped."""
     return quoted(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
 def quoted(text: str) -> str:
-    """A string literal of SQL."""
+    """Return a string literal of SQL."""
     return "'" + text.replace("'", "''") + "'"

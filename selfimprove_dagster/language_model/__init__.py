@@ -1,6 +1,6 @@
-"""Language models: one interface (`base.LanguageModel`), several engines behind it.
+"""Open language models: one interface (`base.LanguageModel`) with several engines.
 
-Importing this package loads no engine; `open_language_model` imports the one that is asked for.
+Importing this package loads no engine; `open_language_model` imports the requested one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ENGINES: dict[str, str] = {
     "vllm": "selfimprove_dagster.language_model.vllm_engine:VllmLanguageModel",
     "openai": "selfimprove_dagster.language_model.openai_engine:OpenAILanguageModel",
 }
-"""Engine name → `module:class`, or `module:function`, called with the path and the options."""
+"""Maps an engine name to a `module:class` or `module:function`, which is called with the path and the options."""
 
 
 def open_language_model(path: str | Path, engine: str = "transformers", **options: Any) -> LanguageModel:
-    """The model at `path` (a directory, or a hub name) in the engine of that name.
+    """Open the model at `path` (a directory, or a Hub name) in an engine.
 
-    `options` are the engine's own. Raises ModelError for an engine that is not in `ENGINES`, and for a
-    model that is missing or unusable.
+    `options` depend on the engine. Raises ModelError for an engine that is not in `ENGINES`, and for a model
+    that is missing or unusable.
     """
     if engine not in ENGINES:
         raise ModelError(f"unknown engine {engine!r}: use one of {', '.join(sorted(ENGINES))}")

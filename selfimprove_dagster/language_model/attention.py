@@ -1,12 +1,12 @@
-"""Attention for grouped-query models that does not copy the keys and values for every query head.
+"""Compute attention for grouped-query models without copying the keys and values for every query head.
 
-transformers' own "eager" repeats the key/value heads to the number of query heads on each step, which for one
-new token a row is more work than the attention itself. Here the query heads of a group are folded into the
-length dimension, so that a plain matrix product reads the cache in place: 0.4 ms a layer against 1.3 ms
-(eager) and 0.5 ms (SDPA) for 256 rows × 80 positions × 4 heads of 32 on two CPU cores.
+transformers' "eager" attention repeats the key/value heads to the number of query heads on each step, which
+for one new token per row is more work than the attention itself. Here the query heads of a group are folded
+into the length dimension, so that a plain matrix product reads the cache in place: 0.4 ms per layer instead
+of 1.3 ms (eager) and 0.5 ms (SDPA) for 256 rows × 80 positions × 4 heads of 32 on two CPU cores.
 
-Reading packs sequences into one row without padding, each beginning that they share once, so that all layers
-but attention work on different tokens only; attention takes the strands apart again (`Packed`).
+Sequences are packed into one row without padding, with shared prefixes stored once, so that all layers except
+attention process only distinct tokens. Attention separates the strands again (`Packed`).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ GROUPED_ATTENTION = "selfimprove_grouped"
 
 
 LONGEST_FOLDED_SCORES = 1 << 16
-"""Query length × key length from which PyTorch's own kernel, which never holds the scores, takes over."""
+"""Query length × key length above which PyTorch's kernel, which never stores the scores, is used."""
 
 
 SPREAD = 0.8
-"""Least length of a strand, as a share of the longest, among those whose attention is computed together."""
+"""Minimum length, relative to the longest, of strands whose attention is computed together."""
 
 
 @dataclass(frozen=True)
 class Strands:
-    """Own tokens of some sequences of a packed batch, about as many each.
+    """The own tokens of some sequences of a packed batch, of similar length.
 
-    `queries` [strands, q] and `keys` [strands, k]: where their tokens lie in the batch, those of what they
-    continue before their own. `mask`, added to the scores: [strands, 1, q, k].
+    `queries` [strands, q] and `keys` [strands, k] are the positions of their tokens in the batch, with the
+    tokens that they continue before their own. `mask` [strands, 1, q, k] is added to the scores.
     """
 
     queries: Tensor
@@ -49,10 +49,10 @@ class Strands:
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences laid end to end without padding as one row of tokens, without what they share with others.
+    """Sequences that are concatenated to one row of tokens, without padding and without repeated prefixes.
 
-    A token sees those before it in its own sequence. `outputs` [tokens]: where each token's attention is
-    found in that of the strands, one group behind another.
+    A token attends to earlier tokens of its own sequence. `outputs` [tokens] is the position of each token in
+    the concatenated attention of the groups of strands.
     """
 
     strands: list[Strands]
@@ -60,9 +60,9 @@ class Packed:
 
 
 def packed(paths: Sequence[np.ndarray], begins: np.ndarray, like: Tensor) -> Packed:
-    """The attention of sequences whose tokens lie at `paths[i]` of the batch, their own from `begins[i]` on.
+    """Return the packing of sequences with tokens at `paths[i]` of the batch; their own start at `begins[i]`.
 
-    Every sequence has a token of its own. `like`: device and dtype of the mask.
+    Every sequence has at least one own token. `like` gives the device and dtype of the mask.
     """
     whole = np.array([len(path) for path in paths])
     lengths = whole - begins
@@ -76,7 +76,7 @@ def packed(paths: Sequence[np.ndarray], begins: np.ndarray, like: Tensor) -> Pac
         chosen = order[at : at + int((lengths[order[at:]] >= SPREAD * longest).sum())]
         before, first = begins[chosen, None], starts[chosen, None]
         own, left = np.arange(longest), np.arange(before.max())
-        # Padding repeats the last token: nobody reads what it is answered, and no earlier query sees it.
+        # Padding repeats the last token: its output is not used, and no earlier query attends to it.
         queries = flat[first + before + np.minimum(own, lengths[chosen, None] - 1)]
         shared = flat[first + np.minimum(left, np.maximum(before - 1, 0))]
         seen = np.broadcast_to(own[None, :] <= own[:, None], (len(chosen), longest, longest))
@@ -107,17 +107,17 @@ def grouped_attention(
     packing: Packed | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for inference (`dropout` is ignored).
+    """Compute attention for inference (`dropout` is ignored).
 
-    With `cohorts` (one new token a row, rows in the order of the cohorts), past keys and values come from
-    there. With `packing` (a batch of one row), its strands are attended to instead of the row.
+    With `cohorts` (one new token per row, rows in the order of the cohorts), past keys and values come from
+    there. With `packing` (a batch of one row), attention is computed per strand instead of over the row.
 
     `query`: [rows, heads, q, d]; `key`, `value`: [rows, key heads, k, d]; `attention_mask`: added to the
-    scores, [rows, 1, q, k]. Returns [rows, q, heads, d]. Raises NotImplementedError for what changes the
-    scores otherwise (soft capping, sinks).
+    scores, [rows, 1, q, k]. Returns [rows, q, heads, d]. Raises NotImplementedError for other changes of the
+    scores (soft capping, sinks).
     """
     if others.get("softcap") is not None or others.get("s_aux") is not None:
-        raise NotImplementedError("grouped attention has neither soft capping nor sinks")
+        raise NotImplementedError("grouped attention supports neither soft capping nor sinks")
     if packing is not None:
         return _packed_attention(module, query, key, value, scaling, packing), None
     rows, heads, query_length, size = query.shape
@@ -145,7 +145,7 @@ def grouped_attention(
 def _cohort_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, cohorts: Sequence[SharedPromptCache]
 ) -> Tensor:
-    """Attention of one scaled query a row, [rows, heads, 1, d] → [rows, 1, heads, d]."""
+    """Compute attention of one scaled query per row, [rows, heads, 1, d] → [rows, 1, heads, d]."""
     rows, heads, _, size = query.shape
     key_heads = key.shape[1]
     folded = query.reshape(rows, key_heads, heads // key_heads, size)
@@ -163,7 +163,7 @@ def _cohort_attention(
 def _packed_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, packing: Packed
 ) -> Tensor:
-    """Attention of the strands, group by group: [1, heads, tokens, d] → [1, tokens, heads, d]."""
+    """Compute attention of the strands, group by group: [1, heads, tokens, d] → [1, tokens, heads, d]."""
     outputs = [
         grouped_attention(
             module,
@@ -180,7 +180,7 @@ def _packed_attention(
 
 
 def _taken(states: Tensor, places: Tensor) -> Tensor:
-    """[1, heads, tokens, d] at `places` [strands, length] → [strands, heads, length, d], contiguous."""
+    """Gather [1, heads, tokens, d] at `places` [strands, length] as contiguous [strands, heads, length, d]."""
     heads, size = states.shape[1], states.shape[3]
     index = places[:, None] * heads + torch.arange(heads, device=places.device)[:, None]
     taken = states[0].transpose(0, 1).reshape(-1, size).index_select(0, index.reshape(-1))

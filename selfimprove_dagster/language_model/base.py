@@ -1,4 +1,4 @@
-"""The one interface behind which every engine stands: batch in, batch out, token ids throughout."""
+"""Define the interface of all engines: batches in, batches out, with token ids throughout."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How continuations are drawn.
+    """The parameters for sampling continuations.
 
-    temperature 0 is greedy decoding. `top_p` 1 and `top_k` 0 switch those off. `stop` strings end a
+    Temperature 0 is greedy decoding. `top_p` 1 and `top_k` 0 turn these off. `stop` strings end a
     continuation and are not part of it; the end-of-sequence token always ends it. `banned` tokens are never
-    drawn.
+    sampled.
     """
 
     temperature: float = 1.0
@@ -35,12 +35,12 @@ class SamplingParameters:
 
 @dataclass(frozen=True)
 class Generation:
-    """One sampled continuation.
+    """A sampled continuation.
 
-    `token_ids` are the tokens that were drawn, an end-of-sequence token included when one was;
-    `logprobs` has one natural logarithm a token, under the model's own distribution (temperature 1,
-    no truncation), so that perplexity can be read off them. `text` is decoded without special tokens and
-    cut before the first stop string. `finish_reason` is "stop" (end token or stop string) or "length".
+    `token_ids` are the sampled tokens, including the end-of-sequence token if there is one. `logprobs` has
+    one natural log-probability per token, under the model's own distribution (temperature 1, no truncation),
+    from which perplexity can be computed. `text` is decoded without special tokens and cut before the first
+    stop string. `finish_reason` is "stop" (end token or stop string) or "length".
     """
 
     token_ids: list[int]
@@ -51,7 +51,7 @@ class Generation:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What a method may ask of a language model."""
+    """The operations of a language model."""
 
     model_id: str
     """Hash of the weights, `b2:…`."""
@@ -59,27 +59,27 @@ class LanguageModel(Protocol):
     """Name and version, e.g. `transformers 5.19.0`."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the tokenizer's leading special tokens if it has any."""
+        """Return the token ids of `text`, with the tokenizer's leading special tokens if it has any."""
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, several times faster than one by one."""
+        """Encode each text, several times faster than one by one."""
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Token ids of `text` as it follows a prompt: without any special tokens."""
+        """Return the token ids of `text` after a prompt, i.e. without special tokens."""
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_continuation` of each text, several times faster than one by one."""
+        """Apply `encode_continuation` to each text, several times faster than one by one."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of the ids, special tokens left out."""
+        """Return the text of the ids without special tokens."""
 
     @property
     def end_token_id(self) -> int:
-        """The end-of-sequence token."""
+        """Return the end-of-sequence token."""
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are; their ids are 0 to one less."""
+        """Return the number of tokens; their ids start at 0."""
 
     def generate(
         self,
@@ -88,20 +88,20 @@ class LanguageModel(Protocol):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Draw `len(seeds[i])` continuations of `prompts[i]`, each from its own seed (0 ≤ seed < 2**63)."""
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, each with its own seed (0 ≤ seed < 2**63)."""
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
+        """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
 
     def option_probabilities(
         self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Probability of each option (token ids, the same for all contexts), summing to 1 a context."""
+        """Return the probability of each option (token ids, equal for all contexts), summing to 1 per context."""
 
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
-        """For each sequence and each position i, p(token_id | tokens up to and including i)."""
+        """Return p(token_id | tokens up to and including i) for each sequence and each position i."""
 
     def among_likeliest(
         self,
@@ -110,22 +110,24 @@ class LanguageModel(Protocol):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
-        tokens are likelier there than `token_id`, and it is possible. Raises ModelError for more than the
-        engine can tell of.
+        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
+        continuations.
+
+        `continuations[i]` follows `contexts[i]`. An impossible token is never among them. Raises ModelError
+        if `most` exceeds what the engine can report.
         """
 
     def close(self) -> None:
-        """Free the weights' memory."""
+        """Release the memory of the weights."""
 
 
 def positions(model: LanguageModel) -> int:
-    """Tokens that a sequence can have, prompt and continuation: no end where the engine names none."""
+    """Return the maximum length of a sequence in tokens; unlimited if the engine reports none."""
     return int(getattr(model, "positions", sys.maxsize))
 
 
 def check_scores(model: LanguageModel) -> None:
-    """Raise ModelError, with the reason, for an engine that has found out that it cannot score."""
+    """Raise ModelError with the reason if the engine cannot score."""
     if reason := getattr(model, "cannot_score", None):
         raise ModelError(
             f"{reason}; this method needs that: serve the model with vLLM, or use another engine"
@@ -133,7 +135,8 @@ def check_scores(model: LanguageModel) -> None:
 
 
 def placement(model: LanguageModel) -> dict[str, str]:
-    """`device` (`cuda:0`) and `dtype` (`float32`), of an engine that knows where it computes; a server does
-    not say.
+    """Return `device` (e.g.
+
+    `cuda:0`) and `dtype` (e.g. `float32`); empty for an engine that does not know them.
     """
     return {name: str(getattr(model, name)) for name in ("device", "dtype") if hasattr(model, name)}

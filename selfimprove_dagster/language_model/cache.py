@@ -1,7 +1,7 @@
-"""Keys and values of a cohort: rows that were started together, several samples a prompt.
+"""Cache keys and values of a cohort, i.e. rows that were started together, with several samples per prompt.
 
-A cohort's rows all have the same age, so their own keys and values fill the same columns and need no mask,
-and its prompts are stored once, however many samples each has:
+All rows of a cohort have the same age, so their own keys and values fill the same columns and need no mask.
+Its prompts are stored once, however many samples each has:
 
     prompt 0   [p p p p p] ──┬── row 0  [a a a a]
                              └── row 1  [a a a a]
@@ -21,20 +21,22 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 BLOCK_COLUMNS = 32
-"""Columns by which the rows' storage grows."""
+"""Number of columns by which the storage of the rows grows."""
 
 
 def is_plain(cache: Cache) -> bool:
-    """Whether all layers are ordinary attention layers, whose states a `SharedPromptCache` can take over."""
+    """Return whether all layers are ordinary attention layers, as `SharedPromptCache` requires."""
     return bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 class SharedPromptCache:
-    """Keys and values of one cohort, read and written by `attend`, a layer at a time."""
+    """The keys and values of one cohort, read and written by `attend`, one layer at a time."""
 
     def __init__(self, prefilled: DynamicCache, mask: Tensor, sources: np.ndarray) -> None:
-        """`prefilled`: right-aligned prompts; `mask`: their [prompts, length] of ones and zeros;
-        `sources`: each row's prompt, ascending."""
+        """Take over `prefilled` right-aligned prompts.
+
+        `mask`: their [prompts, length] of ones and zeros; `sources`: the prompt of each row, ascending.
+        """
         self.prompts = [(layer.keys, layer.values) for layer in prefilled.layers]
         self.hidden: Tensor | None = None
         if not bool(mask.all()):
@@ -53,14 +55,14 @@ class SharedPromptCache:
         self._arrange(sources)
 
     def _arrange(self, sources: np.ndarray) -> None:
-        """Index tables between rows and the grid [prompts, key heads, samples of a prompt]."""
+        """Build index tables between rows and the grid [prompts, key heads, samples of a prompt]."""
         self.sources = sources
         prompts, heads = self.prompts[0][0].shape[:2]
         counts = np.bincount(sources, minlength=prompts)
         width = int(counts.max())
         self.alone = width == 1 and len(sources) == prompts
         sample = np.arange(len(sources)) - (np.cumsum(counts) - counts)[sources]
-        # Places of the grid without a row compute some row's attention once more, and nobody reads it.
+        # Places of the grid without a row compute some row's attention again, which is not used.
         rows = np.zeros((prompts, width), dtype=np.int64)
         rows[sources, sample] = np.arange(len(sources))
         head = np.arange(heads)
@@ -70,13 +72,13 @@ class SharedPromptCache:
         self.to_rows = torch.from_numpy(to_rows.reshape(-1)).to(self.device)
 
     def advance(self) -> None:
-        """Open one more column."""
+        """Add one column."""
         if self.age == self.capacity:
             self._rebuild(None)
         self.age += 1
 
     def keep(self, kept: np.ndarray) -> None:
-        """Shrink to these rows, ascending; prompts without rows leave too."""
+        """Shrink to these rows, ascending; prompts without rows are removed, too."""
         sources = self.sources[kept]
         prompts, sources = np.unique(sources, return_inverse=True)
         if len(prompts) < len(self.prompts[0][0]):
@@ -101,7 +103,7 @@ class SharedPromptCache:
         self.rows = [(moved(keys), moved(values)) for keys, values in self.rows]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of one new token a row over its prompt, its tokens so far and itself.
+        """Compute attention of one new token per row over its prompt, its previous tokens and itself.
 
         `query` (already scaled): [rows, key heads, group, d]; `key`, `value`: [rows, key heads, 1, d].
         Returns [rows, key heads, group, d of the values].
@@ -138,7 +140,8 @@ class SharedPromptCache:
 
 
 class PaddedCache:
-    """A cohort's cache for models with other layers (sliding windows, linear attention): transformers' own.
+    """A cache for models with other layers (sliding windows, linear attention), based on that of
+    transformers.
 
     The prompts are repeated for each sample, and the mask is the usual [rows, length] of ones and zeros.
     """
@@ -149,7 +152,7 @@ class PaddedCache:
         self.keep(sources)
 
     def advance(self) -> None:
-        """Open one more column."""
+        """Add one column."""
         self.mask = torch.cat([self.mask, self.mask.new_ones((len(self.mask), 1))], dim=1)
 
     def keep(self, kept: np.ndarray) -> None:

@@ -1,12 +1,11 @@
-"""Batched sampling: prompts encoded once for all their samples, finished rows replaced by waiting ones.
+"""Sample in batches: encode prompts once for all their samples, and replace finished rows by waiting ones.
 
-Rows are decoded in cohorts, a few of which make up the batch. A cohort starts with the encoding of its
-prompts and its rows leave it as they finish; when enough have left, another cohort starts. The network sees
-all cohorts as one batch; only attention goes through them one by one, each as wide as its own rows are
-long.
+Rows are decoded in cohorts, a few of which form the batch. A cohort starts by encoding its prompts, and its
+rows leave when they finish; when enough rows have left, another cohort starts. The network processes all
+cohorts as one batch; only attention processes them one by one, each with the length of its own rows.
 
-transformers has continuous batching of its own (`generate_batch`), but it takes one seed a run and not one a
-request, so a row drawn with it cannot be replayed.
+transformers has its own continuous batching (`generate_batch`), but with one seed per run and not per
+request, so a row cannot be replayed.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from selfimprove_dagster.language_model.sampling import draw, uniforms
 from selfimprove_dagster.language_model.stopping import StopStrings
 
 COHORTS = 2
-"""Cohorts in a full batch: more of them refill it more evenly, fewer have less overhead."""
+"""Number of cohorts in a full batch: more refill it more evenly, fewer have less overhead."""
 
 
 EMPTY_SHARE = 0.2
-"""Share of finished rows at which a cohort is made smaller."""
+"""Share of finished rows at which a cohort is shrunk."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One continuation to draw, of at most `limit` tokens."""
+    """A continuation to sample, of at most `limit` tokens."""
 
     prompt: int
     sample: int
@@ -46,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished continuation, before it becomes text."""
+    """A finished continuation before it is decoded to text."""
 
     row: Row
     token_ids: list[int]
@@ -55,12 +54,12 @@ class Drawn:
 
 
 class Cohort:
-    """Rows started together; after k steps each has drawn k + 1 tokens."""
+    """Rows that were started together; after k steps each has k + 1 tokens."""
 
     def __init__(
         self, network: Network, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]
     ) -> None:
-        """Encode `prompts[i]` once for the rows `groups[i]`; `logits` are those of the rows' first tokens."""
+        """Encode `prompts[i]` once for the rows `groups[i]`; `logits` belong to the rows' first tokens."""
         sources = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         self.rows = [row for group in groups for row in group]
         self.live = np.ones(len(self.rows), dtype=bool)
@@ -80,9 +79,9 @@ class Cohort:
     def record(
         self, tokens: np.ndarray, logprobs: np.ndarray, ended: np.ndarray, stops: StopStrings
     ) -> list[Drawn]:
-        """Note every row's next token; returns the rows that are finished with it.
+        """Record every row's next token; return the rows that it finishes.
 
-        `ended` (bool) tells which tokens are end tokens.
+        `ended` (bool) marks the end tokens.
         """
         self.tokens[:, self.drawn] = tokens
         self.logprobs[:, self.drawn] = logprobs
@@ -104,7 +103,7 @@ class Cohort:
         return finished
 
     def shrink(self) -> None:
-        """Let finished rows leave, if there are enough of them."""
+        """Remove finished rows, if there are enough of them."""
         if self.live.mean() > 1 - EMPTY_SHARE:
             return
         kept = np.flatnonzero(self.live)
@@ -117,7 +116,7 @@ class Cohort:
 
 @dataclass
 class Decoder:
-    """What stays the same while the rows of one call are drawn."""
+    """The constant state while the rows of one call are sampled."""
 
     network: Network
     parameters: SamplingParameters
@@ -128,15 +127,15 @@ class Decoder:
     def begin(
         self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]
     ) -> tuple[Cohort, list[Drawn]]:
-        """A cohort with its first tokens drawn, and the rows that are finished with these."""
+        """Return a cohort with its first tokens, and the rows that these finish."""
         cohort = Cohort(self.network, prompts, groups)
         return cohort, self._draw([cohort], cohort.logits)
 
     @torch.inference_mode()
     def step(self, cohorts: Sequence[Cohort]) -> list[Drawn]:
-        """One more token for every row; returns the finished rows."""
+        """Sample one more token for every row; return the finished rows."""
         tokens = np.concatenate([cohort.tokens[:, cohort.drawn - 1] for cohort in cohorts])
-        # Finished rows stay within the positions that the model has: their limit took care of that.
+        # Finished rows stay within the model's context because of their limit.
         positions = np.concatenate([cohort.lengths + cohort.drawn - 1 for cohort in cohorts])
         positions = np.minimum(positions, self.network.max_length - 1)
         logits = self.network.step([cohort.cache for cohort in cohorts], tokens, positions)
@@ -160,18 +159,18 @@ class Decoder:
 def decode(
     decoder: Decoder, prompts: Sequence[Sequence[int]], rows: Sequence[Row], token_budget: int
 ) -> Generator[list[Drawn]]:
-    """Draw all rows; yields those that are finished, as they finish.
+    """Sample all rows; yield them as they finish.
 
-    A lane's batch has about `token_budget` tokens when its rows are half as long as they may get.
+    A lane's batch has about `token_budget` tokens when its rows have half of their maximum length.
     """
     if not rows:
         return
     lanes = decoder.network.lanes
     expected = max(len(prompts[row.prompt]) + row.limit // 2 for row in rows)
     most_rows = max(1, token_budget // expected)
-    # A short call should not leave a lane without work.
+    # A small call should not leave a lane without work.
     most_rows = min(most_rows, -(-len(rows) // lanes))
-    # What fits into the batches whole needs no refilling: one cohort a lane.
+    # Rows that all fit into the batches need no refilling: one cohort per lane.
     cohort_rows = most_rows if most_rows * lanes >= len(rows) else max(1, most_rows // COHORTS)
     groups = _groups(prompts, rows, cohort_rows)
     shares = [groups[lane::lanes] for lane in range(min(lanes, len(groups)))]
@@ -185,7 +184,7 @@ def _lane(
     most_rows: int,
     cohort_rows: int,
 ) -> Iterator[list[Drawn]]:
-    """Draw the rows of `share`, in its order, at most `most_rows` at a time."""
+    """Sample the rows of `share` in order, at most `most_rows` at a time."""
     waiting = deque(share)
     cohorts: list[Cohort] = []
     while waiting or cohorts:
@@ -206,9 +205,10 @@ def _lane(
 
 
 def _groups(prompts: Sequence[Sequence[int]], rows: Sequence[Row], most: int) -> list[list[Row]]:
-    """Rows of one prompt together, `most` at most in a group. Prompts that share half of what they are follow
-    one another, so that a cohort reads that once; of such families, and where there are none, the longest
-    come first.
+    """Group the rows of each prompt, with at most `most` rows per group.
+
+    Prompts that share half of their tokens follow one another, so that a cohort reads these once. Otherwise
+    the longest prompts come first.
     """
     by_prompt: dict[int, list[Row]] = {}
     for row in rows:

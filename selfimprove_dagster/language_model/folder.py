@@ -1,4 +1,4 @@
-"""Where a model lies: a folder of this machine, or a name on the Hugging Face hub, fetched into its cache."""
+"""Locate a model: a local folder, or a name on the Hugging Face Hub, which is downloaded into the cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
 def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """The folder of the model at `path`; a hub name `owner/model` is downloaded first, weights in safetensors
-    alone.
+    """Return the folder of the model at `path`.
 
-    Raises ModelError where there is no such folder or name, or the folder has no config.json or no weights.
+    A Hub name `owner/model` is downloaded first, with weights in safetensors only.
+
+    Raises ModelError if there is no such folder or name, or the folder has no config.json or no weights.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -41,13 +42,13 @@ def _from_hub(path: str | Path, folder: Path, trust_remote_code: bool) -> Path:
     patterns = _HUB_FILES + (["*.py"] if trust_remote_code else [])
     try:
         return Path(snapshot_download(str(path), allow_patterns=patterns))
-    except Exception as error:  # the hub's client has many, from its own to those of the network below
+    except Exception as error:  # the Hub's client raises many types, including those of the network libraries
         said = f"and the Hugging Face hub says: {first_line(error)}"
         raise ModelError(missing.format(said)) from error
 
 
 def positions_of(folder: Path, *, trust_remote_code: bool = False) -> int:
-    """The longest sequence, in tokens, that the model in `folder` takes; 2**30 where it does not say.
+    """Return the maximum sequence length, in tokens, of the model in `folder`; 2**30 if it is not specified.
 
     Raises ModelError for a configuration that transformers cannot read.
     """
@@ -63,6 +64,6 @@ def positions_of(folder: Path, *, trust_remote_code: bool = False) -> int:
 
 
 def most_positions(config: Any) -> int:
-    """The same of a configuration of transformers, whichever name its architecture has for it."""
+    """Return the maximum sequence length in a transformers configuration, whatever its architecture calls it."""
     text = config.get_text_config(decoder=True)
     return int(getattr(text, "max_position_embeddings", None) or 1 << 30)

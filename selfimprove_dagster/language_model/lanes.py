@@ -1,9 +1,8 @@
-"""Several streams of work side by side, one CPU core each.
+"""Run several streams of work in parallel, one per CPU core.
 
-For a small model the operations are too short to be shared out among cores: two threads inside each operation
-wait for each other, and where another process holds a core they do so at every operation (on two busy cores:
-1,500 tokens/s with two threads an operation, 11,500 with one). Lanes share out rows instead, and meet only at
-the end.
+For a small model the operations are too short to be distributed among cores: two threads in each operation
+wait for each other, at every operation if another process uses a core (on two busy cores: 1,500 tokens/s with
+two threads per operation, 11,500 with one). Lanes distribute rows instead and synchronise only at the end.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ Item = TypeVar("Item")
 
 
 def merged(sources: Sequence[Callable[[], Iterator[Item]]]) -> Iterator[Item]:
-    """What the sources yield, in the order of time; each runs in a thread of its own, on one core.
+    """Yield the items of all sources as they arrive; each source runs in its own thread, on one core.
 
-    A single source has the threads that PyTorch has. An error in a source is raised here, and ends the others
-    at their next item, as does leaving the iteration early.
+    A single source uses PyTorch's threads. An error in a source is raised here and stops the others at their
+    next item, and so does leaving the iteration early.
     """
     threads_before = torch.get_num_threads()
     queue: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
@@ -32,8 +31,8 @@ def merged(sources: Sequence[Callable[[], Iterator[Item]]]) -> Iterator[Item]:
         try:
             if len(sources) > 1:
                 torch.set_num_threads(1)
-            # Sharp attention has weights below 1e-38, and a processor that keeps these works several times
-            # longer on them. The setting is one a thread, and ends with it.
+            # Sharp attention has weights below 1e-38 (denormals), which are several times slower to process. The
+            # setting is per thread and ends with it.
             torch.set_flush_denormal(True)
             for item in source():
                 if leave.is_set():
@@ -60,5 +59,5 @@ def merged(sources: Sequence[Callable[[], Iterator[Item]]]) -> Iterator[Item]:
         leave.set()
         for thread in threads:
             thread.join()
-        # The setting is one a thread for OpenMP, but one a process for MKL.
+        # The setting is per thread for OpenMP, but per process for MKL.
         torch.set_num_threads(threads_before)

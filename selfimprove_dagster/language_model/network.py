@@ -1,4 +1,4 @@
-"""A decoder-only network from transformers: forward passes over token ids, nothing about sampling or text."""
+"""Run forward passes of a decoder-only network of transformers over token ids, without sampling or text."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ CohortCache = SharedPromptCache | PaddedCache
 
 
 LOGIT_ELEMENTS = 1 << 22
-"""Logits held at once while scoring (16 MB in float32)."""
+"""Maximum number of logits in memory while scoring (16 MB in float32)."""
 
 
 SHARED_TOKENS = 0.75
-"""Different tokens of a batch of prompts, as a share of its padded size, up to which they are read packed."""
+"""Maximum share of distinct tokens in a padded batch of prompts for which they are packed."""
 
 
 LANE_PARAMETERS = 50_000_000
-"""Parameters up to which rows are shared out among the CPU's cores, rather than each operation; measured at
-one million only."""
+"""Maximum number of parameters for which rows, rather than operations, are distributed among CPU cores;
+measured at one million only."""
 
 
 WRONG_DIALECT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError)
-"""What models raise when a mask, a cache or an argument is not of the kind that they take."""
+"""Errors that models raise for an unsupported mask, cache or argument."""
 
 
 @dataclass
 class Prefill:
-    """Encoded prompts, padded on the left.
+    """Encoded prompts with left padding.
 
     `mask`: [prompts, length], int64 ones and zeros; `logits` of the next token: [prompts, vocabulary].
     """
@@ -51,7 +51,7 @@ class Prefill:
 
 
 class Network:
-    """Forward passes of a model whose dialect (masks, positions, output layer) `adapt` has found out."""
+    """Forward passes of a model whose conventions (masks, positions, output layer) `adapt` has detected."""
 
     def __init__(self, model: Any, pad_token_id: int) -> None:
         self.model = model
@@ -63,23 +63,23 @@ class Network:
         self.takes_logits_to_keep = "logits_to_keep" in arguments
         self.shares_prompts = False
         self.head: Any = None
-        # A mask of four dimensions is taken as it is; the cohorts' attention needs none.
+        # A four-dimensional mask is used unchanged; the attention of cohorts needs none.
         self.no_mask = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=model.device)
         self.max_length = most_positions(model.config)
 
     @property
     def lanes(self) -> int:
-        """Streams of work that pay side by side: one a core for a small model on the CPU, else one."""
+        """Return the number of parallel lanes: one per core for a small model on the CPU, else one."""
         small = self.parameters <= LANE_PARAMETERS
         return torch.get_num_threads() if self.device.type == "cpu" and small else 1
 
     @torch.inference_mode()
     def adapt(self, attentions: Sequence[str]) -> None:
-        """Take the first attention that agrees with plain forward passes, and find out what else is possible.
+        """Select the first attention that agrees with plain forward passes, and detect other features.
 
-        Three short token sequences are run one by one under the model's own eager attention, without
-        padding or cache; padded batches and cached steps must give the same logits. Raises ModelError for
-        an attention that transformers does not know, and where padding on the left changes the logits.
+        Three short token sequences are run one by one with the model's own eager attention, without padding
+        or cache. Padded batches and cached steps must give the same logits. Raises ModelError for an
+        attention that transformers does not know, and if left padding changes the logits.
         """
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         generator = torch.Generator().manual_seed(0)
@@ -101,13 +101,13 @@ class Network:
                     self.head = self._plain_head(sequences[0], expected[0])
                     return
         raise ModelError(
-            f"{type(self.model).__name__} gives other logits with padding on the left than without: "
+            f"{type(self.model).__name__} gives different logits with left padding than without: "
             "this engine cannot batch it"
         )
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Encode prompts, none of them empty; where much of them is the same, beginnings once."""
+        """Encode non-empty prompts; if they share much, encode common prefixes once."""
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         width = int(lengths.max())
         present = np.arange(width) >= (width - lengths)[:, None]
@@ -127,7 +127,7 @@ class Network:
     def _packed_prefill(
         self, prompts: Sequence[Sequence[int]], order: Sequence[int], empty: Prefill
     ) -> Prefill:
-        """The same through `packed_states`, `order` being the sorted one; fills `empty`."""
+        """Encode prompts with `packed_states`, in sorted `order`; fill `empty`."""
         ordered = [prompts[index] for index in order]
         states, paths = self.packed_states(ordered, past_key_values=empty.cache, use_cache=True)
         places = np.zeros(empty.mask.shape, dtype=np.int64)
@@ -144,18 +144,17 @@ class Network:
 
     @torch.inference_mode()
     def open_cache(self, prefill: Prefill, sources: np.ndarray) -> CohortCache:
-        """The cache of a cohort whose row i continues prompt `sources[i]` (ascending); takes over
-        `prefill`.
-        """
+        """Return the cache of a cohort whose row i continues prompt `sources[i]` (ascending), from `prefill`."""
         kind = SharedPromptCache if self.shares_prompts else PaddedCache
         return kind(prefill.cache, prefill.mask, sources)
 
     @torch.inference_mode()
     def step(self, caches: Sequence[CohortCache], tokens: np.ndarray, positions: np.ndarray) -> Tensor:
-        """Logits [rows, vocabulary] after one more token a row, `tokens` and `positions` in the cohorts'
-        order.
+        """Return logits [rows, vocabulary] after one more token per row.
 
-        Cohorts that share prompts go through the network as one batch, others one by one.
+        `tokens` and `positions` are in the order of the cohorts.
+
+        Cohorts with shared prompts are processed as one batch, others one by one.
         """
         for cache in caches:
             cache.advance()
@@ -176,7 +175,7 @@ class Network:
         return torch.cat(logits)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, **options: Any) -> Tensor:
-        """Logits at the last position."""
+        """Return the logits at the last position."""
         if self.takes_logits_to_keep:
             options["logits_to_keep"] = 1
         if self.takes_positions:
@@ -186,10 +185,10 @@ class Network:
 
     @torch.inference_mode()
     def states(self, ids: Tensor, **options: Any) -> Tensor:
-        """What `log_probabilities` wants, for right-padded ids [rows, length]: [rows, length, width].
+        """Return the input of `log_probabilities` for right-padded ids [rows, length]: [rows, length, width].
 
-        These are the last hidden states, or the logits where more than the output layer lies between the two.
-        A causal model never looks right, so padding there needs no mask. `options` go to the model.
+        These are the last hidden states, or the logits if there is more than an output layer between the two.
+        Right padding needs no mask in a causal model. `options` are passed to the model.
         """
         options.setdefault("use_cache", False)
         if self.head is None:
@@ -201,11 +200,12 @@ class Network:
     def packed_states(
         self, sequences: Sequence[Sequence[int]], **options: Any
     ) -> tuple[Tensor, list[np.ndarray]]:
-        """`states` of the sequences' different tokens, [tokens, width], and the index there of each
-        sequence's tokens; only where `shares_prompts`.
+        """Return `states` of the distinct tokens, [tokens, width], and the indices of each sequence's tokens.
 
-        A sequence continues the one before it as far as they agree, so sorted sequences read every beginning
-        that they share once. `options` go to the model.
+        This requires `shares_prompts`.
+
+        A sequence continues the one before it as far as they agree, so sorted sequences read every common
+        prefix once. `options` are passed to the model.
         """
         paths, begins, ids, positions = [], [], [], []
         path, taken = np.empty(0, dtype=np.int64), 0
@@ -231,14 +231,15 @@ class Network:
 
     @torch.inference_mode()
     def log_probabilities(self, states: Tensor, targets: Tensor) -> Tensor:
-        """ln p of `targets` [positions, several] given `states` [positions, width], in float32."""
+        """Return ln p of `targets` [positions, several] given `states` [positions, width], in float32."""
         return torch.cat(
             [logits.log_softmax(-1).gather(-1, part) for logits, part in self._logits(states, targets)]
         )
 
     def likelier(self, states: Tensor, targets: Tensor) -> Tensor:
-        """How many tokens are likelier than the one of `targets` [positions, 1], given the same states; all
-        where that one is impossible.
+        """Return how many tokens are more likely than the one of `targets` [positions, 1], given the states.
+
+        If it is impossible, all tokens count.
         """
         counts = []
         for logits, part in self._logits(states, targets):
@@ -248,18 +249,20 @@ class Network:
         return torch.cat(counts)
 
     def _logits(self, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [positions, vocabulary] with the targets there, some positions at a time."""
+        """Yield logits [positions, vocabulary] with their targets, some positions at a time."""
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         size = max(1, LOGIT_ELEMENTS // vocabulary)
         for piece, part in zip(states.split(size), targets.split(size), strict=True):
             yield (piece if self.head is None else self.head(piece)).float(), part
 
     def _agrees(self, sequences: list[list[int]], expected: list[Tensor]) -> bool:
-        """Whether prefilling all but two tokens and stepping through these gives the `expected` last
-        logits, and where prompts are shared whether packed strands give all of them.
+        """Return whether prefilling all but two tokens and stepping through these gives the `expected` last
+        logits.
+
+        With shared prompts, packed strands must give all of the logits.
         """
         lengths = np.array([len(sequence) for sequence in sequences])
-        # The first prompt twice, so that sharing is tried as well.
+        # The first prompt is used twice, so that sharing is tested as well.
         sources = np.array([0, *range(len(sequences))])
         try:
             prefill = self.prefill([sequence[:-2] for sequence in sequences])
@@ -271,7 +274,7 @@ class Network:
                 tokens = np.array([sequences[source][back] for source in sources])
                 found.append(self.step([cache], tokens, lengths[sources] + back)[1:])
             if self.shares_prompts:
-                # A sequence that goes on after five tokens of the one before it, and one that is its end.
+                # One sequence continues after five tokens of the one before it, another is its end.
                 forked = [sequences[0], sequences[0][:5] + sequences[1][5:], *sequences[1:]]
                 states, paths = self.packed_states([*forked, sequences[-1][:2]])
                 wanted = [expected[0], expected[0][:5], *expected[1:], expected[-1][:2]]
@@ -284,7 +287,7 @@ class Network:
         return all(self._close(row, logits[-3:]) for row, logits in zip(steps, expected, strict=True))
 
     def _plain_head(self, sequence: list[int], expected: Tensor) -> Any:
-        """The output layer, if it alone turns the base model's last hidden state into logits."""
+        """Return the output layer, if it alone maps the base model's last hidden state to logits."""
         head = self.model.get_output_embeddings()
         if head is None or self.model.base_model is self.model:
             return None
@@ -296,19 +299,19 @@ class Network:
         return head if self._close(logits, expected) else None
 
     def _close(self, found: Tensor, expected: Tensor) -> bool:
-        """Equal up to rounding, as a share of the logits' spread (a wrong mask is off by about all of it)."""
+        """Return whether both are equal up to rounding, relative to the spread of the logits."""
         share = 1e-3 if self.model.dtype == torch.float32 else 0.1
         return bool((found - expected).abs().max() <= share * expected.std() + 1e-5)
 
 
 def agreement(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+    """Return the length of the common prefix of two sequences."""
     size = min(len(one), len(other))
     differ = np.flatnonzero(np.asarray(one[:size]) != np.asarray(other[:size]))
     return int(differ[0]) if len(differ) else size
 
 
 def _different(sequences: Sequence[Sequence[int]], order: Sequence[int]) -> int:
-    """Tokens that are read when each sequence continues the one before it in that order."""
+    """Return the number of tokens to read if each sequence continues the one before it in this order."""
     shared = sum(agreement(sequences[i], sequences[j]) for i, j in pairwise(order))
     return sum(map(len, sequences)) - shared

@@ -1,8 +1,7 @@
-"""Language models behind a server that speaks the OpenAI completions protocol, such as `vllm serve`.
+"""Use language models on a server with the OpenAI completions protocol, such as `vllm serve`.
 
-Prompts go out as token ids where the server takes them and gives them back (vLLM does), else as text.
-Requests run side by side up to a bound; what a busy or a broken server failed to answer is asked again, at
-growing intervals.
+Prompts are sent as token ids if the server accepts and returns them (like vLLM), else as text. Requests run
+in parallel up to a limit. If a server is busy or fails, requests are retried at growing intervals.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ Answer = TypeVar("Answer")
 
 
 FIRST_WAIT = 0.5
-"""Upper bound in seconds of the first wait, which doubles from attempt to attempt."""
+"""Upper bound of the first wait in seconds; it doubles with each attempt."""
 
 
 _LONGEST_WAIT = 60.0
@@ -55,10 +54,10 @@ _BUSY = {408, 409, 425, 429}
 
 
 class OpenAILanguageModel(TokenText):
-    """A model behind a server; implements `base.LanguageModel`.
+    """A model on a server; implements `base.LanguageModel`.
 
-    The folder gives the tokenizer and, by the hash of its weights, the model's identity; the server must
-    serve that same folder, or a name that says nothing against it.
+    The folder provides the tokenizer and, by the hash of its weights, the model's identity. The server must
+    serve the same folder, or a name that does not contradict it.
     """
 
     def __init__(
@@ -73,12 +72,12 @@ class OpenAILanguageModel(TokenText):
         send_seeds: bool = True,
         trust_remote_code: bool = False,
     ) -> None:
-        """Ask the server at `url` what it serves and what it can do.
+        """Connect to the server at `url` and detect its model and features.
 
-        `key_variable`: the environment variable that holds the key, if the server wants one. `concurrency`:
-        most requests at a time. `deadline`: seconds a request may take. `attempts`: how often a request is
-        sent before its failure is final. `send_seeds`: False for servers that fail on them. Raises ModelError
-        where the server cannot be reached or serves another model.
+        `key_variable`: environment variable with the key, if the server needs one. `concurrency`: maximum
+        number of parallel requests. `deadline`: time limit of a request in seconds. `attempts`: maximum
+        number of attempts per request. `send_seeds`: False for servers that fail on seeds. Raises ModelError
+        if the server cannot be reached or serves another model.
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
@@ -98,13 +97,13 @@ class OpenAILanguageModel(TokenText):
         self.engine = f"openai protocol, {served[0].get('owned_by') or 'unnamed server'}"
         if not self._takes_ids:
             _log.warning(
-                f"the server at {self._shown} does not speak in token ids: prompts go as text, and what "
-                "comes back is tokenised again, which may differ from what was sampled"
+                f"the server at {self._shown} does not support token ids: prompts are sent as text, and "
+                "completions are tokenised again, which may differ from the sampled tokens"
             )
         if not send_seeds:
             _log.warning(
-                f"no seeds are sent to {self._shown}: a run that is resumed, or a replay, draws other paths "
-                "than an undisturbed one"
+                f"no seeds are sent to {self._shown}: a resumed run, or a replay, samples other paths than an "
+                "uninterrupted run"
             )
 
     def generate(
@@ -114,7 +113,7 @@ class OpenAILanguageModel(TokenText):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Draw `len(seeds[i])` continuations of `prompts[i]`: a request each; without seeds one for all."""
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, with one request each; without seeds, one for all."""
         check_sampling(prompts, seeds, parameters)
         settings: dict[str, Any] = {
             "temperature": parameters.temperature,
@@ -148,9 +147,10 @@ class OpenAILanguageModel(TokenText):
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Natural log-probability of each token of `continuations[i]` after `contexts[i]`.
+        """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`.
 
-        Raises ModelError where the server gives no log-probabilities of prompts, or does not take token ids.
+        Raises ModelError if the server does not return log-probabilities of prompts or does not accept token
+        ids.
         """
         return [
             [float(place[str(token)]["logprob"]) for place, token in zip(places, continuation, strict=True)]
@@ -166,8 +166,10 @@ class OpenAILanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
-        tokens are likelier there than `token_id`. Raises ModelError as `score` does, and for more than 20.
+        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
+        continuations.
+
+        Raises ModelError like `score`, and if `most` is above 20.
         """
         check_most(most)
         return [
@@ -181,7 +183,7 @@ class OpenAILanguageModel(TokenText):
     def _places(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most: int
     ) -> list[list[Any]]:
-        """At each token of the continuations, the server's word on it and on the `most` likeliest."""
+        """Return the server's log-probabilities at each token: of the token and of the `most` most likely ones."""
         check_contexts(contexts, continuations)
         if self.cannot_score:
             raise ModelError(self.cannot_score)
@@ -201,18 +203,18 @@ class OpenAILanguageModel(TokenText):
     def option_probabilities(
         self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Probability of each option (token ids, the same for all contexts), summing to 1 a context."""
+        """Return the probability of each option (token ids, equal for all contexts), summing to 1 per context."""
         check_options(options)
         return normalised(joint_logprobs(self.score, contexts, options))
 
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
-        """For each sequence and each position i, p(token_id | tokens up to and including i)."""
+        """Return p(token_id | tokens up to and including i) for each sequence and each position i."""
         prefixes = [sequence[: end + 1] for sequence in sequences for end in range(len(sequence))]
         found = iter(self.score(prefixes, [[token_id]] * len(prefixes)))
         return [[float(np.exp(next(found)[0])) for _ in sequence] for sequence in sequences]
 
     def close(self) -> None:
-        """Nothing of the model is held here."""
+        """Do nothing, since the model is on the server."""
 
     def _request(self, prompt: Sequence[int], **settings: Any) -> dict[str, Any]:
         asked: dict[str, Any] = {"model": self._name, "logprobs": 0, **settings}
@@ -226,8 +228,8 @@ class OpenAILanguageModel(TokenText):
         logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
         if self._takes_ids and len(logprobs) != len(token_ids):
             raise ModelError(
-                f"the server at {self._shown} gave {len(logprobs)} log-probabilities for {len(token_ids)} "
-                "tokens: turn its log-probabilities on"
+                f"the server at {self._shown} returned {len(logprobs)} log-probabilities for "
+                f"{len(token_ids)} tokens: turn on its log-probabilities"
             )
         return Generation(
             token_ids=list(token_ids),
@@ -245,9 +247,9 @@ class OpenAILanguageModel(TokenText):
         return sorted(choices, key=lambda choice: choice.get("index", 0))
 
     def _why_no_scores(self) -> str | None:
-        """What the server lacks for scoring, found out with one token; None where it can."""
+        """Return the feature that the server lacks for scoring, tested with one token; None if it can score."""
         if not self._takes_ids:
-            return f"the server at {self._shown} does not take token ids, so it cannot score them"
+            return f"the server at {self._shown} does not accept token ids, so it cannot score them"
         ids = [self.end_token_id] * 2
         asked = self._request(ids, max_tokens=1, temperature=0.0, prompt_logprobs=0)
         try:
@@ -260,12 +262,12 @@ class OpenAILanguageModel(TokenText):
         places = self._choices(answer)[0].get("prompt_logprobs")
         if not places:
             raise ModelError(
-                f"the server at {self._shown} gives no log-probabilities of prompts, so it cannot score"
+                f"the server at {self._shown} returns no log-probabilities of prompts, so it cannot score"
             )
         return list(places)
 
     def _served_name(self, served: Sequence[Mapping[str, Any]], folder: Path) -> str:
-        """The served model that is this folder; its name where it says nothing of a folder."""
+        """Return the name of the served model that is this folder, or the name of the only model."""
         if not served:
             raise ModelError(f"the server at {self._shown} serves no model")
         for model in served:
@@ -284,7 +286,7 @@ class OpenAILanguageModel(TokenText):
     def _complete(
         self, bodies: Sequence[dict[str, Any]], read: Callable[[Mapping[str, Any]], Answer]
     ) -> list[Answer]:
-        """What `read` makes of each completion, in the order of the requests."""
+        """Apply `read` to each completion, in the order of the requests."""
         return self._run([("POST", "/completions", body) for body in bodies], read)
 
     def _run(
@@ -292,7 +294,7 @@ class OpenAILanguageModel(TokenText):
         requests: Sequence[tuple[str, str, dict[str, Any] | None]],
         read: Callable[[Mapping[str, Any]], Answer],
     ) -> list[Answer]:
-        """What `read` makes of each answer as it comes; raises ModelError when one fails for good."""
+        """Apply `read` to each answer as it arrives; raise ModelError if one fails finally."""
 
         async def ask_all() -> list[Answer]:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
@@ -328,13 +330,13 @@ class OpenAILanguageModel(TokenText):
                     return await self._ask_once(client, method, route, body)
         except _TryAgain as error:
             raise ModelUnavailable(
-                f"the server at {self._shown} failed {self._attempts} times, at last so: {error}. Look at "
-                "its log; what was committed is kept, so run again when it answers"
+                f"the server at {self._shown} failed {self._attempts} times, finally with: {error}. Check its "
+                "log; committed shards are kept, so run again when it answers"
             ) from None
         raise AssertionError("unreachable")
 
     def _wait(self, state: RetryCallState) -> float:
-        """What the server asked for, or longer from failure to failure, with jitter."""
+        """Return the wait that the server requested, or one that grows with each failure, with jitter."""
         error = state.outcome.exception() if state.outcome else None
         asked = error.after if isinstance(error, _TryAgain) else None
         drawn = wait_random_exponential(multiplier=FIRST_WAIT, max=_LONGEST_WAIT)(state)
@@ -349,7 +351,7 @@ class OpenAILanguageModel(TokenText):
         except TimeoutError:
             raise _TryAgain(f"no answer within {self._deadline:g} s") from None
         except httpx2.InvalidURL as error:
-            raise ModelError(f"{self._shown} is no address of a server: {error}") from None
+            raise ModelError(f"{self._shown} is not the address of a server: {error}") from None
         except httpx2.TransportError as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from None
         if response.status_code in _BUSY or response.status_code >= 500:
@@ -373,7 +375,7 @@ class OpenAILanguageModel(TokenText):
 
 
 class _TryAgain(Exception):
-    """A failure that another attempt may not meet; `after` is the wait in seconds that was asked for."""
+    """A failure that may be temporary; `after` is the requested wait in seconds."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)

@@ -1,5 +1,6 @@
-"""Log-probabilities and ranks of given tokens: beginnings that sequences share read once, only what is
-asked for kept.
+"""Compute log-probabilities and ranks of given tokens.
+
+Common prefixes are read once, and only results are kept.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from selfimprove_dagster.language_model.lanes import merged
 from selfimprove_dagster.language_model.network import Network, agreement
 
 SCORED_TOKENS = 2048
-"""Tokens in one batch at most (if one sequence is not longer): smaller ones of a small model have more
-overhead, larger ones leave the CPU's caches (with 512 and 4096: 0.8 and 0.95 of the speed)."""
+"""Maximum number of tokens in a batch (unless one sequence is longer). For a small model, smaller batches
+have more overhead and larger ones exceed the CPU's caches (with 512 and 4096: 0.8 and 0.95 of the speed)."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Read `tokens`; after position first + j, how probable is each of targets[j]?
+    """A request: read `tokens`, and return the probability of each of targets[j] after position first + j.
 
-    `targets`: [positions, several] token ids. What questions share at their beginning is read once.
+    `targets`: [positions, several] token ids. Common prefixes of questions are read once.
     """
 
     tokens: tuple[int, ...]
@@ -37,15 +38,16 @@ class Question:
 
 
 Read = Callable[[Network, Tensor, Tensor], Tensor]
-"""What is read off states [positions, width] and targets [positions, several], such as their ln p."""
+"""Computes results, such as ln p, from states [positions, width] and targets [positions, several]."""
 
 
 def answers(
     network: Network, questions: Sequence[Question], read: Read = Network.log_probabilities
 ) -> list[np.ndarray]:
-    """What `read` finds of each question's targets, of their shape; equal questions are answered once.
+    """Apply `read` to each question's targets; results have their shape, and equal questions are answered
+    once.
 
-    Raises ModelError for one that is too long.
+    Raises ModelError for a question that is too long.
     """
     for index, question in enumerate(questions):
         if len(question) > network.max_length:
@@ -77,8 +79,10 @@ def _lane(
 
 
 def _shared_batches(questions: Sequence[Question]) -> list[list[int]]:
-    """Questions in the order of their tokens, so that each continues the one before it as far as they agree;
-    what a batch must read again of an earlier one is at most half of it.
+    """Group questions in the order of their tokens, so that each continues the one before as far as they
+    agree.
+
+    At most half of a batch is read again from an earlier one.
     """
     batches: list[list[int]] = []
     before: tuple[int, ...] = ()
@@ -96,7 +100,7 @@ def _shared_batches(questions: Sequence[Question]) -> list[list[int]]:
 
 @torch.inference_mode()
 def _packed_answer(read: Read, network: Network, questions: Sequence[Question]) -> list[np.ndarray]:
-    """One batch, in the order of the tokens; what is asked again after shared tokens is answered once."""
+    """Answer one batch, in the order of the tokens; repeated targets after shared tokens are computed once."""
     states, paths = network.packed_states([question.tokens for question in questions])
     columns = [
         path[question.first : question.first + len(question.targets)]
@@ -111,7 +115,7 @@ def _packed_answer(read: Read, network: Network, questions: Sequence[Question]) 
 
 
 def _padded_batches(questions: Sequence[Question]) -> list[list[int]]:
-    """Questions of similar length together, the longest first."""
+    """Group questions of similar length, the longest first."""
     batches: list[list[int]] = []
     for index in sorted(range(len(questions)), key=lambda index: -len(questions[index])):
         if not batches or len(questions[batches[-1][0]]) * (len(batches[-1]) + 1) > SCORED_TOKENS:
@@ -122,7 +126,7 @@ def _padded_batches(questions: Sequence[Question]) -> list[list[int]]:
 
 @torch.inference_mode()
 def _padded_answer(read: Read, network: Network, questions: Sequence[Question]) -> list[np.ndarray]:
-    """One batch, the longest question first, each read whole."""
+    """Answer one batch, the longest question first, without sharing prefixes."""
     width = len(questions[0])
     ids = np.full((len(questions), width), network.pad_token_id, dtype=np.int64)
     columns = []
@@ -137,12 +141,12 @@ def _padded_answer(read: Read, network: Network, questions: Sequence[Question]) 
 def _read(
     read: Read, network: Network, states: Tensor, columns: np.ndarray, targets: np.ndarray
 ) -> np.ndarray:
-    """What is read of `targets` [positions, several] at `columns` [positions] of `states` [tokens, width]."""
+    """Apply `read` to `targets` [positions, several] at `columns` [positions] of `states` [tokens, width]."""
     places = states.index_select(0, torch.from_numpy(columns).to(states.device))
     values: np.ndarray = read(network, places, torch.from_numpy(targets).to(states.device)).cpu().numpy()
     return values
 
 
 def _parted(values: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
-    """The values [positions, several] of each question."""
+    """Split values [positions, several] by question."""
     return np.split(values, np.cumsum([len(question.targets) for question in questions])[:-1])

@@ -1,4 +1,4 @@
-"""Stop strings over token ids, without decoding every row at every token."""
+"""Detect stop strings in token ids without decoding every row at every token."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 SPARE_TOKENS = 8
-"""Tokens decoded beyond what a stop string can span: special tokens have no text, and some tokenizers drop a
-leading space or half a character at the front."""
+"""Number of extra tokens to decode: special tokens have no text, and some tokenizers drop a leading space or
+half a character at the front."""
 
 
 class StopStrings:
-    """Tells when a row's text has come to contain one of the stop strings.
+    """Detects when a row's text contains one of the stop strings.
 
-    A stop string is completed by the token that brings its last character, so only tokens whose own text
-    has such a character (or half a character, in byte-level vocabularies) can complete one. For these, a
-    tail of the row is decoded: a stop string of b bytes spans at most b tokens with text.
+    A stop string is completed by the token with its last character, so only tokens whose text has such a
+    character (or half a character, in byte-level vocabularies) can complete one. For these, the end of the
+    row is decoded: a stop string of b bytes spans at most b tokens with text.
     """
 
     def __init__(
@@ -25,8 +25,9 @@ class StopStrings:
         token_texts: Callable[[], Sequence[str]],
         decode: Callable[[Sequence[int]], str],
     ) -> None:
-        """`token_texts()` gives each token's text as it appears after others; called only if there are
-        stops.
+        """Prepare the search.
+
+        `token_texts()` returns each token's text after others; it is called only if needed.
         """
         self.stop = tuple(text for text in stop if text)
         self.decode = decode
@@ -37,18 +38,18 @@ class StopStrings:
             self.tail = max(len(text.encode()) for text in self.stop) + SPARE_TOKENS
 
     def candidates(self, tokens: np.ndarray) -> np.ndarray:
-        """Indices of the tokens ([rows], int64) that could complete a stop string."""
+        """Return the indices of the tokens ([rows], int64) that could complete a stop string."""
         if self.completing is None:
             return np.empty(0, dtype=np.int64)
         known = np.minimum(tokens, len(self.completing) - 1)
         return np.flatnonzero(self.completing[known])
 
     def completed(self, token_ids: Sequence[int]) -> bool:
-        """Whether the row's text now contains a stop string, looking at its end only."""
+        """Return whether the end of the row's text contains a stop string."""
         tail = self.decode(token_ids[-self.tail :])
         return any(text in tail for text in self.stop)
 
     def cut(self, text: str) -> str:
-        """`text` up to the first stop string in it, or all of it."""
+        """Return `text` up to its first stop string, or all of it."""
         places = [place for place in map(text.find, self.stop) if place >= 0]
         return text[: min(places)] if places else text

@@ -1,4 +1,4 @@
-"""Text and token ids, the same for every engine: what a tokenizer does, and what its edge cases need."""
+"""Convert between text and token ids for every engine, including the edge cases of tokenizers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ Token = TypeVar("Token", int, str)
 
 
 BANNED = -100.0
-"""Added to the logit of a token that must not be drawn, where an engine takes a bias and no ban."""
+"""Bias for the logit of a banned token, for engines that support biases but no bans."""
 
 
 MOST_LIKELIEST = 20
-"""Tokens of a place that vLLM and servers tell of, unless they are set up otherwise."""
+"""Number of most likely tokens that vLLM and servers report per position by default."""
 
 
 class TokenText:
-    """The tokenizer's half of `base.LanguageModel`; engines inherit it."""
+    """The tokenizer part of `base.LanguageModel`, which engines inherit."""
 
     def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
-        """Open the tokenizer in `folder`. Raises ModelError where there is none, or none that ends a text."""
+        """Open the tokenizer in `folder`.
+
+        Raises ModelError if there is none, or it has no end-of-sequence token.
+        """
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError) as error:
@@ -40,54 +43,54 @@ class TokenText:
 
     @property
     def end_token_id(self) -> int:
-        """The end-of-sequence token."""
+        """Return the end-of-sequence token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are; their ids are 0 to one less."""
+        """Return the number of tokens; their ids start at 0."""
         return len(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the tokenizer's leading special tokens if it has any."""
+        """Return the token ids of `text`, with the tokenizer's leading special tokens if it has any."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, several times faster than one by one."""
+        """Encode each text, several times faster than one by one."""
         if not texts:
             return []
         rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
         end = self.end_token_id
         for text, ids in zip(texts, rows, strict=True):
-            # Some tokenizers close the text as well; what is closed cannot be continued.
+            # Some tokenizers also append an end token; the text could then not be continued.
             if ids[-1:] == [end] and self.encode_continuation(text)[-1:] != ids[-1:]:
                 ids.pop()
         return rows
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Token ids of `text` as it follows a prompt: without any special tokens."""
+        """Return the token ids of `text` after a prompt, i.e. without special tokens."""
         return self.encode_continuations([text])[0]
 
     def encode_continuations(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_continuation` of each text, several times faster than one by one."""
+        """Apply `encode_continuation` to each text, several times faster than one by one."""
         if not texts:
             return []
         rows: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return rows
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of the ids, special tokens left out."""
+        """Return the text of the ids without special tokens."""
         return self.decode_many([list(token_ids)])[0]
 
     def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """`decode` of each row."""
+        """Decode each row."""
         texts: list[str] = self.tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return texts
 
     def started(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt, or where it is empty the token that begins a text, or else the one that ends it."""
+        """Return the prompt, or, if it is empty, the beginning-of-sequence or else the end-of-sequence token."""
         if len(prompt):
             return list(prompt)
         begin = self.tokenizer.bos_token_id
@@ -107,32 +110,34 @@ def check_sampling(
     if parameters.max_tokens < 1:
         raise ModelError(f"max_tokens is {parameters.max_tokens}: it must be at least 1")
     if len(prompts) != len(seeds):
-        raise ModelError(f"{len(prompts)} prompts but seeds for {len(seeds)}: give a list of seeds a prompt")
+        raise ModelError(
+            f"{len(prompts)} prompts but seeds for {len(seeds)}: give one list of seeds per prompt"
+        )
 
 
 def check_contexts(contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> None:
-    """Raise ModelError unless there is one continuation a context."""
+    """Raise ModelError unless there is one continuation per context."""
     if len(contexts) != len(continuations):
         raise ModelError(
             f"{len(contexts)} contexts but {len(continuations)} continuations: "
-            "give one continuation a context"
+            "give one continuation per context"
         )
 
 
 def check_options(options: Sequence[Sequence[int]]) -> None:
-    """Raise ModelError unless there are options to choose among, each of some tokens."""
+    """Raise ModelError unless there is at least one option and none is empty."""
     if not options or not all(len(option) for option in options):
         raise ModelError("give at least one option, none of them empty")
 
 
 def check_most(most: int) -> None:
-    """Raise ModelError for more likeliest tokens than vLLM and servers tell of a place."""
+    """Raise ModelError if `most` exceeds what vLLM and servers report per position."""
     if not 1 <= most <= MOST_LIKELIEST:
-        raise ModelError(f"the {most} likeliest tokens of a place: ask for 1 to {MOST_LIKELIEST}")
+        raise ModelError(f"the {most} most likely tokens were requested: request 1 to {MOST_LIKELIEST}")
 
 
 def is_among(logprobs: Mapping[Token, float], token: Token, most: int) -> bool:
-    """Whether fewer than `most` of the listed tokens, a place's likeliest, are likelier than this one."""
+    """Return whether fewer than `most` of the listed most likely tokens are more likely than this one."""
     own = logprobs.get(token, -inf)
     return own > -inf and sum(other > own for other in logprobs.values()) < most
 
@@ -142,14 +147,14 @@ def joint_logprobs(
     contexts: Sequence[Sequence[int]],
     options: Sequence[Sequence[int]],
 ) -> np.ndarray:
-    """Log-probability of all tokens of each option after each context, [contexts, options], by `score`."""
+    """Return the log-probability of each whole option after each context, [contexts, options], with `score`."""
     repeated = [context for context in contexts for _ in options]
     totals = [sum(row) for row in score(repeated, list(options) * len(contexts))]
     return np.reshape(totals, (len(contexts), len(options)))
 
 
 def normalised(logprobs: Sequence[Sequence[float]] | np.ndarray) -> list[list[float]]:
-    """Probabilities that sum to 1 a row, of log-probabilities [contexts, options] that need not."""
+    """Return probabilities that sum to 1 per row, from log-probabilities [contexts, options]."""
     if not len(logprobs):
         return []
     joint = np.asarray(logprobs, dtype=np.float64)
@@ -159,7 +164,7 @@ def normalised(logprobs: Sequence[Sequence[float]] | np.ndarray) -> list[list[fl
 
 
 def check_room(prompts: Sequence[Sequence[int]], positions: int) -> None:
-    """Raise ModelError for a prompt that leaves no room for a token in a model of so many positions."""
+    """Raise ModelError for a prompt that leaves no room for another token in the model's context."""
     for index, prompt in enumerate(prompts):
         if len(prompt) >= positions:
             raise ModelError(

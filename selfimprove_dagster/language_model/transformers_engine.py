@@ -1,9 +1,9 @@
-"""Language models through transformers and PyTorch, on the CPU or a GPU: the engine that needs nothing
-else.
+"""Run language models with transformers and PyTorch, on the CPU or a GPU. This is the default engine.
 
-It decodes by itself, since transformers' continuous batching (5.19) draws all rows from one seed, so that a
-row's text depends on its batch. It also draws 3.5 times as many tokens per CPU second with a model of 134.5M
-parameters and 16 samples a prompt, 1.4 times as many with one (`benchmarks/results/continuous_batching.md`).
+It has its own decoding, since transformers' continuous batching (5.19) uses one seed for all rows, so that a
+row's text depends on its batch. It also generates 3.5 times as many tokens per CPU second with a model of
+134.5M parameters and 16 samples per prompt, and 1.4 times as many with one sample
+(`benchmarks/results/continuous_batching.md`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ DTYPES = ("float32", "bfloat16", "auto")
 class TransformersLanguageModel(TokenText):
     """A decoder-only model run by transformers; implements `base.LanguageModel`.
 
-    Weights are read from safetensors only. Seeds are per row: a row's draws depend on its seed, the step and
-    its logits, not on the rows around it, so the same seed gives the same text in any batch, up to the
-    rounding of the logits (`benchmarks/generation_speed.py` counts the rows that differ).
+    Weights are read from safetensors only. Seeds are per row: a row's samples depend on its seed, the step
+    and its logits, not on other rows, so the same seed gives the same text in any batch, up to the rounding
+    of the logits (`benchmarks/generation_speed.py` counts the rows that differ).
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class TransformersLanguageModel(TokenText):
         trust_remote_code: bool = False,
         attention: str = "auto",
     ) -> None:
-        """Load the model in the directory `path`, or of that name on the Hugging Face hub.
+        """Load the model in the directory `path`, or with that name on the Hugging Face Hub.
 
-        `device`: "auto" is CUDA where there is one, else the CPU. `dtype`: "auto" is what the files say.
-        `token_budget`: tokens (rows × expected length) in a batch, of which a small model on the CPU has one
-        a core; keys and values take memory for at most about twice as many. `attention`: "auto" is the
-        fastest that agrees with the model's own eager attention; a name that transformers knows gives up the
-        sharing of prompts. Raises ModelError where the model is missing, has no safetensors weights, or
-        cannot be batched.
+        `device`: "auto" is CUDA if available, else the CPU. `dtype`: "auto" is that of the files.
+        `token_budget`: tokens (rows × expected length) per batch; a small model on the CPU has one batch per
+        core, and keys and values need memory for at most about twice as many. `attention`: "auto" is the
+        fastest that agrees with the model's own eager attention; with a name that transformers knows, prompts
+        are not shared. Raises ModelError if the model is missing, has no safetensors weights, or cannot be
+        batched.
         """
         if dtype not in DTYPES:
             raise ModelError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}")
@@ -96,7 +96,7 @@ class TransformersLanguageModel(TokenText):
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether the samples of a prompt share its keys and values (plain attention layers only)."""
+        """Return whether the samples of a prompt share its keys and values (plain attention layers only)."""
         return self._network.shares_prompts
 
     def generate(
@@ -106,11 +106,11 @@ class TransformersLanguageModel(TokenText):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Draw `len(seeds[i])` continuations of `prompts[i]`, each determined by its own seed.
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, each determined by its own seed.
 
-        A row ends at `max_tokens`, or earlier where the model's positions end. An empty prompt is replaced
-        by the beginning-of-sequence token, or the end-of-sequence token where there is none. Raises
-        ModelError for a prompt that leaves no room, and for parameters that make no sense.
+        A row ends at `max_tokens`, or earlier at the end of the model's context. An empty prompt is replaced
+        by the beginning-of-sequence token, or else by the end-of-sequence token. Raises ModelError for a
+        prompt that leaves no room, and for invalid parameters.
         """
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
@@ -132,10 +132,9 @@ class TransformersLanguageModel(TokenText):
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Natural log-probability of each token of `continuations[i]` given `contexts[i]` and what precedes
-        it.
+        """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`.
 
-        An empty context is replaced as in `generate`. What pairs share at their beginning is read once.
+        An empty context is replaced as in `generate`. Common prefixes of pairs are read once.
         """
         check_contexts(contexts, continuations)
         targets = [np.array(continuation, dtype=np.int64) for continuation in continuations]
@@ -149,8 +148,10 @@ class TransformersLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
-        tokens are likelier there than `token_id`. One forward pass a pair.
+        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
+        continuations.
+
+        This takes one forward pass per pair.
         """
         check_contexts(contexts, continuations)
         targets = [np.full(len(continuation), token_id) for continuation in continuations]
@@ -164,11 +165,11 @@ class TransformersLanguageModel(TokenText):
         continuations: Sequence[Sequence[int]],
         targets: Sequence[np.ndarray],
     ) -> list[Question]:
-        """What stands, or could stand, at the place of each token of a continuation."""
+        """Apply `read` to the targets at the position of each token of a continuation."""
         questions = []
         for context, continuation, wanted in zip(contexts, continuations, targets, strict=True):
             started = tuple(self.started(context))
-            # The last token is a target only, never read.
+            # The last token is only a target and is not read.
             read = tuple(continuation[:-1])
             questions.append(Question(started + read, len(started) - 1, wanted.reshape(-1, 1)))
         return questions
@@ -176,10 +177,11 @@ class TransformersLanguageModel(TokenText):
     def option_probabilities(
         self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Probability of each option (token ids, the same for all contexts), normalised to sum 1 a context.
+        """Return the probability of each option (token ids, equal for all contexts), summing to 1 per
+        context.
 
-        Options compete by the probability of all their tokens. Where each is one token, a context is read
-        once, else once for each option.
+        Options compete by the joint probability of their tokens. If each is one token, a context is read
+        once, else once per option.
         """
         check_options(options)
         if all(len(option) == 1 for option in options):
@@ -190,7 +192,7 @@ class TransformersLanguageModel(TokenText):
         return normalised(joint_logprobs(self.score, contexts, options))
 
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
-        """For each sequence and each position i, p(token_id | tokens up to and including i)."""
+        """Return p(token_id | tokens up to and including i) for each sequence and each position i."""
         wanted = [index for index, sequence in enumerate(sequences) if len(sequence)]
         questions = [
             Question(tuple(sequences[i]), 0, np.full((len(sequences[i]), 1), token_id)) for i in wanted
@@ -199,14 +201,14 @@ class TransformersLanguageModel(TokenText):
         return [np.exp(found[i][:, 0]).tolist() if i in found else [] for i in range(len(sequences))]
 
     def close(self) -> None:
-        """Free the weights' memory: nothing else refers to them, so that they go at once."""
+        """Release the memory of the weights at once, as nothing else refers to them."""
         self.__dict__.pop("_network", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @cached_property
     def _token_texts(self) -> list[str]:
-        """Each vocabulary entry's text as it appears after another token (some lose a space in front)."""
+        """Return each vocabulary entry's text after another token (some lose a leading space at the start)."""
         before = self.encode_continuation("a")[-1:]
         skipped = len(self.decode(before))
         texts = self.decode_many([[*before, token] for token in range(len(self.tokenizer))])
@@ -215,7 +217,7 @@ class TransformersLanguageModel(TokenText):
     def _generations(
         self, drawn: Sequence[Drawn], stops: StopStrings
     ) -> Iterator[tuple[tuple[int, int], Generation]]:
-        """(prompt, sample) and generation of each finished row."""
+        """Yield (prompt, sample) and the generation of each finished row."""
         texts = self.decode_many([row.token_ids for row in drawn])
         for row, text in zip(drawn, texts, strict=True):
             generation = Generation(row.token_ids, row.logprobs, stops.cut(text), row.finish_reason)
@@ -223,7 +225,7 @@ class TransformersLanguageModel(TokenText):
 
 
 def _end_tokens(model: Any, end_token: int) -> np.ndarray:
-    """The tokenizer's end token, and those that the generation settings add (chat models end their turns)."""
+    """Return the end tokens of the tokenizer and of the generation settings (chat models end their turns)."""
     settings = getattr(model, "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
     more = [] if named is None else [named] if isinstance(named, int) else list(named)
@@ -232,7 +234,7 @@ def _end_tokens(model: Any, end_token: int) -> np.ndarray:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No progress bar while weights are read."""
+    """Disable progress bars while weights are read."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

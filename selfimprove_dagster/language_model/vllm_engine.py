@@ -1,8 +1,8 @@
-"""Language models through vLLM in this process (Kwon et al., 2309.06180): `LLM.generate` over token ids.
+"""Run language models with vLLM in this process (Kwon et al., 2309.06180): `LLM.generate` over token ids.
 
-The engine runs in a child process of its own, which `close` ends: its GPU memory is free when a step ends.
-Continuations share their prompt's keys and values (prefix caching); scoring reads none of that cache, since
-with it the log-probabilities of a prompt depend on what was asked before.
+The engine runs in its own child process, which `close` stops, so that its GPU memory is released at the end
+of a step. Continuations share their prompt's keys and values (prefix caching). Scoring does not use this
+cache, since with it the log-probabilities of a prompt depend on earlier requests.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 class VllmLanguageModel(TokenText):
     """A model run by vLLM; implements `base.LanguageModel`.
 
-    Each continuation is a request of its own, with its own seed. vLLM's kernels depend on the batch, so the
-    same seed gives the same text only as far as the rounding of the logits allows.
+    Each continuation is a separate request with its own seed. vLLM's kernels depend on the batch, so the same
+    seed gives the same text only up to the rounding of the logits.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class VllmLanguageModel(TokenText):
         lora: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Start an engine on the model at `path` (a folder, or a hub name).
+        """Start an engine with the model at `path` (a folder, or a Hub name).
 
-        `tensor_parallel`: GPUs that share the model; `memory_share`: of each GPU's memory, for weights, keys
-        and values; `max_length`: positions held a sequence, default the model's own; `quantisation`: one of
-        vLLM's methods; `lora`: folder of an adapter. Raises ModelError where vLLM or the model cannot be
-        loaded.
+        `tensor_parallel`: number of GPUs that share the model; `memory_share`: share of each GPU's memory for
+        weights, keys and values; `max_length`: maximum sequence length, by default the model's own;
+        `quantisation`: a vLLM quantisation method; `lora`: folder of an adapter. Raises ModelError if vLLM or
+        the model cannot be loaded.
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
@@ -83,8 +83,8 @@ class VllmLanguageModel(TokenText):
         self.engine = f"vllm {_version()}" + (" (cpu)" if on_cpu else "")
         if on_cpu:
             _log.warning(
-                "vLLM on a CPU takes no seed a request: paths are drawn from the engine's own seed, so a run "
-                "that is resumed, or a replay, draws other paths than an undisturbed one"
+                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own seed, "
+                "so a resumed run, or a replay, samples other paths than an uninterrupted run"
             )
         self._takes_seeds = not on_cpu
         adapter: dict[str, Any] = {"enable_lora": True} if lora else {}
@@ -102,7 +102,7 @@ class VllmLanguageModel(TokenText):
                 disable_log_stats=True,
                 **adapter,
             )
-        except Exception as error:  # vLLM's own, PyTorch's, the loader's: there is no common base
+        except Exception as error:  # errors of vLLM, PyTorch and the loader have no common base
             raise ModelError(f"vLLM cannot open {folder}: {_reason(error)}") from error
         self._lora = _lora_request(lora)
         self.positions = int(self._llm.model_config.max_model_len)
@@ -114,7 +114,7 @@ class VllmLanguageModel(TokenText):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Draw `len(seeds[i])` continuations of `prompts[i]`, each from its own seed."""
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, each with its own seed."""
         from vllm import SamplingParams
 
         check_sampling(prompts, seeds, parameters)
@@ -145,7 +145,7 @@ class VllmLanguageModel(TokenText):
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
+        """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
         return [
             [place[token].logprob for place, token in zip(places, continuation, strict=True)]
             for places, continuation in zip(
@@ -160,8 +160,10 @@ class VllmLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """At the place of each token of `continuations[i]` after `contexts[i]`: whether fewer than `most`
-        tokens are likelier there than `token_id`. `most` is at most 20, which vLLM gives of each place.
+        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
+        continuations.
+
+        `most` is at most 20, which vLLM reports per position.
         """
         check_most(most)
         return [
@@ -175,7 +177,7 @@ class VllmLanguageModel(TokenText):
     def _places(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most: int
     ) -> list[list[dict[int, Any]]]:
-        """At each token of the continuations, vLLM's word on it and on the `most` likeliest."""
+        """Return vLLM's log-probabilities at each token: of the token and of the `most` most likely ones."""
         from vllm import SamplingParams
 
         check_contexts(contexts, continuations)
@@ -192,7 +194,7 @@ class VllmLanguageModel(TokenText):
     def option_probabilities(
         self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Probability of each option (token ids, the same for all contexts), summing to 1 a context."""
+        """Return the probability of each option (token ids, equal for all contexts), summing to 1 per context."""
         check_options(options)
         if all(len(option) == 1 for option in options):
             joint = self._next_logprobs([self.started(context) for context in contexts], options)
@@ -201,16 +203,16 @@ class VllmLanguageModel(TokenText):
         return normalised(joint)
 
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
-        """For each sequence and each position i, p(token_id | tokens up to and including i).
+        """Return p(token_id | tokens up to and including i) for each sequence and each position i.
 
-        A request a position, of which the cache knows all but the last token.
+        This takes one request per position, of which the cache holds all but the last token.
         """
         requests = [sequence[: end + 1] for sequence in sequences for end in range(len(sequence))]
         found = iter(np.exp(self._next_logprobs(requests, [[token_id]])[:, 0]).tolist())
         return [[next(found) for _ in sequence] for sequence in sequences]
 
     def close(self) -> None:
-        """End the engine and its process, which frees the GPU's memory."""
+        """Stop the engine and its process, which releases the GPU's memory."""
         llm = self.__dict__.pop("_llm", None)
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
@@ -218,7 +220,7 @@ class VllmLanguageModel(TokenText):
         gc.collect()
 
     def _next_logprobs(self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        """Log-probability of each one-token option as the next token: [prompts, options]."""
+        """Return the log-probability of each one-token option as the next token: [prompts, options]."""
         from vllm import SamplingParams
 
         ids = [token for (token,) in tokens]
@@ -233,7 +235,7 @@ class VllmLanguageModel(TokenText):
     def _ask(
         self, prompts: Sequence[Sequence[int]], settings: Sequence[Any], progress: Progress | None = None
     ) -> list[Any]:
-        """Outputs of the requests, in their order."""
+        """Return the outputs of the requests, in order."""
         if not prompts:
             return []
         outputs: list[Any] = self._llm.generate(
@@ -246,7 +248,7 @@ class VllmLanguageModel(TokenText):
 
 
 class _Bar:
-    """What vLLM takes for its progress bar: counts the rows that are finished, and hands the count on."""
+    """A replacement for vLLM's progress bar, which reports the number of finished rows."""
 
     def __init__(self, progress: Progress, iterable: Iterable[Any] = (), **_: Any) -> None:
         self._progress = progress
@@ -297,6 +299,6 @@ def _version() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The last line that says something: vLLM's own engine process reports the cause last."""
+    """Return the last non-empty line, as vLLM's engine process reports the cause last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Every question that a person has about a training set: where from, why, what came of it.
+"""Answer questions about a training set: where a record comes from, why it was kept, what descends from it.
 
-`walk` reads the edges that the rows themselves carry; everything else in this package asks it.
+`walk` reads the edges that are stored in the rows. Everything else in this package is built on it.
 """

@@ -1,4 +1,4 @@
-"""What came of a record: rows, the datasets that they stand in, the checkpoints trained on those, and on."""
+"""Find the descendants of a record: rows, datasets, checkpoints trained on these, and later iterations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, it
 
 @dataclass(frozen=True)
 class Count:
-    """How many descendants one partition holds."""
+    """The number of descendants in one partition."""
 
     table: str
     experiment: str
@@ -25,7 +25,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that descendants (or the record itself) are a part of: `rows` of them."""
+    """A dataset that contains descendants or the record itself; `rows` is their number."""
 
     activity_id: str
     table: str
@@ -36,7 +36,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that was trained on such a dataset; `promoted` is None before there is a decision."""
+    """A model that was trained on such a dataset; `promoted` is None before the decision."""
 
     id: str
     model_id: str
@@ -47,11 +47,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Descent:
-    """What came of a record, in numbers; `walk` has every row of it.
+    """The descendants of a record in numbers; `walk` holds every row.
 
-    `later` are the iterations (experiment, iteration) whose paths were drawn from one of the checkpoints, or
-    from a model that was trained on such paths in turn: they are indebted to the record, though no row of
-    theirs descends from it.
+    `later` lists the iterations (experiment, iteration) that generated with one of the checkpoints, or with a
+    model that was trained on such generations. They depend on the record although none of their rows descends
+    from it.
     """
 
     place: Place
@@ -62,7 +62,7 @@ class Descent:
     later: list[tuple[str, int]]
 
     def to_json(self, *, every: bool = False) -> dict[str, Any]:
-        """Plain data; the ids of all descendants with `every`."""
+        """Return plain data, with the ids of all descendants if `every` is set."""
         ids = {"ids": self.walk.nodes.filter(pl.col("depth") > 0)["id"].to_list()} if every else {}
         return {
             **asdict(self.place),
@@ -75,7 +75,10 @@ class Descent:
 
 
 def descend(lake: Lake, prefix: str) -> Descent:
-    """What came of the record whose id begins with `prefix`. Raises RecordNotFound as `Lineage.find` does."""
+    """Return the descendants of the record whose id starts with `prefix`.
+
+    Raises RecordNotFound like `Lineage.find`.
+    """
     lineage = Lineage(lake)
 
     def answer() -> Descent:
@@ -126,7 +129,7 @@ def _checkpoints(lineage: Lineage, walk: Walk) -> list[Checkpoint]:
 
 
 def _later(lineage: Lineage, models: set[str]) -> list[tuple[str, int]]:
-    """Iterations that draw from one of the models, from what is trained in those, and so on."""
+    """Return iterations that generate with one of the models, with models trained in those, and so on."""
     manifests = lineage.snapshot.manifests
     indebted: set[tuple[str, int]] = set()
     while True:

@@ -1,4 +1,4 @@
-"""What changed from one dataset to another: two iterations of an experiment, or two experiments."""
+"""Compare two datasets: of two iterations of an experiment, or of two experiments."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from selfimprove_dagster.text import normalise_question
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two datasets in figures; `dropped` counts by rule, `means` are of its measures.
+    """One of the two datasets in figures; `dropped` counts by rule, `means` averages its measures.
 
-    `questions` counts what `noun` says: questions, the instructions of tasks, texts, or prompts. Where people
-    judge, no model drew anything.
+    `questions` counts what `noun` names: questions, the instructions of tasks, texts, or prompts. `model_id`
+    is None if people made the judgements.
     """
 
     key: str
@@ -39,10 +39,10 @@ class Side:
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """A question of both datasets whose answer is another now, with the share of the votes for each.
+    """A question in both datasets whose answer changed, with the vote share of each answer.
 
-    Of a task it is the instruction with its input, of a text the text, whose answer is the text with its
-    calls, of a prompt what is learnt to be said to it; there were no votes.
+    For a task, the question is the instruction with its input. For a text, it is the text, and the answer is
+    the text with its calls. For a prompt, the answer is the response that is trained on. These have no votes.
     """
 
     question: str
@@ -54,10 +54,10 @@ class ChangedAnswer:
 
 @dataclass(frozen=True)
 class Difference:
-    """Dataset `a` against dataset `b`.
+    """The comparison of dataset `a` with dataset `b`.
 
-    `lost` and `gained` are the ids of examples in `a` only and in `b` only; `both` counts those that say the
-    same in both. Questions, or instructions, likewise.
+    `lost` and `gained` are the ids of examples in `a` only and in `b` only; `both` counts those with equal
+    content in both. The fields of questions (or instructions) are analogous.
     `settings`: dotted name, `stage.parameter`, → (in a, in b).
     """
 
@@ -73,15 +73,15 @@ class Difference:
     settings: Mapping[str, tuple[Any, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def diff(lake: Lake, a: str, b: str) -> Difference:
-    """Compare the datasets of two partition keys, as `demo-000` and `demo-001`, with what was revoked out.
+    """Compare the datasets of two partition keys, e.g. `demo-000` and `demo-001`, without revoked rows.
 
-    Two examples are the same when question and completion are, two questions when they are alike in all but
-    case and white space. Raises PartitionMissing where one is not committed.
+    Two examples are equal if their question and completion are equal. Two questions are equal if they differ
+    only in case and white space. Raises PartitionMissing if a dataset is not committed.
     """
     sides = [_Dataset.of(lake, key) for key in (a, b)]
     examples_a, examples_b = (_by_text(side.frame) for side in sides)
@@ -118,9 +118,10 @@ def diff(lake: Lake, a: str, b: str) -> Difference:
 
 @dataclass(frozen=True)
 class _Dataset:
-    """The examples of one iteration; `subject` is the column that says what they are about.
+    """The examples of one iteration; `subject` is the column with their question, instruction, text or
+    prompt.
 
-    `frame` has the columns `question` and `completion` whatever the method calls them.
+    `frame` has the columns `question` and `completion`, whatever the method calls them.
     """
 
     iteration: Iteration
@@ -153,7 +154,7 @@ class _Dataset:
 
     @property
     def made_from(self) -> list[Manifest]:
-        """The tables of the iteration that the dataset was made from, and itself, in the order of the pipeline."""
+        """Return the tables that the dataset was made from, and the dataset itself, in pipeline order."""
         by_activity = {one.activity.id: one for one in self.iteration.manifests.values()}
         found, ahead = {self.manifest.activity.id}, [self.manifest]
         while ahead:
@@ -164,7 +165,7 @@ class _Dataset:
 
     @property
     def noun(self) -> str:
-        """What the examples are about, in the plural."""
+        """Return the plural noun for what the examples are about."""
         return f"{declared(self.iteration.method).asked}s"
 
 
@@ -213,7 +214,7 @@ def _side(lake: Lake, key: str, dataset: _Dataset) -> Side:
 
 
 def _settings(dataset: _Dataset) -> dict[str, Any]:
-    """All that determines the dataset, inputs and model aside, under dotted names."""
+    """Return the settings that determine the dataset, under dotted names, without inputs and model."""
     settings: dict[str, Any] = {}
     for manifest in dataset.made_from:
         method, stage = manifest.table.split("/")

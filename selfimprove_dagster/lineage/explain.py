@@ -1,4 +1,4 @@
-"""Why a record is in the training set, or why not: every decision on it and on what it was made from."""
+"""Explain why a record is in the training set or not: every decision on it and on its ancestors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Explanation", "Use", "explain", "method_of"]
 
 
 def explain(lake: Lake, prefix: str) -> Explanation:
-    """The explanation of the one record whose id begins with `prefix`. Raises RecordNotFound."""
+    """Return the explanation of the only record whose id starts with `prefix`. Raises RecordNotFound."""
     lineage = Lineage(lake)
     place = lineage.find(prefix)
     row = lineage.rows([place.id], withdrawn=True)[place.id]
@@ -28,8 +28,8 @@ def explain(lake: Lake, prefix: str) -> Explanation:
     gone = all_revoked(lake, place.experiment, {place.id})
     if place.table == REVIEW_LABELS.name:
         verdict = (
-            "a person's label: it measures who judged, and is trained on only where `review comparisons` wrote it to "
-            f"a file that an experiment names; {step.reason}"
+            "a human label: it measures the judge, and is trained on only if `review comparisons` wrote "
+            f"it to a file that an experiment names; {step.reason}"
         )
         return explanation(place, verdict, steps=(step, *gone))
     if place.table == REJECTED_SEEDS.name:
@@ -39,14 +39,14 @@ def explain(lake: Lake, prefix: str) -> Explanation:
 
 
 def method_of(lake: Lake, table: str, experiment: str) -> str | None:
-    """The method of a record's experiment: that of its table, and for what people gave, the method that reads the
-    table and has made tables of the experiment. None where there is none yet."""
+    """Return the method of a record's experiment: the method of its table, or, for imported records, the
+    method that reads the table and has made tables of the experiment. None if there is none yet."""
     method = table.split("/")[0]
     if method in registry.methods():
         return method
     made = {manifest.table.split("/")[0] for manifest in lake.manifests(experiment=experiment)}
     if method in made - {"seeds", "reviews"}:
-        return method  # a method that is no longer installed
+        return method  # a method that is not installed anymore
     readers = (
         one.name for one in registry.methods().values() if table in {given.name for given in one.inputs}
     )
@@ -54,7 +54,7 @@ def method_of(lake: Lake, table: str, experiment: str) -> str | None:
 
 
 def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Explanation:
-    """What people gave: where it came from, the iterations that used it, and what came of it."""
+    """Explain an imported record: its source, the iterations that used it, and its descendants."""
     table, method = registry.tables().get(place.table), method_of(lineage.lake, place.table, place.experiment)
     noun = table.noun if table is not None and table.noun != "row" else "seed"
     where = words.source_of(row) if row.get("source_file") else place.experiment
@@ -72,7 +72,7 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
         return explanation(place, verdict, in_dataset=None if method else False, steps=(accepted, *gone))
     if not pooled:
         uses = f"{count(len(shown), 'prompt')} of {count(shown['iteration'].n_unique(), 'iteration')}"
-        verdict = f"{what}, shown in {uses}; it is not trained on itself"
+        verdict = f"{what}, shown in {uses}; it is not itself trained on"
         return explanation(place, verdict, steps=(accepted, *gone))
     stories = [
         Story(lineage, Place(one["id"], one["table_name"], one["experiment"], one["iteration"]), one)
@@ -109,17 +109,19 @@ def _of_source(lineage: Lineage, place: Place, row: Row, gone: list[Step]) -> Ex
 
 
 def _of_shown(place: Place, what: str, stories: list[Story], accepted: Step, gone: list[Step]) -> Explanation:
-    """A seed that prompts show as a demonstration: what came of those prompts, and of its own instances."""
+    """Explain a seed that is used as a demonstration: the results of its prompts and its own instances."""
     showings = tuple(showing for one in stories for showing in one.showings)
     examples = [row for one in stories for row in one.examples(one.row)]
     decided = [step for one in stories for step in one.on_parents()]
     dropped = next((step for step in decided if step.passed is False), None)
-    verdict = what + (f", out of the pool by the rule {dropped.rule}: {dropped.reason}" if dropped else "")
+    verdict = what + (
+        f", removed from the pool by the rule {dropped.rule}: {dropped.reason}" if dropped else ""
+    )
     verdict += f"; {shown_verdict(showings)}"
     if examples:
         verdict += f"; {count(len(examples), 'example')} of its own instances"
     if gone:
-        verdict = f"{gone[0].reason}, so it is no longer handed on; otherwise: {verdict}"
+        verdict = f"{gone[0].reason}, so it is excluded from later reads; otherwise: {verdict}"
     in_dataset = bool(examples) and not gone if examples or dropped or gone else None
     return explanation(
         place, verdict, in_dataset=in_dataset, steps=(accepted, *decided, *gone), showings=showings

@@ -1,4 +1,4 @@
-"""What an explanation holds."""
+"""Define the content of an explanation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from selfimprove_dagster.words import count
 
 @dataclass(frozen=True)
 class Use:
-    """One iteration that used a seed, as the record `question` of its pool; `paths` counts the candidates that were
-    made of it by the rule that dropped them, those that were kept under `kept`."""
+    """An iteration that used a seed as the record `question` of its pool.
+
+    `paths` counts the candidates made from it by the rule that dropped them, or under `kept`.
+    """
 
     iteration: int
     question: str
@@ -25,8 +27,11 @@ class Use:
 
 @dataclass(frozen=True)
 class Showing:
-    """One iteration whose pool holds a task, as the record `task`: how many prompts showed it, and how
-    many candidates, accepted tasks and examples of that iteration came of those prompts."""
+    """An iteration whose pool holds a task as the record `task`.
+
+    It counts the prompts that showed the task, and the candidates, accepted tasks and examples of the
+    iteration that these prompts led to.
+    """
 
     iteration: int
     task: str
@@ -38,10 +43,11 @@ class Showing:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a record is in the dataset of its iteration or why not, step by step in the pipeline's order.
+    """The reasons why a record is in the dataset of its iteration or not, step by step in pipeline order.
 
-    `in_dataset` is None for records of which that cannot be asked. `fates` are those of the candidates that a record
-    led to, where there are several; `uses` and `showings` are those of a seed or of a task of a pool.
+    `in_dataset` is None for records to which the question does not apply. `fates` are the outcomes of the
+    candidates that a record led to, if there are several. `uses` and `showings` belong to a seed or to a task
+    of a pool.
     """
 
     id: str
@@ -56,29 +62,29 @@ class Explanation:
     showings: tuple[Showing, ...] = ()
 
     def to_json(self) -> Row:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def explanation(place: Place, verdict: str, **more: Any) -> Explanation:
-    """The explanation of the record at a place."""
+    """Return the explanation of the record at a place."""
     return Explanation(place.id, place.table, place.experiment, place.iteration, verdict, **more)
 
 
 def dropped_verdict(key: str, step: Step) -> str:
-    """The verdict on what a rule dropped, by the step that says so."""
+    """Return the verdict on a record that a rule dropped, from the step of that rule."""
     return f"not in the dataset of {key}: dropped by the rule {step.rule}: {step.reason}"
 
 
 def by_rule(fates: Iterable[Fate]) -> str:
-    """How many were dropped by which rule, to be put behind a verdict; nothing where none was."""
+    """Return how many candidates each rule dropped, as the end of a verdict; empty if none was dropped."""
     dropped = Counter(fate.rule for fate in fates if fate.rule)
     said = ", ".join(f"{rule}: {number}" for rule, number in dropped.most_common())
     return f"; dropped by {said}" if said else ""
 
 
 def training_verdict(iteration: int, training: list[Step], gates: list[Step]) -> str:
-    """What follows a verdict of being in a dataset: checks that block it, and the checkpoint that learnt from it."""
+    """Return the end of the verdict on an example: checks that block it, and the checkpoint trained on it."""
     said = f"; but the check {gates[0].rule} of {gates[0].stage} blocks it" if gates else ""
     if not training:
         return f"{said}; no checkpoint was trained on it yet"
@@ -89,12 +95,12 @@ def training_verdict(iteration: int, training: list[Step], gates: list[Step]) ->
 
 
 def shown_verdict(showings: Sequence[Showing]) -> str:
-    """What came of the prompts that showed a record."""
+    """Describe the results of the prompts that showed a record."""
     total = Counter[str]()
     for one in showings:
         total.update({name: getattr(one, name) for name in ("prompts", "candidates", "accepted", "examples")})
     return (
-        f"shown in {count(total['prompts'], 'prompt')} of {count(len(showings), 'iteration')}, of which came "
+        f"shown in {count(total['prompts'], 'prompt')} of {count(len(showings), 'iteration')}, which led to "
         f"{count(total['candidates'], 'candidate')}, {count(total['accepted'], 'accepted task')} and "
         f"{count(total['examples'], 'example')}"
     )

@@ -1,16 +1,16 @@
-"""The index of lineage: one small immutable file a committed partition, in `<lake>/.lineage/`.
+"""Store the lineage index: one small immutable file per committed partition, in `<lake>/.lineage/`.
 
 A *segment* holds the names of a partition (the ids of its rows and of their parents), its edges in both
-directions, and its ids in order. It is made from the columns `id` and `parents` alone, and its file is named
-by the activity and the checksums of the Parquet files: it is stale exactly when the partition changed, and
-then it is made anew. Nothing depends on the folder: it may be deleted at any time, and where it cannot be
-written its segments are kept in memory.
+directions, and its sorted ids. It is built from the columns `id` and `parents` only. Its file name contains
+the activity and the checksums of the Parquet files, so a segment is stale exactly when the partition changed,
+and is then built again. Nothing depends on the folder: it may be deleted at any time, and if it cannot be
+written, the segments are kept in memory.
 
-Why it is fast: names are numbered once, in the order of a 64-bit hash, so that an edge is a pair of small
-numbers, a step of a walk is two slices of a compressed sparse row, and many ids are looked up with one merge
-of sorted numbers. A hash only says where to look: whole ids are compared, so that no forged collision changes
-an answer. Files are memory-mapped, so opening reads their headers only. On ten million edges and a busy
-two-core machine (benchmarks/lineage.py): made at 1.2 million edges a second, 406 MB, opened in 30 ms.
+It is fast because names are numbered once, in the order of a 64-bit hash: an edge is a pair of small numbers,
+a step of a walk is two slices of a compressed sparse row, and many ids are looked up by one merge of sorted
+numbers. A hash only locates an id; whole ids are compared, so a forged collision cannot change an answer.
+Files are memory-mapped, so opening reads only their headers. On ten million edges and a busy two-core machine
+(benchmarks/lineage.py) it is built at 1.2 million edges per second, takes 406 MB, and opens in 30 ms.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ALIGNMENT = 64
 
 
 _ABANDONED = 3600.0
-"""Seconds after which a temporary file is taken for one that a killed process left."""
+"""Age in seconds after which a temporary file is assumed to be left by a killed process."""
 
 
 Numbers = np.ndarray[Any, Any]
@@ -55,7 +55,7 @@ Numbers = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Ids:
-    """Ids in the order of their hashes; `order` is where each stood in what they were made of."""
+    """Ids in the order of their hashes; `order` holds the original position of each."""
 
     texts: Any
     keys: Numbers
@@ -71,11 +71,11 @@ class Ids:
         return len(self.keys)
 
     def take(self, positions: Numbers) -> pl.Series:
-        """The ids that stand at these positions."""
+        """Return the ids at these positions."""
         return pl.Series("id", self.texts.take(pa.array(positions)), pl.String)
 
     def matches(self, other: Ids) -> tuple[Numbers, Numbers]:
-        """Pairs of positions, here and there, at which the same id stands."""
+        """Return pairs of positions, in both objects, that hold the same id."""
         if len(other) < len(self):
             there, here = other.matches(self)
             return here, there
@@ -94,7 +94,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Segment:
-    """Names and edges of one partition, as views of one buffer (a mapped file, or memory)."""
+    """Names and edges of one partition, as views of one buffer (a mapped file or memory)."""
 
     manifest: Manifest
     buffer: Any
@@ -102,11 +102,11 @@ class Segment:
 
     @classmethod
     def over(cls, manifest: Manifest, buffer: Any) -> Segment:
-        """Raises ValueError when the buffer is no whole segment of this format and this hash."""
+        """Open a buffer. Raises ValueError if it is not a complete segment of this format and hash."""
         end = bytes(buffer[:8])
         header = json.loads(bytes(buffer[8 : 8 + int(end, 16)]))
         if header["stamp"] != _stamp() or header["bytes"] != buffer.size:
-            raise ValueError("a segment of another format, or cut off")
+            raise ValueError("a segment of another format, or truncated")
         return cls(manifest, buffer, header)
 
     def _array(self, name: str) -> Numbers:
@@ -115,17 +115,17 @@ class Segment:
 
     @property
     def edges(self) -> int:
-        """How many edges it holds."""
+        """Return the number of edges."""
         return int(self.header["arrays"]["parent"][1])
 
     @property
     def roles(self) -> list[str]:
-        """Roles by their numbers."""
+        """Return the roles by their numbers."""
         return list(self.header["roles"])
 
     @cached_property
     def names(self) -> Ids:
-        """The ids of its rows, and of their parents."""
+        """Return the ids of the rows and of their parents."""
         texts, offsets = (pa.py_buffer(self._array(name)) for name in ("text", "text_start"))
         keys = self._array("key")
         texts = pa.LargeStringArray.from_buffers(len(keys), offsets, texts)
@@ -133,29 +133,29 @@ class Segment:
 
     @cached_property
     def file(self) -> Numbers:
-        """For each name the Parquet file (by number) that holds its row, or -1: it is no row of these."""
+        """Return for each name the number of the Parquet file that holds its row, or -1 without a row."""
         return self._array("file")
 
     @cached_property
     def datasets(self) -> set[str]:
-        """Ids of the activities whose rows, as a set, checkpoints of this partition were trained on."""
+        """Return the ids of the activities whose datasets checkpoints of this partition were trained on."""
         if TRAINED_ON not in self.roles:
             return set()
         trained = self._array("parent_role") == self.roles.index(TRAINED_ON)
         return set(self.names.take(self._array("parent")[trained]))
 
     def up(self, names: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """Edges from names to their parents: positions in `names`, names of parents, roles."""
+        """Return edges from names to their parents: positions in `names`, names of parents, roles."""
         at, edges = _slices(self._array("parent_start"), names)
         return at, self._array("parent")[edges], self._array("parent_role")[edges]
 
     def down(self, names: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """Edges from names to their children: positions in `names`, names of children, roles."""
+        """Return edges from names to their children: positions in `names`, names of children, roles."""
         at, edges = _slices(self._array("child_start"), names)
         return at, self._array("child")[edges], self._array("child_role")[edges]
 
     def beginning_with(self, prefix: str, limit: int) -> list[str]:
-        """Ids of rows that begin so, in order."""
+        """Return the ids of rows that start with the prefix, in order."""
         wanted = prefix.encode(errors="surrogatepass")
         order, text, start = (self._array(name) for name in ("by_id", "text", "text_start"))
 
@@ -169,9 +169,9 @@ class Segment:
 
 
 def open_segments(root: Path, manifests: Sequence[Manifest]) -> list[Segment]:
-    """The segment of each partition, made now where there is none, and files of partitions gone removed.
+    """Return the segment of each partition. Missing ones are built; files of removed partitions are deleted.
 
-    Raises FileNotFoundError when a partition was replaced meanwhile.
+    Raises FileNotFoundError if a partition was replaced meanwhile.
     """
     folder = root / FOLDER
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -182,9 +182,9 @@ def open_segments(root: Path, manifests: Sequence[Manifest]) -> list[Segment]:
 
 
 def build(manifest: Manifest) -> Segment:
-    """The segment of a partition, in memory.
+    """Build the segment of a partition in memory.
 
-    Raises FileNotFoundError when a file of it is gone, and LakeError when one cannot be read.
+    Raises FileNotFoundError if one of its files is missing, and LakeError if one cannot be read.
     """
     ids, files, counts, parents, roles = _columns(manifest)
     everyone = pa.concat_arrays([ids, parents]).dictionary_encode()
@@ -200,7 +200,7 @@ def build(manifest: Manifest) -> Segment:
     lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
     mine = np.flatnonzero(file >= 0).astype(np.int32)
     in_order = pl.Series(texts.take(pa.array(mine)), dtype=pl.String).arg_sort().to_numpy()
-    # Edges in the order of their children's names; those of one row are a slice of the column `parents`.
+    # Edges are sorted by their children's names; the edges of one row are a slice of the column `parents`.
     by_name = np.argsort(row_name)
     at, by_child = _ranges((np.cumsum(counts) - counts)[by_name], counts[by_name])
     child, parent = row_name[by_name][at], parent[by_child]
@@ -223,7 +223,7 @@ def build(manifest: Manifest) -> Segment:
 
 
 def _columns(manifest: Manifest) -> tuple[Any, Numbers, Numbers, Any, Any]:
-    """Of rows: ids, files, how many parents each has; of all parents: ids, and roles by dictionary."""
+    """Return the ids, files and numbers of parents of rows, and the ids and encoded roles of all parents."""
     frames = []
     for number, path in enumerate(manifest.paths):
         try:
@@ -254,7 +254,7 @@ def _arrow(texts: pl.Series) -> Any:
 
 
 def _starts(names: Numbers, count: int) -> Numbers:
-    """Where the edges of each name begin, and the last ones end, when they stand in the order of names."""
+    """Return where the edges of each name start, and where the last ones end, given edges sorted by name."""
     starts = np.zeros(count + 1, np.int32)
     np.cumsum(np.bincount(names, minlength=count), out=starts[1:])
     return starts
@@ -265,7 +265,7 @@ def _slices(starts: Numbers, names: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _ranges(first: Numbers, counts: Numbers) -> tuple[Numbers, Numbers]:
-    """The numbers first[i] … first[i] + counts[i] - 1 of every i, one after another, each beside its i."""
+    """Return the numbers first[i] … first[i] + counts[i] - 1 for every i, concatenated, each with its i."""
     at = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts
     return at, np.arange(len(at)) + (first - before)[at]
@@ -281,15 +281,15 @@ def _file_name(manifest: Manifest) -> str:
 
 
 def _stamp() -> list[int]:
-    """Format, and the hash of a probe: Polars promises a stable hash within one version only."""
+    """Return the format and the hash of a probe, as hashes of Polars are stable within one version only."""
     return [_FORMAT, int(_keys(pl.Series(["selfimprove"]))[0])]
 
 
 def _pack(roles: Sequence[str], arrays: Mapping[str, Numbers]) -> Any:
-    """One buffer: the header's length in hex, the header in JSON, the arrays."""
+    """Pack one buffer: the header's length in hex, the header in JSON, the arrays."""
     layout: dict[str, tuple[str, int, int]] = {}
     header: dict[str, Any] = {"stamp": _stamp(), "roles": list(roles), "arrays": layout, "bytes": 0}
-    # Numbers may grow to 20 digits once they are filled in.
+    # Numbers may need 20 digits once they are filled in.
     room = len(json.dumps(header)) + sum(len(name) + 80 for name in arrays)
     position = _aligned(8 + room)
     body = bytearray(position)
@@ -316,13 +316,13 @@ def _opened(folder: Path, manifest: Manifest, names: set[str]) -> Segment:
             pass  # damaged, of another format, or removed by another process
     segment = build(manifest)
     try:
-        # Files that are just being written over are not those that the name speaks of.
+        # Files that are being overwritten are not the files that the name refers to.
         if all(file_checksum(manifest.directory / file.name) == file.checksum for file in manifest.files):
             folder.mkdir(exist_ok=True)
             write_atomically(folder / name, segment.buffer)
             return _mapped(folder / name, manifest)
     except (LakeNotWritable, OSError):
-        pass  # a lake that cannot be written, or whose files are being replaced
+        pass  # the lake is read-only, or its files are being replaced
     return segment
 
 
@@ -332,9 +332,9 @@ def _mapped(path: Path, manifest: Manifest) -> Segment:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file of the index; what another process may still be writing stays."""
+    """Remove a file of the index, unless another process may still be writing it."""
     try:
         if not path.name.startswith(".") or time.time() - path.stat().st_mtime > _ABANDONED:
             path.unlink(missing_ok=True)
     except OSError:
-        pass  # it cannot be written, or another process was first
+        pass  # the folder is read-only, or another process removed it

@@ -1,6 +1,6 @@
-"""One iteration as it lies on the disk: its tables, its closed gates, and what was trained in it.
+"""Read one iteration from the disk: its tables, its failed blocking checks, and its checkpoint.
 
-Rows are read whole, withdrawn ones too: what was revoked can still be explained.
+All rows are read, including revoked ones, so that revoked records can still be explained.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.table import Row, Table
 
 UNDECIDED = "undecided"
-"""The fate of a record that no filter has seen yet."""
+"""The rule of a fate that no filter has decided yet."""
 
 _DECISION = {"candidate_id", "rule", "kept"}
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """The record to which a duplicate lost."""
+    """The record that a duplicate was compared with."""
 
     id: str
     text: str
@@ -34,10 +34,10 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Step:
-    """One decision or event on the way.
+    """One decision or event.
 
-    `stage` is the table that it belongs to, `rule` the filter rule, the closed gate or "revoked", and
-    `record` the row that bears it out. `passed` is None for what is no decision.
+    `stage` is its table, `rule` is the filter rule, the failed blocking check or "revoked", and `record` is
+    the row that documents it. `passed` is None for events that are not decisions.
     """
 
     stage: str
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one candidate: `rule` is the one that dropped it, None where it was kept."""
+    """The outcome of one candidate: `rule` is the rule that dropped it, None if it was kept."""
 
     path: str
     sample_index: int
@@ -63,7 +63,7 @@ class Fate:
 
 
 class Iteration:
-    """The tables of one iteration, as far as they are committed."""
+    """The committed tables of one iteration."""
 
     def __init__(self, lake: Lake, experiment: str, iteration: int, method: str) -> None:
         self.lake = lake
@@ -73,12 +73,12 @@ class Iteration:
 
     @property
     def key(self) -> str:
-        """The partition key, as `demo-000`."""
+        """Return the partition key, e.g. `demo-000`."""
         return f"{self.partition['experiment']}-{self.partition['iteration']}"
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """What is committed, by table, in the pipeline's order; tables that no method declares come last."""
+        """Return the committed manifests by table in pipeline order; undeclared tables come last."""
         found = {
             manifest.table: manifest
             for manifest in self.lake.manifests(experiment=self.partition["experiment"])
@@ -87,31 +87,34 @@ class Iteration:
         return dict(sorted(found.items(), key=lambda item: position(item[0])))
 
     def table(self, stage: str) -> Table:
-        """The table of a stage of this iteration's method. Raises PartitionMissing where there is none."""
+        """Return the table of a stage of this iteration's method.
+
+        Raises PartitionMissing if there is none.
+        """
         name = f"{self.method}/{stage}"
         if name not in registry.tables():
             raise PartitionMissing(f"the method {self.method} has no stage {stage}")
         return registry.tables()[name]
 
     def committed(self, stage: str) -> Manifest | None:
-        """The manifest of a stage of this iteration's method, if it is committed."""
+        """Return the manifest of a stage of this iteration's method, if it is committed."""
         return self.manifests.get(f"{self.method}/{stage}")
 
     def manifest(self, schema: Table) -> Manifest | None:
-        """The committed manifest, if there is one."""
+        """Return the committed manifest, if there is one."""
         return self.manifests.get(schema.name)
 
     def rows(self, schema: Table, condition: pl.Expr) -> list[Row]:
-        """Rows in stored order, withdrawn ones too; none where the table is not committed."""
+        """Return rows in stored order, including revoked ones; empty if the table is not committed."""
         manifest = self.manifest(schema)
         return rows_of(manifest, condition) if manifest else []
 
     def row(self, schema: Table, column: str, value: str) -> Row:
-        """The first row with that value, empty where there is none."""
+        """Return the first row with that value; empty if there is none."""
         return next(iter(self.rows(schema, pl.col(column) == value)), {})
 
     def gates(self) -> list[Step]:
-        """The blocking checks that failed last, in the pipeline's order."""
+        """Return the blocking checks that failed in their latest run, in pipeline order."""
         return [
             Step(manifest.table, check.reason, rule=check.name, passed=False)
             for manifest in self.manifests.values()
@@ -121,12 +124,11 @@ class Iteration:
 
     @property
     def dataset(self) -> Manifest | None:
-        """The dataset of this iteration, if it is committed."""
+        """Return the dataset of this iteration, if it is committed."""
         return self.manifests.get(dataset_table(self.method, self.manifests))
 
     def training(self) -> list[Step]:
-        """The checkpoint that was trained on the dataset as it stands, or on what a model that was trained on
-        it wrote; and whether it was promoted."""
+        """Return the checkpoint trained on the current dataset or on its descendants, and its promotion."""
         dataset, models = self.dataset, self.committed("fine_tuned_checkpoint")
         if dataset is None or models is None:
             return []
@@ -138,11 +140,11 @@ class Iteration:
         (checkpoint,) = trained
         said = f"the checkpoint {checkpoint['model_id']} was trained on it"
         if checkpoint["dataset_activity_id"] != own:
-            said = f"the checkpoint {checkpoint['model_id']} was trained on what came of it"
+            said = f"the checkpoint {checkpoint['model_id']} was trained on descendants of it"
         elif checkpoint["examples"] < dataset.rows:
             said += (
-                f", or on others of its {dataset.rows:,} examples: "
-                f"{dataset.rows - checkpoint['examples']:,} were too long for it"
+                f", or on other examples of its {dataset.rows:,}: "
+                f"{dataset.rows - checkpoint['examples']:,} were too long to train on"
             )
         steps = [Step(models.table, said, checkpoint["id"])]
         promotion = self.committed("promotion")
@@ -154,18 +156,21 @@ class Iteration:
 
 
 def iteration_of_key(lake: Lake, key: str) -> Iteration:
-    """The iteration of a partition key, as `demo-000`. Raises PartitionMissing where nothing of it is committed."""
+    """Return the iteration of a partition key, e.g. `demo-000`.
+
+    Raises PartitionMissing if none of its tables is committed.
+    """
     experiment, number = experiment_of_key(key)
     committed = [one for one in lake.manifests(experiment=experiment) if "iteration" in one.partition]
     made = {one.table.split("/")[0] for one in committed if one.iteration == number}
     known = [name for name in registry.methods() if name in made] or sorted(made)
     if not known:
-        raise PartitionMissing(f"{key} has made nothing yet; run it first")
+        raise PartitionMissing(f"{key} has no committed tables yet; run it first")
     return Iteration(lake, experiment, number, known[0])
 
 
 def dataset_table(method: str, committed: Mapping[str, Manifest]) -> str:
-    """The table of what a method keeps: its filtered dataset, or else the last one that decisions were made for."""
+    """Return the dataset table of a method: its filtered dataset, or else the last table with decisions."""
     dataset = f"{method}/filtered_dataset"
     if dataset in registry.tables() or dataset in committed:
         return dataset
@@ -175,12 +180,12 @@ def dataset_table(method: str, committed: Mapping[str, Manifest]) -> str:
 
 
 def holds_decisions(manifest: Manifest) -> bool:
-    """Whether the rows of a partition are decisions of a filter: rule by rule, which candidate is kept."""
+    """Return whether the rows of a partition are decisions of a filter, one per rule and candidate."""
     return columns_of(manifest) >= _DECISION
 
 
 def columns_of(manifest: Manifest) -> set[str]:
-    """The columns of a partition: those of its table, or of its files where no method declares it."""
+    """Return the columns of a partition, from its table or, if no method declares it, from its files."""
     table = registry.tables().get(manifest.table)
     if table is not None:
         return {*table.polars}
@@ -188,19 +193,19 @@ def columns_of(manifest: Manifest) -> set[str]:
 
 
 def position(table: str) -> int:
-    """The position of a table in the pipeline's order; after all others where no method declares it."""
+    """Return the position of a table in pipeline order; tables that no method declares come last."""
     order = registry.pipeline_order()
     return order.get(table, len(order))
 
 
 def rows_of(manifest: Manifest, condition: pl.Expr) -> list[Row]:
-    """The rows of a partition that meet the condition, withdrawn ones too."""
+    """Return the rows of a partition that meet the condition, including revoked ones."""
     frame = pl.scan_parquet(manifest.paths, hive_partitioning=False, glob=False)
     return frame.filter(condition).collect().rows(named=True)
 
 
 def all_revoked(lake: Lake, experiment: str, ids: set[str]) -> list[Step]:
-    """A step for each of the ids that is withdrawn from the experiment, in the pipeline's order."""
+    """Return a step for each of the ids that is revoked in the experiment, in pipeline order."""
     found = [
         Step(manifest.table, f"revoked by {revocation}", record, rule="revoked", passed=False)
         for manifest in lake.manifests(experiment=experiment)

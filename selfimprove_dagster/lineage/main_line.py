@@ -1,7 +1,7 @@
-"""The main line of a record: what it was made from, without what was only shown to the model that wrote it.
+"""Walk the main line of a record: its ancestors without the demonstrations that its prompts showed.
 
-A prompt's demonstrations are parents too, and each has parents of its own: walked through, the ancestry of
-one example is most of the lake. Along the main line they are counted, not walked.
+The demonstrations of a prompt are parents, too, and have parents of their own. Walked in full, the ancestry
+of one example would be most of the lake. Along the main line they are counted but not walked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from selfimprove_dagster.words import SHOWN
 
 
 def main_line(lineage: Lineage, record: str) -> list[Row]:
-    """The rows of the main line, the record's own first, withdrawn ones too; with `table_name` and place."""
+    """Return the rows of the main line, the record first, including revoked ones, each with its place."""
     found: dict[str, Row] = {}
     ahead = [record]
     while ahead:
@@ -23,7 +23,7 @@ def main_line(lineage: Lineage, record: str) -> list[Row]:
 
 
 def without_ancestors_of_the_shown(walk: Walk, start: str) -> Walk:
-    """A walk up from `start`, cut at what prompts showed: it stays, but not what it was made from."""
+    """Return a walk up from `start` that keeps the demonstrations of prompts but not their ancestors."""
     edges = walk.edges.rows_by_key("child", named=True)
     reached, ahead = {start}, [start]
     kept = set()

@@ -1,8 +1,8 @@
-"""Materialisations as OpenLineage run events, for catalogs such as Marquez, DataHub or OpenMetadata.
+"""Export materialisations as OpenLineage run events, for catalogs such as Marquez, DataHub or OpenMetadata.
 
-A job is a stage of an experiment, a run of it one materialisation, a dataset a table; the version of a
-dataset is the activity that made it. Events are made from manifests, so whatever was run, by whichever means,
-is told, as often as one likes and always in the same words.
+A job is a stage of an experiment, a run is one materialisation, and a dataset is a table, whose version is
+the activity that made it. Events are derived from manifests, so every run is exported, however it was
+started, and repeated exports are identical.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ _PRODUCER = "urn:selfimprove:selfimprove_dagster"
 
 
 class OpenLineageMissing(SelfImproveError):
-    """The package that makes the events is not installed."""
+    """Raised if the package that builds the events is not installed."""
 
 
 def run_events(lake: Lake, experiment: str) -> list[RunEvent]:
-    """A START and a COMPLETE event for each materialisation of an experiment, in the order of their ends.
+    """Return a START and a COMPLETE event for each materialisation of an experiment, in the order of
+    completion.
 
-    Raises OpenLineageMissing where `openlineage-python` is not installed.
+    Raises OpenLineageMissing if `openlineage-python` is not installed.
     """
     try:
         from openlineage.client.event_v2 import set_producer
     except ImportError:
         raise OpenLineageMissing(
-            "OpenLineage events need a package more; run: pip install 'selfimprove_dagster[openlineage]'"
+            "OpenLineage events need an extra package; run: pip install 'selfimprove_dagster[openlineage]'"
         ) from None
     set_producer(_PRODUCER)
     manifests = sorted(
@@ -57,15 +58,15 @@ def run_events(lake: Lake, experiment: str) -> list[RunEvent]:
 
 
 def write_events(lake: Lake, experiment: str, output: Path) -> int:
-    """Write the events as JSON Lines into the new file `output`; returns how many they are.
+    """Write the events as JSON Lines to the new file `output` and return their number.
 
-    Raises PartitionMissing where nothing of the experiment is in the lake.
+    Raises PartitionMissing if the lake holds nothing of the experiment.
     """
     if output.exists():
-        raise ExperimentError(f"{output} exists already; name a new file")
+        raise ExperimentError(f"{output} exists already; choose a new file")
     events = run_events(lake, experiment)
     if not events:
-        raise PartitionMissing(f"experiment {experiment} has nothing in the lake; run it first")
+        raise PartitionMissing(f"experiment {experiment} has no committed tables; run it first")
     from openlineage.client.serde import Serde
 
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,18 @@
-"""Lineage in the words of W3C PROV (PROV-DM), as PROV-JSON.
+"""Export lineage in the terms of W3C PROV (PROV-DM), as PROV-JSON.
 
     record        entity, of type `table:<table>`, with its columns
     dataset       entity `set:<hex>` of type prov:Collection: all rows that one activity made
-    activity      activity: from when to when, code version, parameters; `used` the sets it read
-    model         agent, with which the activity was associated; an entity too where a record names it
-    parent        wasDerivedFrom, of type `role:<role>` (PROV-DM keeps prov:role for usages and the like)
-    revocation    activity of a person that invalidated the records that fell with it
+    activity      activity with start and end time, code version, parameters; `used` the sets that it read
+    model         agent with which the activity was associated; also an entity if a record names it
+    parent        wasDerivedFrom, of type `role:<role>` (PROV-DM reserves prov:role for usages and the like)
+    revocation    activity of a person that invalidated the revoked records
 
-Record ids are qualified names as they stand: their tags are prefixes. A set lists its members where a record
-names it as its parent, as a checkpoint does. The text is the same for the same lake, one statement a line.
+Record ids are qualified names: their tags serve as prefixes. A set lists its members if a record names it as
+its parent, as a checkpoint does. The same lake always gives the same text, one statement per line.
 
-The package `prov` can write this too, and what it reads back from both texts is equal by its own model. Only
-tests need it, since an export with it takes 3.4 times the CPU seconds (6.2 in place of 1.8 for 36,062
-statements, `benchmarks/prov_export.py`) and a module of 222 lines in place of 238.
+The package `prov` can also write this, and it reads equal documents from both texts. Only the tests use it,
+since an export with it takes 3.4 times the CPU time (6.2 s instead of 1.8 s for 36,062 statements,
+`benchmarks/prov_export.py`), with 222 lines of code instead of 238.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Document = dict[str, dict[str, Any]]
 
 
 _ADDED = {*COMMON_COLUMNS, "experiment", "iteration", "batch", "table_name", "activity"}
-"""Columns of a row that its table does not have."""
+"""Columns that are added to a row and are not part of its table."""
 
 
 _OTHERS = ("act", "b2", "rev", "set", "person", "unknown", "table", "role", "record", "column", "activity")
-"""Prefixes of names that are no records."""
+"""Prefixes of names that are not records."""
 
 
 _KINDS = (
@@ -52,17 +52,17 @@ _KINDS = (
 
 
 def trace_document(lake: Lake, prefix: str) -> Document:
-    """The ancestry of the record whose id begins with `prefix`. Raises RecordNotFound."""
+    """Return the ancestry of the record whose id starts with `prefix`. Raises RecordNotFound."""
     return _document(lake, [Lineage(lake).find(prefix).id])
 
 
 def dataset_document(lake: Lake, manifest: Manifest) -> Document:
-    """All examples of a dataset that are not revoked, with their ancestry."""
+    """Return all examples of a dataset that are not revoked, with their ancestry."""
     return _document(lake, lake.read_columns(manifest, ["id"])["id"].to_list(), manifest.activity.id)
 
 
 def prov_json(document: Document) -> str:
-    """The document as text, ASCII only: nothing in it acts on a terminal."""
+    """Return the document as ASCII text, which cannot control a terminal."""
     kinds = []
     for kind, statements in document.items():
         lines = (
@@ -88,7 +88,7 @@ def _document(lake: Lake, starts: Sequence[str], *sets: str) -> Document:
 
 
 class _Statements:
-    """What is said so far, by kind and name; a statement that has no name is numbered."""
+    """The statements so far, by kind and name; statements without a name are numbered."""
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
@@ -110,7 +110,7 @@ class _Statements:
         for node in nodes.sort("id").iter_rows(named=True):
             row = rows.get(node["id"], {})
             if node["id"] in self.made:
-                continue  # a set, which is described with the activity that made it
+                continue  # a set is described with the activity that made it
             self.say("entity", node["id"], _place(node) | _columns(row))
             if row:
                 self.generation(node["id"], row["activity_id"])
@@ -127,9 +127,9 @@ class _Statements:
                 self.model(parent)
 
     def activities(self, start: Iterable[str]) -> None:
-        """These activities and, step by step, all whose outcome they used, each with what it made."""
+        """Add these activities and, recursively, the activities whose outputs they used, with all outputs."""
         for activity_id in _with_inputs(self.made, start):
-            manifest = self.made.get(activity_id)  # none when the partition was made anew since
+            manifest = self.made.get(activity_id)  # None if the partition was materialised again since
             self.say("activity", activity_id, _activity(manifest) if manifest else {})
             made = _partition(manifest) if manifest else {}
             self.say("entity", _set(activity_id), {"prov:type": _name("prov:Collection"), **made})
@@ -179,12 +179,12 @@ class _Statements:
         self.say("agent", model_id, {"prov:type": _name("prov:SoftwareAgent")})
 
     def _of_unknown_tables(self) -> list[Manifest]:
-        """A partition of each table that no installed method has."""
+        """Return one partition of each table that no installed method declares."""
         known = registry.tables()
         return [*{one.table: one for one in self.made.values() if one.table not in known}.values()]
 
     def id_of(self, identifier: str) -> str:
-        """A qualified name: an id as it stands, or quoted under `unknown` where it is not of the usual form."""
+        """Return a qualified name: the id itself, or, if its form is unusual, quoted under `unknown`."""
         tag, _, local = identifier.partition(":")
         if tag in self.prefixes and re.fullmatch(r"[\w%.-]*[\w%-]", local, re.ASCII):
             return identifier
@@ -218,7 +218,7 @@ def _activity(manifest: Manifest) -> Row:
 
 
 def _place(node: Row) -> Row:
-    """What a walk knows of a record; nothing but its id when it is no row of the lake."""
+    """Return what a walk knows about a record; only the id if it is not a row of the lake."""
     if node["table_name"] is None:
         return {}
     place = {"record:experiment": node["experiment"], "record:iteration": node["iteration"]}
@@ -245,7 +245,7 @@ def _columns(row: Row) -> Row:
 
 
 def _value(value: Any) -> Any:
-    """A value of PROV-JSON: numbers and text as they are, lists and structs as JSON text."""
+    """Return a PROV-JSON value: numbers and text unchanged, lists and structs as JSON text."""
     if isinstance(value, float) and not math.isfinite(value):
         said = "NaN" if math.isnan(value) else "INF" if value > 0 else "-INF"
         return {"$": said, "type": "xsd:double"}

@@ -1,7 +1,7 @@
-"""Purge: what was revoked is removed from the disk, text and all; ids alone stay on record.
+"""Purge revoked records: delete their text from the disk and keep only their ids.
 
-Every partition that holds fallen rows is committed again without them. Killed midway, it is run again and
-goes on. What stays beyond its reach is listed in `OUT_OF_REACH`.
+Every partition with revoked rows is committed again without them. An interrupted purge resumes when it is run
+again. `OUT_OF_REACH` lists what a purge cannot delete.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from selfimprove_dagster.lake.partition import held, read_parquet
 from selfimprove_dagster.lake.revocations import Revocation, edges_of, fall, now
 
 TELLING = 24
-"""Characters from which on a text is long enough to be looked for after the purge."""
+"""Minimum length, in characters, of a text that is searched for after the purge."""
 
 
 OUT_OF_REACH = (
     "exports and copies that were made before, the inbox and the original files",
     "previews in Dagster's event log and its compute logs",
-    "the weights of tainted checkpoints: delete their folders to be rid of them",
+    "the weights of tainted checkpoints: delete their folders to remove them",
     "backups, and blocks that the file system has freed but not overwritten",
 )
 
 
 @dataclass(frozen=True)
 class Remainder:
-    """A column in which a purged text still stands, in rows that do not descend from it."""
+    """A column that still contains a purged text, in rows that do not descend from it."""
 
     table: str
     column: str
@@ -42,7 +42,7 @@ class Remainder:
 
 @dataclass(frozen=True)
 class Purged:
-    """Rows removed by table, leftover files removed, texts looked for, and where some still stand."""
+    """The removed rows by table, removed leftover files, searched texts, and columns that still hold some."""
 
     rows: dict[str, int]
     leftovers: int
@@ -51,12 +51,12 @@ class Purged:
 
 
 def purge(lake: Lake, revocation: Revocation) -> Purged:
-    """Remove the rows that fell with a revocation from the disk.
+    """Remove the rows of a revocation from the disk.
 
-    Raises PartitionBusy when another process is writing a partition that holds some; what was removed
-    until then stays so.
+    Raises PartitionBusy if another process is writing an affected partition; rows that were removed until
+    then stay removed.
     """
-    with lake.ledger.lock():  # from here on it cannot be lifted, and no commit brings its rows back
+    with lake.ledger.lock():  # from here on the revocation cannot be lifted, and no commit restores its rows
         if "purging" not in revocation.events:
             lake.ledger.note(revocation.id, "purging", {"at": now()})
     ids = lake.ledger.all_withdrawn().filter(revocation=revocation.id)["id"].unique()
@@ -80,7 +80,7 @@ def purge(lake: Lake, revocation: Revocation) -> Purged:
 
 
 def _telling(rows: pl.DataFrame) -> set[str]:
-    """What the rows say in words; ids and hashes, names of files, licences and rules are no text."""
+    """Return the texts of the rows, without ids, hashes, file names, licences and rules."""
     named = {"question", "prompt", "text", "completion", "reasoning", "excerpt"}
     named |= {"instruction", "input", "output", "paraphrase"}
     named |= {"response", "chosen", "rejected", "first", "second"}
@@ -93,7 +93,7 @@ def _telling(rows: pl.DataFrame) -> set[str]:
 
 
 def _remainders(lake: Lake, texts: list[str]) -> Iterator[Remainder]:
-    """Columns of the lake that hold any of the texts, be it within a longer one."""
+    """Yield columns of the lake that contain any of the texts, also as part of a longer one."""
     if not texts:
         return
     for manifest in lake.manifests():
@@ -105,7 +105,10 @@ def _remainders(lake: Lake, texts: list[str]) -> Iterator[Remainder]:
 
 
 def _remove_leftovers(lake: Lake) -> int:
-    """Delete shards of killed runs that hold rows which fell; returns how many. No manifest names them."""
+    """Delete shards of killed runs that hold revoked rows, and return their number.
+
+    No manifest names them.
+    """
     withdrawn = lake.ledger.all_withdrawn()
     named = {path for manifest in lake.manifests() for path in manifest.paths}
     removed = 0
@@ -124,5 +127,5 @@ def _holds_fallen(path: Path, withdrawn: pl.DataFrame) -> bool:
     try:
         rows = read_parquet(path, ["id", "parents"])
     except pl.exceptions.PolarsError:
-        return True  # half written: nothing can be read from it, and nothing is lost with it
+        return True  # half written: it cannot be read, and deleting it loses nothing
     return not fall(edges_of(rows), withdrawn).join(rows, on="id", how="semi").is_empty()

@@ -1,7 +1,7 @@
-"""Revoke: a seed, a record, a source file or a licence must go, and with it all that came of it.
+"""Revoke a seed, a record, a source file or a licence, together with all descendants.
 
-What falls is left out of every later read; nothing is deleted unless it is purged as well. `plan` says what
-would fall, `revoke` lets it fall, `restore` brings it back.
+Revoked rows are left out of every later read; they are deleted only by a purge. `plan` computes what would be
+revoked, `revoke` applies it, and `restore` undoes it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _IDENTIFIED = ("seed", "record")
 
 
 _JUDGEMENTS = ("evaluation", "promotion")
-"""The stages of any method of which no example is made."""
+"""The stages, of all methods, whose rows never lead to examples."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a revocation lets fall.
+    """What a revocation covers.
 
-    `fallen`: `id, table, experiment, iteration, activity_id` of all rows that fall with it, those that fell
-    before included. `tainted`: by experiment, the models that it taints, each with the reason. `known` when
-    the revocation stands in the ledger already.
+    `fallen` has `id, table, experiment, iteration, activity_id` of all rows that it covers, including those
+    that were revoked before. `tainted` holds, by experiment, the models that it taints, each with the reason.
+    `known` is set if the ledger already holds the revocation.
     """
 
     revocation: Revocation
@@ -44,22 +44,23 @@ class Plan:
 
     @property
     def counts(self) -> pl.DataFrame:
-        """`table, iteration, rows`, in the order of the tables."""
+        """Return `table, iteration, rows`, in the order of the tables."""
         counted = self.fallen.group_by("table", "iteration").len("rows")
         order = {table: position(table) for table in counted["table"]}
         return counted.sort(pl.col("table").replace_strict(order, return_dtype=pl.Int64), "iteration")
 
 
 def plan(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Plan:
-    """What would fall. Raises RevocationError, or RecordNotFound, when nothing answers to it.
+    """Return what would be revoked. Raises RevocationError, or RecordNotFound if nothing matches.
 
-    `kind` is seed, record, source-file or licence; `value` an id or the beginning of one, a file's name, or
-    a licence. Without an experiment it holds for all. A live revocation of the same is taken up again.
+    `kind` is seed, record, source-file or licence; `value` is an id or the start of one, a file's name, or a
+    licence. Without an experiment it applies to all. An existing live revocation of the same value is
+    resumed.
     """
     if kind not in KINDS:
-        raise RevocationError(f"there is no revocation of a {kind}; there are: {', '.join(KINDS)}")
+        raise RevocationError(f"a {kind} cannot be revoked; use one of {', '.join(KINDS)}")
     if not why.strip():
-        raise RevocationError("a revocation needs a reason; say why")
+        raise RevocationError("a revocation needs a reason; give --why")
     revocation = _standing(lake, kind, value, experiment)
     known = revocation is not None
     if revocation is None:
@@ -75,10 +76,10 @@ def plan(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
 
 
 def revoke(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Plan:
-    """Let it fall. Killed midway, or called twice, it goes on where it was.
+    """Apply a revocation. It resumes if it was interrupted or is called twice.
 
-    No commit comes in between: the lock is the one that partitions are committed under, so each of them is
-    in the lake before the walk, or finds there what fell.
+    No commit can interleave, since partitions are committed under the same lock: each partition is either in
+    the lake before the walk, or is committed after the revocation is recorded.
     """
     with lake.ledger.lock():
         settled = plan(lake, kind, value, experiment, by, why)
@@ -102,31 +103,36 @@ def revoke(lake: Lake, kind: str, value: str, experiment: str | None, by: str, w
 
 
 def restore(lake: Lake, prefix: str, by: str, why: str) -> Revocation:
-    """Lift the one revocation whose id begins so. Raises RevocationError when it is purged or lifted."""
+    """Lift the only revocation whose id starts with `prefix`.
+
+    Raises RevocationError if it is purged or lifted.
+    """
     with lake.ledger.lock():
         found = [one for one in lake.ledger.revocations() if one.id.startswith(prefix)]
         if len(found) != 1:
             known = ", ".join(one.id for one in found) or "none"
-            raise RevocationError(f"{prefix!r} must begin the id of one revocation; it begins: {known}")
+            raise RevocationError(
+                f"{prefix!r} must be the start of exactly one revocation id; it matches: {known}"
+            )
         revocation = found[0]
         if not revocation.live:
-            raise RevocationError(f"{revocation.id} was lifted already")
+            raise RevocationError(f"{revocation.id} is already lifted")
         if "purging" in revocation.events:
             raise RevocationError(f"{revocation.id} was purged: its rows are no longer on the disk")
         if not why.strip():
-            raise RevocationError("to restore needs a reason; say why")
+            raise RevocationError("restoring needs a reason; give --why")
         lake.ledger.note(revocation.id, "lifted", {"by": by, "why": why, "at": now()})
     lake.refresh_catalog()
     return revocation
 
 
 def all_tainted(lake: Lake, settled: Plan, experiment: str) -> dict[str, str]:
-    """The experiment's tainted models once the plan is carried out."""
+    """Return the experiment's tainted models once the plan is applied."""
     return {**tainted_models(lake, experiment), **settled.tainted.get(experiment, {})}
 
 
 def _standing(lake: Lake, kind: str, value: str, experiment: str | None) -> Revocation | None:
-    """A live revocation of the same; it also answers for a record that was purged from the disk."""
+    """Return a live revocation of the same value, also for a record that was purged from the disk."""
     candidates = [
         one
         for one in lake.ledger.revocations()
@@ -144,7 +150,7 @@ def _standing(lake: Lake, kind: str, value: str, experiment: str | None) -> Revo
 
 
 def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Revocation:
-    """A revocation with its roots: the record, and all rows of the seeds' tables that it names."""
+    """Return a revocation with its roots: the record, or all matching rows of the seed tables."""
     roots: set[str] = set()
     place = None
     if kind in _IDENTIFIED:
@@ -162,13 +168,13 @@ def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
     revocation = Revocation(kind, value, experiment, (), hashes, by, why, now())
     for row in rows:
         excerpt = row.get("excerpt")
-        told = any(shows(excerpt or "", text) for text in texts)
+        revealed = any(shows(excerpt or "", text) for text in texts)
         named = revocation.names(row["source_file"], row["licence"], seed_text(row))
-        if told or (named and excerpt != ""):
+        if revealed or (named and excerpt != ""):
             roots.add(row["id"])
     if not roots:
         where = f"experiment {experiment}" if experiment else "the lake"
-        raise RevocationError(f"nothing in {where} has the {kind} {value!r}; look at the tables seeds/*")
+        raise RevocationError(f"nothing in {where} has the {kind} {value!r}; see the tables seeds/*")
     return replace(revocation, roots=tuple(sorted(roots)))
 
 
@@ -177,16 +183,17 @@ def _refuse_unless_revocable(place: Place, kind: str, experiment: str | None) ->
     table = registry.tables().get(place.table)
     if stage in (*_JUDGEMENTS, *declared(method).judgements) or (table is not None and table.holds_model):
         raise RevocationError(
-            f"{place.id} is of {place.table}, of which no example is made; revoke what it was trained on"
+            f"{place.id} is in {place.table}, whose rows never lead to examples; "
+            "revoke what it was trained on"
         )
     if experiment not in (None, place.experiment):
-        raise RevocationError(f"{place.id} is of the experiment {place.experiment}, not of {experiment}")
+        raise RevocationError(f"{place.id} belongs to the experiment {place.experiment}, not to {experiment}")
     if kind == "seed" and method != "seeds":
-        raise RevocationError(f"{place.id} is no seed but of {place.table}; revoke it as a record")
+        raise RevocationError(f"{place.id} is not a seed but a row of {place.table}; revoke it as a record")
 
 
 def _closure(lake: Lake, revocation: Revocation) -> pl.DataFrame:
-    """The rows that fall: they descend from the roots without a dataset, or its model, in between."""
+    """Return the rows to revoke: descendants of the roots, not through a dataset or its model."""
     walk = Lineage(lake).descendants(list(revocation.roots))
     roots = pl.DataFrame({"id": revocation.roots, "revocation": revocation.id})
     ids = fall(walk.edges.filter(pl.col("role") != "member_of"), roots)["id"].unique()

@@ -1,4 +1,4 @@
-"""Records by words in their text, over every table of the lake."""
+"""Search records by their text, over every table of the lake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.table import Table
 
 BEFORE, AFTER = 40, 80
-"""Characters of an excerpt on either side of the match."""
+"""Number of characters of an excerpt before and after the match."""
 
 
 _DATASET = "filtered_dataset"
@@ -23,7 +23,7 @@ _DATASET = "filtered_dataset"
 
 @dataclass(frozen=True)
 class Found:
-    """One record that has the words; `excerpt` is the text around their first occurrence in it."""
+    """A record that contains the text; `excerpt` is the text around its first occurrence."""
 
     id: str
     table: str
@@ -32,25 +32,25 @@ class Found:
     excerpt: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def search(
     lake: Lake, text: str, experiment: str | None = None, table: str | None = None, limit: int = 50
 ) -> list[Found]:
-    """The first `limit` records in whose text `text` occurs, letter by letter, in either case.
+    """Return the first `limit` records that contain `text` literally, ignoring case.
 
-    All text columns are searched but ids. Examples come first, then seeds, then the other tables; within a
-    table by experiment, iteration and id. `table` is a whole name or the stage alone. Raises LakeError for a
-    table that there is not, and for a text of nothing but spaces, which would match everything.
+    All text columns except ids are searched. Examples come first, then seeds, then the other tables; within a
+    table the order is by experiment, iteration and id. `table` is a full name or only the stage. Raises
+    LakeError for an unknown table, and for a blank text, which would match everything.
     """
     if not text.strip():
-        raise LakeError("there are no words to search for; give some of the text")
+        raise LakeError("the search text is empty; give some of the text")
     texts = {name: columns for name, one in _tables(lake).items() if (columns := _texts(one))}
     wanted = [name for name in texts if table in (None, name, name.split("/")[1])]
     if not wanted:
-        raise LakeError(f"there is no table {table!r} that holds text; there are: {', '.join(texts)}")
+        raise LakeError(f"there is no table {table!r} with text; use one of {', '.join(texts)}")
     found: list[Found] = []
     with lake.connect() as connection:
         views = connection.execute("SELECT schema_name || '/' || view_name FROM duckdb_views()").fetchall()
@@ -66,24 +66,24 @@ def search(
 
 
 def only_example(lake: Lake, text: str) -> str:
-    """The id of the one training example that has the words.
+    """Return the id of the only training example that contains the text.
 
-    Raises RecordNotFound that lists the candidates where there are several.
+    Raises RecordNotFound; if there are several, it lists the candidates.
     """
     found = search(lake, text, table=_DATASET, limit=11)
     if not found:
-        raise RecordNotFound(f"no training example has the words {text!r}; `lineage search` looks everywhere")
+        raise RecordNotFound(f"no training example contains {text!r}; `lineage search` searches all records")
     if len(found) > 1:
         some = "\n".join(f"  {hit.id}  {hit.excerpt!r}" for hit in found[:10])
         more = "\n  … and more" if len(found) > 10 else ""
-        raise RecordNotFound(f"several training examples have the words {text!r}; give an id:\n{some}{more}")
+        raise RecordNotFound(f"several training examples contain {text!r}; give an id:\n{some}{more}")
     return found[0].id
 
 
 def _tables(lake: Lake) -> dict[str, Table]:
-    """Every table in the order of its hits: datasets, what they came from, then the rest.
+    """Return every table in the order of search results: datasets, then seeds, then the rest.
 
-    Tables in the lake that no installed method has come last, as their files show them.
+    Tables of methods that are not installed come last, with the columns of their files.
     """
     found = dict(registry.tables())
     for manifest in lake.manifests():
@@ -94,7 +94,7 @@ def _tables(lake: Lake) -> dict[str, Table]:
 
 
 def _texts(table: Table) -> list[str]:
-    """The columns that hold text: all but ids, and the instances of tasks."""
+    """Return the columns that hold text: strings other than ids, and the instances of tasks."""
     return [
         column
         for column, dtype in table.content.items()
@@ -103,7 +103,7 @@ def _texts(table: Table) -> list[str]:
 
 
 def _query(table: str, texts: Sequence[str]) -> str:
-    """One table's hits; each row's excerpt is of its first column, in the schema's order, that matches."""
+    """Return the query of one table; the excerpt comes from the first matching column in schema order."""
     matches = {text: f"contains(lower({text}), lower($text))" for text in map(_text, texts)}
     excerpts = " ".join(
         f"WHEN {match} THEN substr({text}, greatest(1, instr(lower({text}), lower($text)) - {BEFORE}), "
@@ -120,7 +120,7 @@ def _query(table: str, texts: Sequence[str]) -> str:
 
 
 def _text(column: str) -> str:
-    """A column as text: of a task's instances, inputs and outputs one after another."""
+    """Return a column as SQL text; a task's instances become their inputs and outputs."""
     if column != "instances":
         return f'"{column}"'
     said = "concat_ws(' → ', one.input, one.output)"

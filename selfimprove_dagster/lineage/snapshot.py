@@ -1,8 +1,8 @@
-"""The committed partitions of a lake at one moment, with a segment of edges for each.
+"""Take a snapshot of the committed partitions of a lake, with a segment of edges for each.
 
-With the index there is a segment of every partition. Without it, segments are made in memory of the
-partitions that are asked for, and these are few: an activity's `inputs` name the partitions that the parents
-of its rows stand in.
+With the index, every partition has a segment. Without it, segments are built in memory for the requested
+partitions only. These are few, since an activity's `inputs` name the partitions that hold the parents of its
+rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from selfimprove_dagster.lineage.index import Ids, Numbers, Segment, build, open
 class Snapshot:
     """Partitions by number, in the order of `Lake.manifests`.
 
-    Raises FileNotFoundError, here and later, when a partition was replaced since its manifest was read.
+    Raises FileNotFoundError, here and later, if a partition was replaced since its manifest was read.
     """
 
     def __init__(self, root: Path, manifests: Sequence[Manifest], use_index: bool) -> None:
@@ -42,18 +42,18 @@ class Snapshot:
             self._segments = dict(enumerate(open_segments(root, manifests)))
 
     def segment(self, at: int) -> Segment:
-        """The edges of a partition."""
+        """Return the edges of a partition."""
         if at not in self._segments:
             self._segments[at] = build(self.manifests[at])
         return self._segments[at]
 
     @property
     def edges(self) -> int:
-        """How many edges the segments at hand hold."""
+        """Return the number of edges in the loaded segments."""
         return sum(segment.edges for segment in self._segments.values())
 
     def scope(self, entered: Iterable[int], *, down: bool) -> Iterable[int]:
-        """Where to look for what stands one step up, or down, from rows of the partitions `entered`."""
+        """Return the partitions that may hold parents (or, with `down`, children) of rows of `entered`."""
         if self._whole:
             return range(len(self.manifests))
         if not down:
@@ -62,18 +62,18 @@ class Snapshot:
         return [at for at, sources in enumerate(self._sources) if sources & entered]
 
     def start(self, ids: pl.Series, *, down: bool) -> Iterable[int]:
-        """Where to look for the records that a walk starts from."""
+        """Return the partitions that may hold edges of the records that a walk starts from."""
         if self._whole:
             return range(len(self.manifests))
         rows = {at: set(ids.gather(here)) for at, here, _ in self.rows(ids)}
         activities = {self._number[record]: {record} for record in ids if record in self._number}
         strangers = set(ids).difference(*rows.values(), *activities.values())
-        if strangers and down:  # models: whatever names them
+        if strangers and down:  # models: any partition may name them
             return range(len(self.manifests))
         return self.scope({*rows, *activities}, down=True) if down else sorted(rows)
 
     def rows(self, ids: pl.Series) -> Iterator[tuple[int, Numbers, Numbers]]:
-        """Partitions that some of the ids are rows of: number, positions in `ids`, names in its segment."""
+        """Yield partitions that hold some of the ids: number, positions in `ids`, names in its segment."""
         wanted = Ids.of(ids)
         for at in range(len(self.manifests)) if self._whole else self._holding(ids):
             segment = self.segment(at)
@@ -83,7 +83,7 @@ class Snapshot:
                 yield at, wanted.order[here[rows]], names[rows]
 
     def _holding(self, ids: pl.Series) -> Iterator[int]:
-        """Partitions with rows of these ids; segments at hand are asked first, then tables by their tags."""
+        """Yield partitions with rows of these ids: loaded segments first, then tables by their tags."""
         tags = {record.split(":")[0] for record in ids}
 
         def nearness(at: int) -> tuple[bool, bool]:
@@ -107,7 +107,7 @@ class Snapshot:
         return rows.select("id").filter(pl.col("id").is_in(ids.implode())).collect()["id"]
 
     def beginning_with(self, prefix: str, at: int, limit: int) -> list[str]:
-        """Ids of rows of a partition that begin so, no more than `limit`."""
+        """Return at most `limit` ids of rows of a partition that start with the prefix."""
         if at in self._segments:
             return self._segments[at].beginning_with(prefix, limit)
         rows = pl.scan_parquet(self.manifests[at].paths, hive_partitioning=False, glob=False)

@@ -1,8 +1,9 @@
-"""The story of a record: the candidates that it is, was made from or led to, and all that was decided on them.
+"""Collect the story of a record: the candidates that it is, was made from or led to, and all decisions on
+them.
 
-It is read from the rows themselves. A *candidate* is a record that a filter chooses from: one that decisions are
-about, or a row of a stage that the method declares. From an example or a score the way to it leads up along the
-parents, from a seed or a completion down along the children. What prompts showed is not walked.
+It is derived from the rows. A *candidate* is a record that a filter selects from: a record with decisions, or
+a row of a stage that the method declares. An example or a score reaches its candidates up along the parents,
+a seed or a completion down along the children. Demonstrations in prompts are not walked.
 """
 
 from __future__ import annotations
@@ -42,27 +43,27 @@ from selfimprove_dagster.lineage.walk import Lineage, Place
 from selfimprove_dagster.table import Row, said_of, sentence_of
 from selfimprove_dagster.words import SHOWN, count, quoted, source_of
 
-_TOLD = 3
-"""Candidates of one example that its verdict tells; the steps tell all."""
+_LISTED = 3
+"""Maximum number of candidates in the verdict on an example; the steps list all."""
 
 
 @dataclass(frozen=True)
 class Explain:
-    """What a method declares about explanations of its records; every field has a generic default.
+    """The declarations of a method about explanations of its records; every field has a generic default.
 
-    `noun` is what people call a candidate, and `asked` what they call what the model is asked. `filters` names for
-    each filter the stages whose rows it chooses from; without it, candidates are the records that decisions are
-    about. `beside` are stages whose rows score or vote on candidates: the dataset may name them as parents, and they
-    are told beside a candidate. `aside` are stages of whose rows no candidate is made, each with the beginning of its
-    verdict, where `{key}` is the partition key. `judgements` are stages of which no example is made, so that they
-    cannot be revoked. `shows`: rows of the pool are shown to the model as demonstrations. `unmade` says by stage what
-    a row without a candidate waits for.
+    `noun` is the name of a candidate, and `asked` the name of the model's input. `filters` lists, for each
+    filter, the stages whose rows it selects from; without it, candidates are the records that have decisions.
+    `beside` lists stages whose rows score or vote on candidates: the dataset may name them as parents, and
+    they are reported with their candidate. `aside` lists stages whose rows never become candidates, each with
+    the start of its verdict, in which `{key}` is the partition key. `judgements` lists stages whose rows
+    never lead to examples, so they cannot be revoked. `shows`: rows of the pool are shown to the model as
+    demonstrations. `unmade` gives by stage the reason why a row has no candidate yet.
 
-    The functions replace words: `tally` counts several candidates, `in_short` says what is to be known of a candidate
-    beside the rules, `reason` words a decision whose nearest record is given, `answer` says what a candidate says,
-    `place` words what is to be known of an ancestor of candidates, `also` gives the ids of more rows to tell beside a
-    candidate, `undecided` says why no rule met it, `score` is the number of a row, `passed` whether it passed, and
-    `verdict` is on a record that leads to no candidate.
+    The functions replace generic texts: `tally` counts several candidates, `in_short` summarises a candidate
+    apart from the rules, `reason` describes a decision and its nearest record, `answer` returns the content
+    of a candidate, `place` describes an ancestor of candidates, `also` returns the ids of more rows to report
+    with a candidate, `undecided` explains why no rule was applied to it, `score` returns the number of a row,
+    `passed` whether it passed, and `verdict` the verdict on a record that leads to no candidate.
     """
 
     noun: str = "record"
@@ -86,18 +87,18 @@ class Explain:
 
 
 def declared(method: str) -> Explain:
-    """What a method declares about explanations; the generic defaults for one that declares nothing."""
+    """Return what a method declares about explanations, or the generic defaults."""
     found = registry.methods().get(method)
     return (found.explain if found else None) or Explain()
 
 
 def is_decision(row: Row) -> bool:
-    """Whether a row is a decision of a filter on a candidate."""
+    """Return whether a row is a decision of a filter on a candidate."""
     return {"candidate_id", "rule", "kept"} <= row.keys()
 
 
 class Story:
-    """What the tables of one iteration say of one of its records."""
+    """The information in the tables of one iteration about one of its records."""
 
     def __init__(self, lineage: Lineage, place: Place, row: Row) -> None:
         self.lineage, self.place, self.row = lineage, place, row
@@ -110,17 +111,17 @@ class Story:
     # ---- rows and edges -------------------------------------------------------------------------------
 
     def rows(self, ids: Iterable[str]) -> list[Row]:
-        """The rows of the ids that are records, withdrawn ones too."""
+        """Return the rows of the ids that are records, including revoked ones."""
         wanted = dict.fromkeys(ids)
         self._known |= self.lineage.rows([one for one in wanted if one not in self._known], withdrawn=True)
         return [self._known[one] for one in wanted if one in self._known]
 
     def parents(self, rows: Iterable[Row]) -> list[Row]:
-        """What rows were made from, without what prompts showed."""
+        """Return the parents of rows, without demonstrations in prompts."""
         return self.rows(edge["id"] for row in rows for edge in row["parents"] if edge["role"] != SHOWN)
 
     def children(self, rows: Iterable[Row], *, shown: bool = False) -> list[Row]:
-        """What was made of rows in the experiment; with `shown`, what was written after prompts that showed them."""
+        """Return the children of rows in the experiment; with `shown`, those whose prompts showed a row."""
         ids = [row["id"] for row in rows]
         new = [one for one in ids if one not in self._edges]
         self._edges |= {one: [] for one in new}
@@ -132,7 +133,7 @@ class Story:
         return sorted((row for row in self.rows(wanted) if self._is_own(row)), key=self._order)
 
     def line(self, row: Row) -> list[Row]:
-        """The row and all that it was made from within its experiment, nearest first."""
+        """Return the row and its ancestors within its experiment, nearest first."""
         found, ahead = {row["id"]: row}, [row]
         while ahead:
             ahead = [one for one in self.parents(ahead) if one["id"] not in found and self._is_own(one)]
@@ -146,7 +147,7 @@ class Story:
         return self._is_own(row) and row.get("iteration") == self.place.iteration
 
     def stage(self, row: Row) -> str:
-        """The stage of a row."""
+        """Return the stage of a row."""
         return str(row["table_name"]).split("/")[1]
 
     @cached_property
@@ -157,13 +158,13 @@ class Story:
         return self.stage(row) == "seed_pool"
 
     def is_example(self, row: Row) -> bool:
-        """Whether a row is of the method's dataset."""
+        """Return whether a row belongs to the method's dataset."""
         return bool(row["table_name"] == self._dataset)
 
     # ---- candidates -----------------------------------------------------------------------------------
 
     def _filter_of(self, row: Row) -> int | str | None:
-        """The filter that a row is a candidate of: its number among the declared ones, or its decisions' table."""
+        """Return the filter of a candidate: its declared index, or the table of its decisions."""
         if row["table_name"].split("/")[0] != self.method:
             return None
         for number, stages in enumerate(self.words.filters):
@@ -174,7 +175,7 @@ class Story:
 
     @cached_property
     def candidates(self) -> list[Row]:
-        """The candidates that the record is, is about, was made from, or led to."""
+        """Return the candidates that the record is, is about, was made from, or led to."""
         stage = self.stage(self.row)
         if stage in self.words.aside:
             return []
@@ -193,7 +194,7 @@ class Story:
         return found or self._nearest_above() or (self._below(makers) if makers else [])
 
     def _is_about(self) -> bool:
-        """Whether the record is a decision on a candidate, or scores or votes on some."""
+        """Return whether the record is a decision on a candidate, or a score of or vote on some."""
         return is_decision(self.row) or self.stage(self.row) in self.words.beside
 
     @property
@@ -202,7 +203,7 @@ class Story:
 
     @cached_property
     def _is_of_example(self) -> bool:
-        """Whether the record was made of an example of the dataset."""
+        """Return whether the record was made from an example of the dataset."""
         return any(map(self.is_example, self.parents([self.row])))
 
     def _nearest_above(self) -> list[Row]:
@@ -218,7 +219,7 @@ class Story:
         return []
 
     def _below(self, rows: Sequence[Row]) -> list[Row]:
-        """The candidates that rows led to, in the order of the pipeline, of the first filter that each met."""
+        """Return the candidates that rows led to, in pipeline order, of the first filter on each path."""
         found: dict[str, Row] = {}
         seen, ahead = {row["id"] for row in rows}, [(row, None) for row in rows]
         while ahead:
@@ -259,7 +260,7 @@ class Story:
     # ---- examples and decisions -----------------------------------------------------------------------
 
     def examples(self, candidate: Row) -> list[Row]:
-        """The examples, of any iteration, that were made of a candidate."""
+        """Return the examples, of any iteration, that were made from a candidate."""
         found: dict[str, Row] = {}
         own, seen = self._filter_of(candidate), {candidate["id"]}
         ahead = [candidate]
@@ -297,10 +298,11 @@ class Story:
         return {}
 
     def decisions(self, ids: Sequence[str], iterations: Iterable[int] | None = None) -> list[Row]:
-        """The decisions on records, with `table_name` and `iteration`, in the order in which they were made.
+        """Return the decisions on records, with `table_name` and `iteration`, in the order in which they were
+        made.
 
-        A record may be decided on again in a later iteration; then the decisions of the record's iteration count, or
-        else the last ones.
+        If a record was decided on in several iterations, the decisions of its own iteration count, or else
+        the latest.
         """
         numbers = {self.place.iteration} if iterations is None else {*iterations}
         if iterations is None:
@@ -331,11 +333,11 @@ class Story:
     def _of(manifest: Manifest, row: Row) -> Row:
         return {**row, "table_name": manifest.table, "iteration": manifest.iteration}
 
-    # ---- what it tells --------------------------------------------------------------------------------
+    # ---- what it reports ------------------------------------------------------------------------------
 
     @cached_property
     def beside(self) -> dict[str, list[Row]]:
-        """The scores of and the votes on each candidate, by the candidate's id."""
+        """Return the scores of and the votes on each candidate, by the candidate's id."""
         stages, also = self.words.beside or self._scores, self.words.also
         self.children(self.candidates)
         return {
@@ -348,7 +350,7 @@ class Story:
 
     @property
     def _scores(self) -> list[str]:
-        """Without a declaration: the stages whose rows hold nothing but measures."""
+        """Return the stages whose rows hold only measures, for methods without a declaration."""
         tables = registry.tables()
         return [
             name.split("/")[1]
@@ -360,22 +362,22 @@ class Story:
         ]
 
     def said(self, row: Row) -> str:
-        """What a row says, in short."""
+        """Return the content of a row in short."""
         return said_of(registry.tables().get(row["table_name"]), row)
 
     def sentence(self, row: Row) -> str:
-        """What happened at the stage of a row."""
+        """Return a sentence on what happened at the stage of a row."""
         return sentence_of(registry.tables().get(row["table_name"]), row)
 
     @cached_property
     def fates(self) -> list[Fate]:
-        """What became of each candidate."""
+        """Return the outcome of each candidate."""
         self._read_ahead()
         self._load([one["id"] for one in self.candidates])
         return [self._fate(number, one) for number, one in enumerate(self.candidates)]
 
     def _read_ahead(self) -> None:
-        """Read at once what was made of all candidates."""
+        """Read the children of all candidates at once."""
         ahead = self.candidates
         while ahead:
             ahead = [row for row in self.children(ahead) if self._is_here(row) and not self._is_end(row)]
@@ -392,9 +394,9 @@ class Story:
         return Fate(row["id"], index, answer, rule, self.reason(last), example)
 
     def reason(self, decision: Row) -> str:
-        """The reason of a decision, with the words of the record that it names in place of its id.
+        """Return the reason of a decision, in which the text of the nearest record replaces its id.
 
-        A record that was revoked is named, not quoted.
+        A revoked record is named by its id, not quoted.
         """
         near = self._nearest(decision)
         if self.words.reason:
@@ -408,7 +410,7 @@ class Story:
         return self.lineage.rows([record]).get(record) if record else None
 
     def explained(self) -> Explanation:
-        """The whole explanation."""
+        """Return the explanation."""
         if self.stage(self.row) in self.words.aside:
             return self._aside()
         if not self.candidates:
@@ -429,12 +431,12 @@ class Story:
         )
 
     def _without_candidates(self) -> Explanation:
-        """Of a model, of what measures it, of what no filter has met, and of all of a method without filters."""
+        """Explain models, measurements, undecided records, and records of methods without filters."""
         gates: list[Step] = []
         training, stage = self.iteration.training(), self.stage(self.row)
         line, gone = self.line(self.row), self._revoked({row["id"] for row in self.line(self.row)})
         if self.words.verdict and (verdict := self.words.verdict(self)):
-            steps = self._told([*line, *self.after])
+            steps = self._steps_of([*line, *self.after])
             return self._settled(verdict, steps, gone)
         if "dataset_activity_id" in self.row or "promoted" in self.row:
             is_told = self.place.id in {step.record for step in training}
@@ -443,19 +445,19 @@ class Story:
             )
             return explanation(self.place, verdict, steps=(*own, *gone, *training))
         if stage == "evaluation":
-            verdict = "a held-out answer: it measures models, and none is trained on it"
+            verdict = "a held-out answer: it is used for evaluation only, never for training"
             return explanation(self.place, verdict, steps=(*gone, *training))
         if not self._decision_tables and self.iteration.dataset is None:
             return self._settled(
-                f"{self.sentence(self.row)}; nothing is trained on it", self._told(line), gone
+                f"{self.sentence(self.row)}; nothing is trained on it", self._steps_of(line), gone
             )
-        why = self.words.unmade.get(stage, f"no {self.words.noun} was made of it yet")
+        why = self.words.unmade.get(stage, f"no {self.words.noun} was made from it yet")
         verdict = f"not in the dataset of {self.iteration.key}: {why}"
-        return self._settled(verdict, self._told(line), gone, gates, in_dataset=False)
+        return self._settled(verdict, self._steps_of(line), gone, gates, in_dataset=False)
 
     @cached_property
     def after(self) -> list[Row]:
-        """All that was made of the record in its iteration."""
+        """Return all descendants of the record in its iteration."""
         found: dict[str, Row] = {}
         ahead = [self.row]
         while ahead:
@@ -473,7 +475,7 @@ class Story:
         verdict += f"; {count(len(here), 'example')} in the dataset of {self.iteration.key}"
         verdict += self._also(examples.values())
         beside = {row["id"]: row for rows in self.beside.values() for row in rows if self._covers(row)}
-        steps = self._told([*line, *beside.values()])
+        steps = self._steps_of([*line, *beside.values()])
         gone = self._revoked({self.place.id, *(row["id"] for row in [*line, *beside.values()])})
         gates, training = (self.iteration.gates(), self.iteration.training()) if here else ([], [])
         if here:
@@ -483,7 +485,7 @@ class Story:
         )
 
     def _covers(self, row: Row) -> bool:
-        """Whether a row is about several candidates at once, as a vote is."""
+        """Return whether a row is about several candidates at once, like a vote."""
         return sum(edge["role"] != SHOWN for edge in row["parents"]) > 1
 
     def _of_candidates(self) -> Explanation:
@@ -493,18 +495,18 @@ class Story:
         if self.is_example(self.row):
             examples = {self.row["id"]: self.row}
         here = [row for row in examples.values() if self._is_here(row)]
-        told: dict[str, Row] = {}
+        reported: dict[str, Row] = {}
         for one in self.candidates:
             line = self.line(one)
             judged = [row for row in line if isinstance(self._filter_of(row), int) and row is not one]
             scores = [row for row in self.children(judged) if self.stage(row) in self.words.beside]
-            told |= {row["id"]: row for row in [*line, *scores, *self.beside[one["id"]]]}
-        steps = self._told(told.values())
-        ending = [row for row in here if row["id"] not in told]
-        if self.row["id"] not in told and not self._is_about() and not self.is_example(self.row):
+            reported |= {row["id"]: row for row in [*line, *scores, *self.beside[one["id"]]]}
+        steps = self._steps_of(reported.values())
+        ending = [row for row in here if row["id"] not in reported]
+        if self.row["id"] not in reported and not self._is_about() and not self.is_example(self.row):
             ending.append(self.row)
         steps += [self._step(row) for row in ending]
-        every = [*told.values(), *ending]
+        every = [*reported.values(), *ending]
         gone = self._revoked(
             {*(row["id"] for row in every), *(edge["id"] for row in every for edge in row["parents"])}
         )
@@ -528,9 +530,9 @@ class Story:
         in_dataset: bool | None = None,
         **more: Any,
     ) -> Explanation:
-        """The explanation, with what was revoked said first."""
+        """Return the explanation, with revocations first."""
         if gone:
-            verdict = f"{gone[0].reason}, so it is no longer handed on; otherwise: {verdict}"
+            verdict = f"{gone[0].reason}, so it is excluded from later reads; otherwise: {verdict}"
             in_dataset = False if in_dataset is not None else None
         return explanation(self.place, verdict, in_dataset=in_dataset, steps=(*steps, *gone, *last), **more)
 
@@ -551,43 +553,46 @@ class Story:
             made = "" if len(here) == 1 else f"{count(len(here), 'example')} "
             said = f"{made}in the dataset of {key}" + (f" as {form}" if form else "")
             in_short = [text for one in self.candidates if (text := self._in_short(one))]
-            more = f"; and {len(in_short) - _TOLD:,} more" if len(in_short) > _TOLD else ""
-            told = f"{'; '.join(in_short[:_TOLD])}{more}"
+            more = f"; and {len(in_short) - _LISTED:,} more" if len(in_short) > _LISTED else ""
+            reported = f"{'; '.join(in_short[:_LISTED])}{more}"
             passed = f"it passed {count(len(rules), 'rule')}" if rules else ""
-            return f"{said}{self._also(examples)}" + (f": {told or passed}" if told or passed else "")
-        told = f" ({short})" if (short := self._in_short(candidate)) else ""
+            return f"{said}{self._also(examples)}" + (f": {reported or passed}" if reported or passed else "")
+        reported = f" ({short})" if (short := self._in_short(candidate)) else ""
         if dropped:
-            return dropped_verdict(key, dropped) + told
+            return dropped_verdict(key, dropped) + reported
         if not rules:
             if self.words.undecided and (why := self.words.undecided(self, candidate)):
                 return f"not in the dataset of {key}: {why}"
-            return f"not in a dataset: the filters of {key} have not seen it yet{told}"
+            return f"not in a dataset: the filters of {key} have not been applied to it yet{reported}"
         if self.iteration.dataset is None:
             return f"kept by every rule, but the dataset of {key} is not committed yet"
-        return f"not in the dataset of {key}: kept by every rule, but no example was made of it"
+        return f"not in the dataset of {key}: kept by every rule, but no example was made from it"
 
     def _in_short(self, candidate: Row) -> str:
         return self.words.in_short(self, candidate) if self.words.in_short else ""
 
     def _also(self, examples: Iterable[Row]) -> str:
-        """In which other iterations' datasets examples are."""
+        """Name the other iterations whose datasets contain the examples."""
         later = sorted({row["iteration"] for row in examples} - {self.place.iteration})
         keys = (f"{self.place.experiment}-{number:03d}" for number in later)
-        return f", and in that of {', '.join(keys)}" if later else ""
+        return f"and in that of {', '.join(keys)}" if later else ""
 
     def _pool_verdict(self, dropped: Step | None, here: Sequence[Row], showings: Sequence[Showing]) -> str:
         row = self.row
         by = f"a task of {row['source_file']}, line {row['source_line']}" if row.get("source_file") else ""
         said = by or "a task that the model added"
         if dropped:
-            said += f", out of the pool by the rule {dropped.rule}: {dropped.reason}"
+            said += f", removed from the pool by the rule {dropped.rule}: {dropped.reason}"
         said += f"; {shown_verdict(showings)}"
         return f"{said}; {count(len(here), 'example')} of its own instances" if here else said
 
     @property
     def showings(self) -> list[Showing]:
-        """What came of the prompts of the iteration that showed the record and asked for something new. A prompt
-        that shows it beside a task it is about, as one for instances does, is not counted."""
+        """Return the results of the iteration's prompts that showed the record and asked for something new.
+
+        A prompt that shows it next to the task that the prompt is about, e.g. one for instances, is not
+        counted.
+        """
         shown = self.children([self.row], shown=True)
         prompts = [
             row
@@ -603,15 +608,14 @@ class Story:
         return [Showing(self.iteration.number, self.row["id"], *figures)]
 
     def on_parents(self) -> list[Step]:
-        """The decisions of this iteration on what the record was made from."""
+        """Return the decisions of this iteration on the ancestors of the record."""
         made = self.decisions([row["id"] for row in self.parents([self.row])])
         return [step for row in made for step in self._steps(row)]
 
     # ---- steps ----------------------------------------------------------------------------------------
 
-    def _told(self, rows: Iterable[Row]) -> list[Step]:
-        """The steps of rows and of the decisions on them: what a row was made from comes first, then the order of
-        the pipeline."""
+    def _steps_of(self, rows: Iterable[Row]) -> list[Step]:
+        """Return the steps of rows and of the decisions on them: ancestors first, then in pipeline order."""
         known = {row["id"]: row for row in rows if not is_decision(row)}
         numbers = {row["iteration"] for row in known.values() if row.get("iteration") is not None}
         decisions = self._of_interest(self.decisions(list(known), numbers | {self.iteration.number}))
@@ -640,9 +644,9 @@ class Story:
         return steps
 
     def _of_interest(self, decisions: Sequence[Row]) -> list[Row]:
-        """The decisions on the candidates, and those of other filters on what they were made from."""
+        """Return the decisions on the candidates, and those of other filters on their ancestors."""
         own = {row["id"] for row in self.candidates}
-        if not self.words.shows:  # a response of the pool is an alternative to what the model says
+        if not self.words.shows:  # a response in the pool is an alternative to the model's response
             pooled = (
                 {row["id"] for row in self.line(self.candidates[0]) if self._is_pool(row)} if own else set()
             )
@@ -671,7 +675,7 @@ class Story:
         elif self._is_pool(row) and row.get("source_file") and not self.words.shows:
             yield from self.source(row)
         elif row["table_name"].startswith("seeds/") and not self.words.shows:
-            return  # told with the row of the pool
+            return  # reported with the row of the pool
         else:
             yield self._step(row)
 
@@ -699,27 +703,29 @@ class Story:
 
     @cached_property
     def _admitted(self) -> set[str]:
-        """The tables whose rows passed a filter."""
+        """Return the tables whose rows passed a filter."""
         decides = {one.activity.parameters.get("decides") for one in self._decision_tables}
         return {name for name, one in self.iteration.manifests.items() if one.activity.id in decides}
 
     def source(self, pooled: Row) -> list[Step]:
-        """The seed of a row of the pool, and that it was chosen."""
+        """Return the steps of a pool row: its seed, and its sampling."""
         parent = pooled["parents"][0]["id"] if pooled["parents"] else None
         giver = next(iter(self.rows([parent])), {}) if parent else {}
         accepted, given_by = f"accepted from {source_of(pooled)}", giver.get("table_name")
         if giver and not str(given_by).startswith("seeds/"):
-            accepted = f"taken from the dataset of {words.key_of(giver)}, which had it of {source_of(pooled)}"
+            accepted = (
+                f"taken from the dataset of {words.key_of(giver)}, which took it from {source_of(pooled)}"
+            )
         if pooled.get("date"):
             accepted += f", written on {pooled['date']}"
         key = words.key_of(pooled)
         given = pooled["activity"]["parameters"]
-        chosen = f"chosen for {key} at random"
+        chosen = f"sampled for {key} at random"
         drawn = next(
             (value for name, value in given.items() if name != "pool" and isinstance(value, int)), None
         )
         if "pool" in given and drawn is not None:
-            chosen += f": {drawn:,} of {given['pool']:,} seeds, the least used first"
+            chosen += f": {drawn:,} of {given['pool']:,} seeds, least used first"
         declared = registry.methods().get(self.method)
         fallback = declared.inputs[0].name if declared and declared.inputs else pooled["table_name"]
         return [

@@ -1,4 +1,4 @@
-"""Where a record comes from: its whole ancestry as a tree, and the model that wrote its text."""
+"""Trace where a record comes from: its ancestry as a tree, and the model that wrote its text."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import Lineage, Walk
 
 GENERATED_BY = "generated_by"
-"""Role of the model that wrote a record; one hop, since its own ancestry are whole datasets."""
+"""Role of the model that wrote a record. It is not followed further, since its ancestry is whole datasets."""
 
 
 @dataclass
 class Ancestor:
-    """A record on the way: what it says, what made it, and its parents in turn.
+    """A record of the ancestry: its content, its activity, and its parents.
 
-    `columns` are the row's own, lineage columns aside; `activity` is its activity's plain data (model, seed,
-    parameters). Things that are no rows (a dataset as a set, a base model) have a table of "". A row that was
-    withdrawn keeps its place and its parents, but `revoked` is all that is said of it.
+    `columns` are the row's columns without the lineage columns; `activity` is the plain data of its activity
+    (model, seed, parameters). Nodes that are not rows (a dataset as a set, a base model) have the table "". A
+    revoked row keeps its place and its parents, but `revoked` is all that is reported about it.
     """
 
     id: str
@@ -35,9 +35,9 @@ class Ancestor:
     revoked: bool = False
 
     def unfolded(self) -> Iterator[tuple[int, Ancestor, bool]]:
-        """The tree, depth first: how deep, the record, and whether it stood above already.
+        """Yield the tree depth first: the depth, the record, and whether it was yielded before.
 
-        A record is unfolded where it stands first; elsewhere it is only named.
+        A record is expanded only the first time.
         """
         seen: set[str] = set()
         ahead = [(0, self)]
@@ -50,7 +50,7 @@ class Ancestor:
                 ahead += [(depth + 1, parent) for parent in reversed(ancestor.parents)]
 
     def to_json(self) -> dict[str, Any]:
-        """The tree as plain data; a record that stood before has no columns, activity or parents there."""
+        """Return the tree as plain data; a repeated record has no columns, activity or parents."""
         way: list[dict[str, Any]] = []
         for depth, ancestor, above in self.unfolded():
             node = {**_plain(ancestor, above), "parents": []}
@@ -61,7 +61,7 @@ class Ancestor:
         return way[0]
 
     def json_text(self) -> str:
-        """The same as JSON, one record a line. Unlike `json.dumps` it may be of any depth."""
+        """Return the tree as JSON, one record per line. Unlike `json.dumps`, it supports any depth."""
         lines: list[str] = []
         opened = 0
         for depth, ancestor, above in self.unfolded():
@@ -86,9 +86,9 @@ def _plain(ancestor: Ancestor, above: bool) -> dict[str, Any]:
 
 
 def trace(lake: Lake, prefix: str) -> Ancestor:
-    """The ancestry of a record as a tree: each parent stands under every child that names it.
+    """Return the ancestry of a record as a tree: each parent is listed under every child that names it.
 
-    What closes a (forged) cycle is named, and goes no further.
+    A record that closes a (forged) cycle is named but not expanded.
     """
     lineage = Lineage(lake)
 
@@ -101,7 +101,7 @@ def trace(lake: Lake, prefix: str) -> Ancestor:
 
 
 class _Tree:
-    """Assembles ancestors; the parents of a record are one list, however often it stands in the tree."""
+    """Assembles ancestors; all occurrences of a record in the tree share one list of parents."""
 
     def __init__(self, lineage: Lineage, walk: Walk) -> None:
         rows = walk.nodes.drop_nulls("table_name")
@@ -113,7 +113,7 @@ class _Tree:
         self._parents: dict[str, list[Ancestor]] = {}
 
     def _generators(self, lineage: Lineage) -> dict[str, str]:
-        """By the model's id, the record of each checkpoint of the lake that wrote one of the rows."""
+        """Return, by model id, the record of each checkpoint of the lake that wrote one of the rows."""
         written = {row["activity"]["model_id"] for row in self._rows.values() if _is_generated(row)}
         found: dict[str, str] = {}
         for manifest in lineage.snapshot.manifests if written else ():
@@ -125,7 +125,7 @@ class _Tree:
         return found
 
     def grown(self, start: str) -> Ancestor:
-        """The tree over `start`, grown depth first; without recursion, since it may be of any depth."""
+        """Return the tree above `start`, built depth first; no recursion, since its depth is unlimited."""
         root, path, ahead = self._ancestor(start, ""), {start}, [(start, self._edges(start))]
         while ahead:
             child, edges = ahead[-1]

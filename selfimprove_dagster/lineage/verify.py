@@ -1,9 +1,9 @@
-"""Verify: whether the lake still says what was committed.
+"""Verify that the lake still holds what was committed.
 
-Everything that follows from something else is computed again: checksums of files, ids and hashes of rows,
-ids of activities, counts, parents, checkpoints. A row that was forged together with its ids, its file's
-checksum and the manifest is consistent with itself: only an anchor outside the lake shows it. `digest` is
-that anchor. Keep it elsewhere and hand it back as `expect`.
+Everything that can be derived is recomputed: checksums of files, ids and hashes of rows, ids of activities,
+counts, parents, checkpoints. A row that was forged together with its ids, its file's checksum and the
+manifest is consistent with itself and can only be detected with an anchor outside the lake. `digest` is that
+anchor: store it elsewhere and pass it as `expect`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Progress = Callable[[int], None]
 
 
 _SHOWN = 20
-"""Rows of one file, and of one sort, that are named one by one."""
+"""Maximum number of findings of one kind that are listed per file."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and where. `kind` is changed, lost, added or unreadable; `file` and `row` may be ""."""
+    """A problem and its place. `kind` is changed, lost, added or unreadable; `file` and `row` may be ""."""
 
     kind: str
     table: str
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was found. `notes` are no faults: shards that were never committed, stages that are stale."""
+    """The findings. `notes` are not errors: shards that were never committed, stages that are stale."""
 
     digest: str = ""
     partitions: int = 0
@@ -66,9 +66,9 @@ class Report:
 def verify(
     lake: Lake, experiment: str | None = None, expect: str | None = None, progress: Progress | None = None
 ) -> Report:
-    """Check an experiment, or the whole lake; `progress` is told of every so many rows.
+    """Check an experiment, or the whole lake; `progress` is called with numbers of checked rows.
 
-    With `expect`, the digest of an earlier report, a lake whose files are others is a finding.
+    With `expect`, the digest of an earlier report, a lake with different files is a finding.
     """
     started = time.monotonic()
     report = Report()
@@ -85,7 +85,7 @@ def verify(
         _check_partition(manifest, known, report, progress or (lambda rows: None))
         if len(report.findings) > before and _made_anew(manifest):
             del report.findings[before:]
-            problem = "it was made anew while it was looked at; verify again"
+            problem = "it was materialised again during the check; run verify again"
             report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
     _check_uniqueness(known, manifests, report)
     _note_loose_files(lake, experiment, report)
@@ -99,7 +99,7 @@ def verify(
 
 
 def digest(manifests: Iterable[Manifest]) -> str:
-    """`b2:` and a hash over the checksums of all files that the manifests name, sorted."""
+    """Return `b2:` and a hash of the sorted checksums of all files that the manifests name."""
     files = sorted(
         (manifest.table, _partition(manifest), file.name, file.checksum)
         for manifest in manifests
@@ -109,7 +109,7 @@ def digest(manifests: Iterable[Manifest]) -> str:
 
 
 class _Known:
-    """Every id of the lake: where a parent may be."""
+    """All ids of the lake, which parents may refer to."""
 
     def __init__(self, withdrawn: pl.DataFrame) -> None:
         self.withdrawn = withdrawn
@@ -133,7 +133,7 @@ class _Known:
 
     @property
     def rows(self) -> pl.DataFrame:
-        """`id, activity_id, place` of every row that can be read."""
+        """Return `id, activity_id, place` of every row that can be read."""
         if self._rows is None:
             columns = {"id": pl.String, "activity_id": pl.String, "place": pl.String}
             self._rows = pl.concat([pl.DataFrame(schema=columns), *self.frames])
@@ -141,7 +141,7 @@ class _Known:
 
 
 def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
-    """The manifest, if it can be read; it must lie where it says and have the id that it says."""
+    """Return the manifest, if it can be read. Its place and its id must match its content."""
     table = "/".join(path.relative_to(lake.root).parts[:2])
     partition = "/".join(path.relative_to(lake.root).parts[2:4])
 
@@ -157,9 +157,9 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
     activity = manifest.activity
     places = {(manifest.table, _partition(manifest)), (activity.table, _partition(manifest, activity=True))}
     if places != {(table, partition)}:
-        found("changed", "the manifest is of another table or partition than its folder")
+        found("changed", "the manifest belongs to another table or partition than its folder")
     if data["activity"]["id"] != activity.id:
-        found("changed", f"the activity's id does not follow from what it says, which gives {activity.id}")
+        found("changed", f"the activity's id does not match its content, which gives {activity.id}")
     if data["rows"] != manifest.rows:
         found("changed", f"the manifest counts {data['rows']:,} rows, its files {manifest.rows:,}")
     return manifest
@@ -174,10 +174,10 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
             report.findings.append(Finding(kind, manifest.table, _partition(manifest), name, row, problem))
 
         if not path.is_file():
-            found("lost", f"the file is gone, and {file.rows:,} rows with it")
+            found("lost", f"the file is missing, and {file.rows:,} rows with it")
             continue
         if file_checksum(path) != file.checksum:
-            found("changed", "the file is not the one that was committed: its checksum differs")
+            found("changed", "the file was changed after the commit: its checksum differs")
         try:
             rows = read_parquet(path)
             rows = rows.select(pl.col(c).cast(d) for c, d in table.polars.items())
@@ -185,9 +185,9 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
             found("unreadable", f"the file cannot be read: {str(error).splitlines()[0]}")
             continue
         if len(rows) > file.rows:
-            found("added", f"{len(rows):,} rows stand where {file.rows:,} were committed")
+            found("added", f"the file has {len(rows):,} rows, but {file.rows:,} were committed")
         if len(rows) < file.rows:
-            found("lost", f"{len(rows):,} rows stand where {file.rows:,} were committed")
+            found("lost", f"the file has {len(rows):,} rows, but {file.rows:,} were committed")
         for piece in rows.iter_slices(2_000):
             for kind, problem, faulty in _faults(manifest, table, piece, known, report):
                 for row in faulty[:_SHOWN]:
@@ -201,17 +201,17 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
 def _faults(
     manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Kind, problem and ids of the rows that do not follow from what they say, or say too much."""
+    """Yield kind, problem and ids of the rows whose id, hash or activity does not match their content."""
     whole = rows.drop_nulls(["id", "parents", "activity_id", "sample_index"])
     if len(whole) < len(rows):
-        yield "changed", "rows lack their id, parents, activity or sample index", [""]
+        yield "changed", "rows lack an id, parents, an activity or a sample index", [""]
     computed = recompute_ids(table, whole)
     wrong = whole.filter(whole["content_hash"].ne_missing(computed["content_hash"]))
-    yield "changed", "its content hash does not follow from what it says", wrong["id"].to_list()
+    yield "changed", "its content hash does not match its content", wrong["id"].to_list()
     wrong = whole.filter(whole["id"] != computed["id"])
-    yield "changed", "its id does not follow from what it says", wrong["id"].to_list()
+    yield "changed", "its id does not match its content", wrong["id"].to_list()
     wrong = whole.filter(pl.col("activity_id") != manifest.activity.id)
-    yield "added", "it is of another activity than its partition", wrong["id"].to_list()
+    yield "added", "its activity is not that of its partition", wrong["id"].to_list()
     if table.holds_model:
         yield from _changed_checkpoints(whole)
     yield from _parent_faults(manifest, table, whole, known, report)
@@ -222,7 +222,7 @@ def _parent_faults(
 ) -> Iterator[tuple[str, str, list[str]]]:
     edges = rows.select("id", "parents").explode("parents", empty_as_null=False)
     edges = edges.select("id", parent=pl.col("parents").struct.field("id"))
-    edges = edges.filter(~pl.col("parent").str.starts_with("b2:"))  # models are no rows
+    edges = edges.filter(~pl.col("parent").str.starts_with("b2:"))  # models are not rows
     whole = edges.filter(pl.col("parent").str.starts_with("act:"))
     edges = edges.join(whole, on=["id", "parent"], how="anti")
     makers = known.rows.select(parent="id", made_by="activity_id").unique("parent")
@@ -231,22 +231,29 @@ def _parent_faults(
     absent = absent.join(known.withdrawn, left_on="parent", right_on="id", how="anti")  # these were purged
     stale = set(manifest.activity.inputs) - known.activities
     if len(absent) and stale:
-        problem = f"{absent['id'].n_unique():,} rows are of an input that was made anew since; make them anew"
+        problem = (
+            f"{absent['id'].n_unique():,} rows were made from an input that was materialised again; "
+            "materialise them again, too"
+        )
         note = Finding("stale", manifest.table, _partition(manifest), "", "", problem)
         report.notes += [note] if note not in report.notes else []
     elif len(absent):
-        yield "lost", f"a parent of it is gone ({absent['parent'][0]})", absent["id"].unique().to_list()
+        yield (
+            "lost",
+            f"one of its parents is missing ({absent['parent'][0]})",
+            absent["id"].unique().to_list(),
+        )
     if not manifest.activity.inputs:
-        return  # it does not say what it read
+        return  # the activity does not record its inputs
     read = [*manifest.activity.inputs, manifest.activity.id, *_made_together(manifest, table)]
     strange = edges.filter(~pl.col("made_by").is_in(read))
-    yield "changed", "a parent of it was not read by its activity", strange["id"].unique().to_list()
+    yield "changed", "one of its parents was not read by its activity", strange["id"].unique().to_list()
     strange = whole.filter(~pl.col("parent").is_in(read))
     yield "changed", "a dataset that it names was not read by its activity", strange["id"].unique().to_list()
 
 
 def _made_together(manifest: Manifest, table: Table) -> Iterator[str]:
-    """The activity of the table beside it whose rows may be its rows' parents."""
+    """Return the activity of the companion table whose rows may be parents of its rows."""
     if table.made_with:
         root = manifest.directory.parents[3]
         beside = root / table.made_with / Path(*manifest.directory.parts[-2:]) / "manifest.json"
@@ -265,7 +272,7 @@ def _changed_checkpoints(rows: pl.DataFrame) -> Iterator[tuple[str, str, list[st
         except (OSError, ModelError):
             changed = True
         if changed:
-            yield "changed", f"the weights in {row['path']} are not those that were trained", [row["id"]]
+            yield "changed", f"the weights in {row['path']} differ from those that were trained", [row["id"]]
 
 
 def _check_uniqueness(known: _Known, manifests: Iterable[Manifest], report: Report) -> None:
@@ -283,7 +290,7 @@ def _check_uniqueness(known: _Known, manifests: Iterable[Manifest], report: Repo
 
 
 def _note_loose_files(lake: Lake, experiment: str | None, report: Report) -> None:
-    """Shards that no manifest names: what a killed run left, or a running one is writing."""
+    """Note shards that no manifest names: left by a killed run, or being written by a running one."""
     for directory in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*")):
         named = set()
         if (directory / "manifest.json").is_file():
@@ -299,7 +306,7 @@ def _note_loose_files(lake: Lake, experiment: str | None, report: Report) -> Non
 
 
 def _check_ledger(lake: Lake, report: Report) -> bool:
-    """Each revocation must be the one that its name says. Returns whether withdrawn rows can be read."""
+    """Check that the id of each revocation matches its content. Return whether revoked rows can be read."""
     readable = True
     for path in sorted(lake.ledger.folder.glob("withdrawn/*.parquet")):
         try:
@@ -316,7 +323,7 @@ def _check_ledger(lake: Lake, report: Report) -> bool:
         return readable
     files = {"rev:" + path.stem for path in lake.ledger.folder.glob("*.json") if "." not in path.stem}
     for name in sorted(files ^ {one.id for one in revocations}):
-        problem = "the revocation's id does not follow from what it says"
+        problem = "the revocation's id does not match its content"
         report.findings.append(Finding("changed", "revocations", "", "", name, problem))
     return readable
 

@@ -1,12 +1,12 @@
-"""Walks along the edges of lineage, up to what a record was made from and down to what came of it.
+"""Walk along the edges of lineage, up to the ancestors of a record and down to its descendants.
 
-A walk goes level by level: all records of a level are looked up at once in every segment (see `index`), so
-that a step costs one merge of sorted numbers a partition, however many records take it. Records are numbered
-as they are reached, edges are kept as pairs of numbers, and become text once, at the end.
+A walk proceeds level by level: all records of a level are looked up at once in every segment (see `index`),
+so a step costs one merge of sorted numbers per partition, however many records it covers. Records are
+numbered as they are reached. Edges are stored as pairs of numbers and converted to text once, at the end.
 
 On ten million edges and a busy two-core machine (benchmarks/lineage.py) a walk from one record
-takes 15 ms (30 ms up and 41 ms down at the 95th percentile), without the index 0.2 s (0.5 and 0.7 s); the
-recursive query that one would write over DuckDB's view of edges takes 4 to 9 s.
+takes 15 ms (30 ms up and 41 ms down at the 95th percentile), and without the index 0.2 s (0.5 and 0.7 s). A
+recursive query over DuckDB's view of edges takes 4 to 9 s.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from selfimprove_dagster.lineage.index import Ids, Numbers
 from selfimprove_dagster.lineage.snapshot import Snapshot
 
 _SOME = 6
-"""Candidates of an ambiguous prefix that are looked for; one fewer is named."""
+"""Number of ids to look up for an ambiguous prefix; one fewer is named."""
 
 
 Answer = TypeVar("Answer")
 
 
 MEMBER_OF = "member_of"
-"""Role of a row in its dataset, when a walk goes down."""
+"""Role of a row in its dataset, in a walk down."""
 
 
 class RecordNotFound(LakeError):
-    """No record, or several, answer to what was asked for."""
+    """Raised if no record, or more than one, matches a request."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record stands; `iteration` is None in tables that are not kept by iteration."""
+    """The place of a record; `iteration` is None in tables that are not partitioned by iteration."""
 
     id: str
     table: str
@@ -51,12 +51,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Walk:
-    """What a walk reached.
+    """The result of a walk.
 
-    `nodes`: `id, depth, table_name, experiment, iteration`, by depth and id; the start has depth 0, and what
-    is no row of the lake (a model's hash, a dataset's activity, a record that was lost) has a null table.
-    `edges`: `child, parent, role` between nodes, each once, in the order of `nodes`, and in the direction of
-    lineage whichever way was walked.
+    `nodes` has `id, depth, table_name, experiment, iteration`, sorted by depth and id. The start has depth 0.
+    Nodes that are not rows of the lake (a model's hash, a dataset's activity, a lost record) have a null
+    table. `edges` has `child, parent, role` between nodes, each once, in the order of `nodes`, independent of
+    the direction walked.
     """
 
     nodes: pl.DataFrame
@@ -64,10 +64,10 @@ class Walk:
 
 
 class Lineage:
-    """The edges of a lake as they stood when it was opened. Rows that were withdrawn are walked like others.
+    """The edges of a lake at the time when it was opened. Revoked rows are walked like others.
 
-    Partitions that are replaced while they are read are no obstacle: the lake is opened anew. Without the
-    index, walks go where the inputs of activities lead.
+    If partitions are replaced while they are read, the lake is opened again. Without the index, walks follow
+    the inputs of activities.
     """
 
     def __init__(self, lake: Lake, use_index: bool = True) -> None:
@@ -77,7 +77,7 @@ class Lineage:
         self.refresh()
 
     def refresh(self) -> None:
-        """See the lake as it stands now."""
+        """Open the current state of the lake."""
         while True:
             manifests = self.lake.manifests()
             try:
@@ -87,7 +87,7 @@ class Lineage:
                 self._refuse_if_lost(manifests, error)
 
     def steadily(self, question: Callable[[], Answer]) -> Answer:
-        """The answer over one snapshot: asked again when the lake had to be opened anew meanwhile."""
+        """Return an answer over one snapshot; compute it again if the lake was reopened meanwhile."""
         while True:
             before = self.snapshot
             try:
@@ -100,14 +100,16 @@ class Lineage:
 
     def _refuse_if_lost(self, manifests: Sequence[Manifest], error: FileNotFoundError) -> None:
         if self.lake.manifests() == manifests:
-            raise LakeError(f"a committed file is gone; materialise its partition again: {error}") from error
+            raise LakeError(
+                f"a committed file is missing; materialise its partition again: {error}"
+            ) from error
 
     # ---- finding -------------------------------------------------------------------------------------
 
     def find(self, prefix: str) -> Place:
-        """The one record whose id is `prefix`, or else begins with it.
+        """Return the only record whose id is `prefix`, or else starts with it.
 
-        Raises RecordNotFound when there is none, or names some of them when there are several.
+        Raises RecordNotFound if there is none, or if there are several, of which it names some.
         """
         return self.steadily(lambda: self._find(prefix))
 
@@ -120,18 +122,20 @@ class Lineage:
             for record in snapshot.beginning_with(prefix, at, _SOME):
                 found.setdefault(record, manifest)
         if not found:
-            raise RecordNotFound(f"no record's id begins with {prefix!r}")
+            raise RecordNotFound(f"no record id starts with {prefix!r}")
         if len(found) > 1 and prefix not in found:
             some = ", ".join(f"{record} ({found[record].table})" for record in sorted(found)[: _SOME - 1])
-            raise RecordNotFound(f"{prefix!r} begins the ids of several records: {some}; give more of it")
+            raise RecordNotFound(
+                f"{prefix!r} is the start of several record ids: {some}; give a longer prefix"
+            )
         record = min(found)
         manifest = found[record]
         return Place(record, manifest.table, manifest.experiment, iteration_of(manifest))
 
     def rows(self, ids: Iterable[str], *, withdrawn: bool = False) -> dict[str, dict[str, Any]]:
-        """The whole row of each id that is one, with `table_name` and `activity` (its plain data) added.
+        """Return the row of each id that has one, with `table_name` and `activity` (its plain data) added.
 
-        Rows that were withdrawn are left out, unless `withdrawn` asks for them.
+        Revoked rows are left out, unless `withdrawn` is set.
         """
         wanted = pl.Series("id", sorted(set(ids)), pl.String)
         return self.steadily(lambda: self._rows(wanted, withdrawn))
@@ -159,19 +163,22 @@ class Lineage:
     # ---- walking -------------------------------------------------------------------------------------
 
     def ancestors(self, ids: Iterable[str]) -> Walk:
-        """Everything that the records were made from."""
+        """Return the ancestors of the records."""
         return self._walk(ids, down=False)
 
     def descendants(self, ids: Iterable[str]) -> Walk:
-        """Everything that came of the records.
+        """Return the descendants of the records.
 
-        A dataset is one node, by the id of its activity, and stands between its rows and the checkpoints
-        that were trained on it. What a checkpoint generated is not walked.
+        A dataset is one node, with the id of its activity, between its rows and the checkpoints that were
+        trained on it. The generations of a checkpoint are not walked.
         """
         return self._walk(ids, down=True)
 
     def children(self, ids: Iterable[str]) -> pl.DataFrame:
-        """`child, parent, role, table_name, experiment, iteration`: the rows that name the records as parents."""
+        """Return the rows that name the records as parents.
+
+        The columns are `child, parent, role, table_name, experiment, iteration`.
+        """
         wanted = pl.Series("id", sorted(set(ids)), pl.String)
         return self.steadily(lambda: self._children(wanted))
 
@@ -210,7 +217,7 @@ class Lineage:
 
 @dataclass(frozen=True)
 class _Step:
-    """Edges of one partition that a frontier takes: from its positions `here` to the ids `texts[there]`."""
+    """Edges of one partition that leave a frontier: from its positions `here` to the ids `texts[there]`."""
 
     here: Numbers
     there: Numbers
@@ -219,7 +226,7 @@ class _Step:
 
 
 class _Reached:
-    """What a walk has reached: ids by number, in the order in which they came, and edges between numbers."""
+    """The state of a walk: ids in the order in which they were reached, and edges between their numbers."""
 
     def __init__(self, snapshot: Snapshot, start: pl.Series, *, down: bool) -> None:
         self._snapshot = snapshot
@@ -231,14 +238,17 @@ class _Reached:
         self._add(start)
 
     def _add(self, ids: pl.Series) -> None:
-        """Make ids that were not reached before the frontier, which is numbered last."""
+        """Make the ids that were not reached before the new frontier, which has the highest numbers."""
         self.frontier = Ids.of(ids)
         new = self.frontier.take(np.arange(len(ids))).to_frame()
         node = pl.int_range(len(self._known), len(self._known) + len(new), dtype=pl.Int32).alias("node")
         self._known = pl.concat([self._known, new.with_columns(node)])
 
     def step(self, scope: Iterable[int]) -> list[int]:
-        """Take every edge of the frontier; returns the partitions that rows of the next one may stand in."""
+        """Follow every edge of the frontier.
+
+        Return the partitions that may hold rows of the next frontier.
+        """
         scope = list(scope)
         segments = [self._snapshot.segment(at) for at in scope]
         datasets = set().union(*(segment.datasets for segment in segments)) if self._down else set()
@@ -257,7 +267,7 @@ class _Reached:
                 code = np.array([self._role(role) for role in segment.roles], np.int32)
                 steps.append(_Step(here[taken], there, segment.names.take(distinct), code[roles]))
                 entered.append(at)
-            # Going down, a row leads to the dataset that it is a part of.
+            # In a walk down, a row leads to the dataset that contains it.
             if len(rows) and (activity := self._snapshot.manifests[at].activity.id) in datasets:
                 role, one = np.full(len(rows), self._role(MEMBER_OF), np.int32), np.zeros(len(rows), np.int64)
                 steps.append(_Step(rows, one, pl.Series("id", [activity]), role))
@@ -281,7 +291,7 @@ class _Reached:
         return self._roles.setdefault(role, len(self._roles))
 
     def walk(self) -> Walk:
-        """The walk, its numbers turned into text."""
+        """Return the walk with its numbers converted to text."""
         place = pl.Series(np.concatenate([np.empty(0, np.int32), *self._places]))
         where = pl.DataFrame(
             [
@@ -316,12 +326,12 @@ _NUMBERED = {"child": pl.Int32, "parent": pl.Int32, "role": pl.Int32}
 
 
 def iteration_of(manifest: Manifest) -> int | None:
-    """The iteration, or None for tables that are not kept by iteration."""
+    """Return the iteration, or None for tables that are not partitioned by iteration."""
     return manifest.iteration if "iteration" in manifest.partition else None
 
 
 def _is_text(prefix: str) -> bool:
-    """Whether it is Unicode: arguments of a command may hold bytes that are not."""
+    """Return whether the prefix is valid Unicode, since command line arguments may hold other bytes."""
     try:
         prefix.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What another threshold would have kept: an iteration's filter, run again over what its tables hold."""
+"""Compute what other thresholds would have kept, by running an iteration's filter again on its tables."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from selfimprove_dagster.table import Row
 
 @dataclass(frozen=True)
 class Refilter:
-    """How the filter of a method is run again with other settings.
+    """The way in which the filter of a method is run again with other settings.
 
-    `stage` is the one whose activity records the settings, under `section`, as `kind` reads them; `decisions` is the
-    stage of its decisions. `filter_again` makes the decisions anew from the iteration's tables. `thresholds` gives the
-    settings by the names that may be changed, by default all fields; `fields` turns changed ones back into those of
-    the section. `aliases` are other names of thresholds; `noun` is what people call a candidate.
+    The activity of `stage` records the settings under `section`, in the form of `kind`; `decisions` is the
+    stage of its decisions. `filter_again` recomputes the decisions from the iteration's tables. `thresholds`
+    returns the settings under the names that may be changed, by default all fields; `fields` converts changed
+    ones back to fields of the section. `aliases` are other names of thresholds; `noun` is the name of a
+    candidate.
     """
 
     kind: type[BaseModel]
@@ -50,7 +51,7 @@ class Refilter:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether a candidate passes the filter; `rule` and `reason` are those of the last decision on it."""
+    """Whether a candidate passes the filter; `rule` and `reason` belong to the last decision on it."""
 
     kept: bool
     rule: str
@@ -59,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Change:
-    """One candidate under the recorded thresholds and under the others."""
+    """The outcomes of one candidate under the recorded thresholds and under the changed ones."""
 
     path: str
     then: Outcome
@@ -68,11 +69,11 @@ class Change:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What other thresholds keep of an iteration's candidates, which people call `noun`.
+    """What changed thresholds keep of an iteration's candidates, which are called `noun`.
 
-    `thresholds`: name → (then, now) of those that differ. `gained` counts the candidates that would be kept by
-    the rule that dropped them, `lost` those that would be dropped by the rule that would drop them.
-    `record` holds the candidates of the record that was asked about. `note` says how far the answer goes.
+    `thresholds` maps the names of changed thresholds to (then, now). `gained` counts newly kept candidates by
+    the rule that dropped them before, `lost` newly dropped ones by the rule that drops them now. `record`
+    holds the candidates of the requested record. `note` states the limits of the answer.
     """
 
     key: str
@@ -87,18 +88,18 @@ class WhatIf:
     note: str = ""
 
     def to_json(self) -> Row:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
-    """Filter an iteration again with other thresholds, each `name=value`; nothing is generated or written.
+    """Filter an iteration again with other thresholds, each as `name=value`; nothing is generated or written.
 
-    `subject` is a partition key, or (the beginning of) the id of a candidate, or of a record that led to candidates
-    or was made of some. The recorded thresholds and seed are those of the filter's activity. A method that declares
-    no `what_if` is answered from its decisions: each rule that recorded a score and a threshold is one that may be
-    changed. Raises ExperimentError for settings that are none and for a method without thresholds, and LakeError
-    where the tables do not belong to one dataset.
+    `subject` is a partition key, or (the start of) the id of a candidate, or of a record that led to
+    candidates or was made from some. The recorded thresholds and seed are those of the filter's activity. For
+    a method without `what_if` the answer is derived from its decisions: each rule with a recorded score and
+    threshold may be changed. Raises ExperimentError for invalid settings and for a method without thresholds,
+    and LakeError if the tables do not belong to one dataset.
     """
     iteration, story = _subject(lake, subject)
     method = registry.methods().get(iteration.method)
@@ -126,16 +127,16 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
 
 
 def refuse_newer(made: Manifest, manifest: Manifest) -> None:
-    """Raise LakeError where a table that the filter read was made again since."""
+    """Raise LakeError if a table that the filter read was materialised again since."""
     if manifest.activity.id not in made.activity.inputs:
         raise LakeError(
-            f"{manifest.table} was made again after the dataset {made.activity.id}; "
-            f"materialise {made.table} again before asking what other thresholds would keep"
+            f"{manifest.table} was materialised again after the dataset {made.activity.id}; "
+            f"materialise {made.table} again before applying other thresholds"
         )
 
 
 def read_again(lake: Lake, made: Manifest, *tables: str) -> list[pl.DataFrame]:
-    """The tables that a filter read, whole. Raises LakeError where one was made again since."""
+    """Return the whole tables that a filter read. Raises LakeError if one was materialised again since."""
     frames = []
     for table in tables:
         manifest = lake.manifest(table, made.partition)
@@ -145,7 +146,7 @@ def read_again(lake: Lake, made: Manifest, *tables: str) -> list[pl.DataFrame]:
 
 
 def _subject(lake: Lake, subject: str) -> tuple[Iteration, Story | None]:
-    """The iteration that is asked about, and the story of the record if one was named."""
+    """Return the requested iteration, and the story of the record if one was given."""
     if PARTITION_KEY.fullmatch(subject):
         return iteration_of_key(lake, subject), None
     lineage = Lineage(lake)
@@ -158,13 +159,13 @@ def _subject(lake: Lake, subject: str) -> tuple[Iteration, Story | None]:
 
 def _refusal(place: Place, key: str, noun: str) -> str:
     return (
-        f"{place.id} ({place.table}) was not judged by thresholds; give an iteration, as {key}, or a record that led "
-        f"to a {noun} or was made of one"
+        f"{place.id} ({place.table}) was not judged by thresholds; give an iteration, e.g. {key}, or a "
+        f"record that led to a {noun} or was made from one"
     )
 
 
 def _asked(story: Story | None, then: pl.DataFrame, iteration: Iteration) -> list[str]:
-    """The candidates of the record that was asked about. Raises ExperimentError where it has none."""
+    """Return the candidates of the requested record. Raises ExperimentError if it has none."""
     if story is None:
         return []
     decided = set(then["candidate_id"])
@@ -181,7 +182,7 @@ def _asked(story: Story | None, then: pl.DataFrame, iteration: Iteration) -> lis
 def _recorded_decisions(lake: Lake, made: Manifest, decisions: Manifest) -> pl.DataFrame:
     if decisions.activity.parameters["decides"] != made.activity.id:
         raise LakeError(
-            f"the decisions of {dict(made.partition)} are of another dataset than {made.activity.id}; "
+            f"the decisions of {dict(made.partition)} belong to another dataset than {made.activity.id}; "
             f"materialise {made.table} again"
         )
     return lake.read_whole(decisions)
@@ -190,15 +191,15 @@ def _recorded_decisions(lake: Lake, made: Manifest, decisions: Manifest) -> pl.D
 # ---- without a declaration ------------------------------------------------------------------------------
 
 _NOTE = (
-    "the recorded scores were compared with the new thresholds; rules that did not meet a candidate then, and rules "
-    "without a score, were not applied again"
+    "the recorded scores were compared with the new thresholds; rules that were not applied to a candidate "
+    "before, and rules without a score, were not applied again"
 )
 
 
 def _by_recorded_scores(
     lake: Lake, iteration: Iteration, story: Story | None, settings: Sequence[str]
 ) -> WhatIf:
-    """The recorded decisions with other thresholds, rule by rule."""
+    """Apply other thresholds to the recorded decisions, rule by rule."""
     tables = [one for one in iteration.manifests.values() if holds_decisions(one)]
     dataset = iteration.manifests.get(dataset_table(iteration.method, iteration.manifests))
     of_dataset = [
@@ -229,7 +230,7 @@ def _by_recorded_scores(
 
 
 def _numeric_rules(decisions: pl.DataFrame) -> dict[str, tuple[float, bool]]:
-    """By rule with one threshold: the threshold, and whether scores must be at least that high."""
+    """Return, by rule with one threshold, the threshold and whether it is a minimum for scores."""
     rules = {}
     scored = decisions.drop_nulls(["score", "threshold"])
     for (rule,), rows in scored.group_by("rule", maintain_order=True):
@@ -244,7 +245,7 @@ def _numeric_rules(decisions: pl.DataFrame) -> dict[str, tuple[float, bool]]:
 def _decided_again(
     rows: Sequence[Row], rules: Mapping[str, tuple[float, bool]], given: Mapping[str, float]
 ) -> Iterable[Row]:
-    """The decisions on one candidate up to the first that drops it now."""
+    """Yield the decisions on one candidate up to the first that drops it now."""
     for row in rows:
         rule, kept, reason = row["rule"], row["kept"], row["reason"]
         if rule in given and row["score"] is not None:
@@ -258,7 +259,7 @@ def _decided_again(
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ExperimentError(f"{name}: a threshold is a number, not {value!r}")
+        raise ExperimentError(f"{name}: a threshold must be a number, not {value!r}")
     return float(value)
 
 
@@ -296,13 +297,15 @@ def _known(names: Sequence[str], aliases: Mapping[str, str]) -> str:
 
 
 def _given(settings: Sequence[str], names: Sequence[str], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """The values of `name=value` settings by name."""
+    """Return the values of `name=value` settings by name."""
     values, known = {}, _known(names, aliases)
     for setting in settings:
         given, equals, text = setting.partition("=")
         name = aliases.get(given.strip(), given.strip())
         if not equals or name not in names:
-            raise ExperimentError(f"{setting!r} is no threshold: write name=value, name being one of {known}")
+            raise ExperimentError(
+                f"{setting!r} is not a threshold: write name=value, name being one of {known}"
+            )
         try:
             values[name] = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -321,7 +324,7 @@ def _validated(kind: Any, values: Mapping[str, Any], known: str) -> Any:
 
 
 def _outcomes(decisions: pl.DataFrame) -> dict[str, Outcome]:
-    """The last decision on each candidate, in the order of the candidates."""
+    """Return the last decision on each candidate, in the order of the candidates."""
     rows = decisions.select("candidate_id", "kept", "rule", "reason").iter_rows()
     return {one: Outcome(kept, rule, reason) for one, kept, rule, reason in rows}
 

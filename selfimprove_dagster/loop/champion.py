@@ -1,4 +1,4 @@
-"""The champion of an experiment: the last promoted checkpoint that is not tainted, or the base model."""
+"""Find the champion of an experiment: the latest promoted untainted checkpoint, or the base model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.taint import tainted_models
 
 NEWEST = 1_000_000
-"""An iteration after all."""
+"""A number greater than any iteration number."""
 
 
 @dataclass(frozen=True)
 class Champion:
     """The model that an iteration starts from.
 
-    `model_id` is known for promoted checkpoints and None for the base model before anything opened it;
-    `iteration` is the one that promoted it, None for the base model; `method` did it, in a chain of several.
+    `model_id` is set for promoted checkpoints, and None for the base model before it is opened. `iteration`
+    is the iteration that promoted it, None for the base model. `method` is the method that promoted it, in a
+    chain.
     """
 
     path: str
@@ -31,7 +32,7 @@ class Champion:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return a description for people."""
         if self.iteration is None:
             return "the base model"
         by = f"{self.method}, " if self.method else ""
@@ -39,7 +40,10 @@ class Champion:
 
     @property
     def identity(self) -> str:
-        """Its `model_id`; that of the base model is read off its weights. Raises ModelError without any."""
+        """Return its `model_id`, for the base model computed from its weights.
+
+        Raises ModelError without weights.
+        """
         from selfimprove_dagster.language_model.folder import model_folder
         from selfimprove_dagster.language_model.weights import weights_hash
 
@@ -47,7 +51,7 @@ class Champion:
 
 
 def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:
-    """When a method of a chain had its turn: the iteration, and the method's place in it."""
+    """Return the iteration of a partition and the position of its method in the chain."""
     method = manifest.table.split("/")[0]
     return manifest.iteration, experiment.chain.index(method) if method in experiment.chain else -1
 
@@ -55,10 +59,11 @@ def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:
 def champion_before(
     lake: Lake, experiment: Experiment, iteration: int, tainted: Container[str] | None = None
 ) -> Champion:
-    """The champion that the experiment's method starts from in iteration `iteration`: what was promoted last
-    before, by an earlier iteration or by a method before it in the chain, and is clean.
+    """Return the champion that the experiment's method starts from in iteration `iteration`.
 
-    `tainted` are the ids of models to pass over; by default, those that learnt from what was revoked.
+    It is the latest clean checkpoint that an earlier iteration, or an earlier method of the chain, promoted.
+
+    `tainted` are the ids of models to skip, by default those that were trained on revoked records.
     """
     if tainted is None:
         tainted = tainted_models(lake, experiment.name)

@@ -1,4 +1,4 @@
-"""Experiments side by side: what each gained, what it cost, how varied its data is, and what it dropped."""
+"""Compare experiments: gain, cost, diversity of the data, and drops per rule."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from selfimprove_dagster.table import is_measured
 from selfimprove_dagster.work.progress import duration
 
 _WRITTEN = ("completion", "chosen", "output")
-"""The column of a dataset that holds what is learnt to be written."""
+"""Candidate names of the dataset column that holds the training target."""
 
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """What one method of an experiment came to; None where it has nothing of the kind.
+    """The summary of one method of an experiment; fields that do not apply are None.
 
-    `before`, `after`: held-out accuracy of the model that it began with and of its last champion; `change` is
-    the difference on the same questions with its 95% interval. A method that trains nothing says what it compares,
-    and `way` names it.
-    `distinct`: distinct word 4-grams over all of what was trained on. `dropped`: candidates that each rule
-    dropped, the most first.
+    `before` and `after` are the held-out accuracies of the initial model and of the latest champion; `change`
+    is the difference on the same questions with its 95% interval. A method that trains no model declares what
+    it compares, and `way` names it. `distinct` is the share of distinct word 4-grams in the training text.
+    `dropped` counts the dropped candidates by rule, in descending order.
     """
 
     experiment: str
@@ -51,7 +50,7 @@ class MethodSummary:
 
 
 def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
-    """Sum up all finished iterations of the experiment's method."""
+    """Summarise all finished iterations of the experiment's method."""
     finished = finished_iterations(lake, experiment)
     numbers = {one.iteration for one in finished}
     stages: dict[str, list[Manifest]] = {}
@@ -98,7 +97,7 @@ def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
 
 
 def _of_champions(lake: Lake, experiment: Experiment, evaluations: Sequence[Manifest]) -> Change:
-    """The last champion against the model that the experiment began with."""
+    """Compare the latest champion with the initial model."""
     sat, mode = _sat(lake, evaluations), experiment.decided_in
     compared = compare(sat, mode)
     before, after = (accuracy(sat, role, mode).value for role in ("champion", "challenger"))
@@ -106,7 +105,7 @@ def _of_champions(lake: Lake, experiment: Experiment, evaluations: Sequence[Mani
 
 
 def _sat(lake: Lake, evaluations: Sequence[Manifest]) -> pl.DataFrame:
-    """The answers of the first iteration's champion, and as challenger's those of the last champion."""
+    """Return the answers of the first iteration's champion and, as challenger, of the latest champion."""
     frames = [lake.read_ungated(one) for one in evaluations]
     first, last = frames[0], frames[-1]
     promoted = {
@@ -129,7 +128,7 @@ HEADINGS = (
 
 
 def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
-    """A summary in words, one of each of `HEADINGS`; of the rules, those that dropped the most."""
+    """Return a summary as texts, one per heading; of the rules, only those with the most drops."""
     change = "–"
     if one.change is not None:
         difference, low, high = one.change
@@ -150,6 +149,6 @@ def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The `cells` of summaries as a table; they hold numbers and checked names, nothing to escape."""
+    """Return the `cells` of summaries as a table; they are numbers and checked names and need no escaping."""
     lines = (HEADINGS, ["---"] * len(HEADINGS), *rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,7 @@
-"""What an iteration will take: tokens, time and disk.
+"""Forecast the tokens, time and disk space of an iteration.
 
-A method may forecast it in a way of its own, such as a pilot. Otherwise it is what the last finished iteration of
-that method took.
+A method may define its own forecast, such as a pilot. Otherwise the forecast is the use of the latest
+finished iteration of that method.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def estimate(
     lake: Lake, experiment: Experiment, iteration: int, fine_tune: Callable[..., TrainingOutcome]
 ) -> Forecast:
-    """The forecast of an iteration by the experiment's method; `fine_tune` trains as the trainer resource does."""
+    """Forecast an iteration of the experiment's method; `fine_tune` trains like the trainer resource."""
     own = registry.method(experiment.method).estimate
     return (own or estimate_by_the_last)(lake, experiment, iteration, fine_tune)
 
@@ -34,10 +34,10 @@ def estimate(
 def estimate_by_the_last(
     lake: Lake, experiment: Experiment, iteration: int, fine_tune: Callable[..., TrainingOutcome]
 ) -> Forecast:
-    """The forecast that an iteration takes what the last finished one of its method took.
+    """Forecast that an iteration takes as much as the latest finished one of its method.
 
-    An iteration of the experiment itself is taken before one of another experiment. Raises ExperimentError where no
-    iteration of the method is finished.
+    Iterations of the experiment itself are preferred to those of other experiments. Raises ExperimentError if
+    no iteration of the method is finished.
     """
     name, stages = _last_finished(lake, experiment)
     forecasts = []
@@ -50,8 +50,8 @@ def estimate_by_the_last(
             )
         )
     assumed = [
-        f"each stage takes what it took in {name}, whatever its settings are now",
-        "files of checkpoints are not counted; checks and Dagster come on top",
+        f"each stage is assumed to take as much as in {name}, even if the settings differ",
+        "checkpoint files are not counted; checks and Dagster take additional time",
     ]
     whole = Forecast(iteration, forecasts, 0, "", 0.0, assumed)
     iterations, limited_by = affordable(lake, experiment, whole.total)
@@ -59,14 +59,14 @@ def estimate_by_the_last(
 
 
 def _last_finished(lake: Lake, experiment: Experiment) -> tuple[str, list[Manifest]]:
-    """The last finished iteration of the experiment's method: its name, and its partitions in pipeline order."""
+    """Return the latest finished iteration of the method: name, and partitions in pipeline order."""
     end = f"{experiment.method}/{experiment.ends_with}"
     finished = lake.manifests(end)
     own = [one for one in finished if one.experiment == experiment.name]
     if not finished:
         raise ExperimentError(
-            f"no iteration of {experiment.method} is finished yet, and the forecast is what the last one took; run "
-            f"one first: `selfimprove run {experiment.name} --iterations 1`"
+            f"no iteration of {experiment.method} is finished yet, and the forecast is based on the latest; "
+            f"run one first: `selfimprove run {experiment.name} --iterations 1`"
         )
     last = max(own or finished, key=lambda one: one.committed_at)
     order = registry.pipeline_order()
@@ -80,7 +80,7 @@ def _last_finished(lake: Lake, experiment: Experiment) -> tuple[str, list[Manife
 
 
 def affordable(lake: Lake, experiment: Experiment, one: StageForecast) -> tuple[int, str]:
-    """How many iterations of that size the budget allows from here on, at most, and what ends them."""
+    """Return the maximum number of further iterations of that size within the budget, and the limit."""
     finished, budget = finished_iterations(lake, experiment), experiment.budget
     limits = {"budget.iterations": float(budget.iterations - len(finished))}
     if budget.tokens is not None:

@@ -1,4 +1,4 @@
-"""The promotion gate: a checkpoint becomes the champion only if a paired test does not find it worse."""
+"""Decide promotion: a checkpoint becomes the champion unless a paired test finds it worse."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ def decide_promotion(
     level: float,
     reward: MeanChange | None = None,
 ) -> tuple[bool, str]:
-    """Whether to promote, and the reason in words.
+    """Return whether to promote, and the reason.
 
-    The test is McNemar's, exact and one-sided: were the challenger as good as the champion, how probable
-    would so many lost questions be? At `level` or below, it counts as worse. `reward`: how the mean reward
-    changed by the model that the challenger was trained against; see `reward_hacking`.
+    The test is McNemar's, exact and one-sided: the probability of this many lost questions or more if the
+    challenger is as good as the champion. At `level` or below, the challenger counts as worse. `reward` is
+    the change of the mean reward under the reward model that the challenger was trained against; see
+    `reward_hacking`.
     """
     low, high = comparison.interval
     figures = (
@@ -36,7 +37,7 @@ def decide_promotion(
 
 
 def reward_hacking(comparison: PairedComparison, reward: MeanChange | None) -> str | None:
-    """What says that the reward rose while the responses got no better; None where nothing does."""
+    """Return the evidence that the reward rose although the responses did not improve, or None."""
     if reward is None or reward.interval[0] <= 0 or comparison.difference > 0:
         return None
     low, high = reward.interval

@@ -1,4 +1,4 @@
-"""When to iterate again, and when to stop and why. Plain functions: sensors and the CLI both ask them."""
+"""Decide whether to iterate again or to stop, and why. Sensors and the CLI call the same plain functions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from selfimprove_dagster.work.budget import _committed, _overspent, _seconds, _s
 
 @dataclass(frozen=True)
 class IterationSummary:
-    """The facts of a finished iteration that stop rules ask for.
+    """The facts of a finished iteration that stopping rules need.
 
-    `promoted` is None where nothing is trained. `candidates` and `yielded` count what was generated and what of it
-    was kept, `words` are what people call the two; both are None for a method that declares no yield.
+    `promoted` is None if no model is trained. `candidates` and `yielded` count what was generated and what
+    was kept, and `words` are their names. Both counts are None for a method that declares no yield.
     """
 
     iteration: int
@@ -33,7 +33,7 @@ class IterationSummary:
 
     @property
     def share(self) -> float | None:
-        """What of the generated was kept, from 0 to 1; None for a method that declares no yield."""
+        """Return the share of candidates that was kept, from 0 to 1; None if the method declares no yield."""
         if self.candidates is None or self.yielded is None:
             return None
         return self.yielded / self.candidates if self.candidates else 0.0
@@ -41,7 +41,7 @@ class IterationSummary:
 
 @dataclass(frozen=True)
 class Continue:
-    """Run this iteration next; in a chain, this method of it. `after` names the decision that it follows."""
+    """Run this iteration next (in a chain, this method of it). `after` names the decision that it follows."""
 
     iteration: int
     after: str
@@ -49,24 +49,24 @@ class Continue:
 
     @property
     def in_words(self) -> str:
-        """For people."""
+        """Return a description for people."""
         return f"iteration {self.iteration} of {self.method}"
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Do not go on, and why."""
+    """Stop, with the reason."""
 
     reason: str
 
     @property
     def in_words(self) -> str:
-        """For people."""
+        """Return a description for people."""
         return self.reason
 
 
 def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Continue | Stop:
-    """What follows the finished iterations (in order): the next one, or a stop with its reason."""
+    """Return what follows the finished iterations (in order): the next one, or a stop with its reason."""
     if not finished:
         return Continue(0, after="start")
     last = finished[-1]
@@ -96,7 +96,7 @@ def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Co
 
 
 def next_turn(lake: Lake, experiment: Experiment) -> Continue | Stop:
-    """What follows in an experiment: the next method of an iteration that is under way, or `next_step`."""
+    """Return what runs next in an experiment: the next method of an unfinished iteration, or `next_step`."""
     turns = [finished_iterations(lake, experiment, method) for method in experiment.chain]
     last = [finished[-1].iteration if finished else -1 for finished in turns]
     for method, before, done in zip(experiment.chain[1:], turns, last[1:], strict=False):
@@ -110,7 +110,7 @@ def next_turn(lake: Lake, experiment: Experiment) -> Continue | Stop:
 
 
 def _together(turns: Sequence[IterationSummary]) -> IterationSummary:
-    """One iteration of all methods of a chain. It yields what the most fruitful of them does."""
+    """Summarise one iteration of all methods of a chain. Its yield is the highest of its methods."""
     promotions = [one.promoted for one in turns if one.promoted is not None]
     return replace(
         max(turns, key=lambda one: -1.0 if one.share is None else one.share),
@@ -123,31 +123,33 @@ def _together(turns: Sequence[IterationSummary]) -> IterationSummary:
 
 
 def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
-    """What follows in an experiment: `next_turn`, except that nothing starts before seeds were imported, or
-    goes on while the stages of an unfinished iteration have spent the budget.
+    """Return what runs next in an experiment: `next_turn`, with two exceptions.
+
+    Nothing starts before seeds are imported, or continues if an unfinished iteration has spent the budget.
     """
     step = next_turn(lake, experiment)
     if isinstance(step, Continue):
         first = step.iteration == 0 and step.method == experiment.chain[0]
         seeds, giver = registry.method(step.method).seeds, experiment.taught_by
         if first and giver and seeds and seeds.teacher and not seeds.teacher.newest(lake, experiment, 0):
-            return Stop(f"not started: {giver}, whose dataset it takes its seeds from, has none yet")
+            return Stop(f"not started: its seeds come from the dataset of {giver}, which has none yet")
         imported = seeds is None or giver or lake.manifests(seeds.kind.table.name, experiment.name)
         if first and not imported:
             return Stop(
-                "not started: no seeds were imported; drop a file into its inbox, or start it by hand"
+                "not started: no seeds were imported yet; put a seed file into its inbox, or run "
+                f"`selfimprove run {experiment.name}`"
             )
         left = [one for method in experiment.chain for one in lake.unfinished(f"{method}/*", experiment.name)]
         spent = sum(map(spent_on, left), _committed(lake, experiment))
         if over := _overspent(experiment.budget, spent):
-            return Stop(f"{over.reason} in the middle of iteration {step.iteration}; {over.remedy}")
+            return Stop(f"{over.reason} during iteration {step.iteration}; {over.remedy}")
     return step
 
 
 def finished_iterations(
     lake: Lake, experiment: Experiment, method: str | None = None
 ) -> list[IterationSummary]:
-    """Summaries of the iterations that a method, the experiment's own or this one, came to the end of."""
+    """Return summaries of the iterations that `method`, by default the experiment's own, finished."""
     method = method or experiment.method
     declared = registry.method(method)
     end, yields = declared.experiment.ends_with, declared.yields

@@ -1,4 +1,4 @@
-"""The results of an experiment, iteration by iteration."""
+"""Collect the results of an experiment, iteration by iteration."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from selfimprove_dagster.table import is_measured
 
 @dataclass(frozen=True)
 class IterationResult:
-    """One row of the results table; None where a stage is not committed yet, or the method has none.
+    """One row of the results table. Values are None if a stage is not committed yet or the method has none.
 
-    `counts` are the rows of the stages that the method counts, by heading; rows that were revoked do not count.
-    `columns` are cells that only the method knows, in words. `tainted` says why the new checkpoint is passed over, if
-    it is; `ended` whether the method came to its last stage.
+    `counts` holds, by heading, the rows of the stages that the method counts, without revoked rows. `columns`
+    are further cells that the method defines, as text. `tainted` is the reason why the new checkpoint is
+    skipped, if any. `ended` is whether the method finished its last stage.
     """
 
     iteration: int
@@ -38,7 +38,7 @@ class IterationResult:
 
 
 def results(lake: Lake, experiment: Experiment) -> list[IterationResult]:
-    """The experiment's iterations in order, finished or not."""
+    """Return the experiment's iterations in order, finished or not."""
     by_iteration: dict[int, dict[str, Manifest]] = {}
     for manifest in lake.manifests(f"{experiment.method}/*", experiment.name):
         by_iteration.setdefault(manifest.iteration, {})[manifest.table.split("/")[1]] = manifest

@@ -1,4 +1,4 @@
-"""Checks that hold for every table: files, schema, ids, parents."""
+"""Define the checks of every table: files, schema, ids, parents."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _schema(subject: Subject) -> Evidence:
             maintain_order=True
         ),
         (Expect("ExpectColumnPairValuesToBeEqual", column_A="type", column_B="type_of_the_table"),),
-        found="are missing, unknown or of another type",
-        allowed="columns and types must be those of the table",
+        found="are missing, unknown or of the wrong type",
+        allowed="columns and types must match the table's schema",
         unit="columns",
     )
 
@@ -59,7 +59,7 @@ def _unique_ids(subject: Subject) -> Evidence:
     return Evidence(
         subject.columns("id"),
         (Expect("ExpectColumnValuesToBeUnique", column="id"),),
-        found="have the id of another row",
+        found="have the same id as another row",
         allowed="every id must occur once",
     )
 
@@ -77,8 +77,8 @@ def _ids_recompute(subject: Subject) -> Evidence:
             Expect("ExpectColumnPairValuesToBeEqual", column_A="id", column_B="computed_id"),
             Expect("ExpectColumnPairValuesToBeEqual", column_A="content_hash", column_B="computed_hash"),
         ),
-        found="have an id or a content hash that does not follow from what they say",
-        allowed="both must be the hashes of what the row says",
+        found="have an id or a content hash that does not match their content",
+        allowed="both must be hashes of the row's content",
         unit="sampled rows",
     )
 
@@ -98,14 +98,14 @@ def _parents_exist(subject: Subject) -> Evidence:
     return Evidence(
         rows.with_columns(pl.col("missing_parents").fill_null(0)),
         (Expect("ExpectColumnValuesToBeBetween", column="missing_parents", max_value=0),),
-        found="name a parent that is nowhere in the lake",
-        allowed="every parent must be of this iteration, a seed, a checkpoint or a committed activity",
+        found="name a parent that does not exist in the lake",
+        allowed="every parent must be in this iteration, a seed, a checkpoint or a committed activity",
         observed={"edges": edges.height, "missing_parents": missing.height},
     )
 
 
 def _known_ids(subject: Subject, tags: set[str]) -> pl.DataFrame:
-    """Ids of all records that a row may descend from, of the tables whose tags are asked for."""
+    """Return the ids of all records that a row may descend from, for the tables with these tags."""
     experiment = subject.experiment.name
     ids = [pl.DataFrame(schema={"id": pl.String})]
     giver = subject.experiment.taught_by
@@ -135,15 +135,15 @@ COMMON_CHECKS = (
     QualityCheck(
         "files_intact",
         True,
-        "The files are those that were committed, byte for byte.",
-        f"{_REWRITE}; if it happens again, look at the disk",
+        "The files are identical to the committed ones, byte for byte.",
+        f"{_REWRITE}; if it happens again, check the disk",
         _files_intact,
         foundation=True,
     ),
     QualityCheck(
         "schema",
         True,
-        "Columns and their types are those of the table.",
+        "Columns and their types match the table's schema.",
         f"{_REWRITE} with this version of the code",
         _schema,
         foundation=True,
@@ -152,8 +152,8 @@ COMMON_CHECKS = (
     QualityCheck(
         "ids_recompute",
         False,
-        f"Ids and content hashes of {SAMPLED_IDS} sampled rows follow from what the rows say.",
-        f"The rows were changed after they were made, or the hashing was: {_REWRITE.lower()}",
+        f"Ids and content hashes of {SAMPLED_IDS} sampled rows match the rows' content.",
+        f"The rows or the hash function were changed since the rows were made: {_REWRITE.lower()}",
         _ids_recompute,
     ),
     QualityCheck(
@@ -164,4 +164,4 @@ COMMON_CHECKS = (
         _parents_exist,
     ),
 )
-"""In the order in which they run: the others rest on the first two."""
+"""The checks in the order in which they run; all others depend on the first two."""

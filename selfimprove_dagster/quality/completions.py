@@ -1,4 +1,4 @@
-"""Checks on completions that a model drew, and on their perplexities."""
+"""Define checks of generated completions and of their perplexities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CUT_OFF_SHARE = 0.2
 
 
 ROUNDING = 1e-4
-"""Log-probabilities may exceed 0 by this much, perplexities fall below 1: engines use 32 bits and less."""
+"""Tolerance for log-probabilities above 0 and perplexities below 1, as engines use 32 bits or fewer."""
 
 
 def _no_empty_text(subject: Subject) -> Evidence:
@@ -44,7 +44,7 @@ def _logprobs_match_tokens(subject: Subject) -> Evidence:
             Expect("ExpectColumnPairValuesToBeEqual", column_A="tokens", column_B="logprobs"),
             Expect("ExpectColumnValuesToBeBetween", column="wrong_values", max_value=0),
         ),
-        found="have log-probabilities that are not one a token, above 0 or not finite",
+        found="do not have one log-probability per token, or have one that is above 0 or not finite",
         allowed="each sampled token must have one log-probability, finite and at most 0",
         unit="completions",
         observed={"tokens": int(rows["tokens"].sum())},
@@ -63,7 +63,7 @@ def _finished(subject: Subject) -> Evidence:
                 mostly=1 - CUT_OFF_SHARE,
             ),
         ),
-        found="were cut off at the token limit",
+        found="were truncated at the token limit",
         allowed=f"at most {CUT_OFF_SHARE:.0%} should be",
         unit="completions",
         observed={"cut_off_share": share(rows["finish_reason"] == "length")},
@@ -79,8 +79,8 @@ def _perplexity_range(subject: Subject) -> Evidence:
             Expect("ExpectColumnValuesToBeBetween", column="perplexity", min_value=1 - ROUNDING),
             Expect("ExpectColumnValuesToBeInSet", column="finite", value_set=[True]),
         ),
-        found="have a perplexity below 1 or one that is no finite number",
-        allowed="a perplexity is finite and at least 1",
+        found="have a perplexity below 1 or a perplexity that is not finite",
+        allowed="a perplexity must be finite and at least 1",
         observed=numbers(mean_perplexity=finite.mean(), highest_perplexity=finite.max()),
     )
 
@@ -89,7 +89,7 @@ NO_EMPTY_COMPLETION = QualityCheck(
     "no_empty_text",
     False,
     f"At most {EMPTY_SHARE:.0%} of the completions are empty.",
-    "Look at the prompt format and the stop strings",
+    "Check the prompt format and the stop strings",
     _no_empty_text,
 )
 
@@ -98,7 +98,7 @@ LOGPROBS_MATCH_TOKENS = QualityCheck(
     "logprobs_match_tokens",
     True,
     "Each sampled token has one log-probability, finite and at most 0.",
-    "The engine gives wrong log-probabilities: try another device or number format",
+    "The engine returns wrong log-probabilities: try another device or number format",
     _logprobs_match_tokens,
 )
 
@@ -106,8 +106,8 @@ LOGPROBS_MATCH_TOKENS = QualityCheck(
 FINISHED = QualityCheck(
     "finished",
     False,
-    f"At most {CUT_OFF_SHARE:.0%} of the completions were cut off at the token limit.",
-    "Raise max_tokens, or give a stop string at which paths end",
+    f"At most {CUT_OFF_SHARE:.0%} of the completions were truncated at the token limit.",
+    "Raise max_tokens, or set a stop string at which completions end",
     _finished,
 )
 
@@ -119,6 +119,6 @@ PERPLEXITY_RANGE = QualityCheck(
     "range",
     True,
     "Every perplexity is finite and at least 1.",
-    "Look at the log-probabilities of the paths that the table names",
+    "Check the log-probabilities of the listed paths",
     _perplexity_range,
 )

@@ -1,4 +1,4 @@
-"""Checks on the training examples and on the decisions that chose them."""
+"""Define checks of the training examples and of the decisions that selected them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEAR_WORDS = 8
 
 
 NEAR_SHARE = 0.7
-"""A text is near held-out ones if so many of its word 8-grams occur there: PaLM's rule (2204.02311, §8)."""
+"""A text is near held-out texts if this share of its word 8-grams occurs there (PaLM, 2204.02311, §8)."""
 
 
 LENGTH_DRIFT = 0.3
@@ -21,7 +21,7 @@ LENGTH_DRIFT = 0.3
 VOCABULARY_DRIFT = 0.2
 
 
-_FIRST = NotApplicable("first iteration: there is none before it to compare with")
+_FIRST = NotApplicable("this is the first iteration, so there is none to compare with")
 
 
 def _not_empty(subject: Subject) -> Evidence:
@@ -30,7 +30,7 @@ def _not_empty(subject: Subject) -> Evidence:
         rows,
         (Expect("ExpectTableRowCountToBeBetween", min_value=1),),
         statement=f"there are {rows.height:,} examples",
-        allowed="at least 1 is needed to train on",
+        allowed="training needs at least 1",
         observed={"examples": rows.height},
     )
 
@@ -58,8 +58,8 @@ def _near_evaluation(subject: Subject) -> Evidence:
     return Evidence(
         rows.join(shares, on="question", how="left", maintain_order="left"),
         (Expect("ExpectColumnValuesToBeBetween", column="overlap", max_value=NEAR_SHARE, strict_max=True),),
-        found=f"ask a question of which {NEAR_SHARE:.0%} or more of the word {NEAR_WORDS}-grams are held out",
-        allowed="questions should not come that near to the evaluation file",
+        found=f"share {NEAR_SHARE:.0%} or more of their word {NEAR_WORDS}-grams with the evaluation file",
+        allowed="questions should not be that similar to the evaluation file",
         unit="examples",
     )
 
@@ -77,7 +77,7 @@ def _length_drift(subject: Subject) -> Evidence | NotApplicable:
         most=1 + LENGTH_DRIFT,
         statement="one of the two iterations has no text"
         if old is None or new is None
-        else f"completions have {new:.1f} characters on average, {old:.1f} in the iteration before",
+        else f"completions have {new:.1f} characters on average, {old:.1f} in the previous iteration",
         allowed=f"a change of at most {LENGTH_DRIFT:.0%} is usual",
         evaluated=rows.height,
         observed={} if new is None else {"mean_characters": new},
@@ -99,17 +99,17 @@ def _vocabulary_drift(subject: Subject) -> Evidence | NotApplicable:
         "divergence",
         divergence,
         most=VOCABULARY_DRIFT,
-        statement="one of the two iterations has no word"
+        statement="one of the two iterations has no words"
         if divergence is None
-        else f"the distribution of words diverges by {divergence:.3f} from that of the iteration before",
-        allowed=f"at most {VOCABULARY_DRIFT:g} (Jensen-Shannon, bits; all numbers are one word) is usual",
+        else f"the distribution of words diverges by {divergence:.3f} from that of the previous iteration",
+        allowed=f"at most {VOCABULARY_DRIFT:g} (Jensen-Shannon, bits; numbers count as one word) is usual",
         evaluated=rows.height,
         observed={"distinct_words": len(new)},
     )
 
 
 def decisions_complete(subject: Subject, candidates: str = "raw_generations") -> Evidence:
-    """Every record of the stage `candidates` was decided on, and what was dropped is not in the dataset."""
+    """Check that every record of `candidates` has a decision, and no dropped one is in the dataset."""
     decided = (
         subject.sibling("decisions", "candidate_id", "kept")
         .group_by(id="candidate_id")
@@ -128,7 +128,7 @@ def decisions_complete(subject: Subject, candidates: str = "raw_generations") ->
             Expect("ExpectColumnValuesToBeInSet", column="dropped_but_used", value_set=[False]),
         ),
         found=f"have no decision, are not in {candidates}, or were dropped but are in the dataset",
-        allowed="each must have been decided on, and only kept ones may be used",
+        allowed="each must have a decision, and only kept ones may be used",
         unit=f"rows of {candidates}",
         observed={"decisions": int(decided["decisions"].sum())},
     )
@@ -141,7 +141,7 @@ NOT_EMPTY = QualityCheck(
     "not_empty",
     True,
     "There is at least one example.",
-    "Loosen the thresholds of `filter`, generate more, or begin with a better model",
+    "Loosen the thresholds of `filter`, generate more, or start with a better model",
     _not_empty,
 )
 
@@ -155,7 +155,7 @@ LITTLE_OVERLAP = QualityCheck(
     "little_overlap_with_evaluation",
     False,
     f"No question has {NEAR_SHARE:.0%} of its word {NEAR_WORDS}-grams in the evaluation file.",
-    "Look whether these questions are copies of held-out ones in other words",
+    "Check whether these questions are paraphrases of held-out ones",
     _near_evaluation,
 )
 
@@ -163,8 +163,8 @@ LITTLE_OVERLAP = QualityCheck(
 LENGTH_DRIFT_CHECK = QualityCheck(
     "length_drift",
     False,
-    f"The mean length of completions is within {LENGTH_DRIFT:.0%} of the iteration before.",
-    "Read some examples of both iterations: a model that learns from itself may grow terse or ramble",
+    f"The mean length of completions is within {LENGTH_DRIFT:.0%} of the previous iteration.",
+    "Read some examples of both iterations: a model trained on its own text may become terse or verbose",
     _length_drift,
 )
 
@@ -172,7 +172,7 @@ LENGTH_DRIFT_CHECK = QualityCheck(
 VOCABULARY_DRIFT_CHECK = QualityCheck(
     "vocabulary_drift",
     False,
-    f"The words of completions diverge by at most {VOCABULARY_DRIFT:g} bits from the iteration before.",
-    "Read some examples of both iterations: a model that learns from itself may narrow or drift",
+    f"The words of completions diverge by at most {VOCABULARY_DRIFT:g} bits from the previous iteration.",
+    "Read some examples of both iterations: a model trained on its own text may lose diversity or drift",
     _vocabulary_drift,
 )

@@ -1,8 +1,8 @@
-"""Great Expectations: validates the evidence of a check and puts its answer into words.
+"""Validate the evidence of checks with Great Expectations and describe the result.
 
-The one module that knows the library. It is imported on the first validation, since that takes seconds, with
-its telemetry and progress bars off. It validates pandas frames, so that is what evidence is turned into: the
-few columns it names, not the partition.
+This is the only module that uses the library. The library is imported on the first validation, since that
+takes seconds, with telemetry and progress bars turned off. It validates pandas frames, so evidence is
+converted to pandas: only the few columns that it names, not the partition.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from selfimprove_dagster.quality.results import (
 
 
 class Validator:
-    """Validates evidence in a context of its own, in memory."""
+    """Validates evidence in its own in-memory context."""
 
     def __init__(self) -> None:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -33,18 +33,18 @@ class Validator:
         self._gx = gx
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-        # One definition serves all frames: making another costs more than most validations.
+        # One definition serves all frames: creating another costs more than most validations.
         asset = context.data_sources.add_pandas("lake").add_dataframe_asset("evidence")
         self._definition = asset.add_batch_definition_whole_dataframe("all")
 
     def judge(self, check: QualityCheck, evidence: Evidence) -> QualityResult:
-        """Whether the evidence is as the check expects."""
+        """Return whether the evidence meets the expectations of the check."""
         outcomes = self._validate(check.name, evidence.frame, evidence.expectations)
         failing_ids: dict[str, None] = {}
         broken = 0
         for outcome in outcomes:
             rows = outcome["result"].get("unexpected_index_list")
-            if rows is None:  # an expectation of the column or table as a whole
+            if rows is None:  # an expectation about a whole column or table
                 broken += not outcome["success"]
                 continue
             failing_ids.update((str(row["id"]), None) for row in rows)
@@ -68,8 +68,8 @@ class Validator:
     def _validate(
         self, name: str, frame: pl.DataFrame, expectations: tuple[Expect, ...]
     ) -> list[dict[str, Any]]:
-        """One outcome an expectation, those included that nulls make necessary."""
-        # The other columns are for readers: Great Expectations would hash every value of them.
+        """Return one outcome per expectation, including those that are added because of nulls."""
+        # The other columns are for readers only: Great Expectations would hash every value in them.
         looked_at = frame.select(list(dict.fromkeys(["id", *_columns_named(expectations)])))
         batch = self._definition.get_batch({"dataframe": looked_at.to_pandas()})
         suite = self._gx.ExpectationSuite(
@@ -91,7 +91,7 @@ class Validator:
 
 
 def _against_nulls(frame: pl.DataFrame, expectations: tuple[Expect, ...]) -> list[Expect]:
-    """Great Expectations passes over nulls, and pandas takes NaN for null: both are made to count."""
+    """Return expectations that make nulls and NaN count, which Great Expectations and pandas skip."""
     return [
         Expect("ExpectColumnValuesToNotBeNull", column=column)
         for column in _columns_named(expectations)
@@ -100,7 +100,7 @@ def _against_nulls(frame: pl.DataFrame, expectations: tuple[Expect, ...]) -> lis
 
 
 def _columns_named(expectations: tuple[Expect, ...]) -> list[str]:
-    """The columns that expectations are of, each once."""
+    """Return the columns that expectations refer to, each once."""
     named = (
         column
         for expect in expectations
@@ -124,7 +124,7 @@ def _reason(check: QualityCheck, evidence: Evidence, passed: bool, evaluated: in
     if evidence.statement is not None:
         found = evidence.statement
     elif unexpected == 0:
-        found = f"{evaluated:,} {evidence.unit} looked at"
+        found = f"{evaluated:,} {evidence.unit} checked"
     else:
         found = f"{unexpected:,} of {evaluated:,} {evidence.unit} {evidence.found}"
     reason = f"{found}; {evidence.allowed}"

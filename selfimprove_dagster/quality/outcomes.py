@@ -1,4 +1,4 @@
-"""Checks on what came of it: the checkpoint, its evaluation, the decision to promote it."""
+"""Define checks of the outcome: the checkpoint, its evaluation, and the decision to promote it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _loads(subject: Subject) -> Evidence:
             Expect("ExpectColumnPairValuesToBeEqual", column_A="model_id", column_B="weights_hash"),
         ),
         found="cannot be used"
-        + (f" ({problems})" if problems else ": the weights are not those that were trained"),
-        allowed="config and weights must read, all numbers be finite, and their hash be the model_id",
+        + (f" ({problems})" if problems else ": the weights differ from those that were trained"),
+        allowed="config and weights must be readable, all numbers finite, and their hash the model_id",
         unit="checkpoints",
     )
 
 
 def _model_hash(path: str) -> tuple[str, str | None]:
-    """The hash of a model directory and what is wrong with it, if anything."""
+    """Return the hash of a model directory and its problem, if any."""
     from selfimprove_dagster.language_model.weights import weights_hash
 
     folder = Path(path)
@@ -61,7 +61,7 @@ def _model_hash(path: str) -> tuple[str, str | None]:
 
 
 def _not_finite(folder: Path) -> str | None:
-    """Which tensors hold NaN or infinite numbers, one tensor in memory at a time."""
+    """Name the tensors with NaN or infinite numbers, with one tensor in memory at a time."""
     from safetensors import SafetensorError, safe_open
 
     bad: list[str] = []
@@ -69,13 +69,13 @@ def _not_finite(folder: Path) -> str | None:
         try:
             with safe_open(file, framework="numpy") as tensors:
                 types = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-            # numpy has no bfloat16 and no 8-bit floats; torch is imported only for those.
+            # numpy supports neither bfloat16 nor 8-bit floats; torch is imported only for those.
             framework = "numpy" if set(types.values()) <= _NUMPY_TYPES else "pt"
             with safe_open(file, framework=framework) as tensors:
                 bad += [name for name in types if not _all_finite(tensors.get_tensor(name), framework)]
         except SafetensorError as error:
-            return f"{file.name} is not safetensors: {error}"
-    return f"numbers that are not finite in {', '.join(bad[:5])}" if bad else None
+            return f"{file.name} is not a safetensors file: {error}"
+    return f"numbers in {', '.join(bad[:5])} are not finite" if bad else None
 
 
 def _all_finite(tensor: Any, framework: str) -> bool:
@@ -101,14 +101,14 @@ def _loss_finite(subject: Subject) -> Evidence:
             at=pl.format("step {}", pl.col("log").struct.field("step")),
             loss=pl.col("log").struct.field("loss"),
         )
-        .filter(pl.col("loss").is_not_null())  # an entry of the log may speak of something else
+        .filter(pl.col("loss").is_not_null())  # log entries without a loss report something else
     )
     losses = pl.concat([*ends, steps]).with_columns(finite=pl.col("loss").is_finite())
     return Evidence(
         losses,
         (Expect("ExpectColumnValuesToBeInSet", column="finite", value_set=[True]),),
-        found="are not a finite number",
-        allowed="a model whose loss is not finite has learnt nothing",
+        found="are not finite numbers",
+        allowed="a model whose loss is not finite has not been trained",
         unit="losses",
     )
 
@@ -136,7 +136,7 @@ def _answers(role: str, mode: pl.Expr) -> pl.Expr:
 
 
 def all_questions_answered(subject: Subject, alike: bool = True) -> Evidence:
-    """Both models have answered each question greedily; `alike`: and as often in other modes."""
+    """Check that both models answered each question greedily; `alike`: and equally often in other modes."""
     place = ["source_file", "source_line"]
     greedy = pl.col("mode") == "greedy"
     counts = (
@@ -164,8 +164,8 @@ def all_questions_answered(subject: Subject, alike: bool = True) -> Evidence:
             Expect("ExpectColumnValuesToNotBeInSet", column="question", value_set=["none"]),
             *([equal] if alike else []),
         ),
-        found="were not answered once by both models, or are not in the evaluation file",
-        allowed="champion and challenger must answer the same questions, all of them",
+        found="were not answered exactly once by both models, or are not in the evaluation file",
+        allowed="champion and challenger must answer all questions",
         unit="evaluation questions",
         observed={"questions": questions.height},
     )
@@ -182,15 +182,16 @@ def _champion_and_challenger(subject: Subject) -> Evidence:
             Expect("ExpectColumnValuesToBeBetween", column="models", min_value=1, max_value=1),
         ),
         statement=f"roles found: {', '.join(named) or 'none'}",
-        allowed="there must be a champion and a challenger, one model each",
+        allowed="there must be one champion and one challenger",
         evaluated=rows.height,
     )
 
 
 def not_trained_on(subject: Subject, shown: Sequence[str] = ()) -> Evidence:
-    """No evaluation question was trained on, or is in one of the tables `shown` (names) that prompts show.
+    """Check that no evaluation question was trained on or shown in prompts, which use the tables named in
+    `shown`.
 
-    Earlier iterations count too, since a champion has learnt from them.
+    Earlier iterations count, too, since the champion was trained in them.
     """
     experiment = subject.experiment.name
     learnt = [pl.DataFrame(schema={"key": pl.String, "learnt_from": pl.String})]
@@ -207,10 +208,10 @@ def not_trained_on(subject: Subject, shown: Sequence[str] = ()) -> Evidence:
     return Evidence(
         rows.select("id", "question", "role", pl.col("learnt_from").fill_null("nothing")),
         (Expect("ExpectColumnValuesToBeInSet", column="learnt_from", value_set=["nothing"]),),
-        found="are on a question that a model was trained on"
+        found="have a question that a model was trained on"
         if not shown
-        else "are on a question that a model was trained on or shown as a demonstration",
-        allowed="what is measured must not have been learnt",
+        else "have a question that a model was trained on or shown as a demonstration",
+        allowed="evaluation questions must not be in the training data",
         unit="answers",
         observed={"questions_learnt_from": trained.height},
     )
@@ -248,17 +249,18 @@ def _consistent(subject: Subject) -> Evidence:
             Expect("ExpectTableRowCountToEqual", value=1),
             Expect("ExpectColumnValuesToBeInSet", column="problem", value_set=["none"]),
         ),
-        statement=stated or "the decision follows from its numbers",
-        allowed=f"one row, promoted only where the test finds the challenger no worse at level {level:g}",
+        statement=stated or "the decision is consistent with its numbers",
+        allowed="there must be one row, promoted only if the test does not find the challenger worse "
+        f"at level {level:g}",
         observed=numbers(**rows.select("difference", "p_worse").row(0, named=True)) if rows.height else {},
     )
 
 
 def _contradiction(row: dict[str, Any], level: float) -> str | None:
-    """What contradicts itself in a row of the promotion table."""
+    """Return the contradiction in a row of the promotion table, if any."""
     if any(row[name] is None for name in row):
         return "a number is missing: " + ", ".join(name for name in row if row[name] is None)
-    # Written so that a p_worse or a difference that is not a number does not pass.
+    # The comparisons are written so that NaN in p_worse or difference does not pass.
     if row["promoted"] and not row["p_worse"] > level:
         return f"promoted although p(worse) is {row['p_worse']:.3g}"
     if not abs(row["challenger_accuracy"] - row["champion_accuracy"] - row["difference"]) < 1e-6:
@@ -272,7 +274,7 @@ FINE_TUNED_CHECKPOINT_CHECKS = (
     QualityCheck(
         "loads",
         True,
-        "The checkpoint reads, all its numbers are finite, and its weights have the hash that names it.",
+        "The checkpoint can be read, all its numbers are finite, and the hash of its weights is its id.",
         "Materialise fine_tuned_checkpoint again",
         _loads,
     ),
@@ -287,7 +289,7 @@ FINE_TUNED_CHECKPOINT_CHECKS = (
         "loss_fell",
         False,
         "The last loss is below the first.",
-        "Train longer, or with another learning rate",
+        "Train longer, or change the learning rate",
         _loss_fell,
     ),
 )
@@ -306,7 +308,7 @@ NOT_TRAINED_ON = QualityCheck(
     "not_trained_on",
     True,
     "No evaluation question was trained on, in this or an earlier iteration.",
-    "Take these questions out of the evaluation file, then start a new experiment",
+    "Remove these questions from the evaluation file, then start a new experiment",
     not_trained_on,
 )
 
@@ -314,8 +316,8 @@ NOT_TRAINED_ON = QualityCheck(
 ALL_QUESTIONS_ANSWERED = QualityCheck(
     "all_questions_answered",
     True,
-    "Champion and challenger have answered every question of the evaluation file once.",
-    "Materialise evaluation again; the file may have been changed since",
+    "Champion and challenger answered every question of the evaluation file once.",
+    "Materialise evaluation again; the evaluation file may have changed",
     all_questions_answered,
 )
 
@@ -327,7 +329,7 @@ PROMOTION_CHECKS = (
     QualityCheck(
         "consistent",
         True,
-        "There is one decision, and it follows from its own numbers.",
+        "There is one decision, and it is consistent with its numbers.",
         "Materialise promotion again",
         _consistent,
     ),

@@ -1,4 +1,4 @@
-"""The check that nothing is learnt from what is held out."""
+"""Define the check that no held-out question is used for training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from selfimprove_dagster.quality.subject import Subject, with_key
 
 
 def no_overlap_with_evaluation(subject: Subject, column: str = "question") -> Evidence:
-    """For every table with such a column: none of its questions is held out for evaluation."""
+    """Check, for any table with such a column, that none of its questions is held out for evaluation."""
     held_out = subject.evaluation_questions.select("key", evaluation_question="id").unique(
         "key", keep="first"
     )
@@ -21,8 +21,8 @@ def no_overlap_with_evaluation(subject: Subject, column: str = "question") -> Ev
             "id", column, "evaluation_question", held_out=pl.col("evaluation_question").is_not_null()
         ),
         (Expect("ExpectColumnValuesToBeInSet", column="held_out", value_set=[False]),),
-        found="ask a question of the evaluation file",
-        allowed=f"none of the {held_out.height:,} questions held out may be learnt from",
+        found="have a question of the evaluation file",
+        allowed=f"none of the {held_out.height:,} held-out questions may be used for training",
         observed={"evaluation_questions": held_out.height},
     )
 
@@ -30,7 +30,7 @@ def no_overlap_with_evaluation(subject: Subject, column: str = "question") -> Ev
 NO_OVERLAP = QualityCheck(
     "no_overlap_with_evaluation",
     True,
-    "No question is one of the evaluation file's, case and white space aside.",
-    "Take these questions out of the seed file or out of the evaluation file, then start a new experiment",
+    "No question is in the evaluation file, ignoring case and white space.",
+    "Remove these questions from the seed file or from the evaluation file, then start a new experiment",
     no_overlap_with_evaluation,
 )

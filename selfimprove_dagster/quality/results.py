@@ -1,4 +1,4 @@
-"""What a quality check is, what it looks at and what it says."""
+"""Define quality checks, their evidence and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_SAMPLE_ROWS = 10
 
 
 class Expect:
-    """One of Great Expectations' expectations by class name: declaring it does not import the library."""
+    """An expectation of Great Expectations by class name; declaring it does not import the library."""
 
     def __init__(self, name: str, **arguments: Any) -> None:
         self.name = name
@@ -30,16 +30,15 @@ class Expect:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a check has gathered: a frame, what is expected of it, and words for either outcome.
+    """The evidence of a check: a frame, the expectations about it, and texts for either outcome.
 
-    The frame has an `id` column and as few others as the expectations and a reader need. A null or a NaN in a
-    column that an expectation names is unexpected, whatever the expectation (Great Expectations itself passes
-    over them).
+    The frame has an `id` column and only the other columns that the expectations and a reader need. A null or
+    a NaN in a column of an expectation always counts as unexpected (Great Expectations itself skips them).
 
-    `blocking` says whether a failure closes the gate where the experiment settles it and not the check.
+    `blocking` overrides the `blocking` of the check if the experiment decides it.
 
-    `found` completes "3 of 40 <unit> …" and `allowed` says what would be right. Where the expectations
-    are of a statistic and not of rows, `statement` says its value and `evaluated` on how many rows it rests.
+    `found` completes "3 of 40 <unit> …", and `allowed` states what is required. If the expectations concern a
+    statistic and not rows, `statement` states its value and `evaluated` is the number of rows behind it.
     """
 
     frame: pl.DataFrame
@@ -66,7 +65,7 @@ class Evidence:
         observed: Mapping[str, float | int | str] | None = None,
         blocking: bool | None = None,
     ) -> Evidence:
-        """Evidence of one number that must lie within bounds; None lies within none."""
+        """Return the evidence of a number that must be within bounds; None is outside any bounds."""
         frame = pl.DataFrame({"id": [name], name: [value]}, schema={"id": pl.String, name: pl.Float64})
         shown = {} if value is None else {name: value}
         return cls(
@@ -82,22 +81,22 @@ class Evidence:
 
 @dataclass(frozen=True)
 class NotApplicable:
-    """The check has nothing to hold against this partition, so it passes; `reason` says why."""
+    """The result of a check that does not apply to a partition and therefore passes, with the reason."""
 
     reason: str
 
 
 Gather = Callable[["Subject"], Evidence | NotApplicable]
-"""Gathers what a check looks at."""
+"""Collects the evidence of a check."""
 
 
 @dataclass(frozen=True)
 class QualityCheck:
-    """One statement about a table.
+    """A statement about a table, and how to check it.
 
-    A failed *blocking* check keeps the partition from being handed on; another one warns (evidence may say
-    that this one blocks or not in an experiment). When a check
-    failed on which the others rest (`foundation`), those are not evaluated and count as failed.
+    If a *blocking* check fails, later stages cannot read the partition; other checks only warn. Evidence may
+    override this for an experiment. If a `foundation` check fails, the checks that depend on it are not
+    evaluated and count as failed.
     """
 
     name: str
@@ -110,11 +109,11 @@ class QualityCheck:
 
 @dataclass(frozen=True)
 class QualityResult:
-    """What a check found in one partition.
+    """The result of a check for one partition.
 
-    `reason` says in words what was found, what is allowed and, after a failure, what to do. `failing_ids` are
-    the ids of the first unexpected rows, `table` shows them to people. Where a statistic is checked and not
-    rows, `unexpected` counts the bounds that it breaks.
+    `reason` states what was found, what is allowed and, after a failure, what to do. `failing_ids` are the
+    ids of the first unexpected rows, and `table` shows these rows. For a statistic, `unexpected` counts the
+    violated bounds.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Statistics of texts that checks rest on: overlap of word n-grams, drift of words and lengths."""
+"""Compute text statistics for checks: overlap of word n-grams, drift of words and lengths."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DIGITS = re.compile(r"\d+")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; punctuation is left out."""
+    """Return lower-case words without punctuation."""
     return _WORD.findall(text.lower())
 
 
 def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    """Runs of n words. A text with fewer is one run of all its words."""
+    """Return the word n-grams. A text with fewer words is one n-gram of all its words."""
     found = words(text)
     if len(found) < n:
         return {tuple(found)} if found else set()
@@ -27,7 +27,7 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
 
 
 def ngram_overlap(texts: Sequence[str], references: Iterable[str], n: int) -> list[float]:
-    """For each text the share of its distinct n-grams that occur in any reference, 0 where it has no word."""
+    """Return for each text the share of its distinct n-grams that occur in any reference, 0 without words."""
     known: set[tuple[str, ...]] = set()
     for reference in references:
         known |= ngrams(reference, n)
@@ -39,7 +39,10 @@ def ngram_overlap(texts: Sequence[str], references: Iterable[str], n: int) -> li
 
 
 def word_counts(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs. Every run of digits counts as `0`: other numbers are no other language."""
+    """Count words.
+
+    Every run of digits counts as `0`, since different numbers are not a different vocabulary.
+    """
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(words(_DIGITS.sub("0", text)))
@@ -47,7 +50,7 @@ def word_counts(texts: Iterable[str]) -> Counter[str]:
 
 
 def jensen_shannon_divergence(first: Counter[str], second: Counter[str]) -> float | None:
-    """Divergence of two distributions in bits, 0 (equal) to 1 (nothing in common); None if one is empty."""
+    """Return the divergence of two distributions in bits, 0 (equal) to 1 (disjoint); None if one is empty."""
     first_total, second_total = sum(first.values()), sum(second.values())
     if not first_total or not second_total:
         return None

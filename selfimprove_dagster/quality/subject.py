@@ -1,4 +1,4 @@
-"""What the checks of one partition look at: its rows, its siblings in the lake, the evaluation questions."""
+"""Provide the data that checks of a partition read: its rows, related tables, the evaluation questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfimprove_dagster.table import Table
 
 
 class Subject:
-    """One partition of one table. All is read whatever its checks say, and only the columns asked for."""
+    """A partition of a table. Data is read whatever the checks found, and only the requested columns."""
 
     def __init__(self, table: Table, lake: Lake, experiment: Experiment, iteration: int) -> None:
         self.lake = lake
@@ -24,21 +24,24 @@ class Subject:
         self.manifest: Manifest = lake.manifest(table.name, partition_of(experiment.name, iteration))
 
     def columns(self, *names: str) -> pl.DataFrame:
-        """Columns of the partition itself."""
+        """Return columns of the partition."""
         return self.lake.read_columns(self.manifest, names)
 
     @property
     def method(self) -> str:
-        """The first part of the table's name."""
+        """Return the first part of the table's name."""
         return self.schema.method
 
     def sibling(self, stage: str, *names: str) -> pl.DataFrame:
-        """Columns of another stage in the same iteration. Raises PartitionMissing where there is none."""
+        """Return columns of another stage in the same iteration.
+
+        Raises PartitionMissing if it is not committed.
+        """
         manifest = self.lake.manifest(f"{self.method}/{stage}", self.manifest.partition)
         return self.lake.read_columns(manifest, names)
 
     def previous(self, *names: str) -> pl.DataFrame | None:
-        """Columns of the same table in the iteration before, None where there is none."""
+        """Return columns of the same table in the previous iteration, None if there is none."""
         partition = partition_of(self.experiment.name, self.iteration - 1)
         if self.iteration == 0 or not self.lake.exists(self.schema.name, partition):
             return None
@@ -46,8 +49,10 @@ class Subject:
 
     @cached_property
     def evaluation_questions(self) -> pl.DataFrame:
-        """The held-out questions: `id` (file and line), `source_file`, `source_line`, `question`, `key`, and
-        `answer` (null for a plain text).
+        """Return the held-out questions.
+
+        The columns are `id` (file and line), `source_file`, `source_line`, `question`, `key`, and `answer`
+        (null for a plain text).
         """
         from selfimprove_dagster.home.exams import held_out_questions
         from selfimprove_dagster.text import normalise_question
@@ -77,7 +82,7 @@ class Subject:
 
 
 def with_key(frame: pl.DataFrame, column: str = "question") -> pl.DataFrame:
-    """The frame with a column `key`: the normalised question, by which two questions are the same."""
+    """Add a column `key`: the normalised question. Two questions are equal if their keys are."""
     from selfimprove_dagster.text import normalise_question
 
     keys = [normalise_question(text or "") for text in frame[column]]
@@ -85,7 +90,7 @@ def with_key(frame: pl.DataFrame, column: str = "question") -> pl.DataFrame:
 
 
 def counted(expected: pl.DataFrame, found: pl.DataFrame, count: str) -> pl.DataFrame:
-    """Every id of either frame, with how often it was found; an id that is not expected counts as -1."""
+    """Return every id of either frame with the number of times it was found, or -1 for unexpected ids."""
     known = expected.join(found, on="id", how="left", maintain_order="left").with_columns(
         pl.col(count).cast(pl.Int64).fill_null(0)
     )
@@ -94,10 +99,10 @@ def counted(expected: pl.DataFrame, found: pl.DataFrame, count: str) -> pl.DataF
 
 
 def share(flags: pl.Series) -> float:
-    """Share of true ones, 0 where there are none at all."""
+    """Return the share of true values, 0 for an empty series."""
     return float(flags.sum()) / len(flags) if len(flags) else 0.0
 
 
 def numbers(**values: Any) -> dict[str, float | int | str]:
-    """Those values that are known, as observed numbers."""
+    """Return the values that are not None, as observed numbers."""
     return {name: float(value) for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The checks of a table, and the run of all of them on one partition."""
+"""Run all checks of a table on one partition."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def checks_of(table: Table) -> tuple[QualityCheck, ...]:
-    """The checks of a table in the order in which they run: those of every table, then its own."""
+    """Return the checks of a table in the order in which they run: those of every table, then its own."""
     return (*COMMON_CHECKS, *table.checks)
 
 
 def run_suite(
     table: str, lake: Lake, experiment: Experiment, iteration: int, only: Collection[str] | None = None
 ) -> list[QualityResult]:
-    """Run the checks of a table on one iteration and record what they found in the lake.
+    """Run the checks of a table on one iteration and record the results in the lake.
 
-    `only` names some of them; those on which all others rest are run in any case. From then on `Lake.read`
-    refuses the partition while a blocking check of it has failed. A check that cannot be made, since what it
-    compares with is missing, counts as failed. Raises PartitionMissing when there is no partition.
+    `only` selects checks; the foundation checks always run. Afterwards `Lake.read` refuses the partition as
+    long as one of its blocking checks has failed. A check whose reference data is missing counts as failed.
+    Raises PartitionMissing if there is no partition.
     """
     from selfimprove_dagster.quality.expectations import Validator
 
@@ -43,7 +43,7 @@ def run_suite(
         if only is not None and check.name not in only and not check.foundation:
             continue
         if broken:
-            result = _failed(check, f"not looked at, since {broken} failed. Mend that first")
+            result = _failed(check, f"not evaluated, since {broken} failed. Fix that first")
         else:
             result = _run(check, subject, validator)
         if check.foundation and not result.passed:

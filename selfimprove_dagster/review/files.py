@@ -1,4 +1,4 @@
-"""Reviews by file: the queue out, labels in, and comparisons for an experiment that learns from people."""
+"""Exchange reviews as files: export the queue, import labels, write comparisons for preference learning."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _COLUMNS = ("item_id", "table", "prompt", "option_a", "option_b", "uncertainty",
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that start a formula in a spreadsheet."""
 
 
 def export_queue(
     lake: Lake, experiment: str, folder: Path, iteration: int | None = None, count: int | None = None
 ) -> int:
-    """Write the queue, without what anybody has reviewed, as review.csv and review.jsonl; returns its length.
+    """Write the queue, without reviewed items, as review.csv and review.jsonl, and return its length.
 
-    A person fills the fields `label` (a, b, both or neither) and, at will, `note`. The CSV is for
-    spreadsheets: control characters are left out of its texts, and what would be a formula has a quote before
-    it. Neither file is ever written over: it may hold a person's work. Raises ReviewError.
+    Reviewers fill in the fields `label` (a, b, both or neither) and, optionally, `note`. The CSV file is for
+    spreadsheets: control characters are removed from its texts, and formulas are prefixed with a quote.
+    Existing files are never overwritten, as they may hold a person's work. Raises ReviewError.
     """
     number = last_iteration(lake, experiment) if iteration is None else iteration
     reviewed = labels(lake, experiment)["item_id"].to_list()
@@ -58,7 +58,7 @@ def export_queue(
     ]
     for name in ("review.csv", "review.jsonl"):
         if (folder / name).exists():
-            raise ReviewError(f"{folder / name} exists and may hold a person's labels; name another folder")
+            raise ReviewError(f"{folder / name} exists and may hold a person's labels; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, [*_COLUMNS, "label", "note"])
@@ -78,7 +78,7 @@ def _cell(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ImportedReviews:
-    """What became of a file's lines; `known` were imported before, `open` have no label yet."""
+    """The result of an import; `known` lines were imported before, `open` lines have no label yet."""
 
     accepted: int
     known: int
@@ -87,11 +87,11 @@ class ImportedReviews:
 
 
 def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> ImportedReviews:
-    """Store the labels of a file, in any format that seeds may have. The same file twice is stored once.
+    """Store the labels of a file, in any format that seeds may have. Importing a file twice stores it once.
 
-    Read are `item_id`, `label`, `note`, and, where a line has them, `by` and `at` (ISO 8601), which go before
-    the argument and the present time; what was shown is taken from the lake. Bad lines are returned with
-    file, line and reason, and all others are stored. Raises SeedFileError when the file cannot be read.
+    It reads `item_id`, `label`, `note`, and, if present, `by` and `at` (ISO 8601), which take precedence over
+    the argument and the current time. The shown texts are taken from the lake. Rejected lines are returned
+    with file, line and reason; all others are stored. Raises SeedFileError if the file cannot be read.
     """
     lines = list(read_rows(file))
     ids = {str(row["item_id"]).strip() for _, row in lines if isinstance(row, Mapping) and row.get("item_id")}
@@ -126,7 +126,7 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
 
 
 def _review(row: Any, line: int, by: str, time: str) -> Review | None:
-    """The answer of a line, None where there is none yet. Raises ValueError."""
+    """Return the answer of a line, None if there is none yet. Raises ValueError."""
     item, label = text_field(row, "item_id"), _optional(row, "label")
     if not label:
         return None
@@ -135,7 +135,7 @@ def _review(row: Any, line: int, by: str, time: str) -> Review | None:
         at = moment(datetime.fromisoformat(given)) if given else time
     except (ValueError, OverflowError):
         raise ValueError(
-            f"field `at` must be a time as 2025-01-31T12:00:00+00:00, not {given!r:.60}"
+            f"field `at` must be a time such as 2025-01-31T12:00:00+00:00, not {given!r:.60}"
         ) from None
     return Review(item, label, _optional(row, "by") or by, at, _optional(row, "note"), line)
 
@@ -145,16 +145,18 @@ def _optional(row: Row, field: str) -> str:
 
 
 def write_comparisons(lake: Lake, experiment: str, file: Path) -> int:
-    """Write the pairs in which a person preferred one as JSON Lines, for the `seeds.file` of an experiment.
+    """Write the pairs with a human preference as JSON Lines, for the `seeds.file` of an experiment.
 
-    Fields: prompt, chosen, rejected, by, at, item_id. Returns how many; raises ReviewError when the file
-    exists, and where there is nothing to write.
+    The fields are prompt, chosen, rejected, by, at, item_id. Returns the number of pairs. Raises ReviewError
+    if the file exists or there is nothing to write.
     """
     if file.exists():
-        raise ReviewError(f"{file} exists; name another file")
+        raise ReviewError(f"{file} exists; choose another file")
     decided = labels(lake, experiment).filter(pl.col("label").is_in(["first", "second"]))
     if decided.is_empty():
-        raise ReviewError(f"nobody has preferred one of a pair of experiment {experiment} yet; review some")
+        raise ReviewError(
+            f"experiment {experiment} has no labels with a preference yet; review some pairs first"
+        )
     rows = [
         {
             "prompt": row["prompt"],

@@ -1,7 +1,7 @@
-"""The review queue: what people are asked, and what they say, kept in the lake with who and when.
+"""Manage the review queue and store human labels in the lake, with name and time.
 
-Labels are read for calibration, for evaluation and by people. None reaches training by itself: the one way is
-`write_comparisons`, a file that an experiment must name as its seeds.
+Labels are used for calibration, for evaluation and by people. They reach training only through
+`write_comparisons`, which writes a file that an experiment must name as its seeds.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from selfimprove_dagster.shared_tables import REVIEW_LABELS
 from selfimprove_dagster.table import Reviewed, Row, Table
 
 CODE_VERSION = "1"
-"""Raised when the same answer of a person would be stored as another record."""
+"""Version of stored labels; increased when the same answer would be stored as another record."""
 
 
 CHOICES = ("a", "b", "both", "neither")
 
 
 COUNT = 50
-"""Items of a queue where nobody says how many."""
+"""Default number of items in a queue."""
 
 
 _LONGEST_NAME = 100
@@ -41,7 +41,7 @@ _LONGEST_NOTE = 4_000
 
 @dataclass(frozen=True)
 class Review:
-    """What a person said of one item. `at` is ISO 8601 in UTC, so that later sorts last."""
+    """A person's answer to one item. `at` is ISO 8601 in UTC, so that text order is time order."""
 
     item_id: str
     label: str
@@ -49,10 +49,10 @@ class Review:
     at: str
     note: str = ""
     place: int = 0
-    """Position among the answers that are stored with it."""
+    """Position among the answers that are stored together."""
 
 
-# ---- what is asked -----------------------------------------------------------------------------------
+# ---- items -------------------------------------------------------------------------------------------
 
 
 def review_queue(
@@ -62,10 +62,10 @@ def review_queue(
     count: int | None = None,
     leave_out: Collection[str] = (),
 ) -> pl.DataFrame:
-    """The items of an iteration of which it is least certain, as they are shown.
+    """Return the least certain items of an iteration, as they are shown.
 
-    Columns: those of `review.uncertainty.ITEM`, table, option_a, option_b, swapped. `count` is by default that
-    of the iteration's own queue, if it has one. Items whose ids are left out make room for the next.
+    The columns are those of `review.uncertainty.ITEM`, table, option_a, option_b, swapped. `count` defaults
+    to the size of the iteration's own queue, if it has one. Excluded items are replaced by the next ones.
     """
     items = _items(lake, experiment, iteration)
     items = items.filter(~pl.col("item_id").is_in(list(leave_out)))
@@ -73,7 +73,7 @@ def review_queue(
 
 
 def queue_length(lake: Lake, experiment: str, iteration: int) -> int:
-    """How many items the queue of an iteration has, where nobody says."""
+    """Return the default number of items in the queue of an iteration."""
     for manifest in lake.manifests("*/review_queue", experiment):
         if manifest.iteration == iteration:
             return lake.live_rows(manifest)
@@ -81,7 +81,7 @@ def queue_length(lake: Lake, experiment: str, iteration: int) -> int:
 
 
 def last_iteration(lake: Lake, experiment: str) -> int:
-    """The last iteration that has anything to review. Raises ReviewError where none has."""
+    """Return the latest iteration with items to review. Raises ReviewError if there is none."""
     tables = _reviewed()
     found = [manifest.iteration for table in tables for manifest in lake.manifests(table, experiment)]
     if not found:
@@ -93,7 +93,7 @@ def last_iteration(lake: Lake, experiment: str) -> int:
 
 
 def find_items(lake: Lake, experiment: str, ids: Collection[str]) -> dict[str, Row]:
-    """The items of those ids as they are shown, in whichever iteration; unknown ids are left out."""
+    """Return the items with these ids as they are shown, of any iteration; unknown ids are left out."""
     items = _items(lake, experiment, None, ids)
     return {row["item_id"]: row for row in least_certain(items, len(items)).iter_rows(named=True)}
 
@@ -101,7 +101,7 @@ def find_items(lake: Lake, experiment: str, ids: Collection[str]) -> dict[str, R
 def _items(
     lake: Lake, experiment: str, iteration: int | None, ids: Collection[str] | None = None
 ) -> pl.DataFrame:
-    """All items of an iteration, or of every one, gates closed or not: people look at what is doubtful."""
+    """Return all items of one or every iteration, even if checks failed, as people review doubtful data."""
     found = [pl.DataFrame(schema={**ITEM, "table": pl.String})]
     for table, reviewed in _reviewed().items():
         for manifest in lake.manifests(table, experiment):
@@ -113,46 +113,46 @@ def _items(
 
 
 def _reviewed() -> dict[str, Reviewed]:
-    """By name, the tables that people are asked about."""
+    """Return the tables that people review, by name."""
     return {name: table.reviewed for name, table in registry.tables().items() if table.reviewed}
 
 
-# ---- what people say ---------------------------------------------------------------------------------
+# ---- labels ------------------------------------------------------------------------------------------
 
 
 def reviewer(name: str) -> str:
-    """A reviewer's name as it is stored. Raises ReviewError when it is none."""
+    """Return a reviewer's name as it is stored. Raises ReviewError if it is invalid."""
     name = name.strip()
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise ReviewError(
-            f"say who reviewed: a name of 1 to {_LONGEST_NAME} printable characters, not {name[:40]!r}"
+            f"give the name of the reviewer: 1 to {_LONGEST_NAME} printable characters, not {name[:40]!r}"
         )
     return name
 
 
 def now() -> str:
-    """This moment as labels hold it."""
+    """Return the current time in the format of labels."""
     return moment(datetime.now(UTC))
 
 
 def moment(time: datetime) -> str:
-    """A time as labels hold it; one without a zone is taken for UTC."""
+    """Return a time in the format of labels; a time without a zone is assumed to be UTC."""
     time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return time.isoformat(timespec="microseconds")
 
 
 def checked(review: Review) -> Review:
-    """The review with its fields in order. Raises ReviewError saying which is not."""
+    """Return the review with normalised fields. Raises ReviewError that names an invalid field."""
     label = review.label.strip().lower()
     if label not in CHOICES:
-        raise ReviewError(f"the label {review.label[:40]!r} is none of {', '.join(CHOICES)}")
+        raise ReviewError(f"the label {review.label[:40]!r} is not one of {', '.join(CHOICES)}")
     if len(review.note) > _LONGEST_NOTE:
         raise ReviewError(f"the note has {len(review.note):,} characters, more than {_LONGEST_NOTE:,}")
     return replace(review, label=label, by=reviewer(review.by), note=review.note.strip())
 
 
 def store_review(lake: Lake, experiment: str, review: Review) -> Manifest:
-    """Store one answer durably, as a batch of its own. Raises ReviewError on an unknown item or label."""
+    """Store one answer durably, as its own batch. Raises ReviewError for an unknown item or label."""
     review = checked(review)
     items = find_items(lake, experiment, [review.item_id])
     if review.item_id not in items:
@@ -162,10 +162,10 @@ def store_review(lake: Lake, experiment: str, review: Review) -> Manifest:
 
 
 def unknown_item(item: str, experiment: str) -> str:
-    """Why a label of the item cannot be taken."""
+    """Return the reason why a label of the item cannot be stored."""
     return (
-        f"experiment {experiment} has no item {item[:80]!r} to review; it may have been revoked or made "
-        "again: export the queue anew"
+        f"experiment {experiment} has no item {item[:80]!r} to review; it may have been revoked or "
+        "materialised again: export the queue again"
     )
 
 
@@ -203,10 +203,10 @@ def store_batch(
 
 
 def labels(lake: Lake, experiment: str) -> pl.DataFrame:
-    """What each person said last of each item, in the record's own terms, oldest first.
+    """Return the latest label of each person for each item, in terms of the record, oldest first.
 
-    Columns: item_id, table, prompt, first, second, label (first, second, both or neither), by, at, note.
-    For calibration, evaluation and people; nothing that trains reads it.
+    The columns are item_id, table, prompt, first, second, label (first, second, both or neither), by, at,
+    note. Training never reads them.
     """
     frames = [_empty(REVIEW_LABELS).with_columns(pl.lit("").alias("committed_at"))]
     for manifest in lake.manifests(REVIEW_LABELS.name, experiment):
@@ -231,15 +231,16 @@ def _empty(schema: Table) -> pl.DataFrame:
     return pl.DataFrame(schema=schema.polars)
 
 
-# ---- how far it is -----------------------------------------------------------------------------------
+# ---- progress ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ReviewStatus:
-    """How far the review of an iteration's queue is, and what people said in all iterations.
+    """The progress of the review of an iteration's queue, and the labels of all iterations.
 
-    `agreement` counts, by table, where a person preferred what the pipeline preferred, of the labels that
-    prefer one; `option_a` how often they preferred what stood first, which no judgement but a habit raises.
+    `agreement` counts, by table, how often people preferred the same option as the pipeline, among labels
+    with a preference. `option_a` counts how often they preferred the option shown first, which indicates a
+    position bias.
     """
 
     iteration: int
@@ -254,7 +255,7 @@ class ReviewStatus:
 def review_status(
     lake: Lake, experiment: str, iteration: int | None = None, count: int | None = None
 ) -> ReviewStatus:
-    """Raises ReviewError where there is nothing to review."""
+    """Return the review status. Raises ReviewError if there is nothing to review."""
     number = last_iteration(lake, experiment) if iteration is None else iteration
     queue, said = review_queue(lake, experiment, number, count), labels(lake, experiment)
     known = find_items(lake, experiment, set(said["item_id"]))

@@ -1,10 +1,10 @@
-"""Which pairs a person should look at: those of which the pipeline itself is least certain.
+"""Select pairs for review: those about which the pipeline is least certain.
 
-Uncertainty runs from 0, settled, to 1, a coin toss. What it is made of depends on who judged, and is defined where the
-judging is: a vote, a model that compares, a reward model.
+Uncertainty ranges from 0 (certain) to 1 (a coin toss). Its definition depends on the judge (a vote, a model
+that compares, a reward model) and is next to the code of the judge.
 
-`first` and `second` are what the record calls so: voted answer and runner-up, first and second response,
-most and least rewarded. `probability` is that of the first being the better, by who judged.
+`first` and `second` depend on the record: voted answer and runner-up, first and second response, or highest
+and lowest reward. `probability` is the judge's probability that the first is better.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ ITEM: dict[str, Any] = {
     "uncertainty": pl.Float64,
     "reason": pl.String,
 }
-"""Columns of an item: a record's id, its activity, the records that it consists of, and what is compared."""
+"""Columns of an item: a record's id, its activity, its component records, and the compared texts."""
 
 
 def least_certain(items: pl.DataFrame, count: int) -> pl.DataFrame:
-    """The `count` items of the highest uncertainty, highest first, as a person is shown them.
+    """Return the `count` items with the highest uncertainty, highest first, as they are shown to people.
 
-    To the columns of `items` are added option_a, option_b and swapped: which of the two stands first is drawn
-    by lot from the item's id, so that whoever tends to the first option tends to neither response. The same
-    whatever the order of the rows is.
+    It adds the columns option_a, option_b and swapped. The order of the two is pseudo-random, derived from
+    the item's id, so that a position bias of a reviewer favours neither response. The result does not depend
+    on the order of the rows.
     """
     ranked = items.sort("uncertainty", "item_id", descending=[True, False]).head(count)
     swapped = [seed_of("shown", item) % 2 == 1 for item in ranked["item_id"]]
@@ -46,5 +46,5 @@ def least_certain(items: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def items_of(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
-    """Rows with the columns of ITEM as a frame."""
+    """Return rows with the columns of ITEM as a frame."""
     return pl.DataFrame(list(rows), schema=ITEM)

@@ -1,8 +1,8 @@
-"""Questions from files: every good line goes in, every bad one is kept with file, line and reason.
+"""Read questions from files. Valid lines are imported; rejected ones are kept with file, line and reason.
 
-Readable are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects), CSV with a header
-(`.csv`), Parquet (`.parquet`) and plain text with one question a line (`.txt`). Lines count from 1; a JSON
-array's elements and a table's rows count as lines.
+Supported formats are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects), CSV with a header
+(`.csv`), Parquet (`.parquet`) and plain text with one question per line (`.txt`). Lines are numbered from 1;
+elements of a JSON array and rows of a table count as lines.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 from selfimprove_dagster.text import normalise_question
 
 DUPLICATE = "duplicate of line {}"
-"""Said of a line that repeats an earlier one."""
+"""Reason for rejecting a line that repeats an earlier one."""
 
 
 Read = TypeVar("Read")
@@ -36,7 +36,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Question:
-    """One question and where it stands; `answer` is canonical and only read for evaluation files."""
+    """A question and its source; `answer` is canonical and only read from evaluation files."""
 
     question: str
     source_file: str
@@ -47,10 +47,10 @@ class Question:
 
 
 def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
-    """All questions of a file, and all lines that are none; a file that has not changed is read once.
+    """Return all questions of a file, and all rejected lines. An unchanged file is read once.
 
-    Raises SeedFileError when the file as a whole cannot be read: missing, of an unknown kind, or not what
-    its name says.
+    Raises SeedFileError if the whole file cannot be read: it is missing, of an unknown format, or its content
+    does not match its extension.
     """
     path = Path(source.file)
     try:
@@ -67,7 +67,7 @@ def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]
 
 
 _READ: dict[tuple[str, int, int], tuple[list[Question], list[Rejected]]] = {}
-"""By settings and state of their file: what it holds."""
+"""Cache of file contents, by settings and state of the file."""
 
 
 _MOST_READ = 4
@@ -88,11 +88,11 @@ def read_each(
     keys: Callable[[Read], Iterable[tuple[Hashable, str]]],
     rows: str | None = None,
 ) -> tuple[list[Read], list[Rejected]]:
-    """What `parse` makes of each line (of those that `rows` names as `from:to`), and all that are nothing.
+    """Parse each line (within `rows`, given as `from:to`). Return the results and the rejected lines.
 
-    A line is rejected where `parse` raises ValueError, and where it has a key of an earlier line; with each
-    key of `keys` stands the reason to give then, in which `{}` is that line. Raises SeedFileError when the
-    file as a whole cannot be read.
+    A line is rejected if `parse` raises ValueError, or if it has the key of an earlier line. `keys` maps each
+    key to the reason to report in this case, in which `{}` is the earlier line. Raises SeedFileError if the
+    whole file cannot be read.
     """
     found: list[Read] = []
     rejected: list[Rejected] = []
@@ -118,7 +118,7 @@ def read_each(
 def _question(row: Any, line: int, source: QuestionFile) -> Question:
     name = file_name(Path(source.file))
     fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
-    if isinstance(row, str):  # a line of plain text is the question, whatever fields other files have
+    if isinstance(row, str):  # a line of plain text is the question, whatever the field settings are
         row, fields = {"the line": row}, ["the line"]
     text = " ".join(text_field(row, field) for field in fields)
     if not text.strip():
@@ -128,7 +128,7 @@ def _question(row: Any, line: int, source: QuestionFile) -> Question:
     answer = difficulty = None
     if isinstance(source, HeldOutQuestionFile):
         raw = text_field(row, source.answer_field)
-        answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state theirs at the end
+        answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state the answer at the end
         if answer is None:
             raise ValueError(f"no answer can be read from field `{source.answer_field}`: {raw[:80]!r}")
         if source.difficulty_field:

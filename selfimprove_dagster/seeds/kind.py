@@ -1,4 +1,4 @@
-"""What a method declares of its seeds: what they are, how a file of them is read, and how they are drawn."""
+"""Define what a method declares about its seeds: their table, how files are read, how they are sampled."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ E = TypeVar("E", bound=Experiment)
 
 @dataclass(frozen=True)
 class SeedKind:
-    """What seeds are.
+    """A kind of seeds.
 
-    `table` holds them. `read` gives the rows of the file that a section of settings names, and the lines that are
-    none; `reading` names the fields of that section that shape what comes out. `text` is the column whose text a
-    revocation names, and two rows with the same `key` are one seed. `implied` are columns that every imported seed
-    has besides, with their value.
+    `table` holds them. `read` returns the rows of the file that a settings section names, and the rejected
+    lines. `reading` names the fields of that section that affect the result. `text` is the column that
+    revocations match, and two rows with equal `key` are one seed. `implied` holds further columns of every
+    imported seed, with their value.
     """
 
     table: Table
@@ -40,11 +40,11 @@ class SeedKind:
 
 @dataclass(frozen=True)
 class Teacher(Generic[E]):
-    """How seeds come from another experiment, the one that `Experiment.taught_by` names.
+    """The way in which seeds come from another experiment, which `Experiment.taught_by` names.
 
-    Both take the lake, the experiment that learns and its iteration. `newest` gives the partition that the seeds
-    come from, None where there is none yet. `seeds` gives the partitions that were read and the seeds, with `id` and
-    the columns of the pool; it raises SeedFileError where there are none.
+    Both functions take the lake, the learning experiment and its iteration. `newest` returns the partition
+    that the seeds come from, None if there is none yet. `seeds` returns the partitions that were read, and
+    the seeds with `id` and the columns of the pool; it raises SeedFileError if there are none.
     """
 
     newest: Callable[[Lake, E, int], Manifest | None]
@@ -53,10 +53,10 @@ class Teacher(Generic[E]):
 
 @dataclass(frozen=True)
 class Seeds(Generic[E]):
-    """What a method begins with.
+    """The seeds of a method.
 
-    `pool` is the table of the seeds of one iteration and `count` how many the experiment asks for; a method that
-    makes its pool in another way leaves them out.
+    `pool` is the table of the seeds of one iteration, and `count` returns how many the experiment requests. A
+    method that builds its pool in another way leaves both out.
     """
 
     kind: SeedKind
@@ -77,4 +77,4 @@ QUESTIONS = SeedKind(
     key=lambda row: normalise_question(row["question"]),
     reading=("question_field", "rows", "longest"),
 )
-"""Questions without an answer, from a `QuestionFile`."""
+"""Seeds that are questions without an answer, from a `QuestionFile`."""

@@ -5,8 +5,8 @@
     WikiSearch   the best passage of a local corpus, by BM25
     QA, MT       a language model answers, or translates into English
 
-A tool takes text and gives text. What it refuses, it refuses with a reason: no input makes one raise or hang.
-A user's own tools come from a file or an installed package and run in a process of their own.
+A tool is a function from text to text. It refuses an input with a reason; no input makes it raise or hang. A
+user's own tools come from a file or an installed package and run in a separate process.
 """
 
 from selfimprove_dagster.tools.base import Context, Tool, ToolError

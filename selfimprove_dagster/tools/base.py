@@ -1,4 +1,4 @@
-"""What a tool is."""
+"""Define the interface of tools."""
 
 from __future__ import annotations
 
@@ -15,49 +15,47 @@ _QUOTES = {'"': '"', "'": "'", "“": "”"}
 
 @dataclass(frozen=True)
 class ToolError:
-    """Why a tool gave no result; returned, never raised."""
+    """The reason why a tool gave no result; returned, never raised."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a tool may know of the document that its call stands in."""
+    """What a tool may know about the document that contains its call."""
 
     date: datetime.date | None = None
-    """The day on which the document was written."""
+    """The date on which the document was written."""
 
 
 @runtime_checkable
 class Tool(Protocol):
-    """A function from text to text, with the prompt by which a model learns where to call it.
+    """A function from text to text, with the prompt that teaches a model where to call it.
 
-    Equal `name`, `version`, input and context give equal results, so results may be kept. `parse` turns what
-    the model wrote between the parentheses into the input; `run` needs no other.
+    Equal `name`, `version`, input and context give equal results, so results may be cached. `parse` converts
+    the text between the parentheses into the input of `run`.
     """
 
     @property
     def name(self) -> str:
-        """By which it is called: letters, digits and `_`, a letter first."""
+        """Return the name in calls: letters, digits and `_`, starting with a letter."""
 
     @property
     def version(self) -> str:
-        """Changes with anything that can change a result: the code, the corpus, the model behind it."""
+        """Return the version, which changes with anything that affects results: code, corpus, model."""
 
     def prompt(self, text: str) -> str:
-        """The few-shot prompt that asks for calls in the text; ends in `Output:`."""
+        """Return the few-shot prompt that asks for calls in the text; it ends with `Output:`."""
 
     def parse(self, arguments: str) -> str | ToolError:
-        """The input that the arguments of a call state."""
+        """Return the input in the arguments of a call."""
 
     def run(self, input: str, context: Context) -> str | ToolError:
-        """The result of a parsed input."""
+        """Return the result for a parsed input."""
 
 
 def read_text(arguments: str, most: int) -> str | ToolError:
-    """The text that a call's arguments state, without the quotes around it: not empty, on one line, of at
-    most so many characters.
-    """
+    """Return the text in a call's arguments without quotes; it is one non-empty line of at most `most` characters."""
     if len(arguments) > most:
         return ToolError(f"the input has {len(arguments):,} characters: at most {most:,}")
     text = arguments.strip()

@@ -1,4 +1,4 @@
-"""The four operations (Schick et al., 2302.04761, section 3)."""
+"""Calculate with the four operations (Schick et al., 2302.04761, section 3)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from selfimprove_dagster.tools.base import Context, ToolError, read_text
 from selfimprove_dagster.tools.calls import annotation_prompt
 
 LONGEST = 200
-"""Characters of an expression; the most work that these can ask for takes milliseconds."""
+"""Maximum length of an expression, which bounds its evaluation to milliseconds."""
 
 
 DEEPEST = 20
-"""Parentheses inside one another."""
+"""Maximum depth of parentheses."""
 
 
 LONGEST_NUMBER = 15
-"""Digits of a number, and of the integer part of a result."""
+"""Maximum number of digits of a number, and of the integer part of a result."""
 
 
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
@@ -67,11 +67,12 @@ _SHOTS = (
 
 
 class Calculator:
-    """`+ - * /`, parentheses and decimals; the result is rounded to two decimals.
+    """A calculator with `+ - * /`, parentheses and decimals; the result is rounded to two decimals.
 
-    Numbers are exact fractions until they are rounded, half away from zero. Zeros at the end are left out, as
-    in the paper's table 1 (`27 + 4 * 2` → `35`) and the talk's `0.29`. `×`, `÷` and thousands separators are
-    read. Safe by construction: what reaches the evaluator is short, flat and free of names and powers.
+    Numbers are exact fractions until they are rounded, half away from zero. Trailing zeros are left out, as
+    in table 1 of the paper (`27 + 4 * 2` → `35`) and the `0.29` of the talk. `×`, `÷` and thousands
+    separators are accepted. It is safe by construction: expressions are short and flat, without names and
+    powers.
     """
 
     name = "Calculator"
@@ -128,14 +129,14 @@ def _evaluator() -> SimpleEval:
 
 
 def _exact(node: ast.Constant) -> Fraction:
-    """The number as it was written, not the nearest binary one."""
+    """Return the number exactly as written, not as the nearest binary number."""
     if not isinstance(node.value, (int, float)):
         raise InvalidExpression("not a number")
     return Fraction(repr(node.value))
 
 
 def _without_leading_zeros(text: str) -> str:
-    """`007` is 7, which Python would not read."""
+    """Remove leading zeros, e.g. of `007`, which Python does not accept."""
     return _LEADING_ZEROS.sub("", text)
 
 

@@ -1,4 +1,4 @@
-"""The date (Schick et al., 2302.04761, section 3)."""
+"""Return the date (Schick et al., 2302.04761, section 3)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _SHOTS = (
 
 
 class Calendar:
-    """The day on which the document was written: `Today is Friday, November 20, 2020.`
+    """A calendar that returns the date of the document: `Today is Friday, November 20, 2020.`
 
-    In English whatever the machine's language. A document without a date has no today.
+    The result is in English, independent of the locale. It is an error for a document without a date.
     """
 
     name = "Calendar"

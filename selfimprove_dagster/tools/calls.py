@@ -1,8 +1,8 @@
-"""Calls of tools inside a text: `[Tool(input) → result]` (Schick et al., 2302.04761, section 2).
+"""Read and write tool calls in a text: `[Tool(input) → result]` (Schick et al., 2302.04761, section 2).
 
 The paper writes e(c) = <API> a(i) </API> and e(c, r) = <API> a(i) → r </API>, with ` [`, `]` and `->` for the
-three signs. Here the arrow is `→`; `->` is read as well. Brackets and line breaks never stand inside a call,
-so that a call ends at the first `]`.
+three special tokens. Here the arrow is `→`; `->` is also accepted. A call contains no brackets or line
+breaks, so it ends at the first `]`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ OPENING, CLOSING, ARROW = "[", "]", "→"
 
 
 CALL_STOPS = (ARROW, "->", CLOSING, "\n")
-"""Where the sampling of a call's name and input ends; what comes after is the tool's to say."""
+"""String that ends the sampling of a call's name and input; the tool supplies the rest."""
 
 
 LONGEST_CALL = 4_000
-"""Characters of a call that is read."""
+"""Maximum length of a call in characters."""
 
 
 NO_CALL = "not a call of the form Tool(input)"
@@ -56,7 +56,7 @@ _REPLACED = str.maketrans({"[": "(", "]": ")", "→": "->"})
 class Call:
     """A tool's name, its input as the model wrote it (with its quotes), and what the tool returned.
 
-    `result` is None in e(c), a call that has not been made, and empty in e(c, ε).
+    `result` is None in e(c), i.e. before the call is made, and empty in e(c, ε).
     """
 
     tool: str
@@ -66,28 +66,28 @@ class Call:
 
 @dataclass(frozen=True)
 class PlacedCall:
-    """A call that stands before the character `position` of a text without calls."""
+    """A call before the character `position` of a text without calls."""
 
     position: int
     call: Call
 
 
 def write_call(call: Call) -> str:
-    """The call as text. What comes from a tool goes through `clean_result` before."""
+    """Return the call as text. Results of tools must be cleaned with `clean_result` before."""
     if call.result is None:
         return f"[{call.tool}({call.arguments})]"
     return f"[{call.tool}({call.arguments}) {f'{ARROW} {call.result}'.rstrip()}]"
 
 
 def clean_result(text: str) -> str:
-    """A result on one line, without the signs that end a call: `[1]` becomes `(1)`, `→` becomes `->`."""
+    """Return a result on one line, without the characters that end a call: `[1]` becomes `(1)`, `→` becomes `->`."""
     return one_line(text).translate(_REPLACED)
 
 
 def read_call(text: str, tools: Collection[str]) -> Call | str:
-    """The one call that a generated text holds, without its result, or the reason why it holds none.
+    """Return the only call in a generated text, without its result, or the reason why there is none.
 
-    The text begins after or with the opening bracket. A result that the model made up is left out.
+    The text starts with or after the opening bracket. A result that the model wrote itself is left out.
     """
     if len(text) > LONGEST_CALL:
         return TOO_LONG
@@ -100,9 +100,9 @@ def read_call(text: str, tools: Collection[str]) -> Call | str:
 
 
 def interleave(text: str, placed: Iterable[PlacedCall]) -> str:
-    """The text with its calls written in, x* of the paper; calls of one position keep their order.
+    """Insert calls into a text (x* of the paper); calls at the same position keep their order.
 
-    A call has a space on its side that has none: after white space it is followed by one, else preceded.
+    A call is followed by a space if it comes after white space, else preceded by one.
     Raises ValueError for a position outside the text.
     """
     written, done = [], 0
@@ -117,10 +117,10 @@ def interleave(text: str, placed: Iterable[PlacedCall]) -> str:
 
 
 def take_out(annotated: str, tools: Collection[str]) -> tuple[str, list[PlacedCall]]:
-    """The text without the calls of these tools, and the calls: the inverse of `interleave`.
+    """Return the text without the calls of these tools, and the calls; this inverts `interleave`.
 
-    The text comes back as it was. So do the positions, but that a call before a space comes back after it:
-    both are written alike.
+    Text and positions are restored exactly, except that a call before a space is returned after it, since
+    both have the same written form.
     """
     plain, done = "", 0
     placed: list[PlacedCall] = []
@@ -142,19 +142,20 @@ def take_out(annotated: str, tools: Collection[str]) -> tuple[str, list[PlacedCa
 
 
 def call_without_result(call: Call) -> Call:
-    """e(c, ε): the call with an empty result."""
+    """Return e(c, ε), the call with an empty result."""
     return replace(call, result="")
 
 
 def _opens_word(text: str, position: int) -> bool:
-    """Whether nothing, or white space, stands before the position."""
+    """Return whether the position is at the start or after white space."""
     return position == 0 or bool(_SPACED.match(text, position - 1))
 
 
 def annotation_prompt(introduction: str, shots: Iterable[tuple[str, str]], text: str) -> str:
-    """What the tool is for, texts with and without calls, and the text to annotate; ends in `Output:`.
+    """Return a prompt with the purpose of the tool, examples, and the text to annotate; it ends with
+    `Output:`.
 
-    The completion is a space and the text, with calls.
+    The completion is a space and the text with calls.
     """
     shown = "".join(f"Input: {plain}\nOutput: {annotated}\n\n" for plain, annotated in shots)
     return f"{introduction.strip()}\n\n{shown}Input: {text}\nOutput:"

@@ -1,7 +1,7 @@
-"""Tools behind which a language model stands (Schick et al., 2302.04761, section 3).
+"""Define tools that use a language model (Schick et al., 2302.04761, section 3).
 
-The paper's are Atlas for questions and NLLB for translation; here any model of `language_model.base` serves.
-A call takes one greedy generation of a bounded number of tokens.
+The paper uses Atlas for questions and NLLB for translation; here any model of `language_model.base` can be
+used. A call takes one greedy generation with a bounded number of tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONGEST_QUESTION = 300
 
 
 LONGEST_FOREIGN_TEXT = 500
-"""Characters of an input."""
+"""Maximum length of an input in characters."""
 
 
 _QA_INTRODUCTION = """\
@@ -66,7 +66,7 @@ _MT_SHOTS = (
 
 
 class _ModelTool:
-    """A tool that a language model answers; without one it has its prompt alone."""
+    """A tool that a language model answers; without a model only its prompt can be used."""
 
     name: str
     _form: str
@@ -84,21 +84,21 @@ class _ModelTool:
         return self.run_all([input])[0]
 
     def run_all(self, inputs: Sequence[str]) -> list[str | ToolError]:
-        """The first line that the model says of each, all in one batch."""
+        """Return the first line of the model's answer to each input, all in one batch."""
         if self._model is None:
             return [ToolError("there is no model to ask")] * len(inputs)
         prompts = [self._model.encode(self._form.format(input)) for input in inputs]
         try:
             drawn = self._model.generate(prompts, [[0]] * len(prompts), self._parameters)
         except ModelError as error:
-            if len(inputs) > 1:  # one that is refused does not take the others with it
+            if len(inputs) > 1:  # one refused input does not affect the others
                 return [self.run_all([input])[0] for input in inputs]
             return [ToolError(f"the model refused: {first_line(error)}")]
         return [_first_line(one.text) for (one,) in drawn]
 
 
 class QA(_ModelTool):
-    """Answers a question with the first line that the model says."""
+    """Answers a question with the first line of the model's completion."""
 
     name = "QA"
     _form = "Q: {}\nA:"
@@ -112,7 +112,7 @@ class QA(_ModelTool):
 
 
 class MT(_ModelTool):
-    """Translates into English; the model tells the language from the text."""
+    """Translates into English; the model identifies the language from the text."""
 
     name = "MT"
     _form = "Translate into English.\nText: {}\nEnglish:"

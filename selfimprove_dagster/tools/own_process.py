@@ -1,12 +1,13 @@
-"""A tool that is not built in, in a process of its own: it may hang or crash without harm to the caller.
+"""Run a tool that is not built in in a separate process, where it can hang or crash without harm to the
+caller.
 
-The time limit is kept by ending that process; the next call starts another. This guards against mistakes, not
-against malice: the process has the rights of the user who named the tool.
+At the time limit the process is killed; the next call starts another. This protects against mistakes, not
+against malice: the process has the permissions of the user.
 
-The package `pebble` (5.2) passes the same tests, with about 40 lines fewer here and in `worker.py`. It is not
-used, since it reads answers by pickle: a tool that returned an object with `__reduce__` ran a command in the
-caller. With it, a tool that ignores SIGTERM is stopped 3 s after its limit (here at its limit), a call takes
-1.1 ms (here 0.5), and three threads of the caller poll.
+The package `pebble` (5.2) passes the same tests and would save about 40 lines here and in `worker.py`. It is
+not used, since it unpickles answers: a tool that returned an object with `__reduce__` could run a command in
+the caller. Moreover, with `pebble` a tool that ignores SIGTERM is stopped 3 s after its limit (here at its
+limit), a call takes 1.1 ms (here 0.5), and three threads of the caller poll.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.tools.base import Context, ToolError
 
 TIME_LIMIT = 10.0
-"""Seconds of one call."""
+"""Time limit of a call in seconds."""
 
 
 START_LIMIT = 60.0
-"""Seconds in which a tool must be imported and made."""
+"""Time limit for importing and creating a tool, in seconds."""
 
 
 LONGEST_INPUT = 10_000
@@ -38,14 +39,14 @@ _LONGEST_ANSWER = 1 << 20
 
 
 class _Stopped(Exception):
-    """The process gave no answer, and why."""
+    """Raised with the reason why the process gave no answer."""
 
 
 class ToolProcess:
-    """A tool whose code runs elsewhere; implements `base.Tool`.
+    """A tool whose code runs in another process; implements `base.Tool`.
 
-    The class named `attribute` in `source`, a Python file or a module's name, is made without arguments.
-    Raises ExperimentError when it cannot be, or is no tool. The file's hash is part of the version.
+    The class `attribute` in `source`, a Python file or the name of a module, is created without arguments.
+    Raises ExperimentError if this fails or the object is not a tool. The file's hash is part of the version.
     """
 
     def __init__(self, source: str, attribute: str, *, time_limit: float = TIME_LIMIT) -> None:
@@ -62,7 +63,7 @@ class ToolProcess:
         self.version: str = described["version"]
 
     def prompt(self, text: str) -> str:
-        """The tool's prompt. Raises ExperimentError where it fails: without one the tool is of no use."""
+        """Return the tool's prompt. Raises ExperimentError if it fails, as the tool is useless without it."""
         said = self._ask("prompt", text)
         if isinstance(said, ToolError):
             raise ExperimentError(
@@ -79,7 +80,7 @@ class ToolProcess:
         return self._ask("run", input, context.date.isoformat() if context.date else None)
 
     def close(self) -> None:
-        """End the process; a later call starts another."""
+        """Stop the process; a later call starts another."""
         with self._lock:
             self._end()
 
@@ -97,7 +98,7 @@ class ToolProcess:
         return str(answer["text"])
 
     def _started(self) -> dict[str, Any]:
-        """Start the process; what the tool says of itself."""
+        """Start the process and return the tool's description of itself."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "selfimprove_dagster.tools.worker"],
             stdin=subprocess.PIPE,
@@ -114,7 +115,7 @@ class ToolProcess:
         return described
 
     def _exchanged(self, request: list[str | None], limit: float) -> dict[str, Any]:
-        """The process's answer. Raises _Stopped when it ends, or takes longer than `limit` seconds."""
+        """Return the process's answer. Raises _Stopped if it exits or takes longer than `limit` seconds."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         deadline = time.monotonic() + limit

@@ -1,4 +1,4 @@
-"""Tools by name: the built-in ones, those of installed packages, and a user's own file."""
+"""Open tools by name: built-in tools, tools of installed packages, and tools in a user's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILT_IN = ("Calculator", "Calendar", "WikiSearch", "QA", "MT")
 
 
 ENTRY_POINTS = "selfimprove_dagster.tools"
-"""The entry point group in which a package offers tools: `Weather = "weather_tool:Weather"`."""
+"""The entry point group for tools of packages: `Weather = "weather_tool:Weather"`."""
 
 
 def open_tools(
@@ -33,18 +33,18 @@ def open_tools(
     folder: Path = Path(),
     time_limit: float = TIME_LIMIT,
 ) -> Toolbox:
-    """The tools of these names; close the box to end the processes of those that have one.
+    """Open the tools with these names; close the toolbox to stop their processes.
 
-    A name is a built-in one, the name of an entry point in the group `selfimprove_dagster.tools`, or
-    `my_tools.py:Weather`, a class in a file (relative to `folder`) that is made without arguments. `model` is
-    what QA and MT ask, which only tools opened for their prompts can do without; `corpus` and `index_folder`
-    are WikiSearch's; `time_limit`, in seconds, is for the calls of tools that are not built in. Raises
-    ExperimentError for a name that leads nowhere.
+    A name is that of a built-in tool, that of an entry point in the group `selfimprove_dagster.tools`, or
+    `my_tools.py:Weather`, a class in a file (relative to `folder`) that is created without arguments. `model`
+    is used by QA and MT; it may be missing only if the tools are opened for their prompts. `corpus` and
+    `index_folder` belong to WikiSearch. `time_limit`, in seconds, applies to calls of tools that are not
+    built in. Raises ExperimentError for an unknown name.
     """
 
     def asked() -> LanguageModel | None:
         if model is None and not prompts_only:
-            raise ExperimentError("the tools QA and MT ask a language model: name one, or leave them out")
+            raise ExperimentError("the tools QA and MT need a language model: name one, or leave them out")
         return model
 
     makers: dict[str, Callable[[], Tool]] = {
@@ -68,18 +68,18 @@ def open_tools(
 
 
 def _found(name: str, folder: Path) -> tuple[str, str]:
-    """Where the tool is: file or module, and the class in it."""
+    """Return the location of the tool: file or module, and class."""
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
         file = (folder / path).resolve()
         if not file.is_file():
-            raise ExperimentError(f"tools: there is no file {file}; name one that exists")
+            raise ExperimentError(f"tools: there is no file {file}; give an existing file")
         return str(file), attribute
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in offered:
         known = ", ".join((*BUILT_IN, *sorted(offered)))
         raise ExperimentError(
-            f"tools: {name!r} is none of {known}; for a tool of your own write its file and class, "
+            f"tools: {name!r} is none of {known}; for your own tool give its file and class, e.g. "
             "my_tools.py:Weather"
         )
     return offered[name].module, offered[name].attr

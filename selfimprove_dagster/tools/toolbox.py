@@ -1,4 +1,4 @@
-"""Calls by name, with their results kept."""
+"""Call tools by name and cache their results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _Key = tuple[str, str, str, Context]
 
 
 LONGEST_RESULT = 1_000
-"""Characters of a result; a longer one is an error, since a cut one could mislead."""
+"""Maximum length of a result; a longer one is an error, since a truncated result could mislead."""
 
 
 class Toolbox(Mapping[str, Tool]):
-    """Tools by name. `call` never raises, and makes a call once for equal (tool, version, input, context)."""
+    """Tools by name. `call` never raises, and runs a tool once for equal (tool, version, input, context)."""
 
     def __init__(self, tools: Iterable[Tool]) -> None:
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if tool.name in self._tools:
-                raise ExperimentError(f"two tools are called {tool.name}: give one of them another name")
+                raise ExperimentError(f"two tools are named {tool.name}: rename one of them")
             self._tools[tool.name] = tool
         self._results: dict[_Key, str | ToolError] = {}
 
@@ -38,20 +38,21 @@ class Toolbox(Mapping[str, Tool]):
         return len(self._tools)
 
     def close(self) -> None:
-        """End the processes of tools that have one; a later call starts them again."""
+        """Stop the processes of tools; a later call starts them again."""
         for tool in self.values():
             if isinstance(tool, ToolProcess):
                 tool.close()
 
     def call(self, name: str, arguments: str, context: Context) -> str | ToolError:
-        """The result as it stands in a text (one line, no brackets), or why there is none.
+        """Return the result as it is written into a text (one line, no brackets), or the reason why there is
+        none.
 
-        `arguments` is what a model wrote between the parentheses.
+        `arguments` is the text of the model between the parentheses.
         """
         return self.call_all([(name, arguments, context)])[0]
 
     def call_all(self, calls: Sequence[tuple[str, str, Context]]) -> list[str | ToolError]:
-        """The same for many calls: each tool that can answers all of its new ones at once."""
+        """Return the results of many calls. Tools that support it run all their new calls in one batch."""
         keys = [self._key(*call) for call in calls]
         fresh: dict[str, list[_Key]] = {}
         for key in dict.fromkeys(keys):
@@ -68,7 +69,7 @@ class Toolbox(Mapping[str, Tool]):
             return ToolError(f"no tool is called {name}; there are {', '.join(sorted(self._tools))}")
         try:
             parsed = tool.parse(arguments)
-        except Exception as error:  # a tool may be anyone's code, and one bad call must not end a run
+        except Exception as error:  # a tool may be external code, and one bad call must not end a run
             return _raised(error)
         return parsed if isinstance(parsed, ToolError) else (name, tool.version, parsed, context)
 

@@ -1,4 +1,4 @@
-"""Search in a local encyclopaedia (Schick et al., 2302.04761, section 3), by BM25 as in the paper."""
+"""Search a local encyclopaedia with BM25 (Schick et al., 2302.04761, section 3)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from selfimprove_dagster.tools.base import Context, ToolError, read_text
 from selfimprove_dagster.tools.calls import annotation_prompt
 
 ENCYCLOPAEDIA = Path(__file__).parent / "encyclopaedia.jsonl"
-"""Some eighty short entries of our own words about the islands of Ondra, which do not exist."""
+"""About eighty short entries about the fictional islands of Ondra."""
 
 
 LONGEST_QUERY = 200
 
 
 LONGEST_PASSAGE = 600
-"""Characters."""
+"""Maximum length of a query in characters."""
 
 
 _TOKENISER = "1"
@@ -65,14 +65,14 @@ _SHOTS = (
 
 
 class WikiSearch:
-    """The passage of a corpus that fits a query best: title and text, cut at 600 characters.
+    """Finds the passage of a corpus that matches a query best: title and text, truncated at 600 characters.
 
-    `corpus` is a JSON Lines or Parquet file of `title` and `text`. With `folder` the index is built once for
-    each state of the corpus, kept there, and mapped into memory instead of read; without, it lives in memory.
-    Raises SeedFileError for a corpus that cannot be read, naming the line.
+    `corpus` is a JSON Lines or Parquet file with `title` and `text`. With `folder`, the index is built once
+    per state of the corpus, stored there, and memory-mapped; without, it is kept in memory. Raises
+    SeedFileError with the line for a corpus that cannot be read.
 
-    Words are what is between white space and punctuation, in any script that parts them; nothing is stemmed.
-    Of passages that fit equally the first is taken.
+    Words are separated by white space and punctuation, in any script that does so, without stemming. Ties are
+    broken by the order of the passages.
     """
 
     name = "WikiSearch"
@@ -92,7 +92,7 @@ class WikiSearch:
 
     @property
     def passages(self) -> int:
-        """How many there are."""
+        """Return the number of passages."""
         return len(self._passages)
 
     def prompt(self, text: str) -> str:
@@ -120,7 +120,7 @@ class WikiSearch:
         return index, pl.DataFrame(passages)
 
     def _kept(self, corpus: Path, folder: Path) -> tuple[Any, pl.DataFrame]:
-        """The index in a sub-folder named after what it follows from, built whole or not at all."""
+        """Open the index in a subfolder that is named after its inputs; it is built atomically."""
         import bm25s
 
         place = folder / f"{self._digest}-{_TOKENISER}-arrow-bm25s-{installed_version('bm25s')}"
@@ -130,11 +130,11 @@ class WikiSearch:
             try:
                 index, passages = self._in_memory(corpus)
                 index.save(building, show_progress=False)
-                # Not bm25s' own corpus: that sets up logging, by which all libraries would talk.
+                # The corpus feature of bm25s is not used, as it configures logging for all libraries.
                 passages.write_ipc(building / _PASSAGES, compression="uncompressed")
                 building.rename(place)
             except OSError:
-                if not place.is_dir():  # else another process was first
+                if not place.is_dir():  # otherwise another process was faster
                     raise
             finally:
                 shutil.rmtree(building, ignore_errors=True)
@@ -145,23 +145,23 @@ class WikiSearch:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text or query, compatibility forms and case folded."""
+    """Return the words of a text or query after NFKC normalisation and case folding."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def read_corpus(corpus: Path) -> list[dict[str, str]]:
-    """The passages, `title` and `text` each. Raises SeedFileError for a line that has not both."""
+    """Return the passages with `title` and `text`. Raises SeedFileError for a line without both."""
     passages = []
     for line, row in read_rows(corpus):
         if isinstance(row, Unreadable):
-            raise SeedFileError(f"{corpus}, line {line}: {row.reason}; mend the line, then run again")
+            raise SeedFileError(f"{corpus}, line {line}: {row.reason}; fix the line, then run again")
         fields = {name: row.get(name) if isinstance(row, dict) else None for name in ("title", "text")}
         for name, value in fields.items():
             if not isinstance(value, str) or not value.strip():
                 raise SeedFileError(
-                    f"{corpus}, line {line}: `{name}` must be text; mend the line, then run again"
+                    f"{corpus}, line {line}: `{name}` must be text; fix the line, then run again"
                 )
         passages.append({name: str(value) for name, value in fields.items()})
     if not passages:
-        raise SeedFileError(f"{corpus} holds no passage; give a file with `title` and `text` in each row")
+        raise SeedFileError(f"{corpus} contains no passages; give a file with `title` and `text` in each row")
     return passages

@@ -1,6 +1,6 @@
-"""The process in which a tool that is not built in runs: JSON lines in, JSON lines out.
+"""Run a tool that is not built in, in a separate process: JSON lines in, JSON lines out.
 
-The first line names the source and the class; each later one is a method and its arguments.
+The first line names the source and the class; each later line has a method and its arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)
 
 
 def opened(source: str, attribute: str) -> tuple[Tool, str]:
-    """The tool and its version; that of a file has the file's hash. Raises ValueError for what is none."""
+    """Return the tool and its version, with the hash of its file. Raises ValueError if it is not a tool."""
     version = ""
     if source.endswith(".py"):
         version = f" b2:{hashlib.blake2b(Path(source).read_bytes(), digest_size=16).hexdigest()}"
@@ -49,7 +49,7 @@ def opened(source: str, attribute: str) -> tuple[Tool, str]:
 
 
 def answer(tool: Tool, method: str, arguments: list[Any]) -> dict[str, str]:
-    """What the method returns, or the reason why it does not."""
+    """Return the result of the method, or the reason why there is none."""
     if method == "run":
         given, date = arguments
         said = tool.run(given, Context(datetime.date.fromisoformat(date) if date else None))
@@ -72,7 +72,7 @@ def _guarded(work: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answer line by line until the input ends; what the tool prints goes to standard error."""
+    """Answer line by line until the input ends; output of the tool goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

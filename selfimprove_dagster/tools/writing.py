@@ -1,4 +1,4 @@
-"""A model goes on with a text and calls a tool where a call is likely (Toolformer, 2302.04761, section 4.2)."""
+"""Generate text with tool calls at positions where a call is likely (Toolformer, 2302.04761, section 4.2)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from selfimprove_dagster.tools.calls import ARROW, CALL_STOPS, CLOSING, OPENING,
 from selfimprove_dagster.tools.toolbox import Toolbox
 
 LIKELIEST = 10
-"""A call opens when its token is among so many of the likeliest (section 4.2)."""
+"""A call starts if its opening token is among the k most likely ones (section 4.2)."""
 
 
 def opening_token(model: LanguageModel) -> int:
-    """The one token that opens a call: ` [` where the tokenizer has it, as in the paper, else `[`."""
+    """Return the token that opens a call: ` [` if the tokenizer has it, as in the paper, else `[`."""
     for opening in (f" {OPENING}", OPENING):
         ids = model.encode_continuation(opening)
         if len(ids) == 1:
@@ -34,10 +34,10 @@ def opening_token(model: LanguageModel) -> int:
 
 @dataclass(frozen=True)
 class MadeCall:
-    """A call that the model opened: before the character `position` of the transcript's text.
+    """A call that the model opened, before the character `position` of the transcript's text.
 
-    `call` is None where what was written is no call, and without a result where the tool gave none; `problem`
-    says why. Only calls with a result stand in the text.
+    `call` is None if the written text is not a call, and has no result if the tool gave none; `problem` is
+    the reason. The text contains only calls with a result.
     """
 
     position: int
@@ -48,7 +48,7 @@ class MadeCall:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What the model wrote after a prompt, its calls and their results included."""
+    """The continuation of a prompt, including calls and their results."""
 
     text: str
     calls: tuple[MadeCall, ...]
@@ -58,8 +58,8 @@ class Transcript:
 
 @dataclass
 class _Writing:
-    """A transcript in the making: `ids` are prompt and what is settled, `draft` what would follow them, and
-    `openings` the indices in the draft at which calls may open.
+    """An unfinished transcript: `ids` are the prompt and the final tokens, `draft` is a possible
+    continuation, and `openings` are the indices in the draft at which calls may start.
     """
 
     ids: list[int]
@@ -88,15 +88,15 @@ def generate_with_tools(
     most_calls: int = 1,
     most_call_tokens: int = 96,
 ) -> list[Transcript]:
-    """Greedy continuations in which the model calls tools (section 4.2), one a prompt.
+    """Return one greedy continuation with tool calls per prompt (section 4.2).
 
-    A call opens at the first token at whose place `opening` is among the `likeliest`, and nowhere else; the
-    model writes it up to `→`, the tool runs, and the writing goes on after the result. A call that cannot be
-    read or gives no result is left out, and the text goes on as if it had not been opened. At most
-    `most_calls` are opened a prompt, those included. `contexts[i]` is the document's of `prompts[i]`; of
-    `parameters`, max_tokens (calls not counted) and stop are used. A transcript that fills the model's
-    positions ends there, and a call is left out after whose result there is no room. Raises ModelError as
-    the model's `among_likeliest` does.
+    A call starts at the first position at which `opening` is among the `likeliest` most likely tokens. The
+    model writes it up to `→`, the tool runs, and generation continues after the result. A call that cannot be
+    parsed or gives no result is left out, and the text continues as if it had not been opened. At most
+    `most_calls` calls are opened per prompt, including these. `contexts[i]` belongs to the document of
+    `prompts[i]`. Of `parameters`, max_tokens (not counting calls) and stop are used. A transcript ends when
+    it fills the model's context, and a call is left out if there is no room after its result. Raises
+    ModelError like the model's `among_likeliest`.
     """
     greedy = without_calls(parameters or SamplingParameters(), opening)
     asking = SamplingParameters(temperature=0.0, max_tokens=most_call_tokens, stop=CALL_STOPS)
@@ -123,13 +123,14 @@ def generate_with_tools(
 
 
 def without_calls(parameters: SamplingParameters, opening: int) -> SamplingParameters:
-    """The same, greedily, with the opening token never drawn: the paper's model with its calls disabled."""
+    """Return greedy parameters that ban the opening token, i.e. the paper's model with disabled calls."""
     return replace(parameters, temperature=0.0, top_p=1.0, top_k=0, banned=(opening,))
 
 
 def _draft(model: LanguageModel, writings: Sequence[_Writing], greedy: SamplingParameters) -> None:
-    """Let the model finish the texts without calls, each within the tokens that it has left; a prompt that
-    fills the positions is not continued.
+    """Let the model finish the texts without calls, each within its remaining tokens.
+
+    A prompt that fills the model's context is not continued.
     """
     by_room: dict[int, list[_Writing]] = {}
     for writing in writings:
@@ -145,7 +146,7 @@ def _draft(model: LanguageModel, writings: Sequence[_Writing], greedy: SamplingP
 
 
 def _find_openings(model: LanguageModel, writings: Sequence[_Writing], opening: int, likeliest: int) -> None:
-    """Where in the drafts calls may open: not where nothing fits after the opening token."""
+    """Find the positions in the drafts at which calls may start, i.e. with room after the opening token."""
     written = [writing for writing in writings if writing.drafted.token_ids]
     drafts = [one.drafted.token_ids[: positions(model) - len(one.ids) - 1] for one in written]
     found = model.among_likeliest([writing.ids for writing in written], drafts, opening, likeliest)
@@ -156,7 +157,7 @@ def _find_openings(model: LanguageModel, writings: Sequence[_Writing], opening: 
 def _make_call(
     model: LanguageModel, writing: _Writing, step: int, ids: list[int], written: str, toolbox: Toolbox
 ) -> None:
-    """Run what was written after the opening token at that step of the draft; `ids` end with that token."""
+    """Run the call that was written after the opening token at a step of the draft; `ids` end with that token."""
     position = len(model.decode(ids[writing.begin : -1]))
     call = read_call(written, toolbox)
     if isinstance(call, str):
@@ -188,5 +189,5 @@ def _transcript(model: LanguageModel, writing: _Writing, stop: Sequence[str]) ->
 
 
 def begun(model: LanguageModel, text: str) -> list[int]:
-    """Token ids of a text that begins a sequence: where it has none, the token that ends a text."""
+    """Return the token ids of a text at the start of a sequence; for an empty text, the end-of-sequence token."""
     return model.encode(text) or [model.end_token_id]

@@ -1,4 +1,4 @@
-"""When to iterate again, and when to stop and why. Plain functions: sensors and the CLI both ask them."""
+"""Enforce the budget of an experiment within its stages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from selfimprove_dagster.lake.partition import Spent
 
 @dataclass(frozen=True)
 class Allowance:
-    """What an experiment's budget leaves to a stage, when all others took `before`."""
+    """The part of an experiment's budget that is left to a stage after all others used `before`."""
 
     budget: BudgetSection
     before: Spent
 
     @classmethod
     def of(cls, lake: Lake, experiment: Experiment, table: str, iteration: int) -> Allowance:
-        """That of the stage which makes `table` in `iteration`."""
+        """Return the allowance of the stage that makes `table` in `iteration`."""
         return cls(experiment.budget, _committed(lake, experiment, but=(table, iteration)))
 
     def check(self, spent: Spent, done: str) -> None:
-        """Raise BudgetSpent where `spent` is too much; `done` says what is finished and kept."""
+        """Raise BudgetSpent if `spent` exceeds the budget; `done` states what is finished and kept."""
         if over := _overspent(self.budget, self.before + spent):
-            raise BudgetSpent(f"{over.reason}; {done} are done and kept; {over.remedy}")
+            raise BudgetSpent(f"{over.reason}; {done} are finished and kept; {over.remedy}")
 
 
 UNLIMITED = Allowance(BudgetSection(), Spent())
@@ -41,7 +41,7 @@ class _Overspent:
 
 
 def _overspent(budget: BudgetSection, spent: Spent) -> _Overspent | None:
-    remedy = "raise budget.{} in the experiment file and run again to go on"
+    remedy = "raise budget.{} in the experiment file and run again to resume"
     if budget.tokens is not None and spent.tokens >= budget.tokens:
         reason = f"token budget spent: {spent.tokens:,} of {budget.tokens:,} tokens"
         return _Overspent(reason, remedy.format("tokens"))
@@ -52,14 +52,14 @@ def _overspent(budget: BudgetSection, spent: Spent) -> _Overspent | None:
 
 
 def _committed(lake: Lake, experiment: Experiment, but: tuple[str, int] | None = None) -> Spent:
-    """What the committed stages of all iterations took, one of them left out."""
+    """Return the use of the committed stages of all iterations, except one of them."""
     manifests = [one for method in experiment.chain for one in lake.manifests(f"{method}/*", experiment.name)]
     counted = (one.activity.about for one in manifests if (one.table, one.iteration) != but)
     return sum(map(_spent, counted), Spent())
 
 
 def _seconds(about: Mapping[str, Any]) -> float:
-    """How long a stage took; of attempts that were killed, what a model had done in them."""
+    """Return the duration of a stage, including the model time of killed attempts."""
     return max(float(about.get("seconds", 0.0)), _spent(about).model_seconds)
 
 

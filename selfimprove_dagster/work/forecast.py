@@ -1,4 +1,4 @@
-"""What an iteration will take, stage by stage: tokens, time and disk."""
+"""Represent the forecast of an iteration, stage by stage: tokens, time and disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """From `low` to `high`."""
+    """A range from `low` to `high`."""
 
     low: float
     high: float
@@ -21,9 +21,9 @@ class Range:
 
 @dataclass(frozen=True)
 class StageForecast:
-    """What one stage of one iteration takes: tokens, seconds, and bytes that stay on the disk.
+    """The forecast of one stage: tokens, seconds, and bytes that stay on the disk.
 
-    The tokens are those that a model writes; where `generates` is False, those that it is trained on.
+    The tokens are generated ones, or, if `generates` is False, those that a model is trained on.
     """
 
     stage: str
@@ -35,10 +35,11 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What iteration `iteration` takes, stage by stage; at most `iterations` of its kind fit into the budget.
+    """The forecast of an iteration, stage by stage; at most `iterations` of this size fit into the budget.
 
-    `limited_by` is the field that ends them. `scratch` are bytes that training needs besides, for a while.
-    `assumed` says what the numbers rest on. `at_most`: fewer tokens may be drawn, as stages stop early.
+    `limited_by` is the limiting field of the budget. `scratch` is the number of bytes that training needs
+    temporarily. `assumed` lists the assumptions. `at_most`: fewer tokens may be generated, as stages stop
+    early.
     """
 
     iteration: int
@@ -51,7 +52,7 @@ class Forecast:
 
     @property
     def total(self) -> StageForecast:
-        """The whole iteration; its tokens are those generated, not those trained on."""
+        """Return the total of the iteration; its tokens are the generated ones, not those trained on."""
         generated = [stage.tokens for stage in self.stages if stage.generates]
         return StageForecast(
             "one iteration",

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+"""Report the progress of long work: a bar in a terminal, and regular lines in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def duration(seconds: float) -> str:
-    """For people: seconds, minutes or hours."""
+    """Format a duration in seconds, minutes or hours."""
     if seconds <= 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} minutes" if seconds <= 5400 else f"{seconds / 3600:.1f} hours"
@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 class ProgressReport:
     """Counts finished units and tokens; use it as a context manager around the work.
 
-    `done` says how many units an earlier attempt left finished: they count as done, but not for the rate.
+    `done` is the number of units that an earlier attempt finished: they count as done, but not for the rate.
     """
 
     def __init__(self, title: str, total: int, unit: str, log: Callable[[str], None], done: int = 0) -> None:
@@ -43,11 +43,11 @@ class ProgressReport:
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
         if self._resumed:
-            self._say(f"{self.so_far} were done before; going on")
+            self._say(f"{self.so_far} were finished before; resuming")
         return self
 
     def found(self, units: int) -> None:
-        """So many more units turn out to be done already: they count as done, but not for the rate."""
+        """Count units that turn out to be finished already, as done but not for the rate."""
         self._resumed += units
         self.advance(units)
 
@@ -59,7 +59,7 @@ class ProgressReport:
         self._say(("stopped: " if error else "") + self.line())
 
     def advance(self, units: int, tokens: int = 0) -> None:
-        """So many more units are finished; `tokens` were spent on them."""
+        """Count finished units, and the `tokens` that they used."""
         self.done += units
         self.tokens += tokens
         if self._bar and self._task is not None:
@@ -71,16 +71,16 @@ class ProgressReport:
 
     @property
     def so_far(self) -> str:
-        """What is done of how much."""
+        """Return the finished and the total number of units."""
         return f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
 
     @property
     def seconds(self) -> float:
-        """Since the work began."""
+        """Return the seconds since the start."""
         return time.monotonic() - self._started
 
     def line(self) -> str:
-        """Done, rate, time left and tokens in one line."""
+        """Return finished units, rate, remaining time and tokens in one line."""
         left = ""
         fresh = self.done - self._resumed
         if fresh > 0 and self.done < self.total:
@@ -89,7 +89,7 @@ class ProgressReport:
         return f"{self.so_far}{self._rates()}{left}"
 
     def _say(self, line: str) -> None:
-        """Into the log, and for people who watch without a bar, to the standard error stream."""
+        """Write a line to the log and, if there is no bar, to the standard error stream."""
         self._log(line)
         self._console.print(line, markup=False, soft_wrap=True)
 

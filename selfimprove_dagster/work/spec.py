@@ -1,8 +1,8 @@
-"""Work that may run in another process: a function by name, with plain arguments.
+"""Describe work that may run in another process: a function by name, with plain arguments.
 
-A shard's work, a reward or a training job is handed on as a `Spec`, never as a closure, so that a worker on
-another machine can run the very same function. Where the function belongs to a method that was not shipped with the
-package, the spec carries a hash of that method's files, and a worker whose files differ refuses it.
+The work of a shard, a reward or a training job is passed on as a `Spec`, never as a closure, so that a worker
+on another machine can run the same function. If the function belongs to a method outside this package, the
+spec contains a hash of that method's files, and a worker whose files differ refuses it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SHIPPED = __package__.split(".")[0]
 
 @dataclass(frozen=True)
 class Spec:
-    """A function and the arguments that it is called with besides what the caller hands it.
+    """A function, and its arguments besides those that the caller passes.
 
-    `function` is `<module>:<name>`. `arguments` are plain data. `files` is the hash of the files of the function's
-    package, empty for what ships with this package.
+    `function` is `<module>:<name>`. `arguments` are plain data. `files` is the hash of the files of the
+    function's package, empty for this package.
     """
 
     function: str
@@ -36,14 +36,14 @@ class Spec:
 
     @classmethod
     def of(cls, function: Callable[..., Any], **arguments: Any) -> Spec:
-        """The spec of a function at the top level of a module.
+        """Return the spec of a function at the top level of a module.
 
         Raises MethodError for a lambda, a closure or a method, and for arguments that JSON cannot hold.
         """
         name = f"{function.__module__}:{function.__qualname__}"
         if "." in function.__qualname__ or "<" in function.__qualname__:
             raise MethodError(
-                f"{name} is not at the top level of its module, so no other process can find it"
+                f"{name} is not at the top level of its module, so another process cannot find it"
             )
         try:
             canonical_json(arguments)
@@ -52,7 +52,7 @@ class Spec:
         return cls(name, arguments, files_hash(function.__module__))
 
     def resolve(self) -> Callable[..., Any]:
-        """The function itself. Raises MethodError where it is missing or its files differ."""
+        """Return the function. Raises MethodError if it is missing or its files differ."""
         module, _, name = self.function.partition(":")
         try:
             function: Callable[..., Any] = getattr(import_module(module), name)
@@ -60,24 +60,24 @@ class Spec:
             raise MethodError(f"{self.function} cannot be found here: {error}") from error
         if (here := files_hash(module)) != self.files:
             raise MethodError(
-                f"{self.function} differs from the one that was asked for (files {here} here, {self.files} "
-                "there); install the same version of its method everywhere"
+                f"{self.function} differs from the requested one (files {here} here, {self.files} there); "
+                "install the same version of its method everywhere"
             )
         return function
 
     @property
     def call(self) -> Callable[..., Any]:
-        """The function with its arguments filled in."""
+        """Return the function with its arguments filled in."""
         return partial(self.resolve(), **self.arguments)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, from which `Spec(**data)` makes it again."""
+        """Return plain data, which `Spec(**data)` converts back."""
         return {"function": self.function, "arguments": dict(self.arguments), "files": self.files}
 
 
 @cache
 def files_hash(module: str) -> str:
-    """`b2:<hex>` over the Python files of a module's top-level package; empty for the shipped package."""
+    """Return `b2:<hex>`, a hash of the Python files of a module's top-level package; empty for this one."""
     top = module.split(".")[0]
     if top == _SHIPPED:
         return ""

@@ -62,7 +62,7 @@ def finished(home: Home, selfimprove: Command) -> str:
 def test_run_ends_with_the_table_and_the_reason_to_stop(finished: str) -> None:
     assert "iteration budget spent: 1 of 1 iterations are done" in finished
     assert "24" in finished and "192" in finished
-    assert "departs from the paper" in finished
+    assert "Differences of the preset from the paper" in finished
 
 
 def test_every_stage_is_committed_and_every_id_can_be_recomputed(home: Home, finished: str) -> None:
@@ -205,8 +205,8 @@ def test_a_model_refines_its_answers(selfimprove: Command, tmp_path: Path) -> No
     ("options", "reason"),
     [
         (["--improve", "pit", "--tools", "Calculator"], "--improve refines answers without tools"),
-        (["--improve", "wish"], "no way 'wish' to improve an answer: use one of self-refine, reflexion, pit"),
-        (["--out", "steps.jsonl"], "--out keeps the rounds of --improve"),
+        (["--improve", "wish"], "--improve 'wish' is unknown: use one of self-refine, reflexion, pit"),
+        (["--out", "steps.jsonl"], "--out records the steps of --improve"),
         (
             ["--improve", "pit", "--out", "/no/such/folder/steps.jsonl"],
             "No such file or directory; name another",

@@ -170,8 +170,8 @@ def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
         ("model: {path: embedded", "is not YAML"),
         ("when: 2001-99-99", "is not YAML: month must be in 1..12"),
         ("[" * 5000, "is not YAML"),
-        ("- a\n- b\n", "must hold fields and values, such as `name: mine`"),
-        ("", "must hold fields and values"),
+        ("- a\n- b\n", "must contain fields and values, such as `name: mine`"),
+        ("", "must contain fields and values"),
         ("name: yours\n", "name is 'yours' but must equal the file name, 'mine'"),
         ("name: 5\n", "name is 5 but must equal the file name, 'mine'"),
         (b"description: gr\xfc\xdfe\n", "is not UTF-8 text (byte 15); save it as UTF-8"),
@@ -206,7 +206,7 @@ def test_home_names_the_experiments_that_exist(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SELFIMPROVE_EXPERIMENTS", str(tmp_path))
     home = Home.from_environment()
     assert home.experiment("one").name == "one"
-    with pytest.raises(ExperimentError, match=r"no experiment 'three' in .*; there are: one, two"):
+    with pytest.raises(ExperimentError, match=r"no experiment 'three' in .*; available there: one, two"):
         home.experiment("three")
     assert home.lake.root == tmp_path / "home" / "lake"
     assert home.checkpoint("one", 2, "lmsi", "act:" + "a" * 32).name == "002-lmsi-aaaaaaaaaaaa"
@@ -223,7 +223,7 @@ def test_an_experiment_of_the_users_folder_comes_before_the_shipped_one(tmp_path
     assert [home.experiment(name).description for name in ("one", "two")] == ["own", "shipped"]
     assert home.experiment_file("two") == shipped / "two.yaml"
     assert home.experiment_names() == ["one"], "the sensor starts what is listed"
-    with pytest.raises(ExperimentError, match=r"there are: one\. The package ships: one, two"):
+    with pytest.raises(ExperimentError, match=r"available there: one\. In the package: one, two"):
         home.experiment("three")
     nowhere = Home(root=tmp_path / "home", experiments=tmp_path / "none")
     assert nowhere.experiment("demo").name == "demo"

@@ -144,9 +144,7 @@ def test_a_dataset_and_a_model_lead_to_where_they_are_shown(finished_home: Home)
     assert (to_dataset.status_code, to_dataset.headers["location"]) == (302, "/experiments/small/0/examples")
     assert pages.get(f"/records/{trained['model_id']}").headers["location"] == f"/records/{trained['id']}"
     assert pages.get(f"/records/{trained['base_model_id']}").status_code == 404
-    assert (
-        "Nothing that this checkpoint learnt from was revoked" in pages.get(f"/records/{trained['id']}").text
-    )
+    assert "None of its training data was revoked" in pages.get(f"/records/{trained['id']}").text
 
 
 def test_the_beginning_of_an_id_is_enough_and_the_search_takes_ids(home: Home) -> None:
@@ -279,7 +277,7 @@ def test_no_address_leads_out_of_the_lake_or_the_static_files(home: Home, addres
 def test_an_empty_lake_is_a_friendly_page(home: Home) -> None:
     pages = client(home)
     assert "not started" in pages.get("/").text
-    assert "No iteration has begun" in pages.get("/experiments/demo").text
+    assert "No iteration has started" in pages.get("/experiments/demo").text
     for address in ("/experiments/demo/0", "/experiments/demo/0/examples", "/records/ex:0"):
         assert pages.get(address).status_code == 404, address
     assert pages.get("/search?q=word").status_code == 200
@@ -320,7 +318,7 @@ def test_a_broken_experiment_file_does_not_take_the_others_along(home: Home) -> 
     (home.experiments / "broken.yaml").write_text("name: broken\nmodel: 3\n")
     pages = client(home)
     page = pages.get("/")
-    assert page.status_code == 200 and "Cannot be read" in page.text and "/experiments/demo/0" in page.text
+    assert page.status_code == 200 and "cannot be read" in page.text and "/experiments/demo/0" in page.text
     assert pages.get("/experiments/broken").status_code == 409
 
 
@@ -386,7 +384,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(home: Home) -> None
     with listen(0) as taken:
         taken.listen()
         assert taken.getsockname()[0] == "127.0.0.1"
-        with pytest.raises(SelfImproveError, match="name another port"):
+        with pytest.raises(SelfImproveError, match="choose another port"):
             serve_pages(home, taken.getsockname()[1], DAGSTER, beside=["false"])
 
 
@@ -395,7 +393,7 @@ def test_the_pages_end_with_what_runs_beside_them(home: Home) -> None:
 
 
 def test_a_command_that_fails_beside_the_pages_is_said(home: Home) -> None:
-    with pytest.raises(SelfImproveError, match="ended with code 3"):
+    with pytest.raises(SelfImproveError, match="exited with code 3"):
         serve_pages(home, 0, DAGSTER, beside=[sys.executable, "-c", "raise SystemExit(3)"])
 
 

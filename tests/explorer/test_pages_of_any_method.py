@@ -224,7 +224,7 @@ def test_the_dataset_is_exported_with_a_card(home: Home, tmp_path: Path) -> None
 
 def test_a_lake_is_readable_after_its_method_is_gone(home: Home, install: Install) -> None:
     install(None)
-    assert "Cannot be read" in page(home, "/")
+    assert "cannot be read" in page(home, "/")
     shown = page(home, "/experiments/demo/0")
     assert steps(shown)["stories"] == "3" and steps(shown)["pass the rule joy"] == "2"
     assert "A fox laughed." in page(home, "/experiments/demo/0/examples")

@@ -78,7 +78,7 @@ def test_a_run_says_that_the_disk_is_full_and_goes_on_when_there_is_room(
     before = committed(home)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     (problem,) = run_iteration(home, experiment, 0)
-    assert "the file system is read-only: point SELFIMPROVE_HOME to a place" in problem
+    assert "the file system is read-only: set SELFIMPROVE_HOME to a writable folder" in problem
     assert str(home.root) in problem
     assert committed(home) == before
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)

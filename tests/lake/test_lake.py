@@ -255,9 +255,7 @@ def test_a_read_only_disk_is_named(small_disk: Path) -> None:
     lake = Lake(small_disk / "lake")
     manifest, _ = store(lake, POOL, [seed_draft()])
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(
-        LakeNotWritable, match="read-only: point SELFIMPROVE_HOME to a place that can be written"
-    ):
+    with pytest.raises(LakeNotWritable, match="read-only: set SELFIMPROVE_HOME to a writable folder"):
         store(lake, POOL, [seed_draft()], iteration=1)
     with pytest.raises(LakeNotWritable, match="read-only"):
         store(lake, POOL, [seed_draft()])
@@ -293,7 +291,7 @@ def test_other_errors_pass_as_they_are(error: Exception, tmp_path: Path) -> None
 
 def test_a_lake_inside_another_ones_partition_is_refused(tmp_path: Path) -> None:
     """Its rows would be read with the outer partition's name."""
-    with pytest.raises(LakeError, match="a lake cannot lie under 'experiment=demo'"):
+    with pytest.raises(LakeError, match="a lake cannot be inside 'experiment=demo'"):
         Lake(tmp_path / "experiment=demo" / "lake")
 
 
@@ -410,8 +408,8 @@ def test_a_lake_that_names_no_format_is_read_and_written(lake: Lake) -> None:
     ("written", "said"),
     [
         ({"format": FORMAT + 1}, f"has format {FORMAT + 1}.*install the version that wrote it"),
-        ({"fromat": 1}, "does not say the lake's format"),
-        ([], "does not say the lake's format"),
+        ({"fromat": 1}, "does not contain the lake's format"),
+        ([], "does not contain the lake's format"),
     ],
 )
 def test_a_lake_of_a_later_or_unknown_format_is_refused(lake: Lake, written: Any, said: str) -> None:

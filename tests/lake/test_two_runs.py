@@ -57,7 +57,7 @@ def test_the_second_run_of_an_iteration_is_refused_while_the_first_goes_on(home:
         assert second.returncode == 1
         assert second.stderr == (
             f"error: small-000 is being run by another process, {first.pid}; "
-            "wait for it to end, or stop it, then run again\n"
+            "wait until it ends, or stop it, then run again\n"
         )
     finally:
         first.send_signal(signal.SIGCONT)
@@ -74,7 +74,7 @@ def test_a_partition_that_is_being_written_elsewhere_is_refused_in_one_line(home
     assert refused.returncode == 1
     assert (
         "lmsi__raw_generations: lmsi/raw_generations experiment small, iteration 000 is being written by "
-        "another process; wait for it to end, or stop it, then run again\n"
+        "another process; wait until it ends, or stop it, then run again\n"
     ) in refused.stdout
     assert "Traceback" not in refused.stdout + refused.stderr
     assert run(home).returncode == 0

@@ -552,7 +552,7 @@ def test_errors_say_what_to_do(directory: Path, engine: TransformersLanguageMode
         engine.generate([[5]], [[1], [2]], SamplingParameters())
     with pytest.raises(ModelError, match=r"temperature is -1"):
         engine.generate([[5]], [[1]], SamplingParameters(temperature=-1))
-    with pytest.raises(ModelError, match=r"one continuation a context"):
+    with pytest.raises(ModelError, match=r"one continuation per context"):
         engine.score([[5]], [])
     with pytest.raises(ModelError, match=r"none of them empty"):
         engine.option_probabilities([[5]], [[]])

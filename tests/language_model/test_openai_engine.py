@@ -183,7 +183,7 @@ def test_what_a_busy_or_broken_server_failed_to_answer_is_asked_again(
 def test_a_failure_that_stays_is_told_with_what_to_do(server: Server) -> None:
     model = opened(server, attempts=3)
     server.script = [status(500)] * 9
-    with pytest.raises(ModelError, match=r"failed 3 times, at last so: status 500\. Look at its log;"):
+    with pytest.raises(ModelError, match=r"failed 3 times, finally with: status 500\. Check its log;"):
         model.generate([[5]], [[1]], PARAMETERS)
 
 
@@ -246,10 +246,10 @@ def test_the_likeliest_tokens_are_asked_of_the_server(server: Server) -> None:
         found = model.among_likeliest(contexts, continuations, token, most)
         assert server.bodies[-1]["prompt_logprobs"] == most
         assert found == [expected, []], token
-    with pytest.raises(ModelError, match="ask for 1 to 20"):
+    with pytest.raises(ModelError, match="request 1 to 20"):
         model.among_likeliest([], [], 5, 21)
     server.takes_ids = False
-    with pytest.raises(ModelError, match="does not take token ids"):
+    with pytest.raises(ModelError, match="does not accept token ids"):
         opened(server).among_likeliest([[5]], [[6]], 5, 1)
 
 
@@ -258,12 +258,12 @@ def test_a_server_of_text_is_spoken_to_in_text_and_says_so(
 ) -> None:
     server.takes_ids = False
     model = opened(server)
-    assert "does not speak in token ids" in caplog.text
+    assert "does not support token ids" in caplog.text
     ids = model.encode("What is 1 + 1?")
     ((path,),) = model.generate([ids], [[42]], PARAMETERS)
     assert server.bodies[-1]["prompt"] == "What is 1 + 1?"
     assert model.decode(path.token_ids) == path.text == " 42"
-    with pytest.raises(ModelError, match="does not take token ids, so it cannot score"):
+    with pytest.raises(ModelError, match="does not accept token ids, so it cannot score"):
         model.score([ids], [ids])
 
 

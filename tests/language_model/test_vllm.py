@@ -188,7 +188,7 @@ def test_the_likeliest_tokens_are_the_same(
             found = list(chain(*model.among_likeliest(some, paths, token, most)))
             differing = sum(a != b for a, b in zip(expected, found, strict=True))
             assert differing <= len(expected) / 200
-    with pytest.raises(ModelError, match="ask for 1 to 20"):
+    with pytest.raises(ModelError, match="request 1 to 20"):
         model.among_likeliest(some, paths, token, 21)
 
 
@@ -211,7 +211,7 @@ def test_what_the_cpu_cannot_do_is_said_at_the_start(caplog: pytest.LogCaptureFi
     """And memory is free after `close`: the engine's process has ended."""
     before = engine_processes()
     model = open_language_model(embedded.BASE_MODEL, engine="vllm", max_length=256)
-    assert "vLLM on a CPU takes no seed a request" in caplog.text
+    assert "vLLM on a CPU does not support seeds per request" in caplog.text
     engine = engine_processes() - before
     assert engine
     model.close()

@@ -142,7 +142,9 @@ def test_another_threshold_is_applied_to_the_recorded_scores(lake: Lake) -> None
     assert "recorded scores" in answer.note and answer.note in shown(what_if_text(answer)).replace("\n", "")
     (change,) = what_if(lake, ids(lake, KEPT)[0], ["length=5"]).record
     assert (change.path, change.then.kept, change.now.kept) == (shouts[3], True, False)
-    with pytest.raises(ExperimentError, match="is no threshold: write name=value, name being one of length"):
+    with pytest.raises(
+        ExperimentError, match="is not a threshold: write name=value, name being one of length"
+    ):
         what_if(lake, "demo-000", ["confidence=1"])
 
 

@@ -120,7 +120,7 @@ def test_a_path_that_no_filter_has_seen_is_undecided(lake: Lake) -> None:
         lake, RAW_GENERATIONS, [Draft(path.row(0, named=True), (), {"logprobs": []})], iteration=1
     )
     explanation = explain(lake, fresh)
-    assert explanation.verdict == "not in a dataset: the filters of demo-001 have not seen it yet"
+    assert explanation.verdict == "not in a dataset: the filters of demo-001 have not been applied to it yet"
     assert not explanation.in_dataset
 
 
@@ -162,7 +162,7 @@ def test_a_rejected_line_is_explained_by_its_reason(lake: Lake) -> None:
     batch = {"experiment": "demo", "batch": "b"}
     _, (rejected,) = store(lake, REJECTED_SEEDS, [Draft(bad)], partition=batch)
     explanation = explain(lake, rejected)
-    assert explanation.verdict == "s.jsonl, line 3 (licence: MIT) is no seed: no question"
+    assert explanation.verdict == "s.jsonl, line 3 (licence: MIT) was rejected: no question"
     assert explanation.in_dataset is False
 
 
@@ -223,7 +223,9 @@ def test_what_was_revoked_is_explained_and_said_to_be_revoked(lake: Lake, gone: 
     record = known.demonstrations[0] if gone == "demonstrations" else getattr(known, gone)
     lake.withdraw(manifest, {record: "rev:1"})
     explanation = explain(lake, known.example)
-    assert explanation.verdict.startswith("revoked by rev:1, so it is no longer handed on; otherwise: in the")
+    assert explanation.verdict.startswith(
+        "revoked by rev:1, so it is excluded from later reads; otherwise: in the"
+    )
     assert not explanation.in_dataset
     assert (manifest.table, record, False) in [
         (step.stage, step.record, step.passed) for step in explanation.steps if step.rule == "revoked"
@@ -232,7 +234,7 @@ def test_what_was_revoked_is_explained_and_said_to_be_revoked(lake: Lake, gone: 
 
 def test_an_unknown_record_is_answered_in_one_line(lake: Lake) -> None:
     known_ancestry(lake)
-    with pytest.raises(RecordNotFound, match="no record's id begins with"):
+    with pytest.raises(RecordNotFound, match="no record id starts with"):
         explain(lake, "ex:none")
 
 
@@ -330,7 +332,7 @@ def test_a_looser_filter_gains_by_the_rule_that_had_dropped(finished_home: Home)
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ("trust=1", r"'trust=1' is no threshold.*minimum_vote_share.*confidence \(= minimum_vote_share\)"),
+        ("trust=1", r"'trust=1' is not a threshold.*minimum_vote_share.*confidence \(= minimum_vote_share\)"),
         ("confidence", "write name=value"),
         ("confidence=2", "minimum_vote_share: .*less than or equal to 1, not 2"),
         ("maximum_paths=many", "maximum_paths: .*not 'many'"),
@@ -345,7 +347,7 @@ def test_a_setting_that_is_none_is_refused_with_those_that_are(
 
 
 def test_records_without_an_iteration_are_no_subject(finished_home: Home) -> None:
-    with pytest.raises(ExperimentError, match="give an iteration, as small-000"):
+    with pytest.raises(ExperimentError, match=r"give an iteration, e\.g\. small-000"):
         what_if(finished_home.lake, first_id(finished_home, SEEDS.name), ["confidence=0.5"])
 
 
@@ -360,5 +362,5 @@ def test_votes_that_are_newer_than_the_dataset_are_refused(finished_home: Home, 
     votes = lake.manifest(VOTED_ANSWERS.name, partition_of("small", 0))
     newer = replace(votes.activity, code_version="2")
     lake.write(VOTED_ANSWERS, newer, lake.read_whole(votes))
-    with pytest.raises(LakeError, match="lmsi/voted_answers was made again after the dataset"):
+    with pytest.raises(LakeError, match="lmsi/voted_answers was materialised again after the dataset"):
         what_if(lake, "small-000", ["confidence=0.5"])

@@ -57,7 +57,7 @@ def test_a_hugging_face_folder_has_a_card_that_tells_where_its_rows_come_from(
     assert "| `s.jsonl` | `MIT` | 1 |" in body
     assert "`the base model` (`b2:fake`),\nengine `fake 1`, temperature 0.7,\n4 paths per question, 4" in body
     assert "| `duplicate` | none | 4 | 1 | 3 |" in body
-    assert "## Quality checks\n\nNone was recorded." in body
+    assert "## Quality checks\n\nNo checks were recorded." in body
     assert "## Revocations in force\n\nNone." in body
     assert len(pl.read_parquet(tmp_path / "out" / "demo" / "data" / "train.parquet")) == 1
 
@@ -135,10 +135,10 @@ def test_nothing_is_overwritten_and_formats_are_named(
     lake: Lake, experiment: Experiment, tmp_path: Path
 ) -> None:
     known_ancestry(lake)
-    with pytest.raises(ExperimentError, match="exists already; name a new folder"):
+    with pytest.raises(ExperimentError, match="exists already; choose a new folder"):
         export_dataset(lake, experiment, tmp_path, None, "jsonl")
     with pytest.raises(
-        ExperimentError, match="no export format 'csv'; there are: huggingface, parquet, jsonl, prov-json"
+        ExperimentError, match="no export format 'csv'; use one of huggingface, parquet, jsonl, prov-json"
     ):
         export_dataset(lake, experiment, tmp_path / "out", None, "csv")
 

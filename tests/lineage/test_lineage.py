@@ -85,7 +85,7 @@ def test_a_prefix_is_enough_when_it_names_one_record(lake: Lake) -> None:
 def test_an_ambiguous_prefix_names_some_candidates(lake: Lake) -> None:
     known_ancestry(lake)
     with pytest.raises(
-        RecordNotFound, match=r"'gen:' begins the ids of several records: gen:[0-9a-f]{32} \(lmsi/"
+        RecordNotFound, match=r"'gen:' is the start of several record ids: gen:[0-9a-f]{32} \(lmsi/"
     ):
         trace(lake, "gen:")
 
@@ -93,7 +93,7 @@ def test_an_ambiguous_prefix_names_some_candidates(lake: Lake) -> None:
 @pytest.mark.parametrize("prefix", ["gen:zzz", "'; DROP VIEW records; --", "%", "\0", "\udcff"])
 def test_an_unknown_prefix_is_answered_in_one_line(lake: Lake, prefix: str) -> None:
     known_ancestry(lake)
-    with pytest.raises(RecordNotFound, match="no record's id begins with"):
+    with pytest.raises(RecordNotFound, match="no record id starts with"):
         trace(lake, prefix)
 
 
@@ -199,7 +199,7 @@ def test_a_chain_of_a_thousand_records_can_be_traced_and_shown(lake: Lake) -> No
         assert node["id"] == f"r{n:04}"
         (node,) = node["parents"]
     drawn = shown(lake, "r0000")
-    assert "r0020  (goes on: trace it by itself)" in drawn and "r0021" not in drawn
+    assert "r0020  (more parents: trace this id)" in drawn and "r0021" not in drawn
     assert len(Lineage(lake).descendants(["r1000"]).nodes) == 1001
 
 
@@ -242,8 +242,10 @@ def test_the_tree_tells_the_story_from_example_to_file_and_line(lake: Lake) -> N
     assert f"{known.example}  in the dataset as few_shot_cot, vote share 1.00" in text
     vote = "the vote is 2 by majority: 4 of 4 paths state an answer (2 × 4); share 1, margin 1"
     assert f"voted answer {known.vote}  {vote}" in text
-    drawn = "sample 3, drawn at temperature 0.7, seed 33 from the base model b2:fake after 2 demonstrations"
-    assert f"voted from {known.paths[3]}  {drawn}; ended by stop: “1 + 1 = 2. The answer is 2.”" in text
+    drawn = (
+        "sample 3, sampled at temperature 0.7, seed 33, from the base model b2:fake after 2 demonstrations"
+    )
+    assert f"voted from {known.paths[3]}  {drawn}; finish reason stop: “1 + 1 = 2. The answer is 2.”" in text
     assert "sample 3 of 4, fake 1, T=0.7, top_p=1.0, top_k=0" in text
     assert f"seed {known.seed}  accepted from s.jsonl, line 7 (licence: MIT)" in text
     assert text.count("1 + 1 = 2. The answer is 2.") == 5, "each path is unfolded once"
@@ -318,7 +320,7 @@ def test_a_descent_leads_to_datasets_checkpoints_and_the_iterations_that_drew_fr
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "5 descendants" in text
     assert f"checkpoint {first} of demo, iteration 1: promoted" in text
-    assert "iteration 3 of demo drew its paths from a model that it shaped" in text
+    assert "iteration 3 of demo used a model that was trained on it" in text
 
 
 def decided(challenger: str, *, promoted: bool) -> Draft:
@@ -342,7 +344,7 @@ def test_a_summary_names_some_descendants_and_all_when_asked(lake: Lake) -> None
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
     assert "q:019" in summary(every=False) and "q:020" not in summary(every=False)
-    assert "and 10 more: --all lists them" in summary(every=False)
+    assert "and 10 more; --all lists them" in summary(every=False)
     assert "q:029" in summary(every=True) and "more" not in summary(every=True)
 
 

@@ -329,7 +329,9 @@ def test_temporary_files_of_other_processes_stay_until_they_are_old(lake: Lake) 
 def test_a_lost_file_is_named_with_a_remedy(lake: Lake) -> None:
     manifest = commit(lake, {"a": []})
     manifest.paths[0].unlink()
-    with pytest.raises(LakeError, match=r"file is gone; materialise its partition again: .*part-.*parquet"):
+    with pytest.raises(
+        LakeError, match=r"file is missing; materialise its partition again: .*part-.*parquet"
+    ):
         Lineage(lake)
 
 

@@ -89,7 +89,7 @@ def test_the_command_writes_a_new_file_only(tmp_path: Path, monkeypatch: pytest.
     pytest.importorskip("openlineage.client", reason="pip install 'selfimprove_dagster[openlineage]'")
     monkeypatch.setenv("SELFIMPROVE_HOME", str(tmp_path))
     lake = Lake(tmp_path / "lake")
-    with pytest.raises(PartitionMissing, match="experiment demo has nothing in the lake"):
+    with pytest.raises(PartitionMissing, match="experiment demo has no committed tables"):
         write_events(lake, "demo", tmp_path / "events.jsonl")
     known_ancestry(lake)
     told = CliRunner().invoke(app, ["lineage", "openlineage", "demo", str(tmp_path / "events.jsonl")])

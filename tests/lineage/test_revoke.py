@@ -123,12 +123,12 @@ def test_an_experiment_of_its_own_is_spared(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "why", "said"),
     [
-        ("seed", "seed:ffff", "x", "no record's id begins with 'seed:ffff'"),
+        ("seed", "seed:ffff", "x", "no record id starts with 'seed:ffff'"),
         ("source-file", "no.jsonl", "x", "nothing in the lake has the source-file 'no.jsonl'"),
         ("licence", "no", "x", "nothing in the lake has the licence 'no'"),
-        ("seed", "ex:", "x", "is no seed but of lmsi/filtered_dataset"),
+        ("seed", "ex:", "x", "is not a seed but a row of lmsi/filtered_dataset"),
         ("seed", "seed:", " ", "a revocation needs a reason"),
-        ("person", "ann", "x", "there is no revocation of a person"),
+        ("person", "ann", "x", "a person cannot be revoked"),
     ],
 )
 def test_what_cannot_be_revoked_is_said(lake: Lake, kind: str, value: str, why: str, said: str) -> None:
@@ -164,7 +164,7 @@ def test_restoring_brings_all_back_but_for_what_fell_with_another(lake: Lake) ->
     example = revoked(lake, "record", known.example).revocation
     restore(lake, all_of_it.id, "ben", "a mistake")
     assert readable(lake) == before - {known.example}
-    with pytest.raises(RevocationError, match="was lifted already"):
+    with pytest.raises(RevocationError, match="is already lifted"):
         restore(lake, all_of_it.id, "ben", "a mistake")
     restore(lake, example.id[:12], "ben", "a mistake")
     assert readable(lake) == before

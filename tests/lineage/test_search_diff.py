@@ -89,7 +89,7 @@ def test_a_search_can_be_limited_to_an_experiment_or_a_table(lake: Lake) -> None
     assert [hit.id for hit in search(lake, "1 + 1", table="filtered_dataset")] == [known.example]
     assert {hit.id for hit in search(lake, "1 + 1", table="seeds/accepted")} == {known.seed, other}
     with pytest.raises(
-        LakeError, match="no table 'nothing' that holds text; there are: constitutional/filtered_dataset"
+        LakeError, match="no table 'nothing' with text; use one of constitutional/filtered_dataset"
     ):
         search(lake, "1", table="nothing")
 
@@ -109,7 +109,7 @@ def test_ids_are_no_text(lake: Lake) -> None:
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_a_search_for_nothing_is_refused(lake: Lake, text: str) -> None:
     known_ancestry(lake)
-    with pytest.raises(LakeError, match="no words to search for"):
+    with pytest.raises(LakeError, match="the search text is empty"):
         search(lake, text)
 
 
@@ -120,7 +120,7 @@ def test_an_empty_lake_has_no_words(lake: Lake) -> None:
 def test_words_name_the_only_example_that_has_them(lake: Lake) -> None:
     known = known_ancestry(lake)
     assert only_example(lake, "THE ANSWER IS 2") == known.example
-    with pytest.raises(RecordNotFound, match="no training example has the words 'zebra'"):
+    with pytest.raises(RecordNotFound, match="no training example contains 'zebra'"):
         only_example(lake, "zebra")
 
 
@@ -238,7 +238,7 @@ def test_a_key_that_is_none_or_not_committed_is_refused(lake: Lake) -> None:
     dataset(lake, 0, [("1 + 1?", " So 2.", "2")])
     with pytest.raises(ExperimentError, match="not of the form"):
         diff(lake, "demo-000", "demo")
-    with pytest.raises(PartitionMissing, match="demo-001 has made nothing yet"):
+    with pytest.raises(PartitionMissing, match="demo-001 has no committed tables yet"):
         diff(lake, "demo-000", "demo-001")
 
 
@@ -261,7 +261,7 @@ def test_the_commands_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     text = run(home, monkeypatch, "search", "so. the")
     assert f"{known.example}  lmsi/filtered_dataset of demo-000" in text
     assert "[red]So. The answer is 2." in text and "\x1b" not in text
-    assert run(home, monkeypatch, "search", "zebra").strip() == "no record has these words"
+    assert run(home, monkeypatch, "search", "zebra").strip() == "no record contains this text"
     assert known.vote in run(home, monkeypatch, "trace", "--text", "so. the")
     assert json.loads(run(home, monkeypatch, "explain", known.example, "--json"))["in_dataset"] is True
     assert "in the dataset of demo-000" in run(home, monkeypatch, "explain", known.example)
@@ -270,7 +270,7 @@ def test_the_commands_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_commands_answer_for_real_iterations(
     finished_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "settings: the same" in run(finished_home, monkeypatch, "diff", "small-000", "small-001")
+    assert "settings: identical" in run(finished_home, monkeypatch, "diff", "small-000", "small-001")
     changed = run(finished_home, monkeypatch, "explain", "small-000", "--what-if", "confidence=1")
     assert "minimum_vote_share 0.25 → 1" in changed
     replayed = run(finished_home, monkeypatch, "replay", "small-000", "--sample", "4", "--json")

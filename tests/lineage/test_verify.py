@@ -120,7 +120,7 @@ def test_a_row_appended_to_a_file_is_found(lake: Lake) -> None:
     rewrite(lake, lambda rows: pl.concat([rows, rows.tail(1)]), manifest_too=False)
     problems = [str(finding) for finding in verify(lake).findings]
     assert any("checksum differs" in problem for problem in problems)
-    assert any("5 rows stand where 4 were committed" in problem for problem in problems)
+    assert any("the file has 5 rows, but 4 were committed" in problem for problem in problems)
     assert any("its id occurs more than once" in problem for problem in problems)
 
 
@@ -129,8 +129,8 @@ def test_a_row_forged_with_its_manifest_is_found_by_its_hash(lake: Lake) -> None
     rewrite(lake, lambda rows: lie(rows).with_columns(rows["id"], rows["content_hash"]), manifest_too=True)
     problems = {finding.problem: finding for finding in verify(lake).findings}
     assert set(problems) == {
-        "its content hash does not follow from what it says",
-        "its id does not follow from what it says",
+        "its content hash does not match its content",
+        "its id does not match its content",
     }
     row = lake.read_whole(manifest_of(lake))["id"][-1]
     assert {finding.row for finding in problems.values()} == {row}
@@ -156,7 +156,7 @@ def test_a_row_forged_so_that_all_fits_is_found_by_the_digest_alone(lake: Lake) 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"seed": 1}, "the activity's id does not follow from what it says"),
+        ({"seed": 1}, "the activity's id does not match its content"),
         (
             {"partition": {"experiment": "demo", "iteration": "001"}},
             "another table or partition than its folder",
@@ -177,7 +177,7 @@ def test_a_parent_that_the_activity_did_not_read_is_found(lake: Lake) -> None:
     drafts = [Draft(seed_draft(f"{one}?").content, [Parent(one, "seed")]) for one in (seed, unread)]
     _, ids = store(lake, SEED_POOL, drafts, iteration=1, inputs=(read.activity.id,))
     (finding,) = verify(lake).findings
-    assert (finding.row, finding.problem) == (ids[1], "a parent of it was not read by its activity")
+    assert (finding.row, finding.problem) == (ids[1], "one of its parents was not read by its activity")
 
 
 def test_a_stage_whose_input_was_made_anew_is_stale_and_no_forgery(lake: Lake) -> None:
@@ -235,7 +235,7 @@ def test_the_command_exits_with_1_on_findings(lake: Lake, monkeypatch: pytest.Mo
     monkeypatch.setenv("SELFIMPROVE_HOME", str(lake.root.parent))
     runner = CliRunner()
     said = runner.invoke(lineage_app, ["verify", "demo"])
-    assert said.exit_code == 0 and "all is as it was committed" in said.output
+    assert said.exit_code == 0 and "no findings" in said.output
     assert runner.invoke(lineage_app, ["verify", "--expect", "b2:00"]).exit_code == 1
 
 
@@ -247,12 +247,12 @@ def test_revoke_and_restore_by_command(lake: Lake, monkeypatch: pytest.MonkeyPat
     assert said.exit_code == 0 and "Nothing was changed" in said.output
     assert lake.ledger.revocations() == []
     said = runner.invoke(lineage_app, [*revoking, "--yes"])
-    assert "rows are withdrawn by rev:" in said.output
+    assert "rows are revoked by rev:" in said.output
     (one,) = lake.ledger.revocations()
     said = runner.invoke(lineage_app, ["revocations"])
     assert "in force" in said.output and "\x1b[31m" not in said.output
     assert runner.invoke(lineage_app, ["restore", one.id, "--why", "it is"]).exit_code == 0
     assert "restored" in runner.invoke(lineage_app, ["revocations"]).output
     said = runner.invoke(lineage_app, [*revoking, "--yes", "--purge"])
-    assert "texts were looked for" in said.output and "Beyond the reach of a purge" in said.output
+    assert "texts were searched for" in said.output and "A purge cannot reach" in said.output
     assert runner.invoke(lineage_app, ["revoke", "--why", "x"]).exit_code == 2

@@ -49,11 +49,11 @@ def test_each_method_gets_what_is_shared_and_what_stands_under_its_name() -> Non
 
 def test_what_cannot_be_a_chain_is_refused_in_words() -> None:
     assert "'sorcery' is not one of" in refused(methods=["rlaif", "sorcery"])
-    assert "names one twice" in refused(methods=["rlaif", "rlaif"])
+    assert "contains a name twice" in refused(methods=["rlaif", "rlaif"])
     assert "must be a list" in refused(methods="rlaif")
     assert "both method and methods" in refused(method="rlaif")
     assert "none of constitutional, rlaif has such a field" in refused(voting={})
-    assert "stand at the top" in refused(rlaif={"seed": 1})
+    assert "belong at the top level" in refused(rlaif={"seed": 1})
     assert "rlaif has wrong values" in refused(rlaif={"judge": {"principles": 0}})
     apart = refused(methods=["lmsi", "rlaif"], constitutional=None, evaluation={"file": "embedded"})
     assert "none of lmsi, rlaif has such a field" in apart

@@ -114,7 +114,7 @@ def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
 def test_nothing_starts_before_seeds_were_imported(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
     assert stopped(decide_next(lake, experiment)).startswith(
-        "not started: no seeds were imported; drop a file"
+        "not started: no seeds were imported yet; put a seed file"
     )
     store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
     assert decide_next(lake, experiment) == Continue(0, after="start", method="lmsi")
@@ -170,7 +170,7 @@ def test_progress_counts_what_was_done_before_but_not_in_its_rate(monkeypatch: p
     lines: list[str] = []
     with ProgressReport("lmsi/raw_generations", 100, "paths", lines.append, done=40) as report:
         report.advance(20, tokens=2_000)
-    assert lines[0] == "lmsi/raw_generations: 40 of 100 paths were done before; going on"
+    assert lines[0] == "lmsi/raw_generations: 40 of 100 paths were finished before; resuming"
     assert lines[1].startswith("lmsi/raw_generations: 60 of 100 paths, ")
     assert "2,000 tokens at" in lines[1]
 

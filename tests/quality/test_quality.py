@@ -430,13 +430,13 @@ def test_tolerated_rows_are_named_though_the_check_passes(made: Iterations) -> N
     assert result.passed
     assert result.failing_ids == made.rows("lmsi/raw_generations")["id"].to_list()[:1]
     assert result.observed == {"cut_off_share": 1 / 16}
-    assert result.reason == "1 of 16 completions were cut off at the token limit; at most 20% should be"
+    assert result.reason == "1 of 16 completions were truncated at the token limit; at most 20% should be"
 
 
 def test_drift_needs_an_iteration_before(made: Iterations) -> None:
     results = made.run("lmsi/filtered_dataset", iteration=0)
     assert results["length_drift"].passed
-    assert results["vocabulary_drift"].reason.startswith("first iteration")
+    assert results["vocabulary_drift"].reason.startswith("this is the first iteration")
 
 
 def test_copies_may_be_wanted(made: Iterations) -> None:
@@ -509,7 +509,7 @@ def test_nothing_is_looked_at_in_a_damaged_file(made: Iterations) -> None:
     _corrupt_file(made)
     results = made.run("lmsi/seed_pool")
     assert not any(result.passed for result in results.values())
-    assert results["unique_ids"].reason == "not looked at, since files_intact failed. Mend that first"
+    assert results["unique_ids"].reason == "not evaluated, since files_intact failed. Fix that first"
 
 
 def test_a_sibling_that_is_missing_fails_the_check_that_needs_it(made: Iterations) -> None:

@@ -56,7 +56,7 @@ def test_a_person_judges_with_the_keyboard_and_the_labels_are_in_the_lake(
             with page.expect_navigation():
                 page.keyboard.press(key)
         assert "Item 2 of 4" in page.get_by_role("heading", level=1).inner_text(), "the skipped one is left"
-        page.get_by_label("Note, if you like").focus()
+        page.get_by_label("Note (optional)").focus()
         page.keyboard.type("a bonny note")
         with page.expect_navigation():
             page.get_by_role("button", name="A is better").click()
@@ -77,10 +77,10 @@ def test_keys_can_be_switched_off_and_modified_keys_are_the_browsers(
         page = visited.page
         begin(visited)
         page.keyboard.press("Control+a")
-        page.get_by_label("The keys").uncheck()
+        page.get_by_label("Answer with the keys").uncheck()
         page.keyboard.press("a")
         page.reload()
-        assert not page.get_by_label("The keys").is_checked(), "as it was left"
+        assert not page.get_by_label("Answer with the keys").is_checked(), "as it was left"
         page.keyboard.press("n")
         page.wait_for_timeout(200)
     assert labels(home.lake, "judged").is_empty()
@@ -100,7 +100,7 @@ def test_without_javascript_the_buttons_do_the_same(chromium: Any, home: Home, a
         visited.go("/review/judged")
         visited.page.get_by_label("Token").fill(TOKEN)
         visited.page.get_by_label("Your name").fill("Ada")
-        visited.page.get_by_role("button", name="Begin").click()
+        visited.page.get_by_role("button", name="Start").click()
         visited.page.get_by_role("button", name="Neither is good").click()
         assert "Item 2 of 4" in visited.page.get_by_role("heading", level=1).inner_text()
     assert labels(home.lake, "judged")["label"].to_list() == ["neither"]

@@ -84,7 +84,7 @@ def test_what_is_skipped_comes_back_and_an_answer_can_be_changed(home: Home) -> 
     pages.post(PAGE, data={**form_on(second), "label": "a"}, headers={"Origin": ORIGIN})
     assert form_on(pages.get(PAGE).text)["item"] == queue[0], "the first is still open"
     again = pages.get(f"{PAGE}?at=1").text
-    assert "You said: A." in again and form_on(again)["item"] == queue[1]
+    assert "Your answer: A." in again and form_on(again)["item"] == queue[1]
     pages.post(PAGE, data={**form_on(again), "label": "neither"}, headers={"Origin": ORIGIN})
     assert labels(home.lake, "judged")["label"].to_list() == ["neither"] and stored(home) == 2
     assert form_on(pages.get(f"{PAGE}?from=3").text)["item"] == queue[3]
@@ -95,8 +95,8 @@ def test_each_reviewer_has_a_queue_of_their_own(home: Home) -> None:
     first = form_on(ada.get(PAGE).text)
     ada.post(PAGE, data={**first, "label": "a"}, headers={"Origin": ORIGIN})
     assert form_on(bo.get(PAGE).text)["item"] == first["item"]
-    assert "4 of 4 wait for you" in bo.get("/review").text
-    assert "3 of 4 wait for you" in ada.get("/review").text
+    assert "4 of 4 waiting for you" in bo.get("/review").text
+    assert "3 of 4 waiting for you" in ada.get("/review").text
     bo.post(
         PAGE,
         data={**first, "word": form_on(bo.get(PAGE).text)["word"], "label": "a"},
@@ -125,7 +125,7 @@ def test_a_wrong_token_admits_nobody(home: Home) -> None:
         refused = pages.post("/review", data={"token": token, "by": "Ada"}, headers={"Origin": ORIGIN})
         assert refused.status_code == 403 and "set-cookie" not in refused.headers
     nameless = pages.post("/review", data={"token": TOKEN, "by": " "}, headers={"Origin": ORIGIN})
-    assert nameless.status_code == 403 and "say who reviewed" in unescape(nameless.text)
+    assert nameless.status_code == 403 and "give the name of the reviewer" in unescape(nameless.text)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_where_nothing_is_to_be_reviewed_it_says_so(tmp_path: Path) -> None:
     empty = demo_home(tmp_path)
     pages = visitor(empty)
     pages.post("/review", data={"token": TOKEN, "by": "Ada"}, headers={"Origin": ORIGIN})
-    assert "No experiment has anything to review yet" in pages.get("/review").text
+    assert "No experiment has items to review yet" in pages.get("/review").text
     assert "has nothing to review" in pages.get("/review/demo").text
 
 

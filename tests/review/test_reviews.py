@@ -235,7 +235,7 @@ def test_bad_lines_are_listed_and_the_others_stored(lake: Lake, tmp_path: Path) 
         ("labels.jsonl", line) for line in (2, 3, 4, 5, 6, 8)
     ]
     reasons = [bad.reason for bad in done.rejected]
-    assert "no item 'pref:00'" in reasons[0] and "'perhaps' is none of a, b, both, neither" in reasons[1]
+    assert "no item 'pref:00'" in reasons[0] and "'perhaps' is not one of a, b, both, neither" in reasons[1]
     said = labels(lake, "judged").rows(named=True)
     assert (said[0]["by"], said[0]["at"], said[0]["note"]) == (
         "Bo",
@@ -246,7 +246,7 @@ def test_bad_lines_are_listed_and_the_others_stored(lake: Lake, tmp_path: Path) 
     nobody = import_reviews(
         lake, "judged", write_lines(tmp_path / "n.jsonl", [{"item_id": good, "label": "a"}])
     )
-    assert nobody.accepted == 0 and "say who reviewed" in nobody.rejected[0].reason
+    assert nobody.accepted == 0 and "give the name of the reviewer" in nobody.rejected[0].reason
 
 
 def test_the_same_file_twice_is_stored_once_and_lines_that_were_bad_can_be_stored_later(
@@ -294,7 +294,7 @@ def test_what_cannot_be_taken_is_refused(lake: Lake, review: Review) -> None:
 
 def test_nothing_that_a_person_filled_in_is_written_over(lake: Lake, tmp_path: Path) -> None:
     export_queue(lake, "judged", tmp_path / "out")
-    with pytest.raises(ReviewError, match="name another folder"):
+    with pytest.raises(ReviewError, match="choose another folder"):
         export_queue(lake, "judged", tmp_path / "out")
 
 
@@ -327,7 +327,7 @@ def test_the_status_says_who_reviewed_and_how_far_people_agree_with_the_judge(la
 def test_comparisons_are_what_an_experiment_of_rlhf_reads(lake: Lake, tmp_path: Path) -> None:
     export_queue(lake, "judged", tmp_path / "out")
     path = tmp_path / "comparisons.jsonl"
-    with pytest.raises(ReviewError, match="nobody has preferred"):
+    with pytest.raises(ReviewError, match="no labels with a preference"):
         write_comparisons(lake, "judged", path)
     import_reviews(lake, "judged", fill(tmp_path / "out", ["a", "b", "both", "a"]), "Ada")
     assert write_comparisons(lake, "judged", path) == 3
@@ -390,7 +390,7 @@ def test_a_person_exports_labels_imports_and_writes_comparisons(home: Home, tmp_
     assert "1 labels imported" in said and "filled.jsonl, line 2: experiment demo has no item" in said
     assert "\x1b" not in said
     status = selfimprove("status", "demo")
-    assert "1 of 2 items wait" in status and "by Ada: 1" in status
+    assert "1 of 2 items are waiting" in status and "by Ada: 1" in status
     assert "agreement with lmsi/voted_answers: " in status and "of 1 labels" in status
     assert "1 comparisons" in selfimprove("comparisons", "demo", str(tmp_path / "c.jsonl"))
 

@@ -193,13 +193,13 @@ def test_rows_are_counted_from_zero_and_the_last_is_left_out(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("gone.jsonl", None, "there is no file .*gone.jsonl; name one that exists"),
-        ("q.xlsx", b"", "files of this kind are not read; give one of .jsonl, .ndjson, .json, .csv"),
+        ("gone.jsonl", None, "there is no file .*gone.jsonl; give an existing file"),
+        ("q.xlsx", b"", "this file format is not supported; use one of .jsonl, .ndjson, .json, .csv"),
         ("q.json", b"[1, 2", "q.json is not JSON"),
         ("q.json", b"", "q.json is not JSON"),
         ("q.json", b"[" * 100_000, "q.json is not JSON"),
         ("q.json", b"[" + b"1" * 5_000 + b"]", "q.json is not JSON"),
-        ("q.json", b'{"question": "a?"}', "must hold a JSON array of objects, not one dict"),
+        ("q.json", b'{"question": "a?"}', "must contain a JSON array of objects, not one dict"),
         ("q.csv", b"question\ncaf\xe9\n", r"q.csv is not UTF-8 \(line 2\); save it as UTF-8"),
         ("q.parquet", b"", "q.parquet is not Parquet"),
         ("q.parquet", b"question\na?\n", "q.parquet is not Parquet"),

@@ -75,7 +75,9 @@ def test_a_question_of_an_earlier_file_is_a_duplicate(lake: Lake, tmp_path: Path
 
 def test_a_missing_seed_file_is_named(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
-    with pytest.raises(SeedFileError, match=r"there is no seed file .*seeds.jsonl; set seeds.file to one"):
+    with pytest.raises(
+        SeedFileError, match=r"there is no seed file .*seeds.jsonl; set seeds.file to an existing file"
+    ):
         import_seeds(lake, experiment, experiment.seeds)
 
 
@@ -137,11 +139,11 @@ def test_the_choice_follows_from_the_questions_and_not_from_their_order(tmp_path
 
 def test_no_seeds_at_all_is_an_error_that_says_where_to_look(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
-    with pytest.raises(SeedFileError, match="demo has no seeds: none were imported yet"):
+    with pytest.raises(SeedFileError, match="demo has no imported seeds yet"):
         pool(lake, experiment, 0)
     with_seeds(lake, [])
     with pytest.raises(
-        SeedFileError, match="every line of its seed file was rejected; look at the table seeds/rej"
+        SeedFileError, match="every line of its seed file was rejected; see the table seeds/rej"
     ):
         pool(lake, experiment, 0)
 

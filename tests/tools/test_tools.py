@@ -218,7 +218,7 @@ def test_a_model_answers_with_its_first_line() -> None:
     refusing = open_tools(["QA"], model=Speaker(""))  # type: ignore[arg-type]
     said = refusing.call("QA", "who?", TALK)
     assert isinstance(said, ToolError) and said.reason.endswith("shorten the prompt")
-    with pytest.raises(ExperimentError, match="QA and MT ask a language model"):
+    with pytest.raises(ExperimentError, match="QA and MT need a language model"):
         open_tools(["Calculator", "QA"])
 
 
@@ -266,7 +266,7 @@ def test_equal_calls_are_made_once() -> None:
     box.call("Odd", "a", Context())
     box.call("Odd", "b", TALK)
     assert odd.runs == 3
-    with pytest.raises(ExperimentError, match="two tools are called Odd"):
+    with pytest.raises(ExperimentError, match="two tools are named Odd"):
         Toolbox([odd, Odd()])
     assert Calendar().version
 
@@ -298,7 +298,7 @@ def test_a_prompt_that_the_model_refuses_takes_no_other_with_it() -> None:
 
 
 def test_without_a_model_there_are_prompts_alone() -> None:
-    with pytest.raises(ExperimentError, match="ask a language model"):
+    with pytest.raises(ExperimentError, match="need a language model"):
         open_tools(["QA"])
     box = open_tools(["QA", "Calculator"], prompts_only=True)
     assert box["QA"].prompt("A text.").endswith("Output:")

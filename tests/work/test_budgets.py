@@ -56,8 +56,8 @@ def test_tokens_stop_generation_between_shards_and_a_higher_budget_goes_on(tmp_p
     with pytest.raises(BudgetSpent) as stopped:
         draw(lake, poor, model, Allowance.of(lake, poor, RAW.name, 0))
     assert str(stopped.value) == (
-        "token budget spent: 24 of 24 tokens; lmsi/raw_generations: 12 of 15 paths are done and kept; "
-        "raise budget.tokens in the experiment file and run again to go on"
+        "token budget spent: 24 of 24 tokens; lmsi/raw_generations: 12 of 15 paths are finished and kept; "
+        "raise budget.tokens in the experiment file and run again to resume"
     )
     assert model.calls == [2, 2] and not lake.manifests()
     again = FakeLanguageModel()
@@ -100,8 +100,8 @@ def test_the_loop_stops_with_the_reason_while_an_unfinished_iteration_has_spent_
     step = decide_next(lake, poor)
     assert isinstance(step, Stop)
     assert step.reason == (
-        "token budget spent: 24 of 24 tokens in the middle of iteration 0; "
-        "raise budget.tokens in the experiment file and run again to go on"
+        "token budget spent: 24 of 24 tokens during iteration 0; "
+        "raise budget.tokens in the experiment file and run again to resume"
     )
     assert decide_next(lake, with_budget(experiment, tokens=25)) == Continue(0, after="start", method="lmsi")
 
@@ -136,11 +136,11 @@ def test_a_run_stops_with_its_reason_and_goes_on_to_the_end(
 
     stopped = run_with({"tokens": 4_000})
     assert "stopped: token budget spent" in stopped
-    assert "of 192 paths are done and kept; raise budget.tokens" in stopped
+    assert "of 192 paths are finished and kept; raise budget.tokens" in stopped
     drawn = shards("raw_generations")
     assert 0 < len(drawn) < 6
     stopped = run_with({"tokens": 12_000})
-    assert "lmsi/evaluation" in stopped and "of 144 answers are done and kept" in stopped
+    assert "lmsi/evaluation" in stopped and "of 144 answers are finished and kept" in stopped
     assert drawn.items() <= shards("raw_generations").items()
     sat = shards("evaluation")
     assert 0 < len(sat) < 18

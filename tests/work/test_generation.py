@@ -89,7 +89,7 @@ def test_a_resumed_run_says_what_was_done_before(tmp_path: Path, experiment: Exp
             except KeyboardInterrupt:
                 continue
     assert lines[0].startswith("stopped: lmsi/raw_generations: 12 of 15 paths")
-    assert lines[1] == "lmsi/raw_generations: 12 of 15 paths were done before; going on"
+    assert lines[1] == "lmsi/raw_generations: 12 of 15 paths were finished before; resuming"
     assert lines[-1].startswith("lmsi/raw_generations: 15 of 15 paths")
 
 

@@ -1,13 +1,13 @@
-// Draws each chart of the page with uPlot from the JSON beside it; the table next to it says the same.
+// Draws each chart of the page with uPlot from the JSON next to it; the table next to it has the same values.
 "use strict";
 (() => {
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  // How a series is told from the others: the styles of pages.css, over again where they are not enough.
+  // Line styles that distinguish the series, as in pages.css; they repeat if there are more series.
   const dashes = [[6, 4], [], [2, 3], [10, 3, 2, 3]];
   const style = (data, at) => (data.series.length > 1 ? at % dashes.length : 1);
 
-  // Intervals as whiskers, moved apart so that those of several series can be told.
+  // Draws intervals as whiskers, moved apart so that several series can be distinguished.
   const whiskers = (data) => (plot) => {
     const { ctx } = plot;
     ctx.save();
@@ -29,7 +29,7 @@
     ctx.restore();
   };
 
-  // Enough room for every value and interval, and never a range of nothing.
+  // Returns a range that contains every value and interval and is never empty.
   const range = (data) => {
     const all = data.series.flatMap((series) => [...series.values, ...series.intervals.flat()]);
     const values = all.filter((value) => value !== null);

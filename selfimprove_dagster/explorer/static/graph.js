@@ -46,14 +46,14 @@
     minZoom: 0.2, maxZoom: 2,
   });
 
-  // No taller than it needs, and at most what the style sheet grants.
+  // The frame is as tall as the graph needs, at most the height in the style sheet.
   const needed = 1.1 * graph.elements().boundingBox().h + 60;
   if (needed < canvas.clientHeight) {
     canvas.style.height = `${Math.max(needed, 130)}px`;
     graph.resize();
   }
 
-  // A graph too large for the frame starts at a size that can be read, at the record itself.
+  // A graph that is too large for the frame starts at a readable size, at the record itself.
   const whole = () => {
     graph.fit(undefined, 12);
     if (graph.zoom() > 1.1) { graph.zoom(1.1); graph.center(); }
@@ -79,10 +79,10 @@
     const { x, y } = node.position();
     if (x < x1 || x > x2 || y < y1 || y > y2) graph.center(node);
     const roles = [...new Set(node.outgoers("edge").map((edge) => edge.data("role")))].join(", ");
-    status.textContent = `${node.data("label")}${roles ? `, as ${roles}` : ""}. Enter opens it.`;
+    status.textContent = `${node.data("label")}${roles ? `, as ${roles}` : ""}. Press Enter to open it.`;
   };
 
-  // The nearest node that lies the way the key points.
+  // Returns the nearest node in the direction of the key.
   const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const next = (from, [dx, dy]) => {
     const start = from.position();

@@ -1,4 +1,4 @@
-// Keys that answer an item, and the token that comes in the address. Without it, buttons and fields do the same.
+// Handles the keys that answer an item, and the token in the address. Without this script, buttons and fields work.
 "use strict";
 (() => {
   const entry = document.getElementById("entry");

@@ -127,8 +127,10 @@ def test_a_pair_is_explained_from_its_prompt_to_the_promotion(lake: Lake) -> Non
     ]
     seed, chosen, one, _, as_b, as_a, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from prompts.jsonl, line 1 (licence: CC0-1.0)"
-    assert chosen == "chosen for ai-000 at random: 4 of 4 seeds, the least used first"
-    assert one.startswith("response (A) of the pair, drawn at temperature 1.0, seed 11 from the base model")
+    assert chosen == "sampled for ai-000 at random: 4 of 4 seeds, least used first"
+    assert one.startswith(
+        "response (A) of the pair, sampled at temperature 1.0, seed 11, from the base model"
+    )
     assert as_b == "(B) by 0.64, shown second, principle secrets"
     assert as_a == "(B) by 0.78, shown first, principle secrets"
     assert PREFERENCE in shown(explanation_text(explanation))
@@ -220,7 +222,7 @@ def test_comparisons_of_people_rollouts_checks_and_reward_models_are_told(lake: 
     check = explain(lake, rows(lake, RLAIF_JUDGE_CHECKS)["id"][0])
     assert check.verdict.endswith("order_flip_agreement passed: 3 of 4 pairs are judged alike in both orders")
     reward = explain(lake, rows(lake, registry.table("rlaif/reward_model"))["id"][0])
-    assert "85.0% of 20 held-out pairs right" in reward.verdict
+    assert "85.0% accuracy on 20 held-out pairs" in reward.verdict
 
 
 def test_every_record_is_explained_and_traced(lake: Lake) -> None:
@@ -275,14 +277,14 @@ def test_another_round_and_another_share_keep_others(lake: Lake) -> None:
 def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
     with pytest.raises(ExperimentError, match=r"round 3 was not made; .* has rounds 0 to 2"):
         what_if(lake, "cai-000", ["round=3"])
-    with pytest.raises(ExperimentError, match=r"is no threshold.*minimum_margin"):
+    with pytest.raises(ExperimentError, match=r"is not a threshold.*minimum_margin"):
         what_if(lake, "people-000", ["round=1"])
     with pytest.raises(ExperimentError, match="minimum_margin: Input should be"):
         what_if(lake, "ai-000", ["minimum_margin=much"])
     for schema in (registry.table("rlaif/rollouts"), registry.table("rlaif/evaluation")):
-        with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
+        with pytest.raises(ExperimentError, match=r"give an iteration, e\.g\. ai-000"):
             what_if(lake, rows(lake, schema)["id"][0], ["minimum_margin=1"])
-    with pytest.raises(ExperimentError, match="give an iteration, as ai-000"):
+    with pytest.raises(ExperimentError, match=r"give an iteration, e\.g\. ai-000"):
         what_if(lake, rows(lake, SEED_PROMPTS, "ai")["id"][0], ["minimum_margin=1"])
 
 
@@ -349,7 +351,7 @@ def test_models_rollouts_and_checks_cannot_be_revoked(lake: Lake) -> None:
         RLHF_SUPERVISED_CHECKPOINT,
         registry.table("rlhf/rollouts"),
     ):
-        with pytest.raises(RevocationError, match="of which no example is made"):
+        with pytest.raises(RevocationError, match="whose rows never lead to examples"):
             plan(lake, "record", rows(lake, schema)["id"][0], None, by="Ada", why="a test")
 
 

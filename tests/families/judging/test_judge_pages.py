@@ -141,7 +141,7 @@ def test_an_iteration_shows_the_judge_the_exam_the_reward_model_and_the_rollouts
     assert "champion 100.0%" in words and "harmless" in words
     assert "Look through 4 rollouts" in words
     models = said(page.split('id="model"')[1].split("</section>")[0])
-    assert "Reward model trained on" in models and "85.0% of 20 held-out pairs right" in models
+    assert "Reward model trained on" in models and "85.0% accuracy on 20 held-out pairs" in models
     reward = charts_of(page)["Reward"]
     assert reward["x"] == [1, 3] and values(reward)[0] == pytest.approx([0.1, 0.3])
     assert "<dt>Supervised model</dt>" in seen(judge_home, "/experiments/people/0")

@@ -146,7 +146,7 @@ def test_tables_have_the_columns_of_the_method_and_none_of_votes(task_home: Home
     dropped = seen(task_home, f"/experiments/{name}/1/rejected")
     scores = name == "si"
     for page in (examples, dropped):
-        assert "ote share" not in page and "Answer can be read" not in page
+        assert "ote share" not in page and "Readable answer" not in page
         assert ('data-label="ROUGE-L"' in page) == (scores and page is examples)
     assert 'data-label="output"' in examples and 'data-label="threshold"' in dropped
     assert re.findall(r'href="\?of=(\w+)"', dropped) == ["tasks", "instances", "pool", "tasks"]
@@ -216,7 +216,7 @@ def test_a_seed_task_shows_where_it_was_shown_and_a_completion_what_was_read_out
     task_home: Home,
 ) -> None:
     seed = task_home.lake.read_ungated(task_home.lake.manifests(t.SEED_TASKS.name, "si")[0])["id"][0]
-    assert "Where it was shown" in seen(task_home, f"/records/{seed}")
+    assert "Use in prompts" in seen(task_home, f"/records/{seed}")
     drawn = rows(task_home, SI_RAW_GENERATIONS)["id"][0]
     page = seen(task_home, f"/records/{drawn}").split('id="fates"')[1].split("</section>")[0]
     read = rows(task_home, SI_CANDIDATE_TASKS).filter(completion_id=drawn)["id"]

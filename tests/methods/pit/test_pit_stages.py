@@ -231,8 +231,8 @@ def test_an_example_is_explained_by_the_pair_and_where_that_came_from(home: Home
     assert any("taken from the dataset of people-000" in reason for reason in said)
     assert any(reason.startswith("learnt after the worse response") for reason in said)
     assert "the experiment people chose" in told.verdict
-    assert "was trained on what came of it" in told.verdict or any(
-        "was trained on what came of it" in reason for reason in said
+    assert "was trained on descendants of it" in told.verdict or any(
+        "was trained on descendants of it" in reason for reason in said
     )
     tables = {ancestor.table for _, ancestor, _ in trace(home.lake, example["id"]).unfolded()}
     assert {"pit/seed_pool", "rlhf/filtered_dataset", "rlhf/seed_pool", "seeds/comparisons"} <= tables

@@ -190,7 +190,7 @@ def test_a_revoked_question_takes_its_candidates_and_picks_but_not_the_measureme
     }
     assert not verify(lake).findings
     gap = rows(home, t.SK_DISCRIMINATION_GAP)["id"][0]
-    with pytest.raises(RevocationError, match="of which no example is made"):
+    with pytest.raises(RevocationError, match="whose rows never lead to examples"):
         revoke(lake, "record", gap, "knows", "Ada", "not ours")
 
 

@@ -67,7 +67,7 @@ def test_an_example_is_explained_from_its_seed_to_the_promotion(lake: Lake) -> N
     assert explanation.verdict.endswith(f": {BEST}; {trained}")
     seed, pool, place, drawn, answered, scored, *_ = (step.reason for step in explanation.steps)
     assert seed == "accepted from texts.jsonl, line 1 (licence: CC0-1.0), written on 2021-03-05"
-    assert pool == "chosen for tf-000 at random: 8 of 8 seeds, the least used first"
+    assert pool == "sampled for tf-000 at random: 8 of 8 seeds, least used first"
     assert place.startswith("p(<API>) = 0.12 for Calculator before character 37, 2nd of 2 tried, of ")
     assert "at temperature 1.0, seed " in drawn and "from the base model b2:" in drawn
     assert answered == "Calculator (version 1) to [Calculator(14 * 25)]: 350"
@@ -158,7 +158,7 @@ def test_a_seed_a_text_and_its_places_tell_what_became_of_the_calls_tried(lake: 
     )
     assert "about fifty" in [fate.answer for fate in explanation.fates], "what could not be read as a call"
     places = first(rows(lake, t.TF_CALL_POSITIONS), text_id=text["id"], tool="Calendar")
-    assert explain(lake, places["id"]).verdict == "not in the dataset of tf-000: no call was made of it yet"
+    assert explain(lake, places["id"]).verdict == "not in the dataset of tf-000: no call was made from it yet"
     seed = explain(lake, role(text, "seed"))
     assert seed.verdict == (
         "a seed text of texts.jsonl, line 1 (licence: CC0-1.0): used in 2 iterations, 32 calls, 2 kept"
@@ -238,7 +238,7 @@ def test_what_cannot_be_asked_of_calls_is_refused_with_what_can(lake: Lake) -> N
     for schema in (t.SEED_TEXTS, t.TF_EVALUATION):
         record = lake.read_ungated(lake.manifests(schema.name, "tf")[0])["id"][0]
         with pytest.raises(
-            ExperimentError, match="was not judged by thresholds; give an iteration, as tf-000"
+            ExperimentError, match=r"was not judged by thresholds; give an iteration, e\.g\. tf-000"
         ):
             what_if(lake, record, ["Calculator=1"])
 
