@@ -313,15 +313,21 @@ def perplexity_scores(context: StageContext[ToolformerExperiment]) -> Result:
     results_manifest, results = context.scan(t.TF_TOOL_RESULTS)
     least, experiment = context.experiment.filter.lowest, context.experiment
     usable = results.filter(pl.col("problem").is_null()).select("id", "text_id", *CALL_FIELDS)
+    # So many texts a shard: the last digits of a loss depend on what is scored together, and decisions hash it.
+    number = usable.select("text_id").unique(maintain_order=True).with_row_index("shard")
+    shards = number.with_columns(pl.col("shard") // experiment.annotation.shard)
+    calls = usable.join(shards, on="text_id", maintain_order="left").join(
+        pool.select("text", text_id="id"), on="text_id", maintain_order="left"
+    )
     with context.language_model.open(experiment.model, context.generator.path, experiment.scores) as model:
         activity = context.drawing(model, [pool_manifest, results_manifest], {"least_reduction": least})
         manifest, spent = context.map(
-            usable.join(pool.select("text", text_id="id"), on="text_id", maintain_order="left"),
+            calls,
             Spec.of(score_shard, least_reduction=least),
             activity,
-            size=experiment.annotation.shard,
+            size=1,
             unit="calls",
-            together="text_id",
+            together="shard",
             opened=model,
         )
     candidates = call_candidates(results, context.lake.scan_ungated(manifest))
