@@ -35,8 +35,8 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
         for gate in (gate for row in rows for gate in row.closed_gates):
             console.print(f"blocked by a check: {plain(gate)}", style="red", markup=False)
     step = decide_next(lake, chain[0])
-    can_follow = "" if isinstance(step, Stop) else " can follow"
-    console.print(f"next: {step.in_words}{can_follow}", markup=False)
+    ready = "" if isinstance(step, Stop) else ", ready to run"
+    console.print(f"next: {step.in_words}{ready}", markup=False)
 
 
 def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:

@@ -81,7 +81,7 @@ def _state(rows: Sequence[IterationResult]) -> str:
 
 def _follows(lake: Lake, settled: Experiment) -> str:
     step = decide_next(lake, settled)
-    return step.in_words if isinstance(step, Stop) else f"{step.in_words} can follow"
+    return step.in_words if isinstance(step, Stop) else f"{step.in_words}, ready to run"
 
 
 def experiment(home: Home, name: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def test_an_iteration_is_counted_table_by_table(
     assert (result.champion, result.challenger, result.promoted, result.ended) == (None, None, None, True)
     print_status(lake, [settled])
     shown = capsys.readouterr().out
-    assert "best verses" in shown and "iteration 1 of toy can follow" in shown
+    assert "best verses" in shown and "iteration 1 of toy, ready to run" in shown
     assert not any(word in shown for word in ("promoted", "new checkpoint", "vote", "held-out"))
 
 

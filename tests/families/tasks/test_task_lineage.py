@@ -452,4 +452,4 @@ def test_the_commands_answer(task_home: Home, monkeypatch: pytest.MonkeyPatch) -
     table = told("status", "si")
     for heading in ("tasks in pool", "candidates", "accepted", "examples"):
         assert heading in table
-    assert "vote" not in table and "iteration 2 of self_instruct can follow" in table
+    assert "vote" not in table and "iteration 2 of self_instruct, ready to run" in table
