@@ -1,4 +1,4 @@
-"""said → shouted → kept, which is many to one: the loud words by their first letter."""
+"""said → shouted → kept, which is many to one: the long shouts by their first letter."""
 
 from __future__ import annotations
 
