@@ -1,17 +1,19 @@
-"""said → shouted → kept, which is many to one: the loud words by their first letter."""
+"""said → shouted → kept, which is many to one: the long shouts by their first letter."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.column_sources import new
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject
 from selfimprove_dagster.stage import Result, StageContext, stage
-from selfimprove_dagster.table import TEXT, Row, Table, decisions
-from selfimprove_dagster.work.shards import Shard
+from selfimprove_dagster.table import DRAWN, TEXT, Draw, Row, Table, completions, decisions
+from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
 
@@ -27,14 +29,21 @@ def _loud(subject: Subject) -> Evidence:
 
 LOUD = QualityCheck("loud", True, "Every shout is in capitals.", "Shout again", _loud)
 
-SAID = Table("echo/said", "said", {"word": TEXT}, noun="word", sources={"word": []})
+SAID = completions(
+    "echo/said",
+    "said",
+    {"word": TEXT},
+    noun="saying",
+    sources=new("word", *DRAWN, "logprobs"),
+    draw=Draw("saying"),
+)
 SHOUTED = Table(
     "echo/shouted",
     "shout",
     {"text": TEXT},
     noun="shout",
     sentence=lambda row: f"shouted {row['text']}",
-    sources={"parents": [("echo/said", "id")], "text": [("echo/said", "word")]},
+    sources={"parents": [("echo/said", "id")], "text": [("echo/said", "word"), ("echo/said", "text")]},
     checks=[LOUD],
 )
 DECISIONS = decisions("echo/decisions")
@@ -51,30 +60,37 @@ KEPT = Table(
 )
 
 
-@stage(SAID, description="The words of the experiment.")
+def ask(shard: Shard[Any, str]) -> Iterator[Request]:
+    """Each word is a prompt."""
+    return (Request(word, word, {"word": word}, []) for word in shard.items)
+
+
+@stage(SAID, description="What the model says after each word.", uses=["language_model"])
 def said(context: StageContext[Any]) -> Result:
-    words = context.experiment.words
-    activity = context.activity(inputs=[], parameters={"words": words})
-    return context.result(context.store(activity, [Draft({"word": word}) for word in words]), ["word"])
+    words, saying = context.experiment.words, context.experiment.saying.model_dump()
+    settings = {"words": words, "saying": saying}
+    made, metadata = context.complete([], settings, words, Spec.of(ask), size=2)
+    return context.result(made, ["word", "text"], metadata)
 
 
 def shout(shard: Shard[Any, Row]) -> list[Draft]:
-    """Each word in capitals."""
+    """Each word and what was said after it, in capitals."""
     shard.report.advance(len(shard.items))
-    return [Draft({"text": row["word"].upper()}, [Parent(row["id"], "shouted_from")]) for row in shard.items]
+    return [
+        Draft({"text": f"{row['word']}{row['text']}".strip().upper()}, [Parent(row["id"], "shouted_from")])
+        for row in shard.items
+    ]
 
 
-@stage(SHOUTED, after=["said"], description="Each word, loud.")
+@stage(SHOUTED, after=["said"], description="What was said, loud.")
 def shouted(context: StageContext[Any]) -> Result:
-    manifest, words = context.scan(SAID)
+    manifest, sayings = context.scan(SAID)
     activity = context.activity(inputs=[manifest], parameters={})
-    made, _ = context.map(words, Spec.of(shout), activity, size=2, unit="words")
+    made, _ = context.map(sayings, Spec.of(shout), activity, size=2, unit="sayings")
     return context.result(made, ["text"])
 
 
-@stage(
-    DECISIONS, KEPT, after=["shouted"], description="The loud words that are long enough, by first letter."
-)
+@stage(DECISIONS, KEPT, after=["shouted"], description="The shouts that are long enough, by first letter.")
 def kept(context: StageContext[Any]) -> Result:
     manifest, shouts = context.small(SHOUTED)
     least = context.experiment.least_length
