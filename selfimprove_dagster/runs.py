@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,7 +118,11 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
             cause = event.step_failure_data.error.cause if event.step_failure_data.error else None
             if cause is not None and cause.cls_name == BudgetSpent.__name__:
                 raise BudgetSpent(_description(event))
-        return [_problem(event) for event in failures] or ["the run failed"]
+        blocked = _blocked(outcome.all_events)
+        problems = [
+            one for event in failures for one in blocked.get(event.step_key or "") or [_problem(event)]
+        ]
+        return problems or ["the run failed"]
 
 
 @contextmanager
@@ -163,6 +167,21 @@ def _process_name(pid: int) -> str:
         return f"{pid}@{psutil.Process(pid).create_time():.2f}"
     except psutil.NoSuchProcess:
         return ""
+
+
+def _blocked(events: Sequence[dg.DagsterEvent]) -> dict[str, list[str]]:
+    """Return the blocking checks that failed, by step: the table, the check and its reason."""
+    found: dict[str, list[str]] = {}
+    for event in events:
+        if event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION or event.step_key is None:
+            continue
+        check = event.asset_check_evaluation_data
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+            table = "/".join(check.asset_key.path)
+            found.setdefault(event.step_key, []).append(
+                f"{table}: the check {check.check_name} failed: {check.description}"
+            )
+    return found
 
 
 def _problem(event: dg.DagsterEvent) -> str:

@@ -113,7 +113,13 @@ def code_span(text: str, limit: int = 200) -> str:
 
 
 def plural(noun: str) -> str:
-    """Return the plural of an English noun: `query` → `queries`, `class` → `classes`, `texts` → `texts`."""
+    """Return the plural of an English noun: `query` → `queries`, `class` → `classes`, `texts` → `texts`.
+
+    Of `group of shouts`, the first noun changes.
+    """
+    first, of, rest = noun.partition(" of ")
+    if of:
+        return f"{plural(first)}{of}{rest}"
     if noun.endswith("s") and not noun.endswith("ss"):
         return noun
     if noun.endswith(("ss", "x", "ch", "sh")):

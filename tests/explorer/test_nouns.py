@@ -66,7 +66,16 @@ def test_no_row_of_pit_is_called_by_the_name_of_its_stage() -> None:
 
 @pytest.mark.parametrize(
     ("one", "several"),
-    [("text", "texts"), ("class", "classes"), ("query", "queries"), ("survey", "surveys"), ("box", "boxes")],
+    [
+        *(
+            ("text", "texts"),
+            ("class", "classes"),
+            ("query", "queries"),
+            ("survey", "surveys"),
+            ("box", "boxes"),
+        ),
+        ("group of shouts", "groups of shouts"),
+    ],
 )
 def test_plurals_are_english(one: str, several: str) -> None:
     assert plural(one) == several

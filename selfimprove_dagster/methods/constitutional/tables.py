@@ -95,7 +95,7 @@ CAI_REVISIONS = completions(
 CAI_DECISIONS = decisions(
     "constitutional/decisions",
     sources=decided(
-        [*of(CAI_RAW_GENERATIONS, "id"), *of(CAI_REVISIONS, "id")],
+        [*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id"), *of(CAI_REVISIONS, "id")],
         [
             *of(CAI_SEED_POOL, "kind", "response"),
             *_SAID,
