@@ -7,21 +7,17 @@ y_ref. The equations are as METHODS.md and memory have them, the paper's text wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log1p
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, MeanChange
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.lots import seed_of
-
-if TYPE_CHECKING:
-    from selfimprove_dagster.training.comparisons import Comparison
-    from selfimprove_dagster.training.reward import RewardModel
 
 IMPROVEMENT, RESPONSE = "improvement", "response"
 """The formats of examples: a response is improved, or a prompt answered."""
@@ -227,14 +223,12 @@ def round_gaps(rows: pl.DataFrame) -> list[RoundGap]:
     return found
 
 
-def measure_gaps(judge: RewardModel, terms: pl.DataFrame, held_out: Iterable[Comparison]) -> dict[str, Any]:
-    """The measures of gap_reward_model, from the held-out terms and the same as comparisons.
+def measure_gaps(terms: pl.DataFrame, compared: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """The measures of gap_reward_model, from the held-out terms (`example_id, first_kind, second_kind`).
 
-    Each of the four gaps of a pair is rewarded as often as it stands in a term, and alike each time.
+    `compared` are the rewards of both sides of each, and its probability. Each of the four gaps of a pair is rewarded
+    as often as it is in a term, and alike each time.
     """
-    from selfimprove_dagster.training.reward import agreement
-
-    compared = [*judge.compare(held_out)]
     by_pair: dict[str, dict[str, float]] = {}
     probabilities: dict[str, float] = {}
     columns = terms.select("example_id", "first_kind", "second_kind").rows()
@@ -245,7 +239,6 @@ def measure_gaps(judge: RewardModel, terms: pl.DataFrame, held_out: Iterable[Com
     losses = [gap_loss(one, probabilities[pair]) for pair, one in by_pair.items()]
     return {
         "held_out_pairs": len(by_pair),
-        "held_out_accuracy": agreement(compared) if compared else None,
         "held_out_loss": fmean(losses) if losses else None,
         "gap_means": [_mean(kind, found) for kind, found in gaps.items() if len(found) > 1],
         "gap_order": [vars(one) for one in gap_order(gaps)],

@@ -162,6 +162,7 @@ def compare_gaps(shard: Shard[PitExperiment, Row]) -> list[Draft]:
 )
 def gap_reward_model(context: StageContext[Any]) -> Result:
     from selfimprove_dagster.training.comparisons import tokenise_sides
+    from selfimprove_dagster.training.reward import agreement
 
     section = context.experiment.gap_reward_model
     manifest, terms = context.scan(t.PIT_GAP_PAIRS)
@@ -176,7 +177,9 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     outcome, judge = fit_reward_model(training, section, compared(held_out=False))
     kinds = terms.filter("held_out").select("example_id", "first_kind", "second_kind").collect()
     with closing(judge):
-        measured = measure_gaps(judge, kinds, compared(held_out=True))
+        judged = [*judge.compare(compared(held_out=True))]
+    accuracy = agreement(judged) if judged else None
+    measured = {"held_out_accuracy": accuracy, **measure_gaps(kinds, judged)}
     order = [
         {
             "": f"r({row['first']}) − r({row['second']})",

@@ -16,7 +16,6 @@ from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, impr
 from selfimprove_dagster.home.files import parse_chain
 from selfimprove_dagster.methods.pit import pit
 from selfimprove_dagster.methods.pit.pit import measure_gaps
-from selfimprove_dagster.training.comparisons import Comparison
 
 PAIRS = pl.DataFrame(
     {
@@ -78,50 +77,25 @@ def test_each_term_compares_two_responses_each_against_its_reference() -> None:
 
 # ---- the model of gaps ------------------------------------------------------------------------------------
 
-_PROMPTS = {"w": [1], "l": [2]}
-_SAID = {"w": [3], "l": [4]}
 
-
-class Judge:
-    """A reward model that rewards by the tokens of reference and response."""
-
-    def __init__(self, rewards: dict[str, float]) -> None:
-        self.rewards = rewards
-
-    def compare(self, comparisons: list[Comparison]) -> list[tuple[float, float, float]]:
-        names = {1: "w", 2: "l", 3: "w", 4: "l"}
-        return [
-            (
-                *(
-                    self.rewards[f"{names[said[0]]},{names[asked[0]]}"] + asked[1]
-                    for asked, said in zip(one.prompts, one.completions, strict=True)
-                ),
-                one.probability,
-            )
-            for one in comparisons
-        ]
-
-
-def _held_out(shifts: dict[str, int]) -> tuple[pl.DataFrame, list[Comparison]]:
-    """The terms of a pair each; the rewards of a pair are shifted by as much."""
-    rows, comparisons = [], []
-    for pair, shift in shifts.items():
-        for above, below in pit.GAP_TERMS:
-            sides = [kind.split(",") for kind in (above, below)]
-            rows.append({"example_id": pair, "first_kind": above, "second_kind": below, "probability": 1.0})
-            (first, its), (second, other) = sides
-            comparisons.append(
-                Comparison(
-                    [*_PROMPTS[its], shift], _SAID[first], _SAID[second], 1.0, [*_PROMPTS[other], shift]
-                )
-            )
-    return pl.DataFrame(rows), comparisons
+def _held_out(
+    rewards: dict[str, float], shifts: dict[str, int]
+) -> tuple[pl.DataFrame, list[tuple[float, float, float]]]:
+    """The terms of a pair each, and their rewards by kind; those of a pair are shifted by as much."""
+    terms = [(pair, *term) for pair in shifts for term in pit.GAP_TERMS]
+    compared = [
+        (rewards[above] + shift, rewards[below] + shift, 1.0)
+        for shift in shifts.values()
+        for above, below in pit.GAP_TERMS
+    ]
+    columns = dict.fromkeys(("example_id", "first_kind", "second_kind"), pl.String)
+    return pl.DataFrame(terms, schema=columns, orient="row"), compared
 
 
 def test_the_order_of_held_out_gaps_is_measured() -> None:
-    judge: Any = Judge({"w,l": 2.0, "w,w": 0.5, "l,l": 0.0, "l,w": -1.0})
-    measured = measure_gaps(judge, *_held_out({"ex:1": 0, "ex:2": 4}))
-    assert (measured["held_out_pairs"], measured["held_out_accuracy"]) == (2, 1.0)
+    rewards = {"w,l": 2.0, "w,w": 0.5, "l,l": 0.0, "l,w": -1.0}
+    measured = measure_gaps(*_held_out(rewards, {"ex:1": 0, "ex:2": 4}))
+    assert measured["held_out_pairs"] == 2
     # Shifts cancel in differences, and means are over pairs.
     assert {one["kind"]: one["mean"] for one in measured["gap_means"]} == {
         **{"w,l": 4.0, "w,w": 2.5, "l,l": 2.0, "l,w": 1.0},
@@ -129,19 +103,13 @@ def test_the_order_of_held_out_gaps_is_measured() -> None:
     order = {(one["first"], one["second"]): one for one in measured["gap_order"]}
     assert len(order) == 6 and order["w,l", "l,w"]["mean"] == 3.0 and order["w,w", "l,l"]["mean"] == 0.5
     assert all(one["right"] == one["pairs"] == 2 for one in order.values())
-    assert measured["held_out_loss"] == pytest.approx(pit.gap_loss(judge.rewards))
+    assert measured["held_out_loss"] == pytest.approx(pit.gap_loss(rewards))
 
 
 def test_of_one_pair_or_none_no_order_is_told() -> None:
-    judge: Any = Judge(dict.fromkeys(pit.KINDS, 0.0))
     for shifts in ({}, {"ex:1": 0}):
-        measured = measure_gaps(judge, *_held_out(shifts)) if shifts else measure_gaps(judge, _EMPTY, [])
+        measured = measure_gaps(*_held_out(dict.fromkeys(pit.KINDS, 0.0), shifts))
         assert measured["gap_order"] == [] and measured["gap_means"] == []
-
-
-_EMPTY = pl.DataFrame(
-    schema=dict.fromkeys(("example_id", "first_kind", "second_kind", "probability"), pl.String)
-)
 
 
 # ---- examples and curriculum ------------------------------------------------------------------------------
