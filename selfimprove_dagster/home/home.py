@@ -4,6 +4,7 @@ $SELFIMPROVE_HOME (default ./.selfimprove)
     lake/         all tables
     checkpoints/  <experiment>/<iteration>-<method>-<activity>/
     inbox/        <experiment>/   files dropped here become seeds
+    models/       GGUF files as folders, and the revisions of models from the hub
     dagster/      Dagster's own storage (runs, events, schedules)
 $SELFIMPROVE_EXPERIMENTS (default ./experiments)
     <name>.yaml   before the experiment of that name that the package ships
@@ -15,6 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import split_turn
@@ -40,7 +42,7 @@ class Home:
     def from_environment(cls) -> Home:
         """What SELFIMPROVE_HOME and SELFIMPROVE_EXPERIMENTS name, or folders of the working directory."""
         return cls(
-            root=Path(os.environ.get("SELFIMPROVE_HOME", ".selfimprove")).expanduser().absolute(),
+            root=home_folder(),
             experiments=Path(os.environ.get("SELFIMPROVE_EXPERIMENTS", "experiments"))
             .expanduser()
             .absolute(),

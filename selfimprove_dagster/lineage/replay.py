@@ -205,18 +205,19 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
 def _open(home: Home, activity: Activity) -> LanguageModel:
     """The recorded model with the recorded options, or where none are recorded, those of the experiment."""
     from selfimprove_dagster.language_model.folder import model_folder
-    from selfimprove_dagster.language_model.weights import weights_hash
+    from selfimprove_dagster.language_model.weights import is_model, model_id
 
     about, path = activity.about, activity.about["model_path"]
     try:
-        found = weights_hash(model_folder(path))
+        folder = model_folder(path)
+        same = is_model(folder, str(activity.model_id))
     except ModelError as error:
         raise ModelError(
             f"the model that drew these paths is gone: {error} Put {activity.model_id} back at {path}."
         ) from error
-    if found != activity.model_id:
+    if not same:
         raise ModelError(
-            f"the model at {path} is {found}, but these paths were drawn by {activity.model_id}; "
+            f"the model at {path} is {model_id(folder)}, but these paths were drawn by {activity.model_id}; "
             "put that one back"
         )
     options = _options(home, activity)
