@@ -71,7 +71,8 @@ class ModelSection(Section):
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="number format of the weights; `auto` is float32 on a CPU, the model's own on a GPU",
+        description="number format of the weights; `auto` is float32 on a CPU, the model's own on a GPU; with "
+        "float16, training is in float32",
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     token_budget: int = Field(

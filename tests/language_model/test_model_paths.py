@@ -22,6 +22,8 @@ from selfimprove_dagster.language_model.folder import model_folder, revision_of
 from selfimprove_dagster.language_model.gguf import quantisation
 from selfimprove_dagster.language_model.weights import is_model, model_id, output_settings, weights_hash
 from selfimprove_dagster.recipes import real_model
+from selfimprove_dagster.training.run import Run
+from selfimprove_dagster.training.settings import TrainingSettings
 
 
 @pytest.fixture(autouse=True)
@@ -234,6 +236,15 @@ def test_a_champion_of_earlier_versions_keeps_its_id(base: Path) -> None:
     assert model_id(base) == weights_hash(base) != today
     write(base / "determinants.json", {"base": "b2:00", "seed": 1, "id_covers": ["chat_template"]})
     assert model_id(base) == today
+
+
+def test_a_training_notes_what_the_id_of_its_model_covers(base: Path, tmp_path: Path) -> None:
+    run = Run(base, tmp_path / "out", TrainingSettings(1, 1e-3, 1), 0, "cpu", "float32", False)
+    assert run.determinants().keys() == {"base", "settings", "seed", "dtype"}
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    changed(base / "generation_config.json", eos_token_id=[2, 3])
+    assert run.determinants()["id_covers"] == ["chat_template", "generation"]
+    assert run.determinants()["base"] == model_id(base)
 
 
 def test_settings_that_are_not_json_are_a_model_error(base: Path) -> None:
