@@ -7,7 +7,7 @@ export SELFIMPROVE_HOME ?= $(CURDIR)/.selfimprove
 export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 
 .PHONY: help demo demo-all test test-train test-browser test-docs test-vllm test-all lint vllm-server ui install
-.PHONY: install-vllm browser embedded-model clean
+.PHONY: install-vllm browser real-model test-real embedded-model clean
 help:
 	@echo "make demo             two iterations on the embedded model, a results table, one example's lineage"
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
@@ -19,6 +19,8 @@ help:
 	@echo "make test-all         all of these, over all methods"
 	@echo "make vllm-server      vLLM with the embedded model at http://127.0.0.1:8000/v1"
 	@echo "make ui               Dagster at http://127.0.0.1:3000, lineage pages at http://127.0.0.1:3001"
+	@echo "make real-model       a chat model that people use (93 MB), for the tests of make test-real"
+	@echo "make test-real        the tests on that model (skipped where it is missing)"
 	@echo "make embedded-model   train the embedded models again from nothing (about two hours on a CPU)"
 	@echo "make clean            delete the demo's lake, checkpoints and runs"
 
@@ -58,6 +60,13 @@ test-browser: install
 
 test-docs: install
 	$(PYTEST) -m docs
+
+REAL_MODEL := build/models/smollm2-135m-instruct
+real-model: install
+	$(BIN)/python -m selfimprove_dagster.recipes.real_model --out $(REAL_MODEL)
+
+test-real: install
+	$(PYTEST) -m real
 
 test-all: lint
 	SELFIMPROVE_ALL_METHODS=1 $(PYTEST) -m "not vllm"

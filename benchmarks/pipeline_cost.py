@@ -37,7 +37,7 @@ WATCHED = {
     ),
     "transformers.trainer": (("Trainer", "train", "training"),),
     "selfimprove_dagster.training.run": (("", "load", "loading weights"),),
-    "selfimprove_dagster.language_model.weights": (("", "weights_hash", "hashing weights"),),
+    "selfimprove_dagster.language_model.weights": (("", "model_id", "hashing weights"),),
     "selfimprove_dagster.quality.suites": (("", "run_suite", "checks: evidence"),),
     "selfimprove_dagster.quality.expectations": (
         ("Validator", "__init__ judge", "checks: Great Expectations"),

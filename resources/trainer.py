@@ -146,6 +146,8 @@ class TrainerResource(dg.ConfigurableResource):
         device, dtype = self.device or experiment.model.device, experiment.model.dtype
         if dtype == "auto":
             dtype = "bfloat16" if torch.cuda.is_available() and device != "cpu" else "float32"
+        elif dtype == "float16":
+            dtype = "float32"  # gradients leave the range of float16
         return Spec.of(
             function,
             base=str(base),

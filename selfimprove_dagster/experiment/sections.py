@@ -64,14 +64,17 @@ class VllmSection(Section):
 class ModelSection(Section):
     """The base model and the engine that runs it."""
 
-    path: ModelPath = Field(description="folder with safetensors weights, Hub name, or `embedded`")
+    path: ModelPath = Field(
+        description="folder with safetensors weights, GGUF file, hub name (`owner/model@revision`), or `embedded`"
+    )
     engine: Literal["transformers", "vllm", "openai"] = Field(
         "transformers", description="engine that runs the model; vllm needs the extra of that name"
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="number format of the weights; `auto` is float32 on a CPU and the model's own on a GPU",
+        description="number format of the weights; `auto` is float32 on a CPU, the model's own on a GPU; with "
+        "float16, training is in float32",
     )
     trust_remote_code: bool = Field(False, description="run Python code of the model")
     token_budget: int = Field(

@@ -4,6 +4,7 @@ $SELFIMPROVE_HOME (default ./.selfimprove)
     lake/         all tables
     checkpoints/  <experiment>/<iteration>-<method>-<activity>/
     inbox/        <experiment>/   seed files put here are imported
+    models/       GGUF files as folders, and the revisions of models from the hub
     dagster/      Dagster's own storage (runs, events, schedules)
 $SELFIMPROVE_EXPERIMENTS (default ./experiments)
     <name>.yaml   takes precedence over the experiment of that name in the package
@@ -15,6 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import split_turn
@@ -41,7 +43,7 @@ class Home:
     def from_environment(cls) -> Home:
         """Return the home given by SELFIMPROVE_HOME and SELFIMPROVE_EXPERIMENTS, or the local one."""
         return cls(
-            root=Path(os.environ.get("SELFIMPROVE_HOME", ".selfimprove")).expanduser().absolute(),
+            root=home_folder(),
             experiments=Path(os.environ.get("SELFIMPROVE_EXPERIMENTS", "experiments"))
             .expanduser()
             .absolute(),

@@ -135,8 +135,8 @@ def check_scores(model: LanguageModel) -> None:
 
 
 def placement(model: LanguageModel) -> dict[str, str]:
-    """Return `device` (e.g.
-
-    `cuda:0`) and `dtype` (e.g. `float32`); empty for an engine that does not know them.
+    """`device` (`cuda:0`) and `dtype` (`float32`), of an engine that knows where it computes, which a server does
+    not say; `revision`, of a model that came from the hub.
     """
-    return {name: str(getattr(model, name)) for name in ("device", "dtype") if hasattr(model, name)}
+    known = {name: getattr(model, name, None) for name in ("device", "dtype", "revision")}
+    return {name: str(value) for name, value in known.items() if value is not None}

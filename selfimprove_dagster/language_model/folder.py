@@ -1,25 +1,39 @@
-"""Locate a model: a local folder, or a name on the Hugging Face Hub, which is downloaded into the cache."""
+"""Where a model lies: a folder of this machine, a GGUF file, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.gguf import dequantised, is_gguf
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
+_OTHER_FORMATS = ["original/*", "consolidated*"]
+"""The same weights once more, as the model's makers keep them."""
+
+
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+
+
 def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """Return the folder of the model at `path`.
+    """The folder of the model at `path`: that folder, that of a GGUF file (dequantised once into the home's
+    folder `models`), or that of a hub name `owner/model` or `owner/model@revision`, downloaded first with weights
+    in safetensors alone.
 
-    A Hub name `owner/model` is downloaded first, with weights in safetensors only.
-
-    Raises ModelError if there is no such folder or name, or the folder has no config.json or no weights.
+    A hub name without a revision is that of its first download in this home. Raises ModelError where there is no
+    such folder, file or name, or the folder has no config.json or no weights.
     """
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        folder = _from_hub(path, folder, trust_remote_code)
+    if is_gguf(folder) and folder.is_file():
+        folder = dequantised(folder.absolute(), home_folder() / "models")
+    elif not folder.is_dir():
+        folder = _from_hub(str(path), trust_remote_code)
     if not (folder / "config.json").is_file():
         raise ModelError(f"no config.json in {folder}: give a model folder, or a hub name like owner/model")
     if not any(folder.glob("*.safetensors")):
@@ -30,21 +44,56 @@ def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
     return folder
 
 
-def _from_hub(path: str | Path, folder: Path, trust_remote_code: bool) -> Path:
+def revision_of(folder: Path) -> str | None:
+    """The commit of the hub that a model folder was downloaded from; None for any other folder."""
+    commit = folder.name if folder.parent.name == "snapshots" else ""
+    return commit if re.fullmatch("[0-9a-f]{40}", commit) else None
+
+
+def _from_hub(path: str, trust_remote_code: bool) -> Path:
     missing = (
         f"no model at {path}: there is no such directory, {{}}; give a directory with config.json, the "
-        "tokenizer's files and *.safetensors, or a hub name like owner/model"
+        "tokenizer's files and *.safetensors, a GGUF file, or a hub name like owner/model"
     )
-    if folder.is_absolute() or len(folder.parts) != 2:
+    name = _HUB_NAME.fullmatch(path)
+    if name is None or is_gguf(path):
         raise ModelError(missing.format("and this is no name on the Hugging Face hub"))
     from huggingface_hub import snapshot_download
 
+    pins = home_folder() / "models" / "revisions.json"
+    revision = name["revision"] or _pinned(pins).get(name["name"])
     patterns = _HUB_FILES + (["*.py"] if trust_remote_code else [])
     try:
-        return Path(snapshot_download(str(path), allow_patterns=patterns))
-    except Exception as error:  # the Hub's client raises many types, including those of the network libraries
+        folder = Path(
+            snapshot_download(
+                name["name"], revision=revision, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS
+            )
+        )
+    except Exception as error:  # the hub's client has many, from its own to those of the network below
         said = f"and the Hugging Face hub says: {first_line(error)}"
         raise ModelError(missing.format(said)) from error
+    if revision is None and (found := revision_of(folder)):
+        _pin(pins, name["name"], found)
+    return folder
+
+
+def _pinned(pins: Path) -> dict[str, str]:
+    """Hub name → commit of its first download."""
+    try:
+        return dict(json.loads(pins.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def _pin(pins: Path, name: str, revision: str) -> None:
+    from filelock import FileLock
+
+    pins.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(pins.with_suffix(".lock")):
+        known = {name: revision, **_pinned(pins)}
+        fresh = pins.with_suffix(".tmp")
+        fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        fresh.replace(pins)
 
 
 def positions_of(folder: Path, *, trust_remote_code: bool = False) -> int:

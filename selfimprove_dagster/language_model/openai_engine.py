@@ -22,7 +22,7 @@ from tenacity.wait import wait_random_exponential
 
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
-from selfimprove_dagster.language_model.folder import model_folder, positions_of
+from selfimprove_dagster.language_model.folder import model_folder, positions_of, revision_of
 from selfimprove_dagster.language_model.tokens import (
     BANNED,
     TokenText,
@@ -35,7 +35,7 @@ from selfimprove_dagster.language_model.tokens import (
     joint_logprobs,
     normalised,
 )
-from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.language_model.weights import model_id
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ class OpenAILanguageModel(TokenText):
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
-        self.model_id = weights_hash(folder)
+        self.model_id = model_id(folder)
+        self.revision = revision_of(folder)
         self.positions = positions_of(folder, trust_remote_code=trust_remote_code)
         self._url = url.rstrip("/")
         self._shown = _without_password(self._url)
@@ -272,7 +273,7 @@ class OpenAILanguageModel(TokenText):
             raise ModelError(f"the server at {self._shown} serves no model")
         for model in served:
             root = Path(str(model.get("root") or model["id"]))
-            if root.is_dir() and weights_hash(root) == self.model_id:
+            if root.is_dir() and model_id(root) == self.model_id:
                 return str(model["id"])
         unknown = [str(m["id"]) for m in served if not Path(str(m.get("root") or m["id"])).is_dir()]
         if not unknown:

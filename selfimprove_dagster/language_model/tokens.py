@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,6 +161,17 @@ def normalised(logprobs: Sequence[Sequence[float]] | np.ndarray) -> list[list[fl
     odds = np.exp(joint - joint.max(axis=1, keepdims=True))
     found: list[list[float]] = (odds / odds.sum(axis=1, keepdims=True)).tolist()
     return found
+
+
+def check_tokens(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
+    """Raise ModelError for a token id that a model with so many embeddings does not have."""
+    for row in rows:
+        if len(row) and not (min(row) >= 0 and max(row) < vocabulary):
+            wrong = next(token for token in row if not 0 <= token < vocabulary)
+            raise ModelError(
+                f"token {wrong} is not one of the model's {vocabulary}: the tokenizer that made it is not this "
+                "model's"
+            )
 
 
 def check_room(prompts: Sequence[Sequence[int]], positions: int) -> None:

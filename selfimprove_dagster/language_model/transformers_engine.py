@@ -9,7 +9,7 @@ row's text depends on its batch. It also generates 3.5 times as many tokens per 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode
-from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.folder import model_folder, revision_of
 from selfimprove_dagster.language_model.network import Network
+from selfimprove_dagster.language_model.quiet import quietly
 from selfimprove_dagster.language_model.scoring import Question, answers
 from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.language_model.tokens import (
@@ -34,12 +34,13 @@ from selfimprove_dagster.language_model.tokens import (
     check_options,
     check_room,
     check_sampling,
+    check_tokens,
     joint_logprobs,
     normalised,
 )
-from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.language_model.weights import model_id
 
-DTYPES = ("float32", "bfloat16", "auto")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 class TransformersLanguageModel(TokenText):
@@ -62,26 +63,30 @@ class TransformersLanguageModel(TokenText):
     ) -> None:
         """Load the model in the directory `path`, or with that name on the Hugging Face Hub.
 
-        `device`: "auto" is CUDA if available, else the CPU. `dtype`: "auto" is that of the files.
-        `token_budget`: tokens (rows × expected length) per batch; a small model on the CPU has one batch per
-        core, and keys and values need memory for at most about twice as many. `attention`: "auto" is the
-        fastest that agrees with the model's own eager attention; with a name that transformers knows, prompts
-        are not shared. Raises ModelError if the model is missing, has no safetensors weights, or cannot be
-        batched.
+        `device`: "auto" is CUDA where there is one, else the CPU. `dtype`: "auto" is float32 on a CPU, else
+        what the files say.
+        `token_budget`: tokens (rows × expected length) in a batch, of which a small model on the CPU has one
+        a core; keys and values take memory for at most about twice as many. `attention`: "auto" is the
+        fastest that agrees with the model's own eager attention; a name that transformers knows gives up the
+        sharing of prompts. Raises ModelError where the model is missing, has no safetensors weights, or
+        cannot be batched.
         """
         if dtype not in DTYPES:
             raise ModelError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}")
         if token_budget < 1:
             raise ModelError(f"token_budget is {token_budget}: it must be at least 1")
         directory = model_folder(path, trust_remote_code=trust_remote_code)
-        self.model_id = weights_hash(directory)
+        self.model_id = model_id(directory)
+        self.revision = revision_of(directory)
         self.engine = f"transformers {transformers.__version__}"
         self.token_budget = token_budget
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto" and torch.device(device).type == "cpu":
+            dtype = "float32"
         super().__init__(directory, trust_remote_code=trust_remote_code)
         try:
-            with _quietly():
+            with quietly():
                 model = AutoModelForCausalLM.from_pretrained(
                     directory, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
                 )
@@ -115,6 +120,7 @@ class TransformersLanguageModel(TokenText):
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
         check_room(started, self.positions)
+        check_tokens([*started, parameters.banned], self._network.vocabulary)
         rows = []
         for index, prompt in enumerate(started):
             limit = min(parameters.max_tokens, self.positions - len(prompt))
@@ -138,6 +144,7 @@ class TransformersLanguageModel(TokenText):
         """
         check_contexts(contexts, continuations)
         targets = [np.array(continuation, dtype=np.int64) for continuation in continuations]
+        check_tokens(continuations, self._network.vocabulary)
         found = answers(self._network, self._continued(contexts, continuations, targets))
         return [values[:, 0].tolist() for values in found]
 
@@ -154,6 +161,7 @@ class TransformersLanguageModel(TokenText):
         This takes one forward pass per pair.
         """
         check_contexts(contexts, continuations)
+        check_tokens([*continuations, [token_id]], self._network.vocabulary)
         targets = [np.full(len(continuation), token_id) for continuation in continuations]
         questions = self._continued(contexts, continuations, targets)
         found = answers(self._network, questions, Network.likelier)
@@ -169,7 +177,8 @@ class TransformersLanguageModel(TokenText):
         questions = []
         for context, continuation, wanted in zip(contexts, continuations, targets, strict=True):
             started = tuple(self.started(context))
-            # The last token is only a target and is not read.
+            check_tokens([started], self._network.vocabulary)
+            # The last token is a target only, never read.
             read = tuple(continuation[:-1])
             questions.append(Question(started + read, len(started) - 1, wanted.reshape(-1, 1)))
         return questions
@@ -186,13 +195,15 @@ class TransformersLanguageModel(TokenText):
         check_options(options)
         if all(len(option) == 1 for option in options):
             started = [tuple(self.started(context)) for context in contexts]
+            check_tokens([*started, *options], self._network.vocabulary)
             targets = np.array(options, dtype=np.int64).reshape(1, -1)
             found = answers(self._network, [Question(tokens, len(tokens) - 1, targets) for tokens in started])
             return normalised([row[0] for row in found])
         return normalised(joint_logprobs(self.score, contexts, options))
 
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
-        """Return p(token_id | tokens up to and including i) for each sequence and each position i."""
+        """For each sequence and each position i, p(token_id | tokens up to and including i)."""
+        check_tokens([*sequences, [token_id]], self._network.vocabulary)
         wanted = [index for index, sequence in enumerate(sequences) if len(sequence)]
         questions = [
             Question(tuple(sequences[i]), 0, np.full((len(sequences[i]), 1), token_id)) for i in wanted
@@ -230,15 +241,3 @@ def _end_tokens(model: Any, end_token: int) -> np.ndarray:
     named = getattr(settings, "eos_token_id", None)
     more = [] if named is None else [named] if isinstance(named, int) else list(named)
     return np.array(sorted({end_token, *more}), dtype=np.int64)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Disable progress bars while weights are read."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -21,7 +21,7 @@ import numpy as np
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
-from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.folder import model_folder, revision_of
 from selfimprove_dagster.language_model.tokens import (
     BANNED,
     TokenText,
@@ -34,7 +34,7 @@ from selfimprove_dagster.language_model.tokens import (
     joint_logprobs,
     normalised,
 )
-from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.language_model.weights import model_id
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class VllmLanguageModel(TokenText):
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
-        self.model_id = weights_hash(folder)
+        self.model_id = model_id(folder)
+        self.revision = revision_of(folder)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; read by the CPU build alone

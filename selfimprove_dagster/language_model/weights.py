@@ -1,9 +1,20 @@
-"""Compute the identity of a model: a hash over the files that determine its outputs."""
+"""The identity of a model: a hash over what determines its output.
+
+    weights_hash   what it computes: weights, config.json and tokenizer.json
+    model_id       also how it is asked and where its answers end: chat template, generation settings, the rest of
+                   the tokenizer; equal to `weights_hash` where there is nothing of that kind
+
+A model folder that was trained before ids covered those settings keeps the id under which lakes know it, its
+`weights_hash`; `is_model` knows base models by it too.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from selfimprove_dagster.errors import ModelError
 
@@ -16,6 +27,29 @@ WEIGHT_PATTERN = "*.safetensors"
 DESCRIPTION_FILES = ("config.json", "tokenizer.json")
 
 
+VOCABULARY_FILES = (
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+)
+"""What a tokenizer is made of where there is no tokenizer.json."""
+
+
+TOKENIZER_SETTINGS = ("add_bos_token", "add_eos_token")
+"""Settings of a tokenizer that add tokens to a text."""
+
+
+NO_OUTPUT = {"_from_model_config", "bos_token_id", "pad_token_id", "transformers_version", "use_cache"}
+"""Generation settings that change no output, and whether there are any."""
+
+
+COVERED = "id_covers"
+"""Entry of a trained folder's determinants.json: what its id covers besides the files of `weights_hash`."""
+
+
 def weights_hash(path: str | Path) -> str:
     """Return `b2:` and the 32 hex digits of the blake2b-16 over the directory's model files.
 
@@ -23,7 +57,58 @@ def weights_hash(path: str | Path) -> str:
     each with its name and its length in bytes. The directory's own name is not covered, so a copy of a model
     has the same hash. Files are read in pieces of 1 MiB. Raises ModelError if there is no safetensors file.
     """
+    return _tagged(_weights_digest(Path(path)))
+
+
+def model_id(path: str | Path) -> str:
+    """The id under which lakes know the model in a directory, of the form of `weights_hash`.
+
+    Raises ModelError as `weights_hash` does, and for settings that are not JSON.
+    """
     directory = Path(path)
+    digest = _weights_digest(directory)
+    if covered := {} if _has_old_id(directory) else output_settings(directory):
+        digest.update(json.dumps(covered, sort_keys=True, ensure_ascii=False).encode())
+    return _tagged(digest)
+
+
+def is_model(path: str | Path, known: str) -> bool:
+    """Whether the model in a directory is the one that a lake knows by this id, of today or of earlier versions.
+
+    An id of earlier versions says nothing of the settings. Raises ModelError as `model_id` does.
+    """
+    return known in (model_id(path), weights_hash(path))
+
+
+def output_settings(directory: Path) -> dict[str, Any]:
+    """Everything but the files of `weights_hash` that changes what the model in `directory` is asked or answers.
+
+    Empty for a base model that is completed as text and ends where its configuration says. The same settings
+    in another file (a chat template of its own, or in tokenizer_config.json) are the same here.
+    """
+    tokenizer = _read(directory / "tokenizer_config.json")
+    found: dict[str, Any] = {
+        "chat_template": _chat_templates(directory, tokenizer.get("chat_template")),
+        "generation": _generation_settings(directory),
+        "tokenizer": {
+            name: tokenizer[name] for name in TOKENIZER_SETTINGS if tokenizer.get(name) is not None
+        },
+    }
+    if not (directory / "tokenizer.json").is_file():
+        files = [directory / name for name in VOCABULARY_FILES]
+        found["vocabulary"] = {file.name: file_hash(file) for file in files if file.is_file()}
+    return {name: value for name, value in found.items() if value}
+
+
+def file_hash(file: Path) -> str:
+    """`b2:` and the 32 hex digits of the blake2b-16 of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for piece in _pieces(file):
+        digest.update(piece)
+    return _tagged(digest)
+
+
+def _weights_digest(directory: Path) -> hashlib.blake2b:
     weights = sorted(directory.glob(WEIGHT_PATTERN)) if directory.is_dir() else []
     if not weights:
         raise ModelError(
@@ -35,7 +120,62 @@ def weights_hash(path: str | Path) -> str:
     for file in sorted(weights + described, key=lambda file: file.name):
         # The name and length separate the files, so that bytes cannot move from one file to the next.
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while piece := stream.read(CHUNK_BYTES):
-                digest.update(piece)
+        for piece in _pieces(file):
+            digest.update(piece)
+    return digest
+
+
+def _has_old_id(directory: Path) -> bool:
+    """Whether the folder was trained before ids covered more than the files of `weights_hash`."""
+    determinants = directory / "determinants.json"
+    return determinants.is_file() and COVERED not in _read(determinants)
+
+
+def _chat_templates(directory: Path, configured: Any) -> dict[str, str]:
+    """Name → text: of the files, which come before what tokenizer_config.json has `configured`."""
+    files = [directory / "chat_template.jinja", *sorted(directory.glob("additional_chat_templates/*.jinja"))]
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files if file.is_file()}
+    if "chat_template" in texts:
+        texts["default"] = texts.pop("chat_template")
+    if texts or not configured:
+        return texts
+    if isinstance(configured, str):
+        return {"default": configured}
+    return {one["name"]: one["template"] for one in configured}
+
+
+def _generation_settings(directory: Path) -> dict[str, Any]:
+    """The generation settings that differ from what the model's configuration says."""
+    settings, config = _read(directory / "generation_config.json"), _read(directory / "config.json")
+    own_ends = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+    if _ends(settings.get("eos_token_id")) == _ends(own_ends):
+        settings.pop("eos_token_id", None)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in NO_OUTPUT and value is not None and value is not False
+    }
+
+
+def _ends(named: int | list[int] | None) -> list[int]:
+    return [] if named is None else [named] if isinstance(named, int) else sorted(set(named))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is missing."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}") from error
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while piece := stream.read(CHUNK_BYTES):
+            yield piece
+
+
+def _tagged(digest: hashlib.blake2b) -> str:
     return f"b2:{digest.hexdigest()}"

@@ -262,13 +262,13 @@ def _made_together(manifest: Manifest, table: Table) -> Iterator[str]:
 
 
 def _changed_checkpoints(rows: pl.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
-    from selfimprove_dagster.language_model.weights import weights_hash
+    from selfimprove_dagster.language_model.weights import model_id
 
     for row in rows.iter_rows(named=True):
         if not row["path"] or not Path(row["path"]).is_dir():
             continue
         try:
-            changed = weights_hash(row["path"]) != row["model_id"]
+            changed = model_id(row["path"]) != row["model_id"]
         except (OSError, ModelError):
             changed = True
         if changed:

@@ -45,9 +45,9 @@ class Champion:
         Raises ModelError without weights.
         """
         from selfimprove_dagster.language_model.folder import model_folder
-        from selfimprove_dagster.language_model.weights import weights_hash
+        from selfimprove_dagster.language_model.weights import model_id
 
-        return self.model_id or weights_hash(model_folder(self.path))
+        return self.model_id or model_id(model_folder(self.path))
 
 
 def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:

@@ -46,12 +46,12 @@ def _loads(subject: Subject) -> Evidence:
 
 
 def _model_hash(path: str) -> tuple[str, str | None]:
-    """Return the hash of a model directory and its problem, if any."""
-    from selfimprove_dagster.language_model.weights import weights_hash
+    """The hash of a model directory and what is wrong with it, if anything."""
+    from selfimprove_dagster.language_model.weights import model_id
 
     folder = Path(path)
     try:
-        found = weights_hash(folder)
+        found = model_id(folder)
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return found, _not_finite(folder)
     except ModelError as error:

@@ -19,7 +19,7 @@ from typing import Any
 
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.folder import model_folder
-from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons
 from selfimprove_dagster.training.pairs import PairTraining
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
@@ -127,7 +127,7 @@ class RewardModel:
             model, drawn = _open(folder, trust_remote_code, dtype="float32" if device == "cpu" else "auto")
         if drawn:
             raise ModelError(f"{folder} holds no reward model: it has no {', '.join(sorted(drawn))}.")
-        return cls(model.to(device).eval(), weights_hash(folder))
+        return cls(model.to(device).eval(), model_id(folder))
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[float]:
         """The reward of each completion after its prompt, in their order.

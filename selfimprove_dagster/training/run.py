@@ -17,7 +17,7 @@ from typing import Any
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.folder import model_folder
-from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.language_model.weights import COVERED, model_id, output_settings
 from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders
 from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings
@@ -74,12 +74,14 @@ class Run:
     def determinants(self, **data: Any) -> dict[str, Any]:
         """What the weights depend on, for one device, one thread count and one version of torch."""
         settings = {key: value for key, value in asdict(self.settings).items() if key != "save_every"}
+        covered = sorted(output_settings(self.base))
         return {
-            "base": weights_hash(self.base),
+            "base": model_id(self.base),
             **data,
             "settings": settings,
             "seed": self.seed,
             "dtype": self.dtype,
+            **({COVERED: covered} if covered else {}),
         }
 
     def max_length(self, config: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import shutil
 import subprocess
@@ -500,6 +501,64 @@ def test_a_banned_token_is_never_drawn(engine: TransformersLanguageModel) -> Non
                 assert after.token_ids[: len(same)] == same
             # Log-probabilities stay those of the model's own distribution.
             assert after.logprobs == pytest.approx(engine.score([prompt], [after.token_ids])[0], abs=1e-4)
+
+
+def test_auto_is_float32_on_a_cpu_and_half_the_size_can_be_asked_for(directory: Path, tmp_path: Path) -> None:
+    stored = Path(shutil.copytree(directory, tmp_path / "stored"))
+    AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).save_pretrained(stored)
+    found = {}
+    for dtype in ("auto", "float32", "bfloat16", "float16"):
+        model = open_language_model(stored, dtype=dtype, device="cpu")
+        assert isinstance(model, TransformersLanguageModel)
+        assert model.dtype == ("float32" if dtype == "auto" else dtype)
+        assert model.shares_prompts
+        ((drawn,),) = model.generate([[5, 6, 7]], [[1]], SamplingParameters(temperature=0, max_tokens=3))
+        found[dtype] = drawn.logprobs[0]
+    assert found["auto"] == found["float32"]
+    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.1)
+    assert found["float16"] == pytest.approx(found["float32"], abs=0.02)
+
+
+def test_every_end_token_of_the_generation_settings_ends_a_generation(
+    directory: Path, engine: TransformersLanguageModel, tmp_path: Path
+) -> None:
+    greedy = SamplingParameters(temperature=0, max_tokens=20)
+    prompt = next(
+        prompt
+        for prompt in random_prompts(20)
+        if len(set(engine.generate([prompt], [[1]], greedy)[0][0].token_ids[:4])) == 4
+    )
+    free = engine.generate([prompt], [[1]], greedy)[0][0].token_ids
+    chat = Path(shutil.copytree(directory, tmp_path / "chat"))
+    settings = {"eos_token_id": [END, 299, free[3]], "transformers_version": "5.19.0"}
+    (chat / "generation_config.json").write_text(json.dumps(settings))
+    model = open_language_model(chat)
+    assert isinstance(model, TransformersLanguageModel)
+    assert model.end_tokens.tolist() == sorted({END, 299, free[3]})
+    ended = model.generate([prompt], [[1]], greedy)[0][0]
+    assert ended.token_ids == free[:4]
+    assert ended.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("wrong", [VOCABULARY, -1])
+def test_a_token_that_the_model_does_not_have_is_a_model_error(
+    engine: TransformersLanguageModel, wrong: int
+) -> None:
+    calls: list[Any] = [
+        lambda: engine.generate([[5], [6, wrong]], [[1], [1]], SamplingParameters()),
+        lambda: engine.generate([[5]], [[1]], SamplingParameters(banned=(wrong,))),
+        lambda: engine.score([[5, wrong]], [[6]]),
+        lambda: engine.score([[5]], [[6, wrong]]),
+        lambda: engine.option_probabilities([[5]], [[6], [wrong]]),
+        lambda: engine.option_probabilities([[wrong]], [[6], [7]]),
+        lambda: engine.option_probabilities([[5]], [[6, wrong], [7]]),
+        lambda: engine.next_token_probability([[5, wrong]], 6),
+        lambda: engine.next_token_probability([[5]], wrong),
+        lambda: engine.among_likeliest([[5]], [[6]], wrong, 3),
+    ]
+    for call in calls:
+        with pytest.raises(ModelError, match=rf"token {wrong} is not one of the model's {VOCABULARY}"):
+            call()
 
 
 def test_closing_frees_the_weights_at_once(directory: Path) -> None:

@@ -114,12 +114,12 @@ class TrainingStage:
         measures: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Commit the row of the trained model; `parents` come after its dataset and its base."""
-        from selfimprove_dagster.language_model.weights import weights_hash
+        from selfimprove_dagster.language_model.weights import model_id
 
         log = [{key: entry.get(key) for key in ("step", "loss", "learning_rate")} for entry in outcome.log]
         draft = Draft(
             content={
-                "model_id": weights_hash(outcome.path),
+                "model_id": model_id(outcome.path),
                 "base_model_id": self.base_id,
                 "dataset_activity_id": self.dataset.activity.id,
                 "examples": outcome.examples,

@@ -73,9 +73,9 @@ class ToolExam(Exam):
     @cached_property
     def _base_id(self) -> str:
         from selfimprove_dagster.language_model.folder import model_folder
-        from selfimprove_dagster.language_model.weights import weights_hash
+        from selfimprove_dagster.language_model.weights import model_id
 
-        return weights_hash(model_folder(self.experiment.model.path))
+        return model_id(model_folder(self.experiment.model.path))
 
     def sit_part(
         self, model: LanguageModel, part: Part, progress: Progress | None = None

@@ -1,0 +1,81 @@
+"""The engine on a chat model that people use, which `make real-model` fetches (Q4_1, dequantised)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
+from selfimprove_dagster.language_model.weights import model_id, output_settings, weights_hash
+
+FOLDER = Path(__file__).parents[2] / "build" / "models" / "smollm2-135m-instruct"
+QUESTIONS = (
+    "What is 17 + 25?",
+    "Name three animals that can fly.",
+    "Anna has 5 apples and eats 2. How many are left?",
+    "Translate to French: good morning.",
+)
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not (FOLDER / "config.json").is_file(), reason="no real model here: make real-model"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[TransformersLanguageModel]:
+    model = open_language_model(FOLDER, device="cpu")
+    assert isinstance(model, TransformersLanguageModel)
+    yield model
+    model.close()
+
+
+def prompts() -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for question in QUESTIONS
+    ]
+
+
+def test_greedy_tokens_are_those_of_generate(engine: TransformersLanguageModel) -> None:
+    assert engine.shares_prompts
+    asked = prompts()
+    drawn = engine.generate(asked, [[0, 1]] * len(asked), SamplingParameters(temperature=0, max_tokens=24))
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    for prompt, (first, second) in zip(asked, drawn, strict=True):
+        expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)
+        assert first.token_ids == second.token_ids == expected[0, len(prompt) :].tolist()
+        assert engine.score([prompt], [first.token_ids])[0] == pytest.approx(first.logprobs, abs=1e-3)
+
+
+def test_prompts_are_shared_in_bfloat16(engine: TransformersLanguageModel) -> None:
+    """30 layers round further apart than the tenth of the logits' spread that used to be allowed."""
+    half = open_language_model(FOLDER, device="cpu", dtype="bfloat16")
+    assert isinstance(half, TransformersLanguageModel)
+    assert half.dtype == "bfloat16"
+    assert half.shares_prompts
+    assert half._network.head is not None
+    asked = prompts()
+    parameters = SamplingParameters(temperature=0, max_tokens=1)
+    for ours, theirs in zip(
+        half.generate(asked, [[1]] * len(asked), parameters),
+        engine.generate(asked, [[1]] * len(asked), parameters),
+        strict=True,
+    ):
+        assert ours[0].token_ids == theirs[0].token_ids
+        assert ours[0].logprobs[0] == pytest.approx(theirs[0].logprobs[0], abs=0.1)
+    half.close()
+
+
+def test_its_id_covers_its_chat_template(engine: TransformersLanguageModel) -> None:
+    assert output_settings(FOLDER).keys() == {"chat_template"}
+    assert engine.model_id == model_id(FOLDER) != weights_hash(FOLDER)
