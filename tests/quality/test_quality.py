@@ -304,7 +304,11 @@ FAULTS: list[tuple[str, str, Plant]] = [
     ("lmsi/evaluation", "not_trained_on", _ask_held_out("lmsi/filtered_dataset")),
     ("lmsi/evaluation", "not_trained_on", _demonstrate_held_out),
     # promotion
-    ("lmsi/promotion", "consistent", _set("lmsi/promotion", p_worse=0.01)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", difference_low=-0.01)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", difference_low=nan)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", bound=None)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", rule=None, p_worse=0.01)),
+    ("lmsi/promotion", "consistent", _set("lmsi/promotion", base_model_id="b2:other")),
     ("lmsi/promotion", "consistent", _set("lmsi/promotion", p_worse=nan)),
     ("lmsi/promotion", "consistent", _set("lmsi/promotion", p_worse=None)),
     ("lmsi/promotion", "consistent", _set("lmsi/promotion", difference=0.5)),

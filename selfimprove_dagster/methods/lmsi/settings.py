@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
     Section,
@@ -164,6 +164,7 @@ PRESETS = {
         deviations=(
             "the learning rate is constant: the paper names no schedule",
             "7,473 questions an iteration: all of GSM8K's training questions",
+            GATED,
         ),
     ),
     "practical": Preset(
