@@ -252,6 +252,8 @@ FAULTS: list[tuple[str, str, Plant]] = [
     ),
     ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", minimum_vote_share=0.8)),
     ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", minimum_votes=5)),
+    ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", minimum_winning_votes=4)),
+    ("lmsi/filtered_dataset", "above_thresholds", _set_all("lmsi/voted_answers", tie=pl.lit(True))),
     ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", maximum_perplexity=1.1)),
     ("lmsi/filtered_dataset", "above_thresholds", lambda made: made.set("filter", maximum_paths=2)),
     ("lmsi/filtered_dataset", "above_thresholds", _set("lmsi/filtered_dataset", perplexity=nan)),

@@ -206,7 +206,7 @@ def choose(
                 "question": row["question"],
                 "format": row["format"],
                 "prompt": build_prompt(row["question"], row["format"], shown),
-                "completion": lmsi.build_completion(row["format"], row["text"], row["voted_answer"]),
+                "completion": lmsi.build_completion(row["format"], row["text_key"], row["voted_answer"]),
                 "answer": row["voted_answer"],
             },
             parents=[
@@ -227,8 +227,10 @@ def choose(
     DECISIONS,
     FILTERED_DATASET,
     after=["voted_answers", "perplexity_scores"],
-    description="The training examples: paths that agree with the vote and pass every threshold, in the four "
-    "formats of LMSI. Every candidate's decisions stand in lmsi/decisions.",
+    description="The training examples: paths that agree with the vote, ended by themselves and pass every "
+    "threshold, up to their answer, in the four formats of LMSI. Every candidate's decisions stand in "
+    "lmsi/decisions.",
+    version="2",
 )
 def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     experiment = context.experiment
