@@ -89,10 +89,10 @@ def drop_duplicates(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def at_most_per_question(most: int, seed: int) -> Filter:
-    """Keep at most `most` candidates per question, sampled at random by the seed and their `text_key`."""
+    """Keep at most `most` candidates per question, sampled by the seed, the `question` and their `text_key`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        candidates = candidates.with_columns(lots(candidates, ["question_id", "text_key"], seed))
+        candidates = candidates.with_columns(lots(candidates, ["question", "text_key"], seed))
         rank = pl.col("lot").rank("ordinal").over("question_id")
         reason = pl.format("number {} of its question by lot, at most {}", rank, pl.lit(most))
         return decision(

@@ -99,7 +99,7 @@ def filter_paths(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The paths worth training on, and a decision for every path at every rule it reached.
 
-    `candidates` has one row a path: `candidate_id, question_id, text_key, answer, voted_answer, vote_share,
+    `candidates` has one row a path: `candidate_id, question_id, question, text_key, answer, voted_answer, vote_share,
     n_valid, tie, finish_reason, perplexity`. Of those that agree with the vote and ended by themselves, `text_key`
     is cut after the answer: what a model goes on to write is no part of the example. Thresholds can be changed and
     this run again without generating anything.
@@ -126,7 +126,10 @@ def filter_paths(
 
 
 def assign_formats(kept: pl.DataFrame, shares: Mapping[str, float], seed: int) -> pl.DataFrame:
-    """Add a column `format`, drawn by share for each path (columns `candidate_id, question_id, text_key`).
+    """Add a column `format`, drawn by share for each path.
+
+    The columns are `candidate_id, question_id, question, text_key`; the lots are those of question and text.
+
 
     A direct format's target is the voted answer alone, so it would be the same example for every path of a
     question: the first path of the question that draws it keeps it, the others draw a reasoning format by
@@ -135,7 +138,7 @@ def assign_formats(kept: pl.DataFrame, shares: Mapping[str, float], seed: int) -
     formats whose shares come first.
     """
     reasoning = {name: share for name, share in shares.items() if name not in DIRECT_FORMATS and share > 0}
-    keys = ["question_id", "text_key"]
+    keys = ["question", "text_key"]
     drawn = kept.with_columns(_formats_by_lot(shares, lots(kept, keys, seed_of(seed, "format"))))
     repeated = pl.col("format").is_in(DIRECT_FORMATS) & (
         pl.col("candidate_id") != pl.col("candidate_id").first().over("question_id", "format")

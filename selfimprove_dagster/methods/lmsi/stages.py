@@ -121,10 +121,12 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
     paths, experiment = shard.frame, shard.experiment
     rule = experiment.voting.rule
     ballots = paths.select(
-        "question_id", "sample_index", pl.col("id").alias("path_id"), pl.col("text").alias("text_key")
+        *("question_id", "question", "sample_index"),
+        pl.col("id").alias("path_id"),
+        pl.col("text").alias("text_key"),
     ).with_columns(extract_answers(paths["text"]).alias("answer"))
     questions = paths.group_by("question_id").agg(pl.col("question").first())
-    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration).join(
+    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question").join(
         questions, on="question_id", maintain_order="left"
     )
     return [
@@ -160,6 +162,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
     description="One vote a question: the answer of each path, the voted answer, its share and margin. A "
     "path whose answer cannot be read casts no vote.",
     kinds=["parquet", "polars"],
+    version="2",
 )
 def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
     paths_manifest, paths = context.scan(RAW_GENERATIONS)

@@ -98,6 +98,7 @@ def many(questions: int, paths: int) -> pl.DataFrame:
             {
                 "candidate_id": f"gen:{q}.{p}",
                 "question_id": f"q:{q}",
+                "question": f"{q} + {q}?",
                 "text_key": f"path {p}",
                 "answer": "4",
                 "voted_answer": "4",
