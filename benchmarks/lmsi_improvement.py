@@ -31,9 +31,10 @@ from selfimprove_dagster.loop.rules import Stop, finished_iterations, next_step
 from selfimprove_dagster.runs import run_iteration
 
 DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+_ANY_VOTE = {"minimum_vote_share": 0.0, "minimum_winning_votes": 1, "drop_ties": False}
 ARMS = {
     "majority": {},
-    "random path": {"voting": {"rule": "random_path"}, "filter": {"minimum_vote_share": 0.0}},
+    "random path": {"voting": {"rule": "random_path"}, "filter": _ANY_VOTE},
 }
 GREEDY = pl.col("mode") == "greedy"
 

@@ -1,4 +1,7 @@
-"""Make random choices that depend on names and a seed, not on order, so they are reproducible anywhere."""
+"""Make random choices that depend on content and a seed, not on order, so they are reproducible anywhere.
+
+Choices never hang on ids of records: an id holds the name of its experiment, and two experiments that differ in one
+setting are only comparable if everything else is drawn alike."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class Table:
     those of every table. `draw` is set if a model generated the rows. A table with `is_asset` False is
     written next to its stage's own table and has no Dagster asset. `read_later`: later iterations use its
     rows. `made_with` names the table of the same stage whose rows have parents among this one's rows, and the
-    reverse. `reviewed` is set if people review its rows.
+    reverse. `reviewed` is set if people review its rows. `later` are measures that partitions of earlier
+    versions lack.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Table:
     read_later: bool = False
     made_with: str = ""
     reviewed: Reviewed | None = field(default=None, repr=False)
+    later: frozenset[str] = frozenset()
 
     @property
     def method(self) -> str:

@@ -45,7 +45,7 @@ from selfimprove_dagster.answers.canonical import (
 )
 from selfimprove_dagster.answers.numerals import number_form
 
-__all__ = ["answers_agree", "canonical_answer", "extract_answer", "extract_answers"]
+__all__ = ["answers_agree", "canonical_answer", "extract_answer", "extract_answers", "through_answer"]
 
 
 WINDOW = 16_000
@@ -171,6 +171,14 @@ _RIGHT_SIDE = re.compile(
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
 
 
+_BOUNDARY = re.compile(r"[.!?][\"'*)\]}]*(?=\s)|(?=\n)")
+"""End of a sentence or of a line."""
+
+
+_CLOSERS = re.compile(r"(?:\s*(?:\\\]|\\\)|\$\$?|\*\*|```|</\w{1,20}>))+")
+"""What closes the formula, the emphasis or the tag that an answer stands in."""
+
+
 _OPENING_TRUTH = re.compile(r"\s*(?:so|therefore|thus|hence)?,?\s*(yes|no)\s*(?:[,.!:;]|$)(?!\s?wait)")
 
 
@@ -228,6 +236,42 @@ def extract_answer(text: str) -> str | None:
         if answer is not None:
             return answer
     return _read(text, lowered, complete)
+
+
+def through_answer(text: str) -> str:
+    """Return the text up to where `extract_answer` stops: the sentence or line that states the answer.
+
+    A text without a statement is cut only before a line that opens another question; one without an answer is
+    returned whole.
+
+    >>> through_answer("So 4 + 5 = 9. The answer is 9. I hope this helps!")
+    'So 4 + 5 = 9. The answer is 9.'
+    """
+    answer = extract_answer(text)
+    if answer is None:
+        return text
+    for question in _first_matches(_NEXT_QUESTION, text.lower()):
+        if extract_answer(text[: question.start()]) == answer:
+            text = text[: question.start()]
+            break
+    end = len(text)
+    for boundary in reversed([match.end() for match in _BOUNDARY.finditer(text)]):
+        if _states(text[boundary:]):
+            break
+        if extract_answer(text[:boundary]) == answer and _states(text[:boundary]):
+            end = boundary
+    closers = _CLOSERS.match(text, end)
+    return text[: closers.end() if closers else end]
+
+
+def _states(text: str) -> bool:
+    """Return whether a part of a text states an answer."""
+    text = plain_markdown(plain_characters(text[-WINDOW:]))
+    if "\\" in text:
+        text = plain_latex(_mark_boxes(text))
+    text = "\n" + text.strip()
+    statements = _statements(text, text.lower())
+    return any(_typed(one) is not None or _words(one) is not None for one in statements)
 
 
 def extract_answers(texts: pl.Series) -> pl.Series:

@@ -117,7 +117,7 @@ class Exam(ABC):
 
 @dataclass(frozen=True)
 class Examinee:
-    """A model that takes the exam as champion or challenger."""
+    """A model that takes the exam as champion, as challenger, or as the base model (`base`)."""
 
     role: str
     model_id: str
@@ -188,7 +188,7 @@ def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]
 
 
 def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
-    """Return the accuracy of the champion or the challenger over the rows of an evaluation table."""
+    """Return the accuracy of the model in a role over the rows of an evaluation table."""
     correct = rows.filter(role=role, mode=mode)["correct"]
     return Accuracy(int(correct.sum()), len(correct))
 
@@ -200,10 +200,10 @@ def accuracy_by_difficulty(rows: pl.DataFrame, role: str, mode: str = "greedy") 
     return {row["difficulty"]: Accuracy(row["correct"], row["len"]) for row in counts.iter_rows(named=True)}
 
 
-def compare(rows: pl.DataFrame, mode: str = "greedy") -> PairedComparison:
-    """Compare the challenger with the champion on the same questions."""
+def compare(rows: pl.DataFrame, mode: str = "greedy", against: str = "champion") -> PairedComparison:
+    """Compare the challenger with the model in another role on the same questions."""
     keys = ["source_file", "source_line"]
-    before = rows.filter(role="champion", mode=mode).select(*keys, "correct")
+    before = rows.filter(role=against, mode=mode).select(*keys, "correct")
     after = rows.filter(role="challenger", mode=mode).select(*keys, pl.col("correct").alias("then"))
     both = before.join(after, on=keys, how="inner")
     return PairedComparison.of(both["correct"].to_list(), both["then"].to_list())

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 Z95 = 1.959963984540054
+
+MOST_QUESTIONS = 10**9
+"""More questions than any exam has."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,20 @@ class PairedComparison:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95% interval of the difference (the adjusted Wald interval, Bonett and Price 2012)."""
-        n = self.questions + 2
-        gained, lost = (self.gained + 1) / n, (self.lost + 1) / n
-        half = Z95 * sqrt((gained + lost - (gained - lost) ** 2) / n)
-        return max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
+        return _adjusted_wald(self.questions, self.gained, self.lost, Z95)
+
+    def interval_at(self, level: float) -> tuple[float, float]:
+        """Return the same interval with the confidence 1 − `level`."""
+        return _adjusted_wald(self.questions, self.gained, self.lost, _quantile(level))
+
+    def questions_to_tell(self, bound: float, level: float) -> int | None:
+        """Return how many questions leave `bound` outside the interval at the same shares of gained and lost.
+
+        None if no number does, since the difference equals the bound.
+        """
+        if not self.questions:
+            return None
+        return questions_to_tell(self.gained / self.questions, self.lost / self.questions, bound, level)
 
     @property
     def p_worse(self) -> float:
@@ -79,6 +92,41 @@ class PairedComparison:
         from scipy.stats import binomtest
 
         return float(binomtest(self.lost, changed, alternative="greater").pvalue)
+
+
+def questions_to_tell(gained: float, lost: float, bound: float, level: float) -> int | None:
+    """Return the least number of questions whose interval of the difference leaves out `bound`.
+
+    `gained` and `lost` are shares of the questions. None if no number does.
+    """
+    z = _quantile(level)
+
+    def tells(questions: int) -> bool:
+        low, high = _adjusted_wald(questions, gained * questions, lost * questions, z)
+        return low > bound or high < bound
+
+    enough = 1
+    while not tells(enough):
+        enough *= 2
+        if enough > MOST_QUESTIONS:
+            return None
+    few = enough // 2
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if tells(middle) else (middle, enough)
+    return enough
+
+
+def _quantile(level: float) -> float:
+    """Return the quantile of the normal distribution for a two-sided interval with the confidence 1 − `level`."""
+    return NormalDist().inv_cdf(1 - level / 2)
+
+
+def _adjusted_wald(questions: float, gained: float, lost: float, z: float) -> tuple[float, float]:
+    n = questions + 2
+    gained, lost = (gained + 1) / n, (lost + 1) / n
+    half = z * sqrt((gained + lost - (gained - lost) ** 2) / n)
+    return max(-1.0, gained - lost - half), min(1.0, gained - lost + half)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+GATED = "a checkpoint is taken over only if held-out questions show it better than the champion and the base model"
+"""The deviation of every preset named `paper` that trains: the papers have no such gate; see `promotion.rule`."""
+
 
 @dataclass(frozen=True)
 class Preset:

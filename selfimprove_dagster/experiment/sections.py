@@ -121,14 +121,22 @@ class TrainingSection(Section):
 
 
 class PromotionSection(Section):
-    """The condition for promoting a checkpoint."""
+    """The condition for promoting a checkpoint, against the champion and against the base model."""
 
-    level: float = Field(
-        default=0.05,
-        gt=0,
-        lt=0.5,
-        description="significance level of the paired test for being worse than the champion",
+    rule: Literal["better", "not_worse"] = Field(
+        "better",
+        description="`better`: the interval of the paired difference lies above zero; `not_worse`: it does "
+        "not reach below −margin",
     )
+    margin: float = Field(
+        0.02, ge=0, le=1, description="loss of accuracy that `not_worse` accepts; 1 accepts any"
+    )
+    level: float = Field(default=0.05, gt=0, lt=0.5, description="the interval has the confidence 1 − level")
+
+    @property
+    def bound(self) -> float:
+        """Return the difference that the interval has to lie above."""
+        return 0.0 if self.rule == "better" else -self.margin
 
 
 class BudgetSection(Section):

@@ -67,6 +67,14 @@ def could_be_read(candidates: pl.DataFrame) -> pl.DataFrame:
     return decision(candidates, "readable", kept=problem.is_null(), reason=problem.fill_null("could be read"))
 
 
+def ended(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Drop texts that the token limit cut off (`finish_reason`): as examples they would end where they do not."""
+    cut = pl.col("finish_reason") == "length"
+    reason = pl.when(cut).then(pl.lit("cut off at the token limit")).otherwise(pl.lit("ends by itself"))
+    reason = pl.when(pl.col("finish_reason").is_not_null()).then(reason)
+    return decision(candidates, "ended", kept=~cut, reason=reason)
+
+
 def drop_duplicates(candidates: pl.DataFrame) -> pl.DataFrame:
     """Keep the first of several equal texts (`text_key`) of one question (`question_id`)."""
     first = pl.col("candidate_id").first().over("question_id", "text_key")
@@ -81,10 +89,10 @@ def drop_duplicates(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def at_most_per_question(most: int, seed: int) -> Filter:
-    """Keep at most `most` candidates per question, sampled at random by the seed and their `text_key`."""
+    """Keep at most `most` candidates per question, sampled by the seed, the `question` and their `text_key`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        candidates = candidates.with_columns(lots(candidates, ["question_id", "text_key"], seed))
+        candidates = candidates.with_columns(lots(candidates, ["question", "text_key"], seed))
         rank = pl.col("lot").rank("ordinal").over("question_id")
         reason = pl.format("number {} of its question by lot, at most {}", rank, pl.lit(most))
         return decision(
@@ -141,6 +149,35 @@ def vote_share_at_least(threshold: float) -> Filter:
         reason = pl.format("vote share {} against at least {}", share.round(4), pl.lit(threshold))
         return decision(
             candidates, "vote_share", kept=share >= threshold, reason=reason, score=share, threshold=threshold
+        )
+
+    return decide
+
+
+def no_tie(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Drop paths of questions on which two answers share the most votes (`tie`)."""
+    tie = pl.col("tie")
+    reason = (
+        pl.when(tie)
+        .then(pl.lit("another answer has as many votes"))
+        .otherwise(pl.lit("no other answer has as many votes"))
+    )
+    return decision(candidates, "tie", kept=~tie, reason=pl.when(tie.is_not_null()).then(reason))
+
+
+def winning_votes_at_least(threshold: int) -> Filter:
+    """Keep paths of questions whose voted answer has at least `threshold` votes (`vote_share` of `n_valid`)."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        votes = (pl.col("vote_share") * pl.col("n_valid")).round().cast(pl.Int64)
+        reason = pl.format("{} votes for the answer against at least {}", votes, pl.lit(threshold))
+        return decision(
+            candidates,
+            "winning_votes",
+            kept=votes >= threshold,
+            reason=reason,
+            score=votes,
+            threshold=threshold,
         )
 
     return decide

@@ -168,7 +168,13 @@ def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
                 used[parent["id"]] = used.get(parent["id"], 0) + 1
     uses = pl.Series("uses", [used.get(seed, 0) for seed in everything["id"]], dtype=pl.Int64)
     drawn = everything.with_columns(uses, lots(everything, [kind.text], experiment.seed))
-    drawn = drawn.sort("uses", "lot", "id")
+    # Seeds of one text, such as several comparisons of a prompt, have one lot.
+    told = [
+        name
+        for name in schema.content
+        if name in drawn.columns and not name.endswith("_id") and not drawn[name].dtype.is_nested()
+    ]
+    drawn = drawn.sort("uses", "lot", *told, "id")
     chosen = drawn.head(count(experiment))
     return Pool(chosen, [*imports, *earlier], len(everything), int((chosen["uses"] == 0).sum()))
 

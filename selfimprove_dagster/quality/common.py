@@ -43,6 +43,7 @@ def _schema(subject: Subject) -> Evidence:
         rows += [
             (name, found.get(name, "missing"), expected.get(name, "no such column"))
             for name in {**expected, **found}
+            if name in found or name not in subject.schema.later
         ]
     return Evidence(
         pl.DataFrame(rows, schema=["id", "type", "type_of_the_table"], orient="row").unique(

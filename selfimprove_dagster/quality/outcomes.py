@@ -13,10 +13,14 @@ from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.loop.promotion import passes
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, numbers, with_key
 
 ROLES = ("champion", "challenger")
+
+_BASE = "base"
+"""The role of the base model, which takes the exam too if the champion is another model."""
 
 
 _NUMPY_TYPES = frozenset({"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
@@ -135,36 +139,40 @@ def _answers(role: str, mode: pl.Expr) -> pl.Expr:
     return ((pl.col("role") == role) & mode).sum().cast(pl.Int64)
 
 
+def roles_in(answers: pl.DataFrame) -> tuple[str, ...]:
+    """Return the roles of those who had to take the exam: the base model's only if it took it."""
+    return (*ROLES, _BASE) if (answers["role"] == _BASE).any() else ROLES
+
+
 def all_questions_answered(subject: Subject, alike: bool = True) -> Evidence:
-    """Check that both models answered each question greedily; `alike`: and equally often in other modes."""
+    """Check that all models answered each question greedily; `alike`: and equally often in other modes."""
     place = ["source_file", "source_line"]
     greedy = pl.col("mode") == "greedy"
-    counts = (
-        subject.columns(*place, "role", "mode")
-        .group_by(place)
-        .agg(
-            *(_answers(role, greedy).alias(role) for role in ROLES),
-            *(_answers(role, ~greedy).alias(f"{role}_by_vote") for role in ROLES),
-        )
+    answers = subject.columns(*place, "role", "mode")
+    roles = roles_in(answers)
+    counts = answers.group_by(place).agg(
+        *(_answers(role, greedy).alias(role) for role in roles),
+        *(_answers(role, ~greedy).alias(f"{role}_by_vote") for role in roles),
     )
     questions = subject.evaluation_questions.select("id", *place, "question")
     frame = questions.join(counts, on=place, how="full", coalesce=True).with_columns(
         pl.col("id").fill_null(pl.format("{}:{} (not in the file)", *place)),
         pl.col("question").fill_null("none"),
-        *(pl.col(f"{role}{how}").fill_null(0) for role in ROLES for how in ("", "_by_vote")),
+        *(pl.col(f"{role}{how}").fill_null(0) for role in roles for how in ("", "_by_vote")),
     )
     once = {"min_value": 1, "max_value": 1}
-    equal = Expect(
-        "ExpectColumnPairValuesToBeEqual", column_A="champion_by_vote", column_B="challenger_by_vote"
-    )
+    equal = [
+        Expect("ExpectColumnPairValuesToBeEqual", column_A="champion_by_vote", column_B=f"{role}_by_vote")
+        for role in roles[1:]
+    ]
     return Evidence(
         frame.sort(place).drop(place),
         (
-            *(Expect("ExpectColumnValuesToBeBetween", column=role, **once) for role in ROLES),
+            *(Expect("ExpectColumnValuesToBeBetween", column=role, **once) for role in roles),
             Expect("ExpectColumnValuesToNotBeInSet", column="question", value_set=["none"]),
-            *([equal] if alike else []),
+            *(equal if alike else []),
         ),
-        found="were not answered exactly once by both models, or are not in the evaluation file",
+        found="were not answered exactly once by each model, or are not in the evaluation file",
         allowed="champion and challenger must answer all questions",
         unit="evaluation questions",
         observed={"questions": questions.height},
@@ -178,11 +186,12 @@ def _champion_and_challenger(subject: Subject) -> Evidence:
     return Evidence(
         found,
         (
-            Expect("ExpectColumnDistinctValuesToEqualSet", column="id", value_set=list(ROLES)),
+            Expect("ExpectColumnDistinctValuesToContainSet", column="id", value_set=list(ROLES)),
+            Expect("ExpectColumnValuesToBeInSet", column="id", value_set=[*ROLES, _BASE]),
             Expect("ExpectColumnValuesToBeBetween", column="models", min_value=1, max_value=1),
         ),
         statement=f"roles found: {', '.join(named) or 'none'}",
-        allowed="there must be one champion and one challenger",
+        allowed="there must be one champion and one challenger, and at most one base model besides",
         evaluated=rows.height,
     )
 
@@ -225,20 +234,18 @@ def _keys(lake: Lake, manifest: Manifest, source: str) -> pl.DataFrame:
 # ---- promotion -----------------------------------------------------------------------------------------
 
 
+_DECIDED_BY = (
+    *("promoted", "champion_accuracy", "challenger_accuracy", "difference", "difference_low"),
+    *("questions", "gained", "lost", "p_worse"),
+)
+
+_LATER = ("rule", "bound", "base_model_id", "base_accuracy", "base_difference", "base_difference_low")
+
+
 def _consistent(subject: Subject) -> Evidence:
     assert isinstance(subject.experiment, TrainingExperiment)
     level = subject.experiment.promotion.level
-    columns = (
-        "promoted",
-        "champion_accuracy",
-        "challenger_accuracy",
-        "difference",
-        "questions",
-        "gained",
-        "lost",
-        "p_worse",
-    )
-    rows = subject.columns("id", *columns)
+    rows = subject.columns("id", *_DECIDED_BY, *_LATER)
     problems = [_contradiction(row, level) or "none" for row in rows.iter_rows(named=True)]
     stated = "; ".join(problem for problem in problems if problem != "none")
     if rows.height != 1:
@@ -250,21 +257,32 @@ def _consistent(subject: Subject) -> Evidence:
             Expect("ExpectColumnValuesToBeInSet", column="problem", value_set=["none"]),
         ),
         statement=stated or "the decision is consistent with its numbers",
-        allowed="there must be one row, promoted only if the test does not find the challenger worse "
-        f"at level {level:g}",
+        allowed="there must be one row, promoted only if its intervals meet its rule",
         observed=numbers(**rows.select("difference", "p_worse").row(0, named=True)) if rows.height else {},
     )
 
 
 def _contradiction(row: dict[str, Any], level: float) -> str | None:
-    """Return the contradiction in a row of the promotion table, if any."""
-    if any(row[name] is None for name in row):
-        return "a number is missing: " + ", ".join(name for name in row if row[name] is None)
-    # The comparisons are written so that NaN in p_worse or difference does not pass.
-    if row["promoted"] and not row["p_worse"] > level:
+    """Return the contradiction in a row of the promotion table, if any.
+
+    A row without a rule is of an earlier version, which promoted unless the test found the challenger worse.
+    """
+    given = [*_DECIDED_BY, *(["bound"] if row["rule"] else []), *(_LATER if row["base_model_id"] else [])]
+    if any(row[name] is None for name in given):
+        return "a number is missing: " + ", ".join(name for name in given if row[name] is None)
+    # The comparisons are written so that NaN does not pass.
+    if row["promoted"] and row["rule"] is None and not row["p_worse"] > level:
         return f"promoted although p(worse) is {row['p_worse']:.3g}"
-    if not abs(row["challenger_accuracy"] - row["champion_accuracy"] - row["difference"]) < 1e-6:
-        return f"the difference is {row['difference']} but the accuracies differ by another number"
+    against = {"champion": "", "base model": "base_"} if row["base_model_id"] else {"champion": ""}
+    for model, prefix in against.items():
+        before, difference = row[f"{prefix or 'champion_'}accuracy"], row[f"{prefix}difference"]
+        low = row[f"{prefix}difference_low"]
+        if row["promoted"] and row["rule"] and not passes(row["rule"], row["bound"], low):
+            return f"promoted although the interval against the {model} starts at {low:+.1%}"
+        if not abs(row["challenger_accuracy"] - before - difference) < 1e-6:
+            return f"the difference is {difference} but the accuracies differ by another number"
+    if not 0 <= row["p_worse"] <= 1:
+        return f"p(worse) is {row['p_worse']}"
     if not abs(row["gained"] - row["lost"] - row["difference"] * row["questions"]) < 1e-3:
         return f"{row['gained']} gained and {row['lost']} lost do not make the difference {row['difference']}"
     return None

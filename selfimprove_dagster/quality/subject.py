@@ -24,8 +24,13 @@ class Subject:
         self.manifest: Manifest = lake.manifest(table.name, partition_of(experiment.name, iteration))
 
     def columns(self, *names: str) -> pl.DataFrame:
-        """Return columns of the partition."""
-        return self.lake.read_columns(self.manifest, names)
+        """Return columns of the partition; those that an earlier version did not write yet are null."""
+        written = self.lake.scan_ungated(self.manifest).collect_schema().names() if self.schema.later else ()
+        absent = self.schema.later.intersection(names).difference(written)
+        rows = self.lake.read_columns(self.manifest, [name for name in names if name not in absent])
+        return rows.with_columns(
+            pl.lit(None, self.schema.polars[name]).alias(name) for name in sorted(absent)
+        ).select(names)
 
     @property
     def method(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.answers.answers import extract_answer, extract_answers
+from selfimprove_dagster.answers.answers import extract_answer, extract_answers, through_answer
 from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
 from selfimprove_dagster.answers.numerals import format_number
 
@@ -449,3 +449,54 @@ def test_a_number_too_large_to_write_is_not_expanded(raw: str) -> None:
     form = canonical_answer(raw)
     assert form is None or form == raw
     assert extract_answer(f"The answer is {raw}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("So 4 + 5 = 9. The answer is 9. I hope this helps!", "So 4 + 5 = 9. The answer is 9."),
+        ("4 + 5 = 9.\nThe answer is 9.\nQ: 2 + 2?\nA: 4. The answer is 4.", "4 + 5 = 9.\nThe answer is 9."),
+        (
+            "The answer is 5. Wait, that is wrong. 4 + 5 = 9. The answer is 9. Bye.",
+            "The answer is 5. Wait, that is wrong. 4 + 5 = 9. The answer is 9.",
+        ),
+        ("\\[\n\\boxed{9}\n\\]\nI hope it helps. Bye", "\\[\n\\boxed{9}\n\\]"),
+        ("**The answer is 9.** Great!", "**The answer is 9.**"),
+        ("The answer is 9, since 4 + 5 = 9. Also, he", "The answer is 9, since 4 + 5 = 9."),
+        ("The answer is $9.50. Then he goes.", "The answer is $9.50."),
+        ("#### 9\nnext line", "#### 9"),
+        ("Answer:\n9\nThanks", "Answer:\n9"),
+        ("4 + 5 = 9 pens. So she has 9 pens = 9.\nQ: a?", "4 + 5 = 9 pens. So she has 9 pens = 9."),
+        ("She has 9 = 9 now. Then 4 + 5 = 9.", "She has 9 = 9 now. Then 4 + 5 = 9."),
+        ("The answer is 9", "The answer is 9"),
+        ("No idea. None at all.", "No idea. None at all."),
+        ("", ""),
+    ],
+)
+def test_a_text_is_cut_where_the_reader_stops(text: str, kept: str) -> None:
+    assert through_answer(text) == kept
+    assert extract_answer(kept) == extract_answer(text)
+
+
+_PIECES = (
+    *("The answer is 9.", "The answer is 5.", "Wait, that is wrong.", "That is correct.", "\nQ: 1 + 1?\nA:"),
+    *(
+        " 4 + 5 = 9.",
+        " So she has 9 pens.",
+        " ",
+        "\n",
+        " Bye.",
+        "\\boxed{9}",
+        "#### 5\n",
+        "**",
+        " (B) is correct",
+    ),
+)
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=8).map("".join))
+def test_a_cut_keeps_the_answer_and_is_final(text: str) -> None:
+    cut = through_answer(text)
+    assert text.startswith(cut)
+    assert extract_answer(cut) == extract_answer(text)
+    assert through_answer(cut) == cut

@@ -36,7 +36,7 @@ EXPERIMENT = {
     "filter": {"minimum_vote_share": 0.0},
     "training": {"steps": 2, "batch_size": 4},
     # Two steps teach nothing, and 24 questions prove little: the gate must not be what ends this test.
-    "promotion": {"level": 0.001},
+    "promotion": {"rule": "not_worse", "margin": 1.0},
     "budget": {"iterations": 2, "minimum_yield": 0.0},
 }
 
@@ -49,7 +49,7 @@ GROWING: dict[str, Any] = {
     "evaluation": {"file": "embedded", "rows": "0:24"},
     "generation": {"prompts": 30},
     "training": {"steps": 2, "batch_size": 4},
-    "promotion": {"level": 0.001},
+    "promotion": {"rule": "not_worse", "margin": 1.0},
     # Thirty prompts a time fill the pool soon: two thirds of what comes is new at first, then less than half.
     "budget": {"iterations": 6, "minimum_yield": 0.5, "patience": 6},
 }

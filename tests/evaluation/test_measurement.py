@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, PairedComparison
-from selfimprove_dagster.loop.promotion import decide_promotion
 
 COUNTS = st.integers(0, 500)
 
@@ -91,43 +90,3 @@ def test_the_interval_of_the_difference_is_bonett_and_prices(gained: int, lost: 
     assert low == pytest.approx(max(-1, p12 - p21 - half), abs=1e-6)
     assert high == pytest.approx(min(1, p12 - p21 + half), abs=1e-6)
     assert -1 <= low <= high <= 1
-
-
-# ---- the promotion gate ---------------------------------------------------------------------------------
-
-
-def decide(gained: int, lost: int, level: float = 0.05, questions: int = 100) -> tuple[bool, str]:
-    before = Accuracy(50, questions)
-    after = Accuracy(50 + gained - lost, questions)
-    return decide_promotion(before, after, PairedComparison(questions, gained, lost), level)
-
-
-def test_a_worse_model_is_not_promoted() -> None:
-    promoted, reason = decide(gained=1, lost=9)
-    assert not promoted
-    assert reason.startswith("not promoted: worse than the champion at level 0.05; held-out accuracy 50.0% [")
-    assert reason.endswith("1 gained and 9 lost, p(worse) = 0.0107")
-
-
-def test_a_better_model_is_promoted_and_called_better() -> None:
-    promoted, reason = decide(gained=20, lost=2)
-    assert promoted
-    assert reason.startswith("promoted: better than the champion; ")
-
-
-def test_a_model_that_changed_nothing_is_promoted_as_not_worse() -> None:
-    promoted, reason = decide(gained=0, lost=0)
-    assert promoted
-    assert reason.startswith("promoted: not worse than the champion at level 0.05; ")
-
-
-def test_the_gate_closes_exactly_at_its_level() -> None:
-    p = PairedComparison(100, gained=1, lost=9).p_worse
-    assert decide(1, 9, level=p)[0] is False
-    assert decide(1, 9, level=p - 1e-9)[0] is True
-
-
-def test_without_a_question_nothing_is_promoted() -> None:
-    nothing = Accuracy(0, 0)
-    promoted, reason = decide_promotion(nothing, nothing, PairedComparison(0, 0, 0), 0.05)
-    assert (promoted, reason) == (False, "not promoted: there was no held-out question to compare on")

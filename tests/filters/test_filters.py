@@ -27,6 +27,7 @@ from selfimprove_dagster.filters.rules import (
 SCHEMA = {
     "candidate_id": pl.String,
     "question_id": pl.String,
+    "question": pl.String,
     "text_key": pl.String,
     "answer": pl.String,
     "voted_answer": pl.String,
@@ -49,6 +50,8 @@ def candidates(*rows: dict[str, Any]) -> pl.DataFrame:
     full = [
         {"candidate_id": f"gen:{n}", "text_key": f"text {n}", **good, **row} for n, row in enumerate(rows)
     ]
+    for row in full:
+        row["question"] = f"What is {row['question_id']}?"
     return pl.DataFrame(full, schema=SCHEMA)
 
 

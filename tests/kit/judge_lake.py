@@ -15,7 +15,7 @@ import polars as pl
 
 from kit.homes import make_home
 from kit.reading import first
-from kit.small_lake import write_lines
+from kit.small_lake import AGAINST_NO_BASE, write_lines
 from kit.tables import JUDGE_TABLES
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import BASE_MODEL
@@ -296,6 +296,9 @@ def _judged(stored: Stored, method: str, challenger: str) -> None:
             "difference_low": 0.1,
             "difference_high": 0.9,
             "p_worse": 0.01,
+            "rule": "better",
+            "bound": 0.0,
+            **AGAINST_NO_BASE,
         },
     )
     stored.add(registry.table(f"{method}/promotion"), [verdict], [checkpoint, exam])

@@ -107,7 +107,7 @@ CHAIN: dict[str, Any] = {
     "seeds": {"file": "embedded", "licence": "Apache-2.0"},
     "evaluation": EXPERIMENTS["ai"]["evaluation"],
     # A few steps teach nothing, and forty prompts prove little: every checkpoint is to be promoted.
-    "promotion": {"level": 1e-9},
+    "promotion": {"rule": "not_worse", "margin": 1.0},
     "budget": {"iterations": 1, "minimum_yield": 0.0},
     "constitutional": {key: EXPERIMENTS["cai"][key] for key in ("responses", "revisions", "training")},
     "rlaif": {

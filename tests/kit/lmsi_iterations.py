@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
+from kit.small_lake import AGAINST_NO_BASE
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.files import parse_experiment
@@ -316,6 +317,9 @@ def _build_one(made: Iterations, seeds: pl.DataFrame, iteration: int) -> None:
                     "difference_low": 0.1,
                     "difference_high": 1.0,
                     "p_worse": 1.0,
+                    "rule": "better",
+                    "bound": 0.0,
+                    **AGAINST_NO_BASE,
                 },
             )
         ],

@@ -43,7 +43,7 @@ SMALL_EXPERIMENT = {
     },
     "sampling": {"questions": 24, "paths": 8, "shard_questions": 6},
     "training": {"steps": 4, "batch_size": 8},
-    "promotion": {"level": 0.001},
+    "promotion": {"rule": "not_worse", "margin": 1.0},
     "budget": {"iterations": 2},
 }
 """An experiment of seconds on the embedded model."""
@@ -91,6 +91,12 @@ def store(lake: Lake, schema: Table, drafts: Iterable[Draft], **changes: Any) ->
     return lake.write(schema, activity, frame), frame["id"].to_list()
 
 
+AGAINST_NO_BASE: dict[str, Any] = dict.fromkeys(
+    name for name in PROMOTION.measures if name.startswith("base_")
+)
+"""The measures of a decision whose champion is the base model."""
+
+
 def promotion_draft(challenger: str, promoted: bool) -> Draft:
     """A decision on a challenger, which lies under this name."""
     content = {
@@ -104,6 +110,7 @@ def promotion_draft(challenger: str, promoted: bool) -> Draft:
     }
     measures: dict[str, Any] = dict.fromkeys(PROMOTION.measures, 0.5)
     measures |= {"challenger_path": f"/checkpoints/{challenger}", "champion_path": "/base"}
+    measures |= {"rule": "better", "bound": 0.0, "base_model_id": None}
     return Draft(content, measures=measures)
 
 

@@ -231,7 +231,7 @@ def make_task_home(folder: Path) -> Home:
         "model": {"path": str(BASE_MODEL)},
         "evaluation": {"file": str(folder / "heldout.jsonl")},
         "budget": {"iterations": 3},
-        "promotion": {"level": 0.2},
+        "promotion": {"rule": "not_worse", "margin": 1.0},
     }
     si = {
         "name": "si",

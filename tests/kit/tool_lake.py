@@ -257,7 +257,7 @@ def make_tool_home(folder: Path) -> Home:
             "max_call_tokens": 30,
         },
         "budget": {"iterations": 3},
-        "promotion": {"level": 0.2},
+        "promotion": {"rule": "not_worse", "margin": 1.0},
     }
     lot = tf | {"name": "lot", "filter": {**tf["filter"], "chosen_by": "lot"}}
     home = make_home(folder, tf, lot)

@@ -8,7 +8,7 @@ _TASKS: dict[str, Any] = {
     "model": {"path": "embedded"},
     "seeds": {"file": "embedded", "licence": "Apache-2.0"},
     "evaluation": {"file": "embedded", "rows": "0:24"},
-    "promotion": {"level": 0.001},
+    "promotion": {"rule": "not_worse", "margin": 1.0},
     "budget": {"iterations": 2, "minimum_yield": 0.0},
 }
 _SHARED: dict[str, Any] = {**_TASKS, "seeds": {**_TASKS["seeds"], "rows": "0:100"}}

@@ -182,10 +182,11 @@ def score_instruction(shard: Shard[Any, Row], *, after: str) -> pl.DataFrame:
 def example_draft(row: Row, parents: Sequence[Parent], seed: int, measures: Sequence[str] = ()) -> Draft:
     """The example that an instance makes, in a template chosen at random.
 
-    `row` has `candidate_id`, `instruction`, `input`, `output` and the `measures`.
+    `row` has `instruction`, `input`, `output` and the `measures`.
     """
-    template = template_by_lot(row["candidate_id"], seed)
-    prompt, completion = training_text(row["instruction"], Instance(row["input"], row["output"]), template)
+    instance = Instance(row["input"], row["output"])
+    template = template_by_lot(row["instruction"], instance, seed)
+    prompt, completion = training_text(row["instruction"], instance, template)
     return Draft(
         content={
             "question": f"{row['instruction']}\n{row['input']}".strip(),

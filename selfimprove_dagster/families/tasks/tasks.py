@@ -65,9 +65,9 @@ def task_prompt(instruction: str, given: str = "", template: int = 0) -> str:
     return chosen.without_input.format(instruction=instruction.strip())
 
 
-def template_by_lot(name: str, seed: int) -> int:
-    """The index of the template that an instance of that name (its id) draws."""
-    return seed_of(seed, "template", name) % len(TEMPLATES)
+def template_by_lot(instruction: str, instance: Instance, seed: int) -> int:
+    """The index of the template that an instance draws."""
+    return seed_of(seed, "template", instruction, instance.input, instance.output) % len(TEMPLATES)
 
 
 def normalise_instruction(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,8 @@ from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
-from selfimprove_dagster.loop.champion import champion_before
-from selfimprove_dagster.loop.promotion import decide_promotion
+from selfimprove_dagster.loop.champion import Champion, champion_before
+from selfimprove_dagster.loop.promotion import Opponent, decide_promotion
 from selfimprove_dagster.loop.rules import next_turn
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, stage
@@ -31,6 +31,9 @@ from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.text import markdown_table
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
+
+BASE = "base"
+"""The role of the base model in an exam of a champion that is another model."""
 
 Report = Callable[[StageContext[Any], Manifest], dict[str, Any]]
 """What Dagster shows of an evaluation besides accuracies."""
@@ -107,8 +110,8 @@ def judging_stages(
     @stage(
         evaluation,
         after=[checkpoint.stage, *after],
-        description="Held-out accuracy of champion and challenger on the same questions, greedy and by "
-        "majority. The only stage that reads true answers.",
+        description="Held-out accuracy of champion, challenger and base model on the same questions, greedy and "
+        "by majority. The only stage that reads true answers.",
         kinds=["parquet", "pytorch"],
         uses=["language_model"],
     )
@@ -119,6 +122,7 @@ def judging_stages(
         promotion,
         after=[evaluation.stage],
         description="Whether the checkpoint becomes the champion of the next iteration, and why.",
+        version="2",
     )
     def promotion_asset(context: StageContext[Any]) -> Result:
         return _promote(context, checkpoint, evaluation)
@@ -140,23 +144,31 @@ def _evaluate(
     experiment, champion = context.experiment, context.champion
     checkpoint_manifest, trained = context.small(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    champion_id = champion.identity
+    champion_id, base = champion.identity, Champion(experiment.model.path)
+    base_id = base.identity
+    examinees = [
+        Examinee("champion", champion_id, champion.path),
+        Examinee("challenger", challenger_id, challenger_path),
+    ]
+    if base_id != champion_id:
+        examinees.append(Examinee(BASE, base_id, base.path))
     open_model = partial(context.language_model.open, experiment.model)
     opened = open_exam(context.home, experiment, open_model, context.iteration)
     exam = opened.exam
     activity = context.activity(
         inputs=[checkpoint_manifest, *opened.inputs],
-        parameters={"exam": exam.parameters, "champion": champion_id},
+        parameters={
+            "exam": exam.parameters,
+            "champion": champion_id,
+            **({BASE: base_id} if base_id != champion_id else {}),
+        },
         model_id=challenger_id,
     )
     with context.lake.writer(context.table, activity) as writer:
         spent = examine(
             writer,
             exam,
-            [
-                Examinee("champion", champion_id, champion.path),
-                Examinee("challenger", challenger_id, challenger_path),
-            ],
+            examinees,
             remembered=partial(exam.remembered, context.lake, context.table, context.iteration),
             open_model=open_model,
             log=context.log,
@@ -173,8 +185,9 @@ def _report_evaluation(
     rows = _measured(context.lake.scan_ungated(manifest))
     decided_in = context.experiment.decided_in
     table = []
+    roles = [role for role in ("champion", "challenger", BASE) if (rows["role"] == role).any()]
     for mode in rows.drop_nulls("correct")["mode"].unique(maintain_order=True):
-        for role in ("champion", "challenger"):
+        for role in roles:
             measured = accuracy(rows, role, mode)
             metadata[f"{role}_{mode}_accuracy"] = round(measured.value, 5)
             table.append({"model": role, "mode": mode, "difficulty": "all", "accuracy": str(measured)})
@@ -226,60 +239,88 @@ def _promote(context: StageContext[TrainingExperiment], checkpoint: Table, evalu
     checkpoint_manifest, trained = context.small(checkpoint)
     evaluation_manifest, answers = context.scan(evaluation)
     rows = _measured(answers)
-    champion = context.champion
-    mode = context.experiment.decided_in
-    before, after = accuracy(rows, "champion", mode), accuracy(rows, "challenger", mode)
-    comparison = compare(rows, mode)
-    level = context.experiment.promotion.level
-    promoted, reason = decide_promotion(before, after, comparison, level, compare_rewards(rows, mode))
+    experiment, champion = context.experiment, context.champion
+    champion_id = rows.filter(role="champion")["model_id"][0]
+    against = _opponents(rows, experiment.decided_in, {"champion": champion.name, BASE: "the base model"})
+    section = experiment.promotion
+    promoted, reason = decide_promotion(
+        section, [*against.values()], compare_rewards(rows, experiment.decided_in)
+    )
+    if promoted and BASE not in against and Champion(experiment.model.path).identity != champion_id:
+        promoted, reason = False, "not promoted: the base model took no exam; materialise evaluation again"
+    if not promoted:
+        reason += f"; the next iteration starts from {champion.name} again"
     challenger = trained.row(0, named=True)
     activity = context.activity(
         inputs=[checkpoint_manifest, evaluation_manifest],
-        parameters={"level": level},
+        parameters=section.model_dump(),
         model_id=challenger["model_id"],
     )
-    low, high = comparison.interval
-    champion_id = rows.filter(role="champion")["model_id"][0]
+    first, base = against["champion"], against.get(BASE)
+    base_id = rows.filter(role=BASE)["model_id"][0] if base else None
     draft = Draft(
         content={
             "promoted": promoted,
             "reason": reason,
             "challenger_model_id": challenger["model_id"],
             "champion_model_id": champion_id,
-            "questions": comparison.questions,
-            "gained": comparison.gained,
-            "lost": comparison.lost,
+            "questions": first.comparison.questions,
+            "gained": first.comparison.gained,
+            "lost": first.comparison.lost,
         },
         parents=[
             Parent(challenger["id"], "challenger"),
             Parent(champion_id, "champion"),
+            *([Parent(base_id, BASE)] if base_id else []),
             Parent(evaluation_manifest.activity.id, "judged_by"),
         ],
         measures={
             "champion_path": champion.path,
             "challenger_path": challenger["path"],
-            "champion_accuracy": before.value,
-            "challenger_accuracy": after.value,
-            "difference": comparison.difference,
-            "difference_low": low,
-            "difference_high": high,
-            "p_worse": comparison.p_worse,
+            "champion_accuracy": first.before.value,
+            "challenger_accuracy": first.after.value,
+            **_difference(first, section.level),
+            "p_worse": first.comparison.p_worse,
+            "rule": section.rule,
+            "bound": section.bound,
+            "base_model_id": base_id,
+            "base_accuracy": base.before.value if base else None,
+            **{f"base_{name}": value for name, value in _difference(base, section.level).items()},
         },
     )
     manifest = context.store(activity, [draft])
     context.log(reason)
-    step = next_turn(context.lake, context.experiment)
+    step = next_turn(context.lake, experiment)
     return context.result(
         manifest,
         preview=["promoted", "reason"],
         metadata={
             "promoted": promoted,
             "reason": reason,
-            "difference": round(comparison.difference, 5),
+            "difference": round(first.comparison.difference, 5),
+            **({"difference_from_base": round(base.comparison.difference, 5)} if base else {}),
             "champion_of_next_iteration": champion_before(
-                context.lake, context.experiment, context.iteration + 1
+                context.lake, experiment, context.iteration + 1
             ).path,
             "lineage": context.lineage_page,
             "what_follows": step.in_words,
         },
     )
+
+
+def _opponents(rows: pl.DataFrame, mode: str, names: Mapping[str, str]) -> dict[str, Opponent]:
+    """The models that the challenger is compared with, by role: the champion, and the base model if it is another."""
+    after = accuracy(rows, "challenger", mode)
+    return {
+        role: Opponent(name, accuracy(rows, role, mode), after, compare(rows, mode, role))
+        for role, name in names.items()
+        if role == "champion" or (rows["role"] == role).any()
+    }
+
+
+def _difference(against: Opponent | None, level: float) -> dict[str, float | None]:
+    """The difference of the accuracies, with the interval in which promotion is decided."""
+    if against is None:
+        return dict.fromkeys(("difference", "difference_low", "difference_high"))
+    low, high = against.comparison.interval_at(level)
+    return {"difference": against.comparison.difference, "difference_low": low, "difference_high": high}

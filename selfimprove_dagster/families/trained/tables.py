@@ -123,7 +123,12 @@ def evaluation(
 
 
 def promotion(method: str, checkpoint: Table, exam: Table) -> Table:
-    """One row: whether the challenger becomes the champion, and why."""
+    """One row: whether the challenger becomes the champion, and why.
+
+    `bound` is the difference that the interval had to lie above, and the columns `base_…` compare the challenger
+    with the base model; they are null where the champion is the base model.
+    """
+    against_base = ("base_accuracy", "base_difference", "base_difference_low", "base_difference_high")
     sources: Columns = {
         "parents": [*of(checkpoint, "id"), *of(exam, "model_id", "activity_id")],
         "challenger_model_id": of(checkpoint, "model_id"),
@@ -134,8 +139,10 @@ def promotion(method: str, checkpoint: Table, exam: Table) -> Table:
             *("promoted", "reason", "questions", "gained", "lost"),
             *("champion_accuracy", "challenger_accuracy"),
             *("difference", "difference_low", "difference_high", "p_worse"),
+            *against_base,
         ),
-        **new("champion_path"),
+        "base_model_id": of(exam, "model_id"),
+        **new("champion_path", "rule", "bound"),
     }
     return Table(
         f"{method}/promotion",
@@ -160,7 +167,12 @@ def promotion(method: str, checkpoint: Table, exam: Table) -> Table:
             "difference_low": pl.Float64,
             "difference_high": pl.Float64,
             "p_worse": pl.Float64,
+            "rule": TEXT,
+            "bound": pl.Float64,
+            "base_model_id": TEXT,
+            **dict.fromkeys(against_base, pl.Float64),
         },
         sources=sources,
         checks=PROMOTION_CHECKS,
+        later=frozenset({"rule", "bound", "base_model_id", *against_base}),
     )

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     Section,
 )
@@ -89,6 +89,7 @@ PRESETS = {
             "requests follow the constitution's own words, without few-shot examples of critiques",
             "one epoch is given as steps: 318,000 examples in batches of 1,024",
             "the learning rate is 1e-5; the paper states it as half of that of pretraining",
+            GATED,
         ),
     ),
     "practical": Preset(

@@ -422,17 +422,27 @@ def _answers_agree_with_vote(subject: Subject) -> Evidence:
 
 def _above_thresholds(subject: Subject) -> Evidence:
     section = _experiment(subject).filter
-    votes = subject.sibling("voted_answers", "question_id", "n_valid").unique("question_id", keep="first")
+    votes = subject.sibling("voted_answers", "question_id", "n_valid", "tie")
+    votes = votes.unique("question_id", keep="first").rename({"n_valid": "valid_votes"})
     rows = (
         subject.columns("id", "question_id", "vote_share", "perplexity")
-        .join(votes.rename({"n_valid": "valid_votes"}), on="question_id", how="left", maintain_order="left")
-        .with_columns(examples_of_question=pl.len().over("question_id"))
+        .join(votes, on="question_id", how="left", maintain_order="left")
+        .with_columns(
+            examples_of_question=pl.len().over("question_id"),
+            winning_votes=(pl.col("vote_share") * pl.col("valid_votes")).round(),
+        )
     )
     expected = [
         Expect("ExpectColumnValuesToBeBetween", column="vote_share", min_value=section.minimum_vote_share),
         Expect("ExpectColumnValuesToBeBetween", column="valid_votes", min_value=section.minimum_votes),
     ]
     rules = [f"vote share ≥ {section.minimum_vote_share:g}", f"valid votes ≥ {section.minimum_votes}"]
+    if (winning := section.minimum_winning_votes) > 1:
+        expected.append(Expect("ExpectColumnValuesToBeBetween", column="winning_votes", min_value=winning))
+        rules.append(f"votes for the answer ≥ {winning}")
+    if section.drop_ties:
+        expected.append(Expect("ExpectColumnValuesToBeInSet", column="tie", value_set=[False]))
+        rules.append("no tie")
     if (highest := section.maximum_perplexity) is not None:
         expected.append(Expect("ExpectColumnValuesToBeBetween", column="perplexity", max_value=highest))
         rules.append(f"perplexity ≤ {highest:g}")

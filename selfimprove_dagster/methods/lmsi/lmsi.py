@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from selfimprove_dagster.answers.answers import through_answer
 from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS
 from selfimprove_dagster.filters.rules import (
     Filter,
@@ -29,9 +30,12 @@ from selfimprove_dagster.filters.rules import (
     apply_filters,
     at_most_per_question,
     drop_duplicates,
+    ended,
+    no_tie,
     perplexity_at_most,
     vote_share_at_least,
     votes_at_least,
+    winning_votes_at_least,
 )
 from selfimprove_dagster.lots import lots, seed_of
 
@@ -39,7 +43,7 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 def build_completion(prompt_format: str, path: str, voted_answer: str) -> str:
-    """What the model is trained to say after the prompt of that format."""
+    """What the model is trained to say after the prompt of that format; a path is one of `filter_paths`."""
     if prompt_format == "zero_shot_direct":
         return f" {voted_answer}."
     if prompt_format == "few_shot_direct":
@@ -51,17 +55,19 @@ def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
     """One row a path with all that the filters ask for, from the tables of paths, scores and votes.
 
     Columns: `candidate_id, question_id, question, text, text_key, answer, voted_answer, vote_id, vote_share,
-    n_valid, perplexity`, in the order of `paths`.
+    n_valid, tie, finish_reason, perplexity`, in the order of `paths`.
     """
     ballots = votes.select("paths").explode("paths").unnest("paths").rename({"id": "candidate_id"})
     verdicts = votes.select(
-        "question_id", "question", "voted_answer", "vote_share", "n_valid", pl.col("id").alias("vote_id")
+        *("question_id", "question", "voted_answer", "vote_share", "n_valid", "tie"),
+        pl.col("id").alias("vote_id"),
     )
     return (
         paths.select(
             "question_id",
             pl.col("id").alias("candidate_id"),
             "text",
+            "finish_reason",
             pl.col("text").str.strip_chars().alias("text_key"),
         )
         .join(ballots, on="candidate_id", how="left", maintain_order="left")
@@ -81,6 +87,8 @@ class FilterThresholds:
 
     minimum_vote_share: float
     minimum_votes: int = 1
+    minimum_winning_votes: int = 1
+    drop_ties: bool = False
     maximum_perplexity: float | None = None
     maximum_paths: int | None = None
     drop_duplicates: bool = True
@@ -91,10 +99,20 @@ def filter_paths(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The paths worth training on, and a decision for every path at every rule it reached.
 
-    `candidates` has one row a path: `candidate_id, question_id, text_key, answer, voted_answer, vote_share,
-    n_valid, perplexity`. Thresholds can be changed and this run again without generating anything.
+    `candidates` has one row a path: `candidate_id, question_id, question, text_key, answer, voted_answer, vote_share,
+    n_valid, tie, finish_reason, perplexity`. Of those that agree with the vote and ended by themselves, `text_key`
+    is cut after the answer: what a model goes on to write is no part of the example. Thresholds can be changed and
+    this run again without generating anything.
     """
-    filters: list[Filter] = [agrees_with_vote, vote_share_at_least(thresholds.minimum_vote_share)]
+    agreed, decisions = apply_filters(candidates, [agrees_with_vote, ended])
+    agreed = agreed.with_columns(
+        pl.col("text_key").map_elements(through_answer, return_dtype=pl.String).str.strip_chars()
+    )
+    filters: list[Filter] = [vote_share_at_least(thresholds.minimum_vote_share)]
+    if thresholds.drop_ties:
+        filters.append(no_tie)
+    if thresholds.minimum_winning_votes > 1:
+        filters.append(winning_votes_at_least(thresholds.minimum_winning_votes))
     if thresholds.minimum_votes > 1:
         filters.append(votes_at_least(thresholds.minimum_votes))
     if thresholds.maximum_perplexity is not None:
@@ -103,11 +121,15 @@ def filter_paths(
         filters.append(drop_duplicates)
     if thresholds.maximum_paths is not None:
         filters.append(at_most_per_question(thresholds.maximum_paths, seed))
-    return apply_filters(candidates, filters)
+    kept, further = apply_filters(agreed, filters)
+    return kept, pl.concat([decisions, further])
 
 
 def assign_formats(kept: pl.DataFrame, shares: Mapping[str, float], seed: int) -> pl.DataFrame:
-    """Add a column `format`, drawn by share for each path (columns `candidate_id, question_id, text_key`).
+    """Add a column `format`, drawn by share for each path.
+
+    The columns are `candidate_id, question_id, question, text_key`; the lots are those of question and text.
+
 
     A direct format's target is the voted answer alone, so it would be the same example for every path of a
     question: the first path of the question that draws it keeps it, the others draw a reasoning format by
@@ -116,7 +138,7 @@ def assign_formats(kept: pl.DataFrame, shares: Mapping[str, float], seed: int) -
     formats whose shares come first.
     """
     reasoning = {name: share for name, share in shares.items() if name not in DIRECT_FORMATS and share > 0}
-    keys = ["question_id", "text_key"]
+    keys = ["question", "text_key"]
     drawn = kept.with_columns(_formats_by_lot(shares, lots(kept, keys, seed_of(seed, "format"))))
     repeated = pl.col("format").is_in(DIRECT_FORMATS) & (
         pl.col("candidate_id") != pl.col("candidate_id").first().over("question_id", "format")

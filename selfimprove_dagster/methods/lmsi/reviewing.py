@@ -42,8 +42,8 @@ def _of_vote(row: dict[str, Any]) -> dict[str, Any] | None:
     rival = max(rivals, key=lambda answer: (counts[answer], answer))
 
     def path_to(answer: str) -> str:
-        paths = [path["id"] for path in row["paths"] if path["answer"] == answer]
-        return min(paths, key=lambda path: seed_of(row["id"], path))
+        paths = [(place, path["id"]) for place, path in enumerate(row["paths"]) if path["answer"] == answer]
+        return min(paths, key=lambda path: seed_of(row["question"], answer, path[0]))[1]
 
     lead, valid = counts[voted], sum(counts.values())
     return {

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
     Section,
@@ -85,6 +85,10 @@ class FilterSection(Section):
 
     minimum_vote_share: float = Field(ge=0, le=1, description="least share of valid votes for the answer")
     minimum_votes: int = Field(1, ge=1, description="least number of valid votes on the question")
+    minimum_winning_votes: int = Field(1, ge=1, description="least number of votes for the voted answer")
+    drop_ties: bool = Field(
+        False, description="leave out questions on which two answers share the most votes"
+    )
     maximum_perplexity: float | None = Field(
         None, gt=1, description="highest perplexity under the generator; none when left empty"
     )
@@ -164,6 +168,8 @@ PRESETS = {
         deviations=(
             "the learning rate is constant: the paper names no schedule",
             "7,473 questions an iteration: all of GSM8K's training questions",
+            "paths that the token limit cut off are left out, and text after the answer is cut",
+            GATED,
         ),
     ),
     "practical": Preset(
@@ -177,7 +183,13 @@ PRESETS = {
                 "max_tokens": 96,
                 "prompt_format": "zero_shot_cot",
             },
-            "filter": {"minimum_vote_share": 0.25, "maximum_paths": 4, "drop_duplicates": True},
+            "filter": {
+                "minimum_vote_share": 0.25,
+                "minimum_winning_votes": 2,
+                "drop_ties": True,
+                "maximum_paths": 4,
+                "drop_duplicates": True,
+            },
             "training": {
                 "start_from": "champion",
                 "steps": 120,
@@ -196,6 +208,8 @@ PRESETS = {
             "800 questions an iteration, 16 paths each at temperature 0.8, not 32 at 0.7 (1.2 once improved)",
             "paths follow a zero-shot prompt, not eight demonstrations: small models read those better",
             "a vote share of at least 0.25 and at most 4 distinct paths a question, not every agreeing path",
+            "a tie does not pass, and the voted answer needs two votes",
+            "paths that the token limit cut off are left out, and text after the answer is cut",
             "120 steps at 5e-4 with a cosine schedule, not 10,000 at 5e-5",
             "training goes on from the champion, not from the base model",
             "three quarters of the examples are zero-shot reasoning, not a quarter of each format",

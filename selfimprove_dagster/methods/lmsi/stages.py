@@ -121,10 +121,12 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
     paths, experiment = shard.frame, shard.experiment
     rule = experiment.voting.rule
     ballots = paths.select(
-        "question_id", "sample_index", pl.col("id").alias("path_id"), pl.col("text").alias("text_key")
+        *("question_id", "question", "sample_index"),
+        pl.col("id").alias("path_id"),
+        pl.col("text").alias("text_key"),
     ).with_columns(extract_answers(paths["text"]).alias("answer"))
     questions = paths.group_by("question_id").agg(pl.col("question").first())
-    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration).join(
+    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question").join(
         questions, on="question_id", maintain_order="left"
     )
     return [
@@ -160,6 +162,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
     description="One vote a question: the answer of each path, the voted answer, its share and margin. A "
     "path whose answer cannot be read casts no vote.",
     kinds=["parquet", "polars"],
+    version="2",
 )
 def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
     paths_manifest, paths = context.scan(RAW_GENERATIONS)
@@ -206,7 +209,7 @@ def choose(
                 "question": row["question"],
                 "format": row["format"],
                 "prompt": build_prompt(row["question"], row["format"], shown),
-                "completion": lmsi.build_completion(row["format"], row["text"], row["voted_answer"]),
+                "completion": lmsi.build_completion(row["format"], row["text_key"], row["voted_answer"]),
                 "answer": row["voted_answer"],
             },
             parents=[
@@ -227,8 +230,10 @@ def choose(
     DECISIONS,
     FILTERED_DATASET,
     after=["voted_answers", "perplexity_scores"],
-    description="The training examples: paths that agree with the vote and pass every threshold, in the four "
-    "formats of LMSI. Every candidate's decisions stand in lmsi/decisions.",
+    description="The training examples: paths that agree with the vote, ended by themselves and pass every "
+    "threshold, up to their answer, in the four formats of LMSI. Every candidate's decisions stand in "
+    "lmsi/decisions.",
+    version="2",
 )
 def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     experiment = context.experiment

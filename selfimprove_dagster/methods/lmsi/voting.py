@@ -37,7 +37,9 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def vote(paths: pl.DataFrame, *, rule: Rule = "majority", seed: int = 0) -> pl.DataFrame:
+def vote(
+    paths: pl.DataFrame, *, rule: Rule = "majority", seed: int = 0, drawn_by: str = "question_id"
+) -> pl.DataFrame:
     """One row a question, in the order in which questions first appear, with the columns of `SCHEMA`.
 
     `paths` has one row a sampled path: `question_id`, `path_id`, `sample_index`, `answer` (canonical, null
@@ -45,7 +47,8 @@ def vote(paths: pl.DataFrame, *, rule: Rule = "majority", seed: int = 0) -> pl.D
 
     rule "majority": the answer with the most votes. "random_path": the answer of one path drawn uniformly
     among the question's valid ones, which is what a single sample would have given: the control arm that
-    shows what the vote adds. The draw depends on `seed`, the question's id and its paths, not on row order.
+    shows what the vote adds. The draw depends on `seed`, the question's value in the column `drawn_by` and its
+    paths, not on row order.
 
     - votes: every answer with its count, most votes first, then by first appearance
     - n_valid: paths with an answer; n_distinct_paths: different texts among all paths
@@ -59,16 +62,16 @@ def vote(paths: pl.DataFrame, *, rule: Rule = "majority", seed: int = 0) -> pl.D
     """
     if rule not in get_args(Rule):
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(get_args(Rule))}")
-    missing = [name for name in INPUT_COLUMNS if name not in paths.columns]
+    missing = [name for name in (*INPUT_COLUMNS, drawn_by) if name not in paths.columns]
     if missing:
         raise ValueError(f"vote needs columns {', '.join(INPUT_COLUMNS)}; missing: {', '.join(missing)}")
-    for name in ("question_id", "path_id", "sample_index"):
+    for name in dict.fromkeys(("question_id", "path_id", "sample_index", drawn_by)):
         if paths[name].null_count():
             raise ValueError(f"vote: {paths[name].null_count()} paths have no {name}")
 
-    ordered = _in_sample_order(paths)
+    ordered = _in_sample_order(paths.with_columns(drawn_by=drawn_by))
     questions = ordered.group_by("question", maintain_order=True).agg(
-        pl.col("question_id").first(),
+        pl.col("question_id", "drawn_by").first(),
         pl.len().alias("n_paths"),
         pl.col("answer").count().alias("n_valid"),
         pl.col("text_key").n_unique().alias("n_distinct_paths"),
@@ -97,6 +100,7 @@ def _in_sample_order(paths: pl.DataFrame) -> pl.DataFrame:
     """Paths by question, numbered in order of first appearance, then by sample index, then by path id."""
     rows = paths.select(
         "question_id",
+        "drawn_by",
         "path_id",
         pl.col("answer").cast(pl.String),  # a column of nothing but null may have no type
         "text_key",
@@ -156,7 +160,7 @@ def _draw(votes: pl.DataFrame, seed: int) -> pl.DataFrame:
     # and a draw must be repeatable.
     words = [
         int.from_bytes(hashlib.blake2b(f"{seed}:{question}".encode(), digest_size=8).digest())
-        for question in votes["question_id"].to_list()
+        for question in votes["drawn_by"].to_list()
     ]
     valid = pl.when(pl.col("n_valid") > 0).then(pl.col("n_valid").cast(pl.UInt64))
     place = pl.Series(words, dtype=pl.UInt64) % valid

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import Section
 from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import ConstitutionSection, PromptFile, ResponseSection
@@ -104,6 +104,7 @@ PRESETS = {
             "a principle is drawn for each pair (Bai et al.); Lee et al. have one preamble",
             "probabilities are clamped after reasoning (Bai et al.); Lee et al. do not clamp",
             "no worked examples before a comparison",
+            GATED,
         ),
     ),
     "practical": Preset(

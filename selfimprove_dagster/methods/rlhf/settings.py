@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     ComparisonFile,
@@ -70,6 +70,7 @@ PRESETS = {
             "RLOO, not PPO, which TRL no longer has; no pretraining gradients are mixed in",
             "demonstrations are the responses that people chose, not written apart",
             "comparisons are pairs, not rankings of 4 to 9 responses",
+            GATED,
         ),
     ),
     "practical": Preset(

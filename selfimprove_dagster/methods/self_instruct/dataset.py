@@ -47,14 +47,15 @@ class InstanceRules:
     def within_limit(self, parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
         """The decisions by the limit of the dataset; none where it has none.
 
-        The ids of all instances that pass the other rules are held.
+        The ids of all instances that pass the other rules are held, each with its lot.
         """
-        ids = pl.DataFrame(schema={"candidate_id": pl.String})
+        ids = pl.DataFrame(schema={"candidate_id": pl.String, "lot": pl.Float64})
         filters: list[Filter] = []
         if (most := self.experiment.filter.most_examples) is not None:
-            kept = (self.within_a_task(part)[0].select("candidate_id") for part in parts)
-            ids = pl.concat([ids, *kept])
-            filters = [rules.at_most(most, self.experiment.seed)]
+            kept = (self.within_a_task(part)[0] for part in parts)
+            drawn = (part.with_columns(rules.lots_in_all(part, self.experiment.seed)) for part in kept)
+            ids = pl.concat([ids, *(part.select("candidate_id", "lot") for part in drawn)])
+            filters = [rules.at_most(most)]
         return apply_filters(ids, filters)[1]
 
 

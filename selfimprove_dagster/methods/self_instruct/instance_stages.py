@@ -206,6 +206,7 @@ def read_instances(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
     after=["task_instances", "accepted_tasks", "seed_pool"],
     description="The training examples: instances of all tasks that the model has added so far, each in one "
     "of several prompt templates. Every instance's decisions stand in self_instruct/decisions.",
+    version="2",
 )
 def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
     experiment = context.experiment

@@ -1,8 +1,8 @@
 """Which of the model's tasks and instances are kept (Wang et al., 2212.10560, section 2.2, published code).
 
 A rule is a filter: a frame of candidates in, a decision for each out. Rules for instructions read the columns
-`candidate_id, instruction`, those for instances `candidate_id, task_id, input, output`. Instances go through
-in the order of the published code: what is invalid first, then what contradicts, then what is repeated.
+`candidate_id, instruction`, those for instances `candidate_id, task_id, instruction, input, output`. Instances go
+through in the order of the published code: what is invalid first, then what contradicts, then what is repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import polars as pl
 
 from selfimprove_dagster.families.tasks.rules import Ban, not_banned, output_not_empty
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision, perplexity_at_most
-from selfimprove_dagster.lots import lots
+from selfimprove_dagster.lots import lots, seed_of
 
 FORBIDDEN_OPENINGS = ("Write a program",)
 
@@ -293,7 +293,7 @@ def at_most_per_task(most: int, seed: int) -> Filter:
     """Keep at most so many instances a task, drawn by lot (the paper's 5)."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        candidates = candidates.with_columns(lots(candidates, ["task_id", "input", "output"], seed))
+        candidates = candidates.with_columns(lots(candidates, ["instruction", "input", "output"], seed))
         rank = pl.col("lot").rank("ordinal").over("task_id")
         reason = pl.format("number {} of its task by lot, at most {}", rank, pl.lit(most))
         return decision(
@@ -303,11 +303,15 @@ def at_most_per_task(most: int, seed: int) -> Filter:
     return decide
 
 
-def at_most(most: int, seed: int) -> Filter:
-    """Keep at most so many instances in all, drawn by lot."""
+def lots_in_all(candidates: pl.DataFrame, seed: int) -> pl.Series:
+    """The lots by which `at_most` draws: those of instruction, input and output."""
+    return lots(candidates, ["instruction", "input", "output"], seed_of(seed, "in all"))
+
+
+def at_most(most: int) -> Filter:
+    """Keep at most so many instances in all, those with the lowest `lot`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        candidates = candidates.with_columns(lots(candidates, ["candidate_id"], seed))
         rank = pl.col("lot").rank("ordinal")
         reason = pl.format("number {} by lot, at most {}", rank, pl.lit(most))
         return decision(

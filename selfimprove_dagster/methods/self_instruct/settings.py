@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
@@ -102,6 +102,7 @@ PRESETS = {
             "the label of a task is the likelier of Yes and No, not a sampled text",
             "1,000 prompts an iteration: the paper adds to the pool after every batch of prompts",
             "two epochs are given as steps: 82,000 instances in batches of 100",
+            GATED,
         ),
     ),
     "practical": Preset(

@@ -17,7 +17,7 @@ from selfimprove_dagster.quality.dataset import (
     VOCABULARY_DRIFT_CHECK,
     decisions_complete,
 )
-from selfimprove_dagster.quality.outcomes import CHAMPION_AND_CHALLENGER, ROLES
+from selfimprove_dagster.quality.outcomes import CHAMPION_AND_CHALLENGER, ROLES, roles_in
 from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, counted, with_key
 from selfimprove_dagster.tools.calls import take_out
@@ -180,25 +180,23 @@ def _calls_pay(subject: Subject) -> Evidence | NotApplicable:
 
 def _all_texts_answered(subject: Subject) -> Evidence:
     modes = (WITH_TOOLS, WITHOUT, PLAIN)
-    counts = (
-        subject.columns(*_PLACE, "role", "mode")
-        .group_by(_PLACE)
-        .agg(
-            ((pl.col("role") == role) & (pl.col("mode") == mode)).sum().cast(pl.Int64).alias(f"{role}_{mode}")
-            for role in ROLES
-            for mode in modes
-        )
+    answers = subject.columns(*_PLACE, "role", "mode")
+    roles = roles_in(answers)
+    counts = answers.group_by(_PLACE).agg(
+        ((pl.col("role") == role) & (pl.col("mode") == mode)).sum().cast(pl.Int64).alias(f"{role}_{mode}")
+        for role in roles
+        for mode in modes
     )
     held_out = subject.evaluation_questions.select("id", *_PLACE, plain=pl.col("answer").is_null())
     frame = held_out.join(counts, on=_PLACE, how="full", coalesce=True).with_columns(
         pl.col("id").fill_null(pl.format("{}:{} (not in the files)", *_PLACE))
     )
     wanted = {mode: pl.col("plain") == (mode == PLAIN) for mode in modes}
-    right = [pl.col(f"{role}_{mode}") == wanted[mode].cast(pl.Int64) for role in ROLES for mode in modes]
+    right = [pl.col(f"{role}_{mode}") == wanted[mode].cast(pl.Int64) for role in roles for mode in modes]
     return Evidence(
         frame.select("id", once=pl.all_horizontal(*right).fill_null(False)),
         (Expect("ExpectColumnValuesToBeInSet", column="once", value_set=[True]),),
-        found="were not put once to both models in each mode, or are not in the evaluation files",
+        found="were not put once to each model in each mode, or are not in the evaluation files",
         allowed="champion and challenger must sit the same exam, all of it",
         unit="held-out texts",
     )
@@ -240,7 +238,7 @@ def _plain_texts_cost_no_more(subject: Subject) -> Evidence | NotApplicable:
         most=most,
         statement=f"plain texts cost {after:.3f} nats a token, {before:.3f} before",
         allowed=f"they may cost at most {most:g} more (evaluation.plain_tolerance)",
-        evaluated=int(subject.columns("mode").filter(mode=PLAIN).height / len(ROLES)),
+        evaluated=int(subject.columns("mode").filter(mode=PLAIN).height / len(losses)),
     )
 
 

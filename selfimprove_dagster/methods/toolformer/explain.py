@@ -18,6 +18,7 @@ from selfimprove_dagster.methods.toolformer.tables import (
     TF_CALL_POSITIONS,
     TF_PERPLEXITY_SCORES,
     TF_SEARCH_INDEX,
+    TF_SEED_POOL,
     TF_TOOL_RESULTS,
 )
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates, call_thresholds
@@ -102,7 +103,7 @@ def filter_again(lake: Lake, dataset: Manifest, section: CallFilterSection) -> p
 
     Raises LakeError where the tables were made again since, or were not scored for so low a threshold.
     """
-    frames = read_again(lake, dataset, TF_TOOL_RESULTS.name, TF_PERPLEXITY_SCORES.name)
+    frames = read_again(lake, dataset, TF_TOOL_RESULTS.name, TF_PERPLEXITY_SCORES.name, TF_SEED_POOL.name)
     try:
         return filter_calls(call_candidates(*frames), call_thresholds(section), dataset.activity.seed)[1]
     except ValueError as error:

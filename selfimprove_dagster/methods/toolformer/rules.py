@@ -84,7 +84,8 @@ def filter_within_texts(
 def filter_over_texts(parts: Iterable[pl.DataFrame], thresholds: CallThresholds, seed: int) -> pl.DataFrame:
     """What `filter_calls` decides over all texts: the decisions on the calls that `filter_within_texts` keeps.
 
-    `parts` are the candidates, those of a text in one part. The ids, tools and places of the kept calls are held.
+    `parts` are the candidates, those of a text in one part. The ids, tools, inputs and places of the kept calls are
+    held.
     """
     calls = [pl.DataFrame(schema=_PLACE)]
     passing: Counter[str] = Counter()
@@ -98,7 +99,14 @@ def filter_over_texts(parts: Iterable[pl.DataFrame], thresholds: CallThresholds,
     return apply_filters(pl.concat(calls), filters)[1]
 
 
-_PLACE = {"candidate_id": pl.String, "text_id": pl.String, "position": pl.Int32, "tool": pl.String}
+_PLACE = {
+    "candidate_id": pl.String,
+    "text_id": pl.String,
+    "position": pl.Int32,
+    "tool": pl.String,
+    "arguments": pl.String,
+    "text_key": pl.Int64,
+}
 
 
 _EMPTY = pl.col("result").fill_null("").str.strip_chars() == ""
@@ -174,7 +182,9 @@ def drawn_by_lot(counts: Mapping[str, int], seed: int) -> Filter:
     """Keep so many calls of each tool, one at a position, drawn by lot and not by their loss."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        candidates = candidates.with_columns(lots(candidates, ["candidate_id"], seed))
+        candidates = candidates.with_columns(
+            lots(candidates, ["tool", "text_key", "position", "arguments"], seed)
+        )
         first = pl.col("lot") == pl.col("lot").min().over("text_id", "position")
         rank = pl.when(first).then(pl.col("lot")).rank("ordinal").over("tool")
         most = pl.col("tool").replace_strict(counts, default=0, return_dtype=pl.Int64)
@@ -189,7 +199,7 @@ def at_most_texts_per_tool(most: int, seed: int) -> Filter:
     """Keep the calls of at most so many texts a tool, the texts drawn by lot (the paper's 25k examples)."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        candidates = candidates.with_columns(lots(candidates, ["tool", "text_id"], seed))
+        candidates = candidates.with_columns(lots(candidates, ["tool", "text_key"], seed))
         rank = pl.col("lot").rank("dense").over("tool")
         reason = pl.format("text number {} of its tool by lot, at most {}", rank, pl.lit(most))
         return decision(

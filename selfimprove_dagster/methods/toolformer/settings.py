@@ -11,7 +11,7 @@ from pydantic import Field
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
     GeneratorSection,
@@ -198,6 +198,7 @@ PRESETS = {
             "QA and MT ask the model of tools.answered_by, not Atlas and NLLB",
             "the most helpful call is kept where several at one position help",
             "the learning rate is constant after the warm-up: the paper names no schedule",
+            GATED,
         ),
     ),
     "practical": Preset(

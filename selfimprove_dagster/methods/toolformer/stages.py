@@ -369,13 +369,14 @@ def score_shard(shard: Shard[ToolformerExperiment, Row], *, least_reduction: flo
     after=["perplexity_scores"],
     description="The texts with those calls written in that pay for themselves. Each rule's word on each "
     "call stands in toolformer/decisions.",
+    version="2",
 )
 def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
     pool_manifest, pool = context.scan(t.TF_SEED_POOL)
     results_manifest, results = context.scan(t.TF_TOOL_RESULTS)
     scores_manifest, scores = context.scan(t.TF_PERPLEXITY_SCORES)
     section, seed = context.experiment.filter, context.experiment.seed
-    candidates = call_candidates(results, scores)
+    candidates = call_candidates(results, scores, pool)
     on_all = filter_over_texts(in_parts(candidates, "text_id"), call_thresholds(section), seed)
     texts = pool.select("text", text_id="id")
     activity = context.activity(

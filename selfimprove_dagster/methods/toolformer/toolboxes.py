@@ -11,6 +11,7 @@ import polars as pl
 
 from selfimprove_dagster.evaluation.exam import OpenModel
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.toolformer.rules import CallThresholds
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection, ToolformerExperiment
 from selfimprove_dagster.tools.registry import open_tools
@@ -48,11 +49,18 @@ def experiment_tools(
         yield stack.enter_context(closing(tools))
 
 
-def call_candidates(results: Frame, scores: Frame) -> Frame:
-    """The columns that `methods.toolformer.rules` reads, of the tables tool_results and perplexity_scores."""
-    return results.select(
+def call_candidates(results: Frame, scores: Frame, pool: Frame | None = None) -> Frame:
+    """The columns that `methods.toolformer.rules` reads, of the tables tool_results and perplexity_scores.
+
+    With the seed pool, each has the `text_key` that calls and texts are drawn by.
+    """
+    candidates = results.select(
         *("text_id", "position", "tool", "arguments", "result", "problem"), candidate_id="id"
     ).join(scores.select("candidate_id", *_LOSSES), on="candidate_id", how="left", maintain_order="left")
+    if pool is None:
+        return candidates
+    keys = pool.select(text_id="id", text_key=pl.col("text").map_elements(seed_of, return_dtype=pl.Int64))
+    return candidates.join(keys, on="text_id", how="left", maintain_order="left")
 
 
 def call_thresholds(section: CallFilterSection) -> CallThresholds:

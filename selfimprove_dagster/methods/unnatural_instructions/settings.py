@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
@@ -70,6 +70,7 @@ PRESETS = {
             "5,000 prompts an iteration, so that fourteen make about the paper's 68,478 core examples",
             "paraphrases follow four worked ones of our own, sampled at temperature 1",
             "constraints that say something stand behind the instruction in training prompts",
+            GATED,
         ),
     ),
     "practical": Preset(

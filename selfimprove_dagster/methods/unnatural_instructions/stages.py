@@ -225,6 +225,7 @@ def ask_for_output(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterat
     description="Each accepted instruction in other words.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
+    version="2",
 )
 def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     manifest, tasks = context.scan(UI_ACCEPTED_TASKS)
@@ -232,7 +233,7 @@ def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Resul
     stored, about = context.complete(
         [manifest],
         {"paraphrases": section.model_dump()},
-        tasks.select("id", "instruction"),
+        tasks.select("id", "instruction", "input"),
         Spec.of(ask_for_paraphrases),
         size=max(context.experiment.generation.shard // max(section.most, 1), 1),
         each=section.most,
@@ -242,11 +243,11 @@ def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Resul
 
 
 def ask_for_paraphrases(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Request]:
-    """The requests for each task (`id`, `instruction`): as many as it may have paraphrases."""
+    """The requests for each task (`id`, `instruction`, `input`): as many as it may have paraphrases."""
     for row in shard.items:
         for place in range(shard.experiment.paraphrases.most):
             yield Request(
-                key=f"{row['id']}/{place}",
+                key=f"{method.example_key(row['instruction'], row['input'])}/{place}",
                 prompt=method.paraphrase_prompt(row["instruction"]),
                 content={"task_id": row["id"], "instruction": row["instruction"]},
                 parents=[Parent(row["id"], "task")],
@@ -265,7 +266,7 @@ def read_paraphrase(drawn: Generation) -> dict[str, Any]:
     after=["task_outputs", "paraphrases", "accepted_tasks"],
     description="The training examples: every answered task so far, under its own instruction and under each "
     "paraphrase of it; of examples that say the same the first.",
-    version="2",
+    version="3",
 )
 def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     for schema in (UI_TASK_OUTPUTS, UI_PARAPHRASES):

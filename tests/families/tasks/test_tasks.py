@@ -38,14 +38,16 @@ def test_every_template_shows_what_there_is_and_nothing_else(template: int) -> N
     assert "Add {them}." in without and "Input" not in without and "\n\n\n" not in without
 
 
-def test_templates_are_different_and_drawn_by_name() -> None:
+def test_templates_are_different_and_drawn_by_what_the_instance_says() -> None:
     assert len(TEMPLATES) >= 5
     assert len({task_prompt("a", "b", n) for n in range(len(TEMPLATES))}) == len(TEMPLATES)
     assert len({task_prompt("a", "", n) for n in range(len(TEMPLATES))}) == len(TEMPLATES)
-    drawn = [template_by_lot(f"instance:{n}", seed=0) for n in range(600)]
+    instances = [Instance(f"input {n}", "output") for n in range(600)]
+    drawn = [template_by_lot("Do it.", one, seed=0) for one in instances]
     assert all(60 < drawn.count(n) < 140 for n in range(len(TEMPLATES)))
-    assert drawn != [template_by_lot(f"instance:{n}", seed=1) for n in range(600)]
-    assert template_by_lot("instance:7", seed=0) == drawn[7]
+    assert drawn != [template_by_lot("Do it.", one, seed=1) for one in instances]
+    assert drawn != [template_by_lot("Do that.", one, seed=0) for one in instances]
+    assert template_by_lot("Do it.", Instance("input 7", "output"), seed=0) == drawn[7]
 
 
 @pytest.mark.parametrize(

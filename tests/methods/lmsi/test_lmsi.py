@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS, build_prompt
 from selfimprove_dagster.methods.lmsi import lmsi
+from selfimprove_dagster.methods.lmsi.settings import PRESETS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ def test_a_direct_format_trains_on_the_voted_answer_and_the_others_on_the_path()
 
 def test_candidates_join_paths_scores_and_votes_in_the_order_of_paths() -> None:
     paths = pl.DataFrame(
-        {"id": ["gen:2", "gen:1", "gen:3"], "question_id": ["q:1", "q:1", "q:2"], "text": [" b ", "a", "c\n"]}
+        {
+            "id": ["gen:2", "gen:1", "gen:3"],
+            "question_id": ["q:1", "q:1", "q:2"],
+            "text": [" b ", "a", "c\n"],
+            "finish_reason": ["stop", "length", "stop"],
+        }
     )
     scores = pl.DataFrame({"path_id": ["gen:1", "gen:2"], "perplexity": [1.5, 2.5]})
     votes = pl.DataFrame(
@@ -63,15 +69,25 @@ def test_candidates_join_paths_scores_and_votes_in_the_order_of_paths() -> None:
             "voted_answer": ["2"],
             "vote_share": [0.5],
             "n_valid": [2],
+            "tie": [True],
             "paths": [[{"id": "gen:1", "answer": "2"}, {"id": "gen:2", "answer": "3"}]],
         }
     )
     joined = lmsi.candidates(paths, scores, votes)
-    columns = ["candidate_id", "text_key", "answer", "voted_answer", "vote_id", "perplexity"]
+    columns = [
+        "candidate_id",
+        "text_key",
+        "answer",
+        "voted_answer",
+        "vote_id",
+        "perplexity",
+        "tie",
+        "finish_reason",
+    ]
     assert joined.select(columns).rows() == [
-        ("gen:2", "b", "3", "2", "vote:1", 2.5),
-        ("gen:1", "a", "2", "2", "vote:1", 1.5),
-        ("gen:3", "c", None, None, None, None),
+        ("gen:2", "b", "3", "2", "vote:1", 2.5, True, "stop"),
+        ("gen:1", "a", "2", "2", "vote:1", 1.5, True, "length"),
+        ("gen:3", "c", None, None, None, None, None, "stop"),
     ]
 
 
@@ -82,11 +98,14 @@ def many(questions: int, paths: int) -> pl.DataFrame:
             {
                 "candidate_id": f"gen:{q}.{p}",
                 "question_id": f"q:{q}",
+                "question": f"{q} + {q}?",
                 "text_key": f"path {p}",
                 "answer": "4",
                 "voted_answer": "4",
                 "vote_share": 1.0,
                 "n_valid": paths,
+                "tie": False,
+                "finish_reason": "stop",
                 "perplexity": 1.0 + p,
             }
             for q in range(questions)
@@ -101,15 +120,67 @@ def rules(thresholds: lmsi.FilterThresholds) -> list[str]:
 
 
 def test_rules_that_are_switched_off_decide_nothing() -> None:
-    assert rules(lmsi.FilterThresholds(0.0, drop_duplicates=False)) == ["agrees_with_vote", "vote_share"]
-    assert rules(lmsi.FilterThresholds(0.5, 2, 9.0, 4)) == [
+    assert rules(lmsi.FilterThresholds(0.0, drop_duplicates=False)) == [
         "agrees_with_vote",
+        "ended",
         "vote_share",
+    ]
+    assert rules(lmsi.FilterThresholds(0.5, 2, 2, True, 9.0, 4)) == [
+        "agrees_with_vote",
+        "ended",
+        "vote_share",
+        "tie",
+        "winning_votes",
         "valid_votes",
         "perplexity",
         "duplicate",
         "paths_per_question",
     ]
+
+
+def changed(**columns: list[object]) -> pl.DataFrame:
+    """Agreeing paths of one question with other values in some columns."""
+    return many(1, len(next(iter(columns.values())))).with_columns(
+        **{k: pl.Series(v) for k, v in columns.items()}
+    )
+
+
+def test_a_path_that_was_cut_off_never_becomes_an_example() -> None:
+    cut = changed(
+        finish_reason=["stop", "length"], text_key=["a. The answer is 4.", "b. The answer is 4. So"]
+    )
+    kept, decisions = lmsi.filter_paths(cut, lmsi.FilterThresholds(0.0), seed=0)
+    assert kept["candidate_id"].to_list() == ["gen:0.0"]
+    assert decisions.filter(rule="ended").select("kept", "reason").rows() == [
+        (True, "ends by itself"),
+        (False, "cut off at the token limit"),
+    ]
+
+
+def test_what_follows_the_answer_is_no_part_of_the_example() -> None:
+    texts = ["2 + 2 = 4. The answer is 4. I hope this helps!", "2 + 2 = 4. The answer is 4.\nQ: 1 + 1?\nA: 2"]
+    kept, decisions = lmsi.filter_paths(changed(text_key=texts), lmsi.FilterThresholds(0.0), seed=0)
+    assert kept["text_key"].to_list() == ["2 + 2 = 4. The answer is 4."], "both are then the same path"
+    assert decisions.filter(rule="duplicate")["kept"].to_list() == [True, False]
+
+
+def test_ties_and_single_votes_pass_by_the_settings_only() -> None:
+    rows = changed(tie=[True, False, False], vote_share=[0.5, 1.0, 0.5], n_valid=[4, 1, 4])
+
+    def kept(**thresholds: object) -> list[str]:
+        found, _ = lmsi.filter_paths(rows, lmsi.FilterThresholds(0.0, **thresholds), seed=0)  # type: ignore[arg-type]
+        return [one.removeprefix("gen:0.") for one in found["candidate_id"]]
+
+    assert kept() == ["0", "1", "2"]
+    assert kept(drop_ties=True) == ["1", "2"]
+    assert kept(minimum_winning_votes=2) == ["0", "2"]
+    assert kept(minimum_winning_votes=2, drop_ties=True) == ["2"]
+
+
+def test_the_practical_preset_lets_no_tie_pass_and_asks_for_two_votes() -> None:
+    practical, paper = (PRESETS[name].values["filter"] for name in ("practical", "paper"))
+    assert practical["drop_ties"] is True and practical["minimum_winning_votes"] == 2
+    assert "drop_ties" not in paper and "minimum_winning_votes" not in paper
 
 
 def test_thresholds_can_be_changed_without_generating_again() -> None:

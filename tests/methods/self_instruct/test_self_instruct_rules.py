@@ -40,6 +40,7 @@ def instances(*rows: tuple[str, str, str]) -> pl.DataFrame:
     """Rows of task, input and output."""
     columns = {"task_id": pl.String, "input": pl.String, "output": pl.String}
     frame = pl.DataFrame(list(rows), schema=columns, orient="row")
+    frame = frame.with_columns(instruction=pl.format("Do {}.", "task_id"))
     return frame.with_columns(pl.Series("candidate_id", [f"in:{n}" for n in range(len(rows))], pl.String))
 
 

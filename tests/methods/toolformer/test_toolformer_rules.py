@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS
+from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.toolformer import rules
 from selfimprove_dagster.methods.toolformer.loss import (
     PAPER_SAMPLING,
@@ -138,9 +139,16 @@ def candidates(*rows: dict[str, Any]) -> pl.DataFrame:
     }
     schema: dict[str, type[pl.DataType]] = {"candidate_id": pl.String, **dict.fromkeys(good, pl.String)}
     schema |= {"position": pl.Int64, **{name: pl.Float64 for name in good if name.startswith("loss")}}
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         [{"candidate_id": f"call:{n}", **good, **row} for n, row in enumerate(rows)], schema=schema
     )
+    return with_keys(frame)
+
+
+def with_keys(frame: pl.DataFrame) -> pl.DataFrame:
+    """With the types of the tables, and as if the text of each `text_id` were that id."""
+    frame = frame.with_columns(pl.col("position").cast(pl.Int32))
+    return frame.with_columns(text_key=pl.col("text_id").map_elements(seed_of, return_dtype=pl.Int64))
 
 
 def test_the_loss_reduction_of_a_frame_is_that_of_losses() -> None:
@@ -232,6 +240,7 @@ def test_the_ablation_keeps_as_many_calls_of_each_tool_at_random() -> None:
             for n in range(400)
         ]
     )
+    rows = with_keys(rows)
     by_loss, _ = rules.filter_calls(rows, rules.CallThresholds(), seed=0)
     drawn, decisions = rules.filter_calls(rows, rules.CallThresholds(by_lot=True), seed=0)
     count = {"QA": by_loss.filter(tool="QA").height, "MT": by_loss.filter(tool="MT").height}
