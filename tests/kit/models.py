@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
@@ -179,7 +180,4 @@ class WritingModel(ByteModel):
         masses = [
             sum(share for text, share in written if text[:end] == ids[:end]) for end in range(len(ids) + 1)
         ]
-        return [
-            math.log(after / before) if after else -1e3
-            for before, after in zip(masses, masses[1:], strict=False)
-        ]
+        return [math.log(after / before) if after else -1e3 for before, after in pairwise(masses)]

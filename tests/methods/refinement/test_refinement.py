@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit.models import ToldModel, WritingModel
+from pydantic import ValidationError
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
 from selfimprove_dagster.families.dialogues.prompts import (
@@ -31,6 +32,7 @@ from selfimprove_dagster.families.refining.ways import (
     remembered,
     says_fine,
 )
+from selfimprove_dagster.methods.refinement.settings import RefiningSection
 
 # ---- what is said ---------------------------------------------------------------------------------------
 
@@ -243,6 +245,18 @@ def test_a_sentence_that_goes_on_is_not_the_sentence() -> None:
     written = {" it is correctly spelt, and wrong.": 0.6, " it is correct.": 0.1, " it is wrong.": 0.3}
     told = {"fine": "it is correct", "faults": ("it is wrong",)}
     assert evaluated(lambda prompt: written, "Greta.", **told) == (pytest.approx(0.25), False)
+
+
+def test_another_phrase_is_weighed_against_faults_in_its_own_words() -> None:
+    section = {"ways": ["reflexion"], "max_tokens": 9, "fine": "it is correct"}
+    with pytest.raises(ValidationError, match="set faults too"):
+        RefiningSection(**section)
+    assert RefiningSection(**section, faults=["it is wrong"]).settings.verdicts == [
+        " it is correct.",
+        " it is wrong",
+    ]
+    assert RefiningSection(**section, evaluator="feedback").settings.fine == "it is correct"
+    assert RefiningSection(**{**section, "ways": ["self_refine"]}).settings.fine == "it is correct"
 
 
 def test_a_fault_that_begins_like_the_sentence_keeps_its_own_share() -> None:
