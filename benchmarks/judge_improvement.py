@@ -123,7 +123,7 @@ def judged(path: str, seed: int) -> dict[str, tuple[float, int]]:
     rows = build_records(RLAIF_COMPARISONS, drafts, activity)
     found = {}
     for name, used in (("both orders, averaged", rows), ("one order", rows.filter(pl.col("order") == 0))):
-        labels = aggregate(used)
+        labels = aggregate(used, section.label_clamp)
         right = [
             (probability > 0.5) == truth[prompt]
             for prompt, probability in labels.select("prompt_id", "probability").iter_rows()

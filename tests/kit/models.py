@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.tokens import joint_logprobs, normalised
 
 
 class ByteModel:
@@ -88,7 +90,7 @@ class FakeLanguageModel(ByteModel):
 
 @dataclass
 class ToldModel(ByteModel):
-    """`says` gives what follows a prompt; `fine` how probable any scored text is after one.
+    """`says` gives what follows a prompt; `fine` the probability of the first of several options after one.
 
     `refuses` says what is wrong with a prompt, as an engine would that fails on it.
     """
@@ -116,10 +118,12 @@ class ToldModel(ByteModel):
         ended = "stop" if len(ids) <= parameters.max_tokens else "length"
         return Generation(cut, [-0.5] * len(cut), self.decode(cut), ended)
 
-    def score(
-        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    def option_probabilities(
+        self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        return [[math.log(max(self.fine(text), 1e-9))] for text in self._read(contexts)]
+        first = [self.fine(text) for text in self._read(contexts)]
+        others = len(options) - 1
+        return [[fine, *[(1 - fine) / others] * others] for fine in first]
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         texts = [self.decode(prompt) for prompt in prompts]
@@ -127,3 +131,53 @@ class ToldModel(ByteModel):
             if why := self.refuses(text):
                 raise ModelError(why)
         return texts
+
+
+@dataclass
+class WritingModel(ByteModel):
+    """`writes` gives the whole texts that follow a prompt, with their probabilities.
+
+    `pieces` are the tokens of more than one character, longest match first; any other character is its own.
+    """
+
+    writes: Callable[[str], Mapping[str, float]]
+    pieces: Sequence[str] = ()
+    model_id: str = "b2:writing"
+
+    def encode_continuation(self, text: str) -> list[int]:
+        ids = []
+        while text:
+            known = [piece for piece in self.pieces if text.startswith(piece)]
+            piece = max(known, key=len, default=text[0])
+            ids.append(0x110000 + self.pieces.index(piece) if piece in self.pieces else ord(piece))
+            text = text[len(piece) :]
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self.pieces[one - 0x110000] if one >= 0x110000 else chr(one) for one in token_ids)
+
+    def score(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        return [
+            self._score(self.decode(context), list(ids))
+            for context, ids in zip(contexts, continuations, strict=True)
+        ]
+
+    def option_probabilities(
+        self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        return normalised(joint_logprobs(self.score, contexts, options))
+
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        shares = self.writes(self.decode(prompt))
+        text = max(shares, key=shares.__getitem__)
+        ids = self.encode_continuation(text)
+        return Generation(ids, [-0.5] * len(ids), text, "stop")
+
+    def _score(self, prompt: str, ids: list[int]) -> list[float]:
+        written = [(self.encode_continuation(text), share) for text, share in self.writes(prompt).items()]
+        masses = [
+            sum(share for text, share in written if text[:end] == ids[:end]) for end in range(len(ids) + 1)
+        ]
+        return [math.log(after / before) if after else -1e3 for before, after in pairwise(masses)]

@@ -1,7 +1,7 @@
 """A model as judge, over the language-model interface: comparisons in each order, and ratings.
 
 Bai et al. (2212.08073, section 4.1) and Lee et al. (2309.00267, sections 2.1 and 2.2). An answer is read off
-the probabilities of the option tokens: no text is generated or parsed, but for a chain of thought.
+the probabilities of the options: no text is generated or parsed, but for a chain of thought.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.preferences import (
-    clamped,
-    draw_principles,
-    expected_rating,
-    rescaled,
-)
+from selfimprove_dagster.families.judging.options import closed_probabilities
+from selfimprove_dagster.families.judging.preferences import draw_principles, expected_rating, rescaled
 from selfimprove_dagster.families.judging.prompts import (
     OPTIONS,
     RATINGS,
@@ -83,7 +79,8 @@ def compare_pairs(
 ) -> list[Draft]:
     """One draft a comparison: the probability of (A) against (B), for each pair, principle and order.
 
-    Questions of one pair and order share what they can of their prompt: they differ from the question on.
+    The probability is as the judge gives it, also after reasoning: labels clamp it (`aggregate`). Questions of
+    one pair and order share what they can of their prompt: they differ from the question on.
     `advance` is told of pairs done and tokens generated.
     """
     questions = [one for pair in pairs for one in questions_of(pair, constitution, section, seeds_from)]
@@ -103,10 +100,7 @@ def compare_pairs(
         )
         thoughts = [thought.text for (thought,) in drawn]
     prompts = [comparison_prompt(*each, thought) for each, thought in zip(asked, thoughts, strict=True)]
-    likely = model.option_probabilities(
-        model.encode_many(prompts),
-        [model.encode_continuation(option) for option in OPTIONS],
-    )
+    likely = closed_probabilities(model, model.encode_many(prompts), OPTIONS)
     advance(len(pairs), 0)
     return [
         Draft(
@@ -122,7 +116,7 @@ def compare_pairs(
                 "seed": one.seed,
             },
             parents=[Parent(response, "compared") for response in one.pair.response_ids],
-            measures={"probability_a": clamped(first, section.clamp) if section.reasoning else first},
+            measures={"probability_a": first},
         )
         for one, prompt, before, thought, (first, _) in zip(
             questions, prompts, reasoning_prompts, thoughts, likely, strict=True
@@ -134,8 +128,6 @@ def rate(
     model: LanguageModel, prompts: Sequence[str], questions: Sequence[str], responses: Sequence[str]
 ) -> list[float]:
     """The expected rating of each response, from −1 to 1: the reward of direct RLAIF."""
-    likely = model.option_probabilities(
-        model.encode_many([rating_prompt(*each) for each in zip(prompts, questions, responses, strict=True)]),
-        [model.encode_continuation(rating) for rating in RATINGS],
-    )
+    asked = [rating_prompt(*each) for each in zip(prompts, questions, responses, strict=True)]
+    likely = closed_probabilities(model, model.encode_many(asked), RATINGS)
     return [rescaled(expected_rating(probabilities)) for probabilities in likely]

@@ -7,7 +7,8 @@ length_bias            share of pairs of different length whose longer response 
 undecided_share        share of labels that say nothing (0.45 to 0.55)
 calibration            expected calibration error against the labels of reviewers (Guo et al., 1706.04599)
 
-Each comes with its 95% interval. A probability of exactly one half prefers nothing.
+Each comes with its 95% interval. A probability of exactly one half prefers nothing. Calibration is measured on
+the judge's own probabilities, before labels are clamped.
 """
 
 from __future__ import annotations
@@ -113,28 +114,36 @@ def measure_judge(
     bounds: JudgeBounds,
     reviews: pl.DataFrame | None = None,
     minimum_margin: float = 0.0,
+    clamp: float = 0.0,
 ) -> list[Measure]:
     """All measures of `MEASURES`, in that order.
 
     `comparisons` has what `aggregate` asks for and `question`, repeats among them; `preferences` has
     `prompt_id`, `response_ids`, `first`, `second` (the texts) and `probability`, one row a pair; `reviews`
     has `prompt_id`, `response_ids` and `preferred` (0 for the first response, 1 for the second, null for
-    neither or both), one row a pair and reviewer. In both orders the judge must agree on the pairs that are
+    neither or both), one row a pair and reviewer. `clamp` is that by which the preferences were made of the
+    comparisons. In both orders the judge must agree on the pairs that are
     trained on, those whose label has a margin |2p − 1| of `minimum_margin`: where two responses are equally
     good, it is right to be of two minds.
     """
     return [
-        _order_flip_agreement(comparisons, bounds.least_order_agreement, minimum_margin),
+        _order_flip_agreement(comparisons, bounds.least_order_agreement, minimum_margin, clamp),
         _position_balance(comparisons, bounds.most_position_bias),
-        _self_agreement(comparisons, bounds.least_self_agreement),
+        _self_agreement(comparisons, bounds.least_self_agreement, clamp),
         _length_bias(preferences, bounds.most_length_bias),
         _undecided_share(preferences, bounds.most_undecided),
-        _calibration(preferences, reviews, bounds.most_calibration_error),
+        _calibration(
+            aggregate(comparisons).join(preferences, on=PAIR, how="semi"),
+            reviews,
+            bounds.most_calibration_error,
+        ),
     ]
 
 
-def _order_flip_agreement(comparisons: pl.DataFrame, least: float, minimum_margin: float) -> Measure:
-    trained_on = aggregate(comparisons).filter(margin_of(pl.col("probability")) >= minimum_margin)
+def _order_flip_agreement(
+    comparisons: pl.DataFrame, least: float, minimum_margin: float, clamp: float
+) -> Measure:
+    trained_on = aggregate(comparisons, clamp).filter(margin_of(pl.col("probability")) >= minimum_margin)
     in_each = trained_on.select(_preferred("as_first"), _preferred("as_second")).drop_nulls()
     return _agreement(
         ORDER_FLIP_AGREEMENT,
@@ -146,7 +155,7 @@ def _order_flip_agreement(comparisons: pl.DataFrame, least: float, minimum_margi
     )
 
 
-def _self_agreement(comparisons: pl.DataFrame, least: float) -> Measure:
+def _self_agreement(comparisons: pl.DataFrame, least: float, clamp: float) -> Measure:
     """Each pair counts once an order, so that a judge that follows the position agrees with itself.
 
     Pairs of which only questions in the very same words were asked again, and answered with the very same
@@ -155,8 +164,12 @@ def _self_agreement(comparisons: pl.DataFrame, least: float) -> Measure:
     asked = [*PAIR, "question", "probability_a"]
     repeats, first_asked = comparisons.filter("repeat"), comparisons.filter(~pl.col("repeat"))
     otherwise = repeats.join(first_asked, on=asked, how="anti").select(PAIR).unique()
-    again = aggregate(repeats.with_columns(repeat=pl.lit(False)))
-    both = aggregate(first_asked).join(again, on=PAIR, suffix="_again").join(otherwise, on=PAIR, how="semi")
+    again = aggregate(repeats.with_columns(repeat=pl.lit(False)), clamp)
+    both = (
+        aggregate(first_asked, clamp)
+        .join(again, on=PAIR, suffix="_again")
+        .join(otherwise, on=PAIR, how="semi")
+    )
     in_each_order = pl.concat(
         both.select(before=_preferred(order), again=_preferred(f"{order}_again"))
         for order in ("as_first", "as_second")
@@ -237,11 +250,12 @@ def _undecided_share(preferences: pl.DataFrame, most: float) -> Measure:
     )
 
 
-def _calibration(preferences: pl.DataFrame, reviews: pl.DataFrame | None, most: float) -> Measure:
+def _calibration(said: pl.DataFrame, reviews: pl.DataFrame | None, most: float) -> Measure:
+    """How far off the probabilities that the judge gives, `said` of each pair, are from what reviewers prefer."""
     labelled = (
         pl.DataFrame(schema={"probability": pl.Float64, "preferred": pl.Int64})
         if reviews is None
-        else reviews.drop_nulls("preferred").join(preferences.select(*PAIR, "probability"), on=PAIR)
+        else reviews.drop_nulls("preferred").join(said.select(*PAIR, "probability"), on=PAIR)
     )
     if labelled.is_empty():
         words = "not measured: no reviewer preferred a response of these pairs"

@@ -39,17 +39,18 @@ def clamped(probability: float, low: float) -> float:
     return min(max(probability, low), 1 - low)
 
 
-def aggregate(comparisons: pl.DataFrame) -> pl.DataFrame:
+def aggregate(comparisons: pl.DataFrame, clamp: float = 0.0) -> pl.DataFrame:
     """One row a pair, in the order in which pairs come first, from rows of comparisons (`id`, `prompt_id`,
-    `response_ids`, `principle`, `order`, `repeat`, `probability_a`); repeats are left out.
+    `response_ids`, `principle`, `order`, `repeat`, `probability_a`); repeats are left out. Each probability is
+    `clamped` from `clamp` on; 0 leaves it as it is.
 
     Columns: `prompt_id`, `response_ids`, `probability` that the first response is the better, as the mean
     over the orders of each principle, then over principles; `as_first` and `as_second` when it was shown
     as (A) and as (B), null where it never was; `principles` and `comparison_ids` as they were asked.
     """
-    shown_first = pl.col("order") == 0
+    shown_first, said = pl.col("order") == 0, pl.col("probability_a").clip(clamp, 1 - clamp)
     asked = comparisons.filter(~pl.col("repeat")).with_columns(
-        better=pl.when(shown_first).then("probability_a").otherwise(1 - pl.col("probability_a"))
+        better=pl.when(shown_first).then(said).otherwise(1 - said)
     )
     by_principle = (
         asked.group_by(*PAIR, "principle", maintain_order=True)

@@ -51,3 +51,8 @@ class JudgeSection(Section):
         0.2, ge=0, le=1, description="share of the pairs that are judged again at another seed"
     )
     shard: int = Field(256, ge=1, description="pairs a shard: what a killed run loses at most")
+
+    @property
+    def label_clamp(self) -> float:
+        """What probabilities are clamped from when labels are made of them; 0 where they are not."""
+        return self.clamp if self.reasoning else 0.0

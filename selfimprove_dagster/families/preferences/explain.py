@@ -51,7 +51,7 @@ def refilter_pairs(candidates: Callable[..., pl.DataFrame], *tables: Table, noun
 
     def filter_again(lake: Lake, dataset: Manifest, section: PreferenceFilterSection) -> pl.DataFrame:
         frames = read_again(lake, dataset, *(table.name for table in tables))
-        return filter_preferences(candidates(*frames), section.minimum_margin)[1]
+        return filter_preferences(candidates(*frames), section.minimum_margin, section.hard_labels)[1]
 
     return Refilter(
         kind=PreferenceFilterSection,

@@ -60,12 +60,16 @@ def compared_candidates(comparisons: Frame) -> Frame:
     )
 
 
-def filter_preferences(candidates: pl.DataFrame, minimum_margin: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+def filter_preferences(
+    candidates: pl.DataFrame, minimum_margin: float, hard_labels: bool = False
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The pairs worth training on, and a decision for every pair at every rule it reached.
 
-    `candidates` has the columns of `judged_candidates`. The margin of a pair is |2p − 1|.
+    `candidates` has the columns of `judged_candidates`. The margin of a pair is |2p − 1|. With `hard_labels`
+    ties are dropped.
     """
-    return apply_filters(candidates, [_empty, _unfinished, _equal, _margin_at_least(minimum_margin)])
+    rules = [_empty, _unfinished, _equal, _margin_at_least(minimum_margin)]
+    return apply_filters(candidates, [*rules, _tie] if hard_labels else rules)
 
 
 def _empty(candidates: pl.DataFrame) -> pl.DataFrame:
@@ -111,6 +115,17 @@ def _margin_at_least(threshold: float) -> Filter:
     return decide
 
 
+def _tie(candidates: pl.DataFrame) -> pl.DataFrame:
+    preferred = margin_of(pl.col("probability")) > _ROUNDING
+    reason = pl.when(preferred).then(pl.lit("one response is preferred"))
+    return decision(
+        candidates,
+        "tie",
+        kept=preferred,
+        reason=reason.otherwise(pl.lit("neither response is preferred, so there is no hard label")),
+    )
+
+
 def _said(which: str) -> pl.Expr:
     return pl.col(which).str.strip_chars()
 
@@ -142,8 +157,8 @@ def oriented(kept: pl.DataFrame) -> pl.DataFrame:
 
 
 def hard(probability: float) -> float:
-    """The label without its doubt: 1 from 0.5 on, else 0."""
-    return float(probability >= 0.5)
+    """The label without its doubt: 1 above 0.5, 0 below; a tie stays one."""
+    return 0.5 if abs(2 * probability - 1) <= _ROUNDING else float(probability > 0.5)
 
 
 def split_held_out(prompts: Sequence[str], share: float, seed: int) -> list[bool]:

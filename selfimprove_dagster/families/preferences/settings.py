@@ -22,7 +22,7 @@ class PreferenceFilterSection(Section):
         0.0, ge=0, le=1, description="least |2p − 1| of a preference's probability p"
     )
     hard_labels: bool = Field(
-        False, description="train on 1 for the likelier response: the control of an ablation"
+        False, description="train on 1 for the likelier response, and not on ties: the control of an ablation"
     )
     held_out_share: float = Field(
         0.1, ge=0, lt=1, description="share of the pairs kept from training to measure the reward model"

@@ -83,7 +83,7 @@ def choose_pairs(
 ) -> tuple[pl.DataFrame, list[Draft]]:
     """The decisions on pairs, and the examples that are made of those which every rule keeps."""
     section = shard.experiment.preferences
-    kept, decisions = preferences.filter_preferences(shard.frame, section.minimum_margin)
+    kept, decisions = preferences.filter_preferences(shard.frame, section.minimum_margin, section.hard_labels)
     drafts = [
         Draft(
             content={
@@ -115,7 +115,7 @@ def compared_pairs(
 ) -> Stage:
     """filtered_dataset, where comparisons were made before: those of the pool that pass every rule."""
 
-    @stage(decisions_table, schema, after=[pool_table.stage], description=description)
+    @stage(decisions_table, schema, after=[pool_table.stage], description=description, version="2")
     def filtered_dataset(context: StageContext[Any]) -> Result:
         pool_manifest, pool = context.scan(pool_table)
         giver = context.experiment.taught_by
@@ -132,12 +132,16 @@ def compared_pairs(
 
 
 def preference_stages(
-    tables: Sequence[Table], start: Start, before: Sequence[str] = (), judged: Rewarding | None = None
+    tables: Sequence[Table],
+    start: Start,
+    before: Sequence[str] = (),
+    judged: Rewarding | None = None,
+    policy_version: str = "1",
 ) -> list[Stage]:
     """reward_model → fine_tuned_checkpoint of the method whose tables these are.
 
     `start` gives the model that both start from, which the stages `before` train. `judged` gives what rewards
-    completions where the experiment does without a reward model.
+    completions where the experiment does without a reward model; `policy_version` is raised with what it gives.
     """
     dataset, reward_table = named(tables, "filtered_dataset"), named(tables, "reward_model")
     rollouts, checkpoint = named(tables, "rollouts"), named(tables, "fine_tuned_checkpoint")
@@ -159,6 +163,7 @@ def preference_stages(
         after=[dataset.stage, reward_table.stage],
         description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
         "by DPO on the pairs. All that it wrote meanwhile stands in the table of rollouts.",
+        version=policy_version,
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],
     )

@@ -11,7 +11,6 @@ step, the round and the task's key, and from no other task.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from selfimprove_dagster.families.dialogues.prompts import (
     improvement_prompt,
     refinement_prompt,
 )
+from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
     ANSWER,
@@ -238,17 +238,18 @@ class _Batch:
             self._add(one, step)
 
     def score_fine(self, number: int) -> None:
-        """Evaluate by how probable it is that the feedback says that the answer is fine."""
+        """Evaluate by how probable feedback that the answer is fine is, against feedback that finds fault."""
         scored = self.active
-        fine = self.model.encode_continuation(f" {self.settings.fine.strip()}")
+        verdicts = self.settings.verdicts
+        longest = max(self.model.encode_continuations(verdicts), key=len)
         prompts = [_feedback(one) for one in scored]
         read = self.model.encode_many(prompts)
 
         def score(rows: Sequence[int]) -> list[float]:
-            logprobs = self.model.score([read[row] for row in rows], [fine] * len(rows))
-            return [math.exp(sum(each)) for each in logprobs]
+            found = closed_probabilities(self.model, [read[row] for row in rows], verdicts)
+            return [fine for fine, *_ in found]
 
-        found = self._each([[*ids, *fine[:-1]] for ids in read], score)
+        found = self._each([[*ids, *longest[:-1]] for ids in read], score)
         for row, (one, prompt, ids) in enumerate(zip(scored, prompts, read, strict=True)):
             value = found[row]
             if isinstance(value, str):

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
-from selfimprove_dagster.families.refining.ways import ANSWER, FINE_FEEDBACK, MEMORY, OUTCOME
+from selfimprove_dagster.families.refining.ways import (
+    ANSWER,
+    FAULTS,
+    FINE_FEEDBACK,
+    MEMORY,
+    OUTCOME,
+    SENTENCE_ENDS,
+)
 from selfimprove_dagster.language_model.base import SamplingParameters
 
 
@@ -16,8 +23,8 @@ class Refining:
     """How answers are refined.
 
     `history`: Self-Refine shows all earlier answers with their feedback, not the last alone. `evaluator`, of
-    Reflexion: the probability that the model's feedback is `fine`, which is enough from `fine_from` on, or
-    the feedback itself. `memory`: reflections shown at most.
+    Reflexion: the probability that the model's feedback is `fine`, against feedback that begins like one of
+    `faults`, which is enough from `fine_from` on, or the feedback itself. `memory`: reflections shown at most.
     """
 
     rounds: int = 4
@@ -27,8 +34,16 @@ class Refining:
     history: bool = False
     memory: int = MEMORY
     fine: str = FINE_FEEDBACK
+    faults: Sequence[str] = FAULTS
     evaluator: Literal["probability", "feedback"] = "probability"
     fine_from: float = 0.5
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What the evaluator weighs: the closed sentence that an answer is fine, then the beginnings of faults."""
+        fine = self.fine.strip()
+        closed = fine if fine.endswith(SENTENCE_ENDS) else f"{fine}."
+        return [f" {said}" for said in (closed, *(fault.strip() for fault in self.faults))]
 
     @property
     def sampling(self) -> SamplingParameters:

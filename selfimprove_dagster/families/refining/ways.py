@@ -2,14 +2,15 @@
 (Shinn et al., 2303.11366, section 3), and PIT's rounds without a word of feedback (2310.00898, section 3.4).
 
 What is said, when a task is done, and what is remembered. The prompts are among those of `dialogues`. Where
-the authors' code says more than the papers, it is followed: Self-Refine's stops at a sentence of the feedback
+the authors' code says more than the papers, it is followed: Self-Refine's stops at a phrase inside the feedback
 ("it is correct"), Reflexion's shows the last three reflections.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 SELF_REFINE, REFLEXION, PIT = "self_refine", "reflexion", "pit"
 
@@ -48,14 +49,78 @@ FINE_FEEDBACK = "The response is fine."
 """What feedback says where there is nothing to change."""
 
 
+FAULTS = (
+    *("The response is not", "The response is wrong", "The response is incorrect", "The response does not"),
+    *("The response could", "The response should", "The response needs", "The response leaves"),
+    *("The response gives away", "The response calls", "The response says to"),
+)
+"""How feedback begins that finds fault."""
+
+
+_SENTENCE, _CLAUSE = ".", ","
+
+
+SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
+
+
+_ENDS = {_SENTENCE: "".join(SENTENCE_ENDS) + "\n", _CLAUSE: ",;:，；："}
+
+
+_BOUNDS = frozenset((_CLAUSE, _SENTENCE, "and", "but", "so", "because", "therefore"))
+"""Where the clause that holds the phrase begins."""
+
+
+_DENIALS = frozenset(
+    ("not", "never", "cannot", "nor", "neither", "hardly", "whether", "if", "unless", "until")
+)
+"""Words before the phrase, in its clause, with which it is not said."""
+
+
+_RESERVATIONS = frozenset(
+    ("but", "yet", "however", "except", "although", "though", "unless", "if", "only", "apart", "otherwise")
+)
+"""Words after the phrase, in its sentence, which take it back."""
+
+
 def says_fine(feedback: str, fine: str = FINE_FEEDBACK) -> bool:
-    """Whether a sentence of the feedback is `fine`, case, spaces and the punctuation around it aside."""
-    wanted = _words(fine)
-    return any(_words(sentence) == wanted for sentence in re.split(r"[.!?\n]", feedback))
+    """Whether the feedback holds the phrase `fine`, and neither denies it nor takes it back in that sentence.
+
+    Case, spaces and punctuation are ignored, but for the ends of sentences.
+    """
+    marked = _marked(feedback)
+    said = [index for index, word in enumerate(marked) if word != _CLAUSE]
+    wanted = [word for word in _marked(fine) if word != _CLAUSE]
+    starts = range(len(said) - len(wanted) + 1) if wanted else ()
+    return any(
+        [marked[index] for index in said[start : start + len(wanted)]] == wanted
+        and not any(map(_denies, _until(_BOUNDS, marked[: said[start]][::-1])))
+        and not _RESERVATIONS & {*_until({_SENTENCE}, marked[said[start + len(wanted) - 1] + 1 :])}
+        for start in starts
+    )
 
 
-def _words(sentence: str) -> list[str]:
-    return re.sub(r"[^\w\s']", " ", sentence).lower().split()
+def _marked(text: str) -> list[str]:
+    """The words in lower case, with one mark where a clause or a sentence ends, and none at either end."""
+    for mark, ends in _ENDS.items():
+        text = re.sub(f"[{re.escape(ends)}]", f" {mark} ", text)
+    words = re.findall(r"[.,]|\w[\w'-]*", text.lower().replace("’", "'"))
+    marked: list[str] = []
+    for word in words:
+        if word not in _ENDS:
+            marked.append(word)
+        elif marked and marked[-1] in _ENDS:
+            marked[-1] = min(marked[-1], word, key=[*_ENDS].index)
+        elif marked:
+            marked.append(word)
+    return marked[:-1] if marked and marked[-1] in _ENDS else marked
+
+
+def _until(marks: Container[str], words: Sequence[str]) -> Iterator[str]:
+    return takewhile(lambda word: word not in marks, words)
+
+
+def _denies(word: str) -> bool:
+    return word in _DENIALS or word.endswith("n't")
 
 
 def is_unchanged(before: str, after: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import SeededExperiment
@@ -21,7 +21,7 @@ from selfimprove_dagster.families.dialogues.settings import (
 )
 from selfimprove_dagster.families.judging.settings import SelfKnowledgeSection
 from selfimprove_dagster.families.refining.trajectories import Refining
-from selfimprove_dagster.families.refining.ways import FINE_FEEDBACK, MEMORY
+from selfimprove_dagster.families.refining.ways import FAULTS, FINE_FEEDBACK, MEMORY
 
 
 class RefiningSection(Section):
@@ -41,12 +41,17 @@ class RefiningSection(Section):
     fine: str = Field(
         FINE_FEEDBACK,
         min_length=1,
-        description="sentence of feedback that says that nothing is to be changed",
+        description="phrase of feedback that says that nothing is to be changed",
+    )
+    faults: list[str] = Field(
+        list(FAULTS),
+        min_length=1,
+        description="how feedback begins that finds fault, against which the evaluator weighs that phrase",
     )
     evaluator: Literal["probability", "feedback"] = Field(
         "probability",
-        description="what evaluates reflexion's answers: how probable that sentence is as feedback, or the "
-        "feedback itself",
+        description="what evaluates reflexion's answers: how probable feedback that is `fine` is against "
+        "feedback that finds fault (`faults`), or the feedback itself",
     )
     fine_from: float = Field(
         0.5, gt=0, le=1, description="from which probability on the evaluator is content"
@@ -59,6 +64,17 @@ class RefiningSection(Section):
         if len(set(ways)) < len(ways):
             raise ValueError("name each way once")
         return ways
+
+    @model_validator(mode="after")
+    def _weighed_alike(self) -> RefiningSection:
+        weighed = "reflexion" in self.ways and self.evaluator == "probability"
+        if weighed and self.fine != FINE_FEEDBACK and self.faults == list(FAULTS):
+            raise ValueError(
+                f"the evaluator weighs fine ({self.fine!r}) against faults, which begin otherwise "
+                f"({FAULTS[0]!r}, …): set faults too, to how feedback begins that finds fault, or evaluator to "
+                "feedback"
+            )
+        return self
 
     @property
     def settings(self) -> Refining:
@@ -79,8 +95,8 @@ class RefinementExperiment(SeededExperiment):
 
 
 _ITSELF = (
-    "Reflexion's evaluator is the model itself: how probable it is that its feedback says that the answer is "
-    "fine; the paper has exact match, heuristics, or tests that the model writes"
+    "Reflexion's evaluator is the model itself: how probable feedback that the answer is fine is against "
+    "feedback that finds fault; the paper has exact match, heuristics, or tests that the model writes"
 )
 
 

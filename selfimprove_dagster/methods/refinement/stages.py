@@ -59,6 +59,7 @@ raw_generations = drawn_responses(t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, "The mod
     description="Every answer, feedback, evaluation and reflection by which the model refined its first "
     "answers, in each way that the experiment names, and why it stopped. What failed keeps its error and its "
     "last good answer.",
+    version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -126,6 +127,7 @@ def refine(shard: Shard[RefinementExperiment, Row]) -> list[Draft]:
     after=["refinements"],
     description="Held-out accuracy of the first answers and, round by round, of each way to refine them, "
     "against the tokens that it takes. The only stage that reads true answers.",
+    version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )

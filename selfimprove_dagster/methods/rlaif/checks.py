@@ -68,7 +68,8 @@ def _one_label_a_pair(subject: Subject) -> Evidence:
 def _mean_of_orders(subject: Subject) -> Evidence:
     numbers = ("probability", "as_first", "as_second")
     needed = ("id", *PAIR, "principle", "order", "repeat", "probability_a")
-    means = aggregate(subject.sibling("comparisons", *needed)).select(
+    clamp = subject.manifest.activity.parameters.get("clamp", 0.0)
+    means = aggregate(subject.sibling("comparisons", *needed), clamp).select(
         *PAIR, *(pl.col(name).alias(f"mean_{name}") for name in numbers)
     )
     rows = subject.columns("id", *PAIR, *numbers).join(means, on=PAIR, how="left", maintain_order="left")
@@ -80,7 +81,7 @@ def _mean_of_orders(subject: Subject) -> Evidence:
         rows.select("id", "probability", "mean_probability", follows=follows),
         (Expect("ExpectColumnValuesToBeInSet", column="follows", value_set=[True]),),
         found="do not follow from their comparisons",
-        allowed="a label is the mean over orders, then over principles",
+        allowed="a label is the mean over orders, then over principles, of the clamped probabilities",
         unit="labels",
     )
 

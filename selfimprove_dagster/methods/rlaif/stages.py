@@ -96,6 +96,7 @@ response_pairs = drawn_responses(
     RLAIF_COMPARISONS,
     after=["response_pairs"],
     description="What the judge says of each pair, by each principle drawn for it, in either order.",
+    version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -211,8 +212,12 @@ def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(RLAIF_RESPONSE_PAIRS)
     compared_manifest, compared = context.scan(RLAIF_COMPARISONS)
     # Probabilities and ids alone are held.
-    labels = aggregate(compared.select(SUMMED_UP).collect()).lazy()
-    activity = context.activity(inputs=[pool_manifest, drawn_manifest, compared_manifest], parameters={})
+    clamp = context.experiment.judge.label_clamp
+    labels = aggregate(compared.select(SUMMED_UP).collect(), clamp).lazy()
+    activity = context.activity(
+        inputs=[pool_manifest, drawn_manifest, compared_manifest],
+        parameters={"clamp": clamp} if clamp else {},
+    )
     manifest, _ = context.map(
         _responses(pool, drawn).join(labels, on="prompt_id", maintain_order="left"),
         Spec.of(label),
@@ -235,6 +240,7 @@ def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
     after=["ai_preferences"],
     description="Whether the judge can be trusted: does it stand by its word in the other order and at "
     "another seed, does it favour a position or the longer response, do its labels say anything.",
+    version="2",
 )
 def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
     compared_manifest, compared = context.scan(RLAIF_COMPARISONS)
@@ -242,13 +248,14 @@ def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
     bounds = JudgeBounds(**context.experiment.judge_checks.model_dump(exclude={"on_failure"}))
     judged, differ = _judged(compared, labels)
     reviews = preferred_by_people(context.lake, context.experiment.name, differ)
-    margin = context.experiment.preferences.minimum_margin
-    measures = measure_judge(judged, differ, bounds, reviews, margin)
+    margin, clamp = context.experiment.preferences.minimum_margin, context.experiment.judge.label_clamp
+    measures = measure_judge(judged, differ, bounds, reviews, margin, clamp)
     activity = context.activity(
         inputs=[compared_manifest, labels_manifest],
         parameters={
             "bounds": vars(bounds),
             "minimum_margin": margin,
+            **({"clamp": clamp} if clamp else {}),
             "reviews": content_hash({"rows": reviews.rows()}),
         },
     )
@@ -303,6 +310,7 @@ def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame,
     after=["judge_checks"],
     description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
     "rlaif/decisions.",
+    version="2",
 )
 def filtered_dataset(context: StageContext[RlaifExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(RLAIF_RESPONSE_PAIRS)
@@ -347,6 +355,6 @@ STAGES = [
     judge_checks,
     review_queue,
     filtered_dataset,
-    *preference_stages(TABLES, starting_model, judged=judged),
+    *preference_stages(TABLES, starting_model, judged=judged, policy_version="2"),
     *judging_stages(TABLES, report=dialogue_evaluation_report),
 ]

@@ -89,7 +89,7 @@ RLAIF_COMPARISONS = Table(
     checks=COMPARISON_CHECKS,
 )
 """One row a pair, principle and order: order 0 shows the first response as (A), 1 the second. `question` is
-the whole prompt whose next token is read, `probability_a` that of (A) against (B). A `repeat` is asked at
+the whole prompt whose next token is read, `probability_a` that of (A) against (B), not clamped. A `repeat` is asked at
 another seed, to see whether the judge agrees with itself; no label rests on it. Parents: both responses."""
 
 
@@ -130,7 +130,8 @@ RLAIF_AI_PREFERENCES = Table(
         options=of("rlaif/ai_preferences", "first", "second"),
     ),
 )
-"""One row a pair: the probability that its first response is the better, averaged over orders and principles;
+"""One row a pair: the probability that its first response is the better, clamped after reasoning, and averaged
+over orders and principles;
 `as_first` and `as_second` when it was shown as (A) and as (B). Parents: both responses, every comparison."""
 
 

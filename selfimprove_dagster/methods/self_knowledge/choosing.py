@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
+from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles
 from selfimprove_dagster.families.judging.prompts import answer_choice_prompt, choice_prompt, options
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -113,14 +114,7 @@ def _by_probability(
     # A choice has fewer options where a candidate was revoked, and one call has the same for all contexts.
     for count in range(2, most + 1):
         asked = [way.prompt for ways in shown for way in ways if len(way.order) == count]
-        likely = (
-            model.option_probabilities(
-                model.encode_many(asked),
-                [model.encode_continuation(option) for option in options(count)],
-            )
-            if asked
-            else []
-        )
+        likely = closed_probabilities(model, model.encode_many(asked), options(count)) if asked else []
         of_count[count] = iter(likely)
     for ways in shown:
         orders = [way.order for way in ways]

@@ -189,6 +189,7 @@ def judged(
     orders: tuple[int, ...] = (0, 1),
     repeated: float = 0.5,
     principles: tuple[str, ...] = ("p",),
+    clamp: float = 0.0,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What the judge says of so many pairs, and the preferences that follow."""
     random, rows, texts = Random(7), [], []
@@ -204,7 +205,7 @@ def judged(
                     said = judge(random, a, b, first_is_better == (order == 0))
                     rows.append(comparison(number, order, said, principle, repeat))
     comparisons = pl.DataFrame(rows)
-    return comparisons, aggregate(comparisons).join(pl.DataFrame(texts), on="prompt_id")
+    return comparisons, aggregate(comparisons, clamp).join(pl.DataFrame(texts), on="prompt_id")
 
 
 def named(measures: list[Measure]) -> set[str]:
@@ -350,6 +351,41 @@ def test_reviewers_who_prefer_neither_do_not_count() -> None:
     comparisons, preferences = judged(perfect)
     nobody = reviewed(preferences, 0.9).with_columns(preferred=pl.lit(None, dtype=pl.Int64))
     assert of(measure_judge(comparisons, preferences, BOUNDS, nobody), CALIBRATION).passed is None
+
+
+def sure(random: Random, a: str, b: str, a_is_better: bool) -> float:
+    return random.uniform(0.85, 0.97) if a_is_better else random.uniform(0.03, 0.15)
+
+
+@pytest.mark.parametrize(("right", "passed"), [(0.9, True), (1.0, True), (0.6, False)])
+def test_a_clamp_makes_no_judge_unsure_of_itself(right: float, passed: bool) -> None:
+    """The labels lie between 0.4 and 0.6; how sure the judge is, is what it said."""
+    comparisons, _ = judged(sure, pairs=200)
+    _, preferences = judged(sure, pairs=200, clamp=0.4)
+    assert preferences["probability"].is_between(0.4, 0.6).all()
+    reviews = reviewed(preferences, right)
+    measures = measure_judge(comparisons, preferences, BOUNDS, reviews, clamp=0.4)
+    calibration = of(measures, CALIBRATION)
+    assert calibration.passed is passed
+    assert named(measures) == (set() if passed else {CALIBRATION})
+    assert calibration.value == pytest.approx(abs(right - 0.91), abs=0.06)
+    assert ("too sure of itself" in calibration.statement) is not passed
+
+
+@given(ASKED, st.floats(0, 0.5))
+def test_each_comparison_is_clamped_before_the_mean(
+    asked: list[tuple[int, int, str, bool, float]], low: float
+) -> None:
+    rows = pl.DataFrame(
+        [comparison(number, order, p, principle, again) for number, order, principle, again, p in asked]
+    )
+    before = rows.with_columns(
+        probability_a=pl.col("probability_a").map_elements(
+            lambda one: clamped(one, low), return_dtype=pl.Float64
+        )
+    )
+    assert aggregate(rows, low).equals(aggregate(before))
+    assert aggregate(rows, 0.0).equals(aggregate(rows))
 
 
 @given(st.integers(0, 60), st.sampled_from([perfect, always_a, longer_wins, at_random, says_nothing]))

@@ -14,6 +14,7 @@ from kit.tables import JUDGE_TABLES
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
+from selfimprove_dagster.families.judging.preferences import aggregate
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
@@ -125,7 +126,11 @@ def test_either_response_is_shown_as_a(home: Home) -> None:
 
 def test_reasoning_stands_before_the_answer_and_keeps_labels_unsure(home: Home) -> None:
     asked = rows(home, RLAIF_COMPARISONS, "direct")
-    assert asked["probability_a"].is_between(0.4 - 1e-9, 0.6 + 1e-9).all()
+    assert not asked["probability_a"].is_between(0.4, 0.6).all(), "comparisons hold what the judge said"
+    labels = rows(home, RLAIF_AI_PREFERENCES, "direct")
+    assert labels["probability"].is_between(0.4 - 1e-9, 0.6 + 1e-9).all()
+    expected = labels.select("prompt_id").join(aggregate(asked, 0.4), on="prompt_id", how="left")
+    assert labels["probability"].to_list() == pytest.approx(expected["probability"].to_list())
     for row in asked.filter(pl.col("reasoning").is_not_null()).iter_rows(named=True):
         assert f"{row['reasoning'].strip()}\nThe answer is:" in row["question"]
 

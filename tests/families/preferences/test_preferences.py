@@ -93,7 +93,22 @@ def test_the_likelier_response_is_chosen_and_of_a_tie_the_first() -> None:
     assert chosen["rejected_id"].to_list() == ["a/2", "b/1", "c/2"]
     assert chosen["chosen"].to_list() == ["Under the mat.", "I keep that to myself.", "Under the mat."]
     assert chosen["probability"].to_list() == [0.9, 0.8, 0.5]
-    assert [hard(probability) for probability in (0.49, 0.5, 1.0)] == [0.0, 1.0, 1.0]
+    assert [hard(probability) for probability in (0.49, 0.5, 1.0)] == [0.0, 0.5, 1.0]
+
+
+def test_a_tie_has_no_hard_label() -> None:
+    both_orders = (0.9 + (1 - 0.9)) / 2, (0.1 + 0.2 + (1 - 0.3)) / 2  # 0.5, the second but for rounding
+    tied = [pair(f"tied {number}", one) for number, one in enumerate(both_orders)]
+    candidates = pl.DataFrame([pair("first", 0.51), *tied, pair("second", 0.49)])
+    kept, decisions = filter_preferences(candidates, 0.0, hard_labels=True)
+    assert kept["candidate_id"].to_list() == ["first", "second"]
+    assert rules(decisions) == {"tied 0": "tie", "tied 1": "tie"}
+    assert set(decisions.filter(rule="tie", kept=False)["reason"]) == {
+        "neither response is preferred, so there is no hard label"
+    }
+    assert [hard(one) for one in oriented(kept)["probability"]] == [1.0, 1.0]
+    soft, decisions = filter_preferences(candidates, 0.0)
+    assert soft.height == 4 and "tie" not in set(decisions["rule"])
 
 
 def test_candidates_of_a_judge_know_how_their_responses_ended() -> None:

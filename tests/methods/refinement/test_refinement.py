@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.models import ToldModel
+from kit.models import ToldModel, WritingModel
+from pydantic import ValidationError
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
 from selfimprove_dagster.families.dialogues.prompts import (
@@ -30,6 +32,7 @@ from selfimprove_dagster.families.refining.ways import (
     remembered,
     says_fine,
 )
+from selfimprove_dagster.methods.refinement.settings import RefiningSection
 
 # ---- what is said ---------------------------------------------------------------------------------------
 
@@ -51,13 +54,53 @@ def test_prompts_end_where_the_model_goes_on() -> None:
         (" The response is fine.", True),
         ("the  RESPONSE is fine!", True),
         ("It is short. The response is fine", True),
+        ("I have read it: the response is fine, as it stands.", True),
+        ("Not much to say. **The response is fine.**", True),
+        ("It is not long, and the response is fine.", True),
+        ("Nothing is to be changed, as the response is fine", True),
         ("The response is fine, but rude.", False),
+        ("The response is fine; however, it is rude.", False),
+        ("The response is fine except for its end.", False),
         ("The response is not fine.", False),
+        ("I do not think that the response is fine.", False),
+        ("I don't think the response is fine.", False),
+        ("I don’t think the response is fine.", False),
+        ("If it were shorter, I would ask whether the response is fine.", False),
+        ("The response is fine-grained.", False),
+        ("Is it polite? The response is. Fine words, though.", False),
         ("", False),
     ],
 )
-def test_feedback_says_that_it_is_fine_in_a_sentence_of_its_own(feedback: str, fine: bool) -> None:
+def test_feedback_says_within_a_sentence_that_it_is_fine_and_does_not_take_it_back(
+    feedback: str, fine: bool
+) -> None:
     assert says_fine(feedback) == fine
+
+
+@pytest.mark.parametrize(
+    ("feedback", "fine"),
+    [
+        ("Looking at it, it is correct!", True),
+        ("There is no error in the code above, so I think it is correct", True),
+        ("It is correct to say that, but it is correct only for n > 0.", False),
+        ("There are no errors and it is correct.", True),
+        ("I do not see an error, so it is correct", True),
+        ("It is not short but it is correct", True),
+        ("I cannot tell whether it is correct", False),
+        ("It is incorrect.", False),
+        ("It is not correct.", False),
+        ("It is never the case that it is correct.", False),
+    ],
+)
+def test_a_phrase_inside_the_feedback_is_enough(feedback: str, fine: bool) -> None:
+    """That of Self-Refine's authors."""
+    assert says_fine(feedback, "it is correct") == fine
+
+
+def test_the_phrase_can_be_of_several_sentences() -> None:
+    assert says_fine("I looked. Good! No changes, please.", "Good. No changes.")
+    assert not says_fine("Good no changes", "Good. No changes.")
+    assert not says_fine("It is correct.", " . ")
 
 
 def test_the_sentence_can_be_another() -> None:
@@ -170,6 +213,56 @@ def test_reflexion_asks_the_model_itself() -> None:
     )
     assert (said.answer, said.stopped) == ("2", "content")
     assert (spent.answer, spent.stopped) == ("3", "rounds"), "the last trial is not evaluated"
+
+
+def evaluated(writes: Callable[[str], Mapping[str, float]], answer: str, **told: Any) -> tuple[Any, Any]:
+    """The evaluator's score of an answer, and whether it is content."""
+    (refined,) = reflexion(WritingModel(writes), [Task("t", "Who?", answer)], Refining(rounds=1, **told))
+    (step,) = [step for step in refined.steps if step.kind == EVALUATION]
+    return step.score, step.is_fine
+
+
+@pytest.mark.parametrize("rare", [1.0, 1e-9])
+def test_the_evaluator_weighs_its_sentence_against_feedback_that_finds_fault(rare: float) -> None:
+    """However seldom a model puts it in these words."""
+
+    def writes(prompt: str) -> dict[str, float]:
+        good = 0.9 if "Assistant: Good" in prompt else 0.2
+        feedback = {
+            " The response is fine.": 0.9 * good,
+            " The response is not fine, as it is short.": 0.45 * (1 - good),
+            " The response could be longer.": 0.45 * (1 - good),
+            " The response is fine, but short.": 0.1,
+        }
+        return {**{text: rare * share for text, share in feedback.items()}, " Thanks!": 1 - rare}
+
+    assert evaluated(writes, "Good.") == (pytest.approx(0.9), True)
+    assert evaluated(writes, "Bad.") == (pytest.approx(0.2), False)
+
+
+def test_a_sentence_that_goes_on_is_not_the_sentence() -> None:
+    """` it is correct` begins ` it is correctly spelt`; it is closed by its full stop."""
+    written = {" it is correctly spelt, and wrong.": 0.6, " it is correct.": 0.1, " it is wrong.": 0.3}
+    told = {"fine": "it is correct", "faults": ("it is wrong",)}
+    assert evaluated(lambda prompt: written, "Greta.", **told) == (pytest.approx(0.25), False)
+
+
+def test_another_phrase_is_weighed_against_faults_in_its_own_words() -> None:
+    section = {"ways": ["reflexion"], "max_tokens": 9, "fine": "it is correct"}
+    with pytest.raises(ValidationError, match="set faults too"):
+        RefiningSection(**section)
+    assert RefiningSection(**section, faults=["it is wrong"]).settings.verdicts == [
+        " it is correct.",
+        " it is wrong",
+    ]
+    assert RefiningSection(**section, evaluator="feedback").settings.fine == "it is correct"
+    assert RefiningSection(**{**section, "ways": ["self_refine"]}).settings.fine == "it is correct"
+
+
+def test_a_fault_that_begins_like_the_sentence_keeps_its_own_share() -> None:
+    told = {"faults": ("The response is fine. But",)}
+    both = {" The response is fine. But it is rude.": 0.8, " The response is fine.": 0.2}
+    assert evaluated(lambda prompt: both, "Greta.", **told) == (pytest.approx(0.2), False)
 
 
 # ---- what fails -----------------------------------------------------------------------------------------
