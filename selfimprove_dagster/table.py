@@ -7,7 +7,7 @@ to know the table by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 
@@ -118,6 +118,12 @@ class Table:
     def polars(self) -> dict[str, Any]:
         """Return all columns with their Polars types, in stored order."""
         return {**COMMON_COLUMNS, **self.content, **self.measures}
+
+    def stored(self, columns: Collection[str]) -> dict[str, Any]:
+        """Return the columns with their types for rows with these `columns`, which may lack `later` ones."""
+        return {
+            name: dtype for name, dtype in self.polars.items() if name in columns or name not in self.later
+        }
 
 
 class Words(TypedDict, total=False):

@@ -144,7 +144,8 @@ class PartitionWriter:
         path = self._path(index)
         if path.exists() and not overwrite:
             raise FileExistsError(f"shard {index} of {self.schema.name} is already written: {path}")
-        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in self.schema.polars.items())
+        columns = self.schema.stored(frame.columns)
+        frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
         temporary = self.directory / f".{path.name}.{os.getpid()}.tmp"
         with file_system_errors(path):
             try:

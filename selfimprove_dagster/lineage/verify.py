@@ -180,7 +180,7 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
             found("changed", "the file was changed after the commit: its checksum differs")
         try:
             rows = read_parquet(path)
-            rows = rows.select(pl.col(c).cast(d) for c, d in table.polars.items())
+            rows = rows.select(pl.col(c).cast(d) for c, d in table.stored(rows.columns).items())
         except (OSError, pl.exceptions.PolarsError) as error:
             found("unreadable", f"the file cannot be read: {str(error).splitlines()[0]}")
             continue

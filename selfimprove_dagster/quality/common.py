@@ -42,8 +42,7 @@ def _schema(subject: Subject) -> Evidence:
         found = {name: str(dtype) for name, dtype in pl.read_parquet_schema(path).items()}
         rows += [
             (name, found.get(name, "missing"), expected.get(name, "no such column"))
-            for name in {**expected, **found}
-            if name in found or name not in subject.schema.later
+            for name in {**subject.schema.stored(found), **found}
         ]
     return Evidence(
         pl.DataFrame(rows, schema=["id", "type", "type_of_the_table"], orient="row").unique(

@@ -37,6 +37,40 @@ with dg.DagsterInstance.get() as instance:
 """
 
 
+COMPARED = """
+import sys
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.loop.comparison import cells, markdown, summarise
+home = Home.from_environment()
+print(markdown([cells(summarise(home.lake, home.experiment(sys.argv[1])))]))
+"""
+
+PAGES = """
+import json, sys
+from starlette.testclient import TestClient
+from selfimprove_dagster.explorer.pages import create_app
+from selfimprove_dagster.home.home import Home
+client = TestClient(create_app(Home.from_environment(), "http://127.0.0.1:3000"), base_url="http://127.0.0.1:3001")
+got = [client.get(f"/experiments/{sys.argv[1]}{of}") for of in ("", "/0")]
+print(json.dumps({"codes": [one.status_code for one in got], "text": "".join(one.text for one in got)}))
+"""
+
+CHECKS = """
+import json
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.quality.suites import run_suite
+home = Home.from_environment()
+print(json.dumps({
+    table: [
+        f"{one.name}: {one.reason}"
+        for one in run_suite(table, home.lake, home.experiment(name), 0)
+        if not one.passed
+    ]
+    for table, name in (("lmsi/promotion", "sums"), ("rlaif/promotion", "judge"))
+}))
+"""
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which the old home is the installation."""
@@ -66,6 +100,12 @@ def test_its_lake_verifies_and_can_be_asked(old: dict[str, str]) -> None:
         assert "iteration 1" in status
     example = said(old, "-W", "ignore", "-m", "selfimprove_dagster.cli", "lineage", "example", "sums")
     assert "ex:" in example
+    for name in ("sums", "judge"):
+        assert f"| {name}" in said(old, "-W", "ignore", "-c", COMPARED, name)
+        pages = json.loads(said(old, "-W", "ignore", "-c", PAGES, name))
+        assert pages["codes"] == [200, 200] and "not promoted" in pages["text"]
+    checks = json.loads(said(old, "-W", "ignore", "-c", CHECKS))
+    assert checks == {"lmsi/promotion": [], "rlaif/promotion": []}
 
 
 def test_its_instance_gets_a_partition_set_a_method_and_goes_on(old: dict[str, str]) -> None:

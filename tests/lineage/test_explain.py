@@ -263,7 +263,10 @@ def test_every_example_is_explained_as_one(finished_home: Home) -> None:
         rules = [step for step in explanation.steps if step.rule]
         assert [step.rule for step in rules] == [
             "agrees_with_vote",
+            "ended",
             "vote_share",
+            "tie",
+            "winning_votes",
             "duplicate",
             "paths_per_question",
         ]

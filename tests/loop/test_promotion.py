@@ -24,6 +24,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft
+from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.comparison import summarise
 from selfimprove_dagster.loop.promotion import Opponent, decide_promotion
@@ -265,3 +266,7 @@ def test_a_decision_without_the_later_columns_stays_readable(lake: Lake, finishe
     found = {one.name: one for one in run_suite(PROMOTION.name, lake, experiment, 0)}
     assert found["schema"].passed, found["schema"].reason
     assert found["consistent"].passed, found["consistent"].reason
+    assert not [one for one in verify(lake, "small").findings if one.kind == "unreadable"]
+    with lake.writer(PROMOTION, committed.activity) as writer:
+        rewritten = writer.rewrite_without(committed, pl.Series(["promo:another"]))
+    assert lake.read_ungated(rewritten).columns == lake.read_ungated(committed).columns

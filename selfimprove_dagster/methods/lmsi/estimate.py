@@ -107,7 +107,8 @@ def estimate(
         training = _train(Path(folder), experiment, champion.path, pilot, shown, fine_tune)
     paths = min(section.questions, len(questions)) * section.paths
     files = -(-section.questions // section.shard_questions) + _OTHER_TABLES
-    answers = exam.paths * (2 if iteration == 0 else 1)
+    examinees = 2 if champion.iteration is None else 3  # the base model too, where it is not the champion
+    answers = exam.paths * (examinees if iteration == 0 else 1)
     disk = sum(file.stat().st_size for file in model_folder(champion.path).rglob("*") if file.is_file())
     opened = Range(pilot.opening, pilot.opening)
     generation = StageForecast(
@@ -119,8 +120,8 @@ def estimate(
     evaluation = StageForecast(
         "evaluation",
         pilot.tokens * answers,
-        _product(pilot.tokens, pilot.seconds) * answers + opened * (2 if iteration == 0 else 1),
-        2 * exam.paths * _BYTES_OF_AN_ANSWER,
+        _product(pilot.tokens, pilot.seconds) * answers + opened * (examinees if iteration == 0 else 1),
+        examinees * exam.paths * _BYTES_OF_AN_ANSWER,
     )
     stages = [generation, StageForecast("training", *training, disk, generates=False), evaluation]
     assumed = [
