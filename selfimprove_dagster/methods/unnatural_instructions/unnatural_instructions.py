@@ -9,6 +9,7 @@ section 2 of the paper, as remembered.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,6 @@ import polars as pl
 
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
-from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.text import one_line
 
 Seed = TypeVar("Seed")
@@ -147,7 +147,7 @@ def example_key(instruction: str, given: str) -> str:
 
 def example_words(example: Mapping[str, str]) -> str:
     """A hash of the `instruction`, `input` and `output` of an example, by which equal ones are found."""
-    return content_hash(example)
+    return _hash(example["instruction"], example["input"], example["output"])
 
 
 def with_first(candidates: pl.LazyFrame, drawn: pl.LazyFrame, pool: pl.LazyFrame) -> pl.LazyFrame:
@@ -178,7 +178,12 @@ def with_first(candidates: pl.LazyFrame, drawn: pl.LazyFrame, pool: pl.LazyFrame
 
 
 def _hashed_key(task: Mapping[str, str]) -> str:
-    return content_hash({"key": example_key(task["instruction"], task["input"])})
+    return _hash(example_key(task["instruction"], task["input"]))
+
+
+def _hash(*texts: str) -> str:
+    text = "\0".join(texts)
+    return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 # --- filters ---
