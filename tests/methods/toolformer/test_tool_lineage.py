@@ -226,7 +226,7 @@ def test_another_threshold_of_a_tool_says_which_calls_it_would_keep(lake: Lake) 
 
 def test_what_cannot_be_asked_of_calls_is_refused_with_what_can(lake: Lake) -> None:
     with pytest.raises(
-        ExperimentError, match=r"is no threshold.*Calculator, Calendar, one_at_a_position, most"
+        ExperimentError, match=r"is not a threshold.*Calculator, Calendar, one_at_a_position, most"
     ):
         what_if(lake, "tf-000", ["Weather=1"])
     with pytest.raises(ExperimentError, match="Calculator: Input should be"):
