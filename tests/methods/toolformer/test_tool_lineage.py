@@ -204,8 +204,8 @@ def test_unchanged_thresholds_give_the_recorded_decisions_exactly(
 ) -> None:
     dataset = lake.manifest(t.TF_FILTERED_DATASET.name, partition_of(experiment, iteration))
     section = CallFilterSection.model_validate(dataset.activity.parameters["filter"])
-    again = filter_again(lake, dataset, section)
-    recorded = rows(lake, t.TF_DECISIONS, iteration, experiment)
+    again = filter_again(lake, dataset, section).sort("candidate_id", "rule")
+    recorded = rows(lake, t.TF_DECISIONS, iteration, experiment).sort("candidate_id", "rule")
     assert again.equals(recorded.select(again.columns)) and len(again) > 100
 
 
