@@ -101,7 +101,7 @@ def test_a_method_without_an_exam_says_so_and_holds_nothing_out(
     toy: Method[ToyExperiment], tmp_path: Path
 ) -> None:
     home, settled = Home(tmp_path, tmp_path), experiment(tmp_path)
-    with pytest.raises(ExperimentError, match="experiment mine: the method toy has no exam"):
+    with pytest.raises(ExperimentError, match="experiment mine: the method toy has no held-out evaluation"):
         open_exam(home, settled, lambda path: pytest.fail("no model is needed"))
     assert held_out_keys(settled) == set()
 

@@ -156,7 +156,7 @@ def test_a_partition_whose_blocking_check_failed_is_not_handed_on(lake: Lake) ->
     passed = CheckOutcome("columns", True, True, "all there")
     failed = CheckOutcome("duplicates", False, True, "40% are duplicates")
     lake.record_checks(manifest, [passed, failed])
-    with pytest.raises(GateClosed, match=r"check failed: duplicates \(40% are duplicates\)\. Materialise"):
+    with pytest.raises(GateClosed, match=r"checks failed: duplicates \(40% are duplicates\)\. Materialise"):
         lake.read(POOL.name, manifest.partition)
     assert len(lake.read_ungated(manifest)) == 1
     assert lake.checks(manifest) == [passed, failed]
