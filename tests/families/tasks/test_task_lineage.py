@@ -306,7 +306,7 @@ def test_what_cannot_be_asked_is_refused_with_what_can(lake: Lake) -> None:
         with pytest.raises(ExperimentError, match="unnatural_instructions has no thresholds"):
             what_if(lake, subject, ["maximum_rouge_l=0.6"])
     with pytest.raises(
-        ExperimentError, match=r"is no threshold.*maximum_rouge_l, maximum_perplexity, least_"
+        ExperimentError, match=r"is not a threshold.*maximum_rouge_l, maximum_perplexity, least_"
     ):
         what_if(lake, "si-000", ["seed_instances=true"])
     with pytest.raises(ExperimentError, match="maximum_rouge_l: Input should be"):
