@@ -145,7 +145,7 @@ def test_commands_know_it(ran: Stranger, copied: Stranger) -> None:
     copied.write("loud", {**EXPERIMENT, "budget": {"iterations": 5}})
     estimate = copied.ask("run", "loud", "--estimate")
     assert "forecast of iteration 2 of loud" in estimate and "budget.iterations allows 3 more" in estimate
-    assert "each stage takes what it took in iteration 1 of loud" in estimate
+    assert "each stage is assumed to take as much as in iteration 1 of loud" in estimate
 
 
 def test_lineage_answers_for_every_row(ran: Stranger) -> None:
@@ -174,7 +174,7 @@ def test_what_its_model_said_is_drawn_again(ran: Stranger) -> None:
     assert (again["agreement"]["equal"], again["agreement"]["of"]) == (2, 2)
     assert again["differences"] == []
     sample = ran.ask("lineage", "replay", "loud-001", "--sample", "5")
-    assert "5 of 5 paths came out the same, token by token" in sample
+    assert "5 of 5 paths are identical, token by token" in sample
 
 
 def test_column_lineage_reaches_dagster_and_openlineage(ran: Stranger, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_its_dataset_is_exported_with_a_card(ran: Stranger, tmp_path: Path) -> N
     assert said.startswith("3 examples written")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "by the method `echo`\n(Shouts that are long enough are kept)" in card
-    assert "`the base model`" in card and "5 sayings in all" in card
+    assert "`the base model`" in card and "5 sayings in total" in card
     assert "| `length` | 14 | 5 | 4 | 1 |" in card and "| `unique_ids` | `passed` | `yes` |" in card
     assert "| `echo/said` | `1 of echo-method-1.0` |" in card
     ran.ask("export", "loud", str(tmp_path / "prov"), "--format", "prov-json")
