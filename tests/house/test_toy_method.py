@@ -286,11 +286,11 @@ BROKEN = {
     "no_such_kind": ("METHOD = 'echo'", "it is str, not a Method"),
     "taken_name": ("METHOD = tiny('lmsi', 'tiny')", "the name lmsi is taken"),
     "taken_tag": ("METHOD = tiny('tiny', 'gen')", "the tag gen of tiny/kept is that of"),
-    "illegal_name": ("METHOD = tiny('Echo-2', 'tiny')", "its name must be lower-case letters"),
+    "illegal_name": ("METHOD = tiny('Echo-2', 'tiny')", "its name must consist of lower-case letters"),
     "illegal_tag": ("METHOD = tiny('tiny', 'Tiny!')", "must be one to six lower-case letters"),
     "cycle": (
         "METHOD = replace(ECHO, stages=[replace(ECHO.stages[0], after=['kept']), *ECHO.stages[1:]])",
-        "the stages kept, said, shouted wait for one another",
+        "the stages kept, said, shouted depend on each other",
     ),
 }
 """Modules of a folder of methods, each with what the warning about it says."""
@@ -357,7 +357,7 @@ CHAIN = {
     "methods": ["lmsi", "echo"],
     "model": {"path": "embedded"},
     # A few steps teach nothing, and the checkpoint is to be promoted all the same.
-    "promotion": {"level": 1e-9},
+    "promotion": {"rule": "not_worse", "margin": 1.0},
     "budget": {"iterations": 1, "minimum_yield": 0.0},
     "lmsi": {
         "seeds": {"file": "embedded", "rows": "0:60", "licence": "Apache-2.0"},

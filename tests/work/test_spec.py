@@ -80,7 +80,7 @@ def test_a_worker_whose_files_differ_refuses_it(spec: Spec, tmp_path: Path) -> N
     ).stdout.strip()
     assert spec.files == files_hash(PACKAGE) != theirs
     assert said == (
-        f"{PACKAGE}.work:scaled differs from the one that was asked for (files {theirs} here, {spec.files} there); "
+        f"{PACKAGE}.work:scaled differs from the requested one (files {theirs} here, {spec.files} there); "
         "install the same version of its method everywhere"
     )
 
