@@ -113,7 +113,9 @@ def test_an_installed_package_offers_tools_as_entry_points(
     said = opened.call("Weather", "Oldgate", TODAY)
     assert isinstance(said, str) and said.startswith("Oldgate")
     opened.close()
-    with pytest.raises(ExperimentError, match=r"'Indoors' is none of Calculator, .*, Outdoors; for your own tool"):
+    with pytest.raises(
+        ExperimentError, match=r"'Indoors' is none of Calculator, .*, Outdoors; for your own tool"
+    ):
         open_tools(["Indoors"])
 
 

@@ -101,9 +101,15 @@ def training_stages(tables: Sequence[Table], report: Report = lambda context, ma
 
 
 def judging_stages(
-    tables: Sequence[Table], report: Report = lambda context, manifest: {}, after: Sequence[str] = ()
+    tables: Sequence[Table],
+    report: Report = lambda context, manifest: {},
+    after: Sequence[str] = (),
+    with_base: bool = True,
 ) -> list[Stage]:
-    """evaluation → promotion of a method's fine-tuned checkpoint; the exam may read tables `after` it."""
+    """evaluation → promotion of a method's fine-tuned checkpoint; the exam may read tables `after` it.
+
+    With `with_base` False the base model takes no exam, as where the exam examines what only two models made.
+    """
     checkpoint = named(tables, "fine_tuned_checkpoint")
     evaluation, promotion = named(tables, "evaluation"), named(tables, "promotion")
 
@@ -116,7 +122,7 @@ def judging_stages(
         uses=["language_model"],
     )
     def evaluation_asset(context: StageContext[TrainingExperiment]) -> Result:
-        return _evaluate(context, checkpoint, report)
+        return _evaluate(context, checkpoint, report, with_base)
 
     @stage(
         promotion,
@@ -125,7 +131,7 @@ def judging_stages(
         version="2",
     )
     def promotion_asset(context: StageContext[Any]) -> Result:
-        return _promote(context, checkpoint, evaluation)
+        return _promote(context, checkpoint, evaluation, with_base)
 
     return [evaluation_asset, promotion_asset]
 
@@ -140,6 +146,7 @@ def _evaluate(
     context: StageContext[TrainingExperiment],
     checkpoint: Table,
     report: Report,
+    with_base: bool,
 ) -> Result:
     experiment, champion = context.experiment, context.champion
     checkpoint_manifest, trained = context.small(checkpoint)
@@ -150,7 +157,7 @@ def _evaluate(
         Examinee("champion", champion_id, champion.path),
         Examinee("challenger", challenger_id, challenger_path),
     ]
-    if base_id != champion_id:
+    if with_base := with_base and base_id != champion_id:
         examinees.append(Examinee(BASE, base_id, base.path))
     open_model = partial(context.language_model.open, experiment.model)
     opened = open_exam(context.home, experiment, open_model, context.iteration)
@@ -160,7 +167,7 @@ def _evaluate(
         parameters={
             "exam": exam.parameters,
             "champion": champion_id,
-            **({BASE: base_id} if base_id != champion_id else {}),
+            **({BASE: base_id} if with_base else {}),
         },
         model_id=challenger_id,
     )
@@ -235,7 +242,9 @@ def _accuracy_chart(context: StageContext[TrainingExperiment]) -> bytes:
     )
 
 
-def _promote(context: StageContext[TrainingExperiment], checkpoint: Table, evaluation: Table) -> Result:
+def _promote(
+    context: StageContext[TrainingExperiment], checkpoint: Table, evaluation: Table, with_base: bool
+) -> Result:
     checkpoint_manifest, trained = context.small(checkpoint)
     evaluation_manifest, answers = context.scan(evaluation)
     rows = _measured(answers)
@@ -246,7 +255,12 @@ def _promote(context: StageContext[TrainingExperiment], checkpoint: Table, evalu
     promoted, reason = decide_promotion(
         section, [*against.values()], compare_rewards(rows, experiment.decided_in)
     )
-    if promoted and BASE not in against and Champion(experiment.model.path).identity != champion_id:
+    if (
+        promoted
+        and with_base
+        and BASE not in against
+        and Champion(experiment.model.path).identity != champion_id
+    ):
         promoted, reason = False, "not promoted: the base model took no exam; materialise evaluation again"
     if not promoted:
         reason += f"; the next iteration starts from {champion.name} again"

@@ -330,5 +330,6 @@ STAGES = [
     fine_tuned_checkpoint,
     improvement_rounds,
     win_rates_asset,
-    *judging_stages(t.TABLES, _report, after=["win_rates"]),
+    # The rounds of improvement that the exam compares are made by the champion and by the checkpoint alone.
+    *judging_stages(t.TABLES, _report, after=["win_rates"], with_base=False),
 ]
