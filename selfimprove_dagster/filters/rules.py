@@ -167,35 +167,22 @@ def no_tie(candidates: pl.DataFrame) -> pl.DataFrame:
 
 def winning_votes_at_least(threshold: int) -> Filter:
     """Keep paths of questions whose voted answer has at least `threshold` votes (`vote_share` of `n_valid`)."""
-
-    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        votes = (pl.col("vote_share") * pl.col("n_valid")).round().cast(pl.Int64)
-        reason = pl.format("{} votes for the answer against at least {}", votes, pl.lit(threshold))
-        return decision(
-            candidates,
-            "winning_votes",
-            kept=votes >= threshold,
-            reason=reason,
-            score=votes,
-            threshold=threshold,
-        )
-
-    return decide
+    votes = (pl.col("vote_share") * pl.col("n_valid")).round().cast(pl.Int64)
+    return _at_least("winning_votes", votes, threshold, "votes for the answer")
 
 
 def votes_at_least(threshold: int) -> Filter:
     """Keep paths of questions with at least `threshold` valid votes."""
+    return _at_least("valid_votes", pl.col("n_valid"), threshold, "valid votes")
+
+
+def _at_least(rule: str, count: pl.Expr, threshold: int, what: str) -> Filter:
+    """Keep candidates whose count of `what` is at least `threshold`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        votes = pl.col("n_valid")
-        reason = pl.format("{} valid votes against at least {}", votes, pl.lit(threshold))
+        reason = pl.format(f"{{}} {what} against at least {{}}", count, pl.lit(threshold))
         return decision(
-            candidates,
-            "valid_votes",
-            kept=votes >= threshold,
-            reason=reason,
-            score=votes,
-            threshold=threshold,
+            candidates, rule, kept=count >= threshold, reason=reason, score=count, threshold=threshold
         )
 
     return decide
