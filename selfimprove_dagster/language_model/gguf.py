@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 from selfimprove_dagster.errors import ModelError, first_line
@@ -38,7 +39,7 @@ def dequantised(file: Path, models: Path) -> Path:
     """
     from filelock import FileLock
 
-    checksum = file_hash(file)
+    checksum = _checksum(file, *_state(file))
     folder = models / f"{file.stem}-{checksum.removeprefix('b2:')[:16]}"
     if folder.is_dir():
         return folder
@@ -47,6 +48,17 @@ def dequantised(file: Path, models: Path) -> Path:
         if not folder.is_dir():
             dequantise(file, folder, checksum)
     return folder
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Size and time of change of a file: while they stay, its checksum is not computed again."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@cache
+def _checksum(file: Path, size: int, changed: int) -> str:
+    return file_hash(file)
 
 
 def dequantise(file: Path, folder: Path, checksum: str | None = None) -> str:

@@ -65,11 +65,7 @@ def model_id(path: str | Path) -> str:
 
     Raises ModelError as `weights_hash` does, and for settings that are not JSON.
     """
-    directory = Path(path)
-    digest = _weights_digest(directory)
-    if covered := {} if _has_old_id(directory) else output_settings(directory):
-        digest.update(json.dumps(covered, sort_keys=True, ensure_ascii=False).encode())
-    return _tagged(digest)
+    return _ids(Path(path))[1]
 
 
 def is_model(path: str | Path, known: str) -> bool:
@@ -77,7 +73,7 @@ def is_model(path: str | Path, known: str) -> bool:
 
     An id of earlier versions says nothing of the settings. Raises ModelError as `model_id` does.
     """
-    return known in (model_id(path), weights_hash(path))
+    return known in _ids(Path(path))
 
 
 def output_settings(directory: Path) -> dict[str, Any]:
@@ -106,6 +102,15 @@ def file_hash(file: Path) -> str:
     for piece in _pieces(file):
         digest.update(piece)
     return _tagged(digest)
+
+
+def _ids(directory: Path) -> tuple[str, str]:
+    """The `weights_hash` and the `model_id` of a directory, whose files are read once."""
+    digest = _weights_digest(directory)
+    weights = _tagged(digest)
+    if covered := {} if _has_old_id(directory) else output_settings(directory):
+        digest.update(json.dumps(covered, sort_keys=True, ensure_ascii=False).encode())
+    return weights, _tagged(digest)
 
 
 def _weights_digest(directory: Path) -> hashlib.blake2b:

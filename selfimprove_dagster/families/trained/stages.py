@@ -151,14 +151,17 @@ def _evaluate(
     experiment, champion = context.experiment, context.champion
     checkpoint_manifest, trained = context.small(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    champion_id, base = champion.identity, Champion(experiment.model.path)
-    base_id = base.identity
+    champion_id, base_path = champion.identity, experiment.model.path
+    base_id = ""
+    if with_base and champion.path != base_path:
+        base_id = Champion(base_path).identity
+    compares_base = base_id not in ("", champion_id)
     examinees = [
         Examinee("champion", champion_id, champion.path),
         Examinee("challenger", challenger_id, challenger_path),
     ]
-    if with_base := with_base and base_id != champion_id:
-        examinees.append(Examinee(BASE, base_id, base.path))
+    if compares_base:
+        examinees.append(Examinee(BASE, base_id, base_path))
     open_model = partial(context.language_model.open, experiment.model)
     opened = open_exam(context.home, experiment, open_model, context.iteration)
     exam = opened.exam
@@ -167,7 +170,7 @@ def _evaluate(
         parameters={
             "exam": exam.parameters,
             "champion": champion_id,
-            **({BASE: base_id} if with_base else {}),
+            **({BASE: base_id} if compares_base else {}),
         },
         model_id=challenger_id,
     )
