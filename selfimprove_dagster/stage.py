@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -348,8 +347,16 @@ class StageContext(Generic[E]):
         that an earlier attempt left are not made again.
         """
         with self.lake.writer(self.table, activity) as writer, stored(items, writer) as rows:
-            work = partial(self._run, function.call, activity, opened, None, writer.read_shard)
-            spent = self._in_shards(writer, rows, work, size, unit, each, together, opened is not None)
+            spent = self._in_shards(
+                writer,
+                rows,
+                function,
+                opened,
+                size=size,
+                unit=unit,
+                each=each,
+                together=together,
+            )
             return writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
 
     def map_together(
@@ -383,51 +390,56 @@ class StageContext(Generic[E]):
                 beside_writer.write_shard(index, build_records(table, rows, other), overwrite=True)
                 return build_records(self.table, own, activity)
 
-            work = partial(self._run, function.call, activity, opened, other, writer.read_shard)
             spent = self._in_shards(
-                writer, parts, work, size, unit, each, together, opened is not None, record
+                writer,
+                parts,
+                function,
+                opened,
+                beside=other,
+                size=size,
+                unit=unit,
+                each=each,
+                together=together,
+                record=record,
             )
             first = beside_writer.commit({"seconds": 0.0})
             return first, writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
-
-    def _run(
-        self,
-        function: Callable[[Shard[E, Item]], Any],
-        activity: Activity,
-        opened: Any,
-        beside: Activity | None,
-        written: Callable[[int], pl.DataFrame],
-        items: Sequence[Item],
-        report: ProgressReport,
-    ) -> Any:
-        return function(
-            Shard(items, self.experiment, self.iteration, activity, report, opened, beside, written)
-        )
 
     def _in_shards(
         self,
         writer: PartitionWriter,
         items: Sequence[Item],
-        work: Callable[[Sequence[Item], ProgressReport], Any],
-        size: int,
-        unit: str,
-        each: Callable[[Item], int] | int,
-        together: str,
-        timed: bool,
-        record: Callable[[int, Any], pl.DataFrame] | None = None,
+        function: Spec,
+        opened: Any,
+        *,
+        beside: Activity | None = None,
+        **how: Any,
     ) -> Spent:
+        """Hand the items to a function shard by shard; `how` are further arguments of `in_shards`."""
+        call, activity = function.call, writer.activity
+
+        def work(part: Sequence[Item], report: ProgressReport) -> Any:
+            return call(
+                Shard(
+                    part,
+                    self.experiment,
+                    self.iteration,
+                    activity,
+                    report,
+                    opened,
+                    beside,
+                    writer.read_shard,
+                )
+            )
+
         return in_shards(
             writer,
             items,
             work,
-            size=size,
-            unit=unit,
-            each=each,
-            together=together,
-            timed=timed,
+            timed=opened is not None,
             log=self.log,
             allowance=self.allowance,
-            record=record,
+            **how,
         )
 
     def work(

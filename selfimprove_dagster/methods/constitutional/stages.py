@@ -83,7 +83,7 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
             (CAI_CRITIQUES, critiques_activity),
             size=section.shard,
             unit="critiques and revisions",
-            each=lambda response: 2 * section.rounds,
+            each=2 * section.rounds,
             opened=model,
         )
     shown = {**context.drawn_metadata(activity, spent), "constitution": constitution.name}
