@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.preset import GATED, Preset
+from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
     ModelSection,
@@ -194,7 +194,7 @@ PRESETS = {
             "steps, batches and learning rates are not the paper's, which trains PaLM 2",
             "references of the second phase are the policy's improvements of y_l",
             "improvements of held-out responses are greedy; the paper samples them",
-            GATED,
+            "a checkpoint is taken over only if held-out questions show it better than the champion",
         ),
     ),
     "practical": Preset(
