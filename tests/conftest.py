@@ -41,9 +41,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Files with slow tests come first: at the end they would keep one worker busy and the others waiting.
     """
     if not config.option.file_or_dir:
-        waiting = [one for one in items if one.get_closest_marker("rotates") and not takes_turn(one.path)]
+        due: list[pytest.Item] = []
+        waiting: list[pytest.Item] = []
+        for item in items:
+            runs = not item.get_closest_marker("rotates") or takes_turn(item.path)
+            (due if runs else waiting).append(item)
         config.hook.pytest_deselected(items=waiting)
-        items[:] = [one for one in items if one not in waiting]
+        items[:] = due
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

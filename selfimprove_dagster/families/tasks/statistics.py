@@ -2,7 +2,7 @@
 
 The paper takes the root verb of an instruction and its first direct object from a dependency parser. Here no
 parser is at hand: `verb_noun_pair` is a heuristic on English words and named so wherever it is shown. The
-share of distinct n-grams is in `selfimprove_dagster.methods.lmsi.lmsi`.
+share of distinct n-grams is in `selfimprove_dagster.evaluation.diversity`.
 """
 
 from __future__ import annotations
