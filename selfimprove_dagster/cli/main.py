@@ -251,10 +251,10 @@ def evaluate(
     """Measure a model on the evaluation set of an experiment."""
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
     from selfimprove_dagster.home.exams import open_exam
-    from selfimprove_dagster.lake.taint import tainted_models
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel
     from selfimprove_dagster.loop.champion import NEWEST, champion_before
+    from selfimprove_dagster.loop.taint import tainted_models
     from selfimprove_dagster.work.progress import ProgressReport
 
     home = Home.from_environment()

@@ -22,11 +22,11 @@ from selfimprove_dagster.explorer.views import flat
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.revocations import Revocation
-from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.explanation import Explanation
 from selfimprove_dagster.lineage.main_line import without_ancestors_of_the_shown
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound, Walk
+from selfimprove_dagster.loop.taint import tainted_models
 from selfimprove_dagster.table import COMMON_COLUMNS, DATASET, Row, is_decisions, is_measured, said_of
 
 _HIDDEN = {*COMMON_COLUMNS, "table_name", "activity", "experiment", "iteration", "batch"}

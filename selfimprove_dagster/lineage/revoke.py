@@ -16,10 +16,10 @@ from selfimprove_dagster.errors import RevocationError
 from selfimprove_dagster.home.imports import shows
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.revocations import KINDS, Revocation, fall, now, question_hash, seed_text
-from selfimprove_dagster.lake.taint import taint, tainted_models
 from selfimprove_dagster.lineage.iteration import position
 from selfimprove_dagster.lineage.story import declared
 from selfimprove_dagster.lineage.walk import Lineage, Place, RecordNotFound
+from selfimprove_dagster.loop.taint import taint, tainted_models
 
 _IDENTIFIED = ("seed", "record")
 

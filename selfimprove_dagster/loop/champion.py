@@ -9,7 +9,7 @@ from functools import partial
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.taint import tainted_models
+from selfimprove_dagster.loop.taint import tainted_models
 
 NEWEST = 1_000_000
 """A number greater than any iteration number."""

@@ -12,7 +12,7 @@ from selfimprove_dagster.evaluation.results import Results
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.taint import tainted_models
+from selfimprove_dagster.loop.taint import tainted_models
 from selfimprove_dagster.table import is_measured
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity
-from selfimprove_dagster.table import MODEL_COLUMNS
 
 REWARDED_BY = "rewarded_by"
 """The role of a reward model whose scores another model was trained to increase."""
@@ -44,7 +44,7 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
     checkpoints = [
         (manifest, row)
         for manifest in manifests
-        if _holds_models(manifest)
+        if registry.table_of(manifest).holds_model
         for row in lake.read_whole(manifest).iter_rows(named=True)
     ]
     reasons: dict[str, str] = {}
@@ -56,11 +56,6 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
                 reasons.setdefault(row["model_id"], reason)
         if len(reasons) == known:
             return reasons
-
-
-def _holds_models(manifest: Manifest) -> bool:
-    """Return whether a partition's rows are trained models, by the columns of its first file."""
-    return bool(manifest.paths) and pl.read_parquet_schema(manifest.paths[0]).keys() >= MODEL_COLUMNS
 
 
 def _learnt(manifest: Manifest, row: Mapping[str, Any], withdrawn: Withdrawn) -> str:

@@ -16,10 +16,10 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.home.imports import import_file
-from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Stop, decide_next, finished_iterations, next_turn
+from selfimprove_dagster.loop.taint import tainted_models
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 

@@ -22,13 +22,13 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft, Parent, build_records
-from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.purge import purge
 from selfimprove_dagster.lineage.revoke import Plan, plan, restore, revoke
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.lineage.walk import RecordNotFound
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.status import results
+from selfimprove_dagster.loop.taint import tainted_models
 from selfimprove_dagster.methods.lmsi.sampling import demonstrations
 from selfimprove_dagster.methods.lmsi.tables import (
     FILTERED_DATASET,

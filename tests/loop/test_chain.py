@@ -19,10 +19,10 @@ from selfimprove_dagster.home.files import parse_chain
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, Stop, next_turn
+from selfimprove_dagster.loop.taint import tainted_models
 
 _SHARED = ("model", "budget")
 """What the methods of a chain have in common."""

@@ -36,7 +36,6 @@ from selfimprove_dagster.families.preferences.settings import PreferenceFilterSe
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.lake.taint import tainted_models
 from selfimprove_dagster.lineage.descend import descend
 from selfimprove_dagster.lineage.diff import diff
 from selfimprove_dagster.lineage.explain import explain
@@ -47,6 +46,7 @@ from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.lineage.walk import Lineage
 from selfimprove_dagster.lineage.what_if import what_if
+from selfimprove_dagster.loop.taint import tainted_models
 from selfimprove_dagster.methods.constitutional.settings import RevisionFilterSection
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
@@ -322,7 +322,7 @@ def test_a_policy_is_tainted_by_the_model_that_rewarded_it(copied: Lake) -> None
     from kit.judge_lake import Stored
 
     from selfimprove_dagster.lake.records import Draft, Parent
-    from selfimprove_dagster.lake.taint import taint
+    from selfimprove_dagster.loop.taint import taint
 
     schema = registry.table("rlaif/fine_tuned_checkpoint")
     (row,) = rows(copied, schema).iter_rows(named=True)
