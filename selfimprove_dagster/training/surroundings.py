@@ -7,6 +7,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from selfimprove_dagster.language_model.quiet import quietly
+
 
 @contextlib.contextmanager
 def deterministic_kernels(on_cpu: bool) -> Iterator[None]:
@@ -31,14 +33,11 @@ def quiet() -> Iterator[None]:
     """Silence transformers' log lines, progress bars and warnings, and put them back as they were."""
     from transformers.utils import logging
 
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
