@@ -25,15 +25,17 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
-from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.home.files import parse_experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.language_model.vllm_engine import VllmLanguageModel
 from selfimprove_dagster.methods.lmsi.sampling import generate_paths
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
+from selfimprove_dagster.prompts import load_prompts
 
 RESULTS = Path(__file__).parent / "results" / "vllm_pipeline.md"
 MOST_COST = 0.03
@@ -50,7 +52,10 @@ def plain(model: VllmLanguageModel, questions: pl.DataFrame, section: SamplingSe
         stop=list(section.stop),
     )
     began = time.perf_counter()
-    prompts = [model.encode(build_prompt(text, section.prompt_format)) for text in questions["question"]]
+    forms = load_prompts([PROMPTS], TEXT)
+    prompts = [
+        model.encode(forms.ask(section.prompt_format, question=text)) for text in questions["question"]
+    ]
     outputs = model._llm.generate([{"prompt_token_ids": ids} for ids in prompts], settings, use_tqdm=False)
     seconds = time.perf_counter() - began
     return sum(len(path.token_ids) for output in outputs for path in output.outputs), seconds

@@ -111,6 +111,8 @@ class Method(Generic[E]):
     embedded: Mapping[tuple[str, ...], Path] = field(default_factory=dict)
     counts: Mapping[str, str] = field(default_factory=dict)
     yields: Yield | None = None
+    prompts: Sequence[Path] = ()
+    """YAML files with the prompts of its stages (see `prompts`); of prompts with one name the last counts."""
     seeds: Seeds[Any] | None = None
     exam: Exams[E] | None = None
     explain: Any = None

@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import MethodError
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.unknown import table_of_files
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting, prompting_of
 from selfimprove_dagster.method import Method
+from selfimprove_dagster.prompts import Prompts, load_prompts
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS, REVIEW_LABELS, label_sources
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.spec import files_hash
@@ -76,6 +80,22 @@ def method(name: str) -> Method[Any]:
         return methods()[name]
     except KeyError:
         raise MethodError(f"there is no method {name!r}; use one of {', '.join(methods())}") from None
+
+
+def prompts(experiment: Experiment, model: ModelSection | Prompting | None = None) -> Prompts:
+    """Return the prompts of an experiment in the form that a model reads, by default that of `model.path`."""
+    asked = (
+        model
+        if isinstance(model, Prompting)
+        else prompting_of(**(model or experiment.model).prompting_options())
+    )
+    section = experiment.prompts
+    return load_prompts(method(experiment.method).prompts, asked, section.file, section.stop)
+
+
+def shipped_prompts(table: Table) -> Prompts:
+    """Return the text prompts of a table's method as they are shipped."""
+    return load_prompts(method(table.method).prompts, TEXT)
 
 
 def default_method() -> str:

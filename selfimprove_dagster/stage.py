@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 
+from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import recorded_sampling
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
@@ -27,6 +30,7 @@ from selfimprove_dagster.lake.records import Activity, Drafts, build_records, co
 from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.method import Stage, Use
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.progress import ProgressReport
@@ -37,7 +41,6 @@ from selfimprove_dagster.work.shards import (
     draw_completions,
     in_shards,
     recorded_options,
-    recorded_sampling,
     stored,
 )
 from selfimprove_dagster.work.spec import Spec
@@ -202,6 +205,16 @@ class StageContext(Generic[E]):
         """What the experiment's budget leaves to this stage."""
         return Allowance.of(self.lake, self.experiment, self.table.name, self.iteration)
 
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The method's prompts, in the form that the experiment's model reads."""
+        return registry.prompts(self.experiment)
+
+    def _asking(self, opened: Any) -> Prompts:
+        """The prompts in the form that what is opened reads: the experiment's model, or another that judges."""
+        prompting = getattr(opened, "prompting", None)
+        return replace(self.prompts, prompting=prompting) if prompting else self.prompts
+
     def log(self, line: str) -> None:
         """Report one line of progress."""
         self.reporter.info(line)
@@ -278,7 +291,7 @@ class StageContext(Generic[E]):
             table=self.table.name,
             partition=self.partition,
             code_version=self.code_version,
-            parameters=parameters,
+            parameters={**self.prompts.parameters, **parameters},
             seed=self.experiment.seed,
             inputs=tuple(manifest.activity.id for manifest in inputs),
             model_id=model_id,
@@ -316,7 +329,7 @@ class StageContext(Generic[E]):
         generator = by or self.generator
         return self.activity(
             inputs=inputs,
-            parameters={**parameters, "engine": model.engine},
+            parameters={**self._asking(model).parameters, **parameters, "engine": model.engine},
             model_id=model.model_id,
             about={
                 "model_path": generator.path,
@@ -427,6 +440,7 @@ class StageContext(Generic[E]):
                     activity,
                     report,
                     opened,
+                    self._asking(opened),
                     beside,
                     writer.read_shard,
                 )
@@ -494,7 +508,7 @@ class StageContext(Generic[E]):
         function = Spec.of(
             draw_completions,
             ask=ask.to_json(),
-            sampling=asdict(recorded_sampling(self.table, settings)),
+            sampling=asdict(recorded_sampling(self.table, settings, self.prompts)),
             read=read.to_json() if read else None,
         )
         return self.work(inputs, settings, items, function, size=size, each=each, by=by)

@@ -46,13 +46,15 @@ class Draw:
     """The way in which the completions of a table are generated, from the settings that their activity
     records.
 
-    `section` names the part of the activity's parameters with the sampling settings. `stops` are the stop
-    strings, or a function that returns them for the section. The temperature is read from the section, or
-    from next to it if a stage chooses between several; without a temperature, decoding is greedy.
+    `section` names the part of the activity's parameters with the sampling settings. `prompt` names the
+    method's prompt whose stop strings end a completion, unless `stops` gives them for the section. The
+    temperature is read from the section, or from next to it if a stage chooses between several; without a
+    temperature, decoding is greedy.
     """
 
     section: str
-    stops: Sequence[str] | Callable[[Mapping[str, Any]], Sequence[str]] = ()
+    prompt: str = ""
+    stops: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ from typing import Any
 from selfimprove_dagster import registry
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.embedded import BASE_MODEL, EVALUATION
-from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.quality.suites import checks_of
 
 HERE = Path(__file__).parent
@@ -72,10 +74,11 @@ def run_once(
             EXPERIMENT.format(folder=folder, questions=len(questions), samples=samples)
         )
         sampling = Home(folder, folder).experiment("vote").sampling
+        prompts = load_prompts([PROMPTS], TEXT)
         job = {
             "out": name,
             "model": str(BASE_MODEL),
-            "prompts": [build_prompt(row["question"], "zero_shot_cot") for row in questions],
+            "prompts": [prompts.ask("zero_shot_cot", question=row["question"]) for row in questions],
             "samples": samples,
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,

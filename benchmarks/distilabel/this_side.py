@@ -16,10 +16,12 @@ import dagster as dg
 import selfimprove_dagster.resources.language_model as opener
 from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.definitions import defs
-from selfimprove_dagster.families.questions.prompts import build_prompt
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS, SEED_POOL, VOTED_ANSWERS
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.runs import prepare_dagster_home
 
 JOB = json.loads(Path(sys.argv[1]).read_text())
@@ -68,7 +70,10 @@ def main() -> None:
         )
         assert outcome.success
     rows = home.lake.read(VOTED_ANSWERS.name, partition_of("vote", 0))
-    votes = {build_prompt(row["question"], "zero_shot_cot"): row["voted_answer"] for row in rows.to_dicts()}
+    prompts = load_prompts([PROMPTS], TEXT)
+    votes = {
+        prompts.ask("zero_shot_cot", question=row["question"]): row["voted_answer"] for row in rows.to_dicts()
+    }
     (OUT / "votes.json").write_text(json.dumps([votes[prompt] for prompt in JOB["prompts"]]))
 
 

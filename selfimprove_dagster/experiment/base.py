@@ -13,6 +13,7 @@ from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     ModelSection,
     PromotionSection,
+    PromptsSection,
     Section,
     TrainingSection,
 )
@@ -41,6 +42,7 @@ class Experiment(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of every random choice")
     model: ModelSection
+    prompts: PromptsSection = PromptsSection()
     budget: BudgetSection = BudgetSection()
     loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
 

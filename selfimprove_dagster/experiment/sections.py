@@ -61,6 +61,26 @@ class VllmSection(Section):
     lora: ModelPath | None = Field(None, description="folder of a LoRA adapter over the base model")
 
 
+class ThinkingSection(Section):
+    """The marks around a model's thoughts, after which it answers; thoughts without an end have no answer."""
+
+    open: str = Field("<think>", min_length=1, description="mark before the thoughts")
+    close: str = Field("</think>", min_length=1, description="mark after the thoughts")
+    keep: bool = Field(
+        False, description="keep the thoughts in the texts, so that examples are trained on with them"
+    )
+
+
+class PromptsSection(Section):
+    """Changes to the method's prompts, which `selfimprove prompts METHOD` prints."""
+
+    file: FilePath | None = Field(None, description="YAML file with the prompts that are changed")
+    stop: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="by name of a prompt: the strings that end what the model writes after it",
+    )
+
+
 class ModelSection(Section):
     """The base model and the engine that runs it."""
 
@@ -77,15 +97,46 @@ class ModelSection(Section):
         "float16, training is in float32",
     )
     trust_remote_code: bool = Field(False, description="run Python code of the model")
+    prompting: Literal["auto", "chat", "text"] = Field(
+        "auto",
+        description="`chat`: the chat template renders messages; `text`: the model goes on with a text; `auto`: chat "
+        "if the tokenizer has a template",
+    )
+    system: str = Field("", description="text that comes first in every conversation")
+    template: FilePath | Literal["training"] | None = Field(
+        None,
+        description="file with a chat template instead of the tokenizer's own; `training` for the variant that TRL "
+        "knows",
+    )
+    template_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="values for the chat template, e.g. `enable_thinking: false`"
+    )
+    thinking: ThinkingSection = ThinkingSection()
     token_budget: int = Field(
         65_536, ge=256, description="maximum number of tokens (rows times length) per batch"
     )
     vllm: VllmSection = VllmSection()
     server: ServerSection = ServerSection()
 
+    def prompting_options(self) -> dict[str, Any]:
+        """Return the arguments of `prompting_of`."""
+        return {
+            "path": self.path,
+            "mode": self.prompting,
+            "system": self.system,
+            "template": self.template,
+            "arguments": self.template_arguments,
+            "thinking": self.thinking.model_dump(),
+            "trust_remote_code": self.trust_remote_code,
+        }
+
     def engine_options(self) -> dict[str, Any]:
         """Return the arguments of `open_language_model` besides the path."""
-        common: dict[str, Any] = {"engine": self.engine, "trust_remote_code": self.trust_remote_code}
+        common: dict[str, Any] = {
+            "engine": self.engine,
+            "trust_remote_code": self.trust_remote_code,
+            "prompting": self.prompting_options(),
+        }
         if self.engine == "vllm":
             return {**common, "dtype": self.dtype, **self.vllm.model_dump()}
         if self.engine == "openai":

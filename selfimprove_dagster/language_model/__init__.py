@@ -5,6 +5,7 @@ Importing this package loads no engine; `open_language_model` imports the reques
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from selfimprove_dagster.language_model.base import (
     Progress,
     SamplingParameters,
 )
+from selfimprove_dagster.language_model.prompting import prompting_of
 
 ENGINES: dict[str, str] = {
     "transformers": "selfimprove_dagster.language_model.transformers_engine:TransformersLanguageModel",
@@ -26,16 +28,24 @@ ENGINES: dict[str, str] = {
 """Maps an engine name to a `module:class` or `module:function`, which is called with the path and the options."""
 
 
-def open_language_model(path: str | Path, engine: str = "transformers", **options: Any) -> LanguageModel:
+def open_language_model(
+    path: str | Path,
+    engine: str = "transformers",
+    *,
+    prompting: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LanguageModel:
     """Open the model at `path` (a directory, or a Hub name) in an engine.
 
-    `options` depend on the engine. Raises ModelError for an engine that is not in `ENGINES`, and for a model
-    that is missing or unusable.
+    `prompting` has the arguments of `prompting_of`; without it prompts are plain text. The other `options` depend on
+    the engine. Raises ModelError for an engine that is not in `ENGINES`, and for a model that is missing or unusable.
     """
     if engine not in ENGINES:
         raise ModelError(f"unknown engine {engine!r}: use one of {', '.join(sorted(ENGINES))}")
     module, _, name = ENGINES[engine].partition(":")
     opened: LanguageModel = getattr(import_module(module), name)(path, **options)
+    if prompting is not None:
+        opened.prompting = prompting_of(**prompting)
     return opened
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.prompting import Prompting
 
 FinishReason = Literal["stop", "length"]
 
@@ -57,6 +58,11 @@ class LanguageModel(Protocol):
     """Hash of the weights, `b2:…`."""
     engine: str
     """Name and version, e.g. `transformers 5.19.0`."""
+    prompting: Prompting
+    """How it is asked."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of prompts: of texts, or of conversations that the chat template renders."""
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, with the tokenizer's leading special tokens if it has any."""

@@ -235,7 +235,7 @@ class OpenAILanguageModel(TokenText):
         return Generation(
             token_ids=list(token_ids),
             logprobs=[float(value) for value in logprobs],
-            text=text,
+            text=self.prompting.thinking.said(text),
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
         )
 

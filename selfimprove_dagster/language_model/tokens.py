@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer
 
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.language_model.rendering import Renderer
 
 Token = TypeVar("Token", int, str)
 
@@ -40,6 +43,31 @@ class TokenText:
             ) from error
         if self.tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer in {folder} names no end-of-sequence token: set its eos_token")
+        self._folder = folder
+        self._prompting = TEXT
+
+    @property
+    def prompting(self) -> Prompting:
+        """Return how the model is asked: in plain text unless something else is set."""
+        return self._prompting
+
+    @prompting.setter
+    def prompting(self, prompting: Prompting) -> None:
+        self._prompting = prompting
+        self.__dict__.pop("_renderer", None)
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return Renderer(self.tokenizer, self._prompting, str(self._folder))
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of prompts: of texts, or of conversations that the chat template renders."""
+        return self._renderer.encode(prompts)
+
+    @property
+    def turn_end_id(self) -> int:
+        """Return the token that ends what the model says, of a turn in a conversation."""
+        return self._renderer.end_token_id
 
     @property
     def end_token_id(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.errors import ModelError, PartitionMissing
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.experiment.naming import experiment_of_key
@@ -22,7 +23,6 @@ from selfimprove_dagster.lots import lots
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.words import SHOWN
 from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import recorded_sampling
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
         total = sum(len(one.rows) for one in drawn)
         with ProgressReport("replay", total, "paths", lambda line: None) as report:
             for one in drawn:
-                parameters = recorded_sampling(registry.table(one.activity.table), one.activity.parameters)
+                parameters = drawn_with(one.activity)
                 rows = one.rows.rows(named=True)
                 for batch in [[row] for row in rows] if alone else [rows]:
                     again = model.generate(

@@ -10,6 +10,7 @@ from itertools import tee
 from pathlib import Path
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.training.settings import check_tokens
 
 
@@ -45,24 +46,26 @@ class Comparison:
 
 
 def tokenise_comparisons(
-    base: str | Path, rows: Iterable[tuple[str, str, str, float]]
+    base: str | Path, rows: Iterable[tuple[str, str, str, float]], prompting: Prompting
 ) -> Iterator[Comparison]:
     """(prompt, first, second, probability of the first) rows with the tokenizer of `base`.
 
     Prompts and completions become tokens as in `tokenise_examples`: completions end with the end-of-sequence
     token.
     """
-    return tokenise_sides(base, ((prompt, one, prompt, other, p) for prompt, one, other, p in rows))
+    return tokenise_sides(
+        base, ((prompt, one, prompt, other, p) for prompt, one, other, p in rows), prompting
+    )
 
 
 def tokenise_sides(
-    base: str | Path, rows: Iterable[tuple[str, str, str, str, float]]
+    base: str | Path, rows: Iterable[tuple[str, str, str, str, float]], prompting: Prompting
 ) -> Iterator[Comparison]:
     """Like `tokenise_comparisons`, for (first prompt, first, second prompt, second, probability) rows."""
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     kept, read = tee(rows)
-    sides = tokenise_examples(base, (side for row in read for side in (row[0:2], row[2:4])))
+    sides = tokenise_examples(base, (side for row in read for side in (row[0:2], row[2:4])), prompting)
     for row, first, second in zip(kept, sides, sides, strict=True):
         yield Comparison(
             first.prompt_token_ids,

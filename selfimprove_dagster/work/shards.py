@@ -6,20 +6,21 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 import polars as pl
 
-from selfimprove_dagster.errors import MethodError, ModelError
+from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.prompts import Prompts
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.spec import Spec
@@ -48,8 +49,9 @@ class Shard(Generic[E, Item]):
     """Some of the items of a stage, and all that the function which works on them needs.
 
     Everything but the report and what is `opened` (a model, or tools) is plain data, so that another process can be
-    handed a shard. The rows that the function returns belong to `activity`; those of a table that is written beside
-    it belong to `beside`. `written` gives the records of an earlier shard of the table, by its number.
+    handed a shard. `prompts` are the method's, in the form that the model reads. The rows that the function returns
+    belong to `activity`; those of a table that is written beside it belong to `beside`. `written` gives the records
+    of an earlier shard of the table, by its number.
     """
 
     items: Sequence[Item]
@@ -58,6 +60,7 @@ class Shard(Generic[E, Item]):
     activity: Activity
     report: Advancing
     opened: Any = None
+    prompts: Prompts = field(default_factory=Prompts)
     beside: Activity | None = None
     written: Callable[[int], pl.DataFrame] | None = None
 
@@ -85,23 +88,6 @@ class Shard(Generic[E, Item]):
 def recorded_options(section: ModelSection) -> dict[str, Any]:
     """The engine options kept with the paths: all but a server's address, which may hold a password."""
     return {name: value for name, value in section.engine_options().items() if name != "url"}
-
-
-def recorded_sampling(table: Table, parameters: Mapping[str, Any]) -> SamplingParameters:
-    """The sampling of an activity with these parameters that made a `table` whose `draw` is set.
-
-    Stages that draw and replays that draw again both ask here, so that they cannot differ in a stop string.
-    """
-    if table.draw is None:
-        raise MethodError(f"the table {table.name} does not say how its rows are drawn")
-    section, stops = parameters[table.draw.section], table.draw.stops
-    return SamplingParameters(
-        temperature=parameters.get("temperature", section.get("temperature", 0.0)),
-        top_p=section.get("top_p", 1.0),
-        top_k=section.get("top_k", 0),
-        max_tokens=section["max_tokens"],
-        stop=tuple(stops(section) if callable(stops) else stops),
-    )
 
 
 class Rows(Sequence[Row]):
@@ -258,7 +244,7 @@ def completer(
     """Work for `in_shards`: draws the completions of requests; `read` adds columns that follow from one."""
 
     def draw(shard: Sequence[Request], report: Advancing) -> list[Draft]:
-        encoded = iter(model.encode_many([one.prompt for one in shard if not one.token_ids]))
+        encoded = iter(model.encode_prompts([one.prompt for one in shard if not one.token_ids]))
         prompts = [request.token_ids or next(encoded) for request in shard]
         seeds = [
             [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.explorer.tables import ROWS
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
@@ -151,8 +153,10 @@ def test_pages_call_its_rows_by_their_nouns(made: Made) -> None:
 
     at = f"/experiments/{made.experiment}"
     assert made.experiment in page("/") and page(at) and page(f"{at}/0/rejected")
-    if made.method.dataset is not None:
-        assert made.records[made.method.dataset.name] in page(f"{at}/0/examples")
+    if (dataset := made.method.dataset) is not None:
+        rows = next(one.rows for one in made.manifests if one.table == dataset.name)
+        lists = [page(f"{at}/0/examples?page={number}") for number in range(1, ceil(rows / ROWS) + 1)]
+        assert made.records[dataset.name] in "".join(lists)
     for table, record in made.records.items():
         noun = registry.table(table).noun
         assert f"<h1>{noun[0].upper()}{noun[1:]} <small" in page(f"/records/{record}"), table

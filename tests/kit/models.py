@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.language_model.tokens import joint_logprobs, normalised
 
 
@@ -17,6 +18,7 @@ class ByteModel:
 
     model_id: str
     engine = "fake 1"
+    prompting = TEXT
     end_token_id = 0
 
     def encode(self, text: str) -> list[int]:
@@ -24,6 +26,9 @@ class ByteModel:
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        return self.encode_many(prompts)
 
     def encode_continuation(self, text: str) -> list[int]:
         return list(text.encode(errors="surrogatepass"))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from kit.training import BAD, END, ENVIRONMENT, GOOD, cross_entropy, make_comparisons, weights
 
 from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.pit.pit import GAP_TERMS, KINDS, gap_loss
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons, tokenise_comparisons
 from selfimprove_dagster.training.reward import RewardModel, RewardSettings, agreement, train_reward_model
@@ -179,14 +180,14 @@ def test_texts_become_comparisons_as_they_become_examples() -> None:
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     rows = [("Q: one?", " yes", " no", 0.25), ("Q: two?", " a", " b", 1.0)]
-    found = [*tokenise_comparisons(BASE_MODEL, rows)]
-    first = [*tokenise_examples(BASE_MODEL, [(row[0], row[1]) for row in rows])]
-    second = [*tokenise_examples(BASE_MODEL, [(row[0], row[2]) for row in rows])]
+    found = [*tokenise_comparisons(BASE_MODEL, rows, TEXT)]
+    first = [*tokenise_examples(BASE_MODEL, [(row[0], row[1]) for row in rows], TEXT)]
+    second = [*tokenise_examples(BASE_MODEL, [(row[0], row[2]) for row in rows], TEXT)]
     for comparison, one, two, row in zip(found, first, second, rows, strict=True):
         assert comparison == Comparison(
             one.prompt_token_ids, one.completion_token_ids, two.completion_token_ids, row[3]
         )
-    assert [*tokenise_comparisons(BASE_MODEL, [])] == []
+    assert [*tokenise_comparisons(BASE_MODEL, [], TEXT)] == []
 
 
 # Again, and after a kill

@@ -11,6 +11,7 @@ import pytest
 from kit.models import FakeLanguageModel
 from kit.small_lake import activity_of, make_experiment, seed_draft, store
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import Draft, Parent, build_records, recompute_ids
@@ -143,7 +144,7 @@ def held_out(*answers: str) -> list[Question]:
 
 
 def exam_of(experiment: Experiment, asked: list[Question]) -> Any:
-    return QuestionExam(experiment, asked, [])
+    return QuestionExam(experiment, asked, [], registry.prompts(experiment))
 
 
 def test_an_exam_asks_greedily_and_by_majority(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def optimise_policy(
         context.trainer.optimise_policy,
         section,
         TokenisedPrompt,
-        tokenise_prompts(training.base.path, asked.iter_rows()),
+        tokenise_prompts(training.base.path, asked.iter_rows(), context.prompts.prompting),
         reward=rewarded.opens,
         reward_id=rewarded.model_id,
     )

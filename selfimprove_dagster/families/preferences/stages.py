@@ -191,6 +191,7 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
         reason = f"not needed: training.algorithm is {algorithm}, training.reward is {reward}"
         return context.result(context.store(activity, []), ["model_id"], {"reason": reason})
     section, share = experiment.reward_model, experiment.preferences.held_out_share
+    prompting = context.prompts.prompting
     base = start(context)
     training = TrainingStage.begin(
         context, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
@@ -200,7 +201,7 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
         for rows in context.batches(manifest, "question", *_COMPARED):
             out = preferences.split_held_out(rows["question"].to_list(), share, experiment.seed)
             chosen = rows.filter(pl.Series(out, dtype=pl.Boolean) == held_out)
-            yield from tokenise_comparisons(base.path, chosen.select(_COMPARED).iter_rows())
+            yield from tokenise_comparisons(base.path, chosen.select(_COMPARED).iter_rows(), prompting)
 
     outcome, judge = fit_reward_model(training, section, compared(held_out=False))
     with closing(judge):
@@ -219,7 +220,9 @@ def _train_on_pairs(context: StageContext[Any], dataset: Table, rollouts: Table,
     base = start(context)
     training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
     context.beside(rollouts).store(rollouts_activity(training, rollouts), [])
-    comparisons = tokenise_comparisons(base.path, rows_of(context, manifest, *_COMPARED))
+    comparisons = tokenise_comparisons(
+        base.path, rows_of(context, manifest, *_COMPARED), context.prompts.prompting
+    )
     outcome = training.train(context.trainer.optimise_preferences, section, Comparison, comparisons)
     return training.result(training.store(outcome), outcome)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import Chart, Curve, Measured, curve, held_out_accuracy, series
@@ -19,7 +19,6 @@ from selfimprove_dagster.families.tasks.statistics import length_histogram, verb
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.work.shards import recorded_sampling
 
 
 def pages(
@@ -293,7 +292,7 @@ def card(method: str) -> Card:
     def words(lake: Lake, dataset: Manifest) -> CardWords:
         pool = lake.read_ungated(lake.manifest(f"{method}/seed_pool", dataset.partition))
         drawn = lake.manifest(f"{method}/raw_generations", dataset.partition)
-        sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
+        sampling = drawn_with(drawn.activity)
         people = pool.filter(origin="human")
         accepted = lake.manifest(f"{method}/accepted_tasks", dataset.partition)
         machine = len(pool) - len(people) + lake.live_rows(accepted)

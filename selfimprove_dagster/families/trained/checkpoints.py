@@ -179,7 +179,7 @@ def fine_tuned(
 
     section = getattr(context.experiment, name)
     training = TrainingStage.begin(context, dataset, base, {name: section.model_dump()})
-    shown = tokenise_examples(base.path, examples)
+    shown = tokenise_examples(base.path, examples, context.prompts.prompting)
     outcome = training.train(context.trainer.fine_tune, section, TokenisedExample, shown)
     return training.result(training.store(outcome), outcome)
 

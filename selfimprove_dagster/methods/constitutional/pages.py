@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
 from selfimprove_dagster.explorer.listings import FORMAT, HERE, Column, Facet, Listing, dropped
 from selfimprove_dagster.export_cards import Card, CardWords
@@ -22,7 +22,6 @@ from selfimprove_dagster.methods.constitutional.tables import (
 )
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
-from selfimprove_dagster.work.shards import recorded_sampling
 
 _REVISION_RULES = {
     "round": "of the round that is trained on, or helpful",
@@ -99,7 +98,7 @@ def _step(one: Row, row: Row) -> Row:
 
 def _words(lake: Lake, dataset: Manifest) -> CardWords:
     drawn = lake.manifest(CAI_REVISIONS.name, dataset.partition)
-    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
+    sampling = drawn_with(drawn.activity)
     by_format = lake.read_columns(dataset, ["format"])["format"].value_counts().sort("format")
     counts = ", ".join(f"{count:,} of format {code_span(form)}" for form, count in by_format.iter_rows())
     return CardWords(

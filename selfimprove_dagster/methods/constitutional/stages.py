@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.drawing import recorded_sampling
 from selfimprove_dagster.families.dialogues.files import RED_TEAM
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
@@ -33,7 +34,7 @@ from selfimprove_dagster.methods.constitutional.tables import (
 )
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, stage
 from selfimprove_dagster.table import Row, Table
-from selfimprove_dagster.work.shards import Shard, completer, recorded_sampling, sampling_of
+from selfimprove_dagster.work.shards import Shard, completer, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
 seed_pool = drawn_pool(
@@ -78,7 +79,10 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
         activity = context.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
         critiques_manifest, manifest, spent = context.map_together(
             first.select("id", "prompt_id", "text").join(asked, on="prompt_id", maintain_order="left"),
-            Spec.of(criticise_and_revise, sampling=asdict(recorded_sampling(context.table, settings))),
+            Spec.of(
+                criticise_and_revise,
+                sampling=asdict(recorded_sampling(context.table, settings, context.prompts)),
+            ),
             activity,
             (CAI_CRITIQUES, critiques_activity),
             size=section.shard,

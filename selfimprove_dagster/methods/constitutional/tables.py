@@ -40,7 +40,7 @@ CAI_RAW_GENERATIONS = completions(
     content={"prompt_id": TEXT},
     sources={**drawn(of(CAI_SEED_POOL, "id"), _FIRST), "prompt_id": of(CAI_SEED_POOL, "id")},
     checks=FIRST_RESPONSE_CHECKS,
-    draw=Draw("responses", TURN_STOPS),
+    draw=Draw("responses", stops=lambda section: TURN_STOPS),
 )
 """First responses; parent: the prompt."""
 
@@ -65,7 +65,7 @@ CAI_CRITIQUES = completions(
         **new("round", "principle"),
     },
     checks=CRITIQUE_CHECKS,
-    draw=Draw("revisions", TURN_STOPS),
+    draw=Draw("revisions", stops=lambda section: TURN_STOPS),
     made_with="constitutional/revisions",
 )
 """Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
@@ -86,7 +86,7 @@ CAI_REVISIONS = completions(
         "critique_id": of(CAI_CRITIQUES, "id"),
     },
     checks=REVISION_CHECKS,
-    draw=Draw("revisions", TURN_STOPS),
+    draw=Draw("revisions", stops=lambda section: TURN_STOPS),
     made_with="constitutional/critiques",
 )
 """Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.lmsi.estimate import estimate
@@ -19,6 +20,7 @@ METHOD = Method(
     experiment=settings.LmsiExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[PROMPTS],
     inputs=[SEEDS, DEMONSTRATIONS],
     embedded=settings.EMBEDDED,
     counts={"questions": "seed_pool", "samples": "raw_generations", "kept": "filtered_dataset"},

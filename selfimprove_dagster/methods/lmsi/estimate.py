@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
@@ -30,7 +30,6 @@ from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.estimate import affordable
-from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.exam import QuestionExam
 from selfimprove_dagster.methods.lmsi.sampling import (
     DemonstrationRecord,
@@ -98,7 +97,9 @@ def estimate(
             read_demonstrations(experiment.demonstrations.file, experiment.demonstrations.count)
         )
     ]
-    exam = QuestionExam(experiment, read_questions(experiment.evaluation)[0], shown)
+    exam = QuestionExam(
+        experiment, read_questions(experiment.evaluation)[0], shown, registry.prompts(experiment)
+    )
     questions = _questions(lake, experiment, iteration)
     with tempfile.TemporaryDirectory(prefix="selfimprove-pilot-") as folder:
         pilot = _draw(
@@ -229,14 +230,15 @@ def _train(
 
     section, shares = experiment.training, experiment.training.format_shares
     draw = random.Random(experiment.seed)
-    pairs = []
+    pairs, prompts = [], registry.prompts(experiment)
     for question, text in pilot.paths.select("question", "text").iter_rows():
         (name,) = draw.choices(list(shares), list(shares.values()))
-        pairs.append((build_prompt(question, name, shown), lmsi.build_completion(name, text, "0")))
+        prompt = prompts.ask(name, question=question, demonstrations=shown)
+        pairs.append((prompt, prompts.completion(name, text.strip(), answer="0")))
     few: dict[str, Any] = {"steps": _STEPS, "save_every": _STEPS}
     started = time.monotonic()
     rows = folder / "rows"
-    write_rows(rows, TokenisedExample, tokenise_examples(base, pairs))
+    write_rows(rows, TokenisedExample, tokenise_examples(base, pairs, prompts.prompting))
     outcome = fine_tune(
         experiment,
         section.model_copy(update=few),

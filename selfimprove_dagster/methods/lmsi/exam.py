@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part, accuracy
 from selfimprove_dagster.evaluation.results import Results, Stages
-from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
@@ -24,6 +24,7 @@ from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, demonstrations, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.voting import vote
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.seeds.files import Question, read_questions
 
 
@@ -34,6 +35,7 @@ class QuestionExam(Exam):
     experiment: LmsiExperiment
     questions: Sequence[Question]
     demonstrations: Sequence[DemonstrationRecord]
+    prompts: Prompts
 
     @property
     def modes(self) -> dict[str, Sequence[Question]]:
@@ -63,6 +65,7 @@ class QuestionExam(Exam):
             "seed": self.experiment.seed,
             "majority": [section.majority_questions, section.majority_paths],
             "temperature": sampling.temperature,
+            **self.prompts.parameters,
             **sampling.model_dump(include={"top_p", "top_k", "max_tokens", "prompt_format", "stop"}),
         }
 
@@ -81,12 +84,15 @@ class QuestionExam(Exam):
             parameters = sampling_parameters(section, improved=False)
             per_question = self.experiment.evaluation.majority_paths
         texts = [question.question for question in questions]
-        prompts = [build_prompt(text, section.prompt_format, self.demonstrations) for text in texts]
+        shown = self.demonstrations
+        prompts = [
+            self.prompts.ask(section.prompt_format, question=text, demonstrations=shown) for text in texts
+        ]
         seeds = [
             [seed_of(self.experiment.seed, "evaluation", text, index) for index in range(per_question)]
             for text in texts
         ]
-        paths = model.generate(model.encode_many(prompts), seeds, parameters, progress)
+        paths = model.generate(model.encode_prompts(prompts), seeds, parameters, progress)
         ballots = pl.DataFrame(
             [
                 {
@@ -119,7 +125,9 @@ class QuestionExam(Exam):
 def _open(home: Home, experiment: LmsiExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
     shown, inputs = demonstrations(home.lake, experiment, experiment.sampling.prompt_format)
     questions, rejected = read_questions(experiment.evaluation)
-    return OpenedExam(QuestionExam(experiment, questions, shown), inputs, rejected)
+    return OpenedExam(
+        QuestionExam(experiment, questions, shown, registry.prompts(experiment)), inputs, rejected
+    )
 
 
 def _columns(lake: Lake, stages: Stages) -> dict[str, str]:

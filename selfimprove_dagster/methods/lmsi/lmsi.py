@@ -42,15 +42,6 @@ from selfimprove_dagster.lots import lots, seed_of
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
-def build_completion(prompt_format: str, path: str, voted_answer: str) -> str:
-    """What the model is trained to say after the prompt of that format; a path is one of `filter_paths`."""
-    if prompt_format == "zero_shot_direct":
-        return f" {voted_answer}."
-    if prompt_format == "few_shot_direct":
-        return f" The answer is {voted_answer}."
-    return " " + path.strip()
-
-
 def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
     """One row a path with all that the filters ask for, from the tables of paths, scores and votes.
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home.imports import CODE_VERSION
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
@@ -53,8 +53,9 @@ def draw_paths(
     if not section.prompt_format.startswith("few_shot"):
         shown = []
     texts = [row["question"] for row in shard.items]
-    prompts = [build_prompt(text, section.prompt_format, shown) for text in texts]
-    token_ids = model.encode_many(prompts)
+    asked = shard.prompts
+    prompts = [asked.ask(section.prompt_format, question=text, demonstrations=shown) for text in texts]
+    token_ids = model.encode_prompts(prompts)
     seeds = [[seed_of(*shard.seeds_from, text, sample) for sample in range(section.paths)] for text in texts]
     drawn: list[list[Generation]] = [[] for _ in texts]
     undecided = list(range(len(texts)))
@@ -113,9 +114,10 @@ def generate_paths(
     nothing for.
     """
     section, shown = experiment.sampling, [vars(one) for one in demonstrations]
+    prompts = registry.prompts(experiment, model.prompting)
 
     def draw(rows: Sequence[Row], report: ProgressReport) -> list[Draft]:
-        shard = Shard(rows, experiment, 0, writer.activity, report, model)
+        shard = Shard(rows, experiment, 0, writer.activity, report, model, prompts)
         return draw_paths(shard, improved=improved, demonstrations=shown)
 
     return in_shards(

@@ -12,7 +12,6 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import extract_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
-from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
@@ -198,7 +197,7 @@ def choose(
     shard: Shard[LmsiExperiment, Row], *, demonstrations: Sequence[Mapping[str, str]]
 ) -> tuple[pl.DataFrame, list[Draft]]:
     """The decisions on candidates, and the examples that are made of those which every rule keeps."""
-    experiment = shard.experiment
+    experiment, prompts = shard.experiment, shard.prompts
     shown = [DemonstrationRecord(**one) for one in demonstrations]
     thresholds = lmsi.FilterThresholds(**experiment.filter.model_dump())
     kept, decisions = lmsi.filter_paths(shard.frame, thresholds, experiment.seed)
@@ -208,8 +207,8 @@ def choose(
                 "question_id": row["question_id"],
                 "question": row["question"],
                 "format": row["format"],
-                "prompt": build_prompt(row["question"], row["format"], shown),
-                "completion": lmsi.build_completion(row["format"], row["text_key"], row["voted_answer"]),
+                "prompt": prompts.ask(row["format"], question=row["question"], demonstrations=shown),
+                "completion": prompts.completion(row["format"], row["text_key"], answer=row["voted_answer"]),
                 "answer": row["voted_answer"],
             },
             parents=[

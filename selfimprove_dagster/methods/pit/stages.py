@@ -172,7 +172,7 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
 
     def compared(held_out: bool) -> Iterator[Comparison]:
         rows = (row[:-1] for row in rows_of(context, manifest, *columns) if row[-1] is held_out)
-        return tokenise_sides(base.path, rows)
+        return tokenise_sides(base.path, rows, context.prompts.prompting)
 
     outcome, judge = fit_reward_model(training, section, compared(held_out=False))
     kinds = terms.filter("held_out").select("example_id", "first_kind", "second_kind").collect()

@@ -242,7 +242,7 @@ PIT_POLICY_REFERENCES = completions(
         "example_id": _EXAMPLE,
     },
     checks=COMPLETION_CHECKS,
-    draw=Draw("references", TURN_STOPS),
+    draw=Draw("references", stops=lambda section: TURN_STOPS),
 )
 """What the policy of the first phase made of each y_l: the references of the second. Parents: the prompt, and
 the pair (`example_id`)."""

@@ -39,7 +39,7 @@ RF_RAW_GENERATIONS = completions(
         "prompt_id": of(RF_SEED_POOL, "id"),
     },
     checks=FIRST_RESPONSE_CHECKS,
-    draw=Draw("responses", TURN_STOPS),
+    draw=Draw("responses", stops=lambda section: TURN_STOPS),
 )
 """First answers; parent: the prompt."""
 
@@ -76,7 +76,7 @@ REFINEMENTS = Table(
         **new("way", "kind", "round"),
     },
     checks=REFINEMENT_CHECKS,
-    draw=Draw("refining", TURN_STOPS),
+    draw=Draw("refining", stops=lambda section: TURN_STOPS),
 )
 """Every answer, feedback, evaluation and reflection of each way, and at its end the outcome: the last good
 answer with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn

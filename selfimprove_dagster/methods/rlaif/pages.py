@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.explorer.curves import Curve
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
 from selfimprove_dagster.explorer.funnel import Stages
@@ -35,7 +35,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
 )
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
-from selfimprove_dagster.work.shards import recorded_sampling
 
 # ---- an experiment -----------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ _PAIR = "(A) ' || trim(first) || '\n(B) ' || trim(second)"
 
 def _words(lake: Lake, dataset: Manifest) -> CardWords:
     drawn = lake.manifest(RLAIF_RESPONSE_PAIRS.name, dataset.partition)
-    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
+    sampling = drawn_with(drawn.activity)
     judge = lake.manifest(RLAIF_COMPARISONS.name, dataset.partition)
     return CardWords(
         truth=f"A model gave the labels: {code_span(judge.activity.model_id or 'unknown')} was asked "

@@ -53,7 +53,7 @@ RLAIF_RESPONSE_PAIRS = completions(
         "prompt_id": of(RLAIF_SEED_POOL, "id"),
     },
     checks=RESPONSE_PAIR_CHECKS,
-    draw=Draw("responses", TURN_STOPS),
+    draw=Draw("responses", stops=lambda section: TURN_STOPS),
 )
 """Two responses a prompt, by `sample_index`; parent: the prompt."""
 

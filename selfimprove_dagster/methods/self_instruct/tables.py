@@ -41,7 +41,7 @@ SI_RAW_GENERATIONS = completions(
     content={"first_number": pl.Int32},
     sources=drawn(of(SI_SEED_POOL, "id"), _POOL, "first_number"),
     checks=COMPLETION_CHECKS,
-    draw=Draw("generation", lambda section: generation_stops(section["tasks"])),
+    draw=Draw("generation", stops=lambda section: generation_stops(section["tasks"])),
 )
 """Sampled lists of tasks; parents: the demonstrations. The list goes on from `first_number`."""
 
@@ -177,7 +177,7 @@ SI_INSTANCE_GENERATIONS = completions(
         "form": of(SI_CLASSIFIED_TASKS, "is_classification"),
     },
     checks=COMPLETION_CHECKS,
-    draw=Draw("instances", INSTANCE_STOPS),
+    draw=Draw("instances", stops=lambda section: INSTANCE_STOPS),
 )
 """Examples of each task as the model wrote them, `form` is input_first or output_first; parents: the
 accepted task and its class."""

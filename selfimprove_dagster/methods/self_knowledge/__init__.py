@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.self_knowledge import exam, explain, pages, settings, stages
 
@@ -14,6 +15,7 @@ METHOD = Method(
     experiment=settings.SelfKnowledgeExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[PROMPTS],
     inputs=[],
     embedded=settings.EMBEDDED,
     counts={"questions": "questions", "candidates": "candidates"},

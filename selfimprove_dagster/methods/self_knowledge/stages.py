@@ -15,7 +15,6 @@ import polars as pl
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
 from selfimprove_dagster.families.judging.gate import MeasuredGap
-from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.methods.self_knowledge import tables as t
@@ -82,7 +81,7 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
             f"{row['task']}\0{row['question']}",
             dialogue_prompt(row["question"])
             if row["kind"] == "dialogues"
-            else build_prompt(row["question"], section.prompt_format),
+            else shard.prompts.ask(section.prompt_format, question=row["question"], demonstrations=()),
             {"question_id": row["id"], "task": row["task"]},
             [Parent(row["id"], "prompt")],
             samples=section.count,

@@ -45,7 +45,7 @@ SK_CANDIDATES = completions(
         **same(SK_QUESTIONS, "task"),
     },
     checks=CANDIDATE_CHECKS,
-    draw=Draw("candidates", lambda section: section["stop"]),
+    draw=Draw("candidates", stops=lambda section: section["stop"]),
 )
 """What the model answers, several times a question, by `sample_index`; parent: the question."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import (
     MODELS,
@@ -38,7 +38,6 @@ from selfimprove_dagster.methods.toolformer.words import losses, written
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import code_span
 from selfimprove_dagster.tools.calls import Call, PlacedCall, interleave
-from selfimprove_dagster.work.shards import recorded_sampling
 
 _ABOUT_CALLS = ("filtered_dataset", "tool_results", "perplexity_scores", "decisions", "raw_generations")
 
@@ -273,7 +272,7 @@ _DROPPED = Listing(
 def _words(lake: Lake, dataset: Manifest) -> CardWords:
     pool = lake.read_ungated(lake.manifest(t.TF_SEED_POOL.name, dataset.partition))
     drawn = lake.manifest(t.TF_RAW_GENERATIONS.name, dataset.partition)
-    sampling = recorded_sampling(registry.table(drawn.table), drawn.activity.parameters)
+    sampling = drawn_with(drawn.activity)
     calls = lake.read_columns(dataset, ["calls"]).explode("calls").unnest("calls")
     counts = calls["tool"].value_counts(sort=True).sort("count", "tool", descending=[True, False])
     versions = lake.manifest(t.TF_TOOL_RESULTS.name, dataset.partition).activity.parameters["tools"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.drawing import recorded_sampling
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.lake.partition import Manifest
@@ -49,7 +50,7 @@ from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_c
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
 from selfimprove_dagster.tools.writing import opening_token
-from selfimprove_dagster.work.shards import Request, Shard, completer, recorded_sampling, sampling_of
+from selfimprove_dagster.work.shards import Request, Shard, completer, sampling_of
 from selfimprove_dagster.work.spec import Spec
 
 _LONGEST = 160
@@ -209,7 +210,10 @@ def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
             with_prompts(
                 places.drop_nulls("position").join(texts, on="text_id", maintain_order="left"), tools
             ),
-            Spec.of(sample_calls, sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS, settings))),
+            Spec.of(
+                sample_calls,
+                sampling=asdict(recorded_sampling(t.TF_RAW_GENERATIONS, settings, context.prompts)),
+            ),
             size=section.shard,
             unit="calls",
             each=lambda row: section.of(row["tool"]).calls,

@@ -29,7 +29,7 @@ UI_RAW_GENERATIONS = completions(
     noun="completion",
     sources=drawn(of(UI_SEED_POOL, "id"), of(UI_SEED_POOL, "instruction", "instances", "constraints")),
     checks=COMPLETION_CHECKS,
-    draw=Draw("generation", EXAMPLE_STOPS),
+    draw=Draw("generation", stops=lambda section: EXAMPLE_STOPS),
 )
 """Sampled fourth tasks; parents: the three demonstrations."""
 
@@ -86,7 +86,7 @@ UI_TASK_OUTPUTS = completions(
         **same(UI_ACCEPTED_TASKS, *ELICITED),
     },
     checks=COMPLETION_CHECKS,
-    draw=Draw("outputs", OUTPUT_STOPS),
+    draw=Draw("outputs", stops=lambda section: OUTPUT_STOPS),
     read_later=True,
 )
 """The greedy answer to each task; parent: the accepted task."""
@@ -105,7 +105,7 @@ UI_PARAPHRASES = completions(
         **each(of(UI_ACCEPTED_TASKS, "instruction"), "paraphrase", "problem"),
     },
     checks=(*COMPLETION_CHECKS, *PARSED_CHECKS),
-    draw=Draw("paraphrases", PARAPHRASE_STOPS),
+    draw=Draw("paraphrases", stops=lambda section: PARAPHRASE_STOPS),
     read_later=True,
 )
 """The same instruction in other words, or the problem of a text that holds none; parent: the accepted

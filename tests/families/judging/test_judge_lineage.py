@@ -29,6 +29,7 @@ from kit.reading import first, role, shown, stages
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.errors import ExperimentError, RevocationError
 from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
@@ -64,7 +65,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
 from selfimprove_dagster.methods.rlaif.words import preference as preference_words
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.work.shards import recorded_sampling
 
 TRAINED = "the checkpoint of iteration 0 was trained on it and was promoted"
 
@@ -422,7 +422,7 @@ def test_texts_of_prompts_and_critiques_are_found(lake: Lake) -> None:
 )
 def test_the_sampling_is_what_was_recorded(lake: Lake, table: str) -> None:
     (manifest,) = lake.manifests(table)
-    drawn = recorded_sampling(registry.table(table), manifest.activity.parameters)
+    drawn = drawn_with(manifest.activity)
     revised = table.endswith(("critiques", "revisions"))
     assert (drawn.temperature, drawn.top_p) == ((0.7, 0.9) if revised else (1.0, 1.0))
     assert (drawn.stop, drawn.max_tokens) == (TURN_STOPS, 60)

@@ -13,6 +13,7 @@ from kit.reading import parents
 from kit.tables import JUDGE_TABLES
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.embedded import DIALOGUE_COMPARISONS, DIALOGUE_PROMPTS
 from selfimprove_dagster.families.judging.preferences import aggregate
 from selfimprove_dagster.home.home import Home
@@ -35,7 +36,6 @@ from selfimprove_dagster.methods.rlaif.tables import (
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SUPERVISED_CHECKPOINT
 from selfimprove_dagster.methods.self_knowledge.tables import TABLES as SELF_KNOWLEDGE_TABLES
-from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = [pytest.mark.slow, pytest.mark.train, pytest.mark.rotates]
 
@@ -69,7 +69,7 @@ def test_each_round_criticises_and_revises_what_the_one_before_wrote(home: Home)
 
 def test_critiques_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(CAI_CRITIQUES.name, partition_of("cai", 0))
-    parameters = recorded_sampling(CAI_CRITIQUES, manifest.activity.parameters)
+    parameters = drawn_with(manifest.activity)
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
     drawn = model.generate(

@@ -18,6 +18,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import difference_text, explanation_text, what_if_text
 from selfimprove_dagster.cli.main import app
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.families.tasks import tables as t
 from selfimprove_dagster.home.home import Home
@@ -55,7 +56,6 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_TASK_OUTPUTS,
 )
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
 
@@ -340,7 +340,7 @@ def test_the_recorded_sampling_is_that_of_the_stage(
     stage = table.split("/")[1]
     section = {"instance_generations": "instances", "task_outputs": "outputs"}.get(stage, stage)
     section = getattr(experiment, {"raw_generations": "generation"}.get(section, section))
-    recorded = recorded_sampling(registry.table(table), manifest.activity.parameters)
+    recorded = drawn_with(manifest.activity)
     assert recorded.temperature == getattr(section, "temperature", 0.0)
     assert recorded.max_tokens == section.max_tokens
     assert recorded.top_p == getattr(section, "top_p", 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster.conversation import Message, messages_of
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
-from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS, build_prompt
+from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS, PROMPTS
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.settings import PRESETS
+from selfimprove_dagster.prompts import Prompts, load_prompts
 
 
 @dataclass(frozen=True)
@@ -27,28 +31,49 @@ class Shown:
 SHOWN = [Shown("1 + 1?", "One and one.", "2"), Shown("2 + 2?", "Two and two.", "4")]
 
 
+TEXTS = load_prompts([PROMPTS], TEXT)
+CHAT = load_prompts([PROMPTS], Prompting(chat=True))
+
+
+def asked(prompts: Prompts, name: str, shown: Sequence[Shown] = ()) -> str:
+    return prompts.ask(name, question="3 + 3?", demonstrations=shown)
+
+
 def test_prompts_are_those_of_the_four_formats() -> None:
-    build = build_prompt
-    assert build("3 + 3?", "zero_shot_cot") == "Q: 3 + 3?\nA: Let's think step by step."
-    assert build("3 + 3?", "zero_shot_direct") == "Q: 3 + 3?\nA: The answer is"
-    assert build("3 + 3?", "few_shot_cot", SHOWN) == (
+    assert asked(TEXTS, "zero_shot_cot") == "Q: 3 + 3?\nA: Let's think step by step."
+    assert asked(TEXTS, "zero_shot_direct") == "Q: 3 + 3?\nA: The answer is"
+    assert asked(TEXTS, "few_shot_cot", SHOWN) == (
         "Q: 1 + 1?\nA: One and one. The answer is 2.\n\n"
         "Q: 2 + 2?\nA: Two and two. The answer is 4.\n\n"
         "Q: 3 + 3?\nA:"
     )
-    assert build("3 + 3?", "few_shot_direct", SHOWN[:1]) == (
-        "Q: 1 + 1?\nA: The answer is 2.\n\nQ: 3 + 3?\nA:"
-    )
-    with pytest.raises(ValueError, match="no such prompt format: 'cot'"):
-        build("3 + 3?", "cot")
+    assert asked(TEXTS, "few_shot_direct", SHOWN[:1]) == "Q: 1 + 1?\nA: The answer is 2.\n\nQ: 3 + 3?\nA:"
+    with pytest.raises(KeyError, match="there is no prompt 'cot'"):
+        asked(TEXTS, "cot")
+
+
+def test_a_chat_model_sees_demonstrations_as_turns() -> None:
+    assert messages_of(asked(CHAT, "few_shot_cot", SHOWN[:1])) == [
+        Message("user", "1 + 1?"),
+        Message("assistant", "One and one. The answer is 2."),
+        Message("user", "3 + 3?"),
+    ]
+    (message,) = messages_of(asked(CHAT, "zero_shot_cot"))
+    assert message.role == "user" and message.content.startswith("3 + 3?\n\n")
 
 
 def test_a_direct_format_trains_on_the_voted_answer_and_the_others_on_the_path() -> None:
-    path = "\n Three and three. The answer is 6.\n"
-    assert lmsi.build_completion("zero_shot_cot", path, "6") == " Three and three. The answer is 6."
-    assert lmsi.build_completion("few_shot_cot", path, "6") == " Three and three. The answer is 6."
-    assert lmsi.build_completion("zero_shot_direct", path, "6") == " 6."
-    assert lmsi.build_completion("few_shot_direct", path, "6") == " The answer is 6."
+    path = "Three and three. The answer is 6."
+    trained = {
+        name: (TEXTS.completion(name, path, answer="6"), CHAT.completion(name, path, answer="6"))
+        for name in TEXTS.forms
+    }
+    assert trained == {
+        "zero_shot_cot": (f" {path}", path),
+        "few_shot_cot": (f" {path}", path),
+        "zero_shot_direct": (" 6.", "The answer is 6."),
+        "few_shot_direct": (" The answer is 6.", "The answer is 6."),
+    }
 
 
 def test_candidates_join_paths_scores_and_votes_in_the_order_of_paths() -> None:

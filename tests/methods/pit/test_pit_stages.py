@@ -15,6 +15,7 @@ from kit.pages import client
 from kit.reading import parents
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
@@ -34,7 +35,6 @@ from selfimprove_dagster.methods.pit.settings import GapChecksSection
 from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
 from selfimprove_dagster.quality.suites import run_suite
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = [pytest.mark.slow, pytest.mark.train, pytest.mark.rotates]
 
@@ -126,7 +126,7 @@ def test_the_first_phase_improves_the_data_and_the_second_the_policys_own_sample
 
 def test_references_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(t.PIT_POLICY_REFERENCES.name, partition_of("taught", 0))
-    parameters = recorded_sampling(registry.table(manifest.table), manifest.activity.parameters)
+    parameters = drawn_with(manifest.activity)
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
     drawn = model.generate(

@@ -11,6 +11,7 @@ from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.rlaif.rewarding import reward_by_judge
 from selfimprove_dagster.training.tokenising import tokenise_examples, tokenise_prompts
 from selfimprove_dagster.work.spec import Spec
@@ -22,8 +23,8 @@ def test_a_response_is_rewarded_by_its_rating_under_a_principle_of_its_prompt() 
     base, questions = str(DIALOGUE_MODEL), ["Where is the tea?", "Who bakes?", "Where is the tea?"]
     responses = [" In the hall.", " Mara bakes.", " I would rather not say."]
     asked = [f"Human: {question}\n\nAssistant:" for question in questions]
-    prompts = [*tokenise_prompts(base, zip(asked, questions, strict=True))]
-    written = [*tokenise_examples(base, zip(asked, responses, strict=True))]
+    prompts = [*tokenise_prompts(base, zip(asked, questions, strict=True), TEXT)]
+    written = [*tokenise_examples(base, zip(asked, responses, strict=True), TEXT)]
     opens = Spec.of(
         reward_by_judge,
         path=base,

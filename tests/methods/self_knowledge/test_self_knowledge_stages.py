@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.assets.partitions import add_iterations
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL, EVALUATION
 from selfimprove_dagster.errors import ExperimentError, JudgeNotTrusted, RevocationError, SeedFileError
 from selfimprove_dagster.explorer.pages import create_app
@@ -49,7 +50,6 @@ from selfimprove_dagster.resources.home import HomeResource
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.runs import run_iteration
-from selfimprove_dagster.work.shards import recorded_sampling
 
 KNOWS: dict[str, Any] = {
     "method": "self_knowledge",
@@ -98,7 +98,7 @@ def test_candidates_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(t.SK_CANDIDATES.name, partition_of("knows", 0))
     shown = home.lake.read_ungated(manifest).head(8)
     model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
-    parameters = recorded_sampling(registry.table(manifest.table), manifest.activity.parameters)
+    parameters = drawn_with(manifest.activity)
     drawn = model.generate(
         shown["prompt_token_ids"].to_list(), [[seed] for seed in shown["seed"]], parameters
     )

@@ -14,9 +14,9 @@ import pytest
 from kit.reading import first, role, shown, stages
 from kit.tool_lake import HOSTILE, ORCHARD, TEXTS, dropped, example_of, rows, scripted
 
-from selfimprove_dagster import registry
 from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import difference_text, explanation_text, what_if_text
+from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.errors import ExperimentError, LakeError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -36,7 +36,6 @@ from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.explain import filter_again
 from selfimprove_dagster.methods.toolformer.settings import CallFilterSection
 from selfimprove_dagster.tools.calls import CALL_STOPS
-from selfimprove_dagster.work.shards import recorded_sampling
 
 pytestmark = pytest.mark.slow
 
@@ -316,7 +315,7 @@ def test_every_call_is_drawn_again_token_by_token(tool_home: Home, monkeypatch: 
 
 def test_the_recorded_sampling_is_that_of_the_stage(tool_home: Home) -> None:
     manifest = tool_home.lake.manifests(t.TF_RAW_GENERATIONS.name, "tf")[0]
-    recorded = recorded_sampling(registry.table(manifest.table), manifest.activity.parameters)
+    recorded = drawn_with(manifest.activity)
     experiment: Any = tool_home.experiment("tf")
     section = experiment.annotation
     assert (recorded.temperature, recorded.top_p) == (section.temperature, section.top_p) == (1.0, 1.0)

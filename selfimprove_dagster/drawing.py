@@ -1,0 +1,43 @@
+"""How completions are drawn, as the activity records it: for stages that draw, replays and dataset cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfimprove_dagster import registry
+from selfimprove_dagster.errors import MethodError
+from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.prompts import Prompts
+from selfimprove_dagster.table import Table
+
+
+def recorded_sampling(table: Table, parameters: Mapping[str, Any], prompts: Prompts) -> SamplingParameters:
+    """The sampling of an activity with these parameters that made a `table` whose `draw` is set.
+
+    `prompts` give the stop strings if the activity does not record them. Stages that draw and replays that draw
+    again both ask here, so that they cannot differ in a stop string.
+    """
+    if table.draw is None:
+        raise MethodError(f"the table {table.name} does not say how its rows are drawn")
+    section, name = parameters[table.draw.section], table.draw.prompt
+    if table.draw.stops is not None:
+        stops = table.draw.stops(section)
+    elif (recorded := parameters.get("prompting", {}).get("stop")) is not None:
+        stops = recorded[name]
+    else:
+        stops = prompts.stops(name) if name else ()
+    return SamplingParameters(
+        temperature=parameters.get("temperature", section.get("temperature", 0.0)),
+        top_p=section.get("top_p", 1.0),
+        top_k=section.get("top_k", 0),
+        max_tokens=section["max_tokens"],
+        stop=tuple(stops),
+    )
+
+
+def drawn_with(activity: Activity) -> SamplingParameters:
+    """Return the sampling with which an activity drew its completions."""
+    table = registry.table(activity.table)
+    return recorded_sampling(table, activity.parameters, registry.shipped_prompts(table))

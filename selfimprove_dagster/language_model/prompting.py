@@ -1,0 +1,133 @@
+"""How a model is asked: as text, or in messages that its chat template renders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.folder import model_folder
+
+Mode = Literal["auto", "chat", "text"]
+
+TRAINING = "training"
+"""The word that selects TRL's variant of a known template, which renders earlier turns alike whatever follows."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """The marks around a model's thoughts, which come before what it says.
+
+    `keep`: the thoughts stay in the text, so that examples are trained on with them.
+    """
+
+    open: str = "<think>"
+    close: str = "</think>"
+    keep: bool = False
+
+    def said(self, text: str) -> str:
+        """Return what follows the thoughts; nothing if they do not end.
+
+        A closing mark alone counts, since some templates put the opening mark into the prompt.
+        """
+        if self.keep or (self.open not in text and self.close not in text):
+            return text
+        _, close, after = text.rpartition(self.close)
+        if not close or self.open in after:
+            return ""
+        return after.lstrip("\n")
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a model is asked.
+
+    `chat`: prompts are conversations (`conversation.stored`), which the chat template renders; otherwise they are
+    text. `system` is a text that comes first in every conversation. `template` is the Jinja source that replaces the
+    tokenizer's own, or `TRAINING`. `arguments` are passed to the template, as JSON.
+    """
+
+    chat: bool = False
+    system: str = ""
+    template: str = ""
+    arguments: str = "{}"
+    thinking: Thinking = field(default_factory=Thinking)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what belongs in an activity; empty for plain text and the usual marks of thoughts."""
+        found: dict[str, Any] = {"chat": True} if self.chat else {}
+        if self.chat:
+            found |= {"system": self.system} if self.system else {}
+            found |= {"template": self.template} if self.template else {}
+            found |= {"template_arguments": json.loads(self.arguments)} if self.arguments != "{}" else {}
+        if self.thinking != Thinking():
+            found["thinking"] = vars(self.thinking)
+        return found
+
+
+TEXT = Prompting()
+"""Plain text, as a base model reads it."""
+
+
+def prompting_of(
+    path: str | Path,
+    *,
+    mode: Mode = "auto",
+    system: str = "",
+    template: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    thinking: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Prompting:
+    """Return how the model at `path` is asked; `auto` is chat if its tokenizer has a chat template.
+
+    `template` is a file, or the word `training`. Raises ModelError for a missing model or file, for `chat`
+    without a template, and for settings of conversations where the model reads text.
+    """
+    own = template or (
+        mode != "text" and has_chat_template(model_folder(path, trust_remote_code=trust_remote_code))
+    )
+    if mode == "chat" and not own:
+        raise ModelError(
+            f"the tokenizer of {path} has no chat template: name one in model.template, or set "
+            "model.prompting to text"
+        )
+    chat = bool(own) and mode != "text"
+    if not chat and (system or template or arguments):
+        raise ModelError(
+            f"{path} is asked in plain text, where model.system, model.template and "
+            "model.template_arguments mean nothing: set model.prompting to chat, or leave them out"
+        )
+    return Prompting(
+        chat,
+        system,
+        _source(template) if template else "",
+        json.dumps(dict(arguments or {}), sort_keys=True),
+        Thinking(**thinking) if thinking else Thinking(),
+    )
+
+
+def _source(template: str) -> str:
+    if template == TRAINING:
+        return TRAINING
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the chat template {template} cannot be read: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def has_chat_template(folder: Path) -> bool:
+    """Return whether the tokenizer in a model folder has a chat template. Loads no library."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(settings.get("chat_template"))

@@ -1,0 +1,196 @@
+"""Turn prompts into token ids, the same for generation and for training."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from selfimprove_dagster.conversation import Message, merged, messages_of
+from selfimprove_dagster.errors import ModelError, TrainingError, first_line
+from selfimprove_dagster.language_model.prompting import TRAINING, Prompting
+
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""Characters of private use, between which the number of a token stands in for its text while a template renders."""
+
+_PROBES = ("zyxprobe", "xyzanswer")
+
+
+class Renderer:
+    """The token ids of prompts, with one tokenizer and one way of asking.
+
+    A prompt never has two beginning-of-sequence tokens, nor an end-of-sequence token at its end. The text of a special
+    token in a message or a text prompt stays text. Templates without a system role get the system text in the first
+    message of the user.
+    """
+
+    def __init__(self, tokenizer: Any, prompting: Prompting, name: str = "the model") -> None:
+        """`tokenizer` is one of transformers; `name` is how errors call the model."""
+        self.tokenizer, self.prompting, self._name = tokenizer, prompting, name
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each prompt. Raises ModelError for a conversation that the template refuses."""
+        if not self.prompting.chat:
+            return self._encode_texts(prompts)
+        return [self._encode_pieces(text) for text in map(self.render, prompts)]
+
+    def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts that follow a prompt, in which nothing is a special token."""
+        if not completions:
+            return []
+        rows: list[list[int]] = self.tokenizer(
+            list(completions), add_special_tokens=False, split_special_tokens=True
+        )["input_ids"]
+        return rows
+
+    def render(self, prompt: str) -> str:
+        """Return what the template makes of a stored conversation, up to where the model goes on.
+
+        Special tokens that a message writes are still numbers between marks; `readable` shows them.
+        """
+        try:
+            messages = messages_of(prompt)
+        except ValueError as error:
+            raise ModelError(f"a prompt for the chat model {self._name}: {error}") from None
+        return self._rendered(messages, add_generation_prompt=True)
+
+    @cached_property
+    def end_token_id(self) -> int:
+        """Return the token that ends what the model says: of a turn in a conversation, or else of the sequence."""
+        eos = int(self.tokenizer.eos_token_id)
+        if not self.prompting.chat:
+            return eos
+        question, answer = _PROBES
+        whole = self._rendered([Message("user", question), Message("assistant", answer)])
+        after = self.tokenizer(whole.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+        ends = [one for one in after if one in self._special_ids]
+        return int(ends[0]) if ends else eos
+
+    def check_trainable(self) -> None:
+        """Raise TrainingError unless the template renders a prompt alike whatever follows it.
+
+        Otherwise a model would be trained on other tokens than it reads when it is asked.
+        """
+        if not self.prompting.chat:
+            return
+        question, answer = _PROBES
+        first = [Message("user", question)]
+        said = [*first, Message("assistant", answer)]
+        later = [*said, Message("user", question)]
+        asked = self._rendered(first, add_generation_prompt=True)
+        answered, goes_on = self._rendered(said), self._rendered(later, add_generation_prompt=True)
+        if not (answered.startswith(asked + answer) and goes_on.startswith(answered.rstrip("\n"))):
+            raise TrainingError(
+                f"the chat template of {self._name} renders a prompt differently when an answer or another turn "
+                "follows it, so that training would not see what generation reads: set model.template to "
+                f"`{TRAINING}`, which knows a variant for common models, to a file of your own, or set "
+                "model.template_arguments (for example enable_thinking: false)"
+            )
+
+    # ---- templates ------------------------------------------------------------------------------------
+
+    def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
+        system = [one.content for one in messages if one.role == "system"]
+        if self.prompting.system:
+            system.insert(0, self.prompting.system)
+        rest = [one for one in messages if one.role != "system"]
+        if system and not self._has_system:
+            rest = [Message("user", "\n\n".join(system)), *rest]
+        elif system:
+            rest = [Message("system", "\n\n".join(system)), *rest]
+        rows = [{"role": one.role, "content": self._hidden(one.content)} for one in merged(rest)]
+        return self._apply(rows, **options)
+
+    def _apply(self, rows: Sequence[Mapping[str, str]], **options: Any) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(rows),
+                chat_template=self._template,
+                tokenize=False,
+                **{**json.loads(self.prompting.arguments), **options},
+            )
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"the chat template of {self._name} refuses the roles {', '.join(row['role'] for row in rows)}: "
+                f"{first_line(error)}; use another template in model.template, or set model.prompting to text"
+            ) from None
+        return text
+
+    @cached_property
+    def _template(self) -> str | None:
+        """Return the source of the template to use instead of the tokenizer's own."""
+        if self.prompting.template != TRAINING:
+            return self.prompting.template or None
+        from trl.chat_template_utils import get_training_chat_template
+
+        try:
+            found: str | None = get_training_chat_template(self.tokenizer)
+        except ValueError as error:
+            raise ModelError(
+                f"TRL knows no training variant of the chat template of {self._name}: name a file in "
+                f"model.template ({first_line(error)})"
+            ) from None
+        return found
+
+    @cached_property
+    def _has_system(self) -> bool:
+        """Return whether the template shows a system message."""
+        system, user = _PROBES
+        rows = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        try:
+            return system in self._apply(rows, add_generation_prompt=True)
+        except ModelError:
+            return False
+
+    # ---- special tokens that are text -----------------------------------------------------------------
+
+    @cached_property
+    def _special_ids(self) -> set[int]:
+        added = self.tokenizer.added_tokens_decoder
+        return {*self.tokenizer.all_special_ids, *(number for number, one in added.items() if one.special)}
+
+    @cached_property
+    def _specials(self) -> list[str]:
+        """Return the texts of special tokens, and the opening mark, longest first."""
+        texts = {self.tokenizer.convert_ids_to_tokens(number) for number in self._special_ids} - {"", None}
+        return [_OPEN, *sorted(texts, key=lambda text: (-len(text), text))]
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self._specials)))
+
+    def _hidden(self, text: str) -> str:
+        return self._special.sub(lambda hit: f"{_OPEN}{self._specials.index(hit[0])}{_CLOSE}", text)
+
+    def _encode_pieces(self, rendered: str) -> list[int]:
+        found: list[int] = []
+        for number, piece in enumerate(re.split(f"{_OPEN}(\\d+){_CLOSE}", rendered)):
+            if number % 2:
+                found += self.encode_completions([self._specials[int(piece)]])[0]
+            elif piece:
+                found += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return found
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        end = int(self.tokenizer.eos_token_id)
+        for index, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            if self._special.search(text):
+                rows[index] = self._leading + self.encode_completions([text])[0]
+            elif ids[-1:] == [end]:
+                # Some tokenizers append an end token; the text could then not be continued.
+                ids.pop()
+        return rows
+
+    @cached_property
+    def _leading(self) -> list[int]:
+        """Return the special tokens that the tokenizer puts before a text."""
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer("a")["input_ids"]
+        return ids[: next((at for at in range(len(ids)) if ids[at : at + len(plain)] == plain), 0)]
