@@ -8,12 +8,24 @@ model goes on; what it goes on with begins with a space and ends before the next
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROMPTS = Path(__file__).with_name("prompts.yaml")
+"""The prompts about a dialogue, for which `spoken` gives the fields `dialogue` and `turns`."""
+
 
 HUMAN, ASSISTANT = "Human:", "Assistant:"
 
 
 TURN_STOPS = ("\n\n",)
 """Where a response, a critique, a revision or feedback ends."""
+
+
+def spoken(prompt: str) -> dict[str, Any]:
+    """Return the fields of the prompts in `PROMPTS` that hold a dialogue, or what a human said."""
+    said = prompt.strip()
+    return {"dialogue": said if said.startswith(HUMAN) else f"{HUMAN} {said}", "turns": turns(said)}
 
 
 def dialogue_prompt(prompt: str) -> str:
