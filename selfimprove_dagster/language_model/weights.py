@@ -27,6 +27,10 @@ WEIGHT_PATTERN = "*.safetensors"
 DESCRIPTION_FILES = ("config.json", "tokenizer.json")
 
 
+MORE_CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Pattern of a folder's chat templates besides its default one."""
+
+
 VOCABULARY_FILES = (
     "tokenizer.model",
     "spiece.model",
@@ -138,7 +142,7 @@ def _has_old_id(directory: Path) -> bool:
 
 def _chat_templates(directory: Path, configured: Any) -> dict[str, str]:
     """Name → text: of the files, which come before what tokenizer_config.json has `configured`."""
-    files = [directory / "chat_template.jinja", *sorted(directory.glob("additional_chat_templates/*.jinja"))]
+    files = [directory / "chat_template.jinja", *sorted(directory.glob(MORE_CHAT_TEMPLATES))]
     texts = {file.stem: file.read_text(encoding="utf-8") for file in files if file.is_file()}
     if "chat_template" in texts:
         texts["default"] = texts.pop("chat_template")
