@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles, expected_rating, rescaled
 from selfimprove_dagster.families.judging.prompts import (
     OPTIONS,
@@ -23,6 +22,7 @@ from selfimprove_dagster.families.judging.prompts import (
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 
 Advance = Callable[[int, int], None]

@@ -21,7 +21,6 @@ from selfimprove_dagster.families.dialogues.prompts import (
     improvement_prompt,
     refinement_prompt,
 )
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
     ANSWER,
@@ -43,6 +42,7 @@ from selfimprove_dagster.families.refining.ways import (
     says_fine,
 )
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, positions
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 
 Seeds = Sequence[str | int]

@@ -15,6 +15,7 @@ from selfimprove_dagster.families.tasks.stages import example_draft, store_examp
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.methods.self_instruct import instances, prompts
 from selfimprove_dagster.methods.self_instruct.dataset import (
     InstanceRules,
@@ -77,9 +78,10 @@ def classify(
 ) -> list[Draft]:
     """Whether each task is a classification task; the prompt shows instructions with their answers."""
     model = shard.model
-    options = [model.encode_continuation(answer) for answer in (" Yes", " No")]
-    asked = [model.encode(prompts.classification_prompt(row["instruction"], shown)) for row in shard.items]
-    found = model.option_probabilities(asked, options)
+    asked = model.encode_many(
+        [prompts.classification_prompt(row["instruction"], shown) for row in shard.items]
+    )
+    found = closed_probabilities(model, asked, (" Yes", " No"))
     shard.report.advance(len(asked))
     return [
         Draft(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles
 from selfimprove_dagster.families.judging.prompts import answer_choice_prompt, choice_prompt, options
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     Order,
