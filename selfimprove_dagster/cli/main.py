@@ -275,7 +275,7 @@ def evaluate(
         table.add_column(heading)
     for mode, difficulty, measured in accuracy_of_rows(rows):
         table.add_row(mode, difficulty, str(measured))
-    console.print(table)
+    console.print(table if rows else "nothing was measured: the evaluation set has no question")
     for tainted, reason in tainted_models(home.lake, settled.name).items():
         console.print(f"tainted: {tainted}: {reason}", style="red", markup=False, soft_wrap=True)
     if opened.rejected:

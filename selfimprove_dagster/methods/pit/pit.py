@@ -18,6 +18,7 @@ import polars as pl
 from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, MeanChange
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.text import percent
 
 IMPROVEMENT, RESPONSE = "improvement", "response"
 """The formats of examples: a response is improved, or a prompt answered."""
@@ -193,7 +194,7 @@ class RoundGap:
         low, high = self.change.interval
         return (
             f"round {self.round}: {self.rows:,} of {self.responses:,} responses changed, "
-            f"{self.raised.value:.0%} of them rewarded above a tie, by {self.change.mean:+.2f} "
+            f"{percent(self.raised.value, 0)} of them rewarded above a tie, by {self.change.mean:+.2f} "
             f"[{low:+.2f}, {high:+.2f}] on average"
         )
 

@@ -40,7 +40,7 @@ from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.text import markdown_table, percent
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
@@ -178,8 +178,8 @@ def refinement_report(rows: pl.DataFrame, title: str) -> dict[str, Any]:
                 "answers": one.way.replace("_", "-"),
                 "round": one.round,
                 "correct": str(one.correct),
-                "helpful": f"{one.helpful.value:.1%}",
-                "harmless": f"{one.harmless.value:.1%}",
+                "helpful": percent(one.helpful.value),
+                "harmless": percent(one.harmless.value),
                 "tokens a prompt": f"{one.tokens:.1f}",
                 "won, lost": f"{one.against_original.gained}, {one.against_original.lost}"
                 if one.round

@@ -41,6 +41,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.progress import per_second
 from selfimprove_dagster.work.shards import Shard, recorded_options
 from selfimprove_dagster.work.spec import Spec
 
@@ -134,13 +135,13 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
             together="prompt_id",
             opened=model,
         )
-    rate = manifest.rows / max(spent.model_seconds, 1e-9)
+    rate = per_second(manifest.rows, spent.model_seconds)
     return context.result(
         manifest,
         preview=["principle", "order", "probability_a", "question"],
         metadata={
             **context.drawn_metadata(activity, spent),
-            "comparisons_per_second": round(rate, 1),
+            **({} if rate is None else {"comparisons_per_second": rate}),
             **verdict,
         },
     )

@@ -25,7 +25,7 @@ from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_ga
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.text import markdown_table, percent
 from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
@@ -307,8 +307,8 @@ def _gap(task: str, by: str, rows: pl.DataFrame) -> dict[str, Any]:
         "gap_low": found.low,
         "gap_high": found.high,
         "unread_share": unread,
-        "statement": f"{told}: {found.discrimination:.1%} of what it picks is right, "
-        f"{found.generation:.1%} of what it says{not_read}",
+        "statement": f"{told}: {percent(found.discrimination)} of what it picks is right, "
+        f"{percent(found.generation)} of what it says{not_read}",
     }
 
 
@@ -331,11 +331,11 @@ def _report(context: StageContext[SelfKnowledgeExperiment], manifest: Manifest) 
             "task": row["task"],
             "by": row["by"],
             "questions": f"{row['questions']:,}",
-            "generation": f"{row['generation']:.1%}",
-            "discrimination": f"{row['discrimination']:.1%}",
-            "best possible": f"{row['best']:.1%}",
+            "generation": percent(row["generation"]),
+            "discrimination": percent(row["discrimination"]),
+            "best possible": percent(row["best"]),
             "gap": f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
-            "not read": f"{row['unread_share']:.1%}",
+            "not read": percent(row["unread_share"]),
         }
         for row in rows.iter_rows(named=True)
     ]
