@@ -250,6 +250,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the evaluation set of an experiment."""
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
+    from selfimprove_dagster.experiment.opening import opening_options
     from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel
@@ -262,7 +263,7 @@ def evaluate(
     champion = champion_before(home.lake, settled, NEWEST)
 
     def open_model(path: str) -> closing[LanguageModel]:
-        return closing(open_language_model(path, **settled.model.engine_options()))
+        return closing(open_language_model(path, **opening_options(settled.model, path)))
 
     opened = open_exam(home, settled, open_model)
     with (

@@ -67,7 +67,7 @@ class VllmLanguageModel(TokenText):
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
-        self.model_id = model_id(folder)
+        self.model_id = model_id(folder, lora)
         self.revision = revision_of(folder)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

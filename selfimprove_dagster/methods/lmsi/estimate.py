@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.experiment.opening import opening_options
 from selfimprove_dagster.families.questions.prompts import build_prompt
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.lake import Lake
@@ -160,7 +161,7 @@ def _draw(
 ) -> _Pilot:
     """The pilot's paths, drawn as an iteration draws them, into a lake of their own."""
     started = time.monotonic()
-    model = open_language_model(path, **experiment.model.engine_options())
+    model = open_language_model(path, **opening_options(experiment.model, path))
     try:
         parameters = sampling_parameters(experiment.sampling, improved=improved)
         model.generate([model.encode("Q:")], [[0]], parameters)  # what only the first call costs

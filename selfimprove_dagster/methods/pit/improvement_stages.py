@@ -200,7 +200,7 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
             "win_rates": section.model_dump(exclude={"shard"}),
             "constitution": constitution.hash,
             "questions": content_hash({"all": [vars(prompt) for prompt in prompts]}),
-            "champion": champion.identity,
+            "champion": champion.identity_in(experiment.model),
         },
         about={"model_path": champion.path, "champion": champion.name},
     )

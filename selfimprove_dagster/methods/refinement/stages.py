@@ -135,7 +135,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
     experiment, generator = context.experiment, context.generator
     # Read for what its gate says; the exam's answers are its own.
     refined, _ = context.scan(t.REFINEMENTS)
-    model_id = generator.identity
+    model_id = generator.identity_in(experiment.model)
     open_model = partial(context.language_model.open, experiment.model)
     opened = open_exam(context.home, experiment, open_model, context.iteration)
     activity = context.activity(

@@ -7,9 +7,11 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import polars as pl
 
+from selfimprove_dagster.experiment.opening import OpensWithOptions, identity_of
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
@@ -334,13 +336,12 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
     constitution = experiment.constitution.load()
     section = experiment.judge.model or experiment.model
     path = section.path if experiment.judge.model else base.path
-    with context.language_model.open(section, path, scores=True) as model:
-        model_id = model.model_id
-        verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
+    model_id = identity_of(section) if experiment.judge.model else base.identity_in(section)
+    verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
     opens = Spec.of(
         reward_by_judge,
         path=path,
-        options=section.engine_options(),
+        options=cast(OpensWithOptions, context.language_model).options(section, path),
         written_by=base.path,
         constitution=experiment.constitution.file,
         seed=experiment.seed,
