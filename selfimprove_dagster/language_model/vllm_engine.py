@@ -84,7 +84,8 @@ class VllmLanguageModel(TokenText):
         self.engine = f"vllm {_version()}" + (" (cpu)" if on_cpu else "")
         if on_cpu:
             _log.warning(
-                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own seed, "
+                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own "
+                "seed, "
                 "so a resumed run, or a replay, samples other paths than an uninterrupted run"
             )
         self._takes_seeds = not on_cpu
@@ -161,8 +162,8 @@ class VllmLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
-        continuations.
+        """Return, for each token of the continuations, whether `token_id` is among the `most` most likely ones
+        in its place.
 
         `most` is at most 20, which vLLM reports per position.
         """

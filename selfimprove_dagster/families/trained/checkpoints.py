@@ -44,8 +44,8 @@ class TrainingStage:
         inputs: Sequence[Manifest] = (),
         about: Mapping[str, Any] | None = None,
     ) -> TrainingStage:
-        """`parameters` are all settings that shape the outcome; `inputs` are read besides the dataset, and
-        `about` is told besides.
+        """`parameters` are all settings that shape the outcome; `inputs` are read in addition to the
+        dataset, and `about` is recorded as well.
         """
         base_id = base.identity
         activity = context.activity(

@@ -45,7 +45,9 @@ def drawn_pool(
     description: str,
     after: Sequence[str] = (),
 ) -> Stage:
-    """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
+    """Return the stage seed_pool: an iteration's questions, texts, prompts or comparisons, randomly sampled
+    from all seeds.
+    """
 
     @stage(schema, after=after, description=description)
     def seed_pool(context: StageContext[Any]) -> Result:
@@ -91,7 +93,7 @@ def training_stages(tables: Sequence[Table], report: Report = lambda context, ma
         checkpoint,
         after=[dataset.stage],
         description="The model fine-tuned on the filtered dataset with TRL's SFTTrainer, prompts masked. "
-        "A killed run goes on from its last save.",
+        "A killed run resumes from its last checkpoint.",
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],
     )
@@ -117,8 +119,8 @@ def judging_stages(
     @stage(
         evaluation,
         after=[checkpoint.stage, *after],
-        description="Held-out accuracy of champion, challenger and base model on the same questions, greedy and "
-        "by majority. The only stage that reads true answers.",
+        description="Held-out accuracy of champion, challenger and base model on the same questions, greedy "
+        "and by majority. The only stage that reads true answers.",
         kinds=["parquet", "pytorch"],
         uses=["language_model"],
     )

@@ -141,7 +141,7 @@ def estimate(
 
 
 def _questions(lake: Lake, experiment: LmsiExperiment, iteration: int) -> pl.DataFrame:
-    """All questions that the iteration may ask, in an order by lot, with columns `id, question`."""
+    """Return all questions that the iteration may ask, in random order, with columns `id, question`."""
     if lake.manifests(SEEDS.name, experiment.name):
         return seeds.pool(lake, experiment, iteration).chosen.select("id", "question")
     texts = [one.question for one in read_questions(experiment.seeds)[0]]

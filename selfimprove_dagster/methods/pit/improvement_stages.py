@@ -36,7 +36,7 @@ from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
 TOLD = (SELF_REFINE, REFLEXION)
-"""The ways in which the champion is told how its responses are to be better."""
+"""The ways in which the champion gets instructions on how to improve its responses."""
 
 
 @dataclass(frozen=True)

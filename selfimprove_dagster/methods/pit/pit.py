@@ -47,9 +47,9 @@ References = Literal["rejected", "both"]
 def improver_examples(pairs: pl.DataFrame, plain_share: float, seed: int) -> pl.DataFrame:
     """What the supervised step learns, −log M(y_w | x, y_l): one example a pair, prompts to be masked.
 
-    `pairs` have `id, question, chosen, rejected, prompt_id`. Of a share of the pairs, by lot, the prompt
-    alone is answered by y_w as well: else the model forgets how to respond. Returns `example_id, prompt_id,
-    question, format, prompt, completion`.
+    `pairs` have `id, question, chosen, rejected, prompt_id`. For a random share of the pairs, the
+    prompt alone is answered by y_w as well: otherwise the model forgets how to respond. Returns `example_id,
+    prompt_id, question, format, prompt, completion`.
     """
     rows = []
     for row in pairs.iter_rows(named=True):

@@ -57,8 +57,8 @@ raw_generations = drawn_responses(t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, "The mod
     t.REFINEMENTS,
     after=["raw_generations"],
     description="Every answer, feedback, evaluation and reflection by which the model refined its first "
-    "answers, in each way that the experiment names, and why it stopped. What failed keeps its error and its "
-    "last good answer.",
+    "answers, in each way that the experiment names, and why it stopped. A failed task keeps its error and "
+    "its last good answer.",
     version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],

@@ -54,8 +54,8 @@ SUMMED_UP = ("id", "prompt_id", "response_ids", "principle", "order", "repeat", 
 @stage(
     RLAIF_REVIEW_QUEUE,
     after=["ai_preferences"],
-    description="The pairs of which the judge is least certain, for people to look at: near one half, or "
-    "another answer in the other order. `selfimprove review` and the page /review/<experiment> ask them.",
+    description="The pairs of which the judge is least certain, for people to label: near one half, or with "
+    "different answers in the two orders. `selfimprove review` and the page /review/<experiment> show them.",
 )
 def review_queue(context: StageContext[RlaifExperiment]) -> Result:
     manifest, preferences = context.scan(RLAIF_AI_PREFERENCES)
@@ -98,7 +98,7 @@ response_pairs = drawn_responses(
 @stage(
     RLAIF_COMPARISONS,
     after=["response_pairs"],
-    description="What the judge says of each pair, by each principle drawn for it, in either order.",
+    description="The judge's comparison of each pair, by each principle sampled for it, in both orders.",
     version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
@@ -241,8 +241,9 @@ def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
 @stage(
     RLAIF_JUDGE_CHECKS,
     after=["ai_preferences"],
-    description="Whether the judge can be trusted: does it stand by its word in the other order and at "
-    "another seed, does it favour a position or the longer response, do its labels say anything.",
+    description="Whether the judge can be trusted: whether it decides the same in the other order and with "
+    "another seed, whether it favours a position or the longer response, and whether its labels are "
+    "informative.",
     version="2",
 )
 def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
@@ -311,7 +312,7 @@ def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame,
     RLAIF_DECISIONS,
     RLAIF_FILTERED_DATASET,
     after=["judge_checks"],
-    description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
+    description="The pairs whose label is certain enough. The decision of each rule on each pair is in "
     "rlaif/decisions.",
     version="2",
 )

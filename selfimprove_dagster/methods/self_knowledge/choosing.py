@@ -47,7 +47,7 @@ class Choice:
 
     @property
     def by_lot(self) -> float:
-        """How often a candidate picked by lot is right."""
+        """Return how often a candidate picked at random is right."""
         return sum(self.right) / len(self.right)
 
 
@@ -91,7 +91,10 @@ def pick_all(
     seeds_from: Sequence[str | int],
     advance: Advance = lambda choices, tokens: None,
 ) -> list[Draft]:
-    """One draft a choice and way of picking; `advance` is told of choices done and tokens generated."""
+    """Return one draft per choice and way of picking.
+
+    `advance` is called with the numbers of finished choices and generated tokens.
+    """
     shown = [presentations(choice, constitution, section, seeds_from) for choice in choices]
     drafts = []
     for by in section.by:

@@ -32,7 +32,7 @@ from selfimprove_dagster.work.spec import Spec
 
 @stage(
     t.SK_QUESTIONS,
-    description="The held-out questions and prompts of all tasks, without what tells right from wrong.",
+    description="The held-out questions and prompts of all tasks, without the true answers.",
 )
 def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     drafts, rejected = [], 0
@@ -56,7 +56,7 @@ def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
 @stage(
     t.SK_CANDIDATES,
     after=["questions"],
-    description="What the model answers, several times a question: the candidates among which it then picks.",
+    description="Several answers of the model to each question: the candidates among which it then picks.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -92,7 +92,7 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
 @stage(
     t.SK_GENERATION_SCORE,
     after=["candidates"],
-    description="Which candidates are right, and how often one picked by lot is. Reads true answers, to "
+    description="Which candidates are right, and how often one picked at random is. Reads true answers, to "
     "measure.",
 )
 def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
@@ -154,8 +154,8 @@ def score(
 @stage(
     t.SK_DISCRIMINATION_SCORE,
     after=["generation_score"],
-    description="Which of its candidates the model picks, in several orders, off the options' probabilities "
-    "and by what it writes; and whether the picked one is right.",
+    description="Which of its candidates the model picks, in several orders, by the options' probabilities "
+    "and by the text that it writes, and whether the picked one is right.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -251,8 +251,9 @@ def _choices(candidates: Iterable[Row]) -> Iterator[Choice]:
 @stage(
     t.SK_DISCRIMINATION_GAP,
     after=["discrimination_score"],
-    description="Discrimination minus generation score, a task and way of picking, with its 95% interval: "
-    "whether the model can be trusted to judge itself. Stages in which it does read the newest of these.",
+    description="Discrimination minus generation score, per task and way of picking, with its 95% interval: "
+    "whether the model can be trusted to judge itself. Stages in which a model judges itself read its newest "
+    "gaps.",
 )
 def discrimination_gap(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     scored_manifest, scored = context.scan(t.SK_GENERATION_SCORE)
