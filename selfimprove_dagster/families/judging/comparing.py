@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles, expected_rating, rescaled
 from selfimprove_dagster.families.judging.prompts import (
     OPTIONS,
@@ -23,6 +22,7 @@ from selfimprove_dagster.families.judging.prompts import (
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 
 Advance = Callable[[int, int], None]
@@ -77,11 +77,11 @@ def compare_pairs(
     seeds_from: Sequence[str | int],
     advance: Advance = lambda rows, tokens: None,
 ) -> list[Draft]:
-    """One draft a comparison: the probability of (A) against (B), for each pair, principle and order.
+    """Return one draft per comparison: the probability of (A) against (B), for each pair, principle and order.
 
     The probability is as the judge gives it, also after reasoning: labels clamp it (`aggregate`). Questions of
     one pair and order share what they can of their prompt: they differ from the question on.
-    `advance` is told of pairs done and tokens generated.
+    `advance` is called with the numbers of finished pairs and generated tokens.
     """
     questions = [one for pair in pairs for one in questions_of(pair, constitution, section, seeds_from)]
     asked = [(one.pair.prompt, constitution[one.principle].comparison, *one.shown) for one in questions]

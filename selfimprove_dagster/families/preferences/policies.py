@@ -43,7 +43,8 @@ def rewarded_by_model(context: StageContext[Any], table: Table) -> Rewarded:
 
     _, trained = context.small(table)
     path, model_id = trained.select("path", "model_id").row(0)
-    return Rewarded(Spec.of(reward_by_model, path=path, device=context.experiment.model.device), model_id)
+    device = context.trainer.device_of(context.experiment)
+    return Rewarded(Spec.of(reward_by_model, path=path, device=device), model_id)
 
 
 def fit_reward_model(
@@ -57,7 +58,7 @@ def fit_reward_model(
 
     context = training.context
     outcome = training.train(context.trainer.train_reward_model, section, Comparison, comparisons)
-    return outcome, RewardModel.open(outcome.path, context.experiment.model.device)
+    return outcome, RewardModel.open(outcome.path, context.trainer.device_of(context.experiment))
 
 
 def optimise_policy(

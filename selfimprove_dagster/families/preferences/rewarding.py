@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.base import LanguageModel, placement
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.reward import RewardModel
 
 
 class ModelReward:
-    """Rewards responses by a reward model, which is opened when it is first asked."""
+    """Rewards responses by a reward model, which is opened when it is first asked.
+
+    It computes on the device of the model that wrote the responses, or else on `device`.
+    """
 
     def __init__(self, path: str, model_id: str, device: str) -> None:
         self.path, self.model_id, self.device = path, model_id, device
+        self._opened: RewardModel | None = None
 
-    @cached_property
-    def model(self) -> RewardModel:
-        """The reward model itself."""
+    def _model(self, writer: LanguageModel) -> RewardModel:
         from selfimprove_dagster.training.reward import RewardModel
 
-        return RewardModel.open(self.path, self.device)
+        if self._opened is None:
+            self._opened = RewardModel.open(self.path, placement(writer).get("device", self.device))
+        return self._opened
 
     def __call__(
         self, writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str]
@@ -50,7 +53,7 @@ class ModelReward:
         """The reward of each response after the whole text that it follows."""
         read = writer.encode_many(texts)
         said = writer.encode_continuations([f" {response.strip()}" for response in responses])
-        return self.model.score(read, [[*ids, writer.end_token_id] for ids in said])
+        return self._model(writer).score(read, [[*ids, writer.end_token_id] for ids in said])
 
 
 def reward_model_of(

@@ -18,6 +18,7 @@ import polars as pl
 from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, MeanChange
 from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.text import percent
 
 IMPROVEMENT, RESPONSE = "improvement", "response"
 """The formats of examples: a response is improved, or a prompt answered."""
@@ -46,9 +47,9 @@ References = Literal["rejected", "both"]
 def improver_examples(pairs: pl.DataFrame, plain_share: float, seed: int) -> pl.DataFrame:
     """What the supervised step learns, −log M(y_w | x, y_l): one example a pair, prompts to be masked.
 
-    `pairs` have `id, question, chosen, rejected, prompt_id`. Of a share of the pairs, by lot, the prompt
-    alone is answered by y_w as well: else the model forgets how to respond. Returns `example_id, prompt_id,
-    question, format, prompt, completion`.
+    `pairs` have `id, question, chosen, rejected, prompt_id`. For a random share of the pairs, the
+    prompt alone is answered by y_w as well: otherwise the model forgets how to respond. Returns `example_id,
+    prompt_id, question, format, prompt, completion`.
     """
     rows = []
     for row in pairs.iter_rows(named=True):
@@ -193,7 +194,7 @@ class RoundGap:
         low, high = self.change.interval
         return (
             f"round {self.round}: {self.rows:,} of {self.responses:,} responses changed, "
-            f"{self.raised.value:.0%} of them rewarded above a tie, by {self.change.mean:+.2f} "
+            f"{percent(self.raised.value, 0)} of them rewarded above a tie, by {self.change.mean:+.2f} "
             f"[{low:+.2f}, {high:+.2f}] on average"
         )
 

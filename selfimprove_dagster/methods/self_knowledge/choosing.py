@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles
 from selfimprove_dagster.families.judging.prompts import answer_choice_prompt, choice_prompt, options
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     Order,
@@ -47,7 +47,7 @@ class Choice:
 
     @property
     def by_lot(self) -> float:
-        """How often a candidate picked by lot is right."""
+        """Return how often a candidate picked at random is right."""
         return sum(self.right) / len(self.right)
 
 
@@ -91,7 +91,10 @@ def pick_all(
     seeds_from: Sequence[str | int],
     advance: Advance = lambda choices, tokens: None,
 ) -> list[Draft]:
-    """One draft a choice and way of picking; `advance` is told of choices done and tokens generated."""
+    """Return one draft per choice and way of picking.
+
+    `advance` is called with the numbers of finished choices and generated tokens.
+    """
     shown = [presentations(choice, constitution, section, seeds_from) for choice in choices]
     drafts = []
     for by in section.by:
