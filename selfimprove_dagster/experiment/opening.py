@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from selfimprove_dagster.experiment.sections import ModelSection
-
-
-class OpensWithOptions(Protocol):
-    """What opens the models of stages can also say with which options it does."""
-
-    def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
-        """Return the arguments of `open_language_model` besides the path."""
 
 
 def opening_options(

@@ -7,11 +7,10 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import cast
 
 import polars as pl
 
-from selfimprove_dagster.experiment.opening import OpensWithOptions, identity_of
+from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
@@ -342,7 +341,7 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
     opens = Spec.of(
         reward_by_judge,
         path=path,
-        options=cast(OpensWithOptions, context.language_model).options(section, path),
+        options=context.language_model.options(section, path),
         written_by=base.path,
         constitution=experiment.constitution.file,
         seed=experiment.seed,
