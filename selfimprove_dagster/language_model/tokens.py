@@ -15,6 +15,7 @@ from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.rendering import Renderer
+from selfimprove_dagster.language_model.weights import suggested_sampling
 
 Token = TypeVar("Token", int, str)
 
@@ -45,6 +46,11 @@ class TokenText:
             raise ModelError(f"the tokenizer in {folder} names no end-of-sequence token: set its eos_token")
         self._folder = folder
         self._prompting = TEXT
+
+    @property
+    def suggested_sampling(self) -> dict[str, float]:
+        """Return the sampling settings that the model's makers suggest; nothing applies them unasked."""
+        return suggested_sampling(self._folder)
 
     @property
     def prompting(self) -> Prompting:

@@ -105,6 +105,13 @@ def output_settings(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
+def suggested_sampling(directory: Path) -> dict[str, float]:
+    """Return the sampling settings that a model's generation_config.json suggests; stages use the experiment's."""
+    settings = _read(directory / "generation_config.json")
+    named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: settings[name] for name in named if settings.get(name) is not None}
+
+
 def file_hash(file: Path) -> str:
     """`b2:` and the 32 hex digits of the blake2b-16 of a file's bytes."""
     digest = hashlib.blake2b(digest_size=16)

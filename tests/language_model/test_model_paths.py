@@ -301,3 +301,15 @@ def test_settings_that_are_not_json_are_a_model_error(base: Path) -> None:
     (base / "generation_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"generation_config\.json is not JSON"):
         model_id(base)
+
+
+def test_the_sampling_that_its_makers_suggest_is_shown_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(embedded.BASE_MODEL, folder)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"temperature": 0.6, "top_p": 0.95, "top_k": None, "do_sample": True, "eos_token_id": 0})
+    )
+    suggested, plain = open_language_model(folder), open_language_model(embedded.BASE_MODEL)
+    assert getattr(suggested, "suggested_sampling") == {"temperature": 0.6, "top_p": 0.95}  # noqa: B009
+    asked, parameters = [plain.encode("Q: 1 + 1?\nA:")], SamplingParameters(temperature=1.0, max_tokens=8)
+    assert suggested.generate(asked, [[1, 2]], parameters) == plain.generate(asked, [[1, 2]], parameters)
