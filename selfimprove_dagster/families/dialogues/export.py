@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.conversation import Message, messages_of
 from selfimprove_dagster.families.dialogues.prompts import turns
 
 
 def dialogues(rows: pl.DataFrame) -> pl.Series:
-    """Each prompt as a list of messages, one for each turn."""
+    """Each prompt as a list of messages, one for each turn. Prompts are texts or stored conversations."""
     return pl.Series(
         "prompt",
-        [[{"role": role, "content": said} for role, said in turns(prompt)] for prompt in rows["prompt"]],
+        [[one._asdict() for one in _messages(prompt)] for prompt in rows["prompt"]],
         pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
     )
 
@@ -19,3 +20,10 @@ def dialogues(rows: pl.DataFrame) -> pl.Series:
 def by_assistant(column: str) -> pl.Expr:
     """The text of a column as a list of one message by the assistant."""
     return pl.concat_list(pl.struct(role=pl.lit("assistant"), content=pl.col(column).str.strip_chars()))
+
+
+def _messages(prompt: str) -> list[Message]:
+    try:
+        return messages_of(prompt)
+    except ValueError:
+        return turns(prompt)
