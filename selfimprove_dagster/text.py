@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfimprove_dagster.conversation import shown
+
 _SPACE = re.compile(r"\s+")
 
 
@@ -52,9 +54,10 @@ def plain(text: str, limit: int | None = None) -> str:
     """Return the text on one line, without escape sequences, control or invisible characters or stacked
     accents.
 
-    Line breaks become `⏎`. Text longer than `limit` characters is truncated and ends with `…`.
+    Line breaks become `⏎`. Text longer than `limit` characters is truncated and ends with `…`. A stored
+    conversation is shown message by message.
     """
-    text = _ESCAPE_SEQUENCES.sub("", text)
+    text = _ESCAPE_SEQUENCES.sub("", shown(text))
     text = _LINE_BREAKS.sub("⏎", text).replace("\t", " ")
     text = _INVISIBLE.sub("", text)
     if limit is not None and len(text) > limit:
@@ -72,7 +75,11 @@ def _without_heaps(text: str) -> str:
 
 
 def readable(text: str, limit: int | None = None) -> str:
-    """Return the text with its line breaks, without escape sequences, control and invisible characters."""
+    """Return the text with its line breaks, without escape sequences, control and invisible characters.
+
+    A stored conversation is shown message by message.
+    """
+    text = shown(text)
     cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
     return "\n".join(plain(line) for line in cut.replace("\r\n", "\n").splitlines())
 

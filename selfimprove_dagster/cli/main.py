@@ -184,6 +184,15 @@ def fields(
 
 
 @app.command()
+def prompts(method: Annotated[str, typer.Argument(help="Name of a method, as in `method: lmsi`.")]) -> None:
+    """Print a method's prompts as YAML, to copy, change and name in `prompts.file` of an experiment."""
+    from selfimprove_dagster import registry
+
+    for path in registry.method(method).prompts:
+        typer.echo(path.read_text(encoding="utf-8"))
+
+
+@app.command()
 def status(experiment: ExperimentName) -> None:
     """Print the table of an experiment's iterations, and what runs next."""
     from selfimprove_dagster.cli.status import print_status

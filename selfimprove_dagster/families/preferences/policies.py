@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -90,7 +90,7 @@ def optimise_policy(
     by = [Parent(training.base_id, "written_by"), Parent(rewarded.model_id, "rewarded_by")]
     stored, _ = context.beside(rollouts_table).map(
         _with_prompts(rollouts, prompts),
-        Spec.of(rollout_drafts, base=training.base.path, parents=[vars(parent) for parent in by]),
+        Spec.of(rollout_drafts, base=training.base.path, parents=[asdict(parent) for parent in by]),
         rollouts_activity(training, rollouts_table),
     )
     means = rollouts.group_by("step").agg(pl.col("reward").mean()).sort("step").collect()
