@@ -177,10 +177,12 @@ def _is_list(value: Any) -> bool:
 
 def _prompt(row: Any, field: str, longest: int | None) -> str:
     """The prompt of a row: text, or the text of messages that end with the user."""
-    if isinstance(row, Mapping) and not _is_given(row, field) and _is_given(row, MESSAGES):
-        field = MESSAGES
-        if isinstance(row[field], str):  # as a table has it
-            row = {field: [one._asdict() for one in messages_of(row[field])]}
+    if isinstance(row, Mapping) and not _is_given(row, field) and row.get(MESSAGES) not in (None, ""):
+        field, given = MESSAGES, row[MESSAGES]
+        if isinstance(given, str):  # as a table of text has it
+            row = {field: [one._asdict() for one in messages_of(given)]}
+        elif not _is_list(given):
+            raise ValueError(f"field `{field}` must hold a list of messages, not {type(given).__name__}")
     if not isinstance(row, Mapping) or not _is_list(row.get(field)):
         return _filled(row, field, longest)
     messages = _messages(row, field, longest)

@@ -82,8 +82,8 @@ def test_a_table_has_messages_as_lists_or_as_json(tmp_path: Path) -> None:
         (said(("user", "x" * 10_001)), "more than the 10,000 of `longest`"),
         (["Why?"], "message 1 does not"),
         ("Why?", "this is not a conversation"),
-        ([], "there is no field `prompt`; the fields are: messages"),
-        (7, "field `messages` must"),
+        ([], "field `messages` holds no messages"),
+        (7, "field `messages` must hold a list of messages, not int"),
     ],
 )
 def test_bad_messages_are_rejected_with_file_and_line(tmp_path: Path, messages: Any, reason: str) -> None:
