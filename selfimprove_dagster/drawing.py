@@ -10,18 +10,23 @@ from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.prompts import Prompts
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Row, Table
 
 
-def recorded_sampling(table: Table, parameters: Mapping[str, Any], prompts: Prompts) -> SamplingParameters:
+def recorded_sampling(
+    table: Table, parameters: Mapping[str, Any], prompts: Prompts, row: Row | None = None
+) -> SamplingParameters:
     """The sampling of an activity with these parameters that made a `table` whose `draw` is set.
 
-    `prompts` give the stop strings if the activity does not record them. Stages that draw and replays that draw
+    `prompts` give the stop strings if the activity does not record them; `row` is one of the table, of which they may
+    depend. Stages that draw and replays that draw
     again both ask here, so that they cannot differ in a stop string.
     """
     if table.draw is None:
         raise MethodError(f"the table {table.name} does not say how its rows are drawn")
     section, name = parameters[table.draw.section], table.draw.prompt
+    if row is not None and table.draw.prompt_of is not None:
+        name = table.draw.prompt_of(row)
     if table.draw.stops is not None:
         stops = table.draw.stops(section)
     elif (recorded := parameters.get("prompting", {}).get("stop")) is not None:
@@ -37,7 +42,7 @@ def recorded_sampling(table: Table, parameters: Mapping[str, Any], prompts: Prom
     )
 
 
-def drawn_with(activity: Activity) -> SamplingParameters:
-    """Return the sampling with which an activity drew its completions."""
+def drawn_with(activity: Activity, row: Row | None = None) -> SamplingParameters:
+    """Return the sampling with which an activity drew its completions, or one of them."""
     table = registry.table(activity.table)
-    return recorded_sampling(table, activity.parameters, registry.shipped_prompts(table))
+    return recorded_sampling(table, activity.parameters, registry.shipped_prompts(table), row)

@@ -114,7 +114,8 @@ def refine_prompts(
     if known not in WAYS:
         named = ", ".join(one.replace("_", "-") for one in WAYS)
         raise ExperimentError(f"--improve {way!r} is unknown: use one of {named}")
-    opened = open_language_model(str(embedded.DIALOGUE_MODEL) if model == "embedded" else model)
+    path = str(embedded.DIALOGUE_MODEL) if model == "embedded" else model
+    opened = open_language_model(path, prompting={"path": path})
     try:
         # Opened before the model runs: its output must not be lost because of a missing folder.
         kept = out.open("w", encoding="utf-8", errors="replace") if out else nullcontext()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model import open_language_model
-from selfimprove_dagster.language_model.base import Generation, LanguageModel, placement
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters, placement
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.table import Row
@@ -180,9 +180,7 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
         total = sum(len(one.rows) for one in drawn)
         with ProgressReport("replay", total, "paths", lambda line: None) as report:
             for one in drawn:
-                parameters = drawn_with(one.activity)
-                rows = one.rows.rows(named=True)
-                for batch in [[row] for row in rows] if alone else [rows]:
+                for parameters, batch in _batches(one, alone):
                     again = model.generate(
                         [row["prompt_token_ids"] for row in batch],
                         [[row["seed"]] for row in batch],
@@ -202,6 +200,15 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
         )
     finally:
         model.close()
+
+
+def _batches(drawn: _Drawn, alone: bool) -> Iterator[tuple[SamplingParameters, list[Row]]]:
+    """Yield the rows that are regenerated together, and their sampling."""
+    alike: dict[SamplingParameters, list[Row]] = {}
+    for row in drawn.rows.rows(named=True):
+        alike.setdefault(drawn_with(drawn.activity, row), []).append(row)
+    for parameters, rows in alike.items():
+        yield from ((parameters, batch) for batch in ([[row] for row in rows] if alone else [rows]))
 
 
 def _open(home: Home, activity: Activity) -> LanguageModel:

@@ -8,16 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import Exam, Part
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.records import content_hash
-from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.language_model.base import (
+    Generation,
+    LanguageModel,
+    Progress,
+    SamplingParameters,
+)
+from selfimprove_dagster.prompts import Prompts
 
 GREEDY, REVISION, IMPROVED = "greedy", "revision", "improved"
 
@@ -57,6 +65,11 @@ class DialogueExam(Exam):
     reward: Reward | None = None
     rewarded_by: str | None = None
 
+    @cached_property
+    def asking(self) -> Prompts:
+        """The prompts of the method, in the form that the experiment's model reads."""
+        return registry.prompts(self.experiment)
+
     @property
     def parts(self) -> list[Part]:
         """The whole exam, in the order in which it is sat."""
@@ -69,6 +82,7 @@ class DialogueExam(Exam):
             "questions": content_hash({"all": [vars(prompt) for prompt in self.prompts]}),
             "max_tokens": self.experiment.evaluation.max_tokens,
             "rewarded_by": self.rewarded_by,
+            **self.asking.parameters,
         }
 
     def sit_part(
@@ -76,16 +90,26 @@ class DialogueExam(Exam):
     ) -> list[dict[str, Any]]:
         """The rows of `sit` that belong to one of the `parts`."""
         asked = held_out_prompts(part)
-        parameters = SamplingParameters(
-            temperature=0.0, max_tokens=self.experiment.evaluation.max_tokens, stop=TURN_STOPS
-        )
-        prompts = model.encode_many([dialogue_prompt(prompt.question) for prompt in asked])
-        drawn = model.generate(prompts, [[0]] * len(asked), parameters, progress)
-        texts = [path.text for (path,) in drawn]
+        drawn = respond(model, self.asking, asked, self.experiment.evaluation.max_tokens, progress)
+        texts = [path.text for _, path in drawn]
         rewards: Sequence[float | None] = [None] * len(asked)
         if self.reward is not None and asked:
             rewards = self.reward(model, [prompt.question for prompt in asked], texts)
         return [judged_row(*each, GREEDY) for each in zip(asked, texts, rewards, strict=True)]
+
+
+def respond(
+    model: LanguageModel,
+    prompts: Prompts,
+    asked: Sequence[HeldOutPrompt],
+    max_tokens: int,
+    progress: Progress | None = None,
+) -> list[tuple[list[int], Generation]]:
+    """The greedy response to each held-out prompt, after the token ids of what was asked."""
+    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=prompts.stops("response"))
+    read = model.encode_prompts([prompts.ask("response", **spoken(prompt.question)) for prompt in asked])
+    drawn = model.generate(read, [[0]] * len(asked), parameters, progress)
+    return [(ids, path) for ids, (path,) in zip(read, drawn, strict=True)]
 
 
 def held_out_prompts(part: Part) -> list[HeldOutPrompt]:
@@ -99,8 +123,12 @@ def judged_row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str
 
 
 def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:
-    """The row of an exam for a response to a held-out prompt, with what the truth says of it."""
-    helpful, harmless = judge(text, prompt.wanted, prompt.unwanted)
+    """The row of an exam for a response to a held-out prompt, judged by what the file wants and does not want.
+
+    A response that says nothing, as where a model's thoughts do not end, is neither helpful nor harmless.
+    """
+    said = text.strip()
+    helpful, harmless = judge(said, prompt.wanted, prompt.unwanted) if said else (False, False)
     return {
         "question": prompt.question,
         "source_file": prompt.source_file,
@@ -108,7 +136,7 @@ def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:
         "difficulty": prompt.difficulty,
         "expected": _in_words(prompt),
         "mode": mode,
-        "predicted": text.strip() or None,
+        "predicted": said or None,
         "text": text,
         "correct": helpful and harmless,
         "helpful": helpful,

@@ -8,14 +8,25 @@ from selfimprove_dagster.families.dialogues.prompts import turns
 
 
 def dialogues(rows: pl.DataFrame) -> pl.Series:
-    """Each prompt as a list of messages, one for each turn."""
-    return pl.Series(
-        "prompt",
-        [[{"role": role, "content": said} for role, said in turns(prompt)] for prompt in rows["prompt"]],
-        pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
-    )
+    """Each prompt as a list of messages, one for each turn; those of chat models are such lists already."""
+    if rows.schema["prompt"] == _MESSAGES:
+        return rows["prompt"]
+    asked = [[one._asdict() for one in turns(prompt)] for prompt in rows["prompt"]]
+    return pl.Series("prompt", asked, _MESSAGES)
 
 
-def by_assistant(column: str) -> pl.Expr:
-    """The text of a column as a list of one message by the assistant."""
-    return pl.concat_list(pl.struct(role=pl.lit("assistant"), content=pl.col(column).str.strip_chars()))
+def by_assistant(rows: pl.DataFrame, column: str) -> pl.Series:
+    """Each text of a column as a list of one message by the assistant."""
+    if rows.schema[column] == _MESSAGES:
+        return rows[column]
+    said = [[{"role": "assistant", "content": text.strip()}] for text in rows[column]]
+    return pl.Series(column, said, _MESSAGES)
+
+
+def said_by_assistant(rows: pl.DataFrame, column: str) -> pl.Series:
+    """Each text of a column, without the message that holds it where the model is asked in chat."""
+    messages = by_assistant(rows, column)
+    return messages.list.first().struct.field("content").alias(column)
+
+
+_MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.families.dialogues.prompts import ASSISTANT, HUMAN
+from selfimprove_dagster.conversation import Message, messages_of
+from selfimprove_dagster.families.dialogues.prompts import ASSISTANT, HUMAN, dialogue_of, turns
 from selfimprove_dagster.families.dialogues.settings import (
     ComparisonFile,
     DialogueEvaluationSection,
@@ -23,7 +24,11 @@ from selfimprove_dagster.text import normalise_question
 RED_TEAM, HELPFUL = "red_team", "helpful"
 
 
-_SPEAKERS = {"user": HUMAN, "human": HUMAN, "assistant": ASSISTANT, "system": HUMAN}
+MESSAGES = "messages"
+"""The field that holds the messages of a prompt where a row has no text of it."""
+
+
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,14 @@ class HeldOutPrompt(Question):
 def read_prompts(section: PromptFile) -> tuple[list[SeedPrompt], list[Rejected]]:
     """All prompts of a file, and all lines that are none; a prompt counts once.
 
-    Raises SeedFileError when the file as a whole cannot be read.
+    A prompt is text, or a list of messages (`role`, `content`) in its field or in `messages`, which ends with the
+    user. Raises SeedFileError when the file as a whole cannot be read.
     """
     path = Path(section.file)
 
     def parse(row: Any, line: int) -> SeedPrompt:
         row = {section.prompt_field: row} if isinstance(row, str) else row
-        prompt = _filled(row, section.prompt_field, section.longest)
+        prompt = _prompt(row, section.prompt_field, section.longest)
         kind = text_field(row, section.kind_field) if row.get(section.kind_field) else RED_TEAM
         if kind not in (RED_TEAM, HELPFUL):
             raise ValueError(
@@ -89,22 +95,24 @@ def read_prompts(section: PromptFile) -> tuple[list[SeedPrompt], list[Rejected]]
 def read_comparisons(section: ComparisonFile) -> tuple[list[SeedComparison], list[Rejected]]:
     """All comparisons of a file, and all lines that are none.
 
-    A row holds prompt, chosen and rejected as text or as lists of messages (`role`, `content`); without a
-    prompt, chosen and rejected are whole dialogues that differ in their last turn. Raises SeedFileError.
+    A row holds prompt (or `messages`), chosen and rejected as text or as lists of messages (`role`, `content`);
+    without a prompt, chosen and rejected are whole dialogues that differ in their last turn. Raises SeedFileError.
     """
     path = Path(section.file)
 
     def parse(row: Any, line: int) -> SeedComparison:
         if not isinstance(row, Mapping):
             raise ValueError("a line of plain text is no comparison")
-        given = row.get(section.prompt_field)
-        chosen = _dialogue(row, section.chosen_field, section.longest)
-        rejected = _dialogue(row, section.rejected_field, section.longest)
-        if given in (None, "", []):
-            prompt, chosen, rejected = _without_common_turns(chosen, rejected)
+        fields = (section.chosen_field, section.rejected_field)
+        if _is_given(row, section.prompt_field) or _is_given(row, MESSAGES):
+            prompt = _prompt(row, section.prompt_field, section.longest)
+            chosen, rejected = (_response(row, field, prompt, section.longest) for field in fields)
+        elif any(_is_list(row.get(field)) for field in fields):
+            prompt, chosen, rejected = _common_messages(row, *fields, section.longest)
         else:
-            prompt = _dialogue(row, section.prompt_field, section.longest)
-            chosen, rejected = _last_turn(chosen), _last_turn(rejected)
+            prompt, chosen, rejected = _without_common_turns(
+                *(_filled(row, field, section.longest) for field in fields)
+            )
         if normalise_question(chosen) == normalise_question(rejected):
             raise ValueError("the chosen and the rejected response are the same")
         return SeedComparison(prompt, chosen, rejected, file_name(path), line, section.licence)
@@ -121,7 +129,7 @@ def read_held_out_prompts(section: DialogueEvaluationSection) -> tuple[list[Held
     path = Path(section.file)
 
     def parse(row: Any, line: int) -> HeldOutPrompt:
-        prompt = _filled(row, "prompt", None)
+        prompt = _prompt(row, "prompt", None)
         wanted = [[one] if isinstance(one, str) else one for one in row.get("wanted") or []]
         unwanted = row.get("unwanted") or []
         for phrases in (*wanted, unwanted):
@@ -159,23 +167,92 @@ def _filled(row: Any, field: str, longest: int | None) -> str:
     return text
 
 
-def _dialogue(row: Mapping[str, Any], field: str, longest: int) -> str:
-    """The text of a field; messages are written as turns."""
-    given = row.get(field)
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        turns = []
-        for message in given:
-            speaker = _SPEAKERS.get(str(message.get("role"))) if isinstance(message, Mapping) else None
-            if speaker is None or not isinstance(message.get("content"), str):
-                raise ValueError(f"field `{field}` must hold messages with `role` and `content`")
-            turns.append(f"{speaker} {message['content'].strip()}")
-        return _filled({field: "\n\n".join(turns)}, field, longest)
-    return _filled(row, field, longest)
+def _is_given(row: Mapping[str, Any], field: str) -> bool:
+    return row.get(field) not in (None, "", [])
 
 
-def _last_turn(response: str) -> str:
-    """A response without the name of who says it."""
-    return response.removeprefix(ASSISTANT).strip()
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _prompt(row: Any, field: str, longest: int | None) -> str:
+    """The prompt of a row: text, or the text of messages that end with the user."""
+    if isinstance(row, Mapping) and not _is_given(row, field) and row.get(MESSAGES) not in (None, ""):
+        field, given = MESSAGES, row[MESSAGES]
+        if isinstance(given, str):  # as a table of text has it
+            row = {field: [one._asdict() for one in messages_of(given)]}
+        elif not _is_list(given):
+            raise ValueError(f"field `{field}` must hold a list of messages, not {type(given).__name__}")
+    if not isinstance(row, Mapping) or not _is_list(row.get(field)):
+        return _filled(row, field, longest)
+    messages = _messages(row, field, longest)
+    if messages[-1].role != "user":
+        raise ValueError(
+            f"field `{field}` must end with what the user says, not with the {messages[-1].role}: leave the last "
+            "message out"
+        )
+    return _opened(messages, field)
+
+
+def _messages(row: Mapping[str, Any], field: str, longest: int | None) -> list[Message]:
+    """The messages of a field that holds a list of them."""
+    found = []
+    for number, message in enumerate(row[field], start=1):
+        given = message if isinstance(message, Mapping) else {}
+        role, content = _ROLES.get(str(given.get("role"))), given.get("content")
+        if role is None or not isinstance(content, str):
+            raise ValueError(
+                f"field `{field}` must hold messages with `role` (system, user or assistant) and `content` (text): "
+                f"message {number} does not"
+            )
+        name = f"{field}[{number - 1}].content"
+        found.append(Message(role, _filled({name: content}, name, longest)))
+    if not found:
+        raise ValueError(f"field `{field}` holds no messages")
+    return found
+
+
+def _opened(messages: Sequence[Message], field: str) -> str:
+    """The text of messages, which begin with the user, or with the system and then the user."""
+    first = next((one.role for one in messages if one.role != "system"), "system")
+    if first != "user":
+        raise ValueError(f"field `{field}` must begin with what the user says, after the system at most")
+    return dialogue_of(messages)
+
+
+def _response(row: Mapping[str, Any], field: str, prompt: str, longest: int | None) -> str:
+    """A response without the name of who says it, and without the prompt that messages repeat."""
+    if not _is_list(row.get(field)):
+        return _filled(row, field, longest).removeprefix(ASSISTANT).strip()
+    *before, last = _messages(row, field, longest)
+    if last.role != "assistant":
+        raise ValueError(f"field `{field}` must end with what the assistant says")
+    if before and _alike(before) != _alike(turns(prompt)):
+        raise ValueError(
+            f"the messages of field `{field}` before the last are not those of the prompt: leave them out"
+        )
+    return last.content
+
+
+def _alike(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """What is equal of equal dialogues."""
+    return [(one.role, normalise_question(one.content)) for one in messages]
+
+
+def _common_messages(
+    row: Mapping[str, Any], chosen_field: str, rejected_field: str, longest: int | None
+) -> tuple[str, str, str]:
+    """Prompt and both responses of two lists of messages that begin alike."""
+    for field in (chosen_field, rejected_field):
+        if not _is_list(row.get(field)):
+            raise ValueError(f"field `{field}` must hold a list of messages, as the other response does")
+    *before, first = _messages(row, chosen_field, longest)
+    *other, second = _messages(row, rejected_field, longest)
+    if not before or before != other or {first.role, second.role} != {"assistant"}:
+        raise ValueError(
+            "without a prompt, both must be lists of messages that end with the assistant and differ there alone"
+        )
+    return _opened(before, chosen_field), first.content, second.content
 
 
 def _without_common_turns(chosen: str, rejected: str) -> tuple[str, str, str]:

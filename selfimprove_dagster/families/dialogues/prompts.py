@@ -7,15 +7,19 @@ model goes on; what it goes on with begins with a space and ends before the next
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from selfimprove_dagster.conversation import Message
 
 PROMPTS = Path(__file__).with_name("prompts.yaml")
 """The prompts about a dialogue, for which `spoken` gives the fields `dialogue` and `turns`."""
 
 
-HUMAN, ASSISTANT = "Human:", "Assistant:"
+HUMAN, ASSISTANT, SYSTEM = "Human:", "Assistant:", "System:"
+"""The headings of turns in the text of a dialogue; only a first turn is of the system."""
 
 
 TURN_STOPS = ("\n\n",)
@@ -25,7 +29,7 @@ TURN_STOPS = ("\n\n",)
 def spoken(prompt: str) -> dict[str, Any]:
     """Return the fields of the prompts in `PROMPTS` that hold a dialogue, or what a human said."""
     said = prompt.strip()
-    return {"dialogue": said if said.startswith(HUMAN) else f"{HUMAN} {said}", "turns": turns(said)}
+    return {"dialogue": said if _is_dialogue(said) else f"{HUMAN} {said}", "turns": turns(said)}
 
 
 def dialogue_prompt(prompt: str) -> str:
@@ -75,22 +79,55 @@ def refinement_prompt(prompt: str, tried: Sequence[tuple[str, str]]) -> str:
     return f"{text}\n\nBetter response:"
 
 
-def turns(dialogue: str) -> list[tuple[str, str]]:
-    """Who says what in a dialogue, in order: `user` or `assistant`, and the words.
+def turns(dialogue: str) -> list[Message]:
+    """Return the messages of a dialogue, or the one message of what a human said.
 
-    The heading at the end that only opens the next turn is no turn.
+    The heading at the end that only opens the next turn is no message.
     """
-    found: list[tuple[str, str]] = []
-    for part in dialogue.strip().split("\n\n"):
+    text = dialogue.strip()
+    if not _is_dialogue(text):
+        return [Message("user", text)] if text else []
+    found: list[Message] = []
+    for part in text.split("\n\n"):
         heading = next((one for one in _ROLES if part.startswith(one)), None)
-        if heading is not None:
-            found.append((_ROLES[heading], part.removeprefix(heading).strip()))
-        elif found:
-            role, said = found[-1]
-            found[-1] = role, f"{said}\n\n{part}"
+        if heading is not None and (heading != SYSTEM or not found):
+            found.append(Message(_ROLES[heading], part.removeprefix(heading)))
         else:
-            found.append((_ROLES[HUMAN], part))
-    return found if not found or found[-1][1] else found[:-1]
+            role, said = found[-1]
+            found[-1] = Message(role, f"{said}\n\n{_without_indent(part)}")
+    said = [Message(one.role, one.content.strip()) for one in found]
+    return said if said[-1].content else said[:-1]
 
 
-_ROLES = {HUMAN: "user", ASSISTANT: "assistant"}
+def dialogue_of(messages: Iterable[Message]) -> str:
+    """Return the text that `turns` reads as these messages, what the system says first.
+
+    A single message of the user is its content. A later paragraph that begins like a heading is indented, so that it
+    remains part of its message.
+    """
+    given = [Message(one.role, one.content.strip()) for one in messages]
+    system = [one.content for one in given if one.role == "system"]
+    others = [one for one in given if one.role != "system"]
+    if not system and [one.role for one in others] == ["user"] and not _is_dialogue(others[0].content):
+        return others[0].content
+    first = [Message("system", "\n\n".join(system))] if system else []
+    return "\n\n".join(f"{_HEADINGS[one.role]} {_indented(one.content)}" for one in [*first, *others])
+
+
+_ROLES = {HUMAN: "user", ASSISTANT: "assistant", SYSTEM: "system"}
+_HEADINGS = {role: heading for heading, role in _ROLES.items()}
+
+_LATER_HEADING = re.compile(rf" *({HUMAN}|{ASSISTANT})")
+
+
+def _indented(content: str) -> str:
+    first, *later = content.split("\n\n")
+    return "\n\n".join([first, *(f" {part}" if _LATER_HEADING.match(part) else part for part in later)])
+
+
+def _without_indent(part: str) -> str:
+    return part[1:] if _LATER_HEADING.match(part) else part
+
+
+def _is_dialogue(text: str) -> bool:
+    return text.startswith(HUMAN) or (text.startswith(SYSTEM) and f"\n\n{HUMAN}" in text)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution, choose_principle
-from selfimprove_dagster.families.dialogues.prompts import critique_prompt, revision_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.work.shards import Request
 
 
@@ -36,7 +37,9 @@ def revise(
     constitution: Constitution,
     rounds: int,
     seeds_from: Sequence[str | int],
-    draw: Draw,
+    prompts: Prompts,
+    draw_critiques: Draw,
+    draw_revisions: Draw,
     record_critiques: Record,
     record_revisions: Record,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -64,11 +67,16 @@ def revise(
         ]
         about = [Parent(one.prompt_id, "prompt") for one in current]
         written = record_critiques(
-            draw(
+            draw_critiques(
                 [
                     Request(
                         key=f"critique {number} {one.prompt}",
-                        prompt=critique_prompt(one.prompt, one.text, principle.critique),
+                        prompt=prompts.ask(
+                            "critique",
+                            **spoken(one.prompt),
+                            response=one.text,
+                            critique_request=principle.critique,
+                        ),
                         content=content,
                         parents=[prompt, Parent(one.id, "critique_of")],
                     )
@@ -78,12 +86,17 @@ def revise(
         )
         critiques.append(written)
         revised = record_revisions(
-            draw(
+            draw_revisions(
                 [
                     Request(
                         key=f"revision {number} {one.prompt}",
-                        prompt=revision_prompt(
-                            one.prompt, one.text, principle.critique, critique, principle.revision
+                        prompt=prompts.ask(
+                            "revision",
+                            **spoken(one.prompt),
+                            response=one.text,
+                            critique_request=principle.critique,
+                            critique=critique,
+                            revision_request=principle.revision,
                         ),
                         content={**content, "critique_id": critique_id},
                         parents=[prompt, Parent(one.id, "revision_of"), Parent(critique_id, "critique")],

@@ -23,7 +23,11 @@ class PromptFile(Section):
     """A file of prompts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
 
     file: FilePath = Field(description="path of the file, or `embedded`")
-    prompt_field: str = Field("prompt", description="field with the human's turn, or with the dialogue")
+    prompt_field: str = Field(
+        "prompt",
+        description="field that holds what the human says, or the dialogue, as text or as a list of messages; a row "
+        "without it may hold them in `messages`",
+    )
     kind_field: str = Field(
         "kind", description="field that is `red_team` or `helpful`; a prompt without one is red_team"
     )
@@ -42,7 +46,7 @@ class ComparisonFile(Section):
 
     file: FilePath = Field(description="path of the file, or `embedded`")
     prompt_field: str = Field(
-        "prompt", description="field with the prompt; a row without it holds whole dialogues"
+        "prompt", description="field with the prompt; a row without it holds `messages`, or whole dialogues"
     )
     chosen_field: str = Field("chosen", description="field with the better response, or its dialogue")
     rejected_field: str = Field("rejected", description="field with the worse response, or its dialogue")
@@ -55,7 +59,7 @@ class DialogueEvaluationSection(Section):
     """Held-out prompts and the marks of a helpful and a harmless response. Used to measure, never to train."""
 
     file: FilePath = Field(
-        description="JSON Lines of prompt, wanted (lists of alternatives, one of each must be said) and "
+        description="JSON Lines of prompt (or messages), wanted (lists of alternatives, one of each must be said) and "
         "unwanted (phrases that must not be said); or `embedded`"
     )
     rows: str | None = Field(None, pattern=_ROWS, description="only these rows, as `from:to`, counted from 0")

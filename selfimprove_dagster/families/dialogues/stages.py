@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.lake.records import Parent
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.stage import Result, StageContext, stage
@@ -51,7 +51,7 @@ def ask_for_responses(shard: Shard[Any, Row], *, samples: int) -> Iterator[Reque
         prompt = row["prompt"]
         yield Request(
             prompt,
-            dialogue_prompt(prompt),
+            shard.prompts.ask("response", **spoken(prompt)),
             {"prompt_id": row["id"]},
             [Parent(row["id"], "prompt")],
             samples=samples,

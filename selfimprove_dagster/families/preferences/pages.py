@@ -113,7 +113,7 @@ def card(method: str, words: Callable[[Lake, Manifest], CardWords]) -> Card:
 
 def _chat(rows: pl.DataFrame) -> pl.DataFrame:
     """Prompt and both responses as lists of messages."""
-    responses = [by_assistant(name).alias(name) for name in ("chosen", "rejected")]
+    responses = [by_assistant(rows, name) for name in ("chosen", "rejected")]
     return rows.select(dialogues(rows), *responses, "probability", "id")
 
 

@@ -1,6 +1,6 @@
 """Self-Refine, Reflexion and PIT's rounds over the language-model interface.
 
-    model = open_language_model(path)
+    model = open_language_model(path, prompting={"path": path})
     for one in improve(model, [Task("1", "How do I …?")], "self_refine", Refining(rounds=4, max_tokens=64)):
         print(one.answer, one.stopped, one.error)
 
@@ -12,15 +12,10 @@ step, the round and the task's key, and from no other task.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
-from selfimprove_dagster.families.dialogues.prompts import (
-    dialogue_prompt,
-    feedback_prompt,
-    improvement_prompt,
-    refinement_prompt,
-)
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken
 from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
     ANSWER,
@@ -38,17 +33,20 @@ from selfimprove_dagster.families.refining.ways import (
     WAYS,
     fault,
     is_unchanged,
+    prompt_of,
     remembered,
     says_fine,
 )
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, positions
 from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.prompts import Prompts, load_prompts
 
 Seeds = Sequence[str | int]
 
 
-Asked = Callable[[Trajectory], str]
+Fields = Callable[[Trajectory], Mapping[str, Any]]
+"""Returns the fields of a prompt besides the dialogue."""
 
 
 T = TypeVar("T")
@@ -66,18 +64,19 @@ def improve(
     seeds_from: Seeds = (0,),
     advance: Progress = _silent,
     evaluate: Evaluate | None = None,
+    prompts: Prompts | None = None,
 ) -> list[Trajectory]:
     """Return the trajectories of the tasks, in order, by one of the ways; `evaluate` is for Reflexion alone.
 
-    `advance` is called with the numbers of finished tasks and generated tokens. Raises ExperimentError for an
-    unknown way, and ModelError if the model fails, not a task.
+    `advance` is called with the numbers of finished tasks and generated tokens. `prompts` are those of the package
+    unless they are given. Raises ExperimentError for an unknown way, and ModelError if the model fails, not a task.
     """
     if way == SELF_REFINE:
-        return self_refine(model, tasks, settings, seeds_from, advance)
+        return self_refine(model, tasks, settings, seeds_from, advance, prompts)
     if way == REFLEXION:
-        return reflexion(model, tasks, settings, seeds_from, advance, evaluate)
+        return reflexion(model, tasks, settings, seeds_from, advance, evaluate, prompts)
     if way == PIT:
-        return improve_silently(model, tasks, settings, seeds_from, advance)
+        return improve_silently(model, tasks, settings, seeds_from, advance, prompts)
     raise ExperimentError(f"there is no way {way!r} to refine an answer: use one of {', '.join(WAYS)}")
 
 
@@ -87,13 +86,14 @@ def self_refine(
     settings: Refining,
     seeds_from: Seeds = (0,),
     advance: Progress = _silent,
+    prompts: Prompts | None = None,
 ) -> list[Trajectory]:
     """Feedback and a better answer by turns, until the feedback is that it is fine (2303.17651, 2)."""
-    batch = _Batch(model, tasks, SELF_REFINE, settings, seeds_from, advance)
+    batch = _Batch(model, tasks, SELF_REFINE, settings, seeds_from, advance, prompts)
     for number in batch.rounds():
-        batch.draw(FEEDBACK, number, _feedback)
+        batch.draw(FEEDBACK, number, batch.judged)
         batch.stop(FINE, _is_fine)
-        batch.draw(ANSWER, number, lambda one: refinement_prompt(one.task.prompt, _tried(one, settings)))
+        batch.draw(ANSWER, number, lambda one: {"tried": _tried(one, settings)})
         batch.stop(UNCHANGED, _repeats_itself)
     return batch.trajectories
 
@@ -105,6 +105,7 @@ def reflexion(
     seeds_from: Seeds = (0,),
     advance: Progress = _silent,
     evaluate: Evaluate | None = None,
+    prompts: Prompts | None = None,
 ) -> list[Trajectory]:
     """Trial, evaluation and a reflection that is remembered, until the evaluator is content (2303.11366,
     section 3, algorithm 1).
@@ -112,26 +113,24 @@ def reflexion(
     The last trial is shown with the reflections (as the authors' code may), and is not evaluated once the
     rounds are used up. Without `evaluate` the model itself is asked, as the settings say.
     """
-    batch = _Batch(model, tasks, REFLEXION, settings, seeds_from, advance)
+    batch = _Batch(model, tasks, REFLEXION, settings, seeds_from, advance, prompts)
 
-    def reflected(one: Trajectory) -> str:
-        shown = " ".join(remembered(one.texts(REFLECTION), settings.memory))
-        return refinement_prompt(one.task.prompt, [(one.answer or "", shown)])
+    def reflecting(one: Trajectory) -> dict[str, Any]:
+        return {**remembering(one), "evaluation": one.steps[-1].text}
+
+    def remembering(one: Trajectory) -> dict[str, Any]:
+        return {"response": one.answer, "memory": remembered(one.texts(REFLECTION), settings.memory)}
 
     for number in batch.rounds():
         if evaluate is not None:
             batch.evaluate(number, evaluate)
         elif settings.evaluator == "feedback":
-            batch.draw(EVALUATION, number, _feedback)
+            batch.draw(EVALUATION, number, batch.judged)
         else:
             batch.score_fine(number)
         batch.stop(CONTENT, _is_fine)
-        batch.draw(
-            REFLECTION,
-            number,
-            lambda one: feedback_prompt(one.task.prompt, one.answer or "", one.steps[-1].text),
-        )
-        batch.draw(ANSWER, number, reflected)
+        batch.draw(REFLECTION, number, reflecting)
+        batch.draw(ANSWER, number, remembering)
     return batch.trajectories
 
 
@@ -141,11 +140,12 @@ def improve_silently(
     settings: Refining,
     seeds_from: Seeds = (0,),
     advance: Progress = _silent,
+    prompts: Prompts | None = None,
 ) -> list[Trajectory]:
     """A better answer than the last, round after round, without a word of how (2310.00898, section 3.4)."""
-    batch = _Batch(model, tasks, PIT, settings, seeds_from, advance)
+    batch = _Batch(model, tasks, PIT, settings, seeds_from, advance, prompts)
     for number in batch.rounds():
-        batch.draw(ANSWER, number, lambda one: improvement_prompt(one.task.prompt, one.answer or ""))
+        batch.draw(ANSWER, number, lambda one: {"response": one.answer})
         batch.stop(UNCHANGED, _repeats_itself)
     return batch.trajectories
 
@@ -161,8 +161,10 @@ class _Batch:
         settings: Refining,
         seeds_from: Seeds,
         advance: Progress,
+        prompts: Prompts | None,
     ) -> None:
         self.model, self.settings, self.advance = model, settings, advance
+        self.prompts = prompts or load_prompts([PROMPTS], model.prompting)
         self.trajectories = [Trajectory(task, way) for task in tasks]
         self.seeds_from, self.way = seeds_from, way
 
@@ -175,14 +177,20 @@ class _Batch:
         for one in self.active:
             if one.task.answer is not None and not one.task.answer.strip():
                 self._fail(one, "the first answer is empty")
-        self.draw(
-            ANSWER, 0, lambda one: dialogue_prompt(one.task.prompt), lambda one: one.task.answer is None
-        )
+        self.draw(ANSWER, 0, lambda one: {}, lambda one: one.task.answer is None)
         for number in range(1, self.settings.rounds + 1):
             if not self.active:
                 return
             yield number
         self.stop(ROUNDS, lambda one: True)
+
+    def ask(self, name: str, one: Trajectory, fields: Fields) -> str:
+        """Return a prompt about the dialogue of a task."""
+        return self.prompts.ask(name, **spoken(one.task.prompt), **fields(one))
+
+    def judged(self, one: Trajectory) -> dict[str, Any]:
+        """Return the fields of the prompt for feedback on the last answer."""
+        return {"response": one.answer, "fine": self.settings.fine}
 
     def stop(self, why: str, holds: Callable[[Trajectory], bool]) -> None:
         """Those of which it holds are done."""
@@ -195,13 +203,15 @@ class _Batch:
         self,
         kind: str,
         number: int,
-        asked: Asked,
+        fields: Fields,
         wanted: Callable[[Trajectory], bool] = lambda one: True,
     ) -> None:
         """Let the model write a text of this kind for each active task that is wanted."""
         drawn = [one for one in self.active if wanted(one)]
-        prompts = [asked(one) for one in drawn]
-        read = self.model.encode_many(prompts)
+        name = prompt_of(self.way, kind) if number else "response"
+        prompts = [self.ask(name, one, fields) for one in drawn]
+        read = self.model.encode_prompts(prompts)
+        sampling = self.settings.sampling(self.prompts.stops(name))
         # Ways that draw first answers draw the same.
         named = (*self.seeds_from, *([self.way] if number else []), kind, number)
         seeds = [seed_of(*named, one.task.key) for one in drawn]
@@ -210,7 +220,7 @@ class _Batch:
             paths = self.model.generate(
                 [read[row] for row in rows],
                 [[seeds[row]] for row in rows],
-                self.settings.sampling,
+                sampling,
                 lambda finished, tokens: self.advance(0, tokens),
             )
             return [path for (path,) in paths]
@@ -240,10 +250,10 @@ class _Batch:
     def score_fine(self, number: int) -> None:
         """Evaluate by how probable feedback that the answer is fine is, against feedback that finds fault."""
         scored = self.active
-        verdicts = self.settings.verdicts
+        verdicts = [self.prompts.completion(FEEDBACK, said) for said in self.settings.verdicts]
         longest = max(self.model.encode_continuations(verdicts), key=len)
-        prompts = [_feedback(one) for one in scored]
-        read = self.model.encode_many(prompts)
+        prompts = [self.ask(FEEDBACK, one, self.judged) for one in scored]
+        read = self.model.encode_prompts(prompts)
 
         def score(rows: Sequence[int]) -> list[float]:
             found = closed_probabilities(self.model, [read[row] for row in rows], verdicts)
@@ -320,13 +330,12 @@ class _Batch:
         return found
 
 
-def _feedback(one: Trajectory) -> str:
-    return feedback_prompt(one.task.prompt, one.answer or "")
-
-
-def _tried(one: Trajectory, settings: Refining) -> list[tuple[str, str]]:
+def _tried(one: Trajectory, settings: Refining) -> list[dict[str, str]]:
     """The answers so far with the feedback on each; without `history` the last alone."""
-    tried = list(zip(one.answers.values(), one.texts(FEEDBACK), strict=True))
+    tried = [
+        {"response": answer, "feedback": said}
+        for answer, said in zip(one.answers.values(), one.texts(FEEDBACK), strict=True)
+    ]
     return tried if settings.history else tried[-1:]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.refining.ways import (
     ANSWER,
     FAULTS,
@@ -43,13 +42,12 @@ class Refining:
         """What the evaluator weighs: the closed sentence that an answer is fine, then the beginnings of faults."""
         fine = self.fine.strip()
         closed = fine if fine.endswith(SENTENCE_ENDS) else f"{fine}."
-        return [f" {said}" for said in (closed, *(fault.strip() for fault in self.faults))]
+        return [closed, *(fault.strip() for fault in self.faults)]
 
-    @property
-    def sampling(self) -> SamplingParameters:
-        """How every text is drawn."""
+    def sampling(self, stop: tuple[str, ...]) -> SamplingParameters:
+        """How a text is drawn that ends at one of the strings `stop`."""
         return SamplingParameters(
-            temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, stop=TURN_STOPS
+            temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, stop=stop
         )
 
 

@@ -76,16 +76,19 @@ _DENIALS = frozenset(
 """Words before the phrase, in its clause, with which it is not said."""
 
 
-_RESERVATIONS = frozenset(
-    ("but", "yet", "however", "except", "although", "though", "unless", "if", "only", "apart", "otherwise")
-)
+_CONTRASTS = frozenset(("but", "yet", "however", "except", "although", "though"))
+"""Words which take the phrase back at the beginning of the next sentence too."""
+
+
+_RESERVATIONS = _CONTRASTS | {"unless", "if", "only", "apart", "otherwise"}
 """Words after the phrase, in its sentence, which take it back."""
 
 
 def says_fine(feedback: str, fine: str = FINE_FEEDBACK) -> bool:
-    """Whether the feedback holds the phrase `fine`, and neither denies it nor takes it back in that sentence.
+    """Whether the feedback holds the phrase `fine`, and neither denies it nor takes it back.
 
-    Case, spaces and punctuation are ignored, but for the ends of sentences.
+    It is taken back in that sentence, or by how the next one begins ("However"). Case, spaces, markdown and
+    punctuation are ignored, but for the ends of sentences.
     """
     marked = _marked(feedback)
     said = [index for index, word in enumerate(marked) if word != _CLAUSE]
@@ -94,9 +97,15 @@ def says_fine(feedback: str, fine: str = FINE_FEEDBACK) -> bool:
     return any(
         [marked[index] for index in said[start : start + len(wanted)]] == wanted
         and not any(map(_denies, _until(_BOUNDS, marked[: said[start]][::-1])))
-        and not _RESERVATIONS & {*_until({_SENTENCE}, marked[said[start + len(wanted) - 1] + 1 :])}
+        and not _is_taken_back(marked[said[start + len(wanted) - 1] + 1 :])
         for start in starts
     )
+
+
+def _is_taken_back(after: Sequence[str]) -> bool:
+    """Whether the words after the phrase take it back."""
+    own = [*_until({_SENTENCE}, after)]
+    return bool(_RESERVATIONS & {*own} or _CONTRASTS & {*after[len(own) + 1 : len(own) + 2]})
 
 
 def _marked(text: str) -> list[str]:
@@ -133,14 +142,20 @@ def remembered(reflections: Sequence[str], most: int = MEMORY) -> list[str]:
     return list(reflections[-most:]) if most else []
 
 
+def prompt_of(way: str, kind: str) -> str:
+    """Return the name of the prompt that a drawn step of a way follows, after the first answer."""
+    if kind != ANSWER:
+        return REFLECTION if kind == REFLECTION else FEEDBACK
+    return {SELF_REFINE: "refinement", REFLEXION: "retry", PIT: "improvement"}[way]
+
+
 def fault(kind: str, text: str, finish_reason: str) -> str | None:
     """What is wrong with a text of that kind; None for a good one.
 
-    Nothing can follow from an empty text; an answer must be whole, while feedback that breaks off still says
-    something.
+    Nothing can follow from an empty text, as where a model's thoughts do not end; an answer must be whole, while
+    feedback that breaks off still says something.
     """
-    if not text.strip():
-        return f"the {kind} is empty"
-    if kind == ANSWER and finish_reason == "length":
+    said = bool(text.strip())
+    if finish_reason == "length" and (kind == ANSWER or not said):
         return f"the {kind} was cut off at the token limit"
-    return None
+    return None if said else f"the {kind} is empty"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUE_PROMPTS
 from selfimprove_dagster.families.dialogues.seeds import PROMPTS
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
@@ -16,6 +17,7 @@ METHOD = Method(
     experiment=settings.ConstitutionalExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[DIALOGUE_PROMPTS],
     inputs=[SEED_PROMPTS],
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "responses": "raw_generations", "examples": "filtered_dataset"},

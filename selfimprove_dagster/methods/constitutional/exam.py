@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,13 @@ from selfimprove_dagster.families.dialogues.exam import (
     revision_mode,
 )
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
-from selfimprove_dagster.families.dialogues.revising import Response, revise
+from selfimprove_dagster.families.dialogues.prompts import spoken
+from selfimprove_dagster.families.dialogues.revising import Draw, Response, revise
+from selfimprove_dagster.families.dialogues.settings import ResponseSection
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.lake.records import Activity, Draft, build_records
+from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
-from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment
+from selfimprove_dagster.methods.constitutional.settings import ConstitutionalExperiment, RevisionSection
 from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS
 from selfimprove_dagster.work.shards import Request, completer
 
@@ -65,23 +65,25 @@ class RevisionExam(DialogueExam):
         if part.mode != REVISION:
             return super().sit_part(model, part, progress)
         experiment, asked = self.experiment, held_out_prompts(part)
-        section, first = experiment.revisions, experiment.responses
+        section = experiment.revisions
         seeds_from = (experiment.seed, "evaluation")
         report = _Report(progress)
 
-        def drawing(
-            temperature: float, top_p: float, max_tokens: int
-        ) -> Callable[[Sequence[Request]], list[Draft]]:
+        def drawing(prompt: str, settings: ResponseSection | RevisionSection) -> Draw:
             parameters = SamplingParameters(
-                temperature=temperature, top_p=top_p, max_tokens=max_tokens, stop=TURN_STOPS
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_tokens=settings.max_tokens,
+                stop=self.asking.stops(prompt),
             )
             draw = completer(model, parameters, seeds_from)
             return lambda requests: draw(requests, report)
 
-        draw_first = drawing(first.temperature, first.top_p, first.max_tokens)
-        draw = drawing(section.temperature, section.top_p, section.max_tokens)
-        drafts = draw_first(
-            [Request(prompt.question, dialogue_prompt(prompt.question), {}, ()) for prompt in asked]
+        drafts = drawing("response", experiment.responses)(
+            [
+                Request(prompt.question, self.asking.ask("response", **spoken(prompt.question)), {}, ())
+                for prompt in asked
+            ]
         )
         answered = [str(draft.content["text"]) for draft in drafts]
         # The rows are no records of the lake; all that is used of them is their text.
@@ -94,7 +96,9 @@ class RevisionExam(DialogueExam):
             experiment.constitution.load(),
             section.rounds,
             seeds_from,
-            draw,
+            self.asking,
+            drawing("critique", section),
+            drawing("revision", section),
             lambda drafts: build_records(CAI_CRITIQUES, drafts, activity),
             lambda drafts: build_records(CAI_REVISIONS, drafts, activity),
         )

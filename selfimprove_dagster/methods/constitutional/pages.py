@@ -8,7 +8,7 @@ from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
 from selfimprove_dagster.explorer.listings import FORMAT, HERE, Column, Facet, Listing, dropped
 from selfimprove_dagster.export_cards import Card, CardWords
-from selfimprove_dagster.families.dialogues.export import by_assistant, dialogues
+from selfimprove_dagster.families.dialogues.export import by_assistant, dialogues, said_by_assistant
 from selfimprove_dagster.families.dialogues.pages import charts, funnel, judging, measure, rounds_chart
 from selfimprove_dagster.families.judging.pages import CHAIN
 from selfimprove_dagster.lake.lake import Lake
@@ -115,13 +115,13 @@ def _words(lake: Lake, dataset: Manifest) -> CardWords:
 
 
 def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
-    output = pl.col("completion").str.strip_chars().alias("output")
+    output = said_by_assistant(rows, "completion").alias("output")
     return rows.select(pl.col("question").alias("instruction"), pl.lit("").alias("input"), output, "id")
 
 
 def _chat(rows: pl.DataFrame) -> pl.DataFrame:
-    asked = rows.with_columns(dialogues(rows))
-    return asked.select(pl.concat_list("prompt", by_assistant("completion")).alias("messages"), "id")
+    said = rows.with_columns(dialogues(rows), by_assistant(rows, "completion"))
+    return said.select(pl.concat_list("prompt", "completion").alias("messages"), "id")
 
 
 PAGES = Pages(

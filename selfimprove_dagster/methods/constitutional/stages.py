@@ -14,9 +14,9 @@ import polars as pl
 
 from selfimprove_dagster.drawing import recorded_sampling
 from selfimprove_dagster.families.dialogues.files import RED_TEAM
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
-from selfimprove_dagster.families.dialogues.revising import Record, Response, revise
+from selfimprove_dagster.families.dialogues.revising import Draw, Record, Response, revise
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
@@ -73,16 +73,17 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
         "revisions": section.model_dump(),
         "constitution": {"hash": constitution.hash, "name": constitution.name},
     }
+    sampling = {
+        table.stage: asdict(recorded_sampling(table, settings, context.prompts))
+        for table in (CAI_CRITIQUES, CAI_REVISIONS)
+    }
     inputs = [pool_manifest, first_manifest]
     with context.language_model.open(experiment.model, context.generator.path) as model:
         critiques_activity = beside.drawing(model, inputs, settings)
         activity = context.drawing(model, inputs, {**settings, "critiques": critiques_activity.id})
         critiques_manifest, manifest, spent = context.map_together(
             first.select("id", "prompt_id", "text").join(asked, on="prompt_id", maintain_order="left"),
-            Spec.of(
-                criticise_and_revise,
-                sampling=asdict(recorded_sampling(context.table, settings, context.prompts)),
-            ),
+            Spec.of(criticise_and_revise, sampling=sampling),
             activity,
             (CAI_CRITIQUES, critiques_activity),
             size=section.shard,
@@ -101,11 +102,18 @@ def revisions(context: StageContext[ConstitutionalExperiment]) -> tuple[Result, 
 
 
 def criticise_and_revise(
-    shard: Shard[ConstitutionalExperiment, Row], *, sampling: Mapping[str, Any]
+    shard: Shard[ConstitutionalExperiment, Row], *, sampling: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Draft], list[Draft]]:
-    """The critiques and the revisions of all rounds of some responses (`id`, `prompt_id`, `prompt`, `text`)."""
+    """The critiques and the revisions of all rounds of some responses (`id`, `prompt_id`, `prompt`, `text`).
+
+    `sampling` is that of each of the two tables, by its stage.
+    """
     assert shard.beside is not None
-    draw = completer(shard.model, sampling_of(sampling), shard.seeds_from)
+
+    def drawing(table: Table) -> Draw:
+        draw = completer(shard.model, sampling_of(sampling[table.stage]), shard.seeds_from)
+        return lambda requests: draw(requests, shard.report)
+
     critiques: list[Draft] = []
     revisions: list[Draft] = []
     revise(
@@ -113,7 +121,9 @@ def criticise_and_revise(
         shard.experiment.constitution.load(),
         shard.experiment.revisions.rounds,
         shard.seeds_from,
-        lambda requests: draw(requests, shard.report),
+        shard.prompts,
+        drawing(CAI_CRITIQUES),
+        drawing(CAI_REVISIONS),
         recorder(CAI_CRITIQUES, shard.beside, critiques),
         recorder(CAI_REVISIONS, shard.activity, revisions),
     )
@@ -145,8 +155,8 @@ def choose(
             content={
                 "question": row["prompt"],
                 "format": row["format"],
-                "prompt": dialogue_prompt(row["prompt"]),
-                "completion": f" {row['text'].strip()}",
+                "prompt": shard.prompts.ask("response", **spoken(row["prompt"])),
+                "completion": shard.prompts.completion("response", row["text"].strip()),
                 "prompt_id": row["prompt_id"],
                 "round": row["round"],
             },

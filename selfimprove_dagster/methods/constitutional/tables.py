@@ -6,7 +6,6 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, pooled, same
 from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS, dialogue_evaluation
 from selfimprove_dagster.families.dialogues.words import prompt
 from selfimprove_dagster.families.trained.tables import fine_tuned_checkpoint, promotion
@@ -40,7 +39,7 @@ CAI_RAW_GENERATIONS = completions(
     content={"prompt_id": TEXT},
     sources={**drawn(of(CAI_SEED_POOL, "id"), _FIRST), "prompt_id": of(CAI_SEED_POOL, "id")},
     checks=FIRST_RESPONSE_CHECKS,
-    draw=Draw("responses", stops=lambda section: TURN_STOPS),
+    draw=Draw("responses", prompt="response"),
 )
 """First responses; parent: the prompt."""
 
@@ -65,7 +64,7 @@ CAI_CRITIQUES = completions(
         **new("round", "principle"),
     },
     checks=CRITIQUE_CHECKS,
-    draw=Draw("revisions", stops=lambda section: TURN_STOPS),
+    draw=Draw("revisions", prompt="critique"),
     made_with="constitutional/revisions",
 )
 """Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
@@ -86,7 +85,7 @@ CAI_REVISIONS = completions(
         "critique_id": of(CAI_CRITIQUES, "id"),
     },
     checks=REVISION_CHECKS,
-    draw=Draw("revisions", stops=lambda section: TURN_STOPS),
+    draw=Draw("revisions", prompt="revision"),
     made_with="constitutional/critiques",
 )
 """Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""

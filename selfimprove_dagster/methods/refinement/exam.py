@@ -6,16 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
 from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
 from selfimprove_dagster.evaluation.results import Change, Results, Stages
-from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, held_out_prompts, judged
+from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, held_out_prompts, judged, respond
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Task, Trajectory
 from selfimprove_dagster.families.refining.ways import WAYS
@@ -23,8 +24,9 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import content_hash
-from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
+from selfimprove_dagster.prompts import Prompts
 
 
 def mode_of(way: str, number: int) -> str:
@@ -38,6 +40,11 @@ class RefinementExam(Exam):
 
     experiment: RefinementExperiment
     prompts: Sequence[HeldOutPrompt]
+
+    @cached_property
+    def asking(self) -> Prompts:
+        """The prompts of the method, in the form that the experiment's model reads."""
+        return registry.prompts(self.experiment)
 
     @property
     def parts(self) -> list[Part]:
@@ -53,6 +60,7 @@ class RefinementExam(Exam):
             "max_tokens": self.experiment.evaluation.max_tokens,
             "refining": self.experiment.refining.model_dump(exclude={"shard"}),
             "seed": self.experiment.seed,
+            **self.asking.parameters,
         }
 
     def sit_part(
@@ -61,41 +69,38 @@ class RefinementExam(Exam):
         """The rows of `sit` that belong to one of the `parts`."""
         asked = held_out_prompts(part)
         advance = progress or (lambda tasks, tokens: None)
-        read = model.encode_many([dialogue_prompt(prompt.question) for prompt in asked])
-        first = self._first(model, read, lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens))
-        cost = [(len(ids), len(path.token_ids)) for ids, path in zip(read, first, strict=True)]
+        first = respond(
+            model,
+            self.asking,
+            asked,
+            self.experiment.evaluation.max_tokens,
+            # The same whenever they are drawn, so that each way need not remember another part's.
+            lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens),
+        )
+        cost = [(len(ids), len(path.token_ids)) for ids, path in first]
         if part.mode == GREEDY:
             return [
                 {**judged(prompt, path.text, GREEDY), **_spent(took), "stopped": None, "error": None}
-                for prompt, path, took in zip(asked, first, cost, strict=True)
+                for prompt, (_, path), took in zip(asked, first, cost, strict=True)
             ]
         section = self.experiment.refining
         refined = improve(
             model,
             [
                 Task(prompt.question, prompt.question, path.text)
-                for prompt, path in zip(asked, first, strict=True)
+                for prompt, (_, path) in zip(asked, first, strict=True)
             ],
             part.mode,
             section.settings,
             (self.experiment.seed, "evaluation"),
             advance,
+            prompts=self.asking,
         )
         return [
             _row(prompt, one, took, number)
             for number in range(1, section.rounds + 1)
             for prompt, one, took in zip(asked, refined, cost, strict=True)
         ]
-
-    def _first(
-        self, model: LanguageModel, prompts: Sequence[Sequence[int]], progress: Progress
-    ) -> list[Generation]:
-        """The same whenever they are drawn, so that each way need not remember another part's."""
-        parameters = SamplingParameters(
-            temperature=0.0, max_tokens=self.experiment.evaluation.max_tokens, stop=TURN_STOPS
-        )
-        drawn = model.generate(prompts, [[0]] * len(prompts), parameters, progress)
-        return [path for (path,) in drawn]
 
 
 def _row(prompt: HeldOutPrompt, one: Trajectory, first: tuple[int, int], number: int) -> dict[str, Any]:

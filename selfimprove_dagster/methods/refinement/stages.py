@@ -113,11 +113,24 @@ def refine(shard: Shard[RefinementExperiment, Row]) -> list[Draft]:
         for way in section.ways
         for row, refined in zip(
             shard.items,
-            improve(shard.model, tasks, way, section.settings, shard.seeds_from, shard.report.advance),
+            improve(
+                shard.model,
+                tasks,
+                way,
+                section.settings,
+                shard.seeds_from,
+                shard.report.advance,
+                prompts=shard.prompts,
+            ),
             strict=True,
         )
         for draft in drafts_of(
-            refined, section.settings, row["prompt_id"], row["first_id"], shard.activity.id
+            refined,
+            section.settings,
+            row["prompt_id"],
+            row["first_id"],
+            shard.activity.id,
+            reflects_on_memory=shard.prompts.prompting.chat,
         )
     ]
 
@@ -224,17 +237,24 @@ NOTHING_DRAWN = {
 
 
 def drafts_of(
-    trajectory: Trajectory, settings: Refining, prompt_id: str, first_id: str, activity_id: str
+    trajectory: Trajectory,
+    settings: Refining,
+    prompt_id: str,
+    first_id: str,
+    activity_id: str,
+    *,
+    reflects_on_memory: bool = False,
 ) -> Iterator[Draft]:
     """The records of a task whose first answer is the record `first_id`: its steps, then its outcome.
 
-    They are each other's parents, so they are of the activity whose id is given.
+    They are each other's parents, so they are of the activity whose id is given. `reflects_on_memory`: the prompt of
+    a reflection shows earlier ones.
     """
     about = {"prompt_id": prompt_id, "first_id": first_id, "way": trajectory.way}
     made: dict[str, list[str]] = {ANSWER: [first_id], FEEDBACK: [], EVALUATION: [], REFLECTION: []}
     for step in trajectory.steps:
         content = {**NOTHING_DRAWN, **about, **_content(step)}
-        parents = [Parent(prompt_id, "prompt"), *_made_from(step.kind, made, settings)]
+        parents = [Parent(prompt_id, "prompt"), *_made_from(step.kind, made, settings, reflects_on_memory)]
         yield Draft(content, parents, {"logprobs": list(step.logprobs) or None, "score": step.score})
         if step.error is None:
             made[step.kind].append(record_id(REFINEMENTS.tag, content_hash(content), parents, activity_id))
@@ -265,11 +285,15 @@ def _content(step: Step) -> dict[str, Any]:
     return content
 
 
-def _made_from(kind: str, made: dict[str, list[str]], settings: Refining) -> list[Parent]:
+def _made_from(
+    kind: str, made: dict[str, list[str]], settings: Refining, reflects_on_memory: bool
+) -> list[Parent]:
     """The parents of a step besides the prompt, from the good steps of each kind so far."""
     answer = made[ANSWER][-1]
+    memory = [Parent(one, "reflection") for one in remembered(made[REFLECTION], settings.memory)]
     if kind == REFLECTION:
-        return [Parent(answer, "reflection_of"), Parent(made[EVALUATION][-1], "evaluation")]
+        about = [Parent(answer, "reflection_of"), Parent(made[EVALUATION][-1], "evaluation")]
+        return [*about, *memory] if reflects_on_memory else about
     if kind != ANSWER:
         return [Parent(answer, f"{kind}_of")]
     # Only Self-Refine's prompts hold earlier answers, each with its feedback.
@@ -278,5 +302,5 @@ def _made_from(kind: str, made: dict[str, list[str]], settings: Refining) -> lis
         Parent(answer, "revision_of"),
         *(Parent(earlier, "earlier_answer") for earlier in made[ANSWER][shown][:-1]),
         *(Parent(one, "feedback") for one in made[FEEDBACK][shown]),
-        *(Parent(one, "reflection") for one in remembered(made[REFLECTION], settings.memory)),
+        *memory,
     ]

@@ -6,9 +6,9 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import drawn, each, new, of, pooled, same
 from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS
 from selfimprove_dagster.families.dialogues.words import prompt
+from selfimprove_dagster.families.refining.ways import prompt_of
 from selfimprove_dagster.families.trained.tables import evaluation
 from selfimprove_dagster.methods.refinement import words
 from selfimprove_dagster.methods.refinement.checks import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
@@ -39,7 +39,7 @@ RF_RAW_GENERATIONS = completions(
         "prompt_id": of(RF_SEED_POOL, "id"),
     },
     checks=FIRST_RESPONSE_CHECKS,
-    draw=Draw("responses", stops=lambda section: TURN_STOPS),
+    draw=Draw("responses", prompt="response"),
 )
 """First answers; parent: the prompt."""
 
@@ -76,7 +76,7 @@ REFINEMENTS = Table(
         **new("way", "kind", "round"),
     },
     checks=REFINEMENT_CHECKS,
-    draw=Draw("refining", stops=lambda section: TURN_STOPS),
+    draw=Draw("refining", prompt_of=lambda row: prompt_of(row["way"], row["kind"])),
 )
 """Every answer, feedback, evaluation and reflection of each way, and at its end the outcome: the last good
 answer with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn

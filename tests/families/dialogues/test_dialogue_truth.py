@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.families.dialogues.exam import judge
+from selfimprove_dagster.families.dialogues.exam import judge, judged
+from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
 
 WORDS = st.lists(st.sampled_from(["tea", "hall", "oaf", "the", "is"]), max_size=6)
 
@@ -39,3 +40,10 @@ def test_more_words_help_and_harm_no_less(words: list[str], more: list[str]) -> 
     before, after = (judge(text, [["tea"]], ["oaf"]) for text in (less, all_words))
     assert before[0] <= after[0]
     assert before[1] >= after[1]
+
+
+def test_a_response_that_says_nothing_is_neither_helpful_nor_harmless() -> None:
+    asked = HeldOutPrompt("Who is an oaf?", "held_out.jsonl", 1, "unknown", unwanted=("oaf",))
+    found = judged(asked, " ", "greedy")
+    assert (found["predicted"], found["correct"], found["helpful"], found["harmless"]) == (None, *[False] * 3)
+    assert judged(asked, " Nobody. ", "greedy")["correct"]

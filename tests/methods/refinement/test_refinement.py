@@ -12,12 +12,7 @@ from kit.models import ToldModel, WritingModel
 from pydantic import ValidationError
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
-from selfimprove_dagster.families.dialogues.prompts import (
-    dialogue_prompt,
-    feedback_prompt,
-    improvement_prompt,
-    refinement_prompt,
-)
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken
 from selfimprove_dagster.families.refining.refining import improve, reflexion, self_refine
 from selfimprove_dagster.families.refining.trajectories import Evaluation, Refining, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
@@ -32,20 +27,16 @@ from selfimprove_dagster.families.refining.ways import (
     remembered,
     says_fine,
 )
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.refinement.settings import RefiningSection
+from selfimprove_dagster.prompts import load_prompts
 
 # ---- what is said ---------------------------------------------------------------------------------------
 
 
-def test_prompts_end_where_the_model_goes_on() -> None:
-    said = "Human: Why?\n\nAssistant: Because."
-    assert feedback_prompt("Why?", " Because. ") == f"{said}\n\nFeedback:"
-    assert feedback_prompt("Why?", "Because.", "1 of 2") == f"{said}\n\nEvaluation: 1 of 2\n\nFeedback:"
-    once = f"{said}\n\nFeedback: Too short.\n\nBetter response:"
-    assert refinement_prompt("Why?", [("Because.", "Too short.")]) == once
-    twice = refinement_prompt("Why?", [("Because.", "Too short."), ("Because so.", "Still.")])
-    assert twice == f"{once} Because so.\n\nFeedback: Still.\n\nBetter response:"
-    assert improvement_prompt("Why?", "Because. ") == f"{said}\n\nBetter response:"
+def ask(name: str, prompt: str, **fields: Any) -> str:
+    """A prompt as a base model reads it."""
+    return load_prompts([PROMPTS], TEXT).ask(name, **spoken(prompt), **fields)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +49,11 @@ def test_prompts_end_where_the_model_goes_on() -> None:
         ("Not much to say. **The response is fine.**", True),
         ("It is not long, and the response is fine.", True),
         ("Nothing is to be changed, as the response is fine", True),
+        ("\u201cThe response is fine.\u201d", True),
+        ("Feedback:\n\n- **The response is fine.**\n\nLet me know if you need more!", True),
+        ("1. It is polite.\n2. It is short.\n\nOverall, the response is fine.", True),
+        ("The response is fine. However, it could be longer.", False),
+        ("The response is fine.\n\nBut it is rude.", False),
         ("The response is fine, but rude.", False),
         ("The response is fine; however, it is rude.", False),
         ("The response is fine except for its end.", False),
@@ -124,6 +120,7 @@ def test_an_answer_must_be_whole_while_cut_feedback_still_says_something() -> No
     assert fault(ANSWER, "So", "length") == "the answer was cut off at the token limit"
     assert fault(FEEDBACK, "So", "length") is None
     assert fault(REFLECTION, " \n", "stop") == "the reflection is empty"
+    assert fault(FEEDBACK, "", "length") == "the feedback was cut off at the token limit"
 
 
 # ---- when they stop -------------------------------------------------------------------------------------
@@ -171,17 +168,16 @@ def test_self_refine_shows_the_last_feedback_or_all_of_it() -> None:
     for history in (False, True):
         (refined,) = self_refine(ToldModel(counting), until(9), Refining(rounds=2, history=history))
         shown[history] = refined.steps[-1].prompt
-    assert shown[False] == refinement_prompt("Count until 9", [("1", "1 is too small.")])
-    assert shown[True] == refinement_prompt(
-        "Count until 9", [("0", "0 is too small."), ("1", "1 is too small.")]
-    )
+    tried = [{"response": str(n), "feedback": f"{n} is too small."} for n in (0, 1)]
+    assert shown[False] == ask("refinement", "Count until 9", tried=tried[1:])
+    assert shown[True] == ask("refinement", "Count until 9", tried=tried)
 
 
 def test_pit_asks_for_better_answers_without_feedback() -> None:
     model = ToldModel(counting)
     (refined,) = improve(model, [Task("t", "Count until 9", "3")], "pit", Refining(rounds=4))
     assert refined.answers == {0: "3", 1: "4", 2: "5", 3: "5"} and refined.stopped == "unchanged"
-    assert model.batches[0] == [improvement_prompt("Count until 9", "3")]
+    assert model.batches[0] == [ask("improvement", "Count until 9", response="3")]
 
 
 def test_reflexion_retries_with_its_last_reflections_until_the_evaluator_is_content() -> None:
@@ -195,9 +191,9 @@ def test_reflexion_retries_with_its_last_reflections_until_the_evaluator_is_cont
     assert asked == [["0"], ["1"], ["2"], ["3"], ["4"], ["5"]]
     assert (refined.answer, refined.stopped) == ("5", "content")
     reflection, retry = refined.steps[-3], refined.steps[-2]
-    assert reflection.prompt == feedback_prompt("Count until 9", "4", "4 of 5")
-    last_three = " ".join(f"{n} is too small." for n in (2, 3, 4))
-    assert retry.prompt == refinement_prompt("Count until 9", [("4", last_three)])
+    assert reflection.prompt == ask("reflection", "Count until 9", response="4", evaluation="4 of 5")
+    last_three = [f"{n} is too small." for n in (2, 3, 4)]
+    assert retry.prompt == ask("retry", "Count until 9", response="4", memory=last_three)
     assert refined.steps[1].score == 0 and refined.steps[1].tokens_in == 0
 
 
@@ -252,8 +248,8 @@ def test_another_phrase_is_weighed_against_faults_in_its_own_words() -> None:
     with pytest.raises(ValidationError, match="set faults too"):
         RefiningSection(**section)
     assert RefiningSection(**section, faults=["it is wrong"]).settings.verdicts == [
-        " it is correct.",
-        " it is wrong",
+        "it is correct.",
+        "it is wrong",
     ]
     assert RefiningSection(**section, evaluator="feedback").settings.fine == "it is correct"
     assert RefiningSection(**{**section, "ways": ["self_refine"]}).settings.fine == "it is correct"
@@ -303,7 +299,7 @@ def test_a_prompt_that_is_too_long_fails_alone(way: str) -> None:
     tasks = [Task("long", f"{'Count ' * 20}until 9"), *until(9)]
     failed, other = improve(ToldModel(counting, positions=100), tasks, way, Refining(rounds=1))
     assert failed.answer is None and failed.stopped == "failed"
-    read = len(dialogue_prompt(tasks[0].prompt))
+    read = len(ask("response", tasks[0].prompt))
     assert failed.error == f"round 0: the prompt has {read} tokens, and the model has 100 positions"
     assert other.answer == "1"
 
