@@ -7,9 +7,11 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
@@ -112,6 +114,7 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={
+                **replace(context.prompts, prompting=model.prompting).parameters,
                 "judge": section.model_dump(exclude={"model"}),
                 "constitution": {"hash": constitution.hash, "name": constitution.name},
                 "engine": model.engine,
@@ -157,6 +160,7 @@ def compare(shard: Shard[RlaifExperiment, Row]) -> list[Draft]:
     ]
     return compare_pairs(
         shard.model,
+        shard.prompts,
         pairs,
         constitution,
         section,
@@ -333,6 +337,7 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
     constitution = experiment.constitution.load()
     section = experiment.judge.model or experiment.model
     path = section.path if experiment.judge.model else base.path
+    asking = registry.prompts(experiment, section).parameters
     with context.language_model.open(section, path, scores=True) as model:
         model_id = model.model_id
         verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
@@ -343,8 +348,13 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
         written_by=base.path,
         constitution=experiment.constitution.file,
         seed=experiment.seed,
+        prompts={
+            "shipped": [str(path) for path in registry.method(experiment.method).prompts],
+            **experiment.prompts.model_dump(),
+        },
     )
-    return Rewarded(opens, model_id, {"constitution": constitution.hash}, verdict)
+    parameters = {"constitution": constitution.hash, **({"judged_by": asking} if asking else {})}
+    return Rewarded(opens, model_id, parameters, verdict)
 
 
 STAGES = [
@@ -355,6 +365,6 @@ STAGES = [
     judge_checks,
     review_queue,
     filtered_dataset,
-    *preference_stages(TABLES, starting_model, judged=judged, policy_version="2"),
+    *preference_stages(TABLES, starting_model, judged=judged, policy_version="3"),
     *judging_stages(TABLES, report=dialogue_evaluation_report),
 ]
