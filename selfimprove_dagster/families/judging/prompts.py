@@ -17,7 +17,7 @@ PROMPTS = Path(__file__).with_name("prompts.yaml")
 
 def options(prompts: Prompts, name: str, count: int) -> tuple[str, ...]:
     """Return what the answers to a choice among `count` are, as they follow the prompt of that name: at most 26."""
-    return tuple(prompts.completion(name, f"({letter})") for letter in ascii_uppercase[:count])
+    return tuple(prompts.completion(name, letter) for letter in ascii_uppercase[:count])
 
 
 def ratings(prompts: Prompts) -> tuple[str, ...]:

@@ -241,9 +241,9 @@ def decide(shard: Shard[PitExperiment, _Contested]) -> list[Draft]:
     model = models.open(part.model, part.path, scores=True)
     seeds_from = (*shard.seeds_from, part.judge)
     constitution, principles = experiment.constitution.load(), experiment.win_rates.principles
-    prompts = replace(shard.prompts, prompting=model.prompting)
+    asking = replace(shard.prompts, prompting=model.prompting)
     preferred = preferred_by(
-        model, prompts, part.met, constitution, principles, seeds_from, shard.report.advance
+        model, asking, part.met, constitution, principles, seeds_from, shard.report.advance
     )
     return [_draft(part.judge, *each, model.model_id) for each in zip(part.met, preferred, strict=True)]
 

@@ -10,8 +10,12 @@ from kit.models import WritingModel
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.families.judging.options import closed_probabilities
-from selfimprove_dagster.families.judging.prompts import RATINGS, options
+from selfimprove_dagster.families.judging.prompts import PROMPTS, options, ratings
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 
+JUDGING = load_prompts([PROMPTS], TEXT)
+RATINGS = ratings(JUDGING)
 SPLITS = {
     "a token per character": (),
     "a token per rating": RATINGS,
@@ -26,7 +30,7 @@ splits = pytest.mark.parametrize("pieces", SPLITS.values(), ids=SPLITS.keys())
 
 def rated(pieces: tuple[str, ...], **written: float) -> float:
     model = WritingModel(lambda prompt: {f" {text}": share for text, share in written.items()}, pieces)
-    (reward,) = rate(model, ["Who?"], ["How good is it?"], ["Greta."])  # type: ignore[arg-type]
+    (reward,) = rate(model, JUDGING, ["Who?"], ["How good is it?"], ["Greta."])  # type: ignore[arg-type]
     return reward
 
 
@@ -62,9 +66,9 @@ def test_of_options_within_options_each_keeps_its_own() -> None:
 
 
 def test_options_in_brackets_are_told_apart_whatever_their_tokens() -> None:
-    for pieces in ((), (" (", "A)"), options(26), (" (A)",)):
+    for pieces in ((), (" (", "A)"), options(JUDGING, "comparison", 26), (" (A)",)):
         model = WritingModel(lambda prompt: {" (A)": 0.7, " (B)": 0.2, " (Z)": 0.1}, pieces)
-        (found,) = closed_probabilities(model, [[1]], options(26))  # type: ignore[arg-type]
+        (found,) = closed_probabilities(model, [[1]], options(JUDGING, "comparison", 26))  # type: ignore[arg-type]
         assert (found[0], found[1], found[25]) == pytest.approx((0.7, 0.2, 0.1))
 
 
