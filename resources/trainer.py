@@ -37,6 +37,10 @@ class TrainerResource(dg.ConfigurableResource):
         default="", description="device that overrides the experiment's; empty for no override"
     )
 
+    def device_of(self, experiment: Experiment) -> str:
+        """Return the device on which the experiment's models are trained."""
+        return self.device or experiment.model.device
+
     def fine_tune(
         self,
         experiment: Experiment,
@@ -150,7 +154,7 @@ class TrainerResource(dg.ConfigurableResource):
         """The job as plain data, with the device and the number format in which it computes."""
         import torch
 
-        device, dtype = self.device or experiment.model.device, experiment.model.dtype
+        device, dtype = self.device_of(experiment), experiment.model.dtype
         if dtype == "auto":
             dtype = "bfloat16" if torch.cuda.is_available() and device != "cpu" else "float32"
         elif dtype == "float16":

@@ -52,3 +52,16 @@ def merged(messages: Sequence[Message]) -> list[Message]:
         else:
             found.append(one)
     return found
+
+
+_BEGINNING = '[{"role":"'
+
+
+def shown(text: str) -> str:
+    """Return a stored conversation as people read it, one paragraph for each message; other text unchanged."""
+    if not text.startswith(_BEGINNING):
+        return text
+    try:
+        return "\n\n".join(f"{one.role}: {one.content}" for one in messages_of(text))
+    except ValueError:
+        return text

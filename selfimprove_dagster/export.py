@@ -2,10 +2,11 @@
 without PROV), or in the layouts that tools for fine-tuning read.
 
     alpaca  one object per line: instruction, input, output
-    chat    one object per line: messages, of which the first is the user's and the second the assistant's
+    chat    one object per line: messages, of which the last is the assistant's
 
-In both, `id` is the record of the example. If examples have no instruction, the prompt is the instruction. A
-method declares in its `Card` which columns are exported, and which layouts are not possible.
+In both, `id` is the record of the example. If examples have no instruction, the prompt is the instruction. In all
+layouts but alpaca, prompts of chat models are lists of messages. A method declares in its `Card` which columns are
+exported, and which layouts are not possible.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.conversation import Message, messages_of, shown, stored
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.export_cards import Card, CardWords, default_words
@@ -59,6 +61,8 @@ def export_dataset(
         raise ExperimentError(f"the layout {layout} {card.refused[layout]}")
     manifest = last_dataset(lake, experiment, iteration)
     rows = _exported(_dataset(experiment.method), card, lake.read(manifest.table, manifest.partition))
+    if manifest.activity.parameters.get("prompting", {}).get("chat"):
+        rows = _with_messages(rows)
     temporary = output.with_name(output.name + ".partial")
     data = temporary / "data" if layout == "huggingface" else temporary
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed export
@@ -102,6 +106,27 @@ def _exported(table: Table, card: Card, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(*(card.columns or plain), *table.measures)
 
 
+def _with_messages(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows whose prompts are conversations with lists of messages, as TRL reads them."""
+    messages = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+    asked = [[one._asdict() for one in messages_of(prompt)] for prompt in rows["prompt"]]
+    said = [
+        pl.concat_list(pl.struct(role=pl.lit("assistant"), content=name)).alias(name)
+        for name in ("completion", "chosen", "rejected")
+        if name in rows.columns
+    ]
+    return rows.with_columns(pl.Series("prompt", asked, messages), *said)
+
+
+def _as_text(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of conversations with their prompts and completions as text."""
+    if rows.schema["prompt"] == pl.String:
+        return rows
+    asked = [shown(stored(Message(**one) for one in prompt)) for prompt in rows["prompt"]]
+    said = pl.col("completion").list.first().struct.field("content")
+    return rows.with_columns(pl.Series("prompt", asked), completion=said)
+
+
 def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
     """Return instruction, input and output. Raises ExperimentError for rows without prompt and completion."""
     if {"instruction", "input", "output"} <= {*rows.columns}:
@@ -112,11 +137,15 @@ def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
             f"these examples have {', '.join(rows.columns)}: export them as jsonl, parquet or huggingface"
         )
     output = pl.col("completion").str.strip_chars().alias("output")
-    return rows.select(pl.col("prompt").alias("instruction"), pl.lit("").alias("input"), output, "id")
+    return _as_text(rows).select(
+        pl.col("prompt").alias("instruction"), pl.lit("").alias("input"), output, "id"
+    )
 
 
 def _chat(rows: pl.DataFrame) -> pl.DataFrame:
     """Return messages: the instruction with its input, without the training template, and the output."""
+    if "prompt" in rows.columns and rows.schema["prompt"] != pl.String:
+        return rows.select(pl.concat_list("prompt", "completion").alias("messages"), "id")
     said = _alpaca(rows)
     alone = pl.col("input").str.strip_chars() == ""
     user = pl.when(alone).then("instruction").otherwise(pl.format("{}\n\n{}", "instruction", "input"))

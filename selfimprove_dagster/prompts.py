@@ -116,14 +116,14 @@ class Prompts:
     prompting: Prompting = TEXT
     own: bool = True
 
-    def ask(self, name: str, **fields: Any) -> str:
+    def ask(self, name: str, /, **fields: Any) -> str:
         """Return a prompt: text, or a stored conversation. Raises KeyError for an unknown prompt or field."""
         form = self._form(name)
         if not self.prompting.chat:
             return _filled(form.text.prompt, fields)
         return stored(_messages(form.chat.messages, fields))
 
-    def completion(self, name: str, said: str, **fields: Any) -> str:
+    def completion(self, name: str, said: str, /, **fields: Any) -> str:
         """Return a completion as it follows the prompt, from what the model is to say."""
         form = self._form(name)
         return _filled((form.chat if self.prompting.chat else form.text).completion, {**fields, "said": said})

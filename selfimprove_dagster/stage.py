@@ -106,6 +106,9 @@ class OpensModels(Protocol):
     ) -> AbstractContextManager[LanguageModel]:
         """The model at `path` (default: the section's own), closed on leaving."""
 
+    def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
+        """The arguments of `open_language_model`, besides the path, with which another process opens it."""
+
 
 class OneModel:
     """Opens models in turn, and keeps one open at a time."""

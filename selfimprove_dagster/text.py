@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from selfimprove_dagster.conversation import shown
 
 _SPACE = re.compile(r"\s+")
 
@@ -52,9 +55,10 @@ def plain(text: str, limit: int | None = None) -> str:
     """Return the text on one line, without escape sequences, control or invisible characters or stacked
     accents.
 
-    Line breaks become `⏎`. Text longer than `limit` characters is truncated and ends with `…`.
+    Line breaks become `⏎`. Text longer than `limit` characters is truncated and ends with `…`. A stored
+    conversation is shown message by message.
     """
-    text = _ESCAPE_SEQUENCES.sub("", text)
+    text = _ESCAPE_SEQUENCES.sub("", shown(text))
     text = _LINE_BREAKS.sub("⏎", text).replace("\t", " ")
     text = _INVISIBLE.sub("", text)
     if limit is not None and len(text) > limit:
@@ -72,9 +76,18 @@ def _without_heaps(text: str) -> str:
 
 
 def readable(text: str, limit: int | None = None) -> str:
-    """Return the text with its line breaks, without escape sequences, control and invisible characters."""
+    """Return the text with its line breaks, without escape sequences, control and invisible characters.
+
+    A stored conversation is shown message by message.
+    """
+    text = shown(text)
     cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
     return "\n".join(plain(line) for line in cut.replace("\r\n", "\n").splitlines())
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage; a dash where nothing was measured (None, or not finite)."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
@@ -96,7 +109,7 @@ def _cell(value: Any, limit: int) -> str:
     if value is None:
         return "none"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if math.isfinite(value) else "–"
     if isinstance(value, (bool, int)):
         return str(value)
     return code_span(value if isinstance(value, str) else str(value), limit)

@@ -25,17 +25,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from operator import itemgetter
 from types import NoneType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.table import PARENT, Row, Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Parent:
     """An edge of lineage: another record was made from the record `id`, in the role `role`."""
 
@@ -142,7 +144,7 @@ def record_id(
     return f"{tag}:" + _digest([tag, content_digest, edges, activity_id, sample_index])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A record before it has an id."""
 
@@ -216,14 +218,14 @@ def _frame(schema: Table, drafts: Sequence[Draft]) -> tuple[pl.DataFrame, Sequen
     """Return the columns of the drafts, and the JSON of their contents if columns cannot give it."""
     contents = [draft.content for draft in drafts]
     measures = [draft.measures for draft in drafts]
-    for content, measured in zip(contents, measures, strict=True):
-        if content.keys() != schema.content.keys() or measured.keys() != schema.measures.keys():
-            wrong = (content.keys() ^ schema.content.keys()) | (measured.keys() ^ schema.measures.keys())
-            raise KeyError(f"columns of {schema.name} do not match its schema: {sorted(wrong)}")
+    for rows, columns_of_rows in ((contents, schema.content), (measures, schema.measures)):
+        for names in set(map(tuple, rows)):
+            if wrong := columns_of_rows.keys() ^ set(names):
+                raise KeyError(f"columns of {schema.name} do not match its schema: {sorted(wrong)}")
     values: dict[str, list[Any]] = {
         "sample_index": [draft.sample_index for draft in drafts],
-        **{name: [content[name] for content in contents] for name in schema.content},
-        **{name: [measured[name] for measured in measures] for name in schema.measures},
+        **{name: list(map(itemgetter(name), contents)) for name in schema.content},
+        **{name: list(map(itemgetter(name), measures)) for name in schema.measures},
     }
     columns: dict[str, pl.Series] = {}
     by_column = all(map(_has_column_json, schema.content.values()))
@@ -250,20 +252,23 @@ def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
     fit. Polars would store True as 1, and round integers that a float cannot represent.
     """
     if isinstance(dtype, pl.List):
-        if not set(map(type, values)) <= {list, tuple, NoneType}:
+        types = set(map(type, values))
+        if not types <= {list, tuple, NoneType}:
             raise TypeError("a list is neither a list nor a tuple")
         items: list[Any] = []
         for value in values:
             if value:
                 items += value
-        lengths = [None if value is None else len(value) for value in values]
-        return _lists(_series(items, dtype.inner), lengths)
+        if NoneType not in types:
+            return _lists(_series(items, dtype.inner), list(map(len, values)))
+        lengths = [len(value or ()) for value in values]
+        return _lists(_series(items, dtype.inner), lengths, [value is None for value in values])
     if isinstance(dtype, pl.Struct):
         if not set(map(len, values)) <= {len(dtype.fields)}:
             raise TypeError("a struct lacks a field or has one too many")
         return pl.DataFrame(
             [
-                _series([value[field.name] for value in values], field.dtype).alias(field.name)
+                _series(list(map(itemgetter(field.name), values)), field.dtype).alias(field.name)
                 for field in dtype.fields
             ]
         ).to_struct()
@@ -271,12 +276,14 @@ def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
     if not isinstance(first, (str, int, float, NoneType)):  # Polars would unwrap an Enum
         raise TypeError(f"{type(first).__name__} in a column of {dtype}")
     series = pl.Series(values, dtype=dtype, strict=True)
-    if dtype.is_integer() and any(
-        isinstance(values[row], bool) for row in series.is_between(0, 1).arg_true()
-    ):
-        raise TypeError(f"a boolean in a column of {dtype}")
-    if dtype.is_float() and any(isinstance(values[row], int) for row in (series.abs() >= 2**24).arg_true()):
-        raise TypeError(f"a large integer in a column of {dtype}")
+    if dtype.is_integer():
+        numbers = series.to_numpy()
+        if any(isinstance(values[row], bool) for row in np.flatnonzero((numbers == 0) | (numbers == 1))):
+            raise TypeError(f"a boolean in a column of {dtype}")
+    if dtype.is_float():
+        large = np.flatnonzero(np.abs(series.to_numpy()) >= 2**24)
+        if any(isinstance(values[row], int) for row in large):
+            raise TypeError(f"a large integer in a column of {dtype}")
     return series
 
 
@@ -305,11 +312,17 @@ def _parents_series(schema: Table, parents: Sequence[Sequence[Parent]]) -> pl.Se
     return _lists(pl.DataFrame({"id": ids, "role": roles}).to_struct(), list(map(len, parents)))
 
 
-def _lists(items: pl.Series, lengths: Sequence[int | None]) -> pl.Series:
-    """Group consecutive items into lists of the given lengths; a length of None gives a null."""
-    ends = pa.array(accumulate((length or 0 for length in lengths), initial=0), type=pa.int64())
-    nulls = pa.array([length is None for length in lengths], type=pa.bool_())
-    lists = pa.LargeListArray.from_arrays(ends, items.to_arrow(), mask=nulls)
+def _lists(
+    items: pl.Series, lengths: Sequence[int] | npt.NDArray[np.int64], nulls: Sequence[bool] | None = None
+) -> pl.Series:
+    """Group consecutive items into lists of the given lengths, with a null where `nulls` is true.
+
+    NumPy and Arrow have less overhead per call than expressions of Polars, which matters for short tables.
+    """
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    arrow = items.to_arrow(compat_level=pl.CompatLevel.newest())  # the oldest would copy texts
+    mask = None if nulls is None else pa.array(nulls, type=pa.bool_())
+    lists = pa.LargeListArray.from_arrays(pa.array(ends), arrow, mask=mask)
     return pl.Series(lists, dtype=pl.List(items.dtype))
 
 
@@ -327,9 +340,12 @@ def _content_texts(schema: Table, frame: pl.DataFrame) -> Iterator[bytes]:
         yield from map(canonical_json, content.iter_rows(named=True))
         return
     columns = [pl.col(name).cast(_sorted_keys(dtype)) for name, dtype in content.schema.items()]
-    for rows in content.iter_slices(16_384):
+    for rows in content.iter_slices(1 + content.height * _SLICE_BYTES // int(content.estimated_size() + 1)):
         texts = rows.select(pl.struct(columns).struct.json_encode().cast(pl.Binary))
         yield from texts.to_series().to_list()
+
+
+_SLICE_BYTES = 2**24
 
 
 def _has_column_json(dtype: Any) -> bool:
@@ -353,19 +369,23 @@ def _sorted_keys(dtype: Any) -> Any:
 
 def _record_ids(tag: str, frame: pl.DataFrame) -> pl.Series:
     """Return the `record_id` of each row of `frame`, which has the hashed columns."""
-    edges = frame.select("parents").with_row_index("row").explode("parents", empty_as_null=False)
-    edges = edges.unnest("parents").sort("row", "id", "role")
-    pairs = edges.select(pl.format("[{},{}]", _json_text("id"), _json_text("role"))).to_series()
-    texts = frame.select(
+    parents = frame["parents"].to_arrow(compat_level=pl.CompatLevel.newest())
+    lengths = parents.value_lengths().to_numpy()
+    edges = pl.Series(parents.flatten(), dtype=PARENT).struct.unnest()
+    if lengths.max(initial=0) > 1:
+        edges = edges.with_columns(pl.Series("row", np.repeat(np.arange(len(lengths)), lengths)))
+        edges = edges.sort("row", "id", "role")
+    pairs = edges.select(pl.concat_arr("id", "role")).to_series()
+    texts = frame.with_columns(_lists(pairs, lengths).alias("parents")).select(
         pl.concat_str(
             pl.lit("[" + canonical_json(tag).decode() + ',"'),
             pl.col("content_hash"),
-            pl.lit('",['),
-            _lists(pairs, frame["parents"].list.len().to_list()).list.join(","),
-            pl.lit("],"),
+            pl.lit('",'),
+            _json_text("parents"),
+            pl.lit(","),
             _json_text("activity_id"),
             pl.lit(","),
-            _json_text("sample_index"),
+            pl.col("sample_index").cast(pl.String),
             pl.lit("]"),
         ).cast(pl.Binary)
     )
@@ -380,12 +400,12 @@ def _json_text(column: str) -> pl.Expr:
 
 def _hashes(prefix: str, texts: Iterable[bytes]) -> pl.Series:
     """Return the prefix and the hexadecimal blake2b-128 of each text."""
-    digests = []
+    hashes = []
     for text in texts:
         digest = _BLAKE2B_128.copy()  # faster than creating a new one
         digest.update(text)
-        digests.append(digest.digest())
-    return prefix + pl.Series(digests, dtype=pl.Binary).bin.encode("hex")
+        hashes.append(prefix + digest.hexdigest())
+    return pl.Series(hashes, dtype=pl.String)
 
 
 _BLAKE2B_128 = hashlib.blake2b(digest_size=16)

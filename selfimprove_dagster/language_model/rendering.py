@@ -15,7 +15,10 @@ from selfimprove_dagster.language_model.prompting import TRAINING, Prompting
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Characters of private use, between which the number of a token stands in for its text while a template renders."""
 
-_PROBES = ("zyxprobe", "xyzanswer")
+_QUESTION, _ANSWER = "zyxquestion", "zyxanswer"
+_ASKED = Message("user", _QUESTION)
+_ANSWERED = (_ASKED, Message("assistant", _ANSWER))
+"""Messages that show what a template puts around them."""
 
 
 class Renderer:
@@ -37,11 +40,22 @@ class Renderer:
         return [self._encode_pieces(text) for text in map(self.render, prompts)]
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts that follow a prompt, in which nothing is a special token."""
-        if not completions:
+        """Return the token ids of what the model is to say after a prompt, without the token that ends it.
+
+        They begin with what the template puts between prompt and answer (a space, or an empty thought).
+        """
+        lead = self._lead
+        if not lead.strip():
+            return self._as_texts([lead + one for one in completions])
+        begin = self.tokenizer(lead, add_special_tokens=False)["input_ids"]
+        return [[*begin, *ids] for ids in self._as_texts(completions)]
+
+    def _as_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts in which nothing is a special token."""
+        if not texts:
             return []
         rows: list[list[int]] = self.tokenizer(
-            list(completions), add_special_tokens=False, split_special_tokens=True
+            list(texts), add_special_tokens=False, split_special_tokens=True
         )["input_ids"]
         return rows
 
@@ -62,11 +76,8 @@ class Renderer:
         eos = int(self.tokenizer.eos_token_id)
         if not self.prompting.chat:
             return eos
-        question, answer = _PROBES
-        whole = self._rendered([Message("user", question), Message("assistant", answer)])
-        after = self.tokenizer(whole.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
-        ends = [one for one in after if one in self._special_ids]
-        return int(ends[0]) if ends else eos
+        after = self.tokenizer(self._answered.rpartition(_ANSWER)[2], add_special_tokens=False)["input_ids"]
+        return next((int(one) for one in after if one in self._special_ids), eos)
 
     def check_trainable(self) -> None:
         """Raise TrainingError unless the template renders a prompt alike whatever follows it.
@@ -75,19 +86,33 @@ class Renderer:
         """
         if not self.prompting.chat:
             return
-        question, answer = _PROBES
-        first = [Message("user", question)]
-        said = [*first, Message("assistant", answer)]
-        later = [*said, Message("user", question)]
-        asked = self._rendered(first, add_generation_prompt=True)
-        answered, goes_on = self._rendered(said), self._rendered(later, add_generation_prompt=True)
-        if not (answered.startswith(asked + answer) and goes_on.startswith(answered.rstrip("\n"))):
+        goes_on = self._rendered([*_ANSWERED, _ASKED], add_generation_prompt=True)
+        before, answer, _ = self._answered.rpartition(_ANSWER)
+        if not (before.startswith(self._asked) and goes_on.startswith(before + answer)):
             raise TrainingError(
                 f"the chat template of {self._name} renders a prompt differently when an answer or another turn "
                 "follows it, so that training would not see what generation reads: set model.template to "
                 f"`{TRAINING}`, which knows a variant for common models, to a file of your own, or set "
                 "model.template_arguments (for example enable_thinking: false)"
             )
+
+    @cached_property
+    def _asked(self) -> str:
+        """Return what the template makes of a question to which the model is to say something."""
+        return self._rendered([_ASKED], add_generation_prompt=True)
+
+    @cached_property
+    def _answered(self) -> str:
+        """Return what the template makes of a question with its answer."""
+        return self._rendered(_ANSWERED)
+
+    @cached_property
+    def _lead(self) -> str:
+        """Return what the template puts between a prompt and the answer to it."""
+        if not self.prompting.chat:
+            return ""
+        before = self._answered.rpartition(_ANSWER)[0]
+        return before[len(self._asked) :] if before.startswith(self._asked) else ""
 
     # ---- templates ------------------------------------------------------------------------------------
 
@@ -139,10 +164,9 @@ class Renderer:
     @cached_property
     def _has_system(self) -> bool:
         """Return whether the template shows a system message."""
-        system, user = _PROBES
-        rows = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        rows = [{"role": "system", "content": _ANSWER}, {"role": "user", "content": _QUESTION}]
         try:
-            return system in self._apply(rows, add_generation_prompt=True)
+            return _ANSWER in self._apply(rows, add_generation_prompt=True)
         except ModelError:
             return False
 
@@ -170,7 +194,7 @@ class Renderer:
         found: list[int] = []
         for number, piece in enumerate(re.split(f"{_OPEN}(\\d+){_CLOSE}", rendered)):
             if number % 2:
-                found += self.encode_completions([self._specials[int(piece)]])[0]
+                found += self._as_texts([self._specials[int(piece)]])[0]
             elif piece:
                 found += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return found
@@ -182,7 +206,7 @@ class Renderer:
         end = int(self.tokenizer.eos_token_id)
         for index, (text, ids) in enumerate(zip(texts, rows, strict=True)):
             if self._special.search(text):
-                rows[index] = self._leading + self.encode_completions([text])[0]
+                rows[index] = self._leading + self._as_texts([text])[0]
             elif ids[-1:] == [end]:
                 # Some tokenizers append an end token; the text could then not be continued.
                 ids.pop()

@@ -154,8 +154,8 @@ class TransformersLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
-        continuations.
+        """Return, for each token of the continuations, whether `token_id` is among the `most` most likely ones
+        in its place.
 
         This takes one forward pass per pair.
         """

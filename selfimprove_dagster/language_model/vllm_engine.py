@@ -67,7 +67,7 @@ class VllmLanguageModel(TokenText):
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
-        self.model_id = model_id(folder)
+        self.model_id = model_id(folder, lora)
         self.revision = revision_of(folder)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -84,7 +84,8 @@ class VllmLanguageModel(TokenText):
         self.engine = f"vllm {_version()}" + (" (cpu)" if on_cpu else "")
         if on_cpu:
             _log.warning(
-                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own seed, "
+                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own "
+                "seed, "
                 "so a resumed run, or a replay, samples other paths than an uninterrupted run"
             )
         self._takes_seeds = not on_cpu
@@ -132,16 +133,23 @@ class VllmLanguageModel(TokenText):
                         top_k=parameters.top_k,
                         max_tokens=min(parameters.max_tokens, self.positions - len(prompt)),
                         stop=list(parameters.stop),
+                        stop_token_ids=[self.turn_end_id],
                         logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
                         seed=seed if self._takes_seeds else None,
                         logprobs=0,
                     )
                 )
         outputs = iter(self._ask(requests, settings, progress))
-        generations = [[_generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
+        generations = [[self._generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
         if progress is not None:
             progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))
         return generations
+
+    def _generation(self, output: Any) -> Generation:
+        token_ids = list(output.token_ids)
+        logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
+        said = self.prompting.thinking.said(output.text)
+        return Generation(token_ids, logprobs, said, "length" if output.finish_reason == "length" else "stop")
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -161,8 +169,8 @@ class VllmLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
-        continuations.
+        """Return, for each token of the continuations, whether `token_id` is among the `most` most likely ones
+        in its place.
 
         `most` is at most 20, which vLLM reports per position.
         """
@@ -272,14 +280,6 @@ class _Bar:
     def refresh(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _generation(output: Any) -> Generation:
-    token_ids = list(output.token_ids)
-    logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
-    return Generation(
-        token_ids, logprobs, output.text, "length" if output.finish_reason == "length" else "stop"
-    )
 
 
 def _lora_request(lora: str | None) -> Any:

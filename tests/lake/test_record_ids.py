@@ -7,6 +7,7 @@ import enum
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -76,7 +77,7 @@ def assert_as_reference(schema: Table, drafts: list[Draft]) -> pl.DataFrame:
         said = [{**draft.content, **draft.measures}[name] for draft in drafts]
         expected = pl.Series(name, said, dtype=schema.polars[name])
         assert frame[name].equals(expected, null_equal=True), name
-    assert frame["parents"].to_list() == [[vars(parent) for parent in draft.parents] for draft in drafts]
+    assert frame["parents"].to_list() == [[asdict(parent) for parent in draft.parents] for draft in drafts]
     columns = frame.drop("id", "content_hash", "activity_id")
     assert build_records(schema, columns, ACTIVITY).equals(frame)
     return frame

@@ -12,12 +12,12 @@ from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
 from selfimprove_dagster.families.dialogues.prompts import spoken
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles, expected_rating, rescaled
 from selfimprove_dagster.families.judging.prompts import options, ratings
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -43,7 +43,8 @@ def rewarded_by_model(context: StageContext[Any], table: Table) -> Rewarded:
 
     _, trained = context.small(table)
     path, model_id = trained.select("path", "model_id").row(0)
-    return Rewarded(Spec.of(reward_by_model, path=path, device=context.experiment.model.device), model_id)
+    device = context.trainer.device_of(context.experiment)
+    return Rewarded(Spec.of(reward_by_model, path=path, device=device), model_id)
 
 
 def fit_reward_model(
@@ -57,7 +58,7 @@ def fit_reward_model(
 
     context = training.context
     outcome = training.train(context.trainer.train_reward_model, section, Comparison, comparisons)
-    return outcome, RewardModel.open(outcome.path, context.experiment.model.device)
+    return outcome, RewardModel.open(outcome.path, context.trainer.device_of(context.experiment))
 
 
 def optimise_policy(
@@ -95,7 +96,10 @@ def optimise_policy(
     stored, _ = context.beside(rollouts_table).map(
         _with_prompts(rollouts, prompts),
         Spec.of(
-            rollout_drafts, base=training.base.path, parents=[vars(parent) for parent in by], stop=list(stop)
+            rollout_drafts,
+            base=training.base.path,
+            parents=[asdict(parent) for parent in by],
+            stop=list(stop),
         ),
         rollouts_activity(training, rollouts_table),
     )

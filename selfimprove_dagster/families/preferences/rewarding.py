@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from selfimprove_dagster import registry
@@ -11,7 +10,7 @@ from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.base import LanguageModel, placement
 from selfimprove_dagster.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -21,18 +20,20 @@ if TYPE_CHECKING:
 class ModelReward:
     """Rewards responses by a reward model, which is opened when it is first asked.
 
-    `prompts` are those that the responses follow, in the form that their writer reads.
+    It computes on the device of the model that wrote the responses, or else on `device`. `prompts` are those that the
+    responses follow, in the form that their writer reads.
     """
 
     def __init__(self, path: str, model_id: str, device: str, prompts: Prompts) -> None:
         self.path, self.model_id, self.device, self.prompts = path, model_id, device, prompts
+        self._opened: RewardModel | None = None
 
-    @cached_property
-    def model(self) -> RewardModel:
-        """The reward model itself."""
+    def _model(self, writer: LanguageModel) -> RewardModel:
         from selfimprove_dagster.training.reward import RewardModel
 
-        return RewardModel.open(self.path, self.device)
+        if self._opened is None:
+            self._opened = RewardModel.open(self.path, placement(writer).get("device", self.device))
+        return self._opened
 
     def __call__(
         self, writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str]
@@ -61,7 +62,8 @@ class ModelReward:
         """The reward of each response after the whole prompt that it follows; `name` is that of the prompts."""
         completions = [self.prompts.completion(name, response.strip()) for response in responses]
         said = writer.encode_continuations(completions)
-        return self.model.score(writer.encode_prompts(asked), [[*ids, writer.turn_end_id] for ids in said])
+        read = writer.encode_prompts(asked)
+        return self._model(writer).score(read, [[*ids, writer.turn_end_id] for ids in said])
 
 
 def reward_model_of(

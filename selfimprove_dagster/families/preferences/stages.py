@@ -149,8 +149,8 @@ def preference_stages(
     @stage(
         reward_table,
         after=[dataset.stage, *before],
-        description="A model that tells the better response, trained with TRL's RewardTrainer on labels that "
-        "are probabilities. Empty where training needs none (DPO, direct RLAIF).",
+        description="A model that recognises the better response, trained with TRL's RewardTrainer on labels "
+        "that are probabilities. Empty where training needs none (DPO, direct RLAIF).",
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],
     )
@@ -162,7 +162,7 @@ def preference_stages(
         checkpoint,
         after=[dataset.stage, reward_table.stage],
         description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
-        "by DPO on the pairs. All that it wrote meanwhile stands in the table of rollouts.",
+        "by DPO on the pairs. Everything that it wrote during training is in the table of rollouts.",
         version=policy_version,
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],

@@ -21,7 +21,6 @@ from selfimprove_dagster.families.dialogues.prompts import (
     improvement_prompt,
     refinement_prompt,
 )
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
     ANSWER,
@@ -43,6 +42,7 @@ from selfimprove_dagster.families.refining.ways import (
     says_fine,
 )
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, positions
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 
 Seeds = Sequence[str | int]
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 def _silent(tasks: int, tokens: int) -> None:
-    """Nobody is told."""
+    """Report nothing."""
 
 
 def improve(
@@ -67,10 +67,10 @@ def improve(
     advance: Progress = _silent,
     evaluate: Evaluate | None = None,
 ) -> list[Trajectory]:
-    """The trajectories of the tasks, in order, by one of the ways; `evaluate` is Reflexion's alone.
+    """Return the trajectories of the tasks, in order, by one of the ways; `evaluate` is for Reflexion alone.
 
-    `advance` is told of tasks that are done and of tokens drawn. Raises ExperimentError for an unknown way,
-    and ModelError where it is the model that fails, not a task.
+    `advance` is called with the numbers of finished tasks and generated tokens. Raises ExperimentError for an
+    unknown way, and ModelError if the model fails, not a task.
     """
     if way == SELF_REFINE:
         return self_refine(model, tasks, settings, seeds_from, advance)

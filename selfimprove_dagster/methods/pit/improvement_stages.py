@@ -37,7 +37,7 @@ from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
 TOLD = (SELF_REFINE, REFLEXION)
-"""The ways in which the champion is told how its responses are to be better."""
+"""The ways in which the champion gets instructions on how to improve its responses."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
             "win_rates": section.model_dump(exclude={"shard"}),
             "constitution": constitution.hash,
             "questions": content_hash({"all": [vars(prompt) for prompt in prompts]}),
-            "champion": champion.identity,
+            "champion": champion.identity_in(experiment.model),
             **({"judges": asking} if any(asking.values()) else {}),
         },
         about={"model_path": champion.path, "champion": champion.name},

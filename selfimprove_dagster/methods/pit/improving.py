@@ -129,7 +129,8 @@ def refine(
 ) -> list[Draft]:
     """The answers of Self-Refine or Reflexion after each original, as far as each way goes.
 
-    `originals` are the recorded rows of `respond`, in the order of `asked`. `progress` is told of prompts.
+    `originals` are the recorded rows of `respond`, in the order of `asked`. `progress` is called with the
+    number of finished prompts.
     """
     tasks = [
         Task(one.question, one.question, text) for one, text in zip(asked, originals["text"], strict=True)

@@ -19,6 +19,7 @@ from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, MeanChange
 from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts
+from selfimprove_dagster.text import percent
 
 IMPROVEMENT, RESPONSE = "improvement", "response"
 """The formats of examples, and the prompts of that name: a response is improved, or a prompt answered."""
@@ -52,9 +53,9 @@ def better_asked(prompts: Prompts, question: str, response: str) -> str:
 def improver_examples(pairs: pl.DataFrame, prompts: Prompts, plain_share: float, seed: int) -> pl.DataFrame:
     """What the supervised step learns, −log M(y_w | x, y_l): one example a pair, prompts to be masked.
 
-    `pairs` have `id, question, chosen, rejected, prompt_id`. Of a share of the pairs, by lot, the prompt
-    alone is answered by y_w as well: else the model forgets how to respond. Returns `example_id, prompt_id,
-    question, format, prompt, completion`.
+    `pairs` have `id, question, chosen, rejected, prompt_id`. For a random share of the pairs, the
+    prompt alone is answered by y_w as well: otherwise the model forgets how to respond. Returns `example_id,
+    prompt_id, question, format, prompt, completion`.
     """
     rows = []
     for row in pairs.iter_rows(named=True):
@@ -208,7 +209,7 @@ class RoundGap:
         low, high = self.change.interval
         return (
             f"round {self.round}: {self.rows:,} of {self.responses:,} responses changed, "
-            f"{self.raised.value:.0%} of them rewarded above a tie, by {self.change.mean:+.2f} "
+            f"{percent(self.raised.value, 0)} of them rewarded above a tie, by {self.change.mean:+.2f} "
             f"[{low:+.2f}, {high:+.2f}] on average"
         )
 

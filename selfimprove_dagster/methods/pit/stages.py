@@ -63,16 +63,16 @@ filtered_dataset = compared_pairs(
     t.PIT_FILTERED_DATASET,
     t.PIT_SEED_POOL,
     t.PIT_DECISIONS,
-    "The pairs that pass every rule: the worse response of each can be improved to the better. Each rule's "
-    "word on each stands in pit/decisions.",
+    "The pairs that pass every rule: the worse response of each can be improved to the better. The "
+    "decision of each rule on each pair is in pit/decisions.",
 )
 
 
 @stage(
     t.PIT_IMPROVER_DATASET,
     after=["filtered_dataset"],
-    description="What the supervised step learns: the better response after the prompt and the worse one; of "
-    "a share of the pairs after the prompt alone, too.",
+    description="The examples of the supervised step: the better response after the prompt and the worse "
+    "one, and for a share of the pairs also after the prompt alone.",
 )
 def improver_dataset(context: StageContext[PitExperiment]) -> Result:
     pairs_manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
@@ -113,7 +113,7 @@ def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
 @stage(
     t.PIT_GAP_PAIRS,
     after=["filtered_dataset"],
-    description="Five comparisons a pair, r(w,l) ≥ r(w,w) ≈ r(l,l) ≥ r(l,w), where (w,l) is the better "
+    description="Five comparisons per pair, r(w,l) ≥ r(w,w) ≈ r(l,l) ≥ r(l,w), where (w,l) is the better "
     "response against the worse. Those of some prompts are held out.",
 )
 def gap_pairs(context: StageContext[PitExperiment]) -> Result:
@@ -206,7 +206,7 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     t.PIT_CURRICULUM_CHECKPOINT,
     after=["improver_checkpoint", "gap_reward_model"],
     description="The first phase of the curriculum: the improver optimised against the gap reward with a KL "
-    "term, on references from the data. All that it wrote meanwhile stands in curriculum_rollouts.",
+    "term, on references from the data. Everything that it wrote during training is in curriculum_rollouts.",
     version="2",
     kinds=["pytorch", "huggingface"],
     uses=["trainer"],
@@ -230,7 +230,8 @@ def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
 @stage(
     t.PIT_POLICY_REFERENCES,
     after=["filtered_dataset", "curriculum_checkpoint"],
-    description="What the policy of the first phase makes of each worse response: references of the second.",
+    description="The improvement of each worse response by the policy of the first phase: references of the "
+    "second.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -268,7 +269,7 @@ def ask_for_better(shard: Shard[PitExperiment, Row]) -> Iterator[Request]:
     t.PIT_CHECKPOINT,
     after=["policy_references", "curriculum_checkpoint", "gap_reward_model"],
     description="The second phase of the curriculum: the policy optimised further, on its own samples as "
-    "references. All that it wrote meanwhile stands in rollouts.",
+    "references. Everything that it wrote during training is in rollouts.",
     version="2",
     kinds=["pytorch", "huggingface"],
     uses=["trainer"],

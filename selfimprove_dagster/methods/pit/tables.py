@@ -156,7 +156,7 @@ PIT_GAP_PAIRS = Table(
     },
     checks=GAP_PAIR_CHECKS,
 )
-"""Five comparisons a pair, a term of the gap loss each: `first_kind` "w,l" is y_w against the reference y_l.
+"""Five comparisons per pair, a term of the gap loss each: `first_kind` "w,l" is y_w against the reference y_l.
 `probability` is that of the first being above the second; parent: the pair (`example_id`)."""
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
 from selfimprove_dagster.families.dialogues.prompts import spoken
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.judging.preferences import draw_principles
 from selfimprove_dagster.families.judging.prompts import options
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     Order,
@@ -46,7 +46,7 @@ class Choice:
 
     @property
     def by_lot(self) -> float:
-        """How often a candidate picked by lot is right."""
+        """Return how often a candidate picked at random is right."""
         return sum(self.right) / len(self.right)
 
 

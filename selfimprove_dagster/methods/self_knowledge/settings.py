@@ -58,9 +58,9 @@ class KnowledgeTask(Section):
 
 
 class CandidateSection(Section):
-    """How candidates are drawn, among which the model then picks."""
+    """How the candidates are sampled among which the model then picks."""
 
-    count: int = Field(ge=2, le=26, description="candidates a question")
+    count: int = Field(ge=2, le=26, description="candidates per question")
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest candidate in tokens")
@@ -72,7 +72,7 @@ class CandidateSection(Section):
         description="strings that end a candidate; none for those of the tasks' kinds (in text a blank line ends "
         "a response, the next question an answer)",
     )
-    shard: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="questions per shard; a killed run loses at most one shard")
 
 
 class DiscriminationSection(Section):
@@ -88,7 +88,7 @@ class DiscriminationSection(Section):
         1, ge=1, description="of dialogues: principles by which each choice is asked, as judge.principles"
     )
     max_tokens: int = Field(8, ge=1, description="longest text in which the option is read")
-    shard: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="questions per shard; a killed run loses at most one shard")
 
 
 _TASK_FILES = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_EVALUATION}
