@@ -32,7 +32,7 @@ _BRACKETED = re.compile(r"\(([A-Z])\)")
 _NAMED = r"(?:the )?(?:right |correct |best |better )?(?:answer|option|response|choice)(?: is)?:? "
 
 
-_OPENING = re.compile(rf"(?:(?i:{_NAMED}))?\(?([A-Z])(?:[).:,]|$)")
+_OPENING = re.compile(rf"(?:(?i:{_NAMED}))?\(?([A-Z])(?:[).:,\n]|$)")
 
 
 _WORDED = re.compile(r"(?i:\b(?:answer(?: is)?|option|response|choice):? )\(?([A-Z])\b")

@@ -54,6 +54,8 @@ def test_each_candidate_stands_in_each_place_as_often_as_can_be(count: int, shuf
         ("(B) Greta does.\n\nIt is kinder than (A).", 1),
         ("Response A is better.", 0),
         ("Option B", 1),
+        ("A\n\nA. The right-", 0),
+        ("A. **A**\n\nA", 0),
         ("B) Work with care.", 1),
         ("A: Work with care.", 0),
         ("I choose option (B).", 1),
