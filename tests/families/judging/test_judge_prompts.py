@@ -74,7 +74,8 @@ def test_a_chat_model_is_asked_for_a_number() -> None:
         CHAT.ask("rating", **spoken("Who?"), question="How kind is it?", response="Greta.")
     )
     assert asked.content.startswith("Consider this conversation:\n\nHuman: Who?\n\nAssistant: Greta.\n\n")
-    assert asked.content.endswith("How kind is it?\nAnswer with a single number from 1 to 10.")
+    assert "How kind is it?\n1. not at all\n2. hardly\n" in asked.content
+    assert asked.content.endswith("\n10. perfectly\n\nAnswer with a single number from 1 to 10.")
     assert ratings(CHAT)[-1] == "10"
 
 
