@@ -84,6 +84,10 @@ class LanguageModel(Protocol):
         """Return the end-of-sequence token."""
 
     @property
+    def turn_end_id(self) -> int:
+        """Return the token that ends what the model says, of a turn in a conversation."""
+
+    @property
     def vocabulary_size(self) -> int:
         """Return the number of tokens; their ids start at 0."""
 

@@ -123,6 +123,14 @@ class TokenText:
         )
         return texts
 
+    @cached_property
+    def token_texts(self) -> list[str]:
+        """Return each vocabulary entry's text after another token (some lose a leading space at the start)."""
+        before = self.encode_continuation("a")[-1:]
+        skipped = len(self.decode(before))
+        texts = self.decode_many([[*before, token] for token in range(len(self.tokenizer))])
+        return [text[skipped:] for text in texts]
+
     def started(self, prompt: Sequence[int]) -> list[int]:
         """Return the prompt, or, if it is empty, the beginning-of-sequence or else the end-of-sequence token."""
         if len(prompt):

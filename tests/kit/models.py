@@ -20,6 +20,7 @@ class ByteModel:
     engine = "fake 1"
     prompting = TEXT
     end_token_id = 0
+    turn_end_id = 0
 
     def encode(self, text: str) -> list[int]:
         return self.encode_continuation(text)

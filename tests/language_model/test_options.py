@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from string import ascii_uppercase
+
 import pytest
 from kit.models import WritingModel
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.families.judging.prompts import RATINGS, options
 from selfimprove_dagster.language_model.options import closed_probabilities
+
+LETTERS = [f" ({letter})" for letter in ascii_uppercase]
 
 
 def test_of_options_within_options_each_keeps_its_own() -> None:
@@ -20,9 +23,9 @@ def test_of_options_within_options_each_keeps_its_own() -> None:
 
 
 def test_options_in_brackets_are_told_apart_whatever_their_tokens() -> None:
-    for pieces in ((), (" (", "A)"), options(26), (" (A)",)):
+    for pieces in ((), (" (", "A)"), LETTERS, (" (A)",)):
         model = WritingModel(lambda prompt: {" (A)": 0.7, " (B)": 0.2, " (Z)": 0.1}, pieces)
-        (found,) = closed_probabilities(model, [[1]], options(26))  # type: ignore[arg-type]
+        (found,) = closed_probabilities(model, [[1]], LETTERS)  # type: ignore[arg-type]
         assert (found[0], found[1], found[25]) == pytest.approx((0.7, 0.2, 0.1))
 
 
@@ -36,4 +39,4 @@ def test_options_of_the_same_tokens_cannot_be_told_apart() -> None:
 
 
 def test_no_context_is_asked_nothing() -> None:
-    assert closed_probabilities(WritingModel(lambda prompt: {}), [], RATINGS) == []  # type: ignore[arg-type]
+    assert closed_probabilities(WritingModel(lambda prompt: {}), [], [" 1", " 2"]) == []  # type: ignore[arg-type]

@@ -7,9 +7,11 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
@@ -114,6 +116,7 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={
+                **replace(context.prompts, prompting=model.prompting).parameters,
                 "judge": section.model_dump(exclude={"model"}),
                 "constitution": {"hash": constitution.hash, "name": constitution.name},
                 "engine": model.engine,
@@ -159,6 +162,7 @@ def compare(shard: Shard[RlaifExperiment, Row]) -> list[Draft]:
     ]
     return compare_pairs(
         shard.model,
+        shard.prompts,
         pairs,
         constitution,
         section,
@@ -336,6 +340,7 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
     constitution = experiment.constitution.load()
     section = experiment.judge.model or experiment.model
     path = section.path if experiment.judge.model else base.path
+    asking = registry.prompts(experiment, section).parameters
     model_id = identity_of(section) if experiment.judge.model else base.identity_in(section)
     verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
     opens = Spec.of(
@@ -345,8 +350,13 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
         written_by=base.path,
         constitution=experiment.constitution.file,
         seed=experiment.seed,
+        prompts={
+            "shipped": [str(path) for path in registry.method(experiment.method).prompts],
+            **experiment.prompts.model_dump(),
+        },
     )
-    return Rewarded(opens, model_id, {"constitution": constitution.hash}, verdict)
+    parameters = {"constitution": constitution.hash, **({"judged_by": asking} if asking else {})}
+    return Rewarded(opens, model_id, parameters, verdict)
 
 
 STAGES = [
@@ -357,6 +367,6 @@ STAGES = [
     judge_checks,
     review_queue,
     filtered_dataset,
-    *preference_stages(TABLES, starting_model, judged=judged, policy_version="2"),
+    *preference_stages(TABLES, starting_model, judged=judged, policy_version="3"),
     *judging_stages(TABLES, report=dialogue_evaluation_report),
 ]

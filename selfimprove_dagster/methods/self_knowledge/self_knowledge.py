@@ -29,7 +29,13 @@ Order = Sequence[int]
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 
 
-_OPENING = re.compile(r"(?:(?:the )?(?:answer|option|response)(?: is)?:? )?\(?([A-Z])(?:[).:,]|$)")
+_NAMED = r"(?:the )?(?:right |correct |best |better )?(?:answer|option|response|choice)(?: is)?:? "
+
+
+_OPENING = re.compile(rf"(?:(?i:{_NAMED}))?\(?([A-Z])(?:[).:,\n]|$)")
+
+
+_WORDED = re.compile(r"(?i:\b(?:answer(?: is)?|option|response|choice):? )\(?([A-Z])\b")
 
 
 def draw_orders(count: int, shuffles: int, seed: int) -> list[list[int]]:
@@ -48,11 +54,12 @@ def draw_orders(count: int, shuffles: int, seed: int) -> list[list[int]]:
 def read_choice(text: str, count: int) -> int | None:
     """Return the index of the option that a text names, of `count` options (A), (B), …; None if none.
 
-    It names the option that it opens with, or the only one that it contains in brackets.
+    It names the option that it opens with, or else the only one in brackets, or else the only one after a word such as
+    `option`. Marks of emphasis are left out.
     """
-    said = text.strip()
+    said = re.sub(r"[*_`]", "", text).strip()
     opening = _OPENING.match(said)
-    named = {opening[1]} if opening else set(_BRACKETED.findall(said))
+    named = {opening[1]} if opening else {*_BRACKETED.findall(said)} or {*_WORDED.findall(said)}
     places = [ascii_uppercase.index(letter) for letter in named]
     return places[0] if len(places) == 1 and places[0] < count else None
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.gate import MeasuredGap
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -64,7 +64,7 @@ def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     asked_manifest, asked = context.scan(t.SK_QUESTIONS)
     manifest, shown = context.complete(
         [asked_manifest],
-        {"candidates": {**section.model_dump(), "stop": context.experiment.stops}},
+        {"candidates": {**section.model_dump(), "stop": context.experiment.stops(context.prompts)}},
         asked.select("id", "task", "kind", "question"),
         Spec.of(ask_for_candidates),
         size=section.shard,
@@ -79,7 +79,7 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
     for row in shard.items:
         yield Request(
             f"{row['task']}\0{row['question']}",
-            dialogue_prompt(row["question"])
+            shard.prompts.ask("response", **spoken(row["question"]))
             if row["kind"] == "dialogues"
             else shard.prompts.ask(section.prompt_format, question=row["question"], demonstrations=()),
             {"question_id": row["id"], "task": row["task"]},
@@ -219,6 +219,7 @@ def pick(shard: Shard[SelfKnowledgeExperiment, Row], *, candidates_of: str) -> l
         )
     drafts = pick_all(
         model,
+        shard.prompts,
         [*_choices(shard.items)],
         experiment.constitution.load(),
         experiment.discrimination,

@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 from kit.models import WritingModel
 
 from selfimprove_dagster.families.judging.comparing import rate
-from selfimprove_dagster.families.judging.prompts import RATINGS
+from selfimprove_dagster.families.judging.prompts import PROMPTS, ratings
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 
+JUDGING = load_prompts([PROMPTS], TEXT)
+RATINGS = ratings(JUDGING)
 SPLITS = {
     "a token per character": (),
     "a token per rating": RATINGS,
@@ -24,7 +28,7 @@ splits = pytest.mark.parametrize("pieces", SPLITS.values(), ids=SPLITS.keys())
 
 def rated(pieces: tuple[str, ...], **written: float) -> float:
     model = WritingModel(lambda prompt: {f" {text}": share for text, share in written.items()}, pieces)
-    (reward,) = rate(model, ["Who?"], ["How good is it?"], ["Greta."])  # type: ignore[arg-type]
+    (reward,) = rate(model, JUDGING, ["Who?"], ["How good is it?"], ["Greta."])  # type: ignore[arg-type]
     return reward
 
 

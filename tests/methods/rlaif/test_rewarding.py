@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.judging.comparing import rate
@@ -21,6 +22,7 @@ from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.methods.rlaif.rewarding import reward_by_judge
 from selfimprove_dagster.methods.rlaif.stages import judged
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 from selfimprove_dagster.training.tokenising import tokenise_examples, tokenise_prompts
 from selfimprove_dagster.work.spec import Spec
@@ -79,13 +81,20 @@ def test_a_response_is_rewarded_by_its_rating_under_a_principle_of_its_prompt() 
         written_by=base,
         constitution=str(HOUSEHOLD),
         seed=3,
+        prompts={
+            "shipped": [str(path) for path in registry.method("rlaif").prompts],
+            "file": None,
+            "stop": {},
+        },
     )
     with Spec(**json.loads(json.dumps(opens.to_json()))).call() as reward:
         rewards = reward(prompts, [one.completion_token_ids for one in written])
     constitution = load_constitution(str(HOUSEHOLD))
+    asking = load_prompts(registry.method("rlaif").prompts, TEXT)
     with closing(open_language_model(base, device="cpu")) as judge:
         by_principle = [
-            rate(judge, questions, [principle.rating] * 3, responses) for principle in constitution.principles
+            rate(judge, asking, questions, [principle.rating] * 3, responses)
+            for principle in constitution.principles
         ]
     possible = [{round(rating, 4) for rating in ratings} for ratings in zip(*by_principle, strict=True)]
     assert all(round(reward, 4) in ratings for reward, ratings in zip(rewards, possible, strict=True))
