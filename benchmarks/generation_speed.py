@@ -226,7 +226,8 @@ def main() -> None:
         end="",
     )
     print(
-        f"{plain.num_parameters():,} parameters in {options.dtype}, {options.prompts} prompts × {options.samples} samples\n"
+        f"{plain.num_parameters():,} parameters in {options.dtype}, {options.prompts} prompts × {options.samples} "
+        "samples\n"
     )
     print(table)
     different, compared, tokens = disagreement(engine, task, options.compared)
