@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from selfimprove_dagster.experiment.opening import opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import LanguageModel, check_scores
@@ -21,19 +23,20 @@ class LanguageModelResource(dg.ConfigurableResource):
         default="", description="device that overrides the experiment's; empty for no override"
     )
 
+    def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
+        """Return the arguments of `open_language_model`, besides the path, with the device of this resource."""
+        return opening_options(section, path, self.device)
+
     @contextmanager
     def open(
         self, section: ModelSection, path: str | Path | None = None, scores: bool = False
     ) -> Iterator[LanguageModel]:
-        """Open the model at `path` (default: the experiment's base model) and close it at the end.
+        """Open the model at `path` (default: the section's own model) and close it at the end.
 
         `scores`: the method needs log-probabilities of given texts. Raises ModelError if the engine does not
         support them.
         """
-        options = section.engine_options()
-        if self.device and "device" in options:
-            options["device"] = self.device
-        model = open_language_model(path or section.path, **options)
+        model = open_language_model(path or section.path, **self.options(section, path))
         try:
             if scores:
                 check_scores(model)

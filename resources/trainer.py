@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,10 @@ class TrainerResource(dg.ConfigurableResource):
     device: str = Field(
         default="", description="device that overrides the experiment's; empty for no override"
     )
+
+    def device_of(self, experiment: Experiment) -> str:
+        """Return the device on which the experiment's models are trained."""
+        return self.device or experiment.model.device
 
     def fine_tune(
         self,
@@ -110,9 +114,14 @@ class TrainerResource(dg.ConfigurableResource):
         reward: Spec,
         reward_id: str,
         seed: int,
+        stop: Sequence[str] = (),
+        turn_end: int | None = None,
         on_log: OnLog | None = None,
     ) -> PolicyOutcome:
-        """GRPO or RLOO on `TokenisedPrompt`s; `reward` names what opens the reward."""
+        """GRPO or RLOO on `TokenisedPrompt`s; `reward` names what opens the reward.
+
+        `stop` strings and the token `turn_end` end what the policy writes.
+        """
         from selfimprove_dagster.training import jobs
         from selfimprove_dagster.training.policy import PolicySettings
 
@@ -124,6 +133,8 @@ class TrainerResource(dg.ConfigurableResource):
             group_size=section.group_size,
             temperature=section.temperature,
             max_completion_tokens=section.max_tokens,
+            stop=tuple(stop),
+            turn_end=turn_end,
         )
         rewarded = {"reward": reward.to_json(), "reward_id": reward_id}
         job = self._job(experiment, jobs.policy, base, rows, output, settings, seed=seed, **rewarded)
@@ -143,7 +154,7 @@ class TrainerResource(dg.ConfigurableResource):
         """The job as plain data, with the device and the number format in which it computes."""
         import torch
 
-        device, dtype = self.device or experiment.model.device, experiment.model.dtype
+        device, dtype = self.device_of(experiment), experiment.model.dtype
         if dtype == "auto":
             dtype = "bfloat16" if torch.cuda.is_available() and device != "cpu" else "float32"
         elif dtype == "float16":

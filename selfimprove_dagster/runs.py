@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
+import re
+import shutil
 import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import dagster as dg
@@ -20,6 +22,10 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 
 _PROCESS_TAG = "selfimprove/process"
+
+
+_TEMPORARY = re.compile(r"(?P<process>\d+@\d+\.\d+)-[0-9a-f]{8}")
+"""The end of a temporary folder's name: the process that made it, and a random number."""
 
 
 _INSTANCE_SETTINGS = """\
@@ -42,6 +48,7 @@ run_monitoring:
 def prepare_dagster_home(home: Home) -> Path:
     """Create Dagster's storage folder and set DAGSTER_HOME for this process and its children."""
     folder = Path(os.environ.setdefault("DAGSTER_HOME", str(home.dagster)))
+    _delete_leftovers(folder)
     if not folder.exists():
         _make_storage(folder)
     settings = folder / "dagster.yaml"
@@ -51,17 +58,29 @@ def prepare_dagster_home(home: Home) -> Path:
 
 
 def _make_storage(folder: Path) -> None:
-    """Make Dagster's storage in a folder beside, and rename that: Dagster itself never completes the tables of a
-    storage whose making was killed."""
+    """Create Dagster's storage in a temporary folder next to `folder`, and rename it to `folder`.
+
+    Dagster never completes the tables of a storage whose creation was killed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        made = Path(beside) / folder.name
-        made.mkdir()
-        (made / "dagster.yaml").write_text(_INSTANCE_SETTINGS)
-        with dg.DagsterInstance.from_config(str(made)):
+    temporary = folder.with_name(f".{folder.name}-{_process_name(os.getpid())}-{uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        (temporary / "dagster.yaml").write_text(_INSTANCE_SETTINGS)
+        with dg.DagsterInstance.from_config(str(temporary)):
             pass
         with suppress(OSError):  # another process was faster
-            made.rename(folder)
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _delete_leftovers(folder: Path) -> None:
+    """Delete the temporary folders of `_make_storage` whose process was killed; their names name the process."""
+    for found in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
+        name = _TEMPORARY.fullmatch(found.name.removeprefix(f".{folder.name}-"))
+        if name and not _is_alive(name["process"]):
+            shutil.rmtree(found, ignore_errors=True)
 
 
 def prepare_dagster_ui(home: Home) -> None:
@@ -151,7 +170,7 @@ def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
         process = run.tags.get(_PROCESS_TAG)
         if run.remote_job_origin is not None:
             continue  # launched by Dagster: re-executing a run in the UI copies its tags, including this one
-        if process is not None and process != _process_name(int(process.split("@")[0])):
+        if process is not None and not _is_alive(process):
             instance.report_run_failed(run, "its process was killed; the next run resumes from there")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         elif process is not None and run.tags.get("dagster/partition") == key:
@@ -167,6 +186,11 @@ def _process_name(pid: int) -> str:
         return f"{pid}@{psutil.Process(pid).create_time():.2f}"
     except psutil.NoSuchProcess:
         return ""
+
+
+def _is_alive(process: str) -> bool:
+    """Return whether the process of this `_process_name` is alive."""
+    return process == _process_name(int(process.split("@")[0]))
 
 
 def _blocked(events: Sequence[dg.DagsterEvent]) -> dict[str, list[str]]:

@@ -33,7 +33,7 @@ from selfimprove_dagster.method import Stage, Use
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
-from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.progress import ProgressReport, per_second
 from selfimprove_dagster.work.shards import (
     Item,
     Items,
@@ -105,6 +105,9 @@ class OpensModels(Protocol):
         self, section: ModelSection, path: str | Path | None = None, scores: bool = False
     ) -> AbstractContextManager[LanguageModel]:
         """The model at `path` (default: the section's own), closed on leaving."""
+
+    def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
+        """The arguments of `open_language_model`, besides the path, with which another process opens it."""
 
 
 class OneModel:
@@ -327,6 +330,12 @@ class StageContext(Generic[E]):
     ) -> Activity:
         """The activity of a stage in which the generator, or `by`, works, open as `model`."""
         generator = by or self.generator
+        suggested = getattr(model, "suggested_sampling", {})
+        if suggested:
+            settings = ", ".join(f"{name} {value}" for name, value in suggested.items())
+            self.log(
+                f"the model's generation_config.json suggests {settings}; the experiment's settings are used"
+            )
         return self.activity(
             inputs=inputs,
             parameters={**self._asking(model).parameters, **parameters, "engine": model.engine},
@@ -335,6 +344,7 @@ class StageContext(Generic[E]):
                 "model_path": generator.path,
                 "champion": generator.name,
                 "engine_options": recorded_options(self.experiment.model),
+                **({"suggested_sampling": suggested} if suggested else {}),
                 **placement(model),
             },
         )
@@ -515,12 +525,14 @@ class StageContext(Generic[E]):
 
     def drawn_metadata(self, activity: Activity, spent: Spent) -> dict[str, Any]:
         """What Dagster shows of a stage in which a model worked."""
+        speed = per_second(spent.tokens, spent.model_seconds)
         return {
             "champion": activity.about["champion"],
             "model_id": activity.model_id,
             "engine": activity.parameters["engine"],
             "tokens": spent.tokens,
-            "tokens_per_second": round(spent.tokens / max(spent.model_seconds, 1e-9), 1),
+            **({} if speed is None else {"tokens_per_second": speed}),
+            **({"suggested_sampling": one} if (one := activity.about.get("suggested_sampling")) else {}),
         }
 
     def store(

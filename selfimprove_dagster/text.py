@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,11 @@ def readable(text: str, limit: int | None = None) -> str:
     return "\n".join(plain(line) for line in cut.replace("\r\n", "\n").splitlines())
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage; a dash where nothing was measured (None, or not finite)."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]], limit: int = 200) -> str:
     """Return a Markdown table of the rows with the columns of all rows; empty if there are no rows.
 
@@ -103,7 +109,7 @@ def _cell(value: Any, limit: int) -> str:
     if value is None:
         return "none"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if math.isfinite(value) else "–"
     if isinstance(value, (bool, int)):
         return str(value)
     return code_span(value if isinstance(value, str) else str(value), limit)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from kit.homes import entered, make_home
 from kit.lmsi_iterations import Iterations, build_iterations
-from kit.sampling import all_methods, chosen_methods, takes_turn
+from kit.sampling import SLOW_TURNS, TURNS, all_methods, chosen_methods, takes_turn
 from kit.small_lake import SMALL_EXPERIMENT
 
 from selfimprove_dagster import registry
@@ -36,7 +36,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what rotates and has no turn, unless files are named.
+    """Leave out what rotates and has no turn, and slow tests on one commit in two, unless files are named.
+
+    Slow tests of the targets of their own (training, Chromium, …) always run.
 
     Files with slow tests come first: at the end they would keep one worker busy and the others waiting.
     """
@@ -44,12 +46,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         due: list[pytest.Item] = []
         waiting: list[pytest.Item] = []
         for item in items:
-            runs = not item.get_closest_marker("rotates") or takes_turn(item.path)
+            runs = all(takes_turn(item.path, turns=turns) for turns in _turns(item))
             (due if runs else waiting).append(item)
         config.hook.pytest_deselected(items=waiting)
         items[:] = due
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def _turns(item: pytest.Item) -> Iterator[int]:
+    """In how many commits a test has one turn; nothing for a test that always runs."""
+    marks = {mark.name for mark in item.iter_markers()}
+    if "rotates" in marks:
+        yield TURNS
+    elif "slow" in marks and not marks & {"train", "browser", "docs", "vllm", "real", "scale"}:
+        yield SLOW_TURNS
 
 
 @pytest.fixture(scope="session")

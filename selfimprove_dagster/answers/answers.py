@@ -176,7 +176,7 @@ _BOUNDARY = re.compile(r"[.!?][\"'*)\]}]*(?=\s)|(?=\n)")
 
 
 _CLOSERS = re.compile(r"(?:\s*(?:\\\]|\\\)|\$\$?|\*\*|```|</\w{1,20}>))+")
-"""What closes the formula, the emphasis or the tag that an answer stands in."""
+"""The end of the formula, the emphasis or the tag that contains an answer."""
 
 
 _OPENING_TRUTH = re.compile(r"\s*(?:so|therefore|thus|hence)?,?\s*(yes|no)\s*(?:[,.!:;]|$)(?!\s?wait)")

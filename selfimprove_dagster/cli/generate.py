@@ -91,6 +91,8 @@ def generate(
         )
     for prompt, transcript in zip(prompts, transcripts, strict=True):
         console.print(plain(prompt + transcript.text, len(prompt) + len(transcript.text) + 1), markup=False)
+        if not transcript.text.strip():
+            console.print(f"  {_empty(len(transcript.token_ids), transcript.finish_reason)}", markup=False)
         for call in transcript.calls:
             outcome = call.problem or "called"
             console.print(
@@ -130,10 +132,15 @@ def refine_prompts(
             console.print(f"{len(lines):,} steps written to {plain(str(out), 200)}", markup=False)
 
 
+def _empty(tokens: int, finish_reason: str | None) -> str:
+    """Describe a completion without text."""
+    return f"empty completion: no text in {tokens:,} tokens, finish reason {finish_reason or 'none'}"
+
+
 def _print(one: Trajectory) -> None:
     console.print(plain(one.task.prompt, len(one.task.prompt)), markup=False, style="bold")
     for step in one.steps:
-        said = step.text.strip() or step.error or ""
+        said = step.text.strip() or step.error or _empty(step.tokens_out, step.finish_reason)
         if step.score is not None:
             said = f"{step.score:.0%} confident that the answer is good"
         cost = f"({step.tokens_in:,} tokens read, {step.tokens_out:,} generated)"

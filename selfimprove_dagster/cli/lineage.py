@@ -228,7 +228,8 @@ def revocations() -> None:
     """List revocations: who, why, when, how many rows, and whether each was lifted or purged."""
     from selfimprove_dagster.cli import revoke as revoke_text
 
-    console.print(revoke_text.table_of(Home.from_environment().lake.ledger.revocations()))
+    found = Home.from_environment().lake.ledger.revocations()
+    console.print(revoke_text.table_of(found) if found else "there are no revocations")
 
 
 @lineage_app.command()

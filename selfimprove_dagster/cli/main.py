@@ -259,6 +259,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the evaluation set of an experiment."""
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
+    from selfimprove_dagster.experiment.opening import opening_options
     from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel
@@ -271,7 +272,7 @@ def evaluate(
     champion = champion_before(home.lake, settled, NEWEST)
 
     def open_model(path: str) -> closing[LanguageModel]:
-        return closing(open_language_model(path, **settled.model.engine_options()))
+        return closing(open_language_model(path, **opening_options(settled.model, path)))
 
     opened = open_exam(home, settled, open_model)
     with (
@@ -284,7 +285,7 @@ def evaluate(
         table.add_column(heading)
     for mode, difficulty, measured in accuracy_of_rows(rows):
         table.add_row(mode, difficulty, str(measured))
-    console.print(table)
+    console.print(table if rows else "nothing was measured: the evaluation set has no question")
     for tainted, reason in tainted_models(home.lake, settled.name).items():
         console.print(f"tainted: {tainted}: {reason}", style="red", markup=False, soft_wrap=True)
     if opened.rejected:

@@ -17,7 +17,7 @@ from selfimprove_dagster.lineage.revoke import Plan, all_tainted
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.text import plain
-from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.progress import ProgressReport, rate
 
 _LISTED = 50
 
@@ -114,9 +114,10 @@ def verify_and_show(console: Console, lake: Lake, experiment: str | None, expect
         console.print(f"… and {len(report.findings) - _LISTED:,} more", style="red")
     for note in report.notes:
         console.print(plain(str(note)), markup=False, soft_wrap=True)
+    speed = rate(report.rows, "rows", report.seconds)
     console.print(
-        f"{report.rows:,} rows in {report.files:,} files of {report.partitions:,} partitions, "
-        f"{report.rows / max(report.seconds, 1e-9):,.0f} rows/s: "
+        f"{report.rows:,} rows in {report.files:,} files of {report.partitions:,} partitions"
+        + (f", {speed}: " if speed else ": ")
         + (f"{len(report.findings):,} findings" if report.findings else "no findings")
     )
     console.print(f"digest {report.digest}")

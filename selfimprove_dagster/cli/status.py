@@ -12,7 +12,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.loop.status import IterationResult, results
-from selfimprove_dagster.text import plain
+from selfimprove_dagster.text import percent, plain
 
 
 def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
@@ -54,7 +54,7 @@ def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:
         cells += [row.columns.get(heading, "–") for heading in own]
         if method.promotes:
             promoted = "–" if row.promoted is None else "yes" if row.promoted else "no"
-            cells += [f"{row.champion.value:.1%}" if row.champion else "–", str(row.challenger or "–")]
+            cells += [percent(row.champion.value) if row.champion else "–", str(row.challenger or "–")]
             cells.append(promoted + (", tainted" if row.tainted else ""))
         table.add_row(str(row.iteration), *cells)
     return table

@@ -29,6 +29,10 @@ DEMONSTRATIONS = _HERE / "pools" / "demonstrations.jsonl"
 """Worked examples for few-shot prompts, one `{"question", "reasoning", "answer"}` per line."""
 
 
+WORD_PROBLEMS = _HERE / "pools" / "word_problems.jsonl"
+"""Worked examples in everyday English, for models that people use; the same fields."""
+
+
 PRETRAINING_QUESTIONS = _HERE / "pools" / "pretraining_questions.parquet"
 """The `question_hash` of every question that the base model was trained on."""
 

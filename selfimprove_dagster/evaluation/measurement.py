@@ -15,7 +15,7 @@ MOST_QUESTIONS = 10**9
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of correct answers, with its 95% interval."""
+    """A share of correct answers, with its 95% interval; without any answer its value is NaN."""
 
     correct: int
     total: int
@@ -35,6 +35,8 @@ class Accuracy:
         return float(found.low), float(found.high)
 
     def __str__(self) -> str:
+        if not self.total:
+            return "not measured"
         low, high = self.interval
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}]"
 

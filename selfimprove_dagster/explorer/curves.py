@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,9 @@ class Curve:
 
 
 def series(name: str, values: Sequence[float | None]) -> Row:
-    """Return a line through values; None leaves a gap."""
-    return {"name": name, "values": list(values), "intervals": [None] * len(values)}
+    """Return a line through values; None and numbers that are not finite leave a gap."""
+    points = [value if value is not None and math.isfinite(value) else None for value in values]
+    return {"name": name, "values": points, "intervals": [None] * len(points)}
 
 
 def shares(name: str, measured: Sequence[Accuracy | None]) -> Row:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, StrictUndefined
 
-from selfimprove_dagster.text import plain, plural, readable
+from selfimprove_dagster.text import percent, plain, plural, readable
 
 LONGEST = 4_000
 """Maximum number of characters of a text on a page; the full text is behind a link."""
@@ -22,10 +22,6 @@ def figure(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.1%}"
 
 
 def anything(value: Any, limit: int = 300) -> str:

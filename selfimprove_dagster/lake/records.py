@@ -340,7 +340,7 @@ def _content_texts(schema: Table, frame: pl.DataFrame) -> Iterator[bytes]:
         yield from map(canonical_json, content.iter_rows(named=True))
         return
     columns = [pl.col(name).cast(_sorted_keys(dtype)) for name, dtype in content.schema.items()]
-    for rows in content.iter_slices(1 + content.height * _SLICE_BYTES // (content.estimated_size() + 1)):
+    for rows in content.iter_slices(1 + content.height * _SLICE_BYTES // int(content.estimated_size() + 1)):
         texts = rows.select(pl.struct(columns).struct.json_encode().cast(pl.Binary))
         yield from texts.to_series().to_list()
 

@@ -103,7 +103,8 @@ class OpenAILanguageModel(TokenText):
             )
         if not send_seeds:
             _log.warning(
-                f"no seeds are sent to {self._shown}: a resumed run, or a replay, samples other paths than an "
+                f"no seeds are sent to {self._shown}: a resumed run, or a replay, samples other paths than "
+                f"an "
                 "uninterrupted run"
             )
 
@@ -167,8 +168,8 @@ class OpenAILanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
-        continuations.
+        """Return, for each token of the continuations, whether `token_id` is among the `most` most likely ones
+        in its place.
 
         Raises ModelError like `score`, and if `most` is above 20.
         """
@@ -331,7 +332,8 @@ class OpenAILanguageModel(TokenText):
                     return await self._ask_once(client, method, route, body)
         except _TryAgain as error:
             raise ModelUnavailable(
-                f"the server at {self._shown} failed {self._attempts} times, finally with: {error}. Check its "
+                f"the server at {self._shown} failed {self._attempts} times, finally with: {error}. Check "
+                f"its "
                 "log; committed shards are kept, so run again when it answers"
             ) from None
         raise AssertionError("unreachable")

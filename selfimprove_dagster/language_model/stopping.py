@@ -51,5 +51,10 @@ class StopStrings:
 
     def cut(self, text: str) -> str:
         """Return `text` up to its first stop string, or all of it."""
-        places = [place for place in map(text.find, self.stop) if place >= 0]
-        return text[: min(places)] if places else text
+        return cut_at(text, self.stop)
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """Return `text` up to the first of the stop strings in it, or all of it; empty strings stop nothing."""
+    places = [place for place in map(text.find, filter(None, stop)) if place >= 0]
+    return text[: min(places)] if places else text

@@ -15,6 +15,7 @@ from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.rendering import Renderer
+from selfimprove_dagster.language_model.weights import suggested_sampling
 
 Token = TypeVar("Token", int, str)
 
@@ -47,6 +48,11 @@ class TokenText:
         self._prompting = TEXT
 
     @property
+    def suggested_sampling(self) -> dict[str, float]:
+        """Return the sampling settings that the model's makers suggest; nothing applies them unasked."""
+        return suggested_sampling(self._folder)
+
+    @property
     def prompting(self) -> Prompting:
         """Return how the model is asked: in plain text unless something else is set."""
         return self._prompting
@@ -63,6 +69,10 @@ class TokenText:
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of prompts: of texts, or of conversations that the chat template renders."""
         return self._renderer.encode(prompts)
+
+    def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of what the model is to say after a prompt, without the token that ends it."""
+        return self._renderer.encode_completions(completions)
 
     @property
     def turn_end_id(self) -> int:
@@ -116,6 +126,14 @@ class TokenText:
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return texts
+
+    @cached_property
+    def token_texts(self) -> list[str]:
+        """Return each vocabulary entry's text after another token (some lose a leading space at the start)."""
+        before = self.encode_continuation("a")[-1:]
+        skipped = len(self.decode(before))
+        texts = self.decode_many([[*before, token] for token in range(len(self.tokenizer))])
+        return [text[skipped:] for text in texts]
 
     def started(self, prompt: Sequence[int]) -> list[int]:
         """Return the prompt, or, if it is empty, the beginning-of-sequence or else the end-of-sequence token."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ class TransformersLanguageModel(TokenText):
         for index, prompt in enumerate(started):
             limit = min(parameters.max_tokens, self.positions - len(prompt))
             rows += [Row(index, sample, seed, limit) for sample, seed in enumerate(seeds[index])]
-        stops = StopStrings(parameters.stop, lambda: self._token_texts, self.decode)
+        stops = StopStrings(parameters.stop, lambda: self.token_texts, self.decode)
         decoder = Decoder(self._network, parameters, np.union1d(self.end_tokens, [self.turn_end_id]), stops)
         results: dict[tuple[int, int], Generation] = {}
         with closing(decode(decoder, started, rows, self.token_budget)) as batches:
@@ -155,8 +154,8 @@ class TransformersLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
-        continuations.
+        """Return, for each token of the continuations, whether `token_id` is among the `most` most likely ones
+        in its place.
 
         This takes one forward pass per pair.
         """
@@ -216,14 +215,6 @@ class TransformersLanguageModel(TokenText):
         self.__dict__.pop("_network", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    @cached_property
-    def _token_texts(self) -> list[str]:
-        """Return each vocabulary entry's text after another token (some lose a leading space at the start)."""
-        before = self.encode_continuation("a")[-1:]
-        skipped = len(self.decode(before))
-        texts = self.decode_many([[*before, token] for token in range(len(self.tokenizer))])
-        return [text[skipped:] for text in texts]
 
     def _generations(
         self, drawn: Sequence[Drawn], stops: StopStrings

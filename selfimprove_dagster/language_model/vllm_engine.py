@@ -67,7 +67,7 @@ class VllmLanguageModel(TokenText):
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
-        self.model_id = model_id(folder)
+        self.model_id = model_id(folder, lora)
         self.revision = revision_of(folder)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -84,7 +84,8 @@ class VllmLanguageModel(TokenText):
         self.engine = f"vllm {_version()}" + (" (cpu)" if on_cpu else "")
         if on_cpu:
             _log.warning(
-                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own seed, "
+                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own "
+                "seed, "
                 "so a resumed run, or a replay, samples other paths than an uninterrupted run"
             )
         self._takes_seeds = not on_cpu
@@ -168,8 +169,8 @@ class VllmLanguageModel(TokenText):
         token_id: int,
         most: int,
     ) -> list[list[bool]]:
-        """Return whether `token_id` is among the `most` most likely tokens, at each token of the
-        continuations.
+        """Return, for each token of the continuations, whether `token_id` is among the `most` most likely ones
+        in its place.
 
         `most` is at most 20, which vLLM reports per position.
         """

@@ -2,7 +2,7 @@
 
     weights_hash   what it computes: weights, config.json and tokenizer.json
     model_id       also how it is asked and where its answers end: chat template, generation settings, the rest of
-                   the tokenizer; equal to `weights_hash` where there is nothing of that kind
+                   the tokenizer, LoRA adapter; equal to `weights_hash` where there is nothing of that kind
 
 A model folder that was trained before ids covered those settings keeps the id under which lakes know it, its
 `weights_hash`; `is_model` knows base models by it too.
@@ -27,6 +27,10 @@ WEIGHT_PATTERN = "*.safetensors"
 DESCRIPTION_FILES = ("config.json", "tokenizer.json")
 
 
+MORE_CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Pattern of a folder's chat templates besides its default one."""
+
+
 VOCABULARY_FILES = (
     "tokenizer.model",
     "spiece.model",
@@ -46,6 +50,10 @@ NO_OUTPUT = {"_from_model_config", "bos_token_id", "pad_token_id", "transformers
 """Generation settings that change no output, and whether there are any."""
 
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+"""What a LoRA adapter is made of: its settings, and its weights in one of two formats."""
+
+
 COVERED = "id_covers"
 """Entry of a trained folder's determinants.json: what its id covers besides the files of `weights_hash`."""
 
@@ -60,20 +68,21 @@ def weights_hash(path: str | Path) -> str:
     return _tagged(_weights_digest(Path(path)))
 
 
-def model_id(path: str | Path) -> str:
-    """The id under which lakes know the model in a directory, of the form of `weights_hash`.
+def model_id(path: str | Path, adapter: str | Path | None = None) -> str:
+    """Return the id under which lakes know the model in a directory, of the form of `weights_hash`.
 
-    Raises ModelError as `weights_hash` does, and for settings that are not JSON.
+    `adapter` is the folder of a LoRA adapter that the model is opened with. Raises ModelError like
+    `weights_hash`, for settings that are not JSON, and for a folder without an adapter.
     """
-    return _ids(Path(path))[1]
+    return _ids(Path(path), adapter)[1]
 
 
-def is_model(path: str | Path, known: str) -> bool:
-    """Whether the model in a directory is the one that a lake knows by this id, of today or of earlier versions.
+def is_model(path: str | Path, known: str, adapter: str | Path | None = None) -> bool:
+    """Return whether a lake knows the model in a directory by this id, of today or of earlier versions.
 
-    An id of earlier versions says nothing of the settings. Raises ModelError as `model_id` does.
+    An id of earlier versions covers neither settings nor the adapter. Raises ModelError like `model_id`.
     """
-    return known in _ids(Path(path))
+    return known in _ids(Path(path), adapter) or (adapter is not None and known == model_id(path))
 
 
 def output_settings(directory: Path) -> dict[str, Any]:
@@ -96,6 +105,13 @@ def output_settings(directory: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
+def suggested_sampling(directory: Path) -> dict[str, float]:
+    """Return the sampling settings that a model's generation_config.json suggests; stages use the experiment's."""
+    settings = _read(directory / "generation_config.json")
+    named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: settings[name] for name in named if settings.get(name) is not None}
+
+
 def file_hash(file: Path) -> str:
     """`b2:` and the 32 hex digits of the blake2b-16 of a file's bytes."""
     digest = hashlib.blake2b(digest_size=16)
@@ -104,13 +120,25 @@ def file_hash(file: Path) -> str:
     return _tagged(digest)
 
 
-def _ids(directory: Path) -> tuple[str, str]:
-    """The `weights_hash` and the `model_id` of a directory, whose files are read once."""
+def _ids(directory: Path, adapter: str | Path | None) -> tuple[str, str]:
+    """Return the `weights_hash` and the `model_id` of a directory, whose files are read once."""
     digest = _weights_digest(directory)
     weights = _tagged(digest)
     if covered := {} if _has_old_id(directory) else output_settings(directory):
         digest.update(json.dumps(covered, sort_keys=True, ensure_ascii=False).encode())
+    if adapter is not None:
+        digest.update(f"adapter\0{_adapter_hash(Path(adapter))}".encode())
     return weights, _tagged(digest)
+
+
+def _adapter_hash(folder: Path) -> str:
+    files = [folder / name for name in ADAPTER_FILES if (folder / name).is_file()]
+    if not any(file.stem == "adapter_model" for file in files):
+        raise ModelError(f"no adapter_model.safetensors in {folder}: give the folder of a LoRA adapter")
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        _update(digest, file)
+    return _tagged(digest)
 
 
 def _weights_digest(directory: Path) -> hashlib.blake2b:
@@ -123,11 +151,15 @@ def _weights_digest(directory: Path) -> hashlib.blake2b:
     described = [directory / name for name in DESCRIPTION_FILES if (directory / name).is_file()]
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(weights + described, key=lambda file: file.name):
-        # The name and length separate the files, so that bytes cannot move from one file to the next.
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        for piece in _pieces(file):
-            digest.update(piece)
+        _update(digest, file)
     return digest
+
+
+def _update(digest: hashlib.blake2b, file: Path) -> None:
+    """Add a file with its name and length, so that bytes cannot move from one file to the next."""
+    digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+    for piece in _pieces(file):
+        digest.update(piece)
 
 
 def _has_old_id(directory: Path) -> bool:
@@ -138,7 +170,7 @@ def _has_old_id(directory: Path) -> bool:
 
 def _chat_templates(directory: Path, configured: Any) -> dict[str, str]:
     """Name → text: of the files, which come before what tokenizer_config.json has `configured`."""
-    files = [directory / "chat_template.jinja", *sorted(directory.glob("additional_chat_templates/*.jinja"))]
+    files = [directory / "chat_template.jinja", *sorted(directory.glob(MORE_CHAT_TEMPLATES))]
     texts = {file.stem: file.read_text(encoding="utf-8") for file in files if file.is_file()}
     if "chat_template" in texts:
         texts["default"] = texts.pop("chat_template")

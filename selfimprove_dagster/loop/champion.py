@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.opening import identity_of
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.taint import tainted_models
@@ -40,7 +42,7 @@ class Champion:
 
     @property
     def identity(self) -> str:
-        """Return its `model_id`, for the base model computed from its weights.
+        """Return its `model_id`, for the base model computed from its weights, as training reads them.
 
         Raises ModelError without weights.
         """
@@ -48,6 +50,13 @@ class Champion:
         from selfimprove_dagster.language_model.weights import model_id
 
         return self.model_id or model_id(model_folder(self.path))
+
+    def identity_in(self, section: ModelSection) -> str:
+        """Return its `model_id` as the section's engine opens it, i.e. the base model with its LoRA adapter.
+
+        Raises ModelError without weights.
+        """
+        return self.model_id or identity_of(section, self.path)
 
 
 def turn_of(experiment: Experiment, manifest: Manifest) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.rules import finished_iterations
 from selfimprove_dagster.table import is_measured
+from selfimprove_dagster.text import percent
 from selfimprove_dagster.work.progress import duration
 
 _WRITTEN = ("completion", "chosen", "output")
@@ -137,7 +138,9 @@ def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
     return [
         one.experiment if one.experiment == one.method else f"{one.experiment}: {one.method}",
         "–" if one.promoted is None else f"{one.promoted} of {one.iterations}",
-        "–" if one.before is None or one.after is None else f"{one.before:.1%} → {one.after:.1%}{way}",
+        "–"
+        if one.before is None or one.after is None
+        else f"{percent(one.before)} → {percent(one.after)}{way}",
         change,
         f"{one.tokens:,}",
         duration(one.model_seconds),

@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, Principle, load_constitution
-from selfimprove_dagster.families.dialogues.prompts import critique_prompt, dialogue_prompt, revision_prompt
-from selfimprove_dagster.families.judging.prompts import (
-    OPTIONS,
-    RATINGS,
-    comparison_prompt,
-    rating_prompt,
-    reasoning_prompt,
+from selfimprove_dagster.families.dialogues.prompts import (
+    critique_prompt,
+    dialogue_prompt,
+    revision_prompt,
+    spoken,
 )
+from selfimprove_dagster.families.judging.prompts import PROMPTS, options, ratings
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.recipes import dialogue_world as world
 from selfimprove_dagster.recipes.dialogue_world import Response, Scene
 from selfimprove_dagster.recipes.machinery import Text
 
 READ, GIVEN, LEARNT = 0.0, 0.1, 1.0
+
+
+JUDGING = load_prompts([PROMPTS], TEXT)
 
 
 PRINCIPLES = load_constitution(HOUSEHOLD).principles
@@ -176,16 +180,26 @@ def comparison(rng: Random) -> Text:
     else:
         right = rng.random() < JUDGE_RIGHT_SHARE
         chosen = int(prefers_first(rng, principle, scene, first, second) != right)
-    parts = (scene.prompt, principle.comparison, first.text, second.text)
+    parts = {
+        **spoken(scene.prompt),
+        "question": principle.comparison,
+        "responses": (first.text, second.text),
+    }
+    answers = options(JUDGING, "comparison", 2)
     if rng.random() < 0.3:
         thought = " ".join(
             f"{option.strip()} {remark(response)}."
-            for option, response in zip(OPTIONS, (first, second), strict=True)
+            for option, response in zip(answers, (first, second), strict=True)
         )
-        asked = reasoning_prompt(*parts)
-        rest = comparison_prompt(*parts, thought).removeprefix(f"{asked} {thought}")
-        return [(asked, READ), (f" {thought}", LEARNT), (rest, READ), (OPTIONS[chosen], LEARNT)]
-    return [(comparison_prompt(*parts), READ), (OPTIONS[chosen], LEARNT)]
+        asked = JUDGING.ask("reasoning", **parts)
+        rest = JUDGING.ask("comparison_after_reasoning", **parts, reasoning=thought)
+        return [
+            (asked, READ),
+            (f" {thought}", LEARNT),
+            (rest.removeprefix(f"{asked} {thought}"), READ),
+            (answers[chosen], LEARNT),
+        ]
+    return [(JUDGING.ask("comparison", **parts), READ), (answers[chosen], LEARNT)]
 
 
 def remark(response: Response) -> str:
@@ -198,8 +212,9 @@ def remark(response: Response) -> str:
 def rating(rng: Random) -> Text:
     scene = world.draw_scene(rng, draw_kind(rng, 0.8))
     response, principle = draw_mixed(rng, scene), rng.choice(PRINCIPLES)
-    said = RATINGS[rate(rng, principle, scene, response) - 1]
-    return [(rating_prompt(scene.prompt, principle.rating, response.text), READ), (said, LEARNT)]
+    said = ratings(JUDGING)[rate(rng, principle, scene, response) - 1]
+    asked = {**spoken(scene.prompt), "question": principle.rating, "response": response.text}
+    return [(JUDGING.ask("rating", **asked), READ), (said, LEARNT)]
 
 
 def improvement(rng: Random) -> Text:

@@ -20,6 +20,7 @@ from typing import Any
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.lake.disk import sync as sync_path
+from selfimprove_dagster.language_model.weights import MORE_CHAT_TEMPLATES
 
 DETERMINANTS = "determinants.json"
 
@@ -36,38 +37,49 @@ COMPLETE = "complete"
 FINISHED = "finished"
 
 
-# What makes a model loadable besides its weights. Anything else in a base folder describes the base, not
-# the model trained from it.
 _COMPANIONS = (
     "config.json",
     "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
+    "*vocab*",
+    "merges*",
     "*.model",
+    "*.bpe",
+    "*.codes",
+    "*.tiktoken",
+    "*processor_config.json",
     "chat_template*",
+    MORE_CHAT_TEMPLATES,
     "LICENSE*",
     "NOTICE*",
 )
+"""Patterns of the files with which a model reads and writes, besides its weights, and of its licence. Any other
+file in a base folder describes the base, not the model that was trained from it."""
 
 
 def copy_companions(
     base: Path, target: Path, *, dtype: str, trust_remote_code: bool, own_config: bool = False
 ) -> None:
-    """Put the base's tokenizer and configs beside freshly saved weights, the config's dtype set to theirs.
+    """Copy the base's tokenizer, chat templates and configs next to freshly saved weights, whose `dtype` the
+    copied config names.
 
-    The base's own files are copied rather than saved again, as the trainer aligns special tokens in the
-    configs it holds, and a tokenizer saved again need not be the same bytes. `own_config`: the config that
-    was saved with the weights stays, as the model is of another kind than the base.
+    The trained model reads prompts exactly like its base. The base's own files are copied rather than saved
+    again, as the trainer aligns special tokens in the configs it holds, and a tokenizer saved again need not be
+    the same bytes. `own_config`: the config that was saved with the weights stays, as the model is of another
+    kind than the base.
     """
     for pattern in (*_COMPANIONS, *(("*.py",) if trust_remote_code else ())):
         if own_config and pattern in ("config.json", "generation_config.json"):
             continue
         for path in base.glob(pattern):
             if path.is_file():
-                shutil.copyfile(path, target / path.name)
+                copy = target / path.relative_to(base)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
+    if not own_config and not (base / "generation_config.json").is_file():
+        (target / "generation_config.json").unlink(missing_ok=True)  # of the trainer, not of the base
     config_path = target / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)

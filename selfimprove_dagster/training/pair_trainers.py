@@ -55,7 +55,7 @@ class PairCollator:
             torch.tensor(prompt + completion) for prompt, completion in zip(prompts, completions, strict=True)
         ]
         return {
-            # What stands in the padding is seen by no token and read by nothing.
+            # The content of the padding affects no token and is never read.
             "input_ids": torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True),
             "prompt_lengths": torch.tensor([len(prompt) for prompt in prompts]),
             "lengths": torch.tensor([len(sequence) for sequence in sequences]),

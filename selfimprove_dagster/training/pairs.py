@@ -1,4 +1,4 @@
-"""What training on comparisons has in common: which are used, in what order, and what is told of it."""
+"""The common parts of training on comparisons: which are used, in what order, and what is reported."""
 
 from __future__ import annotations
 

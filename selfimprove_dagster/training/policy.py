@@ -13,7 +13,7 @@ changed in them says `policy_trainer`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -58,8 +58,10 @@ class PolicySettings(TrainingSettings):
     """How to optimise a policy; an example is a completion, `group_size` of which share a prompt.
 
     `beta` is β: the higher, the closer the policy stays to the base. Completions are drawn at `temperature`
-    and end with an end-of-sequence token or after `max_completion_tokens`; `max_length` bounds prompt and
-    completion together. `batch_size` × `gradient_accumulation` must be a multiple of `group_size`.
+    and end with an end-of-sequence token, the token `turn_end`, a string of `stop`, or after
+    `max_completion_tokens`; `max_length` bounds prompt and completion together. The tokens of a stop string are
+    trained on, as those that ended the completion, but not rewarded. `batch_size` × `gradient_accumulation` must be a
+    multiple of `group_size`.
     """
 
     algorithm: Literal["grpo", "rloo"] = "grpo"
@@ -67,6 +69,8 @@ class PolicySettings(TrainingSettings):
     group_size: int = 8
     max_completion_tokens: int = 128
     temperature: float = 1.0
+    stop: Sequence[str] = ()
+    turn_end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,19 @@ def optimise_policy(
     )
     asked = hash_token_ids(prompt.token_ids for prompt in prompts)
     determinants = run.determinants(kind="policy", prompts=asked, reward=reward_id)
+    determinants["settings"] = _set_only(determinants["settings"])
     outcome = complete(run, determinants, lambda: _train(run, settings, prompts, reward, on_log, on_rollouts))
     return PolicyOutcome(path=run.output, **outcome)
+
+
+def _set_only(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out how completions end where only the tokenizer and `max_completion_tokens` say it."""
+    kept = {name: value for name, value in settings.items() if name not in ("stop", "turn_end")}
+    if settings["stop"]:
+        kept["stop"] = list(settings["stop"])
+    if settings["turn_end"] is not None:
+        kept["turn_end"] = settings["turn_end"]
+    return kept
 
 
 def _train(
@@ -142,11 +157,12 @@ def _train(
     from trl import GRPOConfig, RLOOConfig
 
     from selfimprove_dagster.language_model.base import SamplingParameters
+    from selfimprove_dagster.language_model.tokens import TokenText
     from selfimprove_dagster.training.policy_trainer import GroupTrainer, LeaveOneOutTrainer, Sampler
 
     model, tokenizer = load(run)
     usable = _usable(prompts, settings, run, model.config.get_text_config())
-    end_tokens = _end_tokens(run.base, tokenizer)
+    end_tokens = _end_tokens(run.base, tokenizer, settings.turn_end)
     checkpoint = folders.last_checkpoint(run.partial / folders.CHECKPOINTS)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     files = RolloutFiles(run.partial / "rollouts", resumed_at)
@@ -159,7 +175,11 @@ def _train(
 
     with deterministic_kernels(on_cpu):
         model.to("cpu" if on_cpu else "cuda")
-        sampling = SamplingParameters(settings.temperature, max_tokens=settings.max_completion_tokens)
+        sampling = SamplingParameters(
+            settings.temperature, max_tokens=settings.max_completion_tokens, stop=tuple(settings.stop)
+        )
+        text = TokenText(run.base, trust_remote_code=run.trust_remote_code)
+        end = text.end_token_id if settings.turn_end is None else settings.turn_end
         trainer = (GroupTrainer if is_grpo else LeaveOneOutTrainer)(
             model=model,
             args=configured(
@@ -178,8 +198,7 @@ def _train(
             processing_class=tokenizer,
             prompts=prompts,
             reward=reward,
-            sampler=Sampler(model, end_tokens, sampling),
-            end_tokens=end_tokens,
+            sampler=Sampler(model, end_tokens, sampling, text, end),
             files=files,
             seed=run.seed,
             on_log=log_with_tokens,
@@ -211,13 +230,14 @@ def _plan(
     return [usable[place] for batch in batches for place in batch]
 
 
-def _end_tokens(base: Path, tokenizer: Any) -> list[int]:
-    """The tokenizer's end token, and those that the generation settings add (chat models end their turns)."""
+def _end_tokens(base: Path, tokenizer: Any, turn_end: int | None) -> list[int]:
+    """The tokenizer's end token, that of a turn, and those that the generation settings add."""
     settings = folders.read_json(base / "generation_config.json") or {}
     named = settings.get("eos_token_id")
     more = [] if named is None else [named] if isinstance(named, int) else list(named)
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    found = sorted({*own, *more})
+    turn = [] if turn_end is None else [turn_end]
+    found = sorted({*own, *more, *turn})
     if not found:
         raise TrainingError(f"{base} names no end-of-sequence token, so that no completion would end.")
     return found

@@ -4,7 +4,8 @@ Imports torch, transformers and TRL; import it where training starts.
 
 Changed against trl 1.16, besides what `resumable_trainer` changes:
 - Prompts are token ids, and completions are drawn with a seed a row, so that they do not depend on what was
-  drawn before. TRL's come from torch's one generator, through transformers' `generate`.
+  drawn before. TRL's come from torch's one generator, through transformers' `generate`. Stop strings end them
+  as they end what the engine draws.
 - Rewards come from one callable over token ids; nothing is decoded.
 - On the CPU, log-probabilities are computed where there are completion tokens, in rows padded on the right;
   TRL projects every position of the prompts through the output head too.
@@ -32,6 +33,7 @@ from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode
 from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.stopping import StopStrings
+from selfimprove_dagster.language_model.tokens import TokenText
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
@@ -47,14 +49,25 @@ _ROWS = 16
 class Sampler:
     """Draws completions with weights that are being trained."""
 
-    def __init__(self, model: Any, end_tokens: Sequence[int], parameters: SamplingParameters) -> None:
-        """`model` must lie on its device, and not yet be in a trainer's hands."""
+    def __init__(
+        self,
+        model: Any,
+        end_tokens: Sequence[int],
+        parameters: SamplingParameters,
+        text: TokenText,
+        end_token: int,
+    ) -> None:
+        """`model` must lie on its device, and not yet be in a trainer's hands.
+
+        `text` is its tokenizer, and `end_token` ends what is rewarded where a stop string ended the completion.
+        """
         # Another instance over the same weights: it has the attention that draws fastest, and its forward
         # pass stays as it is.
         weights = {id(weight): weight for weight in model.parameters()}
         self._network = Network(copy.deepcopy(model, weights).eval(), end_tokens[0])
         self._network.adapt([GROUPED_ATTENTION, "sdpa"])
-        stops = StopStrings((), lambda: [], lambda _: "")
+        self._text, self._end_token, self._end_tokens = text, end_token, frozenset(end_tokens)
+        stops = StopStrings(parameters.stop, lambda: text.token_texts, text.decode)
         self._decoder = Decoder(self._network, parameters, np.array(end_tokens), stops)
 
     def draw(self, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]) -> list[Drawn]:
@@ -70,6 +83,20 @@ class Sampler:
             for drawn in batches:
                 found.update({(one.row.prompt, one.row.sample): one for one in drawn})
         return [found[row.prompt, row.sample] for row in rows]
+
+    def said(self, drawn: Sequence[Drawn]) -> list[list[int]]:
+        """Return the tokens of completions as a reward reads them.
+
+        Where a stop string ended a completion these are the tokens of the text before it and an end token, as those
+        of an example are.
+        """
+        stopped = [one.finish_reason == "stop" and one.token_ids[-1] not in self._end_tokens for one in drawn]
+        texts = self._text.decode_many([one.token_ids for one, at in zip(drawn, stopped, strict=True) if at])
+        cut = iter(self._text.encode_continuations([self._decoder.stops.cut(text) for text in texts]))
+        return [
+            [*next(cut), self._end_token] if at else one.token_ids
+            for one, at in zip(drawn, stopped, strict=True)
+        ]
 
 
 class PolicyTrainer(ResumableTrainer):
@@ -94,7 +121,6 @@ class PolicyTrainer(ResumableTrainer):
         prompts: Sequence[TokenisedPrompt],
         reward: Reward,
         sampler: Sampler,
-        end_tokens: Sequence[int],
         files: RolloutFiles,
         seed: int,
         on_rollouts: Callable[[list[Rollout]], None] | None,
@@ -102,9 +128,10 @@ class PolicyTrainer(ResumableTrainer):
     ) -> None:
         super().__init__(*args, reward_funcs=_no_reward, **kwargs)
         self._prompts, self._reward, self._sampler = prompts, reward, sampler
-        self._end_tokens, self._files, self._seed = frozenset(end_tokens), files, seed
+        self._files, self._seed = files, seed
         self._on_rollouts = on_rollouts
         self._completions: list[list[int]] = []
+        self._said: list[list[int]] = []
         self._rewards: list[float] = []
         self._drawn_logprobs: list[list[float]] = []
         self._can_reuse = self.temperature == 1 and not self.args.bf16
@@ -124,13 +151,14 @@ class PolicyTrainer(ResumableTrainer):
         ]
         drawn = self._sampler.draw(groups, seeds)
         self._drawn_logprobs = [one.logprobs for one in drawn]
+        self._said = self._sampler.said(drawn)
         completions = [one.token_ids for one in drawn]
         prompts = [prompt for prompt in groups for _ in range(size)]
         lengths = [len(completion) for completion in completions]
         self.state.num_input_tokens_seen += sum(map(len, prompts)) + sum(lengths)
         noted = self._metrics["train"]
         noted["completion_tokens"].append(sum(lengths) / len(lengths))
-        unfinished = sum(completion[-1] not in self._end_tokens for completion in completions)
+        unfinished = sum(one.finish_reason == "length" for one in drawn)
         noted["unfinished"].append(unfinished / len(completions))
         return prompts, completions
 
@@ -138,7 +166,7 @@ class PolicyTrainer(ResumableTrainer):
         self, inputs: Any, prompts: Any, completions: list[list[int]], completion_ids: Any
     ) -> Tensor:
         """[rows, 1]; raises TrainingError where the callable gives something else than a number a row."""
-        rewards = self._reward([self._prompts[index] for index in prompts], completions)
+        rewards = self._reward([self._prompts[index] for index in prompts], self._said)
         if len(rewards) != len(completions) or not all(map(math.isfinite, rewards)):
             raise TrainingError(
                 f"The reward gave {len(rewards)} values for {len(completions)} completions"

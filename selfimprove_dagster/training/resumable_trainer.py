@@ -98,10 +98,10 @@ class ResumableTrainer:
         return sum(row["step"] <= self._initial_global_step for row in self.state.log_history)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: lineage says where a checkpoint comes from."""
+        """Write no model card: the origin of a checkpoint is in the lineage."""
 
     def _send_telemetry(self) -> None:
-        """None: a training run tells nobody of itself."""
+        """Send no telemetry."""
 
 
 class _Steps(TrainerCallback):

@@ -90,7 +90,7 @@ class Run:
 
 
 def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None]) -> dict[str, Any]:
-    """What the finished training's folder says of itself, after `train` where it was not finished.
+    """Return the recorded outcome of a finished training, after calling `train` if it was not finished.
 
     `train` resumes from the last checkpoint in `run.partial` and leaves the model in its folder `finished`.
     Raises TrainingError where `run.output` holds another model.
@@ -229,7 +229,7 @@ def train_to_the_end(run: Run, trainer: Any) -> None:
 
 
 def summary(run: Run, log: list[LogEntry], **more: Any) -> dict[str, Any]:
-    """The fields of a `TrainingOutcome` but its path, those that the log tells of filled in."""
+    """Return the fields of a `TrainingOutcome` except its path; those in the log are filled in from there."""
     return {
         "steps": run.settings.steps,
         **more,

@@ -1,4 +1,4 @@
-"""What every training run is told, and what it tells afterwards."""
+"""The settings and the results of every training run."""
 
 from __future__ import annotations
 

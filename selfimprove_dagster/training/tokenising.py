@@ -29,6 +29,11 @@ def tokenise_prompts(
         yield from (TokenisedPrompt(one, question) for one, (_, question) in zip(ids, batch, strict=True))
 
 
+def turn_end(base: str | Path, prompting: Prompting) -> int | None:
+    """Return the token that ends a turn of a conversation with `base`; None where the model is asked in text."""
+    return _renderer(base, prompting).end_token_id if prompting.chat else None
+
+
 def decoder(base: str | Path) -> Callable[[Sequence[list[int]]], list[str]]:
     """Return what turns completions into text, special tokens left out, with the tokenizer of `base`."""
     tokenizer = _tokenizer(base)

@@ -19,6 +19,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds <= 5400 else f"{seconds / 3600:.1f} hours"
 
 
+def per_second(count: float, seconds: float) -> float | None:
+    """Return the rate, to one decimal; None if it cannot be computed, i.e. for no count or no time."""
+    return round(count / seconds, 1) if count > 0 and seconds > 0 else None
+
+
+def rate(count: float, unit: str, seconds: float) -> str:
+    """Format a rate per second, or per minute or hour if it is low, e.g. `2.5 steps/min`.
+
+    Empty if it cannot be computed, i.e. for no count or no time, or if it is less than 0.1 per hour.
+    """
+    if count <= 0 or seconds <= 0:
+        return ""
+    for period, length in (("s", 1), ("min", 60), ("h", 3600)):
+        if (value := count * length / seconds) >= 0.1:
+            return f"{value:,.{0 if value >= 100 else 1}f} {unit}/{period}"
+    return ""
+
+
 class ProgressReport:
     """Counts finished units and tokens; use it as a context manager around the work.
 
@@ -94,8 +112,9 @@ class ProgressReport:
         self._console.print(line, markup=False, soft_wrap=True)
 
     def _rates(self) -> str:
-        rate = (self.done - self._resumed) / max(self.seconds, 1e-9)
-        text = f", {rate:,.1f} {self.unit}/s" if rate else ""
+        seconds = self.seconds
+        found = [rate(self.done - self._resumed, self.unit, seconds)]
         if self.tokens:
-            text += f", {self.tokens:,} tokens at {self.tokens / max(self.seconds, 1e-9):,.0f}/s"
-        return text
+            speed = rate(self.tokens, "tokens", seconds)
+            found.append(f"{self.tokens:,} tokens" + (f" at {speed}" if speed else ""))
+        return "".join(f", {one}" for one in found if one)

@@ -172,7 +172,7 @@ def in_shards(
     """Write what `work` makes of the items, `size` of them a shard; `work` reports `each` units of an item.
 
     Items are taken shard by shard, so that they may be the rows of a large table. Neighbouring rows that are equal in
-    the column `together` come into one shard.
+    the column `together` come into one shard. Work that reports no progress counts as done with its shard.
 
     `record` makes records of what `work` returned for a shard, by its number; without it these are the drafts.
 
@@ -192,8 +192,10 @@ def in_shards(
             if index in done:
                 continue
             allowance.check(spent, report.so_far)
-            started, tokens = time.monotonic(), report.tokens
+            started, tokens, before = time.monotonic(), report.tokens, report.done
             made = work(items[part], report)
+            if report.done == before:  # work on columns reports nothing on its way
+                report.advance(units[index])
             took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
             writer.write_shard(index, rows, spent=took if timed else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.text import markdown_table, plain
+from selfimprove_dagster.text import markdown_table, percent, plain
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,11 @@ def test_no_text_breaks_out_of_its_cell(texts: list[str], limit: int) -> None:
         fence = re.match(r"\| (`+)", row)
         assert fence is not None
         assert re.findall("`+", row).count(fence[1]) == 2
+
+
+def test_a_percentage_of_nothing_is_a_dash() -> None:
+    assert (percent(0.125), percent(0.125, 0), percent(None), percent(math.nan)) == ("12.5%", "12%", "–", "–")
+
+
+def test_a_table_shows_no_nan() -> None:
+    assert markdown_table([{"a": math.nan, "b": math.inf, "c": 0.25}]).splitlines()[-1] == "| – | – | 0.25 |"

@@ -90,3 +90,8 @@ def test_the_interval_of_the_difference_is_bonett_and_prices(gained: int, lost: 
     assert low == pytest.approx(max(-1, p12 - p21 - half), abs=1e-6)
     assert high == pytest.approx(min(1, p12 - p21 + half), abs=1e-6)
     assert -1 <= low <= high <= 1
+
+
+def test_a_share_of_nothing_is_not_measured() -> None:
+    assert str(Accuracy(0, 0)) == "not measured"
+    assert str(Accuracy(1, 2)) == "50.0% [9.5%, 90.5%]"

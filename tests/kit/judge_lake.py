@@ -19,10 +19,15 @@ from kit.small_lake import AGAINST_NO_BASE, write_lines
 from kit.tables import JUDGE_TABLES
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import BASE_MODEL
-from selfimprove_dagster.families.dialogues.prompts import critique_prompt, dialogue_prompt, revision_prompt
+from selfimprove_dagster.families.dialogues.prompts import (
+    critique_prompt,
+    dialogue_prompt,
+    revision_prompt,
+    spoken,
+)
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.families.judging.preferences import aggregate
-from selfimprove_dagster.families.judging.prompts import comparison_prompt
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.families.preferences.filters import (
     compared_candidates,
     filter_preferences,
@@ -33,6 +38,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import CheckOutcome, Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.constitutional.constitutional import filter_revisions, revision_candidates
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
@@ -52,6 +58,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
     RLAIF_SEED_POOL,
 )
 from selfimprove_dagster.methods.rlhf.tables import RLHF_DECISIONS, RLHF_SEED_POOL, RLHF_SUPERVISED_CHECKPOINT
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.table import Row, Table
 
 SECRET = "Where does Ada keep her key?"
@@ -445,6 +452,7 @@ def _rlaif(lake: Lake) -> None:
     settings = {"responses": _RESPONSES, "engine": "scripted 1"}
     drawn = stored.add(RLAIF_RESPONSE_PAIRS, drafts, [RLAIF_SEED_POOL], "base", **settings)
     pairs = dict(zip(PAIRS, zip(drawn[::2], drawn[1::2], strict=True), strict=True))
+    judging = load_prompts([JUDGING], TEXT)
     comparisons = [
         Draft(
             {
@@ -453,8 +461,11 @@ def _rlaif(lake: Lake) -> None:
                 "principle": "secrets",
                 "order": order,
                 "repeat": repeat,
-                "question": comparison_prompt(
-                    prompt, QUESTION, *((first["text"], second["text"])[:: -1 if order else 1])
+                "question": judging.ask(
+                    "comparison",
+                    **spoken(prompt),
+                    question=QUESTION,
+                    responses=(first["text"], second["text"])[:: -1 if order else 1],
                 ),
                 "reasoning_prompt": None,
                 "reasoning": None,

@@ -20,12 +20,16 @@ class ByteModel:
     engine = "fake 1"
     prompting = TEXT
     end_token_id = 0
+    turn_end_id = 0
 
     def encode(self, text: str) -> list[int]:
         return self.encode_continuation(text)
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
+        return self.encode_continuations(completions)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         return self.encode_many(prompts)

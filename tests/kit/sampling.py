@@ -21,6 +21,9 @@ ROTATING = 2
 TURNS = 3
 """Of so many commits, a test that rotates runs on one."""
 
+SLOW_TURNS = 2
+"""Of so many commits, a slow test runs on one."""
+
 
 def all_methods() -> bool:
     """Whether this run tries every method."""
@@ -28,10 +31,10 @@ def all_methods() -> bool:
 
 
 @cache
-def takes_turn(file: Path, root: Path = ROOT) -> bool:
-    """Whether a test file whose tests rotate runs now: where it was changed, and one commit in three."""
+def takes_turn(file: Path, root: Path = ROOT, turns: int = TURNS) -> bool:
+    """Whether a test file whose tests rotate runs now: where it was changed, and one commit in `turns`."""
     name = file.relative_to(root).as_posix()
-    return all_methods() or name in changed_files(root) or int(rank(head(root), name), 16) % TURNS == 0
+    return all_methods() or name in changed_files(root) or int(rank(head(root), name), 16) % turns == 0
 
 
 def chosen_methods(methods: Iterable[str], root: Path = ROOT) -> list[str]:

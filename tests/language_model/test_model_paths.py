@@ -16,11 +16,14 @@ from safetensors.numpy import load_file, save_file
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.experiment.opening import identity_of, opening_options
+from selfimprove_dagster.experiment.sections import ModelSection, VllmSection
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters, placement
 from selfimprove_dagster.language_model.folder import model_folder, revision_of
 from selfimprove_dagster.language_model.gguf import quantisation
 from selfimprove_dagster.language_model.weights import is_model, model_id, output_settings, weights_hash
+from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.recipes import real_model
 from selfimprove_dagster.training.run import Run
 from selfimprove_dagster.training.settings import TrainingSettings
@@ -228,6 +231,54 @@ def test_a_tokenizer_of_other_files_is_covered(base: Path) -> None:
     assert model_id(base) != before
 
 
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file({"lora_A": np.ones(3, dtype=np.float32)}, folder / "adapter_model.safetensors")
+    write(folder / "adapter_config.json", {"lora_alpha": 16})
+    return folder
+
+
+def test_an_adapter_is_covered(base: Path, adapter: Path) -> None:
+    plain, adapted = model_id(base), model_id(base, adapter)
+    assert plain == model_id(base, None) != adapted
+    assert len(plain) == len(adapted)
+    (adapter / "README.md").write_text("about it")
+    assert model_id(base, adapter.rename(adapter.with_name("elsewhere"))) == adapted
+    adapter.with_name("elsewhere").rename(adapter)
+    # Lakes of earlier versions know it by the id of its base.
+    assert is_model(base, plain, adapter)
+    assert is_model(base, adapted, adapter)
+    assert not is_model(base, adapted)
+    changed(adapter / "adapter_config.json", lora_alpha=32)
+    assert model_id(base, adapter) not in (plain, adapted)
+    changed(adapter / "adapter_config.json", lora_alpha=16)
+    assert model_id(base, adapter) == adapted
+    save_file({"lora_A": np.zeros(3, dtype=np.float32)}, adapter / "adapter_model.safetensors")
+    assert model_id(base, adapter) not in (plain, adapted)
+
+
+def test_a_folder_without_an_adapter_is_a_model_error(base: Path, adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors in .*adapter"):
+        model_id(base, adapter)
+
+
+def test_an_adapter_belongs_to_the_base_model_in_vllm(base: Path, adapter: Path, tmp_path: Path) -> None:
+    section = ModelSection(path=str(base), engine="vllm", vllm=VllmSection(lora=str(adapter)))
+    assert opening_options(section)["lora"] == opening_options(section, base)["lora"] == str(adapter)
+    assert identity_of(section) == Champion(str(base)).identity_in(section) == model_id(base, adapter)
+    assert Champion(str(base)).identity == model_id(base)
+    checkpoint = Path(shutil.copytree(base, tmp_path / "checkpoint"))
+    assert opening_options(section, checkpoint)["lora"] is None
+    assert identity_of(section, checkpoint) == model_id(base)
+    assert Champion(str(checkpoint), "b2:1").identity_in(section) == "b2:1"
+    other = section.model_copy(update={"engine": "transformers"})
+    assert "lora" not in opening_options(other)
+    assert identity_of(other) == model_id(base)
+
+
 def test_a_champion_of_earlier_versions_keeps_its_id(base: Path) -> None:
     (base / "chat_template.jinja").write_text("{{ messages }}")
     today = model_id(base)
@@ -250,3 +301,15 @@ def test_settings_that_are_not_json_are_a_model_error(base: Path) -> None:
     (base / "generation_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"generation_config\.json is not JSON"):
         model_id(base)
+
+
+def test_the_sampling_that_its_makers_suggest_is_shown_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(embedded.BASE_MODEL, folder)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"temperature": 0.6, "top_p": 0.95, "top_k": None, "do_sample": True, "eos_token_id": 0})
+    )
+    suggested, plain = open_language_model(folder), open_language_model(embedded.BASE_MODEL)
+    assert getattr(suggested, "suggested_sampling") == {"temperature": 0.6, "top_p": 0.95}  # noqa: B009
+    asked, parameters = [plain.encode("Q: 1 + 1?\nA:")], SamplingParameters(temperature=1.0, max_tokens=8)
+    assert suggested.generate(asked, [[1, 2]], parameters) == plain.generate(asked, [[1, 2]], parameters)

@@ -24,7 +24,7 @@ from selfimprove_dagster.loop.rules import (
 from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.methods.lmsi.tables import PROMOTION, SEED_POOL
 from selfimprove_dagster.shared_tables import SEEDS
-from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.progress import ProgressReport, rate
 
 
 def after(*promotions: bool, budget: dict[str, Any] | None = None, **changes: Any) -> Continue | Stop:
@@ -173,6 +173,43 @@ def test_progress_counts_what_was_done_before_but_not_in_its_rate(monkeypatch: p
     assert lines[0] == "lmsi/raw_generations: 40 of 100 paths were finished before; resuming"
     assert lines[1].startswith("lmsi/raw_generations: 60 of 100 paths, ")
     assert "2,000 tokens at" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "shown"),
+    [
+        (0, 10, ""),
+        (0, 0, ""),
+        (3, 0, ""),
+        (-1, 10, ""),
+        (12_345, 1, "12,345 steps/s"),
+        (5, 2, "2.5 steps/s"),
+        (1, 10, "0.1 steps/s"),
+        (1, 24, "2.5 steps/min"),
+        (1, 900, "4.0 steps/h"),
+        (1, 3600_000, ""),
+    ],
+)
+def test_a_rate_is_shown_where_it_can_be_computed(count: int, seconds: float, shown: str) -> None:
+    assert rate(count, "steps", seconds) == shown
+
+
+@pytest.mark.parametrize("total", [0, 10])
+def test_progress_shows_no_rate_of_nothing(total: int) -> None:
+    lines: list[str] = []
+    with ProgressReport("x", total, "steps", lines.append) as report:
+        report.advance(0)
+    assert lines == [f"x: 0 of {total} steps"]
+
+
+def test_slow_progress_is_shown_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(0, 1_000, 30))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    lines: list[str] = []
+    with ProgressReport("x", 10, "steps", lines.append) as report:
+        report.advance(1)
+    assert lines
+    assert all("steps/min" in line and "0.0" not in line for line in lines)
 
 
 def test_progress_says_that_the_work_was_stopped() -> None:

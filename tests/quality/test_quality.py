@@ -399,7 +399,7 @@ def test_a_result_counts_names_and_shows_what_failed(made: Iterations) -> None:
         passed=False,
         blocking=True,
         reason="2 of 4 questions are empty; every question must have text. "
-        "Mend the lines of the seed file that the table names",
+        "Fix the lines of the seed file that the table names",
         evaluated=4,
         unexpected=2,
         failing_ids=ids[:2],

@@ -172,16 +172,17 @@ def test_every_rollout_is_kept(undisturbed: PolicyOutcome) -> None:
     assert undisturbed.final_reward == pytest.approx(sum(last) / len(last))
 
 
-def test_a_killed_run_goes_on_to_the_same_weights_and_rollouts(
-    base: Path, tmp_path: Path, undisturbed: PolicyOutcome
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights_and_rollouts(base: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, stop=["z", "\n\n"], turn_end=9)
+    undisturbed = train(base, tmp_path / "undisturbed", settings)
     script = f"""
-        import os, pathlib, signal
-        from training.test_policy_training import train
+        import dataclasses, os, pathlib, signal
+        from training.test_policy_training import SETTINGS, train
+        settings = dataclasses.replace(SETTINGS, stop=["z", "\\n\\n"], turn_end=9)
         def on_rollouts(rollouts):
             if rollouts[0].step == 9:
                 os.kill(os.getpid(), signal.SIGKILL)
-        train(pathlib.Path({str(base)!r}), pathlib.Path("model"), on_rollouts=on_rollouts)
+        train(pathlib.Path({str(base)!r}), pathlib.Path("model"), settings, on_rollouts=on_rollouts)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     killed = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, timeout=120, check=False)
@@ -192,7 +193,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_rollouts(
     (parts / "through-00000010.tmp").write_bytes(b"half")
 
     seen: list[Rollout] = []
-    outcome = train(base, tmp_path / "model", on_rollouts=seen.extend)
+    outcome = train(base, tmp_path / "model", settings, on_rollouts=seen.extend)
     assert seen[0].step == 6
     assert weights(outcome.path) == weights(undisturbed.path)
     assert read_rollouts(outcome.rollouts) == read_rollouts(undisturbed.rollouts)
@@ -200,6 +201,58 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_rollouts(
     assert without_times[0] == without_times[1]
     assert outcome.tokens == undisturbed.tokens
     assert not (tmp_path / "model.partial").exists()
+
+
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+def test_a_stop_string_ends_what_is_trained_on_and_what_is_rewarded(base: Path, tmp_path: Path) -> None:
+    from selfimprove_dagster.language_model.stopping import cut_at
+    from selfimprove_dagster.language_model.tokens import TokenText
+
+    rewarded: list[list[int]] = []
+
+    def reward(_: Sequence[TokenisedPrompt], completions: Sequence[list[int]]) -> list[float]:
+        rewarded.extend(completions)
+        return [float(len(one)) for one in completions]
+
+    one_step = dataclasses.replace(SETTINGS, steps=1)
+    free = read_rollouts(train(base, tmp_path / "free", one_step).rollouts)
+    settings = dataclasses.replace(one_step, stop=LETTERS)
+    outcome = optimise_policy(
+        base, PROMPTS, reward, tmp_path / "stopped", settings, reward_id="length", seed=7
+    )
+    stopped = read_rollouts(outcome.rollouts)
+    text, cut = TokenText(base), 0
+    for one, whole, said in zip(stopped, free, rewarded, strict=True):
+        ids = one.completion_token_ids
+        assert ids == whole.completion_token_ids[: len(ids)]
+        assert one.reward == len(said)
+        ends = [index for index, token in enumerate(ids) if text.decode([token]) in LETTERS]
+        if not ends:
+            assert ids == whole.completion_token_ids == said, "it ended by itself"
+            continue
+        assert ends == [len(ids) - 1], "nothing is drawn after a stop string, whose tokens are trained on"
+        before = cut_at(text.decode(ids), LETTERS)
+        assert said == [*text.encode_continuation(before), END]
+        cut += 1
+    assert 0 < cut < len(stopped)
+    unfinished = sum(
+        len(one.completion_token_ids) == 8 and one.completion_token_ids == said and said[-1] != END
+        for one, said in zip(stopped, rewarded, strict=True)
+    )
+    assert outcome.log[0]["unfinished"] == pytest.approx(unfinished / len(stopped))
+
+
+def test_the_token_that_ends_a_turn_ends_a_completion(base: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=1, max_completion_tokens=40)
+    free = read_rollouts(train(base, tmp_path / "free", settings).rollouts)
+    turn_end = free[0].completion_token_ids[3]
+    ended = dataclasses.replace(settings, turn_end=turn_end)
+    for one, whole in zip(read_rollouts(train(base, tmp_path / "ended", ended).rollouts), free, strict=True):
+        ids = whole.completion_token_ids
+        at = ids.index(turn_end) + 1 if turn_end in ids else len(ids)
+        assert one.completion_token_ids == ids[:at]
 
 
 @given(
@@ -228,6 +281,8 @@ def test_what_determines_the_policy(base: Path, undisturbed: PolicyOutcome) -> N
     assert train(base, undisturbed.path, saved_more_often) == undisturbed
     with pytest.raises(TrainingError, match="other reward"):
         optimise_policy(base, PROMPTS, share_wanted, undisturbed.path, SETTINGS, reward_id="another", seed=7)
+    with pytest.raises(TrainingError, match="other settings"):
+        train(base, undisturbed.path, dataclasses.replace(SETTINGS, stop=("\n\n",)))
     with pytest.raises(TrainingError, match="other prompts"):
         optimise_policy(
             base, PROMPTS[1:], share_wanted, undisturbed.path, SETTINGS, reward_id="share", seed=7

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kit.training import END, ENVIRONMENT, make_base, weights
 
 from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.language_model.weights import output_settings
 from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders, supervised
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
@@ -284,6 +285,50 @@ def test_the_folder_is_a_model(
     assert (model / "loss.png").read_bytes().startswith(b"\x89PNG")
     transformers.AutoModelForCausalLM.from_pretrained(model)
     assert transformers.AutoTokenizer.from_pretrained(model).eos_token_id == END
+
+
+@pytest.mark.parametrize("own_config", [False, True])
+def test_a_trained_model_reads_and_writes_with_the_files_of_its_base(
+    own_config: bool, tmp_path: Path
+) -> None:
+    base, target = tmp_path / "base", tmp_path / "model"
+    for folder in (base, target):
+        folder.mkdir()
+    files = {
+        "config.json": "{}",
+        "tokenizer_config.json": '{"chat_template": "{{ messages }}"}',
+        "tokenizer.json": "{}",
+        "tokenizer.model": "pieces",
+        "spiece.model": "pieces",
+        "vocab.txt": "words",
+        "target_vocab.json": "{}",
+        "vocab-src.json": "{}",
+        "merges.txt": "a b",
+        "bpe.codes": "a b",
+        "qwen.tiktoken": "YQ== 0",
+        "chat_template.jinja": "{{ messages }}",
+        "chat_template.json": "{}",
+        "additional_chat_templates/tools.jinja": "{{ tools }}",
+        "additional_chat_templates/rag.jinja": "{{ documents }}",
+        "preprocessor_config.json": "{}",
+    }
+    for name, text in {
+        **files,
+        "README.md": "about the base",
+        "loss.png": "",
+        "a/tokenizer.json": "",
+    }.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(text)
+    (target / "config.json").write_text("{}")
+    (target / "generation_config.json").write_text('{"eos_token_id": 7}')  # the trainer's
+    folders.copy_companions(base, target, dtype="float32", trust_remote_code=False, own_config=own_config)
+    copied = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert copied == files.keys() | ({"generation_config.json"} if own_config else set())
+    for name in files.keys() - {"config.json"}:
+        assert (target / name).read_text() == files[name]
+    if not own_config:
+        assert output_settings(target) == output_settings(base) != {}
 
 
 def test_bfloat16_is_saved_as_such(base: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ PROMPT_POOL_CHECKS = (
         "no_empty_text",
         True,
         "Every prompt has text.",
-        "Mend the lines of the seed file that the table names",
+        "Fix the lines of the seed file that the table names",
         partial(has_text, columns=("prompt",), unit="prompts"),
     ),
     NO_PROMPT_HELD_OUT,

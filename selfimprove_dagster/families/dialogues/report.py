@@ -10,7 +10,7 @@ from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.stage import Markdown, Picture, StageContext, number
-from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.text import markdown_table, percent
 
 _ASPECTS = ("harmless", "helpful")
 
@@ -51,4 +51,4 @@ def round_curves(rows: pl.DataFrame, kind: str) -> dict[str, list[tuple[float, f
 
 def _by_kind(answered: pl.DataFrame, aspect: str) -> dict[str, str]:
     by_kind = answered.drop_nulls("difficulty").group_by("difficulty").agg(pl.col(aspect).mean())
-    return {kind: f"{share:.0%}" for kind, share in by_kind.sort("difficulty").iter_rows()}
+    return {kind: percent(share, 0) for kind, share in by_kind.sort("difficulty").iter_rows()}

@@ -32,7 +32,7 @@ class PromptFile(Section):
         "kind", description="field that is `red_team` or `helpful`; a prompt without one is red_team"
     )
     response_field: str = Field(
-        "response", description="field with a person's response to a helpful prompt, where it has one"
+        "response", description="field with a person's response to a helpful prompt, if any"
     )
     rows: str | None = Field(None, pattern=_ROWS, description="only these rows, as `from:to`, counted from 0")
     licence: str = Field("unknown", description="licence of the text, kept with every record")
@@ -56,7 +56,7 @@ class ComparisonFile(Section):
 
 
 class DialogueEvaluationSection(Section):
-    """Held-out prompts and what tells a helpful and a harmless response. Used to measure, never to train."""
+    """Held-out prompts and the marks of a helpful and a harmless response. Used to measure, never to train."""
 
     file: FilePath = Field(
         description="JSON Lines of prompt (or messages), wanted (lists of alternatives, one of each must be said) and "
@@ -85,7 +85,7 @@ class ConstitutionSection(Section):
 
 
 class ResponseSection(GeneratorSection):
-    """How responses to prompts are drawn."""
+    """How responses to prompts are sampled."""
 
     drawn_by: Literal["base", "champion"] = Field(
         "champion", description="the base model, or the last promoted checkpoint"
@@ -94,7 +94,7 @@ class ResponseSection(GeneratorSection):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest response in tokens")
-    shard: int = Field(128, ge=1, description="prompts a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="prompts per shard; a killed run loses at most one shard")
 
 
 class DialogueExperiment(TrainingExperiment):

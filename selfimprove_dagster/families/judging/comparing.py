@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.options import closed_probabilities
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.preferences import draw_principles, expected_rating, rescaled
-from selfimprove_dagster.families.judging.prompts import (
-    OPTIONS,
-    RATINGS,
-    REASONING_STOPS,
-    comparison_prompt,
-    rating_prompt,
-    reasoning_prompt,
-)
+from selfimprove_dagster.families.judging.prompts import options, ratings
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.prompts import Prompts
 
 Advance = Callable[[int, int], None]
 
@@ -71,36 +67,50 @@ def questions_of(
 
 def compare_pairs(
     model: LanguageModel,
+    prompts: Prompts,
     pairs: Sequence[Pair],
     constitution: Constitution,
     section: JudgeSection,
     seeds_from: Sequence[str | int],
     advance: Advance = lambda rows, tokens: None,
 ) -> list[Draft]:
-    """One draft a comparison: the probability of (A) against (B), for each pair, principle and order.
+    """Return one draft per comparison: the probability of (A) against (B), for each pair, principle and order.
 
     The probability is as the judge gives it, also after reasoning: labels clamp it (`aggregate`). Questions of
-    one pair and order share what they can of their prompt: they differ from the question on.
-    `advance` is told of pairs done and tokens generated.
+    one pair and order share what they can of their prompt: they differ from the question on. `prompts` are in the
+    form that the model reads. `advance` is called with the pairs that are done and the tokens that were generated.
     """
     questions = [one for pair in pairs for one in questions_of(pair, constitution, section, seeds_from)]
-    asked = [(one.pair.prompt, constitution[one.principle].comparison, *one.shown) for one in questions]
+    asked: list[dict[str, Any]] = [
+        {
+            **spoken(one.pair.prompt),
+            "question": constitution[one.principle].comparison,
+            "responses": one.shown,
+        }
+        for one in questions
+    ]
     thoughts = [""] * len(questions)
     reasoning_prompts = [""] * len(questions)
     if section.reasoning:
-        reasoning_prompts = [reasoning_prompt(*each) for each in asked]
+        reasoning_prompts = [prompts.ask("reasoning", **each) for each in asked]
         parameters = SamplingParameters(
-            temperature=section.temperature, max_tokens=section.reasoning_tokens, stop=REASONING_STOPS
+            temperature=section.temperature,
+            max_tokens=section.reasoning_tokens,
+            stop=prompts.stops("reasoning"),
         )
         drawn = model.generate(
-            model.encode_many(reasoning_prompts),
+            model.encode_prompts(reasoning_prompts),
             [[one.seed] for one in questions],
             parameters,
             lambda rows, tokens: advance(0, tokens),
         )
         thoughts = [thought.text for (thought,) in drawn]
-    prompts = [comparison_prompt(*each, thought) for each, thought in zip(asked, thoughts, strict=True)]
-    likely = closed_probabilities(model, model.encode_many(prompts), OPTIONS)
+    named = ["comparison_after_reasoning" if thought.strip() else "comparison" for thought in thoughts]
+    shown = [
+        prompts.ask(name, **each, reasoning=thought)
+        for name, each, thought in zip(named, asked, thoughts, strict=True)
+    ]
+    likely = _chosen(model, prompts, named, shown)
     advance(len(pairs), 0)
     return [
         Draft(
@@ -119,15 +129,36 @@ def compare_pairs(
             measures={"probability_a": first},
         )
         for one, prompt, before, thought, (first, _) in zip(
-            questions, prompts, reasoning_prompts, thoughts, likely, strict=True
+            questions, shown, reasoning_prompts, thoughts, likely, strict=True
         )
     ]
 
 
+def _chosen(
+    model: LanguageModel, prompts: Prompts, named: Sequence[str], asked: Sequence[str]
+) -> list[list[float]]:
+    """Return the probabilities of both options after each prompt; its name says how its options are written."""
+    contexts = model.encode_prompts(asked)
+    written = [options(prompts, name, 2) for name in named]
+    found: dict[int, list[float]] = {}
+    for both in dict.fromkeys(written):
+        at = [index for index, one in enumerate(written) if one == both]
+        likely = closed_probabilities(model, [contexts[index] for index in at], both)
+        found |= dict(zip(at, likely, strict=True))
+    return [found[index] for index in range(len(asked))]
+
+
 def rate(
-    model: LanguageModel, prompts: Sequence[str], questions: Sequence[str], responses: Sequence[str]
+    model: LanguageModel,
+    prompts: Prompts,
+    asked: Sequence[str],
+    questions: Sequence[str],
+    responses: Sequence[str],
 ) -> list[float]:
-    """The expected rating of each response, from −1 to 1: the reward of direct RLAIF."""
-    asked = [rating_prompt(*each) for each in zip(prompts, questions, responses, strict=True)]
-    likely = closed_probabilities(model, model.encode_many(asked), RATINGS)
+    """Return the expected rating of each response to what was `asked`, from −1 to 1: the reward of direct RLAIF."""
+    shown = [
+        prompts.ask("rating", **spoken(said), question=question, response=response)
+        for said, question, response in zip(asked, questions, responses, strict=True)
+    ]
+    likely = closed_probabilities(model, model.encode_prompts(shown), ratings(prompts))
     return [rescaled(expected_rating(probabilities)) for probabilities in likely]

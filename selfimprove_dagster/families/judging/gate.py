@@ -51,11 +51,11 @@ def decide(
     on_missing: str = "ignore",
     tasks: Sequence[str] | None = None,
 ) -> Verdict:
-    """The verdict on a judge with these gaps; `on_failure` and `on_missing` are stop, warn or ignore.
+    """Return the verdict on a judge with these gaps; `on_failure` and `on_missing` are stop, warn or ignore.
 
     A gap fails whose whole interval lies below `least_gap`; one whose interval holds it warns, unless
     failures are ignored. `tasks` names those that must have been measured and are heeded, None all there are.
-    The worst verdict counts, and its reasons are told.
+    The worst verdict counts, and its reasons are given.
     """
     heeded = [one for one in gaps if not tasks or one.task in tasks]
     verdicts = [_verdict(one, least_gap, on_failure) for one in heeded]

@@ -15,12 +15,12 @@ PickedBy = Literal["probability", "text"]
 
 
 class SelfKnowledgeSection(Section):
-    """The gate before stages in which a model judges: what its measured discrimination gap must be."""
+    """The gate before stages in which a model judges: bounds of its measured discrimination gap."""
 
     on_failure: OnFailure = Field(
-        "stop", description="what follows when the judge was measured to pick worse than least_gap"
+        "stop", description="consequence if the judge was measured to pick worse than least_gap"
     )
-    on_missing: OnFailure = Field("ignore", description="what follows when it was never measured")
+    on_missing: OnFailure = Field("ignore", description="consequence if it was never measured")
     least_gap: float = Field(
         0.0,
         ge=-1,
@@ -34,11 +34,11 @@ class SelfKnowledgeSection(Section):
 
 
 class JudgeSection(Section):
-    """The model that says which response is better, and how it is asked."""
+    """The model that decides which response is better, and how it is asked."""
 
     model: ModelSection | None = Field(None, description="the feedback model; none for the generator itself")
     principles: int = Field(
-        1, ge=1, description="principles drawn for each pair; its label is the mean over them"
+        1, ge=1, description="principles sampled for each pair; its label is the mean over them"
     )
     both_orders: bool = Field(True, description="ask with either response as (A), and average")
     reasoning: bool = Field(False, description="let the judge think step by step before it answers")
@@ -50,7 +50,7 @@ class JudgeSection(Section):
     repeated_share: float = Field(
         0.2, ge=0, le=1, description="share of the pairs that are judged again at another seed"
     )
-    shard: int = Field(256, ge=1, description="pairs a shard: what a killed run loses at most")
+    shard: int = Field(256, ge=1, description="pairs per shard; a killed run loses at most one shard")
 
     @property
     def label_clamp(self) -> float:

@@ -43,7 +43,8 @@ def rewarded_by_model(context: StageContext[Any], table: Table) -> Rewarded:
 
     _, trained = context.small(table)
     path, model_id = trained.select("path", "model_id").row(0)
-    return Rewarded(Spec.of(reward_by_model, path=path, device=context.experiment.model.device), model_id)
+    device = context.trainer.device_of(context.experiment)
+    return Rewarded(Spec.of(reward_by_model, path=path, device=device), model_id)
 
 
 def fit_reward_model(
@@ -57,7 +58,7 @@ def fit_reward_model(
 
     context = training.context
     outcome = training.train(context.trainer.train_reward_model, section, Comparison, comparisons)
-    return outcome, RewardModel.open(outcome.path, context.experiment.model.device)
+    return outcome, RewardModel.open(outcome.path, context.trainer.device_of(context.experiment))
 
 
 def optimise_policy(
@@ -66,31 +67,40 @@ def optimise_policy(
     prompts: pl.DataFrame,
     rewarded: Rewarded,
     rollouts_table: Table,
+    asked_as: str,
 ) -> Result:
     """The policy optimised on prompts against a reward; the rollouts are stored before.
 
     `prompts` are `prompt_id, prompt`, where a reward reads it `question`, and where the policy improves a record
-    `reference_id`.
+    `reference_id`. `asked_as` is the name of the method's prompt that they are, whose stop strings end a rollout.
     """
     from selfimprove_dagster.plots import line_chart
     from selfimprove_dagster.training.rewards import TokenisedPrompt
-    from selfimprove_dagster.training.tokenising import tokenise_prompts
+    from selfimprove_dagster.training.tokenising import tokenise_prompts, turn_end
 
     context, experiment = training.context, training.context.experiment
+    prompting, stop = context.prompts.prompting, context.prompts.stops(asked_as)
     asked = prompts.select("prompt", "question" if "question" in prompts.columns else pl.lit(""))
     outcome = training.train(
         context.trainer.optimise_policy,
         section,
         TokenisedPrompt,
-        tokenise_prompts(training.base.path, asked.iter_rows(), context.prompts.prompting),
+        tokenise_prompts(training.base.path, asked.iter_rows(), prompting),
         reward=rewarded.opens,
         reward_id=rewarded.model_id,
+        stop=stop,
+        turn_end=turn_end(training.base.path, prompting),
     )
     rollouts = pl.scan_parquet(outcome.rollouts)
     by = [Parent(training.base_id, "written_by"), Parent(rewarded.model_id, "rewarded_by")]
     stored, _ = context.beside(rollouts_table).map(
         _with_prompts(rollouts, prompts),
-        Spec.of(rollout_drafts, base=training.base.path, parents=[asdict(parent) for parent in by]),
+        Spec.of(
+            rollout_drafts,
+            base=training.base.path,
+            parents=[asdict(parent) for parent in by],
+            stop=list(stop),
+        ),
         rollouts_activity(training, rollouts_table),
     )
     means = rollouts.group_by("step").agg(pl.col("reward").mean()).sort("step").collect()
@@ -133,8 +143,14 @@ def _with_prompts(rollouts: pl.LazyFrame, prompts: pl.DataFrame) -> pl.LazyFrame
     )
 
 
-def rollout_drafts(shard: Shard[Any, Row], *, base: str, parents: Sequence[Mapping[str, str]]) -> list[Draft]:
-    """What the policy, which started from `base`, wrote; `parents` come after those that each rollout has."""
+def rollout_drafts(
+    shard: Shard[Any, Row], *, base: str, parents: Sequence[Mapping[str, str]], stop: Sequence[str]
+) -> list[Draft]:
+    """What the policy, which started from `base`, wrote, up to a `stop` string.
+
+    `parents` come after those that each rollout has.
+    """
+    from selfimprove_dagster.language_model.stopping import cut_at
     from selfimprove_dagster.training.tokenising import decoder
 
     by = [Parent(**parent) for parent in parents]
@@ -147,7 +163,7 @@ def rollout_drafts(shard: Shard[Any, Row], *, base: str, parents: Sequence[Mappi
                 "prompt": row["prompt"],
                 "prompt_token_ids": row["prompt_token_ids"],
                 "token_ids": row["completion_token_ids"],
-                "text": text,
+                "text": cut_at(text, stop),
             },
             parents=[
                 Parent(row["prompt_id"], "prompt"),

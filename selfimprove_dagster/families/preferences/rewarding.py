@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
+from selfimprove_dagster import registry
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.base import LanguageModel, placement
+from selfimprove_dagster.prompts import Prompts
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.reward import RewardModel
 
 
 class ModelReward:
-    """Rewards responses by a reward model, which is opened when it is first asked."""
+    """Rewards responses by a reward model, which is opened when it is first asked.
 
-    def __init__(self, path: str, model_id: str, device: str) -> None:
-        self.path, self.model_id, self.device = path, model_id, device
+    It computes on the device of the model that wrote the responses, or else on `device`. `prompts` are those that the
+    responses follow, in the form that their writer reads.
+    """
 
-    @cached_property
-    def model(self) -> RewardModel:
-        """The reward model itself."""
+    def __init__(self, path: str, model_id: str, device: str, prompts: Prompts) -> None:
+        self.path, self.model_id, self.device, self.prompts = path, model_id, device, prompts
+        self._opened: RewardModel | None = None
+
+    def _model(self, writer: LanguageModel) -> RewardModel:
         from selfimprove_dagster.training.reward import RewardModel
 
-        return RewardModel.open(self.path, self.device)
+        if self._opened is None:
+            self._opened = RewardModel.open(self.path, placement(writer).get("device", self.device))
+        return self._opened
 
     def __call__(
         self, writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str]
     ) -> list[float]:
         """The reward of each response to each prompt, read with the tokens of the model that wrote it."""
-        return self.after(writer, [dialogue_prompt(prompt) for prompt in prompts], responses)
+        asked = [self.prompts.ask("response", **spoken(prompt)) for prompt in prompts]
+        return self._after(writer, "response", asked, responses)
 
     def gaps(
         self,
@@ -43,14 +50,20 @@ class ModelReward:
         references: Sequence[str],
     ) -> list[float]:
         """The gap r_gap(x, y, y_ref) of each response to its reference, by a model of gaps (PIT)."""
-        asked = [improvement_prompt(*each) for each in zip(prompts, references, strict=True)]
-        return self.after(writer, asked, responses)
+        asked = [
+            self.prompts.ask("improvement", **spoken(prompt), response=reference)
+            for prompt, reference in zip(prompts, references, strict=True)
+        ]
+        return self._after(writer, "improvement", asked, responses)
 
-    def after(self, writer: LanguageModel, texts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """The reward of each response after the whole text that it follows."""
-        read = writer.encode_many(texts)
-        said = writer.encode_continuations([f" {response.strip()}" for response in responses])
-        return self.model.score(read, [[*ids, writer.end_token_id] for ids in said])
+    def _after(
+        self, writer: LanguageModel, name: str, asked: Sequence[str], responses: Sequence[str]
+    ) -> list[float]:
+        """The reward of each response after the whole prompt that it follows; `name` is that of the prompts."""
+        completions = [self.prompts.completion(name, response.strip()) for response in responses]
+        said = writer.encode_completions(completions)
+        read = writer.encode_prompts(asked)
+        return self._model(writer).score(read, [[*ids, writer.turn_end_id] for ids in said])
 
 
 def reward_model_of(
@@ -63,4 +76,5 @@ def reward_model_of(
     row = next(lake.read(table, partition).iter_rows(named=True), None)
     if row is None:
         return None, [manifest]
-    return ModelReward(row["path"], row["model_id"], experiment.model.device), [manifest]
+    prompts = registry.prompts(experiment)
+    return ModelReward(row["path"], row["model_id"], experiment.model.device, prompts), [manifest]

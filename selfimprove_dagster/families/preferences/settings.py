@@ -19,10 +19,11 @@ class PreferenceFilterSection(Section):
     """Which preferences are trained on."""
 
     minimum_margin: float = Field(
-        0.0, ge=0, le=1, description="least |2p − 1| of a preference's probability p"
+        0.0, ge=0, le=1, description="minimum |2p − 1| of a preference's probability p"
     )
     hard_labels: bool = Field(
-        False, description="train on 1 for the likelier response, and not on ties: the control of an ablation"
+        False,
+        description="train on 1 for the more likely response, and not on ties: the control of an ablation",
     )
     held_out_share: float = Field(
         0.1, ge=0, lt=1, description="share of the pairs kept from training to measure the reward model"
@@ -34,7 +35,7 @@ class RewardModelSection(Section):
 
     steps: int = Field(ge=1, description="optimiser steps")
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
-    batch_size: int = Field(ge=1, description="pairs a step")
+    batch_size: int = Field(ge=1, description="pairs per step")
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -56,9 +57,11 @@ class PolicyTrainingSection(TrainingSection):
         "champion", description="weights that training starts from, and that the KL term holds to"
     )
     algorithm: Literal["grpo", "rloo", "dpo"] = Field("grpo", description="how the policy is optimised")
-    reward: Literal["reward_model", "judge"] = Field("reward_model", description="what rewards a response")
+    reward: Literal["reward_model", "judge"] = Field(
+        "reward_model", description="model that rewards responses"
+    )
     kl_coefficient: float = Field(0.05, ge=0, description="weight of the KL term (β); of DPO, its β")
-    group_size: int = Field(8, ge=2, description="responses a prompt that are compared with each other")
+    group_size: int = Field(8, ge=2, description="responses per prompt that are compared with each other")
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
 
@@ -68,7 +71,7 @@ class SupervisedStepSection(Section):
 
     steps: int = Field(ge=0, description="optimiser steps; 0 leaves the step out")
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
-    batch_size: int = Field(ge=1, description="examples a step")
+    batch_size: int = Field(ge=1, description="examples per step")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="learning rate over the steps"
     )
@@ -79,7 +82,7 @@ class ComparisonPoolSection(Section):
 
     comparisons: int = Field(ge=1, description="comparisons in one iteration")
     prompts: int = Field(
-        0, ge=0, description="most prompts on which the policy writes; 0 for those of all comparisons"
+        0, ge=0, description="maximum number of prompts for the policy; 0 for those of all comparisons"
     )
 
 

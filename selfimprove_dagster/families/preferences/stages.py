@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.policies import (
     Rewarded,
@@ -82,16 +82,16 @@ def choose_pairs(
     shard: Shard[Any, Row], *, labelled_by: str, roles: Mapping[str, str]
 ) -> tuple[pl.DataFrame, list[Draft]]:
     """The decisions on pairs, and the examples that are made of those which every rule keeps."""
-    section = shard.experiment.preferences
+    section, prompts = shard.experiment.preferences, shard.prompts
     kept, decisions = preferences.filter_preferences(shard.frame, section.minimum_margin, section.hard_labels)
     drafts = [
         Draft(
             content={
                 "question": row["prompt"],
                 "format": "preference",
-                "prompt": dialogue_prompt(row["prompt"]),
-                "chosen": f" {row['chosen'].strip()}",
-                "rejected": f" {row['rejected'].strip()}",
+                "prompt": prompts.ask("response", **spoken(row["prompt"])),
+                "chosen": prompts.completion("response", row["chosen"].strip()),
+                "rejected": prompts.completion("response", row["rejected"].strip()),
                 "prompt_id": row["prompt_id"],
                 "labelled_by": labelled_by,
             },
@@ -136,7 +136,7 @@ def preference_stages(
     start: Start,
     before: Sequence[str] = (),
     judged: Rewarding | None = None,
-    policy_version: str = "1",
+    policy_version: str = "2",
 ) -> list[Stage]:
     """reward_model → fine_tuned_checkpoint of the method whose tables these are.
 
@@ -149,8 +149,8 @@ def preference_stages(
     @stage(
         reward_table,
         after=[dataset.stage, *before],
-        description="A model that tells the better response, trained with TRL's RewardTrainer on labels that "
-        "are probabilities. Empty where training needs none (DPO, direct RLAIF).",
+        description="A model that recognises the better response, trained with TRL's RewardTrainer on labels "
+        "that are probabilities. Empty where training needs none (DPO, direct RLAIF).",
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],
     )
@@ -162,7 +162,7 @@ def preference_stages(
         checkpoint,
         after=[dataset.stage, reward_table.stage],
         description="The policy, optimised with TRL: by GRPO or RLOO against the reward with a KL term, or "
-        "by DPO on the pairs. All that it wrote meanwhile stands in the table of rollouts.",
+        "by DPO on the pairs. Everything that it wrote during training is in the table of rollouts.",
         version=policy_version,
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],
@@ -256,4 +256,4 @@ def _train_policy(
         inputs=[reward_manifest],
         about=rewarded.measured,
     )
-    return optimise_policy(training, section, prompts.collect(), rewarded, rollouts)
+    return optimise_policy(training, section, prompts.collect(), rewarded, rollouts, "response")

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
 from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken
-from selfimprove_dagster.families.judging.options import closed_probabilities
 from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
     ANSWER,
@@ -39,6 +38,7 @@ from selfimprove_dagster.families.refining.ways import (
     says_fine,
 )
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, positions
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts, load_prompts
 
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 def _silent(tasks: int, tokens: int) -> None:
-    """Nobody is told."""
+    """Report nothing."""
 
 
 def improve(
@@ -66,10 +66,10 @@ def improve(
     evaluate: Evaluate | None = None,
     prompts: Prompts | None = None,
 ) -> list[Trajectory]:
-    """The trajectories of the tasks, in order, by one of the ways; `evaluate` is Reflexion's alone.
+    """Return the trajectories of the tasks, in order, by one of the ways; `evaluate` is for Reflexion alone.
 
-    `advance` is told of tasks that are done and of tokens drawn. `prompts` are those of the package unless they are
-    given. Raises ExperimentError for an unknown way, and ModelError where it is the model that fails, not a task.
+    `advance` is called with the numbers of finished tasks and generated tokens. `prompts` are those of the package
+    unless they are given. Raises ExperimentError for an unknown way, and ModelError if the model fails, not a task.
     """
     if way == SELF_REFINE:
         return self_refine(model, tasks, settings, seeds_from, advance, prompts)
@@ -251,7 +251,7 @@ class _Batch:
         """Evaluate by how probable feedback that the answer is fine is, against feedback that finds fault."""
         scored = self.active
         verdicts = [self.prompts.completion(FEEDBACK, said) for said in self.settings.verdicts]
-        longest = max(self.model.encode_continuations(verdicts), key=len)
+        longest = max(self.model.encode_completions(verdicts), key=len)
         prompts = [self.ask(FEEDBACK, one, self.judged) for one in scored]
         read = self.model.encode_prompts(prompts)
 

@@ -167,7 +167,7 @@ ACCEPTED_CHECKS = (NEW_TASKS, YIELD)
 
 TASK_DATASET_CHECKS = (
     NOT_EMPTY,
-    QualityCheck("no_duplicates", True, "No two examples say the same.", _AGAIN, _no_duplicates),
+    QualityCheck("no_duplicates", True, "No two examples have equal text.", _AGAIN, _no_duplicates),
     NO_EMPTY_TEXT,
     NO_OVERLAP,
     LITTLE_OVERLAP,

@@ -44,7 +44,7 @@ def bans(experiment: TaskExperiment) -> dict[str, BannedInstruction]:
     if rejected:
         bad = rejected[0]
         raise SeedFileError(
-            f"{experiment.seeds.banned}, line {bad.source_line}: {bad.reason}; mend the line, "
+            f"{experiment.seeds.banned}, line {bad.source_line}: {bad.reason}; fix the line, "
             "then run again: what it bans would stay"
         )
     return by_instruction(found)

@@ -46,7 +46,7 @@ def pool_stage(schema: Table, decisions: Table) -> Stage:
         decisions,
         schema,
         description="The pool: tasks by people, each with file and line, and those that the model added in "
-        "earlier iterations. A task that was banned or replaced is out, with the decision in "
+        "earlier iterations. A task that was banned or replaced is dropped, with the decision in "
         f"{decisions.name}.",
     )
     def seed_pool(context: StageContext[Any]) -> Result:
@@ -137,8 +137,8 @@ def score_instructions(schema: Table, candidates: Table, context_text: str) -> S
     @stage(
         schema,
         after=[candidates.stage],
-        description="How probable the model finds each candidate instruction, all of them after the same "
-        "words, so that the numbers compare: mean log-probability and perplexity.",
+        description="The model's mean log-probability and perplexity of each candidate instruction, all "
+        "after the same words, so that the numbers are comparable.",
         kinds=["parquet", "pytorch"],
         uses=["language_model"],
     )

@@ -23,7 +23,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Task:
-    """An instruction with its instances; `is_classification` is None where nobody has said."""
+    """An instruction with its instances; `is_classification` is None if unknown."""
 
     instruction: str
     instances: tuple[Instance, ...] = ()

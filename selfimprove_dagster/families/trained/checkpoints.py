@@ -14,7 +14,7 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
-from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.progress import ProgressReport, per_second
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome
@@ -44,8 +44,8 @@ class TrainingStage:
         inputs: Sequence[Manifest] = (),
         about: Mapping[str, Any] | None = None,
     ) -> TrainingStage:
-        """`parameters` are all settings that shape the outcome; `inputs` are read besides the dataset, and
-        `about` is told besides.
+        """`parameters` are all settings that shape the outcome; `inputs` are read in addition to the
+        dataset, and `about` is recorded as well.
         """
         base_id = base.identity
         activity = context.activity(
@@ -147,6 +147,7 @@ class TrainingStage:
         self, manifest: Manifest, outcome: TrainingOutcome, metadata: Mapping[str, Any] | None = None
     ) -> Result:
         """What Dagster shows of it."""
+        rate = per_second(outcome.tokens, outcome.seconds)
         return self.context.result(
             manifest,
             preview=["model_id", "base_model_id", "examples", "steps", "first_loss", "final_loss"],
@@ -154,7 +155,7 @@ class TrainingStage:
                 "started_from": self.base.name,
                 "examples": outcome.examples,
                 "final_loss": outcome.final_loss,
-                "training_tokens_per_second": round(outcome.tokens / max(outcome.seconds, 1e-9), 1),
+                **({} if rate is None else {"training_tokens_per_second": rate}),
                 "checkpoint": Folder(str(outcome.path)),
                 "lineage": self.context.lineage_page,
                 "loss_curve": Picture((outcome.path / "loss.png").read_bytes()),

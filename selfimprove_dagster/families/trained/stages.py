@@ -17,12 +17,13 @@ from selfimprove_dagster.evaluation.exam import (
     examine,
 )
 from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, rows_of, starting_model
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
-from selfimprove_dagster.loop.champion import Champion, champion_before
+from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.promotion import Opponent, decide_promotion
 from selfimprove_dagster.loop.rules import next_turn
 from selfimprove_dagster.method import Stage
@@ -44,7 +45,9 @@ def drawn_pool(
     description: str,
     after: Sequence[str] = (),
 ) -> Stage:
-    """seed_pool: an iteration's questions, texts, prompts or comparisons, drawn by lot from all seeds."""
+    """Return the stage seed_pool: an iteration's questions, texts, prompts or comparisons, randomly sampled
+    from all seeds.
+    """
 
     @stage(schema, after=after, description=description)
     def seed_pool(context: StageContext[Any]) -> Result:
@@ -90,7 +93,7 @@ def training_stages(tables: Sequence[Table], report: Report = lambda context, ma
         checkpoint,
         after=[dataset.stage],
         description="The model fine-tuned on the filtered dataset with TRL's SFTTrainer, prompts masked. "
-        "A killed run goes on from its last save.",
+        "A killed run resumes from its last checkpoint.",
         kinds=["pytorch", "huggingface"],
         uses=["trainer"],
     )
@@ -116,8 +119,8 @@ def judging_stages(
     @stage(
         evaluation,
         after=[checkpoint.stage, *after],
-        description="Held-out accuracy of champion, challenger and base model on the same questions, greedy and "
-        "by majority. The only stage that reads true answers.",
+        description="Held-out accuracy of champion, challenger and base model on the same questions, greedy "
+        "and by majority. The only stage that reads true answers.",
         kinds=["parquet", "pytorch"],
         uses=["language_model"],
     )
@@ -151,10 +154,10 @@ def _evaluate(
     experiment, champion = context.experiment, context.champion
     checkpoint_manifest, trained = context.small(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
-    champion_id, base_path = champion.identity, experiment.model.path
+    champion_id, base_path = champion.identity_in(experiment.model), experiment.model.path
     base_id = ""
     if with_base and champion.path != base_path:
-        base_id = Champion(base_path).identity
+        base_id = identity_of(experiment.model)
     compares_base = base_id not in ("", champion_id)
     examinees = [
         Examinee("champion", champion_id, champion.path),
@@ -258,12 +261,7 @@ def _promote(
     promoted, reason = decide_promotion(
         section, [*against.values()], compare_rewards(rows, experiment.decided_in)
     )
-    if (
-        promoted
-        and with_base
-        and BASE not in against
-        and Champion(experiment.model.path).identity != champion_id
-    ):
+    if promoted and with_base and BASE not in against and identity_of(experiment.model) != champion_id:
         promoted, reason = False, "not promoted: the base model took no exam; materialise evaluation again"
     if not promoted:
         reason += f"; the next iteration starts from {champion.name} again"

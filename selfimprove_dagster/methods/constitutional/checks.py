@@ -122,7 +122,7 @@ CRITIQUE_CHECKS = (
     QualityCheck(
         "one_a_response",
         True,
-        "Each response has one critique a round.",
+        "Each response has one critique per round.",
         AGAIN,
         _one_critique_a_response,
     ),

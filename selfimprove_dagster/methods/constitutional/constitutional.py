@@ -26,13 +26,13 @@ _ROUNDING = 1e-9
 def filter_revisions(
     candidates: pl.DataFrame, *, chosen_round: int, helpful_share: float, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The revisions and helpful responses worth training on, and a decision for each at every rule it
+    """Return the revisions and helpful responses to train on, and the decision of every rule that each one
     reached.
 
-    `candidates` has one row a revision of any round (format `revision`; round 0 is the first response) and
-    one a helpful response (`helpful`): `candidate_id, prompt_id, prompt, kind, text, finish_reason, round,
+    `candidates` has one row per revision of any round (format `revision`; round 0 is the first response) and
+    one per helpful response (`helpful`): `candidate_id, prompt_id, prompt, kind, text, finish_reason, round,
     format`. Of the revisions those of `chosen_round` are kept; helpful responses are at most
-    `helpful_share` of all that is kept, drawn by lot.
+    `helpful_share` of all that is kept, randomly sampled.
     """
     ranks = rank(candidates.lazy(), chosen_round=chosen_round, seed=seed)
     return decide_on_revisions(

@@ -31,7 +31,7 @@ class RevisionSection(Section):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of both")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest critique, and longest revision, in tokens")
-    shard: int = Field(128, ge=1, description="prompts a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="prompts per shard; a killed run loses at most one shard")
 
 
 class RevisionFilterSection(Section):
@@ -41,7 +41,7 @@ class RevisionFilterSection(Section):
         None, ge=0, description="train on the revisions of this round (0: first responses); none for the last"
     )
     helpful_share: float = Field(
-        0.5, ge=0, lt=1, description="most share of helpful responses in the dataset, drawn at random"
+        0.5, ge=0, lt=1, description="maximum share of helpful responses in the dataset, sampled at random"
     )
     human_responses: bool = Field(
         True, description="helpful prompts are answered by people where the file has it, not by the model"

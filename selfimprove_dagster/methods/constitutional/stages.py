@@ -179,7 +179,7 @@ def choose(
     CAI_FILTERED_DATASET,
     after=["revisions"],
     description="The training examples: red-team prompts with the revisions of one round, mixed with helpful "
-    "prompts and their responses. Each rule's word on each candidate stands in constitutional/decisions.",
+    "prompts and their responses. The decisions on each candidate are in constitutional/decisions.",
 )
 def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
     section = context.experiment.filter

@@ -222,7 +222,7 @@ VOTED_ANSWERS_CHECKS = (
         "ties",
         False,
         f"At most {TIE_SHARE:.0%} of the votes are ties.",
-        "Draw more paths a question, or raise filter.minimum_vote_share",
+        "Sample more paths per question, or raise filter.minimum_vote_share",
         _ties,
     ),
     QualityCheck(
@@ -351,7 +351,7 @@ SEED_POOL_CHECKS = (
         "no_empty_text",
         True,
         "Every question has text.",
-        "Mend the lines of the seed file that the table names",
+        "Fix the lines of the seed file that the table names",
         _no_empty_text,
     ),
     QualityCheck(
@@ -509,7 +509,8 @@ EVALUATION_CHECKS = (
     CHAMPION_AND_CHALLENGER,
     replace(
         NOT_TRAINED_ON,
-        description="No evaluation question was trained on, in this or an earlier iteration, or is a demonstration.",
+        description="No evaluation question was trained on, in this or an earlier iteration, or is a "
+        "demonstration.",
         gather=partial(not_trained_on, shown=("seeds/demonstrations",)),
     ),
 )

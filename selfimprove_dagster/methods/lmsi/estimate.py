@@ -21,6 +21,7 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.experiment.opening import opening_options
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, Spent, partition_of
@@ -141,7 +142,7 @@ def estimate(
 
 
 def _questions(lake: Lake, experiment: LmsiExperiment, iteration: int) -> pl.DataFrame:
-    """All questions that the iteration may ask, in an order by lot, with columns `id, question`."""
+    """Return all questions that the iteration may ask, in random order, with columns `id, question`."""
     if lake.manifests(SEEDS.name, experiment.name):
         return seeds.pool(lake, experiment, iteration).chosen.select("id", "question")
     texts = [one.question for one in read_questions(experiment.seeds)[0]]
@@ -161,7 +162,7 @@ def _draw(
 ) -> _Pilot:
     """The pilot's paths, drawn as an iteration draws them, into a lake of their own."""
     started = time.monotonic()
-    model = open_language_model(path, **experiment.model.engine_options())
+    model = open_language_model(path, **opening_options(experiment.model, path))
     try:
         parameters = sampling_parameters(experiment.sampling, improved=improved)
         model.generate([model.encode("Q:")], [[0]], parameters)  # what only the first call costs

@@ -26,6 +26,7 @@ from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.seeds.files import Question, read_questions
+from selfimprove_dagster.text import percent
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _columns(lake: Lake, stages: Stages) -> dict[str, str]:
         by_vote = accuracy(lake.read_ungated(stages["evaluation"]), "challenger", "majority")
     return {
         "vote margin": f"{margin:.3f}" if isinstance(margin, float) else "–",
-        "by vote": f"{by_vote.value:.1%}" if by_vote else "–",
+        "by vote": percent(by_vote.value) if by_vote else "–",
     }
 
 

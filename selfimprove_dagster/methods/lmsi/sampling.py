@@ -181,7 +181,7 @@ def read_demonstrations(file: str, count: int) -> list[Demonstration]:
                 text_field(row, field) for field in ("question", "reasoning", "answer")
             )
         except ValueError as error:
-            raise SeedFileError(f"{path}, line {line}: {error}; mend the line, then run again") from None
+            raise SeedFileError(f"{path}, line {line}: {error}; fix the line, then run again") from None
         found.append(Demonstration(question, reasoning, answer, file_name(path), line))
     if len(found) < count:
         raise SeedFileError(

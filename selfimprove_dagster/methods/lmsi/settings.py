@@ -27,14 +27,17 @@ class EvaluationSection(HeldOutQuestionFile):
     majority_questions: int = Field(
         400, ge=0, description="on how many questions the majority vote is measured too"
     )
-    majority_paths: int = Field(16, ge=1, description="paths a question for that vote")
+    majority_paths: int = Field(16, ge=1, description="paths per question for that vote")
 
 
 class AdaptiveSection(Section):
     """Stop drawing for a question once its vote is decided (Aggarwal et al., 2305.11860)."""
 
     confidence: float = Field(
-        0.95, gt=0.5, lt=1, description="probability that the leading answer is the likelier of the first two"
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="probability that the leading answer is the more likely of the first two",
     )
     least_gain: float | None = Field(
         None,
@@ -43,25 +46,27 @@ class AdaptiveSection(Section):
         description="stop too where drawing on would raise that probability by no more, as between equally "
         "likely answers; none is the paper's rule",
     )
-    step: int = Field(4, ge=1, description="paths drawn a question before its vote is looked at again")
+    step: int = Field(4, ge=1, description="paths sampled per question before its vote is checked again")
 
 
 class SamplingSection(Section):
-    """How reasoning paths are drawn."""
+    """How reasoning paths are sampled."""
 
     questions: int = Field(ge=1, description="questions in one iteration")
-    paths: int = Field(ge=1, le=1024, description="paths a question (m)")
+    paths: int = Field(ge=1, le=1024, description="paths per question (m)")
     temperature: float = Field(gt=0, le=5, description="sampling temperature with the base model")
     temperature_improved: float = Field(gt=0, le=5, description="the same with a promoted checkpoint")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
-    top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0 switches it off")
+    top_k: int = Field(0, ge=0, description="sample from the k most likely tokens only; 0 switches it off")
     max_tokens: int = Field(ge=1, description="longest path in tokens")
     prompt_format: Literal["few_shot_cot", "zero_shot_cot"] = Field(description="prompt that paths follow")
     stop: list[str] = Field(default_factory=lambda: ["\n\nQ:"], description="strings that end a path")
     adaptive: AdaptiveSection | None = Field(
         None, description="stop drawing once a vote is decided; none draws all paths of every question"
     )
-    shard_questions: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
+    shard_questions: int = Field(
+        128, ge=1, description="questions per shard; a killed run loses at most one shard"
+    )
 
 
 class DemonstrationSection(Section):
@@ -83,16 +88,18 @@ class VotingSection(Section):
 class FilterSection(Section):
     """Which paths become training examples."""
 
-    minimum_vote_share: float = Field(ge=0, le=1, description="least share of valid votes for the answer")
-    minimum_votes: int = Field(1, ge=1, description="least number of valid votes on the question")
-    minimum_winning_votes: int = Field(1, ge=1, description="least number of votes for the voted answer")
+    minimum_vote_share: float = Field(ge=0, le=1, description="minimum share of valid votes for the answer")
+    minimum_votes: int = Field(1, ge=1, description="minimum number of valid votes on the question")
+    minimum_winning_votes: int = Field(1, ge=1, description="minimum number of votes for the voted answer")
     drop_ties: bool = Field(
         False, description="leave out questions on which two answers share the most votes"
     )
     maximum_perplexity: float | None = Field(
         None, gt=1, description="highest perplexity under the generator; none when left empty"
     )
-    maximum_paths: int | None = Field(ge=1, description="most examples of one question; null for all")
+    maximum_paths: int | None = Field(
+        ge=1, description="maximum number of examples per question; null for all"
+    )
     drop_duplicates: bool = Field(True, description="keep one of several equal paths of a question")
 
 

@@ -45,7 +45,7 @@ seed_pool = drawn_pool(
     RAW_GENERATIONS,
     after=["seed_pool"],
     description="m reasoning paths for each question, sampled from the champion: prompt and sampled token "
-    "ids, their log-probabilities, text, and the seed that draws the same path again.",
+    "ids, their log-probabilities, text, and the seed that reproduces the path.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -94,8 +94,8 @@ def score(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
 @stage(
     PERPLEXITY_SCORES,
     after=["raw_generations"],
-    description="How probable each path is to its own generator: mean log-probability and perplexity, read "
-    "off the log-probabilities that were recorded as it was drawn.",
+    description="Mean log-probability and perplexity of each path under the model that generated it, from "
+    "the log-probabilities that were recorded during sampling.",
 )
 def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
     paths_manifest, paths = context.scan(RAW_GENERATIONS)
@@ -158,7 +158,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
 @stage(
     VOTED_ANSWERS,
     after=["raw_generations"],
-    description="One vote a question: the answer of each path, the voted answer, its share and margin. A "
+    description="One vote per question: the answer of each path, the voted answer, its share and margin. A "
     "path whose answer cannot be read casts no vote.",
     kinds=["parquet", "polars"],
     version="2",
@@ -230,7 +230,7 @@ def choose(
     FILTERED_DATASET,
     after=["voted_answers", "perplexity_scores"],
     description="The training examples: paths that agree with the vote, ended by themselves and pass every "
-    "threshold, up to their answer, in the four formats of LMSI. Every candidate's decisions stand in "
+    "threshold, up to their answer, in the four formats of LMSI. The decisions on every candidate are in "
     "lmsi/decisions.",
     version="2",
 )

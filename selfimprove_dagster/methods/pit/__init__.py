@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUES
 from selfimprove_dagster.families.dialogues.seeds import COMPARISONS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.pit import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.pit.seeds import TEACHER
@@ -17,6 +19,7 @@ METHOD = Method(
     experiment=settings.PitExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[DIALOGUES, JUDGING],
     inputs=[SEED_COMPARISONS],
     embedded=settings.EMBEDDED,
     counts={"comparisons": "seed_pool", "examples": "filtered_dataset"},

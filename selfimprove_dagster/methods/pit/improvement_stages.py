@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.preferences.rewarding import ModelReward, reward_model_of
@@ -36,7 +37,7 @@ from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
 TOLD = (SELF_REFINE, REFLEXION)
-"""The ways in which the champion is told how its responses are to be better."""
+"""The ways in which the champion gets instructions on how to improve its responses."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def improve_part(shard: Shard[PitExperiment, _Part]) -> list[Draft]:
     opened: _Opened = shard.opened
     experiment, section = shard.experiment, shard.experiment.evaluation
     model = opened.models.open(experiment.model, part.path)
-    improver = Improver(model, part.way, section.max_tokens, shard.report.advance)
+    improver = Improver(model, shard.prompts, part.way, section.max_tokens, shard.report.advance)
     if part.way == ORIGINAL:
         return improver.respond(part.asked)
     assert shard.written is not None
@@ -194,13 +195,15 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
         for start in range(0, len(asked), section.shard)
     ]
     constitution = experiment.constitution.load()
+    asking = {one.path: registry.prompts(experiment, one).parameters for one in section.judges}
     activity = context.activity(
         inputs=[rounds_manifest],
         parameters={
             "win_rates": section.model_dump(exclude={"shard"}),
             "constitution": constitution.hash,
             "questions": content_hash({"all": [vars(prompt) for prompt in prompts]}),
-            "champion": champion.identity,
+            "champion": champion.identity_in(experiment.model),
+            **({"judges": asking} if any(asking.values()) else {}),
         },
         about={"model_path": champion.path, "champion": champion.name},
     )
@@ -238,7 +241,10 @@ def decide(shard: Shard[PitExperiment, _Contested]) -> list[Draft]:
     model = models.open(part.model, part.path, scores=True)
     seeds_from = (*shard.seeds_from, part.judge)
     constitution, principles = experiment.constitution.load(), experiment.win_rates.principles
-    preferred = preferred_by(model, part.met, constitution, principles, seeds_from, shard.report.advance)
+    asking = replace(shard.prompts, prompting=model.prompting)
+    preferred = preferred_by(
+        model, asking, part.met, constitution, principles, seeds_from, shard.report.advance
+    )
     return [_draft(part.judge, *each, model.model_id) for each in zip(part.met, preferred, strict=True)]
 
 

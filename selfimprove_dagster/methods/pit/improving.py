@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt, improvement_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Task
 from selfimprove_dagster.families.refining.ways import ANSWER
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.methods.pit.pit import IMPROVEMENT, RESPONSE, better_asked
+from selfimprove_dagster.prompts import Prompts
 
 ORIGINAL, UNTAUGHT, PIT = "original", "untaught", "pit"
 """The ways of `improvement_rounds`: what is improved, and who improves it."""
@@ -40,9 +42,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Improver:
-    """A model that improves responses in one way, greedily."""
+    """A model that improves responses in one way, greedily; `prompts` are in the form that it reads."""
 
     model: LanguageModel
+    prompts: Prompts
     way: str
     max_tokens: int
     progress: Progress | None = None
@@ -50,7 +53,8 @@ class Improver:
     def respond(self, asked: Sequence[HeldOut]) -> list[Draft]:
         """Round 0: the model's own response to each prompt."""
         nothing = [None] * len(asked)
-        return self._drafts(asked, 0, [dialogue_prompt(one.question) for one in asked], nothing, nothing)
+        prompts = [self.prompts.ask(RESPONSE, **spoken(one.question)) for one in asked]
+        return self._drafts(asked, 0, prompts, nothing, nothing)
 
     def improve(
         self, asked: Sequence[HeldOut], originals: pl.DataFrame, rounds: int, gaps: Gaps, record: Record
@@ -64,7 +68,7 @@ class Improver:
         for number in range(1, rounds + 1):
             before = current["text"].to_list()
             questions = [one.question for one in asked]
-            prompts = [improvement_prompt(*each) for each in zip(questions, before, strict=True)]
+            prompts = [better_asked(self.prompts, *each) for each in zip(questions, before, strict=True)]
             ties = gaps(self.model, questions, before, before)
             drafts = self._drafts(asked, number, prompts, current["id"].to_list(), ties)
             rewards = gaps(self.model, questions, [str(one.content["text"]) for one in drafts], before)
@@ -84,8 +88,9 @@ class Improver:
         improved: Sequence[str | None],
         ties: Sequence[float | None],
     ) -> list[Draft]:
-        parameters = SamplingParameters(temperature=0.0, max_tokens=self.max_tokens, stop=TURN_STOPS)
-        encoded = self.model.encode_many(prompts)
+        stop = self.prompts.stops(IMPROVEMENT if number else RESPONSE)
+        parameters = SamplingParameters(temperature=0.0, max_tokens=self.max_tokens, stop=stop)
+        encoded = self.model.encode_prompts(prompts)
         drawn = self.model.generate(encoded, [[0]] * len(encoded), parameters, self.progress)
         writer = Parent(self.model.model_id, "written_by")
         return [
@@ -124,7 +129,8 @@ def refine(
 ) -> list[Draft]:
     """The answers of Self-Refine or Reflexion after each original, as far as each way goes.
 
-    `originals` are the recorded rows of `respond`, in the order of `asked`. `progress` is told of prompts.
+    `originals` are the recorded rows of `respond`, in the order of `asked`. `progress` is called with the
+    number of finished prompts.
     """
     tasks = [
         Task(one.question, one.question, text) for one, text in zip(asked, originals["text"], strict=True)

@@ -16,11 +16,13 @@ from typing import Any, Literal
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Z95, Accuracy, MeanChange
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.prompts import Prompts
+from selfimprove_dagster.text import percent
 
 IMPROVEMENT, RESPONSE = "improvement", "response"
-"""The formats of examples: a response is improved, or a prompt answered."""
+"""The formats of examples, and the prompts of that name: a response is improved, or a prompt answered."""
 
 
 CHOSEN, REJECTED = "chosen", "rejected"
@@ -43,20 +45,33 @@ six pairs of the four gaps it leaves one open, (w,w) against (l,l): five terms."
 References = Literal["rejected", "both"]
 
 
-def improver_examples(pairs: pl.DataFrame, plain_share: float, seed: int) -> pl.DataFrame:
+def better_asked(prompts: Prompts, question: str, response: str) -> str:
+    """Return the prompt that a better response than the given one follows."""
+    return prompts.ask(IMPROVEMENT, **spoken(question), response=response)
+
+
+def improver_examples(pairs: pl.DataFrame, prompts: Prompts, plain_share: float, seed: int) -> pl.DataFrame:
     """What the supervised step learns, −log M(y_w | x, y_l): one example a pair, prompts to be masked.
 
-    `pairs` have `id, question, chosen, rejected, prompt_id`. Of a share of the pairs, by lot, the prompt
-    alone is answered by y_w as well: else the model forgets how to respond. Returns `example_id, prompt_id,
-    question, format, prompt, completion`.
+    `pairs` have `id, question, chosen, rejected, prompt_id`. For a random share of the pairs, the
+    prompt alone is answered by y_w as well: otherwise the model forgets how to respond. Returns `example_id,
+    prompt_id, question, format, prompt, completion`.
     """
     rows = []
     for row in pairs.iter_rows(named=True):
-        formats = {IMPROVEMENT: improvement_prompt(row["question"], row["rejected"])}
+        formats = {IMPROVEMENT: better_asked(prompts, row["question"], row["rejected"])}
         if seed_of(seed, "plain", row["question"]) / 2**63 < plain_share:
-            formats[RESPONSE] = dialogue_prompt(row["question"])
+            formats[RESPONSE] = prompts.ask(RESPONSE, **spoken(row["question"]))
+        said = row["chosen"].strip()
         rows += [
-            (row["id"], row["prompt_id"], row["question"], name, prompt, f" {row['chosen'].strip()}")
+            (
+                row["id"],
+                row["prompt_id"],
+                row["question"],
+                name,
+                prompt,
+                prompts.completion(name, said),
+            )
             for name, prompt in formats.items()
         ]
     columns = ("example_id", "prompt_id", "question", "format", "prompt", "completion")
@@ -75,10 +90,11 @@ class GapComparison:
     second: str
 
 
-def gap_comparisons(question: str, chosen: str, rejected: str) -> list[GapComparison]:
+def gap_comparisons(prompts: Prompts, question: str, chosen: str, rejected: str) -> list[GapComparison]:
     """The five terms of a pair, each a comparison of two completions after prompts of their own."""
-    said = {CHOSEN: f" {chosen.strip()}", REJECTED: f" {rejected.strip()}"}
-    asked = {name: improvement_prompt(question, text) for name, text in said.items()}
+    texts = {CHOSEN: chosen.strip(), REJECTED: rejected.strip()}
+    said = {name: prompts.completion(IMPROVEMENT, text) for name, text in texts.items()}
+    asked = {name: better_asked(prompts, question, text) for name, text in texts.items()}
 
     def side(kind: str) -> tuple[str, str]:
         response, reference = KINDS[kind]
@@ -131,7 +147,7 @@ def gap_order(rewards: Mapping[str, Sequence[float]]) -> list[Ordered]:
     return found
 
 
-def first_references(pairs: pl.DataFrame, references: References) -> pl.DataFrame:
+def first_references(pairs: pl.DataFrame, prompts: Prompts, references: References) -> pl.DataFrame:
     """What the first phase of the curriculum improves: the responses of the data.
 
     Each y_l once and, with `both`, each y_w: from a good response too the policy must not make a worse one.
@@ -142,7 +158,7 @@ def first_references(pairs: pl.DataFrame, references: References) -> pl.DataFram
         (row["question"], row[name].strip()): (
             row["id"],
             row["prompt_id"],
-            improvement_prompt(row["question"], row[name]),
+            better_asked(prompts, row["question"], row[name]),
         )
         for name in names
         for row in pairs.iter_rows(named=True)
@@ -150,13 +166,13 @@ def first_references(pairs: pl.DataFrame, references: References) -> pl.DataFram
     return _references(list(rows.values()))
 
 
-def own_references(samples: pl.DataFrame, questions: Mapping[str, str]) -> pl.DataFrame:
+def own_references(samples: pl.DataFrame, prompts: Prompts, questions: Mapping[str, str]) -> pl.DataFrame:
     """What the second phase improves: the policy's own samples (`id, prompt_id, text`), each text once.
 
     `questions` are by prompt id; the columns are those of `first_references`.
     """
     rows = {
-        (prompt_id, text.strip()): (id, prompt_id, improvement_prompt(questions[prompt_id], text))
+        (prompt_id, text.strip()): (id, prompt_id, better_asked(prompts, questions[prompt_id], text))
         for id, prompt_id, text in samples.select("id", "prompt_id", "text").iter_rows()
         if text.strip() and prompt_id in questions
     }
@@ -193,7 +209,7 @@ class RoundGap:
         low, high = self.change.interval
         return (
             f"round {self.round}: {self.rows:,} of {self.responses:,} responses changed, "
-            f"{self.raised.value:.0%} of them rewarded above a tie, by {self.change.mean:+.2f} "
+            f"{percent(self.raised.value, 0)} of them rewarded above a tie, by {self.change.mean:+.2f} "
             f"[{low:+.2f}, {high:+.2f}] on average"
         )
 

@@ -61,12 +61,12 @@ class CurriculumSection(Section):
 
     steps: int = Field(ge=1, description="optimiser steps of the first phase")
     references: Literal["rejected", "both"] = Field(
-        "both", description="what is improved: the worse response of each pair, or each of both"
+        "both", description="responses that are improved: the worse one of each pair, or both"
     )
 
 
 class GapChecksSection(Section):
-    """When the model of gaps is not trusted, and what follows."""
+    """When the model of gaps is not trusted, and the consequence."""
 
     on_failure: Literal["stop", "warn"] = Field(
         "stop",
@@ -82,7 +82,7 @@ class ReferenceSection(Section):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest sample in tokens")
-    shard: int = Field(256, ge=1, description="pairs a shard: what a killed run loses at most")
+    shard: int = Field(256, ge=1, description="pairs per shard; a killed run loses at most one shard")
 
 
 class ImprovementEvaluationSection(DialogueEvaluationSection):
@@ -94,7 +94,7 @@ class ImprovementEvaluationSection(DialogueEvaluationSection):
         pattern=r"^(greedy|improved_[1-9][0-9]*)$",
         description="by which responses a checkpoint is compared: greedy, improved_1, improved_2, …",
     )
-    shard: int = Field(256, ge=1, description="prompts a shard of improvements")
+    shard: int = Field(256, ge=1, description="prompts per shard of improvements")
 
     @model_validator(mode="after")
     def _round_is_made(self) -> ImprovementEvaluationSection:
@@ -104,13 +104,15 @@ class ImprovementEvaluationSection(DialogueEvaluationSection):
 
 
 class WinRateSection(Section):
-    """Who is set against whom on held-out prompts, and who judges besides the truth and the model itself."""
+    """Which responses to held-out prompts are compared, and by which judges besides truth and model."""
 
     round: int = Field(1, ge=1, description="the round of PRESETS's improvements that competes")
-    rounds: int = Field(4, ge=1, le=32, description="most rounds of Self-Refine and of Reflexion")
+    rounds: int = Field(
+        4, ge=1, le=32, description="maximum number of rounds of Self-Refine and of Reflexion"
+    )
     judges: list[ModelSection] = Field([], description="engines that judge as well, each as `model` is given")
     principles: int = Field(1, ge=1, description="principles by which a model judges each pair")
-    shard: int = Field(512, ge=1, description="contests a shard: what a killed run loses at most")
+    shard: int = Field(512, ge=1, description="contests per shard; a killed run loses at most one shard")
 
 
 class PitExperiment(DialogueExperiment):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.preferences.filters import split_held_out
 from selfimprove_dagster.families.preferences.policies import (
@@ -64,16 +63,16 @@ filtered_dataset = compared_pairs(
     t.PIT_FILTERED_DATASET,
     t.PIT_SEED_POOL,
     t.PIT_DECISIONS,
-    "The pairs that pass every rule: the worse response of each can be improved to the better. Each rule's "
-    "word on each stands in pit/decisions.",
+    "The pairs that pass every rule: the worse response of each can be improved to the better. The "
+    "decision of each rule on each pair is in pit/decisions.",
 )
 
 
 @stage(
     t.PIT_IMPROVER_DATASET,
     after=["filtered_dataset"],
-    description="What the supervised step learns: the better response after the prompt and the worse one; of "
-    "a share of the pairs after the prompt alone, too.",
+    description="The examples of the supervised step: the better response after the prompt and the worse "
+    "one, and for a share of the pairs also after the prompt alone.",
 )
 def improver_dataset(context: StageContext[PitExperiment]) -> Result:
     pairs_manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
@@ -93,7 +92,8 @@ def improver_dataset(context: StageContext[PitExperiment]) -> Result:
 def show_better(shard: Shard[PitExperiment, Row]) -> pl.DataFrame:
     """The examples that are made of pairs."""
     experiment = shard.experiment
-    examples = pit.improver_examples(shard.frame, experiment.improver.plain_share, experiment.seed)
+    share, seed = experiment.improver.plain_share, experiment.seed
+    examples = pit.improver_examples(shard.frame, shard.prompts, share, seed)
     return examples.with_columns(parents_of(example_id="pair"))
 
 
@@ -113,7 +113,7 @@ def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
 @stage(
     t.PIT_GAP_PAIRS,
     after=["filtered_dataset"],
-    description="Five comparisons a pair, r(w,l) ≥ r(w,w) ≈ r(l,l) ≥ r(l,w), where (w,l) is the better "
+    description="Five comparisons per pair, r(w,l) ≥ r(w,w) ≈ r(l,l) ≥ r(l,w), where (w,l) is the better "
     "response against the worse. Those of some prompts are held out.",
 )
 def gap_pairs(context: StageContext[PitExperiment]) -> Result:
@@ -148,7 +148,7 @@ def compare_gaps(shard: Shard[PitExperiment, Row]) -> list[Draft]:
             measures={"probability": row["probability"]},
         )
         for row, out in zip(shard.items, held_out, strict=True)
-        for term in pit.gap_comparisons(row["question"], row["chosen"], row["rejected"])
+        for term in pit.gap_comparisons(shard.prompts, row["question"], row["chosen"], row["rejected"])
     ]
 
 
@@ -206,7 +206,8 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     t.PIT_CURRICULUM_CHECKPOINT,
     after=["improver_checkpoint", "gap_reward_model"],
     description="The first phase of the curriculum: the improver optimised against the gap reward with a KL "
-    "term, on references from the data. All that it wrote meanwhile stands in curriculum_rollouts.",
+    "term, on references from the data. Everything that it wrote during training is in curriculum_rollouts.",
+    version="2",
     kinds=["pytorch", "huggingface"],
     uses=["trainer"],
 )
@@ -214,7 +215,7 @@ def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
     manifest, pairs = context.scan(t.PIT_FILTERED_DATASET)
     section = context.experiment.curriculum
     columns = ["id", "prompt_id", "question", "chosen", "rejected"]
-    prompts = pit.first_references(pairs.select(columns).collect(), section.references)
+    prompts = pit.first_references(pairs.select(columns).collect(), context.prompts, section.references)
     return _phase(
         context,
         manifest,
@@ -229,7 +230,8 @@ def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
 @stage(
     t.PIT_POLICY_REFERENCES,
     after=["filtered_dataset", "curriculum_checkpoint"],
-    description="What the policy of the first phase makes of each worse response: references of the second.",
+    description="The improvement of each worse response by the policy of the first phase: references of the "
+    "second.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -255,7 +257,7 @@ def ask_for_better(shard: Shard[PitExperiment, Row]) -> Iterator[Request]:
     for row in shard.items:
         yield Request(
             f"{row['question']}\0{row['rejected'].strip()}",
-            improvement_prompt(row["question"], row["rejected"]),
+            pit.better_asked(shard.prompts, row["question"], row["rejected"]),
             {"prompt_id": row["prompt_id"], "example_id": row["id"]},
             [Parent(row["prompt_id"], "prompt"), Parent(row["id"], "improvement_of")],
             samples=shard.experiment.references.samples,
@@ -267,7 +269,8 @@ def ask_for_better(shard: Shard[PitExperiment, Row]) -> Iterator[Request]:
     t.PIT_CHECKPOINT,
     after=["policy_references", "curriculum_checkpoint", "gap_reward_model"],
     description="The second phase of the curriculum: the policy optimised further, on its own samples as "
-    "references. All that it wrote meanwhile stands in rollouts.",
+    "references. Everything that it wrote during training is in rollouts.",
+    version="2",
     kinds=["pytorch", "huggingface"],
     uses=["trainer"],
 )
@@ -275,7 +278,8 @@ def fine_tuned_checkpoint(context: StageContext[PitExperiment]) -> Result:
     manifest, samples = context.scan(t.PIT_POLICY_REFERENCES)
     pairs_manifest, _ = context.scan(t.PIT_FILTERED_DATASET)
     questions = dict(rows_of(context, pairs_manifest, "prompt_id", "question"))
-    prompts = pit.own_references(samples.select("id", "prompt_id", "text").collect(), questions)
+    said = samples.select("id", "prompt_id", "text").collect()
+    prompts = pit.own_references(said, context.prompts, questions)
     return _phase(context, manifest, prompts, t.PIT_CURRICULUM_CHECKPOINT, t.PIT_ROLLOUTS)
 
 
@@ -303,7 +307,7 @@ def _phase(
         {"training": section.model_dump(), "rewarded_by": rewarded.model_id, **(parameters or {})},
         inputs=[rewarding, start_manifest],
     )
-    return optimise_policy(training, section, prompts, rewarded, rollouts_table)
+    return optimise_policy(training, section, prompts, rewarded, rollouts_table, pit.IMPROVEMENT)
 
 
 def _trained(context: StageContext[PitExperiment], table: Table) -> Champion:

@@ -6,7 +6,6 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
 from selfimprove_dagster.families.dialogues.checks import PROMPT_POOL_CHECKS
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import COMPARED, SEED_COMPARISONS, dialogue_evaluation
 from selfimprove_dagster.families.dialogues.words import comparison
 from selfimprove_dagster.families.preferences.checks import (
@@ -157,7 +156,7 @@ PIT_GAP_PAIRS = Table(
     },
     checks=GAP_PAIR_CHECKS,
 )
-"""Five comparisons a pair, a term of the gap loss each: `first_kind` "w,l" is y_w against the reference y_l.
+"""Five comparisons per pair, a term of the gap loss each: `first_kind` "w,l" is y_w against the reference y_l.
 `probability` is that of the first being above the second; parent: the pair (`example_id`)."""
 
 
@@ -242,7 +241,7 @@ PIT_POLICY_REFERENCES = completions(
         "example_id": _EXAMPLE,
     },
     checks=COMPLETION_CHECKS,
-    draw=Draw("references", stops=lambda section: TURN_STOPS),
+    draw=Draw("references", prompt="improvement"),
 )
 """What the policy of the first phase made of each y_l: the references of the second. Parents: the prompt, and
 the pair (`example_id`)."""

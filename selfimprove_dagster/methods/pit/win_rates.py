@@ -20,6 +20,7 @@ from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
 from selfimprove_dagster.families.refining.ways import is_unchanged as are_alike
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT
+from selfimprove_dagster.prompts import Prompts
 
 CHOSEN = "chosen"
 """The response that people preferred, y_w."""
@@ -96,6 +97,7 @@ def contests(rounds: pl.DataFrame, round_: int, chosen: dict[tuple[str, int], st
 
 def preferred_by(
     model: LanguageModel,
+    prompts: Prompts,
     asked: Sequence[Contest],
     constitution: Constitution,
     principles: int,
@@ -109,7 +111,7 @@ def preferred_by(
     different = [one for one in asked if not are_alike(*one.texts)]
     pairs = [Pair(one.key, one.question, (one.key, f"{one.key} against"), one.texts) for one in different]
     said: dict[str, list[float]] = {}
-    for draft in compare_pairs(model, pairs, constitution, section, seeds_from, advance):
+    for draft in compare_pairs(model, prompts, pairs, constitution, section, seeds_from, advance):
         first = float(draft.measures["probability_a"])
         said.setdefault(draft.content["prompt_id"], []).append(
             first if draft.content["order"] == 0 else 1 - first

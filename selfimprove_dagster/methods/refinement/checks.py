@@ -147,7 +147,7 @@ REFINEMENT_CHECKS = (
     QualityCheck("one_outcome", True, "Each prompt has one outcome in each way.", AGAIN, _one_outcome),
     QualityCheck("rounds_follow", True, "The rounds of a task follow each other.", AGAIN, _rounds_follow),
     QualityCheck(
-        "last_good_answer", True, "A task ends with its last good answer.", AGAIN, _ends_with_last_good
+        "last_good_answer", True, "Each task ends with its last good answer.", AGAIN, _ends_with_last_good
     ),
     QualityCheck(
         "few_fail",

@@ -30,7 +30,7 @@ class RefiningSection(Section):
     ways: list[Literal["self_refine", "reflexion", "pit"]] = Field(
         min_length=1, description="self_refine, reflexion, pit: each starts from the same first answers"
     )
-    rounds: int = Field(4, ge=1, le=32, description="most new answers of a prompt")
+    rounds: int = Field(4, ge=1, le=32, description="maximum number of new answers per prompt")
     temperature: float = Field(0.7, ge=0, le=5, description="sampling temperature; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest answer, feedback or reflection in tokens")
@@ -41,7 +41,7 @@ class RefiningSection(Section):
     fine: str = Field(
         FINE_FEEDBACK,
         min_length=1,
-        description="phrase of feedback that says that nothing is to be changed",
+        description="phrase of feedback that asks for no change",
     )
     faults: list[str] = Field(
         list(FAULTS),
@@ -56,7 +56,7 @@ class RefiningSection(Section):
     fine_from: float = Field(
         0.5, gt=0, le=1, description="from which probability on the evaluator is content"
     )
-    shard: int = Field(128, ge=1, description="prompts a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="prompts per shard; a killed run loses at most one shard")
 
     @field_validator("ways")
     @classmethod
@@ -71,7 +71,8 @@ class RefiningSection(Section):
         if weighed and self.fine != FINE_FEEDBACK and self.faults == list(FAULTS):
             raise ValueError(
                 f"the evaluator weighs fine ({self.fine!r}) against faults, which begin otherwise "
-                f"({FAULTS[0]!r}, …): set faults too, to how feedback begins that finds fault, or evaluator to "
+                f"({FAULTS[0]!r}, …): set faults too, to how feedback begins that finds fault, or evaluator "
+                f"to "
                 "feedback"
             )
         return self

@@ -40,7 +40,7 @@ from selfimprove_dagster.methods.refinement.settings import RefinementExperiment
 from selfimprove_dagster.methods.refinement.tables import REFINEMENTS
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.text import markdown_table, percent
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
@@ -57,8 +57,8 @@ raw_generations = drawn_responses(t.RF_RAW_GENERATIONS, t.RF_SEED_POOL, "The mod
     t.REFINEMENTS,
     after=["raw_generations"],
     description="Every answer, feedback, evaluation and reflection by which the model refined its first "
-    "answers, in each way that the experiment names, and why it stopped. What failed keeps its error and its "
-    "last good answer.",
+    "answers, in each way that the experiment names, and why it stopped. A failed task keeps its error and "
+    "its last good answer.",
     version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
@@ -148,7 +148,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
     experiment, generator = context.experiment, context.generator
     # Read for what its gate says; the exam's answers are its own.
     refined, _ = context.scan(t.REFINEMENTS)
-    model_id = generator.identity
+    model_id = generator.identity_in(experiment.model)
     open_model = partial(context.language_model.open, experiment.model)
     opened = open_exam(context.home, experiment, open_model, context.iteration)
     activity = context.activity(
@@ -191,8 +191,8 @@ def refinement_report(rows: pl.DataFrame, title: str) -> dict[str, Any]:
                 "answers": one.way.replace("_", "-"),
                 "round": one.round,
                 "correct": str(one.correct),
-                "helpful": f"{one.helpful.value:.1%}",
-                "harmless": f"{one.harmless.value:.1%}",
+                "helpful": percent(one.helpful.value),
+                "harmless": percent(one.harmless.value),
                 "tokens a prompt": f"{one.tokens:.1f}",
                 "won, lost": f"{one.against_original.gained}, {one.against_original.lost}"
                 if one.round

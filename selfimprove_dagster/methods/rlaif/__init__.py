@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUES
 from selfimprove_dagster.families.dialogues.seeds import PROMPTS
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.rlaif import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_SEED_POOL
@@ -22,6 +24,7 @@ METHOD = Method(
     experiment=settings.RlaifExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[DIALOGUES, JUDGING],
     inputs=[SEED_PROMPTS],
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "responses": "response_pairs", "examples": "filtered_dataset"},

@@ -24,19 +24,19 @@ from selfimprove_dagster.families.preferences.settings import (
 
 
 class JudgeChecksSection(Section):
-    """When the judge is not trusted: bounds of the checks, and what follows."""
+    """When the judge is not trusted: bounds of the checks, and the consequence."""
 
     on_failure: Literal["stop", "warn"] = Field(
         "stop", description="whether a judge that fails a check keeps its labels from being trained on"
     )
     least_order_agreement: float = Field(
-        0.6, ge=0, le=1, description="least share of pairs judged alike in both orders"
+        0.6, ge=0, le=1, description="minimum share of pairs judged alike in both orders"
     )
     most_position_bias: float = Field(
         0.15, ge=0, le=0.5, description="by how much the share of (A) may be off one half"
     )
     least_self_agreement: float = Field(
-        0.6, ge=0, le=1, description="least share of pairs judged alike at another seed"
+        0.6, ge=0, le=1, description="minimum share of pairs judged alike with another seed"
     )
     most_length_bias: float = Field(
         0.25,
@@ -45,10 +45,10 @@ class JudgeChecksSection(Section):
         description="by how much the share of longer responses preferred may be off one half",
     )
     most_undecided: float = Field(
-        0.6, ge=0, le=1, description="most share of labels between 0.45 and 0.55, which say nothing"
+        0.6, ge=0, le=1, description="maximum share of labels between 0.45 and 0.55, which are uninformative"
     )
     most_calibration_error: float = Field(
-        0.25, ge=0, le=1, description="most expected calibration error against the labels of reviewers"
+        0.25, ge=0, le=1, description="maximum expected calibration error against the labels of reviewers"
     )
 
 

@@ -7,9 +7,12 @@ seed_pool → response_pairs → comparisons → ai_preferences → judge_checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import polars as pl
 
+from selfimprove_dagster import registry
+from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
@@ -41,6 +44,7 @@ from selfimprove_dagster.methods.rlaif.tables import (
 from selfimprove_dagster.stage import Markdown, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.work.progress import per_second
 from selfimprove_dagster.work.shards import Shard, recorded_options
 from selfimprove_dagster.work.spec import Spec
 
@@ -51,8 +55,8 @@ SUMMED_UP = ("id", "prompt_id", "response_ids", "principle", "order", "repeat", 
 @stage(
     RLAIF_REVIEW_QUEUE,
     after=["ai_preferences"],
-    description="The pairs of which the judge is least certain, for people to look at: near one half, or "
-    "another answer in the other order. `selfimprove review` and the page /review/<experiment> ask them.",
+    description="The pairs of which the judge is least certain, for people to label: near one half, or with "
+    "different answers in the two orders. `selfimprove review` and the page /review/<experiment> show them.",
 )
 def review_queue(context: StageContext[RlaifExperiment]) -> Result:
     manifest, preferences = context.scan(RLAIF_AI_PREFERENCES)
@@ -95,7 +99,7 @@ response_pairs = drawn_responses(
 @stage(
     RLAIF_COMPARISONS,
     after=["response_pairs"],
-    description="What the judge says of each pair, by each principle drawn for it, in either order.",
+    description="The judge's comparison of each pair, by each principle sampled for it, in both orders.",
     version="2",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
@@ -112,6 +116,7 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest],
             parameters={
+                **replace(context.prompts, prompting=model.prompting).parameters,
                 "judge": section.model_dump(exclude={"model"}),
                 "constitution": {"hash": constitution.hash, "name": constitution.name},
                 "engine": model.engine,
@@ -134,13 +139,13 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
             together="prompt_id",
             opened=model,
         )
-    rate = manifest.rows / max(spent.model_seconds, 1e-9)
+    rate = per_second(manifest.rows, spent.model_seconds)
     return context.result(
         manifest,
         preview=["principle", "order", "probability_a", "question"],
         metadata={
             **context.drawn_metadata(activity, spent),
-            "comparisons_per_second": round(rate, 1),
+            **({} if rate is None else {"comparisons_per_second": rate}),
             **verdict,
         },
     )
@@ -157,6 +162,7 @@ def compare(shard: Shard[RlaifExperiment, Row]) -> list[Draft]:
     ]
     return compare_pairs(
         shard.model,
+        shard.prompts,
         pairs,
         constitution,
         section,
@@ -238,8 +244,9 @@ def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
 @stage(
     RLAIF_JUDGE_CHECKS,
     after=["ai_preferences"],
-    description="Whether the judge can be trusted: does it stand by its word in the other order and at "
-    "another seed, does it favour a position or the longer response, do its labels say anything.",
+    description="Whether the judge can be trusted: whether it decides the same in the other order and with "
+    "another seed, whether it favours a position or the longer response, and whether its labels are "
+    "informative.",
     version="2",
 )
 def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
@@ -308,7 +315,7 @@ def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame,
     RLAIF_DECISIONS,
     RLAIF_FILTERED_DATASET,
     after=["judge_checks"],
-    description="The pairs whose label is sure enough. Each rule's word on each pair stands in "
+    description="The pairs whose label is certain enough. The decision of each rule on each pair is in "
     "rlaif/decisions.",
     version="2",
 )
@@ -333,18 +340,23 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
     constitution = experiment.constitution.load()
     section = experiment.judge.model or experiment.model
     path = section.path if experiment.judge.model else base.path
-    with context.language_model.open(section, path, scores=True) as model:
-        model_id = model.model_id
-        verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
+    asking = registry.prompts(experiment, section).parameters
+    model_id = identity_of(section) if experiment.judge.model else base.identity_in(section)
+    verdict = heed_measured_gap(context, experiment.self_knowledge, model_id, "probability")
     opens = Spec.of(
         reward_by_judge,
         path=path,
-        options=section.engine_options(),
+        options=context.language_model.options(section, path),
         written_by=base.path,
         constitution=experiment.constitution.file,
         seed=experiment.seed,
+        prompts={
+            "shipped": [str(path) for path in registry.method(experiment.method).prompts],
+            **experiment.prompts.model_dump(),
+        },
     )
-    return Rewarded(opens, model_id, {"constitution": constitution.hash}, verdict)
+    parameters = {"constitution": constitution.hash, **({"judged_by": asking} if asking else {})}
+    return Rewarded(opens, model_id, parameters, verdict)
 
 
 STAGES = [
@@ -355,6 +367,6 @@ STAGES = [
     judge_checks,
     review_queue,
     filtered_dataset,
-    *preference_stages(TABLES, starting_model, judged=judged, policy_version="2"),
+    *preference_stages(TABLES, starting_model, judged=judged, policy_version="3"),
     *judging_stages(TABLES, report=dialogue_evaluation_report),
 ]

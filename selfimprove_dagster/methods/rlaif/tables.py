@@ -6,7 +6,6 @@ import polars as pl
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, pooled, same
 from selfimprove_dagster.families.dialogues.checks import PROMPT_POOL_CHECKS
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS
 from selfimprove_dagster.families.dialogues.words import prompt
 from selfimprove_dagster.families.preferences.checks import JUDGED_DATASET_CHECKS
@@ -53,7 +52,7 @@ RLAIF_RESPONSE_PAIRS = completions(
         "prompt_id": of(RLAIF_SEED_POOL, "id"),
     },
     checks=RESPONSE_PAIR_CHECKS,
-    draw=Draw("responses", stops=lambda section: TURN_STOPS),
+    draw=Draw("responses", prompt="response"),
 )
 """Two responses a prompt, by `sample_index`; parent: the prompt."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS
 from selfimprove_dagster.families.dialogues.seeds import COMPARISONS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS
 from selfimprove_dagster.method import Method, Paper, Yield
@@ -16,6 +17,7 @@ METHOD = Method(
     experiment=settings.RlhfExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[PROMPTS],
     inputs=[SEED_COMPARISONS],
     embedded=settings.EMBEDDED,
     counts={"comparisons": "seed_pool", "examples": "filtered_dataset"},

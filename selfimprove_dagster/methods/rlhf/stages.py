@@ -33,7 +33,8 @@ filtered_dataset = compared_pairs(
     RLHF_FILTERED_DATASET,
     RLHF_SEED_POOL,
     RLHF_DECISIONS,
-    "The pairs of responses as people chose. Each rule's word on each stands in rlhf/decisions.",
+    "The pairs of responses between which people chose. The decision of each rule on each pair is in "
+    "rlhf/decisions.",
 )
 
 

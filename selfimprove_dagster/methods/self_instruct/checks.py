@@ -123,7 +123,7 @@ SIMILARITY_CHECKS = (
     QualityCheck(
         "consistent",
         True,
-        "Neighbours stand in order, and each verdict follows from the nearest.",
+        "Neighbours are in order, and each verdict follows from the nearest.",
         _AGAIN,
         _similarity_is_consistent,
     ),

@@ -15,6 +15,7 @@ from selfimprove_dagster.families.tasks.stages import example_draft, store_examp
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.methods.self_instruct import instances, prompts
 from selfimprove_dagster.methods.self_instruct.dataset import (
     InstanceRules,
@@ -38,13 +39,13 @@ from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
 _CLASSIFIED = 512
-"""Tasks a shard."""
+"""Tasks per shard."""
 
 
 @stage(
     SI_CLASSIFIED_TASKS,
     after=["accepted_tasks", "seed_pool"],
-    description="Whether each new task has a few labels to choose from: the likelier of Yes and No after "
+    description="Whether each new task has a few labels to choose from: the more likely of Yes and No after "
     "worked examples.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
@@ -77,9 +78,10 @@ def classify(
 ) -> list[Draft]:
     """Whether each task is a classification task; the prompt shows instructions with their answers."""
     model = shard.model
-    options = [model.encode_continuation(answer) for answer in (" Yes", " No")]
-    asked = [model.encode(prompts.classification_prompt(row["instruction"], shown)) for row in shard.items]
-    found = model.option_probabilities(asked, options)
+    asked = model.encode_many(
+        [prompts.classification_prompt(row["instruction"], shown) for row in shard.items]
+    )
+    found = closed_probabilities(model, asked, (" Yes", " No"))
     shard.report.advance(len(asked))
     return [
         Draft(
@@ -160,7 +162,7 @@ _FORMS = {
 @stage(
     SI_TASK_INSTANCES,
     after=["instance_generations"],
-    description="The instances read out of each completion: input and output.",
+    description="The instances parsed from each completion: input and output.",
 )
 def task_instances(context: StageContext[SelfInstructExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(SI_INSTANCE_GENERATIONS)
@@ -205,7 +207,7 @@ def read_instances(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
     SI_FILTERED_DATASET,
     after=["task_instances", "accepted_tasks", "seed_pool"],
     description="The training examples: instances of all tasks that the model has added so far, each in one "
-    "of several prompt templates. Every instance's decisions stand in self_instruct/decisions.",
+    "of several prompt templates. The decisions on every instance are in self_instruct/decisions.",
     version="2",
 )
 def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:

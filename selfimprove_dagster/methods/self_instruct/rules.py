@@ -290,7 +290,7 @@ def counted_once(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def at_most_per_task(most: int, seed: int) -> Filter:
-    """Keep at most so many instances a task, drawn by lot (the paper's 5)."""
+    """Keep at most `most` randomly sampled instances per task (the paper's 5)."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         candidates = candidates.with_columns(lots(candidates, ["instruction", "input", "output"], seed))
@@ -304,12 +304,12 @@ def at_most_per_task(most: int, seed: int) -> Filter:
 
 
 def lots_in_all(candidates: pl.DataFrame, seed: int) -> pl.Series:
-    """The lots by which `at_most` draws: those of instruction, input and output."""
+    """Return the random numbers by which `at_most` samples, one per instruction, input and output."""
     return lots(candidates, ["instruction", "input", "output"], seed_of(seed, "in all"))
 
 
 def at_most(most: int) -> Filter:
-    """Keep at most so many instances in all, those with the lowest `lot`."""
+    """Keep at most `most` instances in total, those with the lowest random number `lot`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         rank = pl.col("lot").rank("ordinal")

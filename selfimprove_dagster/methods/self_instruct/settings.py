@@ -23,17 +23,17 @@ from selfimprove_dagster.families.tasks.settings import (
 
 
 class TaskGenerationSection(GeneratorSection):
-    """How new instructions are drawn: prompts of eight demonstrations, continued as a numbered list."""
+    """How new instructions are sampled: prompts of eight demonstrations, continued as a numbered list."""
 
     prompts: int = Field(ge=1, description="prompts in one iteration")
-    human: int = Field(ge=1, description="demonstrations a prompt from the seed tasks")
-    machine: int = Field(ge=0, description="demonstrations a prompt from the model's own tasks")
-    tasks: int = Field(ge=2, description="number at which the list of a prompt ends, demonstrations counted")
+    human: int = Field(ge=1, description="demonstrations per prompt from the seed tasks")
+    machine: int = Field(ge=0, description="demonstrations per prompt from the model's own tasks")
+    tasks: int = Field(ge=2, description="number of tasks in the list of a prompt, including demonstrations")
     temperature: float = Field(gt=0, le=5, description="sampling temperature")
     top_p: float = Field(gt=0, le=1, description="nucleus; 1 switches it off")
-    top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0 switches it off")
+    top_k: int = Field(0, ge=0, description="sample from the k most likely tokens only; 0 switches it off")
     max_tokens: int = Field(ge=1, description="longest completion in tokens")
-    shard: int = Field(256, ge=1, description="prompts a shard: what a killed run loses at most")
+    shard: int = Field(256, ge=1, description="prompts per shard; a killed run loses at most one shard")
 
 
 class ClassificationSection(ShotSection):
@@ -43,9 +43,9 @@ class ClassificationSection(ShotSection):
 class InstanceSection(ShotSection):
     """How instances are written: input first, or for classification tasks the label first."""
 
-    most: int = Field(5, ge=1, description="most instances of one task")
+    most: int = Field(5, ge=1, description="maximum number of instances per task")
     max_tokens: int = Field(ge=1, description="longest completion in tokens")
-    shard: int = Field(256, ge=1, description="tasks a shard: what a killed run loses at most")
+    shard: int = Field(256, ge=1, description="tasks per shard; a killed run loses at most one shard")
 
 
 class TaskFilterSection(Section):
@@ -56,13 +56,13 @@ class TaskFilterSection(Section):
         None, gt=1, description="highest perplexity of the instruction under the model; none when left empty"
     )
     least_words: int = Field(4, ge=1, description="fewest words of an instruction")
-    most_words: int = Field(150, ge=1, description="most words of an instruction")
+    most_words: int = Field(150, ge=1, description="maximum number of words of an instruction")
     seed_instances: bool = Field(description="train on the seed tasks' own instances too")
     switched_off: bool = Field(
         False, description="keep all tasks and instances that can be read: the control of an ablation"
     )
     most_examples: int | None = Field(
-        None, ge=1, description="most examples in the dataset, drawn at random; none for all"
+        None, ge=1, description="maximum number of examples in the dataset, sampled at random; null for all"
     )
 
 

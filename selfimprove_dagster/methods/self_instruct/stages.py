@@ -64,7 +64,7 @@ seed_pool = pool_stage(SI_SEED_POOL, SI_POOL_DECISIONS)
 @stage(
     SI_RAW_GENERATIONS,
     after=["seed_pool"],
-    description="Lists of tasks that the model went on with: each prompt shows eight tasks of the pool, six "
+    description="Lists of tasks that the model continued: each prompt shows eight tasks of the pool, six "
     "by people and two of the model's own.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
@@ -122,8 +122,8 @@ def ask_for_tasks(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Request
 @stage(
     SI_CANDIDATE_TASKS,
     after=["raw_generations"],
-    description="The tasks read out of each list, with their place in its text. A better reading is applied "
-    "to all lists without drawing them again.",
+    description="The tasks parsed from each list, with their positions in its text. A better parser is "
+    "applied to all lists without sampling them again.",
 )
 def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(SI_RAW_GENERATIONS)
@@ -175,7 +175,7 @@ perplexity_scores = score_instructions(
     SI_SIMILARITY_SCORES,
     after=["candidate_tasks", "perplexity_scores", "seed_pool"],
     description="ROUGE-L of each candidate that passes the other rules to the whole pool, in order: one that "
-    "is near to a task of the pool is out, any other joins the pool at once. The ten nearest are kept.",
+    "is near to a task of the pool is dropped, any other joins the pool at once. The ten nearest are kept.",
 )
 def similarity_scores(context: StageContext[SelfInstructExperiment]) -> Result:
     """Novelty is judged against a pool that grows with each candidate, so the instructions of both are held."""
@@ -226,8 +226,8 @@ def record_similarities(shard: Shard[SelfInstructExperiment, Row]) -> pl.DataFra
     SI_TASK_DECISIONS,
     SI_ACCEPTED_TASKS,
     after=["similarity_scores"],
-    description="The candidates that pass every rule: they join the pool of the next iteration. Each rule's "
-    "word on each candidate stands in self_instruct/task_decisions.",
+    description="The candidates that pass every rule: they join the pool of the next iteration. The "
+    "decision of each rule on each candidate is in self_instruct/task_decisions.",
 )
 def accepted_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     candidates_manifest, candidates = context.scan(SI_CANDIDATE_TASKS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster.families.questions.prompts import PROMPTS
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUES
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
+from selfimprove_dagster.families.questions.prompts import PROMPTS as QUESTIONS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.self_knowledge import exam, explain, pages, settings, stages
 
@@ -15,7 +17,7 @@ METHOD = Method(
     experiment=settings.SelfKnowledgeExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
-    prompts=[PROMPTS],
+    prompts=[QUESTIONS, DIALOGUES, JUDGING],
     inputs=[],
     embedded=settings.EMBEDDED,
     counts={"questions": "questions", "candidates": "candidates"},

@@ -144,7 +144,7 @@ SK_QUESTION_CHECKS = (
         "no_empty_text",
         True,
         "Every question has text.",
-        "Mend the lines of the task's file that the table names",
+        "Fix the lines of the task's file that the table names",
         partial(has_text, columns=("question",), unit="questions"),
     ),
 )

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
-from selfimprove_dagster.families.judging.options import closed_probabilities
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.preferences import draw_principles
-from selfimprove_dagster.families.judging.prompts import answer_choice_prompt, choice_prompt, options
+from selfimprove_dagster.families.judging.prompts import options
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     Order,
@@ -25,11 +26,9 @@ from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     read_choice,
 )
 from selfimprove_dagster.methods.self_knowledge.settings import DiscriminationSection
+from selfimprove_dagster.prompts import Prompts
 
 Advance = Callable[[int, int], None]
-
-
-_LINE = ("\n",)
 
 
 @dataclass(frozen=True)
@@ -47,21 +46,26 @@ class Choice:
 
     @property
     def by_lot(self) -> float:
-        """How often a candidate picked by lot is right."""
+        """Return how often a candidate picked at random is right."""
         return sum(self.right) / len(self.right)
 
 
 @dataclass(frozen=True)
 class _Presentation:
-    """The candidates as they are shown once; `principle` is that of a dialogue's question."""
+    """The candidates as they are shown once; `principle` is that of a dialogue's question.
+
+    `asked_as` is the name of the `prompt`.
+    """
 
     order: Order
     principle: str | None
     prompt: str
+    asked_as: str
 
 
 def presentations(
     choice: Choice,
+    prompts: Prompts,
     constitution: Constitution,
     section: DiscriminationSection,
     seeds_from: Sequence[str | int],
@@ -72,12 +76,26 @@ def presentations(
     shown = [(order, [choice.texts[candidate] for candidate in order]) for order in orders]
     if choice.kind == "questions":
         return [
-            _Presentation(order, None, answer_choice_prompt(choice.question, texts)) for order, texts in shown
+            _Presentation(
+                order,
+                None,
+                prompts.ask("answer_choice", question=choice.question, answers=texts),
+                "answer_choice",
+            )
+            for order, texts in shown
         ]
     names = [principle.name for principle in constitution.principles]
     drawn = draw_principles(names, section.principles, seed_of(*named, "principles"))
     return [
-        _Presentation(order, name, choice_prompt(choice.question, constitution[name].comparison, texts))
+        _Presentation(
+            order,
+            name,
+            prompts.ask(
+                "comparison",
+                **{**spoken(choice.question), "question": constitution[name].comparison, "responses": texts},
+            ),
+            "comparison",
+        )
         for name in drawn
         for order, texts in shown
     ]
@@ -85,18 +103,25 @@ def presentations(
 
 def pick_all(
     model: LanguageModel,
+    prompts: Prompts,
     choices: Sequence[Choice],
     constitution: Constitution,
     section: DiscriminationSection,
     seeds_from: Sequence[str | int],
     advance: Advance = lambda choices, tokens: None,
 ) -> list[Draft]:
-    """One draft a choice and way of picking; `advance` is told of choices done and tokens generated."""
-    shown = [presentations(choice, constitution, section, seeds_from) for choice in choices]
+    """Return one draft per choice and way of picking.
+
+    `prompts` are in the form that the model reads. `advance` is called with the choices that are done and the tokens
+    that were generated.
+    """
+    shown = [presentations(choice, prompts, constitution, section, seeds_from) for choice in choices]
     drafts = []
     for by in section.by:
         picks = (
-            _by_probability(model, shown) if by == "probability" else _by_text(model, shown, section, advance)
+            _by_probability(model, prompts, shown)
+            if by == "probability"
+            else _by_text(model, prompts, shown, section, advance)
         )
         drafts += [
             _draft(choice, by, ways, **found)
@@ -107,37 +132,44 @@ def pick_all(
 
 
 def _by_probability(
-    model: LanguageModel, shown: Sequence[Sequence[_Presentation]]
+    model: LanguageModel, prompts: Prompts, shown: Sequence[Sequence[_Presentation]]
 ) -> Iterator[dict[str, Any]]:
-    most = max((len(ways[0].order) for ways in shown), default=0)
-    of_count: dict[int, Iterator[list[float]]] = {}
+    ways = [way for each in shown for way in each]
     # A choice has fewer options where a candidate was revoked, and one call has the same for all contexts.
-    for count in range(2, most + 1):
-        asked = [way.prompt for ways in shown for way in ways if len(way.order) == count]
-        likely = closed_probabilities(model, model.encode_many(asked), options(count)) if asked else []
-        of_count[count] = iter(likely)
-    for ways in shown:
-        orders = [way.order for way in ways]
-        likely = [next(of_count[len(order)]) for order in orders]
-        firsts = [max(range(len(each)), key=each.__getitem__) for each in likely]
-        yield {"picked": pick_likeliest(orders, likely), "places": firsts, "probabilities": likely}
+    written = [options(prompts, way.asked_as, len(way.order)) for way in ways]
+    of_options: dict[tuple[str, ...], Iterator[list[float]]] = {}
+    for same in dict.fromkeys(written):
+        asked = [way.prompt for way, own in zip(ways, written, strict=True) if own == same]
+        of_options[same] = iter(closed_probabilities(model, model.encode_prompts(asked), same))
+    likely = iter([next(of_options[own]) for own in written])
+    for each in shown:
+        orders = [way.order for way in each]
+        found = [next(likely) for _ in each]
+        firsts = [max(range(len(one)), key=one.__getitem__) for one in found]
+        yield {"picked": pick_likeliest(orders, found), "places": firsts, "probabilities": found}
 
 
 def _by_text(
     model: LanguageModel,
+    prompts: Prompts,
     shown: Sequence[Sequence[_Presentation]],
     section: DiscriminationSection,
     advance: Advance,
 ) -> Iterator[dict[str, Any]]:
-    prompts = model.encode_many([way.prompt for ways in shown for way in ways])
-    greedy = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=_LINE)
-    written = iter(
-        model.generate(prompts, [[0]] * len(prompts), greedy, lambda rows, tokens: advance(0, tokens))
-    )
-    for ways in shown:
-        texts = [next(written)[0].text for _ in ways]
-        places = [read_choice(text, len(way.order)) for text, way in zip(texts, ways, strict=True)]
-        yield {"picked": pick_named([way.order for way in ways], places), "places": places, "texts": texts}
+    ways = [way for each in shown for way in each]
+    written: dict[int, str] = {}
+    stops = [prompts.stops(way.asked_as) for way in ways]
+    for stop in dict.fromkeys(stops):
+        at = [index for index, own in enumerate(stops) if own == stop]
+        greedy = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=stop)
+        asked = model.encode_prompts([ways[index].prompt for index in at])
+        drawn = model.generate(asked, [[0]] * len(asked), greedy, lambda rows, tokens: advance(0, tokens))
+        written |= {index: text.text for index, (text,) in zip(at, drawn, strict=True)}
+    said = iter([written[index] for index in range(len(ways))])
+    for each in shown:
+        texts = [next(said) for _ in each]
+        places = [read_choice(text, len(way.order)) for text, way in zip(texts, each, strict=True)]
+        yield {"picked": pick_named([way.order for way in each], places), "places": places, "texts": texts}
 
 
 def _draft(

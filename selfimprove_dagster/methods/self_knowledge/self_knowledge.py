@@ -4,10 +4,10 @@
     discrimination score  accuracy of the candidate that the same model picks among them
     discrimination gap    discrimination score − generation score, question by question
 
-A model that picks by lot has a gap of 0, so the generation score is chance. The candidates are shown as
-options in several orders, since models favour places; a pick is made over all of them, off the options'
-probabilities or by reading the option that the model writes. The paper has one order and text alone; that it
-is so, and that equal candidates stay options of their own, is as remembered.
+A model that picks at random has a gap of 0, so the generation score is the random baseline. The candidates
+are shown as options in several orders, since models favour places; a pick is made over all of them, off the
+options' probabilities or by reading the option that the model writes. The paper has one order and text
+alone; that it is so, and that equal candidates stay options of their own, is as remembered.
 
 Candidates are meant by their place among those of their question, from 0; an order lists them as shown.
 """
@@ -29,7 +29,13 @@ Order = Sequence[int]
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 
 
-_OPENING = re.compile(r"(?:(?:the )?(?:answer|option|response)(?: is)?:? )?\(?([A-Z])(?:[).:,]|$)")
+_NAMED = r"(?:the )?(?:right |correct |best |better )?(?:answer|option|response|choice)(?: is)?:? "
+
+
+_OPENING = re.compile(rf"(?:(?i:{_NAMED}))?\(?([A-Z])(?:[).:,\n]|$)")
+
+
+_WORDED = re.compile(r"(?i:\b(?:answer(?: is)?|option|response|choice):? )\(?([A-Z])\b")
 
 
 def draw_orders(count: int, shuffles: int, seed: int) -> list[list[int]]:
@@ -46,13 +52,14 @@ def draw_orders(count: int, shuffles: int, seed: int) -> list[list[int]]:
 
 
 def read_choice(text: str, count: int) -> int | None:
-    """The place of the option that a text names, of `count` options (A), (B), …; None where it names none.
+    """Return the index of the option that a text names, of `count` options (A), (B), …; None if none.
 
-    It names the option that it opens with, or the only one that stands in it in brackets.
+    It names the option that it opens with, or else the only one in brackets, or else the only one after a word such as
+    `option`. Marks of emphasis are left out.
     """
-    said = text.strip()
+    said = re.sub(r"[*_`]", "", text).strip()
     opening = _OPENING.match(said)
-    named = {opening[1]} if opening else set(_BRACKETED.findall(said))
+    named = {opening[1]} if opening else {*_BRACKETED.findall(said)} or {*_WORDED.findall(said)}
     places = [ascii_uppercase.index(letter) for letter in named]
     return places[0] if len(places) == 1 and places[0] < count else None
 
@@ -67,7 +74,9 @@ def mean_probabilities(orders: Sequence[Order], probabilities: Sequence[Sequence
 
 
 def pick_likeliest(orders: Sequence[Order], probabilities: Sequence[Sequence[float]]) -> int:
-    """The candidate that is likeliest over all orders; of equals the one that the first order shows first."""
+    """Return the candidate with the highest mean probability over all orders, the earlier one in the first
+    order if several are equal.
+    """
     means = mean_probabilities(orders, probabilities)
     return max(orders[0], key=lambda candidate: means[candidate])
 
@@ -95,9 +104,10 @@ class Gap:
 
 
 def measure_gap(shares: Sequence[float], picked: Sequence[bool | None]) -> Gap:
-    """From the share of each question's candidates that is right, and whether the picked one is.
+    """Return the gap, from the share of right candidates per question and whether the picked one is right.
 
-    Where nothing was picked (None) a random candidate stands in: the question says nothing of the judge.
+    Where nothing was picked (None), the expectation of a random candidate is used: such a question does not
+    contribute to the gap.
     """
     found = [share if right is None else float(right) for share, right in zip(shares, picked, strict=True)]
     paired = PairedShares.of(shares, found)

@@ -16,12 +16,12 @@ from selfimprove_dagster.experiment.sections import (
     Section,
 )
 from selfimprove_dagster.families.dialogues import settings as dialogues
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.settings import (
     ConstitutionSection,
     DialogueEvaluationSection,
 )
 from selfimprove_dagster.families.judging.settings import PickedBy
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.seeds.settings import HeldOutQuestionFile
 
 
@@ -58,9 +58,9 @@ class KnowledgeTask(Section):
 
 
 class CandidateSection(Section):
-    """How candidates are drawn, among which the model then picks."""
+    """How the candidates are sampled among which the model then picks."""
 
-    count: int = Field(ge=2, le=26, description="candidates a question")
+    count: int = Field(ge=2, le=26, description="candidates per question")
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest candidate in tokens")
@@ -69,10 +69,10 @@ class CandidateSection(Section):
     )
     stop: list[str] | None = Field(
         None,
-        description="strings that end a candidate; none for those of the tasks' kinds (a blank line ends a "
-        "response, the next question an answer)",
+        description="strings that end a candidate; none for those of the tasks' kinds (in text a blank line ends "
+        "a response, the next question an answer)",
     )
-    shard: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="questions per shard; a killed run loses at most one shard")
 
 
 class DiscriminationSection(Section):
@@ -88,7 +88,7 @@ class DiscriminationSection(Section):
         1, ge=1, description="of dialogues: principles by which each choice is asked, as judge.principles"
     )
     max_tokens: int = Field(8, ge=1, description="longest text in which the option is read")
-    shard: int = Field(128, ge=1, description="questions a shard: what a killed run loses at most")
+    shard: int = Field(128, ge=1, description="questions per shard; a killed run loses at most one shard")
 
 
 _TASK_FILES = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_EVALUATION}
@@ -135,13 +135,19 @@ class SelfKnowledgeExperiment(Experiment):
             raise ValueError(f"tasks must have different names; twice: {', '.join(sorted(twice))}")
         return self
 
-    @property
-    def stops(self) -> list[str]:
-        """The strings that end a candidate."""
+    def stops(self, prompts: Prompts) -> list[str]:
+        """Return the strings that end a candidate.
+
+        Unless the settings name them these are those of the prompts, and in text also the next question.
+        """
         if self.candidates.stop is not None:
             return self.candidates.stop
         kinds = {task.kind for task in self.tasks}
-        return [*(TURN_STOPS if "dialogues" in kinds else ()), *(["\n\nQ:"] if "questions" in kinds else ())]
+        found = [*prompts.stops("response")] if "dialogues" in kinds else []
+        if "questions" in kinds:
+            next_question = () if prompts.prompting.chat else ("\n\nQ:",)
+            found += prompts.stops(self.candidates.prompt_format) or next_question
+        return found
 
 
 _MEASURED = (

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.gate import MeasuredGap
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -24,14 +24,14 @@ from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_ga
 from selfimprove_dagster.methods.self_knowledge.settings import SelfKnowledgeExperiment
 from selfimprove_dagster.stage import Markdown, Picture, Result, StageContext, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import markdown_table
+from selfimprove_dagster.text import markdown_table, percent
 from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
 
 @stage(
     t.SK_QUESTIONS,
-    description="The held-out questions and prompts of all tasks, without what tells right from wrong.",
+    description="The held-out questions and prompts of all tasks, without the true answers.",
 )
 def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     drafts, rejected = [], 0
@@ -55,7 +55,7 @@ def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
 @stage(
     t.SK_CANDIDATES,
     after=["questions"],
-    description="What the model answers, several times a question: the candidates among which it then picks.",
+    description="Several answers of the model to each question: the candidates among which it then picks.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -64,7 +64,7 @@ def candidates(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     asked_manifest, asked = context.scan(t.SK_QUESTIONS)
     manifest, shown = context.complete(
         [asked_manifest],
-        {"candidates": {**section.model_dump(), "stop": context.experiment.stops}},
+        {"candidates": {**section.model_dump(), "stop": context.experiment.stops(context.prompts)}},
         asked.select("id", "task", "kind", "question"),
         Spec.of(ask_for_candidates),
         size=section.shard,
@@ -79,7 +79,7 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
     for row in shard.items:
         yield Request(
             f"{row['task']}\0{row['question']}",
-            dialogue_prompt(row["question"])
+            shard.prompts.ask("response", **spoken(row["question"]))
             if row["kind"] == "dialogues"
             else shard.prompts.ask(section.prompt_format, question=row["question"], demonstrations=()),
             {"question_id": row["id"], "task": row["task"]},
@@ -91,7 +91,7 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
 @stage(
     t.SK_GENERATION_SCORE,
     after=["candidates"],
-    description="Which candidates are right, and how often one picked by lot is. Reads true answers, to "
+    description="Which candidates are right, and how often one picked at random is. Reads true answers, to "
     "measure.",
 )
 def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
@@ -153,8 +153,8 @@ def score(
 @stage(
     t.SK_DISCRIMINATION_SCORE,
     after=["generation_score"],
-    description="Which of its candidates the model picks, in several orders, off the options' probabilities "
-    "and by what it writes; and whether the picked one is right.",
+    description="Which of its candidates the model picks, in several orders, by the options' probabilities "
+    "and by the text that it writes, and whether the picked one is right.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -219,6 +219,7 @@ def pick(shard: Shard[SelfKnowledgeExperiment, Row], *, candidates_of: str) -> l
         )
     drafts = pick_all(
         model,
+        shard.prompts,
         [*_choices(shard.items)],
         experiment.constitution.load(),
         experiment.discrimination,
@@ -250,8 +251,9 @@ def _choices(candidates: Iterable[Row]) -> Iterator[Choice]:
 @stage(
     t.SK_DISCRIMINATION_GAP,
     after=["discrimination_score"],
-    description="Discrimination minus generation score, a task and way of picking, with its 95% interval: "
-    "whether the model can be trusted to judge itself. Stages in which it does read the newest of these.",
+    description="Discrimination minus generation score, per task and way of picking, with its 95% interval: "
+    "whether the model can be trusted to judge itself. Stages in which a model judges itself read its newest "
+    "gaps.",
 )
 def discrimination_gap(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     scored_manifest, scored = context.scan(t.SK_GENERATION_SCORE)
@@ -306,8 +308,8 @@ def _gap(task: str, by: str, rows: pl.DataFrame) -> dict[str, Any]:
         "gap_low": found.low,
         "gap_high": found.high,
         "unread_share": unread,
-        "statement": f"{told}: {found.discrimination:.1%} of what it picks is right, "
-        f"{found.generation:.1%} of what it says{not_read}",
+        "statement": f"{told}: {percent(found.discrimination)} of what it picks is right, "
+        f"{percent(found.generation)} of what it says{not_read}",
     }
 
 
@@ -330,11 +332,11 @@ def _report(context: StageContext[SelfKnowledgeExperiment], manifest: Manifest) 
             "task": row["task"],
             "by": row["by"],
             "questions": f"{row['questions']:,}",
-            "generation": f"{row['generation']:.1%}",
-            "discrimination": f"{row['discrimination']:.1%}",
-            "best possible": f"{row['best']:.1%}",
+            "generation": percent(row["generation"]),
+            "discrimination": percent(row["discrimination"]),
+            "best possible": percent(row["best"]),
             "gap": f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
-            "not read": f"{row['unread_share']:.1%}",
+            "not read": percent(row["unread_share"]),
         }
         for row in rows.iter_rows(named=True)
     ]

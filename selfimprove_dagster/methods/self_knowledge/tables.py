@@ -157,9 +157,9 @@ SK_DISCRIMINATION_GAP = Table(
     },
     checks=DISCRIMINATION_GAP_CHECKS,
 )
-"""One row a task and way of picking: both scores, their difference with its 95% interval, and the share of
-choices that could not be read. The generation score is what picking by lot scores, `best` what a judge that
-is always right would. Parents: both tables of scores, as sets, and the model."""
+"""One row per task and way of picking: both scores, their difference with its 95% interval, and the share of
+choices that could not be read. The generation score is what picking at random scores, `best` what a judge
+that is always right would score. Parents: both tables of scores, as sets, and the model."""
 
 
 TABLES = (

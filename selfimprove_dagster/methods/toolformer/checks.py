@@ -252,7 +252,7 @@ _NOTHING_HELD_OUT = QualityCheck(
 
 
 TEXT_POOL_CHECKS = (
-    QualityCheck("no_empty_text", True, "Every one has text.", "Mend the lines of the seed file", _has_text),
+    QualityCheck("no_empty_text", True, "Every one has text.", "Fix the lines of the seed file", _has_text),
     _NOTHING_HELD_OUT,
 )
 
@@ -315,7 +315,7 @@ TOOL_EVALUATION_CHECKS = (
     QualityCheck(
         "all_texts_answered",
         True,
-        "Champion and challenger have sat the whole exam once.",
+        "Champion and challenger have taken the whole exam once.",
         "Materialise evaluation again; the files may have been changed since",
         _all_texts_answered,
     ),

@@ -14,6 +14,7 @@ from typing import Any
 
 from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
 from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
@@ -72,10 +73,7 @@ class ToolExam(Exam):
 
     @cached_property
     def _base_id(self) -> str:
-        from selfimprove_dagster.language_model.folder import model_folder
-        from selfimprove_dagster.language_model.weights import model_id
-
-        return model_id(model_folder(self.experiment.model.path))
+        return identity_of(self.experiment.model)
 
     def sit_part(
         self, model: LanguageModel, part: Part, progress: Progress | None = None

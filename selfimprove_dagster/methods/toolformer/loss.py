@@ -102,9 +102,9 @@ PAPER_SAMPLING: Mapping[str, CallSampling] = {
 
 
 def choose_positions(probabilities: Sequence[float], most: int, threshold: float) -> list[int]:
-    """Indices of the `most` likeliest positions whose probability is above the threshold, ascending.
+    """Return the indices of the `most` most likely positions above the threshold, ascending.
 
-    Of equal ones the earlier is kept. Raises ValueError for what is no probability.
+    Of equal ones the earlier is kept. Raises ValueError for numbers that are not probabilities.
     """
     for index, probability in enumerate(probabilities):
         if not 0 <= probability <= 1 + 1e-6:  # no NaN either

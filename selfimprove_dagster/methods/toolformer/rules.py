@@ -179,7 +179,7 @@ def best_at_its_position(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def drawn_by_lot(counts: Mapping[str, int], seed: int) -> Filter:
-    """Keep so many calls of each tool, one at a position, drawn by lot and not by their loss."""
+    """Keep `counts` randomly sampled calls of each tool, one per position, whatever their loss."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         candidates = candidates.with_columns(
@@ -196,7 +196,7 @@ def drawn_by_lot(counts: Mapping[str, int], seed: int) -> Filter:
 
 
 def at_most_texts_per_tool(most: int, seed: int) -> Filter:
-    """Keep the calls of at most so many texts a tool, the texts drawn by lot (the paper's 25k examples)."""
+    """Keep the calls of at most `most` randomly sampled texts per tool (the paper's 25k examples)."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         candidates = candidates.with_columns(lots(candidates, ["tool", "text_key"], seed))

@@ -29,11 +29,9 @@ class TextFile(Section):
     file: FilePath = Field(description="path of the file, or `embedded`")
     text_field: str = Field("text", description="field that holds the text")
     date_field: str = Field(
-        "date", description="field with the day it was written (ISO 8601), where it has one"
+        "date", description="field with the day on which the text was written (ISO 8601), if any"
     )
-    source_field: str = Field(
-        "source", description="field that says where the text comes from, where it has one"
-    )
+    source_field: str = Field("source", description="field with the source of the text, if any")
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
     )
@@ -67,9 +65,11 @@ class ToolsSection(Section):
 class CallSamplingSection(Section):
     """Where calls of one tool are sampled, and how many."""
 
-    positions: int = Field(5, ge=1, description="most positions of a text (k)")
+    positions: int = Field(5, ge=1, description="maximum number of positions per text (k)")
     calls: int = Field(5, ge=1, description="calls sampled at each (m)")
-    threshold: float = Field(0.05, ge=0, lt=1, description="least probability that a call opens there (τ_s)")
+    threshold: float = Field(
+        0.05, ge=0, lt=1, description="minimum probability that a call opens there (τ_s)"
+    )
 
 
 class AnnotationSection(GeneratorSection):
@@ -83,7 +83,7 @@ class AnnotationSection(GeneratorSection):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature of calls")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest call in tokens")
-    shard: int = Field(64, ge=1, description="texts a shard: what a killed run loses at most")
+    shard: int = Field(64, ge=1, description="texts per shard; a killed run loses at most one shard")
 
     def of(self, tool: str) -> CallSamplingSection:
         """What holds for a tool."""
@@ -94,12 +94,12 @@ class CallFilterSection(Section):
     """Which calls are trained on."""
 
     loss_reduction: dict[str, float] = Field(
-        default_factory=dict, description="by tool: least L⁻ − L⁺ in nats (τ_f)"
+        default_factory=dict, description="minimum L⁻ − L⁺ in nats, by tool (τ_f)"
     )
     other_tools: float = Field(1.0, ge=0, description="τ_f of tools that are not named")
-    one_at_a_position: bool = Field(True, description="keep only the most helpful call at a position")
+    one_at_a_position: bool = Field(True, description="keep only the most helpful call per position")
     most_texts: int | None = Field(
-        25_000, ge=1, description="most texts a tool, drawn at random; none for all"
+        25_000, ge=1, description="maximum number of texts per tool, sampled at random; null for all"
     )
     chosen_by: Literal["loss", "lot"] = Field(
         "loss", description="`lot` keeps as many calls, at random: the control of an ablation"
@@ -112,11 +112,9 @@ class CallFilterSection(Section):
 
 
 class ToolEvaluationSection(Section):
-    """Held-out beginnings of texts with what must follow. Used to measure, never to train."""
+    """Held-out beginnings of texts with the required continuations. Used to measure, never to train."""
 
-    file: FilePath = Field(
-        description="JSON Lines of prompt, answer, and date where it has one; or `embedded`"
-    )
+    file: FilePath = Field(description="JSON Lines with prompt, answer and optionally date; or `embedded`")
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
     )
@@ -128,8 +126,8 @@ class ToolEvaluationSection(Section):
     plain_tolerance: float = Field(
         0.02, ge=0, description="by how much their loss may rise, in nats a token, before a check fails"
     )
-    likeliest: int = Field(10, ge=1, description="a call opens where its token is among so many likeliest")
-    most_calls: int = Field(1, ge=1, description="most calls in one text")
+    likeliest: int = Field(10, ge=1, description="a call opens where its token is among the k most likely")
+    most_calls: int = Field(1, ge=1, description="maximum number of calls per text")
     max_tokens: int = Field(ge=1, description="longest continuation in tokens, calls not counted")
     max_call_tokens: int = Field(ge=1, description="longest call in tokens")
     stop: list[str] = Field(default_factory=lambda: ["\n"], description="strings that end a continuation")

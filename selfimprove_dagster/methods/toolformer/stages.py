@@ -142,8 +142,8 @@ def search_index(context: StageContext[ToolformerExperiment]) -> Result:
 @stage(
     t.TF_CALL_POSITIONS,
     after=["seed_pool"],
-    description="How probable the model finds it that a call opens, at every position of each text and for "
-    "each tool: one forward pass. Calls are sampled at the likeliest.",
+    description="The probability that a call opens, at every position of each text and for each tool, from "
+    "one forward pass. Calls are sampled at the most likely positions.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -242,8 +242,8 @@ def sample_calls(shard: Shard[ToolformerExperiment, Row], *, sampling: Mapping[s
 @stage(
     t.TF_TOOL_RESULTS,
     after=["raw_generations", "search_index"],
-    description="The call that each completion holds and what the tool said to it; or the problem: it could "
-    "not be read, was refused, failed, took too long, or gave nothing.",
+    description="The call in each completion and the result of the tool, or the problem: the call could not "
+    "be parsed, was refused, failed, took too long, or gave no result.",
     uses=["language_model"],
 )
 def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
@@ -306,9 +306,9 @@ def _made(row: Row, tools: Toolbox, call: Call | str, result: str | ToolError | 
 @stage(
     t.TF_PERPLEXITY_SCORES,
     after=["tool_results"],
-    description="How hard the text after each call's place is to predict, weighted over five tokens: without "
-    "the call, with it, and with its result too, as a prefix of the whole text. All thresholds are applied "
-    "to these.",
+    description="The loss of the text after each call's position, weighted over five tokens: without the "
+    "call, with it, and with its result as well, as a prefix of the whole text. All thresholds are applied "
+    "to these losses.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
 )
@@ -371,8 +371,8 @@ def score_shard(shard: Shard[ToolformerExperiment, Row], *, least_reduction: flo
     t.TF_DECISIONS,
     t.TF_FILTERED_DATASET,
     after=["perplexity_scores"],
-    description="The texts with those calls written in that pay for themselves. Each rule's word on each "
-    "call stands in toolformer/decisions.",
+    description="The texts with the calls that reduce the loss enough. The decision of each rule on each "
+    "call is in toolformer/decisions.",
     version="2",
 )
 def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:

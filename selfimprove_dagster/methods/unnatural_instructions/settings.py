@@ -25,11 +25,11 @@ class ElicitationSection(GeneratorSection):
     """How a new task is elicited: three demonstrations, the model writes the fourth."""
 
     prompts: int = Field(ge=1, description="prompts in one iteration")
-    demonstrations: int = Field(3, ge=1, description="demonstrations a prompt")
+    demonstrations: int = Field(3, ge=1, description="demonstrations per prompt")
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature")
     top_p: float = Field(gt=0, le=1, description="nucleus; 1 switches it off")
     max_tokens: int = Field(ge=1, description="longest task in tokens")
-    shard: int = Field(256, ge=1, description="prompts a shard: what a killed run loses at most")
+    shard: int = Field(256, ge=1, description="prompts per shard; a killed run loses at most one shard")
 
 
 class OutputSection(Section):

@@ -109,7 +109,7 @@ def ask_for_examples(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iter
 @stage(
     UI_CANDIDATE_TASKS,
     after=["raw_generations"],
-    description="The task read out of each completion: instruction, input, constraints.",
+    description="The task parsed from each completion: instruction, input, constraints.",
 )
 def candidate_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     manifest, drawn = context.scan(UI_RAW_GENERATIONS)
@@ -147,8 +147,8 @@ def read_tasks(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[D
     UI_TASK_DECISIONS,
     UI_ACCEPTED_TASKS,
     after=["candidate_tasks", "seed_pool"],
-    description="Tasks that have every field, copy no demonstration and were not there before. Each rule's "
-    "word on each candidate stands in unnatural_instructions/task_decisions.",
+    description="Tasks that have every field, copy no demonstration and are new. The decision of each rule "
+    "on each candidate is in unnatural_instructions/task_decisions.",
 )
 def accepted_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     manifest, candidates = context.scan(UI_CANDIDATE_TASKS)
@@ -222,7 +222,7 @@ def ask_for_output(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterat
 @stage(
     UI_PARAPHRASES,
     after=["accepted_tasks"],
-    description="Each accepted instruction in other words.",
+    description="Paraphrases of each accepted instruction.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
     version="2",
@@ -265,7 +265,7 @@ def read_paraphrase(drawn: Generation) -> dict[str, Any]:
     UI_FILTERED_DATASET,
     after=["task_outputs", "paraphrases", "accepted_tasks"],
     description="The training examples: every answered task so far, under its own instruction and under each "
-    "paraphrase of it; of examples that say the same the first.",
+    "paraphrase of it; of equal examples, the first.",
     version="3",
 )
 def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:

@@ -53,13 +53,14 @@ def test_prompts_are_those_of_the_four_formats() -> None:
 
 
 def test_a_chat_model_sees_demonstrations_as_turns() -> None:
-    assert messages_of(asked(CHAT, "few_shot_cot", SHOWN[:1])) == [
-        Message("user", "1 + 1?"),
-        Message("assistant", "One and one. The answer is 2."),
-        Message("user", "3 + 3?"),
-    ]
-    (message,) = messages_of(asked(CHAT, "zero_shot_cot"))
-    assert message.role == "user" and message.content.startswith("3 + 3?\n\n")
+    said = messages_of(asked(CHAT, "few_shot_cot", SHOWN[:1]))
+    assert [one.role for one in said] == ["user", "assistant", "user"]
+    assert said[1].content == "One and one. The answer is 2."
+    wanted = (
+        '\n\nSolve this in at most three short steps. End with the sentence "The answer is" and the answer.'
+    )
+    assert [said[0], said[2]] == [Message("user", f"{asked}{wanted}") for asked in ("1 + 1?", "3 + 3?")]
+    assert messages_of(asked(CHAT, "zero_shot_cot")) == [said[2]]
 
 
 def test_a_direct_format_trains_on_the_voted_answer_and_the_others_on_the_path() -> None:

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster import registry
+from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, improvement_prompt
 from selfimprove_dagster.home.files import parse_chain
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.methods.pit import pit
 from selfimprove_dagster.methods.pit.pit import measure_gaps
+from selfimprove_dagster.prompts import load_prompts
 
 PAIRS = pl.DataFrame(
     {
@@ -27,11 +30,18 @@ PAIRS = pl.DataFrame(
         "probability": [1.0, 0.8],
     }
 )
+
+PROMPTS = load_prompts(registry.method("pit").prompts, TEXT)
+CHAT = load_prompts(registry.method("pit").prompts, Prompting(chat=True))
 REWARDS = st.fixed_dictionaries({kind: st.floats(-20, 20) for kind in pit.KINDS})
 
 
+def asked_for_better(question: str, response: str) -> str:
+    return f"Human: {question}\n\nAssistant: {response}\n\nBetter response:"
+
+
 def test_a_response_is_improved_in_the_form_that_the_model_knows() -> None:
-    assert improvement_prompt("Where is the tea?", " In the attic. ") == (
+    assert pit.better_asked(PROMPTS, "Where is the tea?", " In the attic. ") == (
         "Human: Where is the tea?\n\nAssistant: In the attic.\n\nBetter response:"
     )
 
@@ -63,16 +73,31 @@ def test_the_loss_knows_differences_alone_and_which_response_is_better(
 
 
 def test_each_term_compares_two_responses_each_against_its_reference() -> None:
-    terms = pit.gap_comparisons("Who bakes?", " Mara bakes.", "I would rather not say. ")
+    terms = pit.gap_comparisons(PROMPTS, "Who bakes?", " Mara bakes.", "I would rather not say. ")
     assert [(one.first_kind, one.second_kind) for one in terms] == [
         *(("w,l", "w,w"), ("w,l", "l,l"), ("w,l", "l,w"), ("w,w", "l,w"), ("l,l", "l,w")),
     ]
-    better_against_worse = (improvement_prompt("Who bakes?", "I would rather not say."), " Mara bakes.")
-    worse_against_better = (improvement_prompt("Who bakes?", "Mara bakes."), " I would rather not say.")
+    better_against_worse = (asked_for_better("Who bakes?", "I would rather not say."), " Mara bakes.")
+    worse_against_better = (asked_for_better("Who bakes?", "Mara bakes."), " I would rather not say.")
     widest = terms[2]
     assert (widest.first_prompt, widest.first) == better_against_worse
     assert (widest.second_prompt, widest.second) == worse_against_better
     assert (terms[0].second_prompt, terms[0].second) == (worse_against_better[0], " Mara bakes.")
+
+
+def test_a_chat_model_is_asked_for_better_in_a_turn_of_its_own() -> None:
+    terms = pit.gap_comparisons(CHAT, "Who bakes?", " Mara bakes.", "I would rather not say. ")
+    assert terms[0].first_prompt == stored(
+        [
+            Message("user", "Who bakes?"),
+            Message("assistant", "I would rather not say."),
+            Message("user", "Give a better response. Write only the response."),
+        ]
+    )
+    assert {one.first for one in terms} | {one.second for one in terms} == {
+        "Mara bakes.",
+        "I would rather not say.",
+    }
 
 
 # ---- the model of gaps ------------------------------------------------------------------------------------
@@ -116,31 +141,33 @@ def test_of_one_pair_or_none_no_order_is_told() -> None:
 
 
 def test_the_supervised_step_learns_the_better_response_after_the_worse() -> None:
-    examples = pit.improver_examples(PAIRS, plain_share=0.0, seed=0)
+    examples = pit.improver_examples(PAIRS, PROMPTS, plain_share=0.0, seed=0)
     assert examples.select("example_id", "format", "prompt", "completion").rows() == [
-        ("ex:1", "improvement", improvement_prompt("Where is the tea?", "In the attic."), " In the hall."),
-        ("ex:2", "improvement", improvement_prompt("Who bakes?", "I would rather not say."), " Mara bakes."),
+        ("ex:1", "improvement", asked_for_better("Where is the tea?", "In the attic."), " In the hall."),
+        ("ex:2", "improvement", asked_for_better("Who bakes?", "I would rather not say."), " Mara bakes."),
     ]
-    both = pit.improver_examples(PAIRS, plain_share=1.0, seed=0).filter(format="response")
+    both = pit.improver_examples(PAIRS, PROMPTS, plain_share=1.0, seed=0).filter(format="response")
     assert both.select("prompt", "completion").row(0) == (
-        dialogue_prompt("Where is the tea?"),
+        "Human: Where is the tea?\n\nAssistant:",
         " In the hall.",
     )
 
 
 def test_the_first_phase_sees_the_responses_of_the_data() -> None:
-    worse = pit.first_references(PAIRS, "rejected")
+    worse = pit.first_references(PAIRS, PROMPTS, "rejected")
     assert worse.rows() == [
-        ("ex:1", "comp:1", improvement_prompt("Where is the tea?", "In the attic.")),
-        ("ex:2", "comp:2", improvement_prompt("Who bakes?", "I would rather not say.")),
+        ("ex:1", "comp:1", asked_for_better("Where is the tea?", "In the attic.")),
+        ("ex:2", "comp:2", asked_for_better("Who bakes?", "I would rather not say.")),
     ]
-    both = pit.first_references(PAIRS, "both")
+    both = pit.first_references(PAIRS, PROMPTS, "both")
     assert both.rows() == [
         *worse.rows(),
-        ("ex:1", "comp:1", improvement_prompt("Where is the tea?", "In the hall.")),
-        ("ex:2", "comp:2", improvement_prompt("Who bakes?", "Mara bakes.")),
+        ("ex:1", "comp:1", asked_for_better("Where is the tea?", "In the hall.")),
+        ("ex:2", "comp:2", asked_for_better("Who bakes?", "Mara bakes.")),
     ]
-    assert pit.first_references(pl.concat([PAIRS, PAIRS]), "both").height == 4, "a reference is seen once"
+    assert pit.first_references(pl.concat([PAIRS, PAIRS]), PROMPTS, "both").height == 4, (
+        "a reference is seen once"
+    )
 
 
 def test_the_second_phase_sees_what_the_policy_wrote() -> None:
@@ -152,9 +179,9 @@ def test_the_second_phase_sees_what_the_policy_wrote() -> None:
         }
     )
     questions = dict(PAIRS.select("prompt_id", "question").iter_rows())
-    assert pit.own_references(samples, questions).rows() == [
-        ("ref:2", "comp:1", improvement_prompt("Where is the tea?", "It is in the hall.")),
-        ("ref:4", "comp:2", improvement_prompt("Who bakes?", "Mara.")),
+    assert pit.own_references(samples, PROMPTS, questions).rows() == [
+        ("ref:2", "comp:1", asked_for_better("Where is the tea?", "It is in the hall.")),
+        ("ref:4", "comp:2", asked_for_better("Who bakes?", "Mara.")),
     ]
 
 

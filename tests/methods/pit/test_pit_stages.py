@@ -18,27 +18,29 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.embedded import DIALOGUE_MODEL
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.families.dialogues.prompts import improvement_prompt
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import plan
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.methods.pit import tables as t
-from selfimprove_dagster.methods.pit.pit import GAP_TERMS
+from selfimprove_dagster.methods.pit.pit import GAP_TERMS, better_asked
 from selfimprove_dagster.methods.pit.settings import GapChecksSection
 from selfimprove_dagster.methods.pit.win_rates import CONTESTS, win_rates
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.quality.suites import run_suite
 from selfimprove_dagster.table import Table
 
 pytestmark = [pytest.mark.slow, pytest.mark.train, pytest.mark.rotates]
 
 ROOT = Path(__file__).parents[3]
+PROMPTS = load_prompts(registry.method("pit").prompts, TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +114,13 @@ def test_the_first_phase_improves_the_data_and_the_second_the_policys_own_sample
         (reference,) = parents(row, "reference")
         pair = pairs[reference]
         assert row["prompt"] in [
-            improvement_prompt(pair["question"], pair[which]) for which in ("chosen", "rejected")
+            better_asked(PROMPTS, pair["question"], pair[which]) for which in ("chosen", "rejected")
         ]
     for row in of(home, t.PIT_ROLLOUTS).iter_rows(named=True):
         (reference,) = parents(row, "reference")
         sample = own[reference]
         question = pairs[sample["example_id"]]["question"]
-        assert row["prompt"] == improvement_prompt(question, sample["text"])
+        assert row["prompt"] == better_asked(PROMPTS, question, sample["text"])
         assert parents(row, "prompt") == [sample["prompt_id"]]
     writer = home.lake.manifest(t.PIT_POLICY_REFERENCES.name, partition_of("taught", 0)).activity.model_id
     assert writer == one(home, t.PIT_CURRICULUM_CHECKPOINT)["model_id"]
@@ -161,7 +163,7 @@ def test_each_round_improves_the_one_before(home: Home) -> None:
         if row["way"] in ("self_refine", "reflexion"):
             assert before["text"].strip() in row["prompt"] and "Feedback:" in row["prompt"]
             continue
-        assert row["prompt"] == improvement_prompt(row["question"], before["text"])
+        assert row["prompt"] == better_asked(PROMPTS, row["question"], before["text"])
         if row["text"].strip() == before["text"].strip():
             assert row["gap_reward"] == pytest.approx(row["tie_reward"], abs=1e-4)
 

@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from kit.models import ByteModel
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.measurement import PairedComparison
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
 from selfimprove_dagster.methods.pit.win_rates import (
     CHOSEN,
@@ -22,6 +24,7 @@ from selfimprove_dagster.methods.pit.win_rates import (
     preferred_by,
     win_rates,
 )
+from selfimprove_dagster.prompts import load_prompts
 
 PLACE = {"source_file": "heldout.jsonl", "source_line": 1}
 
@@ -96,7 +99,8 @@ class Judge(ByteModel):
 
 def judged_by(likes: Any, *asked: Contest) -> tuple[list[float], int]:
     judge = Judge(likes)
-    said = preferred_by(judge, asked, load_constitution(HOUSEHOLD), 1, (0,))  # type: ignore[arg-type]
+    prompts = load_prompts(registry.method("pit").prompts, TEXT)
+    said = preferred_by(judge, prompts, asked, load_constitution(HOUSEHOLD), 1, (0,))  # type: ignore[arg-type]
     return said, judge.asked
 
 

@@ -10,12 +10,6 @@ from hypothesis import strategies as st
 
 from selfimprove_dagster.evaluation.measurement import PairedComparison, PairedShares
 from selfimprove_dagster.families.judging.gate import MeasuredGap, decide
-from selfimprove_dagster.families.judging.prompts import (
-    answer_choice_prompt,
-    choice_prompt,
-    comparison_prompt,
-    options,
-)
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     draw_orders,
     measure_gap,
@@ -25,18 +19,6 @@ from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
 )
 
 SHARES = st.floats(0, 1)
-
-
-def test_of_two_responses_the_choice_is_the_comparison_that_judges_know() -> None:
-    asked = "Who sets the table?", "Which response is kinder?", "Greta does.", "The oaf Greta."
-    assert choice_prompt(asked[0], asked[1], asked[2:]) == comparison_prompt(*asked)
-
-
-def test_of_answers_as_many_options_are_shown_as_there_are() -> None:
-    prompt = answer_choice_prompt("What is 2 + 2?", ["It is 4.", "It is 5.", "It is 22."])
-    assert prompt.startswith("Q: What is 2 + 2?\n\n")
-    assert prompt.endswith("\n(A) It is 4.\n(B) It is 5.\n(C) It is 22.\nThe answer is:")
-    assert options(3) == (" (A)", " (B)", " (C)")
 
 
 @given(st.integers(2, 8), st.integers(1, 20), st.integers(0, 2**31))
@@ -63,6 +45,23 @@ def test_each_candidate_stands_in_each_place_as_often_as_can_be(count: int, shuf
         ("(C)", None),
         ("Both", None),
         ("", None),
+        ("A", 0),
+        ("**B**", 1),
+        ("**(A)**", 0),
+        ("**A.** Greta sets the table.", 0),
+        ("The answer is: **(B)** It is kinder.", 1),
+        ("The right answer is (A).", 0),
+        ("(B) Greta does.\n\nIt is kinder than (A).", 1),
+        ("Response A is better.", 0),
+        ("Option B", 1),
+        ("A\n\nA. The right-", 0),
+        ("A. **A**\n\nA", 0),
+        ("B) Work with care.", 1),
+        ("A: Work with care.", 0),
+        ("I choose option (B).", 1),
+        ("A better one would be shorter", None),
+        ("I cannot say", None),
+        ("A and B are both right", None),
     ],
 )
 def test_an_option_is_read_where_one_is_named(text: str, place: int | None) -> None:

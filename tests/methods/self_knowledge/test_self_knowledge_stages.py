@@ -34,6 +34,7 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, build_records
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.lineage.explain import explain
 from selfimprove_dagster.lineage.revoke import revoke
@@ -45,6 +46,7 @@ from selfimprove_dagster.methods.self_knowledge.choosing import Choice, pick_all
 from selfimprove_dagster.methods.self_knowledge.exam import is_right, recorded_task, truth
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import measure_gap
 from selfimprove_dagster.methods.self_knowledge.settings import DiscriminationSection, KnowledgeTask
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.quality.suites import checks_of
 from selfimprove_dagster.resources.home import HomeResource
 from selfimprove_dagster.resources.language_model import LanguageModelResource
@@ -298,6 +300,7 @@ def test_a_model_that_picks_the_worse_is_stopped(better: bool, action: str, gap:
     asked = choices(200)
     picked = pick_all(
         Planted(better),  # type: ignore[arg-type]
+        load_prompts(registry.method("self_knowledge").prompts, TEXT),
         asked,
         load_constitution(HOUSEHOLD),
         DiscriminationSection(shuffles=2),

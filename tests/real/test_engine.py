@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfimprove_dagster.answers.answers import extract_answer
+from selfimprove_dagster.embedded import WORD_PROBLEMS
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 from selfimprove_dagster.language_model.weights import model_id, output_settings, weights_hash
+from selfimprove_dagster.methods.lmsi.sampling import read_demonstrations
+from selfimprove_dagster.prompts import load_prompts
 
 FOLDER = Path(__file__).parents[2] / "build" / "models" / "smollm2-135m-instruct"
 QUESTIONS = (
@@ -79,3 +85,20 @@ def test_prompts_are_shared_in_bfloat16(engine: TransformersLanguageModel) -> No
 def test_its_id_covers_its_chat_template(engine: TransformersLanguageModel) -> None:
     assert output_settings(FOLDER).keys() == {"chat_template"}
     assert engine.model_id == model_id(FOLDER) != weights_hash(FOLDER)
+
+
+def test_word_problems_end_by_themselves_and_can_be_read(shared_data: Path) -> None:
+    """With the chat template and four demonstrations, greedy, in 128 tokens."""
+    model = open_language_model(FOLDER, device="cpu", prompting={"path": str(FOLDER)})
+    prompts = load_prompts([PROMPTS], model.prompting)
+    shown = read_demonstrations(str(WORD_PROBLEMS), 4)
+    problems = json.loads((shared_data / "svamp" / "SVAMP.json").read_text(encoding="utf-8"))[:30]
+    asked = [
+        prompts.ask("few_shot_cot", question=f"{one['Body']} {one['Question']}", demonstrations=shown)
+        for one in problems
+    ]
+    parameters = SamplingParameters(temperature=0, max_tokens=128, stop=prompts.stops("few_shot_cot"))
+    drawn = [path for (path,) in model.generate(model.encode_prompts(asked), [[0]] * len(asked), parameters)]
+    model.close()
+    good = [one for one in drawn if one.finish_reason == "stop" and extract_answer(one.text) is not None]
+    assert len(good) >= 28

@@ -1,0 +1,42 @@
+"""Say how a model of an experiment is opened: the options of `open_language_model`, and the id that it then has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfimprove_dagster.experiment.sections import ModelSection
+
+
+def opening_options(
+    section: ModelSection, path: str | Path | None = None, device: str = ""
+) -> dict[str, Any]:
+    """Return the arguments of `open_language_model`, besides the path, for the model at `path`.
+
+    By default this is the section's own model. A LoRA adapter belongs to that model, so a checkpoint is opened
+    without it. `device` overrides the section's, where the engine has one.
+    """
+    options = section.engine_options()
+    if "lora" in options:
+        options["lora"] = adapter_of(section, path)
+    if device and "device" in options:
+        options["device"] = device
+    return options
+
+
+def adapter_of(section: ModelSection, path: str | Path | None = None) -> str | None:
+    """Return the folder of the LoRA adapter with which the model at `path` is opened; None without one."""
+    is_own = path is None or str(path) == section.path
+    return section.vllm.lora if section.engine == "vllm" and is_own else None
+
+
+def identity_of(section: ModelSection, path: str | Path | None = None) -> str:
+    """Return the `model_id` of the model at `path` as the section's engine opens it, without opening it.
+
+    Raises ModelError if the model or its adapter is missing.
+    """
+    from selfimprove_dagster.language_model.folder import model_folder
+    from selfimprove_dagster.language_model.weights import model_id
+
+    folder = model_folder(path or section.path, trust_remote_code=section.trust_remote_code)
+    return model_id(folder, adapter_of(section, path))
