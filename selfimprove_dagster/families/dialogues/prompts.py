@@ -8,7 +8,7 @@ model goes on; what it goes on with begins with a space and ends before the next
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,28 +55,6 @@ def revision_prompt(
         f"{critique_prompt(prompt, response, critique_request)} {critique.strip()}\n\n"
         f"Revision Request: {revision_request.strip()}\n\nRevision:"
     )
-
-
-def improvement_prompt(prompt: str, response: str) -> str:
-    """What a better response than the given one follows, without a word of how it is to be better
-    (PIT, 2310.00898, section 3).
-    """
-    return f"{dialogue_prompt(prompt)} {response.strip()}\n\nBetter response:"
-
-
-def feedback_prompt(prompt: str, response: str, evaluation: str = "") -> str:
-    """What feedback on the response follows, or with what an evaluator says of it, a reflection on it."""
-    said = f"Evaluation: {evaluation.strip()}\n\n" if evaluation.strip() else ""
-    return f"{dialogue_prompt(prompt)} {response.strip()}\n\n{said}Feedback:"
-
-
-def refinement_prompt(prompt: str, tried: Sequence[tuple[str, str]]) -> str:
-    """What a better response follows: each response so far with the feedback on it, the last one last."""
-    (first, said), *later = tried
-    text = f"{feedback_prompt(prompt, first)} {said.strip()}"
-    for response, feedback in later:
-        text += f"\n\nBetter response: {response.strip()}\n\nFeedback: {feedback.strip()}"
-    return f"{text}\n\nBetter response:"
 
 
 def turns(dialogue: str) -> list[Message]:

@@ -70,20 +70,25 @@ def test_a_chat_model_is_asked_in_turns_that_may_have_paragraphs() -> None:
         "critique": "- No.\n\n- Not at all.",
         "revision_request": "Make it kind.",
     }
-    messages = asked("revision", **given)
-    assert [one.role for one in messages] == ["user", "assistant", "user", "assistant", "user"]
-    assert [one.content for one in messages[:4]] == ["Why?", *list(given.values())[:3]]
-    assert messages[4].content.startswith("Make it kind.")
+    *said, request = asked("revision", **given)
+    assert said == [("user", "Why?"), ("assistant", "First.\n\nSecond.")]
+    assert request.role == "user"
+    assert request.content.startswith("Is it kind?\n\n- No.\n\n- Not at all.\n\nMake it kind.")
     assert CHATS.stops("revision") == () and CHATS.completion("response", "So.\n\nSo.") == "So.\n\nSo."
 
 
+def test_a_critique_is_of_a_dialogue_that_is_quoted() -> None:
+    (request,) = asked("critique", response="First.\n\nSecond.", critique_request="Is it kind?")
+    assert "Human: Why?\n\nAssistant: First.\n\nSecond.\n\nIs it kind?\n" in request.content
+
+
 def test_a_reflection_sees_the_outcome_and_earlier_reflections_in_chat() -> None:
-    (*_, request) = asked("reflection", response="4", evaluation="4 of 5", memory=["Count on.", "Be brave."])
-    assert request.role == "user"
+    (request,) = asked("reflection", response="4", evaluation="4 of 5", memory=["Count on.", "Be brave."])
+    assert request.role == "user" and "Human: Why?\n\nAssistant: 4\n" in request.content
     assert "evaluated as follows: 4 of 5" in request.content
     assert "- Count on.\n- Be brave.\n" in request.content
-    (*_, first) = asked("reflection", response="4", evaluation="", memory=[])
-    assert first.content.startswith("The response was not good enough.")
+    (first,) = asked("reflection", response="4", evaluation="", memory=[])
+    assert "evaluated" not in first.content and "notes on earlier" not in first.content
 
 
 def test_feedback_names_the_sentence_that_says_that_nothing_is_wrong() -> None:
