@@ -3,6 +3,7 @@
     python benchmarks/generation_speed.py                       a random Llama of 0.9M parameters
     python benchmarks/generation_speed.py --model DIRECTORY     another model
     python benchmarks/generation_speed.py --threads 1           on one core, where others use the machine
+    python benchmarks/generation_speed.py --dtype bfloat16      in another number format
 
 Several samples for each of many prompts of 40–60 random tokens; answers of varying length (50 tokens on
 average with the random model, 128 at most). Every contender draws from the same model at temperature 1 with
@@ -185,6 +186,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    parser.add_argument("--dtype", default="float32", help="number format of both: float32 or bfloat16")
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS)
     parser.add_argument("--token-budget", type=int, default=65_536)
     parser.add_argument("--compared", type=int, default=64, help="rows generated alone as well")
     parser.add_argument("--questions", type=Path, help="a JSON Lines file with a `question` in each line")
@@ -197,9 +200,9 @@ def main() -> None:
         if options.model is None:
             random_model(Path(scratch))
         directory = options.model or scratch
-        engine = open_language_model(directory, token_budget=options.token_budget)
+        engine = open_language_model(directory, dtype=options.dtype, token_budget=options.token_budget)
         assert isinstance(engine, TransformersLanguageModel)
-        plain = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32").eval()
+        plain = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=options.dtype).eval()
     ends = {int(token) for token in engine.end_tokens}
     random = np.random.default_rng(0)
     vocabulary = plain.get_input_embeddings().weight.shape[0]
@@ -209,7 +212,7 @@ def main() -> None:
     else:
         lengths = random.integers(40, 61, options.prompts)
         prompts = [random.integers(2, vocabulary, length).tolist() for length in lengths]
-    task = Task(prompts, options.samples)
+    task = Task(prompts, options.samples, options.max_tokens)
     contenders: dict[str, Callable[[Task], int]] = {
         f"`model.generate`, {LOOP_PROMPTS} prompts × {options.samples} at a time": lambda part: generate_loop(
             plain, part, ends
@@ -222,7 +225,9 @@ def main() -> None:
         f"{machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}, {engine.engine}; ",
         end="",
     )
-    print(f"{plain.num_parameters():,} parameters, {options.prompts} prompts × {options.samples} samples\n")
+    print(
+        f"{plain.num_parameters():,} parameters in {options.dtype}, {options.prompts} prompts × {options.samples} samples\n"
+    )
     print(table)
     different, compared, tokens = disagreement(engine, task, options.compared)
     print(f"\nAlone against in the batch: {different} of {compared} rows differ, {tokens:,} tokens")

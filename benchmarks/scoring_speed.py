@@ -120,20 +120,21 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=256)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32", help="number format of both: float32 or bfloat16")
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if options.threads:
         torch.set_num_threads(options.threads)
-    engine = open_language_model(options.model)
+    engine = open_language_model(options.model, dtype=options.dtype)
     assert isinstance(engine, TransformersLanguageModel)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").eval()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     plain.to(engine.device)
     print(f"`python {' '.join(sys.argv)}`\n")
     print(
         f"{machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}, {engine.engine}; "
-        f"{plain.num_parameters():,} parameters\n"
+        f"{plain.num_parameters():,} parameters in {options.dtype}\n"
     )
     several = f"{options.samples} continuations a question"
     for title, work in {

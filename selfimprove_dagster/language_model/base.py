@@ -64,6 +64,9 @@ class LanguageModel(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of prompts: of texts, or of conversations that the chat template renders."""
 
+    def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of what the model is to say after a prompt, without the token that ends it."""
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, with the tokenizer's leading special tokens if it has any."""
 

@@ -17,7 +17,7 @@ def closed_probabilities(
     probability of the shorter one then includes the longer one, which is subtracted: what remains is that the
     answer does not go on to any longer option. Raises ModelError for options of the same tokens.
     """
-    tokens = model.encode_continuations(options)
+    tokens = model.encode_completions(options)
     begins = beginnings(tokens)
     for option, ids, same in zip(options, tokens, begins, strict=True):
         if same is not None and tokens[same] == ids:

@@ -70,6 +70,10 @@ class TokenText:
         """Return the token ids of prompts: of texts, or of conversations that the chat template renders."""
         return self._renderer.encode(prompts)
 
+    def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of what the model is to say after a prompt, without the token that ends it."""
+        return self._renderer.encode_completions(completions)
+
     @property
     def turn_end_id(self) -> int:
         """Return the token that ends what the model says, of a turn in a conversation."""

@@ -28,6 +28,9 @@ class ByteModel:
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
+        return self.encode_continuations(completions)
+
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         return self.encode_many(prompts)
 

@@ -93,8 +93,8 @@ def turns(dialogue: str) -> list[Message]:
         if heading is not None and (heading != SYSTEM or not found):
             found.append(Message(_ROLES[heading], part.removeprefix(heading)))
         else:
-            role, said = found[-1]
-            found[-1] = Message(role, f"{said}\n\n{_without_indent(part)}")
+            role, before = found[-1]
+            found[-1] = Message(role, f"{before}\n\n{_without_indent(part)}")
     said = [Message(one.role, one.content.strip()) for one in found]
     return said if said[-1].content else said[:-1]
 

@@ -61,7 +61,7 @@ class ModelReward:
     ) -> list[float]:
         """The reward of each response after the whole prompt that it follows; `name` is that of the prompts."""
         completions = [self.prompts.completion(name, response.strip()) for response in responses]
-        said = writer.encode_continuations(completions)
+        said = writer.encode_completions(completions)
         read = writer.encode_prompts(asked)
         return self._model(writer).score(read, [[*ids, writer.turn_end_id] for ids in said])
 

@@ -251,7 +251,7 @@ class _Batch:
         """Evaluate by how probable feedback that the answer is fine is, against feedback that finds fault."""
         scored = self.active
         verdicts = [self.prompts.completion(FEEDBACK, said) for said in self.settings.verdicts]
-        longest = max(self.model.encode_continuations(verdicts), key=len)
+        longest = max(self.model.encode_completions(verdicts), key=len)
         prompts = [self.ask(FEEDBACK, one, self.judged) for one in scored]
         read = self.model.encode_prompts(prompts)
 

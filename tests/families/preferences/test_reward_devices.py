@@ -9,8 +9,11 @@ import polars as pl
 import pytest
 from kit.models import ByteModel
 
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS
 from selfimprove_dagster.families.preferences.policies import fit_reward_model, rewarded_by_model
 from selfimprove_dagster.families.preferences.rewarding import ModelReward
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.resources.trainer import TrainerResource
 from selfimprove_dagster.training.reward import RewardModel
 
@@ -53,7 +56,7 @@ def test_a_reward_model_computes_on_the_device_of_the_writer(devices: list[str])
         model_id = "b2:writer"
 
     for writer in (OnCpu(), OnAServer()):
-        rewards = ModelReward("/model", "b2:1", "cuda:7")
+        rewards = ModelReward("/model", "b2:1", "cuda:7", load_prompts([PROMPTS], TEXT))
         for _ in range(2):
             assert rewards(writer, ["Who?"], ["Mara."]) == [0.5]  # type: ignore[arg-type]
     assert devices == ["cpu", "cuda:7"]
