@@ -37,8 +37,8 @@ class Rollout:
     """One completion that the policy drew while it was trained.
 
     `step` counts from 1; `prompt` is the prompt's index among those given, `sample` the completion's within
-    its group. An end-of-sequence token that was drawn is part of the completion. `reward` is what the
-    callable gave, before any KL term; `advantage` what the loss multiplied.
+    its group. An end token that was drawn, or the tokens of a stop string, are part of the completion. `reward` is what
+    the callable gave, before any KL term; `advantage` what the loss multiplied.
     """
 
     step: int

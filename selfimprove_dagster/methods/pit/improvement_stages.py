@@ -132,7 +132,9 @@ def improve_part(shard: Shard[PitExperiment, _Part]) -> list[Draft]:
     record = partial(build_records, t.PIT_IMPROVEMENT_ROUNDS, activity=shard.activity)
     if part.way in TOLD:
         refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
-        return refine(model, part.way, part.asked, originals, refining, record, shard.report.advance)
+        return refine(
+            model, shard.prompts, part.way, part.asked, originals, refining, record, shard.report.advance
+        )
     return improver.improve(part.asked, originals, section.rounds, opened.reward.gaps, record)
 
 

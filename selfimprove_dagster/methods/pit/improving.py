@@ -120,6 +120,7 @@ class Improver:
 
 def refine(
     model: LanguageModel,
+    prompts: Prompts,
     way: str,
     asked: Sequence[HeldOut],
     originals: pl.DataFrame,
@@ -135,7 +136,7 @@ def refine(
     tasks = [
         Task(one.question, one.question, text) for one, text in zip(asked, originals["text"], strict=True)
     ]
-    refined = improve(model, tasks, way, settings, (0,), progress)
+    refined = improve(model, tasks, way, settings, (0,), progress, prompts=prompts)
     current = originals["id"].to_list()
     made: list[Draft] = []
     for number in range(1, settings.rounds + 1):
