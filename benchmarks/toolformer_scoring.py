@@ -51,13 +51,16 @@ from generation_speed import machine
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import WINDOW, Losses, prefixes, weighted_loss
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calculator import Calculator
 from selfimprove_dagster.tools.calls import Call, PlacedCall
+from selfimprove_dagster.tools.prompts import PROMPTS, annotating
 from selfimprove_dagster.tools.writing import opening_token
 
 EMBEDDED = Path(__file__).parents[1] / "selfimprove_dagster" / "embedded"
@@ -262,13 +265,15 @@ def compare_positions(
 ) -> None:
     """Print the table of finding positions."""
     opening = opening_token(engine)
-    prompts = [Calculator().prompt(text) for text in texts]
+    asked = load_prompts([PROMPTS], TEXT)
+    prompts = [asked.ask("annotation", **annotating(Calculator(), text)) for text in texts]
+    annotated = [tool_use.Annotated(*pair, f" {pair[1]}") for pair in zip(prompts, texts, strict=True)]
     few = slice(0, max(1, len(texts) // 16))
     contenders: dict[str, Callable[[], Any]] = {
         "a forward a position": lambda: one_forward_a_position(
             plain, engine, prompts[few], texts[few], opening
         ),
-        "this library": lambda: tool_use.position_probabilities(engine, prompts, texts, opening),
+        "this library": lambda: tool_use.position_probabilities(engine, annotated, opening),
     }
     seconds, results = timed(contenders, options)
     speeds = {name: len(results[name]) / taken for name, taken in seconds.items()}

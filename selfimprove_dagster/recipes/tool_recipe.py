@@ -31,7 +31,14 @@ from selfimprove_dagster.recipes.machinery import (
     save,
     write_lines,
 )
-from selfimprove_dagster.recipes.tool_texts import FORMS, TOOLS, copied_lists, easy_texts, texts
+from selfimprove_dagster.recipes.tool_texts import (
+    FORMS,
+    TOOLS,
+    annotation_prompt,
+    copied_lists,
+    easy_texts,
+    texts,
+)
 
 PIECES = r"\p{N}| (?=\p{N})| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s"
 """Digits stand alone and the space before a number too, so that a number has the same tokens everywhere."""
@@ -77,7 +84,9 @@ def make(recipe: ToolRecipe, out: Path, progress: Progress) -> dict[str, Any]:
     easy = list(islice(easy_texts(rng), recipe.easy_steps * recipe.batch))
     mixed = list(islice(texts(rng), later_steps * recipe.batch * 101 // 100))
     read = ["".join(part for part, _ in text) for text in mixed[:6_000]]
-    tokenizer = make_tokenizer(recipe, read + [tool.prompt("") for tool in TOOLS.values()], PIECES)
+    tokenizer = make_tokenizer(
+        recipe, read + [annotation_prompt(tool, "") for tool in TOOLS.values()], PIECES
+    )
     model = make_model(recipe, tokenizer)
     groups = batches(recipe, rng, encode_parts(recipe, tokenizer, copied), recipe.copying_steps)
     groups += batches(recipe, rng, encode_parts(recipe, tokenizer, easy), recipe.easy_steps)

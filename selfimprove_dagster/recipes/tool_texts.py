@@ -10,11 +10,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.recipes import tool_world as world
 from selfimprove_dagster.recipes.machinery import END, Text
 from selfimprove_dagster.recipes.tool_world import WorldText
 from selfimprove_dagster.tools.base import Tool
 from selfimprove_dagster.tools.calls import Call, PlacedCall, interleave, write_call
+from selfimprove_dagster.tools.prompts import PROMPTS, annotating
 from selfimprove_dagster.tools.registry import BUILT_IN, open_tools
 
 FIXED, GIVEN, TOLD, LEARNT = 0.0, 0.1, 0.5, 1.0
@@ -69,6 +72,14 @@ _WORD_BOUNDARY = re.compile(r"(?:^|(?<= ))(?=\S)")
 
 
 TOOLS: Mapping[str, Tool] = open_tools(BUILT_IN, prompts_only=True)
+
+
+_ASKED = load_prompts([PROMPTS], TEXT)
+
+
+def annotation_prompt(tool: Tool, text: str) -> str:
+    """The prompt that asks for the calls of a tool in a text."""
+    return _ASKED.ask("annotation", **annotating(tool, text))
 
 
 # --- calls drawn by lot ---
@@ -297,7 +308,7 @@ def shown_pairs(rng: Random) -> Text:
 def prompted_pairs(rng: Random) -> Text:
     """The prompt of a tool as it is shipped, and annotated texts after it."""
     tool = draw_tool(rng)
-    opening = TOOLS[tool].prompt("").removesuffix("Input: \nOutput:")
+    opening = annotation_prompt(TOOLS[tool], "").removesuffix("Input: \nOutput:")
     return [(opening, FIXED), *pairs(rng, tool, 2)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -30,7 +31,7 @@ class Context:
 
 @runtime_checkable
 class Tool(Protocol):
-    """A function from text to text, with the prompt that teaches a model where to call it.
+    """A function from text to text, with examples that teach a model where to call it.
 
     Equal `name`, `version`, input and context give equal results, so results may be cached. `parse` converts
     the text between the parentheses into the input of `run`.
@@ -44,8 +45,13 @@ class Tool(Protocol):
     def version(self) -> str:
         """Return the version, which changes with anything that affects results: code, corpus, model."""
 
-    def prompt(self, text: str) -> str:
-        """Return the few-shot prompt that asks for calls in the text; it ends with `Output:`."""
+    @property
+    def introduction(self) -> str:
+        """Return what the tool is for and how its calls are written, as an instruction to a model."""
+
+    @property
+    def shots(self) -> Sequence[tuple[str, str]]:
+        """Return examples: a text without calls, and the same text with calls."""
 
     def parse(self, arguments: str) -> str | ToolError:
         """Return the input in the arguments of a call."""

@@ -11,7 +11,6 @@ from fractions import Fraction
 from simpleeval import InvalidExpression, SimpleEval
 
 from selfimprove_dagster.tools.base import Context, ToolError, read_text
-from selfimprove_dagster.tools.calls import annotation_prompt
 
 LONGEST = 200
 """Maximum length of an expression, which bounds its evaluation to milliseconds."""
@@ -77,9 +76,7 @@ class Calculator:
 
     name = "Calculator"
     version = "1"
-
-    def prompt(self, text: str) -> str:
-        return annotation_prompt(_INTRODUCTION, _SHOTS, text)
+    introduction, shots = _INTRODUCTION, _SHOTS
 
     def parse(self, arguments: str) -> str | ToolError:
         text = read_text(arguments, LONGEST)

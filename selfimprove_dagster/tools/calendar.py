@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from selfimprove_dagster.tools.base import Context, ToolError
-from selfimprove_dagster.tools.calls import annotation_prompt
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -44,9 +43,7 @@ class Calendar:
 
     name = "Calendar"
     version = "1"
-
-    def prompt(self, text: str) -> str:
-        return annotation_prompt(_INTRODUCTION, _SHOTS, text)
+    introduction, shots = _INTRODUCTION, _SHOTS
 
     def parse(self, arguments: str) -> str | ToolError:
         if len(arguments) > 10 or arguments.strip() not in ("", '""', "''"):

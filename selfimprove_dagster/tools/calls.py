@@ -149,13 +149,3 @@ def call_without_result(call: Call) -> Call:
 def _opens_word(text: str, position: int) -> bool:
     """Return whether the position is at the start or after white space."""
     return position == 0 or bool(_SPACED.match(text, position - 1))
-
-
-def annotation_prompt(introduction: str, shots: Iterable[tuple[str, str]], text: str) -> str:
-    """Return a prompt with the purpose of the tool, examples, and the text to annotate; it ends with
-    `Output:`.
-
-    The completion is a space and the text with calls.
-    """
-    shown = "".join(f"Input: {plain}\nOutput: {annotated}\n\n" for plain, annotated in shots)
-    return f"{introduction.strip()}\n\n{shown}Input: {text}\nOutput:"

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.tools.base import Context, ToolError, read_text
-from selfimprove_dagster.tools.calls import annotation_prompt
+from selfimprove_dagster.tools.prompts import PROMPTS
 
 LONGEST_QUESTION = 300
 
@@ -66,16 +69,26 @@ _MT_SHOTS = (
 
 
 class _ModelTool:
-    """A tool that a language model answers; without a model only its prompt can be used."""
+    """A tool that a language model answers; without a model only its shots can be used."""
 
     name: str
-    _form: str
+    _asked: str
     _longest: int
 
     def __init__(self, model: LanguageModel | None, max_tokens: int) -> None:
         self._model = model
-        self._parameters = SamplingParameters(temperature=0, max_tokens=max_tokens, stop=("\n",))
-        self.version = f"1 {max_tokens} {model.model_id if model else 'no model'}"
+        self._prompts = load_prompts([PROMPTS], model.prompting if model else TEXT)
+        stop = self._prompts.stops(self._asked)
+        self._parameters = SamplingParameters(temperature=0, max_tokens=max_tokens, stop=stop)
+        asked = self._prompts.parameters
+        self.version = " ".join(
+            [
+                "1",
+                str(max_tokens),
+                model.model_id if model else "no model",
+                *([content_hash(asked)] if asked else []),
+            ]
+        )
 
     def parse(self, arguments: str) -> str | ToolError:
         return read_text(arguments, self._longest)
@@ -87,7 +100,7 @@ class _ModelTool:
         """Return the first line of the model's answer to each input, all in one batch."""
         if self._model is None:
             return [ToolError("there is no model to ask")] * len(inputs)
-        prompts = [self._model.encode(self._form.format(input)) for input in inputs]
+        prompts = self._model.encode_prompts([self._prompts.ask(self._asked, input=one) for one in inputs])
         try:
             drawn = self._model.generate(prompts, [[0]] * len(prompts), self._parameters)
         except ModelError as error:
@@ -101,28 +114,24 @@ class QA(_ModelTool):
     """Answers a question with the first line of the model's completion."""
 
     name = "QA"
-    _form = "Q: {}\nA:"
+    introduction, shots = _QA_INTRODUCTION, _QA_SHOTS
+    _asked = "question"
     _longest = LONGEST_QUESTION
 
     def __init__(self, model: LanguageModel | None, max_tokens: int = 48) -> None:
         super().__init__(model, max_tokens)
-
-    def prompt(self, text: str) -> str:
-        return annotation_prompt(_QA_INTRODUCTION, _QA_SHOTS, text)
 
 
 class MT(_ModelTool):
     """Translates into English; the model identifies the language from the text."""
 
     name = "MT"
-    _form = "Translate into English.\nText: {}\nEnglish:"
+    introduction, shots = _MT_INTRODUCTION, _MT_SHOTS
+    _asked = "translation"
     _longest = LONGEST_FOREIGN_TEXT
 
     def __init__(self, model: LanguageModel | None, max_tokens: int = 96) -> None:
         super().__init__(model, max_tokens)
-
-    def prompt(self, text: str) -> str:
-        return annotation_prompt(_MT_INTRODUCTION, _MT_SHOTS, text)
 
 
 def _first_line(said: str) -> str | ToolError:

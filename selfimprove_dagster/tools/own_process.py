@@ -61,15 +61,8 @@ class ToolProcess:
             raise ExperimentError(f"tools: {source}:{attribute} cannot be used: {error}") from None
         self.name: str = described["name"]
         self.version: str = described["version"]
-
-    def prompt(self, text: str) -> str:
-        """Return the tool's prompt. Raises ExperimentError if it fails, as the tool is useless without it."""
-        said = self._ask("prompt", text)
-        if isinstance(said, ToolError):
-            raise ExperimentError(
-                f"tools: the prompt of {self._source}:{self._attribute} fails: {said.reason}"
-            )
-        return said
+        self.introduction: str = described["introduction"]
+        self.shots = [(plain, annotated) for plain, annotated in described["shots"]]
 
     def parse(self, arguments: str) -> str | ToolError:
         if len(arguments) > LONGEST_INPUT:

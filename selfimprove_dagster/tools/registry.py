@@ -37,7 +37,7 @@ def open_tools(
 
     A name is that of a built-in tool, that of an entry point in the group `selfimprove_dagster.tools`, or
     `my_tools.py:Weather`, a class in a file (relative to `folder`) that is created without arguments. `model`
-    is used by QA and MT; it may be missing only if the tools are opened for their prompts. `corpus` and
+    is used by QA and MT; it may be missing only if the tools are opened for their shots. `corpus` and
     `index_folder` belong to WikiSearch. `time_limit`, in seconds, applies to calls of tools that are not
     built in. Raises ExperimentError for an unknown name.
     """

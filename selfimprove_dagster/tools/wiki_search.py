@@ -18,7 +18,6 @@ import pyarrow.ipc
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.rows import Unreadable, read_rows
 from selfimprove_dagster.tools.base import Context, ToolError, read_text
-from selfimprove_dagster.tools.calls import annotation_prompt
 
 ENCYCLOPAEDIA = Path(__file__).parent / "encyclopaedia.jsonl"
 """About eighty short entries about the fictional islands of Ondra."""
@@ -76,6 +75,7 @@ class WikiSearch:
     """
 
     name = "WikiSearch"
+    introduction, shots = _INTRODUCTION, _SHOTS
 
     def __init__(self, corpus: Path = ENCYCLOPAEDIA, folder: Path | None = None) -> None:
         try:
@@ -94,9 +94,6 @@ class WikiSearch:
     def passages(self) -> int:
         """Return the number of passages."""
         return len(self._passages)
-
-    def prompt(self, text: str) -> str:
-        return annotation_prompt(_INTRODUCTION, _SHOTS, text)
 
     def parse(self, arguments: str) -> str | ToolError:
         return read_text(arguments, LONGEST_QUERY)

@@ -20,6 +20,9 @@ from typing import Any
 from selfimprove_dagster.errors import first_line
 from selfimprove_dagster.tools.base import Context, Tool, ToolError
 
+_PARTS = ("name", "version", "introduction", "shots", "parse", "run")
+
+
 _NAME = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)
 
 
@@ -41,10 +44,14 @@ def opened(source: str, attribute: str) -> tuple[Tool, str]:
         raise ValueError(f"it has no class {attribute!r}")
     tool = made()
     if not isinstance(tool, Tool):
-        missing = [name for name in ("name", "version", "prompt", "parse", "run") if not hasattr(tool, name)]
+        missing = [name for name in _PARTS if not hasattr(tool, name)]
         raise ValueError(f"it is no tool: it lacks {', '.join(missing)}")
     if not isinstance(tool.name, str) or not _NAME.fullmatch(tool.name):
         raise ValueError(f"its name is {tool.name!r}: use letters, digits and _, a letter first")
+    if not isinstance(tool.introduction, str):
+        raise ValueError("its introduction must be a text")
+    if not all(isinstance(shot, tuple | list) and list(map(type, shot)) == [str, str] for shot in tool.shots):
+        raise ValueError("its shots must be pairs: a text without calls, and the same text with calls")
     return tool, f"{tool.version}{version}"
 
 
@@ -54,7 +61,7 @@ def answer(tool: Tool, method: str, arguments: list[Any]) -> dict[str, str]:
         given, date = arguments
         said = tool.run(given, Context(datetime.date.fromisoformat(date) if date else None))
     else:
-        said = tool.parse(*arguments) if method == "parse" else tool.prompt(*arguments)
+        said = tool.parse(*arguments)
     if isinstance(said, ToolError):
         return {"error": str(said.reason)}
     if not isinstance(said, str):
@@ -62,7 +69,7 @@ def answer(tool: Tool, method: str, arguments: list[Any]) -> dict[str, str]:
     return {"text": said}
 
 
-def _guarded(work: Callable[[], dict[str, str]]) -> dict[str, str]:
+def _guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
     except SystemExit:
@@ -76,16 +83,21 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def say(said: dict[str, str]) -> None:
+    def say(said: dict[str, Any]) -> None:
         print(json.dumps(said), file=out, flush=True)
 
     source, attribute = json.loads(sys.stdin.readline())
     found: list[Tool] = []
 
-    def start() -> dict[str, str]:
+    def start() -> dict[str, Any]:
         tool, version = opened(source, attribute)
         found.append(tool)
-        return {"name": tool.name, "version": version}
+        return {
+            "name": tool.name,
+            "version": version,
+            "introduction": tool.introduction,
+            "shots": [*tool.shots],
+        }
 
     say(_guarded(start))
     for line in sys.stdin if found else ():

@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.families.tasks.tasks import task_prompt
+from selfimprove_dagster.families.tasks.prompts import PROMPTS, TEMPLATES
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.self_instruct import prompts
-from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
-    example_prompt,
-    paraphrase_prompt,
-    parse_example,
-)
+from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions
+from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import parse_example
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.recipes import task_grammar as world
 from selfimprove_dagster.recipes import task_texts
 from selfimprove_dagster.recipes.task_families import FAMILIES, Family
@@ -242,32 +241,40 @@ def test_it_can_do_with_examples_what_it_does_not_do_when_merely_asked(
 
 def test_the_model_was_taught_in_the_words_of_the_methods() -> None:
     """What the prompts of the methods say is what its training texts said."""
+    asked_by = load_prompts([PROMPTS, prompts.PROMPTS, unnatural_instructions.PROMPTS], TEXT)
     rng = Random(4)
 
     def said(text: task_texts.Text) -> str:
         return "".join(part for part, _ in text)
 
-    assert said(task_texts.list_of_tasks(rng)).startswith(prompts.generation_prompt([]))
+    assert said(task_texts.list_of_tasks(rng)).startswith(asked_by.ask("generation", instructions=[]))
     asked = said(task_texts.labelled_tasks(rng))
     shots = re.findall(r"^Task: (.*)\nLabels: (Yes|No)$", asked, re.MULTILINE)
     *shown, (instruction, label) = shots
-    prompt = prompts.classification_prompt(instruction, [(text, answer == "Yes") for text, answer in shown])
+    labelled = [{"instruction": text, "answer": answer} for text, answer in shown]
+    prompt = asked_by.ask("classification", instruction=instruction, shots=labelled)
     assert asked == f"{prompt} {label}"
     for make, ask in (
-        (task_texts.tasks_with_examples, prompts.input_first_prompt),
-        (task_texts.tasks_with_labels_first, prompts.output_first_prompt),
+        (task_texts.tasks_with_examples, "input_first"),
+        (task_texts.tasks_with_labels_first, "output_first"),
     ):
         text = said(make(rng))
         first = re.search(r"^Task: (.*)$", text, re.MULTILINE)
-        assert first and text.startswith(ask(first[1], []))
-    assert task_texts.zero_shot_prompt("Sing.", "la") == task_prompt("Sing.", "la")
-    assert task_texts.zero_shot_prompt("Sing.", "") == task_prompt("Sing.")
+        assert first and text.startswith(asked_by.ask(ask, instruction=first[1], shots=[]))
+    assert task_texts.zero_shot_prompt("Sing.", "la") == asked_by.ask(
+        TEMPLATES[0], instruction="Sing.", input="la"
+    )
+    assert task_texts.zero_shot_prompt("Sing.", "") == asked_by.ask(
+        TEMPLATES[0], instruction="Sing.", input=""
+    )
     # A task without input ends in a space there, which the methods leave out.
     fourth = said(task_texts.constrained_tasks(rng)).replace("Input: \n", "Input:\n").split("\n\n")
     shown_tasks = [parse_example(block.split("\n", 1)[1], "stop").task for block in fourth[:3]]
     asked = "\n\n".join(fourth[:3])
-    assert example_prompt([task for task in shown_tasks if task]) == f"{asked}\n\nExample 4\n"
-    assert said(task_texts.rephrasings(rng)).startswith(paraphrase_prompt("", []).split("\n\n")[0])
+    found = asked_by.ask("example", demonstrations=[task for task in shown_tasks if task])
+    assert found == f"{asked}\n\nExample 4\n"
+    rephrased = asked_by.ask("paraphrase", instruction="", shots=[])
+    assert said(task_texts.rephrasings(rng)).startswith(rephrased.split("\n\n")[0])
 
 
 def test_unnatural_seeds_are_true() -> None:

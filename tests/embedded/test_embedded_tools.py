@@ -22,6 +22,7 @@ from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import Losses
 from selfimprove_dagster.recipes import tool_texts
 from selfimprove_dagster.recipes import tool_world as world
+from selfimprove_dagster.recipes.tool_texts import annotation_prompt
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import CALL_STOPS, Call, PlacedCall, read_call, take_out
 from selfimprove_dagster.tools.registry import open_tools
@@ -185,7 +186,7 @@ def test_digits_stand_alone(model: LanguageModel) -> None:
 
 def test_prompts_are_short(model: LanguageModel, tools: Toolbox, seeds: list[dict[str, Any]]) -> None:
     longest = max((seed["text"] for seed in seeds), key=len)
-    assert all(len(model.encode(tool.prompt(longest))) < 700 for tool in tools.values())
+    assert all(len(model.encode(annotation_prompt(tool, longest))) < 700 for tool in tools.values())
 
 
 def test_pools_are_valid(
@@ -233,15 +234,12 @@ def test_it_writes_calls_that_can_be_read(
     opening = opening_token(model)
     rng = Random(5)
     texts = [seed["text"] for seed in seeds[:10]]
-    prompts = [tools[name].prompt(text) for text in texts]
-    found = tool_use.position_probabilities(model, prompts, texts, opening)
-    requests = [
-        tool_use.CallRequest(prompt, text, rng.choice(where.positions), range(4))
-        for prompt, text, where in zip(prompts, texts, found, strict=True)
-    ]
+    asked = [tool_use.Annotated(annotation_prompt(tools[name], text), text, f" {text}") for text in texts]
+    found = tool_use.position_probabilities(model, asked, opening)
+    places = [(one, rng.choice(where.positions)) for one, where in zip(asked, found, strict=True)]
     drawn = model.generate(
-        tool_use.call_prompts(model, requests, opening),
-        [request.seeds for request in requests],
+        [ids for _, ids in tool_use.call_prompts(model, places, opening)],
+        [range(4)] * len(places),
         SamplingParameters(max_tokens=48, stop=CALL_STOPS),
     )
     calls = [read_call(one.text, TOOLS) for group in drawn for one in group]

@@ -16,16 +16,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.models import ByteModel
 
+from selfimprove_dagster.conversation import messages_of
 from selfimprove_dagster.errors import ExperimentError, ModelError, SeedFileError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.tools.base import Context, Tool, ToolError
 from selfimprove_dagster.tools.calculator import Calculator
 from selfimprove_dagster.tools.calendar import Calendar
+from selfimprove_dagster.tools.calls import take_out
 from selfimprove_dagster.tools.model_tools import MT, QA
+from selfimprove_dagster.tools.prompts import PROMPTS, annotating
 from selfimprove_dagster.tools.registry import BUILT_IN, open_tools
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA, WikiSearch, read_corpus
 
+TEXTS = load_prompts([PROMPTS], TEXT)
+CHATS = load_prompts([PROMPTS], Prompting(chat=True))
 TALK = Context(datetime.date(2020, 11, 20))
 
 
@@ -213,6 +220,11 @@ def test_a_model_answers_with_its_first_line() -> None:
     assert model.asked[0] == "Q: Where was Clara Schumann born?\nA:"
     assert "tortuga\nEnglish:" in model.asked[1]
     assert QA(model).version != QA(Speaker("", "b2:other")).version != MT(Speaker("", "b2:other"), 9).version  # type: ignore[arg-type]
+    asked_in_chat = Speaker("Leipzig.")
+    asked_in_chat.prompting = Prompting(chat=True)
+    assert QA(asked_in_chat).run("Where?", TALK) == "Leipzig."  # type: ignore[arg-type]
+    assert messages_of(asked_in_chat.asked[0]) == [("user", "Where?\n\nAnswer in a few words.")]
+    assert QA(asked_in_chat).version != QA(model).version  # type: ignore[arg-type]
     silent = open_tools(["QA"], model=Speaker(" \n "))  # type: ignore[arg-type]
     assert silent.call("QA", "who?", TALK) == ToolError("the model said nothing")
     refusing = open_tools(["QA"], model=Speaker(""))  # type: ignore[arg-type]
@@ -225,8 +237,25 @@ def test_a_model_answers_with_its_first_line() -> None:
 def test_prompts_show_calls_and_end_where_the_model_goes_on() -> None:
     for name, tool in tools().items():
         assert isinstance(tool, Tool)
-        prompt = tool.prompt("Nina has 3 plums.")
+        prompt = TEXTS.ask("annotation", **annotating(tool, "Nina has 3 plums."))
         assert prompt.endswith("Input: Nina has 3 plums.\nOutput:") and prompt.count(f"[{name}(") >= 4
+        assert all(take_out(annotated, {name})[0] == plain for plain, annotated in tool.shots)
+
+
+def test_the_annotation_prompt_shows_texts_with_and_without_calls() -> None:
+    fields = {"introduction": "Add calls.", "shots": [("a b", "a [QA(b)] b")], "text": "c"}
+    assert TEXTS.ask("annotation", **fields) == (
+        "Add calls.\n\nInput: a b\nOutput: a [QA(b)] b\n\nInput: c\nOutput:"
+    )
+    assert TEXTS.completion("annotation", "c") == " c"
+    asked = messages_of(CHATS.ask("annotation", **fields))
+    assert asked == [
+        ("user", "Add calls."),
+        ("user", "a b"),
+        ("assistant", "a [QA(b)] b"),
+        ("user", "c"),
+    ]
+    assert CHATS.completion("annotation", "c") == "c"
 
 
 class Odd:
@@ -237,8 +266,7 @@ class Odd:
     def __init__(self) -> None:
         self.runs = 0
 
-    def prompt(self, text: str) -> str:
-        return text
+    introduction, shots = "Add odd calls.", (("a", "[Odd(a)] a"),)
 
     def parse(self, arguments: str) -> str | ToolError:
         return arguments.strip()
@@ -301,5 +329,5 @@ def test_without_a_model_there_are_prompts_alone() -> None:
     with pytest.raises(ExperimentError, match="need a language model"):
         open_tools(["QA"])
     box = open_tools(["QA", "Calculator"], prompts_only=True)
-    assert box["QA"].prompt("A text.").endswith("Output:")
+    assert box["QA"].introduction and box["QA"].shots
     assert isinstance(box.call("QA", "Who?", TALK), ToolError)

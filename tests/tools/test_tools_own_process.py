@@ -24,8 +24,8 @@ class Weather:
     name = "Weather"
     version = "3"
 
-    def prompt(self, text):
-        return f"Ask for the weather.\\nInput: {text}\\nOutput:"
+    introduction = "Ask for the weather."
+    shots = (("It rains in Lodz.", "It [Weather(Lodz)] rains in Lodz."),)
 
     def parse(self, arguments):
         return arguments.strip('"') or ToolError("name a place")
@@ -65,7 +65,8 @@ def test_a_tool_of_a_file_is_one_like_any_other(box: Toolbox) -> None:
     weather = box["Weather"]
     assert isinstance(weather, Tool)
     assert weather.version.startswith("3 b2:")
-    assert weather.prompt("Rain.") == "Ask for the weather.\nInput: Rain.\nOutput:"
+    assert weather.introduction == "Ask for the weather."
+    assert weather.shots == [("It rains in Lodz.", "It [Weather(Lodz)] rains in Lodz.")]
     said = box.call("Weather", '"Łódź"', TODAY)
     assert isinstance(said, str) and said.startswith("Łódź: sun on 01.05.")
     assert box.call("Weather", '""', TODAY) == ToolError("name a place")
@@ -125,8 +126,9 @@ def test_an_installed_package_offers_tools_as_entry_points(
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise SystemExit", "it asks Python to exit"),
         ("", "it has no class 'Weather'"),
-        ("class Weather: name = 'W'", "it is no tool: it lacks version, prompt, parse, run"),
+        ("class Weather: name = 'W'", "it is no tool: it lacks version, introduction, shots, parse, run"),
         (WEATHER.replace('"Weather"', '"The weather"'), "its name is 'The weather': use letters"),
+        (WEATHER.replace("shots = (", 'shots = ("Rain.", '), "its shots must be pairs"),
     ],
 )
 def test_what_is_no_tool_is_refused(tmp_path: Path, code: str, message: str) -> None:

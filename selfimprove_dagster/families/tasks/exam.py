@@ -6,17 +6,19 @@ Here, and nowhere else, are true answers read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.families.tasks.prompts import TEMPLATES
 from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection, TaskExperiment
-from selfimprove_dagster.families.tasks.tasks import task_prompt
 from selfimprove_dagster.filters.novelty import rouge_l_f1
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.rows import Rejected, file_name, text_field
 from selfimprove_dagster.seeds.files import DUPLICATE, Question, read_each
 
@@ -25,7 +27,8 @@ from selfimprove_dagster.seeds.files import DUPLICATE, Question, read_each
 class HeldOutTask(Question):
     """A task with one input; `question` is both, `answer` the output."""
 
-    prompt: str = ""
+    instruction: str = ""
+    input: str = ""
 
 
 def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTask], list[Rejected]]:
@@ -42,7 +45,8 @@ def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTas
             section.licence,
             text_field(row, "output"),
             difficulty,
-            task_prompt(instruction, given),
+            instruction,
+            given,
         )
 
     return read_each(path, parse, lambda task: [(task.question, DUPLICATE)], section.rows)
@@ -54,6 +58,7 @@ class TaskExam(Exam):
 
     experiment: TaskExperiment
     tasks: Sequence[HeldOutTask]
+    prompts: Prompts
 
     @property
     def parts(self) -> list[Part]:
@@ -68,8 +73,14 @@ class TaskExam(Exam):
     def parameters(self) -> dict[str, Any]:
         """All that shapes the answers besides the model."""
         section = self.experiment.evaluation
+        of_question = [one.name for one in fields(Question)]
+        asked = [
+            {**{name: getattr(task, name) for name in of_question}, "prompt": self._prompt(task)}
+            for task in self.tasks
+        ]
         return {
-            "questions": content_hash({"all": [vars(task) for task in self.tasks]}),
+            "questions": content_hash({"all": asked}),
+            **self.prompts.parameters,
             **section.model_dump(include={"measure", "least_rouge_l", "max_tokens", "stop"}),
         }
 
@@ -81,7 +92,9 @@ class TaskExam(Exam):
         parameters = SamplingParameters(
             temperature=0.0, max_tokens=section.max_tokens, stop=tuple(section.stop)
         )
-        prompts = model.encode_many([task.prompt for task in asked if isinstance(task, HeldOutTask)])
+        prompts = model.encode_prompts(
+            [self._prompt(task) for task in asked if isinstance(task, HeldOutTask)]
+        )
         drawn = model.generate(prompts, [[0]] * len(prompts), parameters, progress)
         return [
             {
@@ -98,6 +111,9 @@ class TaskExam(Exam):
             for task, (path,) in zip(asked, drawn, strict=True)
         ]
 
+    def _prompt(self, task: HeldOutTask) -> str:
+        return self.prompts.ask(TEMPLATES[0], instruction=task.instruction, input=task.input)
+
     def _is_correct(self, found: str, expected: str) -> bool:
         section = self.experiment.evaluation
         if section.measure == "rouge_l":
@@ -107,7 +123,7 @@ class TaskExam(Exam):
 
 def _open(home: Home, experiment: TaskExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
     tasks, rejected = read_held_out_tasks(experiment.evaluation)
-    return OpenedExam(TaskExam(experiment, tasks), [], rejected)
+    return OpenedExam(TaskExam(experiment, tasks, registry.prompts(experiment)), [], rejected)
 
 
 EXAM = Exams(_open, held_out=lambda experiment: read_held_out_tasks(experiment.evaluation)[0])

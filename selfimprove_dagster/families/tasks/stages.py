@@ -10,14 +10,16 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.tasks.pool import bans, pool
+from selfimprove_dagster.families.tasks.prompts import sampled_template
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS
-from selfimprove_dagster.families.tasks.tasks import Instance, template_by_lot, training_text
+from selfimprove_dagster.families.tasks.tasks import Instance
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.method import Stage
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.stage import (
     Markdown,
     Picture,
@@ -131,8 +133,8 @@ def pool_metadata(context: StageContext[Any], manifest: Manifest) -> dict[str, A
     }
 
 
-def score_instructions(schema: Table, candidates: Table, context_text: str) -> Stage:
-    """perplexity_scores: how probable the model finds each candidate after `context_text`."""
+def score_instructions(schema: Table, candidates: Table, prompt: str, **fields: Any) -> Stage:
+    """perplexity_scores: how probable the model finds each candidate after the prompt with these fields."""
 
     @stage(
         schema,
@@ -144,11 +146,12 @@ def score_instructions(schema: Table, candidates: Table, context_text: str) -> S
     )
     def perplexity_scores(context: StageContext[Any]) -> Result:
         manifest, rows = context.scan(candidates)
+        asked = context.prompts.ask(prompt, **fields)
         committed, about = context.work(
             [manifest],
-            {"context": context_text},
+            {"context": asked},
             rows.filter(pl.col("problem").is_null()).select("id", "instruction"),
-            Spec.of(score_instruction, after=context_text),
+            Spec.of(score_instruction, prompt=prompt, asked=asked),
             size=_SCORED,
             unit="tasks",
         )
@@ -165,11 +168,11 @@ def score_instructions(schema: Table, candidates: Table, context_text: str) -> S
     return perplexity_scores
 
 
-def score_instruction(shard: Shard[Any, Row], *, after: str) -> pl.DataFrame:
-    """How probable the model finds the `instruction` of each candidate (`id`) after the text `after`."""
-    model, rows = shard.model, shard.frame
-    said = model.encode_continuations([f" {instruction}" for instruction in rows["instruction"]])
-    logprobs = model.score([model.encode(after)] * len(said), said)
+def score_instruction(shard: Shard[Any, Row], *, prompt: str, asked: str) -> pl.DataFrame:
+    """How probable the model finds the `instruction` of each candidate (`id`) when it is `asked` by the prompt."""
+    model, rows, prompts = shard.model, shard.frame, shard.prompts
+    said = model.encode_continuations([prompts.completion(prompt, one) for one in rows["instruction"]])
+    logprobs = model.score(model.encode_prompts([asked]) * len(said), said)
     shard.report.advance(len(said))
     scores = rows.select(candidate_id="id").with_columns(
         pl.Series("logprobs", logprobs, dtype=pl.List(pl.Float64))
@@ -179,20 +182,20 @@ def score_instruction(shard: Shard[Any, Row], *, after: str) -> pl.DataFrame:
     )
 
 
-def example_draft(row: Row, parents: Sequence[Parent], seed: int, measures: Sequence[str] = ()) -> Draft:
+def example_draft(
+    prompts: Prompts, row: Row, parents: Sequence[Parent], seed: int, measures: Sequence[str] = ()
+) -> Draft:
     """The example that an instance makes, in a template chosen at random.
 
     `row` has `instruction`, `input`, `output` and the `measures`.
     """
-    instance = Instance(row["input"], row["output"])
-    template = template_by_lot(row["instruction"], instance, seed)
-    prompt, completion = training_text(row["instruction"], instance, template)
+    template = sampled_template(row["instruction"], Instance(row["input"], row["output"]), seed)
     return Draft(
         content={
             "question": f"{row['instruction']}\n{row['input']}".strip(),
-            "format": f"template_{template}",
-            "prompt": prompt,
-            "completion": completion,
+            "format": template,
+            "prompt": prompts.ask(template, instruction=row["instruction"], input=row["input"]),
+            "completion": prompts.completion(template, row["output"].strip()),
             "instruction": row["instruction"],
             "input": row["input"],
             "answer": row["output"],

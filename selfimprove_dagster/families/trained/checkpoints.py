@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft, Parent
+from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
@@ -170,17 +171,19 @@ def fine_tuned(
     base: Champion,
     examples: Iterable[tuple[str, str]],
     name: str = "training",
+    prompting: Prompting | None = None,
 ) -> Result:
     """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment.
 
-    The examples are read once, as they are tokenised: `rows_of` gives those of a table of any size.
+    `prompting` is the form of the prompts, by default that in which the experiment's model is asked. The examples are
+    read once, as they are tokenised: `rows_of` gives those of a table of any size.
     """
     from selfimprove_dagster.training.supervised import TokenisedExample
     from selfimprove_dagster.training.tokenising import tokenise_examples
 
     section = getattr(context.experiment, name)
     training = TrainingStage.begin(context, dataset, base, {name: section.model_dump()})
-    shown = tokenise_examples(base.path, examples, context.prompts.prompting)
+    shown = tokenise_examples(base.path, examples, prompting or context.prompts.prompting)
     outcome = training.train(context.trainer.fine_tune, section, TokenisedExample, shown)
     return training.result(training.store(outcome), outcome)
 

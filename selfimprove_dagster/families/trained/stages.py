@@ -23,6 +23,7 @@ from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
+from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.promotion import Opponent, decide_promotion
 from selfimprove_dagster.loop.rules import next_turn
@@ -85,8 +86,15 @@ def named(tables: Sequence[Table], stage: str) -> Table:
     return next(table for table in tables if table.stage == stage)
 
 
-def training_stages(tables: Sequence[Table], report: Report = lambda context, manifest: {}) -> list[Stage]:
-    """fine_tuned_checkpoint → evaluation → promotion of the method whose tables these are."""
+def training_stages(
+    tables: Sequence[Table],
+    report: Report = lambda context, manifest: {},
+    prompting: Prompting | None = None,
+) -> list[Stage]:
+    """fine_tuned_checkpoint → evaluation → promotion of the method whose tables these are.
+
+    `prompting` is the form of the dataset's prompts, by default that in which the experiment's model is asked.
+    """
     dataset, checkpoint = named(tables, "filtered_dataset"), named(tables, "fine_tuned_checkpoint")
 
     @stage(
@@ -98,7 +106,7 @@ def training_stages(tables: Sequence[Table], report: Report = lambda context, ma
         uses=["trainer"],
     )
     def fine_tuned_checkpoint(context: StageContext[Any]) -> Result:
-        return _train(context, dataset)
+        return _train(context, dataset, prompting)
 
     return [fine_tuned_checkpoint, *judging_stages(tables, report)]
 
@@ -139,10 +147,10 @@ def judging_stages(
     return [evaluation_asset, promotion_asset]
 
 
-def _train(context: StageContext[TrainingExperiment], dataset: Table) -> Result:
+def _train(context: StageContext[TrainingExperiment], dataset: Table, prompting: Prompting | None) -> Result:
     manifest, _ = context.scan(dataset)
     shown = rows_of(context, manifest, "prompt", "completion")
-    return fine_tuned(context, manifest, starting_model(context), shown)
+    return fine_tuned(context, manifest, starting_model(context), shown, prompting=prompting)
 
 
 def _evaluate(

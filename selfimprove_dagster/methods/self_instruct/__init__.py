@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.tasks.prompts import PROMPTS as TASK_PROMPTS
 from selfimprove_dagster.families.tasks.seeds import TASKS
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.self_instruct import exam, explain, pages, settings, stages
+from selfimprove_dagster.methods.self_instruct.prompts import PROMPTS
 from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
@@ -15,6 +17,7 @@ METHOD = Method(
     experiment=settings.SelfInstructExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[TASK_PROMPTS, PROMPTS],
     inputs=[SEED_TASKS],
     embedded=settings.EMBEDDED,
     counts={

@@ -6,6 +6,7 @@ accepted_tasks → classified_tasks → instance_generations → task_instances 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -77,11 +78,11 @@ def classify(
     demonstrations: Sequence[Mapping[str, str]],
 ) -> list[Draft]:
     """Whether each task is a classification task; the prompt shows instructions with their answers."""
-    model = shard.model
-    asked = model.encode_many(
-        [prompts.classification_prompt(row["instruction"], shown) for row in shard.items]
-    )
-    found = closed_probabilities(model, asked, (" Yes", " No"))
+    model, ask = shard.model, partial(shard.prompts.ask, "classification")
+    answers = [shard.prompts.completion("classification", answer) for answer in ("Yes", "No")]
+    shots = [{"instruction": text, "answer": "Yes" if answer else "No"} for text, answer in shown]
+    asked = model.encode_prompts([ask(instruction=row["instruction"], shots=shots) for row in shard.items])
+    found = closed_probabilities(model, asked, answers)
     shard.report.advance(len(asked))
     return [
         Draft(
@@ -140,10 +141,12 @@ def with_shots(tasks: pl.LazyFrame, shots: Shots) -> pl.LazyFrame:
 def ask_for_instances(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Request]:
     """A request per task (`id`, `task_id`, `instruction`, `is_classification`, `shots`)."""
     for row in shard.items:
-        form, prompt = _FORMS[row["is_classification"]]
+        form, write = _FORMS[row["is_classification"]]
+        tasks = [task_of(shot) for shot in row["shots"]]
+        shots = [{"instruction": task.instruction, "examples": write(task.instances)} for task in tasks]
         yield Request(
             key=row["instruction"],
-            prompt=prompt(row["instruction"], [task_of(shot) for shot in row["shots"]]),
+            prompt=shard.prompts.ask(form, instruction=row["instruction"], shots=shots),
             content={"task_id": row["task_id"], "instruction": row["instruction"], "form": form},
             parents=[
                 Parent(row["task_id"], "task"),
@@ -154,8 +157,8 @@ def ask_for_instances(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Req
 
 
 _FORMS = {
-    False: ("input_first", prompts.input_first_prompt),
-    True: ("output_first", prompts.output_first_prompt),
+    False: ("input_first", prompts.input_first),
+    True: ("output_first", prompts.output_first),
 }
 
 
@@ -256,5 +259,6 @@ def choose(
         ),
     ]
     return decision_drafts(pl.concat([decisions, on_limit]), SI_FILTERED_DATASET), [
-        example_draft(row, parents, experiment.seed, ("rouge_l", "perplexity")) for row, parents in chosen
+        example_draft(shard.prompts, row, parents, experiment.seed, ("rouge_l", "perplexity"))
+        for row, parents in chosen
     ]

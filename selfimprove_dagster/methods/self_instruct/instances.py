@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from selfimprove_dagster.families.tasks.answers import says_nothing, without_remark
+
 CUT_OFF = "cut off at the token limit"
 
 
@@ -73,7 +75,7 @@ _OUTPUT_FIRST = _form("label", "input", output="label")
 
 
 def parse_input_first(text: str, finish_reason: str) -> list[ParsedInstance]:
-    """Instances of a task that is no classification, in order; `input` is empty where none was given.
+    """Instances of a task that is no classification, in order; `input` is empty where none was given (or `None`).
 
     With the finish reason `length` the last one is dropped as cut off (published code), unless the model had
     begun another example or task after it.
@@ -90,6 +92,8 @@ def parse_output_first(text: str, finish_reason: str) -> list[ParsedInstance]:
 
 
 def _instances(text: str, finish_reason: str, form: _Form) -> list[ParsedInstance]:
+    whole, text = text, without_remark(text)
+    cut_off = finish_reason == "length" and text == whole
     fields = list(_fields(text, form))
     task = next((place for place, field in enumerate(fields) if field.name == "task"), len(fields))
     parsed: list[ParsedInstance] = []
@@ -103,7 +107,7 @@ def _instances(text: str, finish_reason: str, form: _Form) -> list[ParsedInstanc
     parsed += _paired(example, form)
     if fields[task:]:
         parsed.append(_instance(fields[task:], form, NEXT_TASK))
-    elif finish_reason == "length" and example:
+    elif cut_off and example:
         last = parsed[-1]
         parsed[-1] = ParsedInstance(last.input, last.output, last.start, last.end, CUT_OFF)
     return parsed
@@ -153,4 +157,7 @@ def _instance(fields: Sequence[_Field], form: _Form, dropped: str | None = None)
     for field in fields:
         values.setdefault(field.name, field.value)
     output = values.get(form.output, "")
-    return ParsedInstance(values.get("input", ""), output, fields[0].start, fields[-1].end, dropped)
+    given = values.get("input", "")
+    if form is _INPUT_FIRST and says_nothing(given):
+        given = ""
+    return ParsedInstance(given, output, fields[0].start, fields[-1].end, dropped)

@@ -108,22 +108,30 @@ class _Marker:
     number: int
 
 
-def parse_tasks(text: str, finish_reason: str, first_number: int = 9) -> list[ParsedTask]:
+def parse_tasks(
+    text: str, finish_reason: str, first_number: int = 9, *, answers: bool = False
+) -> list[ParsedTask]:
     """The pieces of a completion in order, none lost: tasks, and what is no task with its reason.
 
-    `first_number` is the number in which the prompt ended. With the finish reason `length` the piece in which
-    the text ends is dropped as cut off.
+    `first_number` is the number in which the prompt ended; with `answers` the text is the answer of a chat model, which
+    writes all numbers itself, and without any no list. With the finish reason `length` the piece in which the text
+    ends is dropped as cut off.
     """
     lines = list(_lines(text, cut_off=finish_reason == "length"))
     numbered = [marker for line in lines if not line.in_code and (marker := _marker(text, line))]
-    markers = list(_beginnings(text, numbered, first_number)) or _bullets(text, lines)
+    markers = list(_beginnings(text, numbered, first_number, answers)) or _bullets(text, lines, answers)
+    if answers and not markers:
+        return [_piece(text, 0, len(text), OUTSIDE)]
     pieces = []
     head = _Marker(0, 0, 0, first_number)
     for marker, following in zip([head, *markers], [*markers, None], strict=True):
         end = len(text) if following is None else following.start
-        if marker is head and following and _is_preamble(text[:end], following.number, first_number):
-            pieces.append(_piece(text, 0, end, OUTSIDE))
-            continue
+        if marker is head and following:
+            if answers and not text[:end].strip():
+                continue
+            if answers or _is_preamble(text[:end], following.number, first_number):
+                pieces.append(_piece(text, 0, end, OUTSIDE))
+                continue
         parts = list(_inline(text, marker, end))
         for number, part_start, part_end in parts:
             goes_on = part_end < end or (
@@ -158,10 +166,12 @@ def _marker(text: str, line: _Line) -> _Marker | None:
     return _Marker(line.start, match.end(), len(match["indent"].expandtabs(4)), number)
 
 
-def _beginnings(text: str, numbered: Sequence[_Marker], first_number: int) -> Iterator[_Marker]:
-    """Those of the numbers that begin a task."""
+def _beginnings(
+    text: str, numbered: Sequence[_Marker], first_number: int, answers: bool
+) -> Iterator[_Marker]:
+    """Those of the numbers that begin a task: in answers always the first one."""
     margin = min((marker.indent for marker in numbered), default=0)
-    current, content = first_number, 0
+    current, content = numbered[0].number - 1 if answers and numbered else first_number, 0
     own_list = 0  # the number that a list inside the current task comes to next
     for marker in numbered:
         above = text[content : marker.start].strip()
@@ -178,8 +188,8 @@ def _beginnings(text: str, numbered: Sequence[_Marker], first_number: int) -> It
         yield marker
 
 
-def _bullets(text: str, lines: Sequence[_Line]) -> list[_Marker]:
-    """Bullets that begin a task; after a colon they are a list inside the task that it ends."""
+def _bullets(text: str, lines: Sequence[_Line], answers: bool) -> list[_Marker]:
+    """Bullets that begin a task; after a colon they are a list inside the task that it ends, but in answers."""
     found = [
         _Marker(line.start, match.end(), len(match["indent"].expandtabs(4)), _BULLETED)
         for line in lines
@@ -188,7 +198,7 @@ def _bullets(text: str, lines: Sequence[_Line]) -> list[_Marker]:
     if not found:
         return []
     above = text[: found[0].start].strip()
-    if above.endswith((":", "：")) and not _announces(above):
+    if above.endswith((":", "：")) and not answers and not _announces(above):
         return []
     margin = min(marker.indent for marker in found)
     return [marker for marker in found if marker.indent < margin + 2]

@@ -1,34 +1,33 @@
-"""The prompts of Self-Instruct (Wang et al., 2212.10560, section 2.2 and tables 5 to 8), in our own words.
+"""What the prompts of Self-Instruct show (Wang et al., 2212.10560, section 2.2).
 
-Every prompt ends where the model goes on, with a space: the completion of the generation prompt is
-` {instruction}\\n10. {instruction}…`, that of the classification prompt ` Yes` or ` No`. Only the prompts for
-instances end with a line break, and their completions begin with `Example 1` or `Label:`.
+A text prompt ends where the model goes on: the completion of the generation prompt is
+` {instruction}\n10. {instruction}…`, that of the classification prompt ` Yes` or ` No`. The prompts for instances end
+with a line break, and their completions begin with `Example 1` or `Label:`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
-from selfimprove_dagster.families.tasks.tasks import Instance, Task
+from selfimprove_dagster.families.tasks.tasks import Instance
 from selfimprove_dagster.text import one_line
 
 Pooled = TypeVar("Pooled")
 
 
-INSTANCE_STOPS = ("\n\nTask:",)
+PROMPTS = Path(__file__).with_name("prompts.yaml")
+"""The prompts `generation`, `classification`, `input_first` and `output_first`."""
 
 
-def generation_prompt(instructions: Sequence[str]) -> str:
-    """A numbered list of the instructions, each on one line, and the next number.
+def listed(instruction: str) -> str:
+    """Return an instruction on one line, as it is shown in a list.
 
     A closing colon is dropped, as in the published code: after it a model goes on with an input.
     """
-    listed = "".join(
-        f"{number}. {one_line(text).rstrip(': ')}\n" for number, text in enumerate(instructions, start=1)
-    )
-    return f"Here is a series of tasks.\n\n{listed}{len(instructions) + 1}."
+    return one_line(instruction).rstrip(": ")
 
 
 def generation_stops(tasks: int = 16) -> tuple[str, ...]:
@@ -55,30 +54,6 @@ def choose_demonstrations(
     chosen = draw.sample(human, from_human) + draw.sample(machine, from_machine)
     draw.shuffle(chosen)
     return chosen
-
-
-def classification_prompt(instruction: str, shots: Iterable[tuple[str, bool]]) -> str:
-    """Asks whether a task is classification; `shots` are instructions and whether they are."""
-    shown = "".join(f"Task: {text}\nLabels: {'Yes' if answer else 'No'}\n\n" for text, answer in shots)
-    return (
-        "Does the task have a small set of labels to choose from?\n\n"
-        f"{shown}Task: {instruction.strip()}\nLabels:"
-    )
-
-
-def input_first_prompt(instruction: str, shots: Iterable[Task]) -> str:
-    """Asks for instances of a task that is no classification: inputs, each followed by its output."""
-    shown = "".join(f"Task: {task.instruction}\n{input_first(task.instances)}\n\n" for task in shots)
-    return f"Write examples for each task.\n\n{shown}Task: {instruction.strip()}\n"
-
-
-def output_first_prompt(instruction: str, shots: Iterable[Task]) -> str:
-    """Asks for instances of a classification task: labels, each followed by an input for it.
-
-    With the input first a model writes inputs of one label only (section 2.2).
-    """
-    shown = "".join(f"Task: {task.instruction}\n{output_first(task.instances)}\n\n" for task in shots)
-    return f"Write examples for each task, the label first.\n\n{shown}Task: {instruction.strip()}\n"
 
 
 def input_first(instances: Sequence[Instance]) -> str:

@@ -110,11 +110,13 @@ def _prompts(context: StageContext[SelfInstructExperiment], pool: pl.LazyFrame) 
 
 def ask_for_tasks(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Request]:
     """A request per prompt (`prompt`, `tasks`): the list of its tasks, to go on with."""
+    last = shard.experiment.generation.tasks - 1
     for row in shard.items:
+        shown = [prompts.listed(task["instruction"]) for task in row["tasks"]]
         yield Request(
             key=str(row["prompt"]),
-            prompt=prompts.generation_prompt([task["instruction"] for task in row["tasks"]]),
-            content={"first_number": len(row["tasks"]) + 1},
+            prompt=shard.prompts.ask("generation", instructions=shown, last=last),
+            content={"first_number": len(shown) + 1},
             parents=[Parent(task["id"], "demonstration") for task in row["tasks"]],
         )
 
@@ -147,6 +149,7 @@ def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
 
 def read_tasks(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
     """The tasks of each list (`id`, `text`, `finish_reason`, `first_number`)."""
+    chat = shard.prompts.prompting.chat
     return [
         Draft(
             content={
@@ -161,13 +164,13 @@ def read_tasks(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
         )
         for row in shard.items
         for place, task in enumerate(
-            parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"])
+            parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"], answers=chat)
         )
     ]
 
 
 perplexity_scores = score_instructions(
-    SI_PERPLEXITY_SCORES, SI_CANDIDATE_TASKS, prompts.generation_prompt([])
+    SI_PERPLEXITY_SCORES, SI_CANDIDATE_TASKS, "generation", instructions=[], last=1
 )
 
 

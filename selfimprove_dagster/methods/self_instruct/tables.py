@@ -16,7 +16,7 @@ from selfimprove_dagster.methods.self_instruct.checks import (
     INSTRUCTION_SCORE_CHECKS,
     SIMILARITY_CHECKS,
 )
-from selfimprove_dagster.methods.self_instruct.prompts import INSTANCE_STOPS, generation_stops
+from selfimprove_dagster.methods.self_instruct.prompts import generation_stops
 from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
 
@@ -177,7 +177,7 @@ SI_INSTANCE_GENERATIONS = completions(
         "form": of(SI_CLASSIFIED_TASKS, "is_classification"),
     },
     checks=COMPLETION_CHECKS,
-    draw=Draw("instances", stops=lambda section: INSTANCE_STOPS),
+    draw=Draw("instances", prompt="input_first"),
 )
 """Examples of each task as the model wrote them, `form` is input_first or output_first; parents: the
 accepted task and its class."""

@@ -7,6 +7,7 @@ from selfimprove_dagster.methods.toolformer import exam, explain, pages, setting
 from selfimprove_dagster.methods.toolformer.seeds import TEXTS
 from selfimprove_dagster.methods.toolformer.tables import SEED_TEXTS, TF_SEED_POOL
 from selfimprove_dagster.seeds.kind import Seeds
+from selfimprove_dagster.tools.prompts import PROMPTS
 
 METHOD = Method(
     name="toolformer",
@@ -15,6 +16,7 @@ METHOD = Method(
     experiment=settings.ToolformerExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
+    prompts=[PROMPTS],
     inputs=[SEED_TEXTS],
     embedded=settings.EMBEDDED,
     counts={"texts": "seed_pool", "calls": "raw_generations", "texts with calls": "filtered_dataset"},

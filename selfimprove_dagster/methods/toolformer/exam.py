@@ -38,7 +38,8 @@ _PART = 256
 class ToolExam(Exam):
     """Every beginning is put with tools and without; of plain texts the loss is measured.
 
-    The base model, which no one taught to call, sits the part with tools as it is used: without.
+    The base model, which no one taught to call, sits the part with tools as it is used: without. Beginnings are plain
+    texts, also for a chat model, which is trained on texts.
     """
 
     experiment: ToolformerExperiment

@@ -2,6 +2,9 @@
 
 seed_pool ┬→ call_positions → raw_generations ─┬→ tool_results → perplexity_scores → filtered_dataset
           └→ search_index ─────────────────────┘   → (shared stages)
+
+A chat model is asked in a conversation for a text with calls. What it then reads, writes and learns is text: losses are
+those of plain texts, it is trained on texts with calls, and in the exam it goes on with beginnings of texts.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from selfimprove_dagster.families.trained.stages import drawn_pool, training_sta
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.toolformer import tables as t
 from selfimprove_dagster.methods.toolformer.loss import choose_positions
 from selfimprove_dagster.methods.toolformer.rules import (
@@ -31,7 +35,7 @@ from selfimprove_dagster.methods.toolformer.rules import (
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import best_and_worst, call_use, plain_losses
 from selfimprove_dagster.methods.toolformer.tool_use import (
-    CallRequest,
+    Annotated,
     call_prompts,
     position_probabilities,
     score_calls,
@@ -42,11 +46,13 @@ from selfimprove_dagster.methods.toolformer.toolboxes import (
     experiment_tools,
     search_folder,
 )
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.stage import Markdown, Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.tools.base import Context, ToolError
 from selfimprove_dagster.tools.calls import Call, PlacedCall, read_call, write_call
+from selfimprove_dagster.tools.prompts import annotating
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.wiki_search import WikiSearch
 from selfimprove_dagster.tools.writing import opening_token
@@ -101,11 +107,14 @@ def tool_evaluation(context: StageContext[Any], manifest: Manifest) -> dict[str,
 CALL_FIELDS = ("tool", "position", "arguments", "result")
 
 
-def with_prompts(rows: pl.LazyFrame, tools: Toolbox) -> pl.LazyFrame:
+def with_prompts(rows: pl.LazyFrame, tools: Toolbox, prompts: Prompts) -> pl.LazyFrame:
     """The rows (`tool`, `text`), each with the prompt that asks the tool's calls of the text."""
 
     def of(batch: pl.DataFrame) -> pl.DataFrame:
-        asked = [tools[tool].prompt(text) for tool, text in batch.select("tool", "text").iter_rows()]
+        asked = [
+            prompts.ask("annotation", **annotating(tools[tool], text))
+            for tool, text in batch.select("tool", "text").iter_rows()
+        ]
         return batch.with_columns(pl.Series("prompt", asked, dtype=pl.String))
 
     schema = pl.Schema({**rows.collect_schema(), "prompt": pl.String()})
@@ -155,7 +164,7 @@ def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
         manifest, shown = context.work(
             [pool_manifest],
             {"annotation": section.model_dump(include={"tools", "other_tools"}), "tools": sorted(tools)},
-            with_prompts(pool.select("id", "text", tool=names).explode("tool"), tools),
+            with_prompts(pool.select("id", "text", tool=names).explode("tool"), tools, context.prompts),
             Spec.of(find_positions),
             size=section.shard * len(tools),
             unit="texts times tools",
@@ -171,8 +180,8 @@ def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
 
 def find_positions(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
     """Where calls may open in each text, for each tool (`id`, `text`, `tool`, `prompt`)."""
-    prompts, texts = ([row[name] for row in shard.items] for name in ("prompt", "text"))
-    found = position_probabilities(shard.model, prompts, texts, opening_token(shard.model))
+    texts = [_annotated(shard, row) for row in shard.items]
+    found = position_probabilities(shard.model, texts, opening_token(shard.model))
     shard.report.advance(len(texts))
     drafts = []
     for row, at in zip(shard.items, found, strict=True):
@@ -208,7 +217,9 @@ def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
             [pool_manifest, positions_manifest],
             settings,
             with_prompts(
-                places.drop_nulls("position").join(texts, on="text_id", maintain_order="left"), tools
+                places.drop_nulls("position").join(texts, on="text_id", maintain_order="left"),
+                tools,
+                context.prompts,
             ),
             Spec.of(
                 sample_calls,
@@ -224,19 +235,25 @@ def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
 def sample_calls(shard: Shard[ToolformerExperiment, Row], *, sampling: Mapping[str, Any]) -> list[Draft]:
     """The calls sampled at each place (`id`, `text_id`, `tool`, `position`, `text`, `prompt`)."""
     model = shard.model
-    asked = [CallRequest(row["prompt"], row["text"], row["position"], ()) for row in shard.items]
+    asked = [(_annotated(shard, row), row["position"]) for row in shard.items]
+    begun = call_prompts(model, asked, opening_token(model))
     requests = [
         Request(
             key=f"{row['tool']} {row['position']} {row['text']}",
-            prompt=model.decode(ids),
+            prompt=prompt,
             content={name: row[name] for name in ("text_id", "tool", "position")},
             parents=[Parent(row["text_id"], "text"), Parent(row["id"], "position")],
             token_ids=ids,
             samples=shard.experiment.annotation.of(row["tool"]).calls,
         )
-        for row, ids in zip(shard.items, call_prompts(model, asked, opening_token(model)), strict=True)
+        for row, (prompt, ids) in zip(shard.items, begun, strict=True)
     ]
     return completer(model, sampling_of(sampling), shard.seeds_from)(requests, shard.report)
+
+
+def _annotated(shard: Shard[ToolformerExperiment, Row], row: Row) -> Annotated:
+    """The `text` of a row as it follows the `prompt` that asks for its calls."""
+    return Annotated(row["prompt"], row["text"], shard.prompts.completion("annotation", row["text"]))
 
 
 @stage(
@@ -454,5 +471,5 @@ STAGES = [
     tool_results,
     perplexity_scores,
     filtered_dataset,
-    *training_stages(t.TABLES, report=tool_evaluation),
+    *training_stages(t.TABLES, report=tool_evaluation, prompting=TEXT),
 ]

@@ -10,9 +10,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from selfimprove_dagster.language_model.base import (
-    LanguageModel,
-)
+from selfimprove_dagster.conversation import Message, messages_of, stored
+from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.methods.toolformer.loss import WINDOW, Losses, prefixes, weighted_loss
 from selfimprove_dagster.tools.calls import PlacedCall
 from selfimprove_dagster.tools.writing import begun
@@ -56,14 +55,20 @@ class OpeningProbabilities:
     probabilities: list[float]
 
 
-def position_probabilities(
-    model: LanguageModel, prompts: Sequence[str], texts: Sequence[str], opening: int
-) -> list[OpeningProbabilities]:
-    """How probable the token `opening` is at each position of each text, one forward pass a text.
+@dataclass(frozen=True)
+class Annotated:
+    """A text that is to be annotated: the prompt that asks for it, and `written`, the text as it follows the prompt."""
 
-    `prompts[i]` is the annotation prompt of `texts[i]`, which ends in `Output:`.
-    """
-    contexts = [_after_prompt(model, *pair) for pair in zip(prompts, texts, strict=True)]
+    prompt: str
+    text: str
+    written: str
+
+
+def position_probabilities(
+    model: LanguageModel, texts: Sequence[Annotated], opening: int
+) -> list[OpeningProbabilities]:
+    """How probable the token `opening` is at each position of each text, one forward pass a text."""
+    contexts = _begun(model, texts)
     sequences = [[*context.prompt, *context.tokens[:-1]] for context in contexts]
     found = model.next_token_probability(sequences, opening)
     result = []
@@ -74,49 +79,50 @@ def position_probabilities(
     return result
 
 
-@dataclass(frozen=True)
-class CallRequest:
-    """Sample one call before the character `position` of the text from each seed."""
+def call_prompts(
+    model: LanguageModel, places: Sequence[tuple[Annotated, int]], opening: int
+) -> list[tuple[str, list[int]]]:
+    """The prompts after which the model writes a call before each character of a text, with their token ids.
 
-    prompt: str
-    text: str
-    position: int
-    seeds: Sequence[int]
-
-
-def call_prompts(model: LanguageModel, requests: Sequence[CallRequest], opening: int) -> list[list[int]]:
-    """Token ids after which the model writes each call: prompt, text up to the position, opening token.
-
-    Raises ValueError for a position where no token begins.
+    They are the prompt of the text, the text up to there, and the opening token. In a conversation the last two are
+    what the assistant has said so far. Raises ValueError for a position where no token begins.
     """
-    contexts: dict[tuple[str, str], _AfterPrompt] = {}
+    texts = list(dict.fromkeys(text for text, _ in places))
+    contexts = dict(zip(texts, _begun(model, texts), strict=True))
     prompts = []
-    for request in requests:
-        key = (request.prompt, request.text)
-        if key not in contexts:
-            contexts[key] = _after_prompt(model, *key)
-        context = contexts[key]
-        if request.position not in context.indices:
-            raise ValueError(f"no token of the text begins at its character {request.position}")
-        index = context.indices[request.position]
-        prompts.append([*context.prompt, *context.tokens[:index], opening])
+    for text, position in places:
+        context = contexts[text]
+        if position not in context.indices:
+            raise ValueError(f"no token of the text begins at its character {position}")
+        said = [*context.tokens[: context.indices[position]], opening]
+        ids = [*context.prompt, *said]
+        if model.prompting.chat:
+            asked = stored([*messages_of(text.prompt), Message("assistant", model.decode(said))])
+        else:
+            asked = model.decode(ids)
+        prompts.append((asked, ids))
     return prompts
 
 
 @dataclass(frozen=True)
-class _AfterPrompt:
-    """Token ids of a prompt and of a text after it, and the token that begins at each position."""
+class _Begun:
+    """Token ids of a prompt and of a text after it, and the token that begins at each position of the text."""
 
     prompt: list[int]
     tokens: list[int]
     indices: Mapping[int, int]
 
 
-def _after_prompt(model: LanguageModel, prompt: str, text: str) -> _AfterPrompt:
-    spaced = f" {text}"
-    tokens = model.encode_continuation(spaced)
-    indices = {max(0, start - 1): index for start, index in _known_starts(model, spaced, tokens)}
-    return _AfterPrompt(begun(model, prompt), tokens, indices)
+def _begun(model: LanguageModel, texts: Sequence[Annotated]) -> list[_Begun]:
+    asked = model.encode_prompts([one.prompt for one in texts])
+    said = model.encode_continuations([one.written for one in texts])
+    found = []
+    for one, prompt, tokens in zip(texts, asked, said, strict=True):
+        before = one.written.index(one.text)
+        starts = _known_starts(model, one.written, tokens)
+        indices = {max(0, start - before): index for start, index in starts}
+        found.append(_Begun(prompt or [model.end_token_id], tokens, indices))
+    return found
 
 
 # --- scoring calls ---
@@ -137,6 +143,8 @@ def score_calls(
 
     With `least_reduction`, the lowest τ_f of interest, prefixes that can no longer matter are not read: L⁻ is
     at most the loss without a call and L⁺ at least 0. Their losses are None; which calls pass is the same.
+
+    All of them are plain texts, also for a chat model, which is trained on texts.
 
     Raises ValueError for a call without a result, or after which no token begins.
     """

@@ -33,7 +33,7 @@ def experiment_tools(
 ) -> Iterator[Toolbox]:
     """The experiment's tools, closed on leaving, and with `open_model` the model that QA and MT ask.
 
-    Without it these two have their prompts alone.
+    Without it these two have their shots alone.
     """
     section, asked = experiment.tools, experiment.answering_model
     with ExitStack() as stack:

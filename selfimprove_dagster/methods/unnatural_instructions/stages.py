@@ -52,6 +52,7 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
 from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import ElicitedTask
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
+from selfimprove_dagster.text import one_line
 from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
@@ -100,7 +101,7 @@ def ask_for_examples(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iter
     for row in shard.items:
         yield Request(
             key=str(row["prompt"]),
-            prompt=method.example_prompt([_elicited(task) for task in row["tasks"]]),
+            prompt=shard.prompts.ask("example", demonstrations=[_elicited(task) for task in row["tasks"]]),
             content={},
             parents=[Parent(task["id"], "demonstration") for task in row["tasks"]],
         )
@@ -213,7 +214,12 @@ def ask_for_output(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterat
         task = ElicitedTask(*(row[name] for name in ELICITED))
         yield Request(
             key=method.example_key(task.instruction, task.input),
-            prompt=method.output_prompt(task),
+            prompt=shard.prompts.ask(
+                "output",
+                instruction=task.instruction,
+                input=task.input,
+                constraints=task.constraints or method.NO_CONSTRAINTS,
+            ),
             content={"task_id": row["id"], **{name: row[name] for name in ELICITED}},
             parents=[Parent(row["id"], "task")],
         )
@@ -245,10 +251,13 @@ def paraphrases(context: StageContext[UnnaturalInstructionsExperiment]) -> Resul
 def ask_for_paraphrases(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Request]:
     """The requests for each task (`id`, `instruction`, `input`): as many as it may have paraphrases."""
     for row in shard.items:
+        instruction = one_line(row["instruction"])
         for place in range(shard.experiment.paraphrases.most):
             yield Request(
                 key=f"{method.example_key(row['instruction'], row['input'])}/{place}",
-                prompt=method.paraphrase_prompt(row["instruction"]),
+                prompt=shard.prompts.ask(
+                    "paraphrase", instruction=instruction, shots=method.PARAPHRASE_SHOTS
+                ),
                 content={"task_id": row["id"], "instruction": row["instruction"]},
                 parents=[Parent(row["id"], "task")],
             )
@@ -303,7 +312,10 @@ def choose(
     roles = {"output_id": "output", "task_id": "task", "paraphrase_id": "paraphrase"}
     return decision_drafts(pl.concat([decisions, on_copies]), UI_FILTERED_DATASET), [
         example_draft(
-            row, [Parent(row[name], role) for name, role in roles.items() if row[name]], experiment.seed
+            shard.prompts,
+            row,
+            [Parent(row[name], role) for name, role in roles.items() if row[name]],
+            experiment.seed,
         )
         for row in kept.iter_rows(named=True)
     ]

@@ -7,11 +7,6 @@ from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import ACCEPTED_CHECKS, PARSED_CHECKS, TASK_DATASET_CHECKS
 from selfimprove_dagster.families.tasks.tables import ELICITED, EXAMPLE, pool_decisions, task_pool
 from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
-from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import (
-    EXAMPLE_STOPS,
-    OUTPUT_STOPS,
-    PARAPHRASE_STOPS,
-)
 from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
 
@@ -29,7 +24,7 @@ UI_RAW_GENERATIONS = completions(
     noun="completion",
     sources=drawn(of(UI_SEED_POOL, "id"), of(UI_SEED_POOL, "instruction", "instances", "constraints")),
     checks=COMPLETION_CHECKS,
-    draw=Draw("generation", stops=lambda section: EXAMPLE_STOPS),
+    draw=Draw("generation", prompt="example"),
 )
 """Sampled fourth tasks; parents: the three demonstrations."""
 
@@ -86,7 +81,7 @@ UI_TASK_OUTPUTS = completions(
         **same(UI_ACCEPTED_TASKS, *ELICITED),
     },
     checks=COMPLETION_CHECKS,
-    draw=Draw("outputs", stops=lambda section: OUTPUT_STOPS),
+    draw=Draw("outputs", prompt="output"),
     read_later=True,
 )
 """The greedy answer to each task; parent: the accepted task."""
@@ -105,7 +100,7 @@ UI_PARAPHRASES = completions(
         **each(of(UI_ACCEPTED_TASKS, "instruction"), "paraphrase", "problem"),
     },
     checks=(*COMPLETION_CHECKS, *PARSED_CHECKS),
-    draw=Draw("paraphrases", stops=lambda section: PARAPHRASE_STOPS),
+    draw=Draw("paraphrases", prompt="paraphrase"),
     read_later=True,
 )
 """The same instruction in other words, or the problem of a text that holds none; parent: the accepted
@@ -118,7 +113,7 @@ _ANSWERED = [*of(UI_TASK_OUTPUTS, "instruction", "input"), *of(UI_PARAPHRASES, "
 UI_DECISIONS = decisions(
     "unnatural_instructions/decisions",
     sources=decided(
-        of(UI_TASK_OUTPUTS, "id"),
+        [*of(UI_TASK_OUTPUTS, "id"), *of(UI_PARAPHRASES, "id")],
         [*of(UI_TASK_OUTPUTS, "instruction", "input", "text"), *of(UI_PARAPHRASES, "paraphrase")],
     ),
 )

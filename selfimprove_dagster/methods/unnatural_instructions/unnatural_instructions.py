@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
+from selfimprove_dagster.families.tasks.answers import says_nothing, without_remark
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
 from selfimprove_dagster.text import one_line
@@ -25,13 +27,8 @@ from selfimprove_dagster.text import one_line
 Seed = TypeVar("Seed")
 
 
-EXAMPLE_STOPS = ("\n\nExample",)
-
-
-OUTPUT_STOPS = ("\n\n",)
-
-
-PARAPHRASE_STOPS = ("\n",)
+PROMPTS = Path(__file__).with_name("prompts.yaml")
+"""The prompts `example`, `output` and `paraphrase`."""
 
 
 NO_CONSTRAINTS = "None."
@@ -50,9 +47,17 @@ PARAPHRASE_SHOTS: tuple[tuple[str, str], ...] = (
 
 
 _FIELD = re.compile(
-    r"^[ \t]*(?:\*\*)?(?P<name>instruction|input|constraints?|output|example(?=[ \t]*\d))"
-    r"[ \t]*\d*(?:\*\*)?[ \t]*(?:[:：]|(?<=\d)[ \t]*$)(?:\*\*)?",
+    r"^[ \t]*(?:[#>*-]+[ \t]+|\d{1,2}[.)][ \t]+)?(?:\*\*|__)?"
+    r"(?P<name>instruction|input|constraints?|output|example(?=[ \t]*\d))"
+    r"[ \t]*\d*(?:\*\*|__)?[ \t]*(?:[:：]|(?<=\d)[ \t]*$)(?:\*\*|__)?",
     re.IGNORECASE | re.MULTILINE,
+)
+"""The name of a field at the beginning of a line, also as a heading, in a list or in bold."""
+
+
+_ANNOUNCED = re.compile(
+    r"(?:\*\*)?(?:new |rephrased |the )*(?:instruction|rephrased|rephrasing)(?:\*\*)?[:：](?:\*\*)?[ \t]*",
+    re.IGNORECASE,
 )
 
 
@@ -79,34 +84,16 @@ def choose_demonstrations(seeds: Sequence[Seed], seed: int, count: int = 3) -> l
     return random.Random(seed).sample(seeds, min(count, len(seeds)))
 
 
-def example_prompt(demonstrations: Sequence[ElicitedTask]) -> str:
-    """Numbered examples without outputs, and the heading of the next."""
-    shown = "".join(
-        f"Example {number}\n{_fields(task)}\n\n" for number, task in enumerate(demonstrations, start=1)
-    )
-    return f"{shown}Example {len(demonstrations) + 1}\n"
-
-
-def output_prompt(task: ElicitedTask) -> str:
-    """What the output follows, generated greedily; without constraints the field says so."""
-    return f"{_fields(task)}\nOutput:"
-
-
-def paraphrase_prompt(instruction: str, shots: Iterable[tuple[str, str]] = PARAPHRASE_SHOTS) -> str:
-    """Asks for the instruction in other words; each shot is an instruction and its paraphrase."""
-    shown = "".join(f"Instruction: {text}\nRephrased: {other}\n\n" for text, other in shots)
-    return (
-        f"Say the same instruction in other words.\n\n{shown}Instruction: {one_line(instruction)}\nRephrased:"
-    )
-
-
 def parse_example(text: str, finish_reason: str) -> ParsedExample:
     """The task that a completion of `example_prompt` writes.
 
     A field may span lines; it ends where a line begins with the name of a field or with `Example` and a
-    number. An output is left out, since outputs are generated apart. An input may be empty, an instruction
-    and constraints may not. With the finish reason `length` a task whose last field was cut off is dropped.
+    number. An output is left out, since outputs are generated apart. An input may be empty or say `None`, an
+    instruction and constraints may not be empty. With the finish reason `length` a task whose last field was
+    cut off is dropped.
     """
+    whole, text = text, without_remark(text)
+    limited = finish_reason == "length" and text == whole
     headings = [*_FIELD.finditer(text)]
     values: dict[str, str] = {}
     cut_off = False
@@ -117,7 +104,9 @@ def parse_example(text: str, finish_reason: str) -> ParsedExample:
             break
         if name != "example":
             values[name] = text[heading.end() : end].strip()
-            cut_off = finish_reason == "length" and end == len(text) and name != "output"
+            if name != "instruction" and says_nothing(values[name]):
+                values[name] = NO_CONSTRAINTS if name == "constraint" else ""
+            cut_off = limited and end == len(text) and name != "output"
     wanted = {"instruction": "instruction", "input": "input", "constraint": "constraints"}
     missing = [shown for name, shown in wanted.items() if name not in values]
     if missing:
@@ -131,13 +120,27 @@ def parse_example(text: str, finish_reason: str) -> ParsedExample:
 
 
 def parse_paraphrase(text: str, finish_reason: str) -> tuple[str | None, str]:
-    """The paraphrase on the first line that is not empty, and "read"; or None and the reason."""
-    lines = [line.strip() for line in text.strip().split("\n")]
-    if not lines[0]:
+    """The paraphrase on the first line that is not empty, and "read"; or None and the reason.
+
+    A line before it that ends in a colon, a label (`Rephrased:`), quotes and bold marks around it are left out.
+    """
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    if len(lines) > 1 and lines[0].rstrip("*").endswith((":", "：")):
+        del lines[0]
+    said = _unquoted(_ANNOUNCED.sub("", lines[0], count=1)) if lines else ""
+    if not said:
         return None, "nothing was said"
     if finish_reason == "length" and len(lines) == 1:
         return None, "cut off at the token limit"
-    return lines[0], "read"
+    return said, "read"
+
+
+def _unquoted(text: str) -> str:
+    for opening, closing in (("**", "**"), ('"', '"'), ("“", "”")):
+        inner = text.removeprefix(opening).removesuffix(closing)
+        if len(inner) == len(text) - len(opening + closing) and opening not in inner:
+            text = inner.strip()
+    return text
 
 
 def example_key(instruction: str, given: str) -> str:
@@ -311,8 +314,3 @@ def _first_of_task(most: int) -> Filter:
         )
 
     return decide
-
-
-def _fields(task: ElicitedTask) -> str:
-    given = f"Input: {task.input}".rstrip()
-    return f"Instruction: {task.instruction}\n{given}\nConstraints: {task.constraints or NO_CONSTRAINTS}"

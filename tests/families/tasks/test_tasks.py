@@ -6,48 +6,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.families.tasks.tasks import (
-    TEMPLATES,
-    Instance,
-    normalise_instruction,
-    task_prompt,
-    template_by_lot,
-    training_text,
-)
+from selfimprove_dagster.conversation import messages_of
+from selfimprove_dagster.families.tasks.prompts import PROMPTS, TEMPLATES, sampled_template
+from selfimprove_dagster.families.tasks.tasks import Instance, normalise_instruction
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.text import one_line
 
-
-def test_the_first_template_is_that_of_evaluation() -> None:
-    assert training_text(" Add them.\n", Instance(" 3 and 4\n", "7")) == (
-        "Instruction: Add them.\nInput: 3 and 4\nAnswer:",
-        " 7",
-    )
-    assert training_text("Name a bird.", Instance("", "owl")) == (
-        "Instruction: Name a bird.\nAnswer:",
-        " owl",
-    )
+TEXTS = load_prompts([PROMPTS], TEXT)
+CHATS = load_prompts([PROMPTS], Prompting(chat=True))
 
 
-@pytest.mark.parametrize("template", range(len(TEMPLATES)))
-def test_every_template_shows_what_there_is_and_nothing_else(template: int) -> None:
-    prompt, completion = training_text("Add {them}.", Instance("{3}\nand 4", " 7\n"), template)
-    assert "Add {them}." in prompt and "{3}\nand 4" in prompt
-    assert "7" not in prompt and completion == " 7"
-    assert prompt == prompt.rstrip(), "the space belongs to the completion"
-    without = task_prompt("Add {them}.", " \n", template)
-    assert "Add {them}." in without and "Input" not in without and "\n\n\n" not in without
+@pytest.mark.parametrize(
+    ("template", "with_input", "without"),
+    [
+        (0, "Instruction: Add {them}.\nInput: {3}\nand 4\nAnswer:", "Instruction: Add {them}.\nAnswer:"),
+        (1, "Add {them}.\n\n{3}\nand 4\n\nAnswer:", "Add {them}.\n\nAnswer:"),
+        (2, "Add {them}.\nGiven: {3}\nand 4\nResponse:", "Add {them}.\nResponse:"),
+        (
+            3,
+            "### Task\nAdd {them}.\n\n### Input\n{3}\nand 4\n\n### Output:",
+            "### Task\nAdd {them}.\n\n### Output:",
+        ),
+        (4, "Task: Add {them}.\nInput: {3}\nand 4\nOutput:", "Task: Add {them}.\nOutput:"),
+        (5, "User: Add {them}.\n{3}\nand 4\nAssistant:", "User: Add {them}.\nAssistant:"),
+    ],
+)
+def test_the_templates(template: int, with_input: str, without: str) -> None:
+    name = TEMPLATES[template]
+    assert TEXTS.ask(name, instruction=" Add {them}.\n", input=" {3}\nand 4\n") == with_input
+    assert TEXTS.ask(name, instruction="Add {them}.", input=" \n") == without
+    assert TEXTS.completion(name, "7") == " 7"
+    asked = messages_of(CHATS.ask(name, instruction=" Add {them}.\n", input="{3}\nand 4"))
+    assert asked == [("user", "Add {them}.\n\n{3}\nand 4")]
+    assert messages_of(CHATS.ask(name, instruction="Add.", input="")) == [("user", "Add.")]
+    assert CHATS.completion(name, "7") == "7"
 
 
-def test_templates_are_different_and_drawn_by_what_the_instance_says() -> None:
-    assert len(TEMPLATES) >= 5
-    assert len({task_prompt("a", "b", n) for n in range(len(TEMPLATES))}) == len(TEMPLATES)
-    assert len({task_prompt("a", "", n) for n in range(len(TEMPLATES))}) == len(TEMPLATES)
+def test_templates_are_chosen_by_what_the_instance_says() -> None:
     instances = [Instance(f"input {n}", "output") for n in range(600)]
-    drawn = [template_by_lot("Do it.", one, seed=0) for one in instances]
-    assert all(60 < drawn.count(n) < 140 for n in range(len(TEMPLATES)))
-    assert drawn != [template_by_lot("Do it.", one, seed=1) for one in instances]
-    assert drawn != [template_by_lot("Do that.", one, seed=0) for one in instances]
-    assert template_by_lot("Do it.", Instance("input 7", "output"), seed=0) == drawn[7]
+    drawn = [sampled_template("Do it.", one, seed=0) for one in instances]
+    assert all(60 < drawn.count(name) < 140 for name in TEMPLATES)
+    assert drawn != [sampled_template("Do it.", one, seed=1) for one in instances]
+    assert drawn != [sampled_template("Do that.", one, seed=0) for one in instances]
+    assert sampled_template("Do it.", Instance("input 7", "output"), seed=0) == drawn[7]
 
 
 @pytest.mark.parametrize(

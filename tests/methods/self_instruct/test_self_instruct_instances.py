@@ -60,6 +60,12 @@ def outcomes(parsed: list[ParsedInstance]) -> list[Outcome]:
         ("Example 1\na\nOutput: b", [OUTSIDE]),
         ("Sure, here you go:\nInput: a\nOutput: b", [OUTSIDE, ("a", "b")]),
         ("Sure, here you go:\nExample 1\nInput: a\nOutput: b", [OUTSIDE, ("a", "b")]),
+        (
+            "**Example 1**\n\n**Input:** a\n\n**Output:** b\n\n**Example 2**\n\n**Input**: (none)\n\n**Output**: c",
+            [("a", "b"), ("", "c")],
+        ),
+        ("### Example 1:\n- Input: a\n- Output: b\nc\n\nd", [("a", "b\nc\n\nd")]),
+        ("Input: a\nOutput: b\n\nLet me know if you need more examples!", [("a", "b")]),
         ("I cannot think of any.", [OUTSIDE]),
         (
             "Example 1\nInput: a\nOutput: b\n\nTask: Other\nExample 1\nInput: c\nOutput: d",
@@ -87,6 +93,8 @@ def test_instances_with_the_input_first(text: str, expected: list[Outcome]) -> N
         # With the input first throughout, each label would be paired with the next input.
         ("Input: a\nLabel: yes\nInput: b\nLabel: no", [SWAPPED]),
         ("Label: yes\nInput: a\n\nTask: Other\nLabel: no\nInput: b", [("a", "yes"), NEXT_TASK]),
+        ("**Label:** yes\n**Input:** a\n\n**Label:** no\n**Input:** b", [("a", "yes"), ("b", "no")]),
+        ("Label: yes\n\nInput: a\n\nThese examples show both labels.", [("a", "yes")]),
         ("yes", [OUTSIDE]),
     ],
 )

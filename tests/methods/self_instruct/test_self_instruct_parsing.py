@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit.messy_completions import MESSY_COMPLETIONS, Messy
 
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.self_instruct.parsing import (
     BLANK,
     CUT_OFF,
@@ -14,8 +15,11 @@ from selfimprove_dagster.methods.self_instruct.parsing import (
     OUTSIDE,
     parse_tasks,
 )
-from selfimprove_dagster.methods.self_instruct.prompts import generation_prompt
+from selfimprove_dagster.methods.self_instruct.prompts import PROMPTS, listed
+from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.text import one_line
+
+TEXTS = load_prompts([PROMPTS], TEXT)
 
 
 def kept(text: str, finish_reason: str = "stop", first_number: int = 9) -> list[str]:
@@ -62,8 +66,9 @@ WORDS = st.lists(
 
 @given(st.lists(WORDS.map(" ".join), min_size=1, max_size=12), st.integers(0, 10))
 def test_what_a_prompt_lists_is_what_parsing_finds(instructions: list[str], shown: int) -> None:
-    prompt = generation_prompt(["Demonstrate."] * shown)
-    whole = generation_prompt(["Demonstrate."] * shown + instructions)
+    demonstrations = ["Demonstrate."] * shown
+    prompt = TEXTS.ask("generation", instructions=demonstrations)
+    whole = TEXTS.ask("generation", instructions=[*demonstrations, *map(listed, instructions)])
     completion = whole.removeprefix(prompt)
     assert kept(completion, "stop", shown + 1) == instructions
     assert kept(completion[:-3], "length", shown + 1) == instructions[:-1]
@@ -75,3 +80,25 @@ def test_no_character_that_matters_is_lost(text: str, finish_reason: str) -> Non
     covered = "".join(text[piece.start : piece.end] for piece in pieces)
     assert "".join(filter(str.isalpha, covered)) == "".join(filter(str.isalpha, text))
     assert all(piece.instruction or piece.dropped for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [
+        ("9. Name a tool.\n10. Sing a song.", ["Name a tool.", "Sing a song."]),
+        (
+            "Here are the tasks:\n\n1. **Name a tool.**\n\n2. Sing a song.\n\nLet me know if you need more!",
+            ["Name a tool.", "Sing a song."],
+        ),
+        ("Tasks 9 to 10:\n\n1) Name a tool.\n2) Sing a song.", ["Name a tool.", "Sing a song."]),
+        ("**Tasks:**\n\n- Name a tool.\n- Sing a song.", ["Name a tool.", "Sing a song."]),
+        ("Sure.\n\n**Task 9:** Name a tool.\n\n**Task 10:** Sing.", ["Name a tool.", "Sing."]),
+        ("7. Name a tool.", ["Name a tool."]),
+        ("I am sorry, but I cannot do this.", []),
+        ("", []),
+    ],
+)
+def test_the_list_of_a_chat_model(text: str, tasks: list[str]) -> None:
+    pieces = parse_tasks(text, "stop", answers=True)
+    assert [piece.instruction for piece in pieces if piece.dropped is None] == tasks
+    assert all(piece.dropped in (None, OUTSIDE, BLANK) for piece in pieces)

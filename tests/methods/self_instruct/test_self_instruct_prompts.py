@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimprove_dagster.conversation import messages_of
 from selfimprove_dagster.families.tasks.tasks import Instance, Task
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.methods.self_instruct import prompts
 from selfimprove_dagster.methods.self_instruct.instances import parse_input_first, parse_output_first
 from selfimprove_dagster.methods.self_instruct.shots import (
@@ -14,13 +18,31 @@ from selfimprove_dagster.methods.self_instruct.shots import (
     INPUT_FIRST_SHOTS,
     OUTPUT_FIRST_SHOTS,
 )
+from selfimprove_dagster.prompts import load_prompts
+
+TEXTS = load_prompts([prompts.PROMPTS], TEXT)
+CHATS = load_prompts([prompts.PROMPTS], Prompting(chat=True))
+
+
+def listing(instructions: list[str]) -> dict[str, Any]:
+    return {"instructions": [prompts.listed(one) for one in instructions], "last": 15}
 
 
 def test_the_generation_prompt_is_a_list_and_the_next_number() -> None:
-    assert prompts.generation_prompt(["Name a bird.", "Add\n these:"]) == (
+    assert TEXTS.ask("generation", **listing(["Name a bird.", "Add\n these:"])) == (
         "Here is a series of tasks.\n\n1. Name a bird.\n2. Add these\n3."
     )
-    assert prompts.generation_prompt(["a"] * 8).endswith("\n8. a\n9.")
+    assert TEXTS.ask("generation", **listing([])) == "Here is a series of tasks.\n\n1."
+    assert TEXTS.completion("generation", "Sing.") == " Sing."
+
+
+def test_a_chat_model_goes_on_with_its_own_list() -> None:
+    asked = messages_of(CHATS.ask("generation", **listing(["Name a bird.", "Add\n these:"])))
+    assert [one.role for one in asked] == ["user", "assistant", "user"]
+    assert asked[1].content == "1. Name a bird.\n2. Add these"
+    assert "the tasks 3 to 15" in asked[2].content
+    assert [one.role for one in messages_of(CHATS.ask("generation", **listing([])))] == ["user"]
+    assert CHATS.completion("generation", "Sing.") == "Sing."
 
 
 def test_it_stops_at_the_sixteenth_task_and_not_at_any_sixteen() -> None:
@@ -30,28 +52,55 @@ def test_it_stops_at_the_sixteenth_task_and_not_at_any_sixteen() -> None:
     assert "\n12." in prompts.generation_stops(12)
 
 
+SHOTS = [{"instruction": "Odd or even?", "answer": "Yes"}, {"instruction": "Sing.", "answer": "No"}]
+
+
 def test_the_classification_prompt() -> None:
-    assert prompts.classification_prompt(" Add. ", [("Odd or even?", True), ("Sing.", False)]) == (
+    assert TEXTS.ask("classification", instruction=" Add. ", shots=SHOTS) == (
         "Does the task have a small set of labels to choose from?\n\n"
         "Task: Odd or even?\nLabels: Yes\n\n"
         "Task: Sing.\nLabels: No\n\n"
         "Task: Add.\nLabels:"
     )
+    assert TEXTS.completion("classification", "Yes") == " Yes"
+    asked = messages_of(CHATS.ask("classification", instruction=" Add. ", shots=SHOTS))
+    assert asked[1:] == [
+        ("user", "Task: Odd or even?"),
+        ("assistant", "Yes"),
+        ("user", "Task: Sing."),
+        ("assistant", "No"),
+        ("user", "Task: Add."),
+    ]
+    assert CHATS.completion("classification", "Yes") == "Yes"
 
 
-def test_the_instance_prompts() -> None:
-    shot = Task("Add.", (Instance("1\n2", "3"), Instance("", "4")))
-    assert prompts.input_first_prompt(" Double it.\n", [shot]) == (
-        "Write examples for each task.\n\n"
-        "Task: Add.\nExample 1\nInput: 1\n2\nOutput: 3\nExample 2\nOutput: 4\n\n"
-        "Task: Double it.\n"
-    )
-    shot = Task("Odd or even?", (Instance("7", "odd"), Instance("8", "even")), True)
-    assert prompts.output_first_prompt(" Short or long?\n", [shot]) == (
-        "Write examples for each task, the label first.\n\n"
-        "Task: Odd or even?\nLabel: odd\nInput: 7\nLabel: even\nInput: 8\n\n"
-        "Task: Short or long?\n"
-    )
+@pytest.mark.parametrize(
+    ("form", "task", "examples", "text"),
+    [
+        (
+            "input_first",
+            "Double it.",
+            prompts.input_first([Instance("1\n2", "3"), Instance("", "4")]),
+            "Write examples for each task.\n\n"
+            "Task: Add.\nExample 1\nInput: 1\n2\nOutput: 3\nExample 2\nOutput: 4\n\n"
+            "Task: Double it.\n",
+        ),
+        (
+            "output_first",
+            "Short or long?",
+            prompts.output_first([Instance("7", "odd"), Instance("8", "even")]),
+            "Write examples for each task, the label first.\n\n"
+            "Task: Add.\nLabel: odd\nInput: 7\nLabel: even\nInput: 8\n\n"
+            "Task: Short or long?\n",
+        ),
+    ],
+)
+def test_the_instance_prompts(form: str, task: str, examples: str, text: str) -> None:
+    shots = [{"instruction": "Add.", "examples": examples}]
+    assert TEXTS.ask(form, instruction=f" {task}\n", shots=shots) == text
+    assert TEXTS.stops(form) == ("\n\nTask:",) and CHATS.stops(form) == ()
+    asked = messages_of(CHATS.ask(form, instruction=f" {task}\n", shots=shots))
+    assert asked[1:] == [("user", "Task: Add."), ("assistant", examples), ("user", f"Task: {task}")]
 
 
 def test_demonstrations_are_six_human_and_two_of_the_model() -> None:

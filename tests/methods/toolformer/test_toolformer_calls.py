@@ -12,7 +12,6 @@ from selfimprove_dagster.tools.calls import (
     NO_CALL,
     Call,
     PlacedCall,
-    annotation_prompt,
     call_without_result,
     clean_result,
     interleave,
@@ -129,9 +128,3 @@ def test_megabytes_are_read_in_time(piece: str) -> None:
     assert take_out(text, TOOLS)[0]
     read_call(text[:4_000], TOOLS)
     assert time.perf_counter() - start < 10
-
-
-def test_the_annotation_prompt_shows_texts_with_and_without_calls() -> None:
-    assert annotation_prompt("Add calls.\n", [("a b", "a [QA(b)] b")], "c") == (
-        "Add calls.\n\nInput: a b\nOutput: a [QA(b)] b\n\nInput: c\nOutput:"
-    )

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from kit.models import ByteModel
 
+from selfimprove_dagster.conversation import Message, messages_of, stored
 from selfimprove_dagster.embedded import BASE_MODEL, SEEDS
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.methods.toolformer import tool_use
 from selfimprove_dagster.methods.toolformer.loss import Losses
 from selfimprove_dagster.tools.calculator import Calculator
@@ -101,7 +103,8 @@ def test_probabilities_of_an_opening_are_those_of_the_prefixes(
     """One forward a text gives what a forward a position would."""
     opening = opening_token(model)
     prompts = [f"Add calls.\nInput: {text}\nOutput:" for text in TEXTS]
-    found = tool_use.position_probabilities(model, prompts, TEXTS, opening)
+    asked = [tool_use.Annotated(*pair, f" {pair[1]}") for pair in zip(prompts, TEXTS, strict=True)]
+    found = tool_use.position_probabilities(model, asked, opening)
     for prompt, text, row in zip(prompts, TEXTS, found, strict=True):
         assert row.positions == sorted(set(row.positions)) and row.positions[0] == 0
         assert text.index(" ") in row.positions or text.index(" ") + 1 in row.positions
@@ -115,8 +118,8 @@ def test_probabilities_of_an_opening_are_those_of_the_prefixes(
 
 def test_positions_take_one_forward_pass_a_text() -> None:
     model = Scripted({"a": "b[", "ab": "[c"})
-    prompts, texts = ["Output:", "Output:"], ["abab", "xa"]
-    first, second = tool_use.position_probabilities(model, prompts, texts, OPENING)
+    texts = [tool_use.Annotated("Output:", text, f" {text}") for text in ("abab", "xa")]
+    first, second = tool_use.position_probabilities(model, texts, OPENING)
     assert model.sequences == ["Output: aba", "Output: x"]
     assert (first.positions, first.probabilities) == ([0, 1, 2, 3], [0.0, 0.25, 0.5, 0.25])
     assert (second.positions, second.probabilities) == ([0, 1], [0.0, 0.0])
@@ -125,11 +128,24 @@ def test_positions_take_one_forward_pass_a_text() -> None:
 def test_a_call_is_sampled_after_the_opening_token(model: LanguageModel) -> None:
     opening = opening_token(model)
     text = TEXTS[0]
-    asked = tool_use.CallRequest("Output:", text, text.index(" She"), [1, 2, 1])
-    before = model.encode("Output:") + model.encode_continuation(f" {text[: asked.position]}")
-    assert tool_use.call_prompts(model, [asked], opening) == [[*before, opening]]
+    asked, position = tool_use.Annotated("Output:", text, f" {text}"), text.index(" She")
+    before = model.encode("Output:") + model.encode_continuation(f" {text[:position]}")
+    ids = [*before, opening]
+    assert tool_use.call_prompts(model, [(asked, position)], opening) == [(model.decode(ids), ids)]
     with pytest.raises(ValueError, match="no token of the text begins at its character 9999"):
-        tool_use.call_prompts(model, [tool_use.CallRequest("", text, 9999, [1])], opening)
+        tool_use.call_prompts(model, [(asked, 9999)], opening)
+
+
+def test_a_chat_model_opens_a_call_in_what_it_says() -> None:
+    """The text follows the conversation without a space, and the prompt is the conversation so far."""
+    model = Scripted({"a": "b["})
+    model.prompting = Prompting(chat=True)
+    text = tool_use.Annotated(stored([Message("user", "abab")]), "abab", "abab")
+    (found,) = tool_use.position_probabilities(model, [text], OPENING)
+    assert found.positions == [0, 1, 2, 3]
+    ((asked, ids),) = tool_use.call_prompts(model, [(text, 2)], OPENING)
+    assert messages_of(asked) == [("user", "abab"), ("assistant", "ab[")]
+    assert ids == [*model.encode_prompts([text.prompt])[0], *model.encode_continuation("ab"), OPENING]
 
 
 # --- scoring calls ---

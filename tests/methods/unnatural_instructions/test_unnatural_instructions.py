@@ -7,8 +7,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from selfimprove_dagster.conversation import messages_of
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS
 from selfimprove_dagster.filters.whole import in_parts
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as unnatural
 from selfimprove_dagster.methods.unnatural_instructions.dataset import (
     ExampleRules,
@@ -17,27 +19,55 @@ from selfimprove_dagster.methods.unnatural_instructions.dataset import (
     with_same_words,
 )
 from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import ElicitedTask
+from selfimprove_dagster.prompts import load_prompts
 
 ONE = ElicitedTask("Add.", "1\n2", "A number.", "3")
-TWO = ElicitedTask("Name a bird.", "", "")
+TWO = ElicitedTask("Name a bird.", "", unnatural.NO_CONSTRAINTS)
+
+
+TEXTS = load_prompts([unnatural.PROMPTS], TEXT)
+CHATS = load_prompts([unnatural.PROMPTS], Prompting(chat=True))
+SHOTS = [("Sing.", "Let us hear a song.")]
 
 
 def test_the_prompt_shows_fields_and_no_outputs() -> None:
-    assert unnatural.example_prompt([ONE, TWO]) == (
+    assert TEXTS.ask("example", demonstrations=[ONE, TWO]) == (
         "Example 1\nInstruction: Add.\nInput: 1\n2\nConstraints: A number.\n\n"
         "Example 2\nInstruction: Name a bird.\nInput:\nConstraints: None.\n\n"
         "Example 3\n"
     )
+    assert TEXTS.stops("example") == ("\n\nExample",)
 
 
 def test_the_output_and_the_paraphrase_follow_their_prompts() -> None:
-    assert unnatural.output_prompt(ONE) == ("Instruction: Add.\nInput: 1\n2\nConstraints: A number.\nOutput:")
-    assert unnatural.paraphrase_prompt("Add\nthem.", [("Sing.", "Let us hear a song.")]) == (
+    fields = {"instruction": "Add.", "input": "1\n2", "constraints": "A number."}
+    assert TEXTS.ask("output", **fields) == (
+        "Instruction: Add.\nInput: 1\n2\nConstraints: A number.\nOutput:"
+    )
+    assert TEXTS.ask("paraphrase", instruction="Add them.", shots=SHOTS) == (
         "Say the same instruction in other words.\n\n"
         "Instruction: Sing.\nRephrased: Let us hear a song.\n\n"
         "Instruction: Add them.\nRephrased:"
     )
-    assert unnatural.PARAPHRASE_SHOTS[0][0] in unnatural.paraphrase_prompt("Add.")
+    assert TEXTS.stops("output") == ("\n\n",) and TEXTS.stops("paraphrase") == ("\n",)
+
+
+def test_a_chat_model_is_asked_in_turns() -> None:
+    asked = messages_of(CHATS.ask("example", demonstrations=[ONE, TWO]))
+    assert [one.role for one in asked] == ["user", "assistant", "user", "assistant", "user"]
+    for message, task in ((asked[1], ONE), (asked[3], TWO)):
+        read = unnatural.parse_example(message.content, "stop").task
+        assert read == ElicitedTask(task.instruction, task.input, task.constraints)
+    fields = {"instruction": "Add.", "input": "1\n2", "constraints": "A number."}
+    assert messages_of(CHATS.ask("output", **fields)) == [("user", "Add. A number.\n\n1\n2")]
+    fields["constraints"] = unnatural.NO_CONSTRAINTS
+    assert messages_of(CHATS.ask("output", **fields)) == [("user", "Add.\n\n1\n2")]
+    said = messages_of(CHATS.ask("paraphrase", instruction="Add them.", shots=SHOTS))
+    assert said[1:] == [
+        ("user", "Instruction: Sing."),
+        ("assistant", "Let us hear a song."),
+        ("user", "Instruction: Add them."),
+    ]
 
 
 def test_three_different_seeds_are_shown() -> None:
@@ -68,6 +98,22 @@ def test_three_different_seeds_are_shown() -> None:
         (
             "Instruction: Add.\nInput: 1\nConstraints: No.\nInstruction: Sing.\nInput: 2\nConstraints: x",
             ElicitedTask("Add.", "1", "No."),
+        ),
+        (
+            "**Instruction**: Add.\n\n**Input**: None\n\n**Constraints**: none",
+            ElicitedTask("Add.", "", "None."),
+        ),
+        (
+            "Here is another example:\n\n1. **Instruction:** Add.\n2. **Input:** 1 2\n3. **Constraints:** No.",
+            ElicitedTask("Add.", "1 2", "No."),
+        ),
+        (
+            "Instruction: Add.\nInput: 1\nConstraints: No.\n\nI hope this helps!",
+            ElicitedTask("Add.", "1", "No."),
+        ),
+        (
+            "### Example 4\n- Instruction: Add.\n- Input: (none)\n- Constraints: One word.",
+            ElicitedTask("Add.", "", "One word."),
         ),
         (
             "Instruction: Find the Input: of it.\nInput: Examples\nConstraints: 1",
@@ -111,6 +157,11 @@ def test_only_what_was_cut_off_itself_is_dropped() -> None:
         (" Sum them u", "length", (None, "cut off at the token limit")),
         ("\n\n Sum them up. \nInstruction: x", "stop", ("Sum them up.", "read")),
         ("\n ", "stop", (None, "nothing was said")),
+        ('Here is the instruction in other words:\n\n"Sum them up."', "stop", ("Sum them up.", "read")),
+        ("**Rephrased:** Sum them up.\n\nThis says the same.", "stop", ("Sum them up.", "read")),
+        ("Instruction: **Sum them up.**", "stop", ("Sum them up.", "read")),
+        ('Write "a" or "b".', "stop", ('Write "a" or "b".', "read")),
+        ("Sum them:", "stop", ("Sum them:", "read")),
     ],
 )
 def test_paraphrases_are_one_line(text: str, finish_reason: str, parsed: tuple[str | None, str]) -> None:
