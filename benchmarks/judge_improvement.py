@@ -31,7 +31,7 @@ from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.dialogues.exam import GREEDY, judge, revision_mode
 from selfimprove_dagster.families.dialogues.files import read_comparisons, read_held_out_prompts
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken
 from selfimprove_dagster.families.dialogues.settings import ComparisonFile, DialogueEvaluationSection
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
 from selfimprove_dagster.families.judging.preferences import aggregate
@@ -41,8 +41,12 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.rlaif.tables import RLAIF_COMPARISONS
+from selfimprove_dagster.prompts import load_prompts
+
+DIALOGUES = load_prompts([PROMPTS], TEXT)
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 FIRST_REVISIONS = {
@@ -103,9 +107,9 @@ def judged(path: str, seed: int) -> dict[str, tuple[float, int]]:
     model = open_language_model(path, engine="transformers", device="cpu")
     try:
         drawn = model.generate(
-            [model.encode(dialogue_prompt(one.question)) for one in prompts],
+            [model.encode(DIALOGUES.ask("response", **spoken(one.question))) for one in prompts],
             [[seed_of(seed, one.question, number) for number in (0, 1)] for one in prompts],
-            SamplingParameters(max_tokens=48, stop=TURN_STOPS),
+            SamplingParameters(max_tokens=48, stop=DIALOGUES.stops("response")),
         )
         pairs, truth = [], {}
         for number, (one, (first, second)) in enumerate(zip(prompts, drawn, strict=True)):

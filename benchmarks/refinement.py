@@ -20,12 +20,16 @@ from typing import Any
 from selfimprove_dagster.embedded import DIALOGUE_EVALUATION, DIALOGUE_MODEL
 from selfimprove_dagster.families.dialogues.exam import judged
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS, dialogue_prompt
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken
 from selfimprove_dagster.families.dialogues.settings import DialogueEvaluationSection
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Task, Trajectory
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.prompting import TEXT
+from selfimprove_dagster.prompts import load_prompts
+
+DIALOGUES = load_prompts([PROMPTS], TEXT)
 
 ROUNDS, TOKENS = 4, 48
 ARMS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
@@ -54,8 +58,8 @@ def main() -> None:
     )
     prompts, _ = read_held_out_prompts(section)
     model = open_language_model(DIALOGUE_MODEL)
-    greedy = SamplingParameters(temperature=0.0, max_tokens=TOKENS, stop=TURN_STOPS)
-    read = [model.encode(dialogue_prompt(prompt.question)) for prompt in prompts]
+    greedy = SamplingParameters(temperature=0.0, max_tokens=TOKENS, stop=DIALOGUES.stops("response"))
+    read = [model.encode(DIALOGUES.ask("response", **spoken(prompt.question))) for prompt in prompts]
     first = [path for (path,) in model.generate(read, [[0]] * len(read), greedy)]
     cost = sum(len(ids) + len(path.token_ids) for ids, path in zip(read, first, strict=True)) / len(prompts)
     tasks = [Task(one.question, one.question, path.text) for one, path in zip(prompts, first, strict=True)]

@@ -10,12 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, Principle, load_constitution
-from selfimprove_dagster.families.dialogues.prompts import (
-    critique_prompt,
-    dialogue_prompt,
-    revision_prompt,
-    spoken,
-)
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUE_PROMPTS
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.prompts import PROMPTS, options, ratings
 from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.prompts import load_prompts
@@ -27,6 +23,9 @@ READ, GIVEN, LEARNT = 0.0, 0.1, 1.0
 
 
 JUDGING = load_prompts([PROMPTS], TEXT)
+
+
+DIALOGUES = load_prompts([DIALOGUE_PROMPTS], TEXT)
 
 
 PRINCIPLES = load_constitution(HOUSEHOLD).principles
@@ -147,7 +146,7 @@ def compared(rng: Random, scene: Scene) -> tuple[Response, Response]:
 def dialogue(rng: Random) -> Text:
     scene = world.draw_scene(rng, draw_kind(rng))
     return [
-        (dialogue_prompt(scene.prompt), GIVEN),
+        (DIALOGUES.ask("response", **spoken(scene.prompt)), GIVEN),
         (f" {draw_response(rng, scene).text}", LEARNT),
     ]
 
@@ -157,11 +156,12 @@ def critique(rng: Random) -> Text:
     scene = world.draw_scene(rng, draw_kind(rng, 0.92))
     response, principle = draw_mixed(rng, scene), rng.choice(PRINCIPLES)
     said = criticise(rng, principle, scene, response)
-    asked = critique_prompt(scene.prompt, response.text, principle.critique)
+    shown = {**spoken(scene.prompt), "response": response.text, "critique_request": principle.critique}
+    asked = DIALOGUES.ask("critique", **shown)
     if rng.random() < 0.35:
         return [(asked, READ), (f" {said}", LEARNT)]
     revised = revise(rng, scene, response, said).text
-    request = revision_prompt(scene.prompt, response.text, principle.critique, said, principle.revision)
+    request = DIALOGUES.ask("revision", **shown, critique=said, revision_request=principle.revision)
     return [
         (asked, READ),
         (f" {said}", LEARNT),
@@ -225,7 +225,7 @@ def improvement(rng: Random) -> Text:
     if rng.random() > CRITIC_SHARES["found"]:
         fine = rng.random() < 0.5
     better = response if fine else revise(rng, scene, response, "")
-    said = f"{dialogue_prompt(scene.prompt)} {response.text}\n\n"
+    said = f"{DIALOGUES.ask('response', **spoken(scene.prompt))} {response.text}\n\n"
     if rng.random() < 0.4:
         return [(f"{said}Better response:", READ), (f" {better.text}", LEARNT)]
     feedback = "is fine" if fine else remark(response).replace("does no harm", "leaves something out")

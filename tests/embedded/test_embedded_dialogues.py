@@ -20,17 +20,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.prompts import DIALOGUES
+from kit.prompts import asked as asked_of
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.families.dialogues.constitution import Principle
 from selfimprove_dagster.families.dialogues.exam import judge
-from selfimprove_dagster.families.dialogues.prompts import (
-    TURN_STOPS,
-    critique_prompt,
-    dialogue_prompt,
-    revision_prompt,
-    spoken,
-)
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING_PROMPTS
 from selfimprove_dagster.families.judging.prompts import options as answers
 from selfimprove_dagster.families.judging.prompts import ratings
@@ -145,7 +141,7 @@ def test_pools_are_valid_and_disjoint(
     assert all(world.split_of(prompt) == "evaluation" for prompt in held_out)
     assert Counter(row["kind"] for row in seeds) == {"red_team": 1_440, "helpful": 960}
     for row in (*seeds, *evaluation):
-        assert len(model.encode(dialogue_prompt(row["prompt"]))) <= 55
+        assert len(model.encode(asked_of("response", row["prompt"]))) <= 55
         assert model.decode(model.encode(row["prompt"])) == row["prompt"]
     assert Counter(row["kind"] for row in evaluation) == {
         **dict.fromkeys(world.RED_TEAM, 140),
@@ -188,7 +184,7 @@ def written(
     prompts: Sequence[str],
     temperature: float,
     samples: int = 1,
-    stop: tuple[str, ...] = TURN_STOPS,
+    stop: tuple[str, ...] = DIALOGUES.stops("response"),
 ) -> list[list[str]]:
     parameters = SamplingParameters(temperature=temperature, max_tokens=48, stop=stop)
     seeds = [range(index * samples, (index + 1) * samples) for index in range(len(prompts))]
@@ -220,7 +216,7 @@ Pair = tuple[dict[str, Any], Principle, str, str]
 @pytest.fixture(scope="module")
 def pairs(model: LanguageModel, red_team: list[dict[str, Any]]) -> list[Pair]:
     rng = Random(9)
-    groups = written(model, [dialogue_prompt(row["prompt"]) for row in red_team], 1.0, 8)
+    groups = written(model, [asked_of("response", row["prompt"]) for row in red_team], 1.0, 8)
     found = []
     for row, group in zip(red_team, groups, strict=True):
         for response in group[1:]:
@@ -235,7 +231,7 @@ def pairs(model: LanguageModel, red_team: list[dict[str, Any]]) -> list[Pair]:
 def test_measured_responses_are_helpful_and_often_harmful(
     model: LanguageModel, evaluation: list[dict[str, Any]], temperature: float
 ) -> None:
-    prompts = [dialogue_prompt(row["prompt"]) for row in evaluation]
+    prompts = [asked_of("response", row["prompt"]) for row in evaluation]
     said = [group[0] for group in written(model, prompts, temperature)]
     for kind in KINDS:
         chosen = [index for index, row in enumerate(evaluation) if row["kind"] == kind]
@@ -255,15 +251,25 @@ def test_measured_responses_are_helpful_and_often_harmful(
 def test_measured_revisions_do_less_harm(model: LanguageModel, red_team: list[dict[str, Any]]) -> None:
     rng = Random(10)
     prompts = [row["prompt"] for row in red_team]
-    said = [group[0] for group in written(model, [dialogue_prompt(prompt) for prompt in prompts], 1.0)]
+    said = [group[0] for group in written(model, [asked_of("response", prompt) for prompt in prompts], 1.0)]
     curve = [shares(red_team, said)]
     for _ in range(ROUNDS):
         drawn = [rng.choice(texts.PRINCIPLES) for _ in prompts]
         each = list(zip(prompts, said, drawn, strict=True))
-        asked = [critique_prompt(prompt, response, one.critique) for prompt, response, one in each]
+        asked = [
+            asked_of("critique", prompt, response=response, critique_request=one.critique)
+            for prompt, response, one in each
+        ]
         critiques = [group[0] for group in written(model, asked, 0.7)]
         requests = [
-            revision_prompt(prompt, response, one.critique, critique, one.revision)
+            asked_of(
+                "revision",
+                prompt,
+                response=response,
+                critique_request=one.critique,
+                critique=critique,
+                revision_request=one.revision,
+            )
             for (prompt, response, one), critique in zip(each, critiques, strict=True)
         ]
         said = [group[0] for group in written(model, requests, 0.7)]

@@ -14,17 +14,13 @@ from typing import Any
 import polars as pl
 
 from kit.homes import make_home
+from kit.prompts import asked as asked_of
 from kit.reading import first
 from kit.small_lake import AGAINST_NO_BASE, write_lines
 from kit.tables import JUDGE_TABLES
 from selfimprove_dagster import registry
 from selfimprove_dagster.embedded import BASE_MODEL
-from selfimprove_dagster.families.dialogues.prompts import (
-    critique_prompt,
-    dialogue_prompt,
-    revision_prompt,
-    spoken,
-)
+from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.families.judging.preferences import aggregate
 from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
@@ -317,7 +313,7 @@ def _rolled_out(stored: Stored, method: str, prompts: Iterable[Row], written_by:
             {
                 "prompt_id": row["id"],
                 "step": step,
-                "prompt": dialogue_prompt(row["prompt"]),
+                "prompt": asked_of("response", row["prompt"]),
                 "prompt_token_ids": [1],
                 "token_ids": [2, step],
                 "text": f" Attempt {step}.",
@@ -344,7 +340,7 @@ def _constitutional(lake: Lake) -> None:
     prompts = {row["prompt"]: row for row in _prompts(stored, CAI_SEED_POOL)}
     drafts = [
         Draft(
-            {"prompt_id": row["id"], **_drawn(dialogue_prompt(prompt), FIRST[prompt], 7)},
+            {"prompt_id": row["id"], **_drawn(asked_of("response", prompt), FIRST[prompt], 7)},
             [Parent(row["id"], "prompt")],
             _logprobs(FIRST[prompt]),
         )
@@ -363,7 +359,9 @@ def _constitutional(lake: Lake) -> None:
     for number in (1, 2):
         for prompt, rounds in ROUNDS.items():
             principle, critique, _ = rounds[number - 1]
-            shown = critique_prompt(prompt, last[prompt]["text"], asked["critique"])
+            shown = asked_of(
+                "critique", prompt, response=last[prompt]["text"], critique_request=asked["critique"]
+            )
             content = {
                 "prompt_id": prompts[prompt]["id"],
                 "revises_id": last[prompt]["id"],
@@ -379,8 +377,13 @@ def _constitutional(lake: Lake) -> None:
         written = stored.add(CAI_CRITIQUES, critiques, inputs, "base", **settings)[-len(ROUNDS) :]
         for (prompt, rounds), critic in zip(ROUNDS.items(), written, strict=True):
             principle, critique, text = rounds[number - 1]
-            shown = revision_prompt(
-                prompt, last[prompt]["text"], asked["critique"], critique, asked["revision"]
+            shown = asked_of(
+                "revision",
+                prompt,
+                response=last[prompt]["text"],
+                critique_request=asked["critique"],
+                critique=critique,
+                revision_request=asked["revision"],
             )
             content = {
                 "prompt_id": prompts[prompt]["id"],
@@ -408,7 +411,7 @@ def _constitutional(lake: Lake) -> None:
             {
                 "question": row["prompt"],
                 "format": row["format"],
-                "prompt": dialogue_prompt(row["prompt"]),
+                "prompt": asked_of("response", row["prompt"]),
                 "completion": row["text"],
                 "prompt_id": row["prompt_id"],
                 "round": row["round"],
@@ -440,7 +443,7 @@ def _rlaif(lake: Lake) -> None:
         Draft(
             {
                 "prompt_id": prompts[prompt]["id"],
-                **_drawn(dialogue_prompt(prompt), pair[index], 11 + index),
+                **_drawn(asked_of("response", prompt), pair[index], 11 + index),
             },
             [Parent(prompts[prompt]["id"], "prompt")],
             _logprobs(pair[index]),
@@ -549,7 +552,7 @@ def _rlaif(lake: Lake) -> None:
             {
                 "question": row["prompt"],
                 "format": "preference",
-                "prompt": dialogue_prompt(row["prompt"]),
+                "prompt": asked_of("response", row["prompt"]),
                 "chosen": row["chosen"],
                 "rejected": row["rejected"],
                 "prompt_id": row["prompt_id"],
@@ -585,7 +588,7 @@ def _rlhf(lake: Lake) -> None:
             {
                 "question": row["prompt"],
                 "format": "preference",
-                "prompt": dialogue_prompt(row["prompt"]),
+                "prompt": asked_of("response", row["prompt"]),
                 "chosen": row["chosen"],
                 "rejected": row["rejected"],
                 "prompt_id": row["prompt_id"],

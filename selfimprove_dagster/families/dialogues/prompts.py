@@ -1,8 +1,6 @@
-"""Dialogues, critiques, revisions and refinements as a language model reads them (Bai et al., 2212.08073,
-section 3; Madaan et al., 2303.17651, section 2; Shinn et al., 2303.11366, section 3).
+"""Dialogues as text and as messages.
 
-A prompt is what a human said, or a whole dialogue that ends with the human's turn. Every text ends where the
-model goes on; what it goes on with begins with a space and ends before the next heading (`TURN_STOPS`).
+A prompt is what a human said, or the text of a whole dialogue that ends with the human's turn.
 """
 
 from __future__ import annotations
@@ -22,39 +20,10 @@ HUMAN, ASSISTANT, SYSTEM = "Human:", "Assistant:", "System:"
 """The headings of turns in the text of a dialogue; only a first turn is of the system."""
 
 
-TURN_STOPS = ("\n\n",)
-"""Where a response, a critique, a revision or feedback ends."""
-
-
 def spoken(prompt: str) -> dict[str, Any]:
     """Return the fields of the prompts in `PROMPTS` that hold a dialogue, or what a human said."""
     said = prompt.strip()
     return {"dialogue": said if _is_dialogue(said) else f"{HUMAN} {said}", "turns": turns(said)}
-
-
-def dialogue_prompt(prompt: str) -> str:
-    """What the response to a prompt follows."""
-    turns = prompt.strip()
-    opened = turns if turns.startswith(HUMAN) else f"{HUMAN} {turns}"
-    return f"{opened}\n\n{ASSISTANT}"
-
-
-def critique_prompt(prompt: str, response: str, critique_request: str) -> str:
-    """What a critique of the response follows."""
-    return (
-        f"{dialogue_prompt(prompt)} {response.strip()}\n\n"
-        f"Critique Request: {critique_request.strip()}\n\nCritique:"
-    )
-
-
-def revision_prompt(
-    prompt: str, response: str, critique_request: str, critique: str, revision_request: str
-) -> str:
-    """What a revision of the response, after its critique, follows."""
-    return (
-        f"{critique_prompt(prompt, response, critique_request)} {critique.strip()}\n\n"
-        f"Revision Request: {revision_request.strip()}\n\nRevision:"
-    )
 
 
 def turns(dialogue: str) -> list[Message]:

@@ -24,6 +24,7 @@ from kit.judge_lake import (
     dropped,
     rows,
 )
+from kit.prompts import DIALOGUES
 from kit.reading import first, role, shown, stages
 
 from selfimprove_dagster import registry
@@ -31,7 +32,6 @@ from selfimprove_dagster.cli.ancestry import ancestry_tree
 from selfimprove_dagster.cli.answers import explanation_text, what_if_text
 from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.errors import ExperimentError, RevocationError
-from selfimprove_dagster.families.dialogues.prompts import TURN_STOPS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
 from selfimprove_dagster.families.preferences.settings import PreferenceFilterSection
 from selfimprove_dagster.home.home import Home
@@ -425,4 +425,4 @@ def test_the_sampling_is_what_was_recorded(lake: Lake, table: str) -> None:
     drawn = drawn_with(manifest.activity)
     revised = table.endswith(("critiques", "revisions"))
     assert (drawn.temperature, drawn.top_p) == ((0.7, 0.9) if revised else (1.0, 1.0))
-    assert (drawn.stop, drawn.max_tokens) == (TURN_STOPS, 60)
+    assert (drawn.stop, drawn.max_tokens) == (DIALOGUES.stops("response"), 60)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from kit.judge_lake import EXPERIMENTS, HOSTILE, MARGIN, MODELS, PREFERENCE, SECRET, dataset, dropped, rows
 from kit.pages import client, said, seen
+from kit.prompts import asked as asked_of
 from kit.reading import first
 from kit.tables import JUDGE_TABLES
 
@@ -23,7 +24,7 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.explorer.declare import AboutRecord
 from selfimprove_dagster.export import export_dataset
 from selfimprove_dagster.families.dialogues.pages import rounds_chart
-from selfimprove_dagster.families.dialogues.prompts import dialogue_prompt, turns
+from selfimprove_dagster.families.dialogues.prompts import turns
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.search import search
@@ -308,7 +309,9 @@ def test_revisions_are_exported_as_other_examples_are(judge_home: Home, tmp_path
     for layout in ("jsonl", "chat", "alpaca", "prov-json"):
         assert export_dataset(judge_home.lake, experiment, tmp_path / layout, 0, layout) == 2
     line = json.loads((tmp_path / "jsonl" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert line["prompt"] == dialogue_prompt(SECRET) and line["completion"] == " That is Ada's own affair."
+    assert (
+        line["prompt"] == asked_of("response", SECRET) and line["completion"] == " That is Ada's own affair."
+    )
     chat = json.loads((tmp_path / "chat" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert [turn["content"] for turn in chat["messages"]] == [SECRET, "That is Ada's own affair."]
 
@@ -335,4 +338,4 @@ def test_the_card_names_the_paper_and_who_wrote_and_judged(
 def test_a_dialogue_is_read_turn_by_turn() -> None:
     told = "Human: One.\n\nAssistant: Two.\n\nStill two.\n\nHuman: Three.\n\nAssistant:"
     assert turns(told) == [("user", "One."), ("assistant", "Two.\n\nStill two."), ("user", "Three.")]
-    assert turns(dialogue_prompt("Just a question.")) == [("user", "Just a question.")]
+    assert turns(asked_of("response", "Just a question.")) == [("user", "Just a question.")]
