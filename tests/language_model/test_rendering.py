@@ -99,7 +99,7 @@ def test_special_tokens_in_a_text_prompt_are_text() -> None:
     assert tokenizer.eos_token_id in tokenizer("a <|end|> b")["input_ids"]
 
 
-@pytest.mark.parametrize("family", [*{*FAMILIES} - {"qwen3"}])
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one != "qwen3"])
 def test_training_reads_the_prefix_of_generation(family: str) -> None:
     read = renderer(family)
     read.check_trainable()
