@@ -12,15 +12,21 @@ from typing import Annotated
 import typer
 
 from selfimprove_dagster.cli.console import console
+from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import STOPS, WAYS
-from selfimprove_dagster.text import plain
+from selfimprove_dagster.text import plain, readable
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(help="Prompts that the model completes, decoded greedily.")],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            help="Prompts that the model completes, or questions that a chat model answers, decoded greedily."
+        ),
+    ],
     model: Annotated[
         str, typer.Option(help="Model folder, Hugging Face Hub name, or `embedded`.")
     ] = "embedded",
@@ -72,25 +78,39 @@ def generate(
     from selfimprove_dagster.tools.base import Context
     from selfimprove_dagster.tools.registry import open_tools
     from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
-    from selfimprove_dagster.tools.writing import generate_with_tools, opening_token
+    from selfimprove_dagster.tools.writing import Transcript, begun, generate_with_tools, opening_token
 
-    opened = open_language_model(str(embedded.BASE_MODEL) if model == "embedded" else model)
+    path = str(embedded.BASE_MODEL) if model == "embedded" else model
+    opened = open_language_model(path, prompting={"path": path})
+    chat = opened.prompting.chat
+    if chat:
+        asked = opened.encode_prompts([stored([Message("user", prompt)]) for prompt in prompts])
+    else:
+        asked = [begun(opened, prompt) for prompt in prompts]
     names = [name.strip() for name in tools.split(",") if name.strip()]
-    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=("\n\n",))
+    stop = () if chat else ("\n\n",)
+    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=stop)
     toolbox = open_tools(names, model=opened, corpus=corpus or ENCYCLOPAEDIA)
     with closing(opened), closing(toolbox):
-        transcripts = generate_with_tools(
-            opened,
-            prompts,
-            toolbox,
-            opening=opening_token(opened),
-            contexts=[Context(date.date() if date else None)] * len(prompts),
-            parameters=parameters,
-            likeliest=likeliest,
-            most_calls=most_calls if names else 0,
-        )
+        if names:
+            transcripts = generate_with_tools(
+                opened,
+                asked,
+                toolbox,
+                opening=opening_token(opened),
+                contexts=[Context(date.date() if date else None)] * len(prompts),
+                parameters=parameters,
+                likeliest=likeliest,
+                most_calls=most_calls,
+            )
+        else:
+            transcripts = [
+                Transcript(drawn.text, (), tuple(drawn.token_ids), drawn.finish_reason)
+                for (drawn,) in opened.generate(asked, [[0]] * len(asked), parameters)
+            ]
     for prompt, transcript in zip(prompts, transcripts, strict=True):
-        console.print(plain(prompt + transcript.text, len(prompt) + len(transcript.text) + 1), markup=False)
+        text = f"{prompt}\n\n{transcript.text}" if chat else prompt + transcript.text
+        console.print(readable(text), markup=False)
         if not transcript.text.strip():
             console.print(f"  {_empty(len(transcript.token_ids), transcript.finish_reason)}", markup=False)
         for call in transcript.calls:

@@ -78,7 +78,7 @@ class _Writing:
 
 def generate_with_tools(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     toolbox: Toolbox,
     *,
     opening: int,
@@ -88,7 +88,7 @@ def generate_with_tools(
     most_calls: int = 1,
     most_call_tokens: int = 96,
 ) -> list[Transcript]:
-    """Return one greedy continuation with tool calls per prompt (section 4.2).
+    """Return one greedy continuation with tool calls per prompt, given as token ids (section 4.2).
 
     A call starts at the first position at which `opening` is among the `likeliest` most likely tokens. The
     model writes it up to `→`, the tool runs, and generation continues after the result. A call that cannot be
@@ -100,10 +100,9 @@ def generate_with_tools(
     """
     greedy = without_calls(parameters or SamplingParameters(), opening)
     asking = SamplingParameters(temperature=0.0, max_tokens=most_call_tokens, stop=CALL_STOPS)
-    beginnings = [begun(model, prompt) for prompt in prompts]
     writings = [
         _Writing(list(ids), len(ids), context)
-        for ids, context in zip(beginnings, contexts or [Context()] * len(prompts), strict=True)
+        for ids, context in zip(prompts, contexts or [Context()] * len(prompts), strict=True)
     ]
     active = writings
     while active:

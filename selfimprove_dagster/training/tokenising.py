@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfimprove_dagster.language_model.prompting import Prompting
+from selfimprove_dagster.language_model.prompting import Prompting, Thinking
 from selfimprove_dagster.training.rewards import TokenisedPrompt
 from selfimprove_dagster.training.rows import batched
 
@@ -34,10 +34,14 @@ def turn_end(base: str | Path, prompting: Prompting) -> int | None:
     return _renderer(base, prompting).end_token_id if prompting.chat else None
 
 
-def decoder(base: str | Path) -> Callable[[Sequence[list[int]]], list[str]]:
-    """Return what turns completions into text, special tokens left out, with the tokenizer of `base`."""
+def decoder(base: str | Path, thinking: Thinking) -> Callable[[Sequence[list[int]]], list[str]]:
+    """Return what turns completions into text, special tokens and thoughts left out, with the tokenizer of `base`."""
     tokenizer = _tokenizer(base)
-    return lambda completions: tokenizer.batch_decode(list(completions), skip_special_tokens=True)
+
+    def decode(completions: Sequence[list[int]]) -> list[str]:
+        return [*map(thinking.said, tokenizer.batch_decode(list(completions), skip_special_tokens=True))]
+
+    return decode
 
 
 def tokenise_examples(

@@ -17,13 +17,16 @@ from selfimprove_dagster.filters.rules import at_most_per_question
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.home.imports import import_file, pool
 from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.reviewing import of_votes
 from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.methods.self_instruct import rules as instance_rules
 from selfimprove_dagster.methods.toolformer import rules as call_rules
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates
+from selfimprove_dagster.methods.unnatural_instructions.settings import PROMPTS
 from selfimprove_dagster.methods.unnatural_instructions.stages import ask_for_paraphrases
+from selfimprove_dagster.prompts import load_prompts
 
 NAMES = st.text("abcdefgh", min_size=1, max_size=6)
 
@@ -217,7 +220,9 @@ def test_unnatural_instructions_rephrases_a_task_with_the_same_seeds() -> None:
             for n in range(3)
         ]
         shard: Any = SimpleNamespace(
-            items=tasks, experiment=SimpleNamespace(paraphrases=SimpleNamespace(most=2))
+            items=tasks,
+            experiment=SimpleNamespace(paraphrases=SimpleNamespace(most=2)),
+            prompts=load_prompts([PROMPTS], TEXT),
         )
         return [one.key for one in ask_for_paraphrases(shard)]
 

@@ -154,7 +154,9 @@ def rollout_drafts(
     from selfimprove_dagster.training.tokenising import decoder
 
     by = [Parent(**parent) for parent in parents]
-    texts = decoder(base)([row["completion_token_ids"] for row in shard.items])
+    texts = decoder(base, shard.prompts.prompting.thinking)(
+        [row["completion_token_ids"] for row in shard.items]
+    )
     return [
         Draft(
             content={

@@ -11,6 +11,7 @@ from selfimprove_dagster.families.dialogues.constitution import choose_principle
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import check_scores
+from selfimprove_dagster.language_model.prompting import Thinking
 from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.tokenising import decoder
@@ -24,16 +25,17 @@ def reward_by_judge(
     constitution: str,
     seed: int,
     prompts: Mapping[str, Any],
+    thinking: Mapping[str, Any],
 ) -> Iterator[Reward]:
     """Opens the reward that the judge at `path` gives: its rating, by a principle drawn for each prompt.
 
     `options` are those of its engine, `constitution` is a file. Responses are read with the tokenizer of the policy,
-    which started from `written_by`. `prompts` are the arguments of `load_prompts`; their form is that which the judge
-    reads.
+    which started from `written_by`, without the thoughts between its marks `thinking`. `prompts` are the arguments of
+    `load_prompts`; their form is that which the judge reads.
     """
     principles = load_constitution(constitution)
     names = [principle.name for principle in principles.principles]
-    texts = decoder(written_by)
+    texts = decoder(written_by, Thinking(**thinking))
     with closing(open_language_model(path, **options)) as judge:
         check_scores(judge)
         shipped = [Path(file) for file in prompts["shipped"]]

@@ -354,6 +354,7 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
             "shipped": [str(path) for path in registry.method(experiment.method).prompts],
             **experiment.prompts.model_dump(),
         },
+        thinking=experiment.model.thinking.model_dump(),
     )
     parameters = {"constitution": constitution.hash, **({"judged_by": asking} if asking else {})}
     return Rewarded(opens, model_id, parameters, verdict)

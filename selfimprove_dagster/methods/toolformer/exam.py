@@ -25,7 +25,13 @@ from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import take_out
 from selfimprove_dagster.tools.toolbox import Toolbox
-from selfimprove_dagster.tools.writing import MadeCall, generate_with_tools, opening_token, without_calls
+from selfimprove_dagster.tools.writing import (
+    MadeCall,
+    begun,
+    generate_with_tools,
+    opening_token,
+    without_calls,
+)
 
 WITH_TOOLS, WITHOUT, PLAIN = "with_tools", "greedy", "plain"
 
@@ -123,7 +129,7 @@ class ToolExam(Exam):
         with self.open_tools() as tools:
             transcripts = generate_with_tools(
                 model,
-                [text.question for text in texts],
+                [begun(model, text.question) for text in texts],
                 tools,
                 opening=opening_token(model),
                 contexts=[Context(text.date) for text in texts],

@@ -7,7 +7,6 @@ from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.unnatural_instructions import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.unnatural_instructions.seeds import EXAMPLES
-from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import PROMPTS
 from selfimprove_dagster.seeds.kind import Seeds
 
 METHOD = Method(
@@ -19,7 +18,7 @@ METHOD = Method(
     experiment=settings.UnnaturalInstructionsExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
-    prompts=[TASK_PROMPTS, PROMPTS],
+    prompts=[TASK_PROMPTS, settings.PROMPTS],
     inputs=[SEED_TASKS],
     embedded=settings.EMBEDDED,
     counts={

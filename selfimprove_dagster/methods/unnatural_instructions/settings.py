@@ -90,5 +90,9 @@ PRESETS = {
 }
 
 
+PROMPTS = Path(__file__).with_name("prompts.yaml")
+"""The prompts `example`, `output` and `paraphrase`."""
+
+
 EMBEDDED: dict[tuple[str, ...], Path] = {**tasks.EMBEDDED, ("seeds", "file"): embedded.UNNATURAL_SEEDS}
 """The shipped files for which the word `embedded` stands."""

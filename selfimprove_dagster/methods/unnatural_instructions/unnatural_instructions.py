@@ -14,7 +14,6 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
@@ -25,10 +24,6 @@ from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
 from selfimprove_dagster.text import one_line
 
 Seed = TypeVar("Seed")
-
-
-PROMPTS = Path(__file__).with_name("prompts.yaml")
-"""The prompts `example`, `output` and `paraphrase`."""
 
 
 NO_CONSTRAINTS = "None."

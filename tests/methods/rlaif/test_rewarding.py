@@ -86,6 +86,7 @@ def test_a_response_is_rewarded_by_its_rating_under_a_principle_of_its_prompt() 
             "file": None,
             "stop": {},
         },
+        thinking={},
     )
     with Spec(**json.loads(json.dumps(opens.to_json()))).call() as reward:
         rewards = reward(prompts, [one.completion_token_ids for one in written])

@@ -27,6 +27,7 @@ from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.writing import (
     MadeCall,
     Transcript,
+    begun,
     generate_with_tools,
     opening_token,
     without_calls,
@@ -362,7 +363,7 @@ def scripted(**steps: str) -> Scripted:
 
 def transcribed(model: Scripted, *prompts: str, **options: Any) -> list[Transcript]:
     box = Toolbox([Calculator(), Calendar()])
-    return generate_with_tools(model, prompts, box, opening=OPENING, **options)
+    return generate_with_tools(model, [begun(model, one) for one in prompts], box, opening=OPENING, **options)
 
 
 def test_a_call_opens_where_its_token_is_among_the_likeliest() -> None:
@@ -484,7 +485,12 @@ def test_tools_with_the_embedded_model(model: LanguageModel) -> None:
     plain = model.generate([model.encode(prompt) for prompt in prompts], [[0], [0]], silent)
     for likeliest in (1, 3, model.vocabulary_size):
         made = generate_with_tools(
-            model, prompts, box, opening=opening, parameters=parameters, likeliest=likeliest
+            model,
+            [begun(model, prompt) for prompt in prompts],
+            box,
+            opening=opening,
+            parameters=parameters,
+            likeliest=likeliest,
         )
         for transcript, (draft,) in zip(made, plain, strict=True):
             assert opening not in draft.token_ids

@@ -18,6 +18,7 @@ from selfimprove_dagster.methods.unnatural_instructions.dataset import (
     outputs_with_paraphrases,
     with_same_words,
 )
+from selfimprove_dagster.methods.unnatural_instructions.settings import PROMPTS
 from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import ElicitedTask
 from selfimprove_dagster.prompts import load_prompts
 
@@ -25,8 +26,8 @@ ONE = ElicitedTask("Add.", "1\n2", "A number.", "3")
 TWO = ElicitedTask("Name a bird.", "", unnatural.NO_CONSTRAINTS)
 
 
-TEXTS = load_prompts([unnatural.PROMPTS], TEXT)
-CHATS = load_prompts([unnatural.PROMPTS], Prompting(chat=True))
+TEXTS = load_prompts([PROMPTS], TEXT)
+CHATS = load_prompts([PROMPTS], Prompting(chat=True))
 SHOTS = [("Sing.", "Let us hear a song.")]
 
 
