@@ -66,7 +66,7 @@ real-model: install
 	$(BIN)/python -m selfimprove_dagster.recipes.real_model --out $(REAL_MODEL)
 
 test-real: install
-	$(PYTEST) -m real
+	$(PYTEST) --dist load -m real
 
 test-all: lint
 	SELFIMPROVE_ALL_METHODS=1 $(PYTEST) -m "not vllm"
