@@ -9,13 +9,19 @@ import pytest
 from kit.models import WritingModel
 
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.self_instruct.instance_stages import classify
+from selfimprove_dagster.methods.self_instruct.prompts import PROMPTS
+from selfimprove_dagster.prompts import load_prompts
 
 
 def answers(model: WritingModel, *instructions: str) -> list[tuple[bool, float]]:
     items = [{"id": f"r:{text}", "instruction": text} for text in instructions]
     shard: Any = SimpleNamespace(
-        items=items, model=model, report=SimpleNamespace(advance=lambda units, tokens=0: None)
+        items=items,
+        model=model,
+        prompts=load_prompts([PROMPTS], TEXT),
+        report=SimpleNamespace(advance=lambda units, tokens=0: None),
     )
     drafts = classify(shard, shown=[("Sort the list.", False)], demonstrations=[])
     return [(draft.content["is_classification"], draft.measures["yes"]) for draft in drafts]
