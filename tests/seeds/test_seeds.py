@@ -172,7 +172,7 @@ def test_too_few_or_broken_demonstrations_are_named(tmp_path: Path) -> None:
     assert read_demonstrations(str(path), 0) == []
     assert len(read_demonstrations(str(path), 1)) == 1
     with pytest.raises(
-        SeedFileError, match=r"d\.jsonl, line 2: there is no field `reasoning`; .* mend the line"
+        SeedFileError, match=r"d\.jsonl, line 2: there is no field `reasoning`; .* fix the line"
     ):
         read_demonstrations(str(path), 2)
     write_lines(path, worked(1))
