@@ -1,9 +1,9 @@
 """Conversations: the messages of a prompt for a chat model, and the text under which tables store them.
 
 A prompt for a base model is plain text. A prompt for a chat model is a conversation, which the model's own chat
-template renders when it is asked or trained. Tables store a conversation as canonical JSON in the column that
-otherwise has the text, so that a prompt is one string everywhere; which of the two it is follows from the model's
-`prompting`.
+template renders when it is asked or trained. Tables store a conversation as canonical JSON,
+`{"conversation":[{"role":…,"content":…},…]}`, in the column that otherwise has the text, so that a prompt is one string
+everywhere; which of the two it is follows from the model's `prompting`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant", "tool")
 
+_KEY = "conversation"
+
 
 class Message(NamedTuple):
     """What one side says. `role` is one of `ROLES`."""
@@ -23,16 +25,15 @@ class Message(NamedTuple):
 
 
 def stored(messages: Iterable[Message]) -> str:
-    """Return the text under which tables store a conversation: a JSON list of objects with `role` and `content`."""
+    """Return the text under which tables store a conversation."""
     rows = [{"role": one.role, "content": one.content} for one in messages]
-    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps({_KEY: rows}, ensure_ascii=False, separators=(",", ":"))
 
 
 def messages_of(prompt: str) -> list[Message]:
     """Return the messages of a stored conversation. Raises ValueError if the text is not one."""
     try:
-        rows = json.loads(prompt)
-        found = [Message(row["role"], row["content"]) for row in rows]
+        found = [Message(row["role"], row["content"]) for row in json.loads(prompt)[_KEY]]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"this is not a conversation: {prompt[:80]!r} ({error})") from None
     for one in found:
@@ -54,7 +55,7 @@ def merged(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-_BEGINNING = '[{"role":"'
+_BEGINNING = f'{{"{_KEY}":[{{"role":"'
 
 
 def shown(text: str) -> str:

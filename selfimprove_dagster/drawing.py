@@ -18,21 +18,21 @@ def recorded_sampling(
 ) -> SamplingParameters:
     """The sampling of an activity with these parameters that made a `table` whose `draw` is set.
 
-    `prompts` give the stop strings if the activity does not record them; `row` is one of the table, of which they may
-    depend. Stages that draw and replays that draw
-    again both ask here, so that they cannot differ in a stop string.
+    `prompts` give the stop strings if the activity does not record them; `row` is one of the table, on which they may
+    depend. Stages that draw and replays that draw again both ask here, so that they cannot differ in a stop string.
     """
     if table.draw is None:
         raise MethodError(f"the table {table.name} does not say how its rows are drawn")
     section, name = parameters[table.draw.section], table.draw.prompt
     if row is not None and table.draw.prompt_of is not None:
         name = table.draw.prompt_of(row)
-    if table.draw.stops is not None:
-        stops = table.draw.stops(section)
-    elif (recorded := parameters.get("prompting", {}).get("stop")) is not None:
-        stops = recorded[name]
-    else:
-        stops = prompts.stops(name) if name else ()
+    elif callable(name):
+        name = name(section)
+    stops = [*table.draw.stops(section)] if table.draw.stops else []
+    if name and (recorded := parameters.get("prompting", {}).get("stop")) is not None:
+        stops += recorded[name]
+    elif name:
+        stops += prompts.stops(name)
     return SamplingParameters(
         temperature=parameters.get("temperature", section.get("temperature", 0.0)),
         top_p=section.get("top_p", 1.0),

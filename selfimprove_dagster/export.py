@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.conversation import Message, messages_of, shown, stored
+from selfimprove_dagster.conversation import Message, merged, messages_of, shown, stored
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.export_cards import Card, CardWords, default_words
@@ -61,8 +61,9 @@ def export_dataset(
         raise ExperimentError(f"the layout {layout} {card.refused[layout]}")
     manifest = last_dataset(lake, experiment, iteration)
     rows = _exported(_dataset(experiment.method), card, lake.read(manifest.table, manifest.partition))
-    if manifest.activity.parameters.get("prompting", {}).get("chat"):
-        rows = _with_messages(rows)
+    asked = manifest.activity.parameters.get("prompting", {})
+    if asked.get("chat"):
+        rows = _with_messages(rows, asked.get("system", ""))
     temporary = output.with_name(output.name + ".partial")
     data = temporary / "data" if layout == "huggingface" else temporary
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed export
@@ -106,10 +107,14 @@ def _exported(table: Table, card: Card, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(*(card.columns or plain), *table.measures)
 
 
-def _with_messages(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return rows whose prompts are conversations with lists of messages, as TRL reads them."""
+def _with_messages(rows: pl.DataFrame, system: str) -> pl.DataFrame:
+    """Return rows whose prompts are conversations with lists of messages, as TRL reads them.
+
+    `system` is the text that comes first in every conversation.
+    """
     messages = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
-    asked = [[one._asdict() for one in messages_of(prompt)] for prompt in rows["prompt"]]
+    first = [Message("system", system)] if system else []
+    asked = [[one._asdict() for one in merged([*first, *messages_of(prompt)])] for prompt in rows["prompt"]]
     said = [
         pl.concat_list(pl.struct(role=pl.lit("assistant"), content=name)).alias(name)
         for name in ("completion", "chosen", "rejected")
@@ -122,9 +127,14 @@ def _as_text(rows: pl.DataFrame) -> pl.DataFrame:
     """Return rows of conversations with their prompts and completions as text."""
     if rows.schema["prompt"] == pl.String:
         return rows
-    asked = [shown(stored(Message(**one) for one in prompt)) for prompt in rows["prompt"]]
+    asked = [_read([Message(**one) for one in prompt]) for prompt in rows["prompt"]]
     said = pl.col("completion").list.first().struct.field("content")
     return rows.with_columns(pl.Series("prompt", asked), completion=said)
+
+
+def _read(messages: Sequence[Message]) -> str:
+    """Return what a single message says, or all messages with their roles."""
+    return messages[0].content if len(messages) == 1 else shown(stored(messages))
 
 
 def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
@@ -219,7 +229,7 @@ configs:
 
 ## Model
 
-{_drawn_by(about)}, seed {manifest.activity.seed}.
+{_drawn_by(about)}, seed {manifest.activity.seed}.{_asked(manifest)}
 
 {markdown_table(stages)}
 
@@ -259,6 +269,19 @@ def _drawn_by(about: CardWords) -> str:
     drawn = about.drawn.activity
     model = f"{code_span(drawn.about['champion'])} ({code_span(drawn.model_id or 'unknown')})"
     return f"{model},\nengine {code_span(drawn.parameters['engine'])}, {about.sampling}"
+
+
+def _asked(manifest: Manifest) -> str:
+    """Describe how a chat model is asked."""
+    asked = manifest.activity.parameters.get("prompting", {})
+    if not asked.get("chat"):
+        return ""
+    template = "a template of the experiment" if asked.get("template") else "the model's chat template"
+    system = f"; the system text is {code_span(asked['system'])}" if asked.get("system") else ""
+    return (
+        f"\n\nPrompts are conversations, rendered by {template} (prompts {code_span(asked['prompts'])}){system}. "
+        "The text of a special token in a message is text: render messages so that it stays text."
+    )
 
 
 def _filters(lake: Lake, decisions: Manifest) -> list[Row]:

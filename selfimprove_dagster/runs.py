@@ -102,9 +102,9 @@ def prepare_dagster_ui(home: Home) -> None:
 def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[str]:
     """Materialise one iteration in this process. Return the problems; empty if it succeeded.
 
-    Raises BudgetSpent if a budget stopped it, and PartitionBusy if another process is running it. The run is
-    recorded in Dagster's instance, so the UI shows it like any other run. Warnings of checks that do not
-    block are shown there and are not returned as problems.
+    Raises BudgetSpent if a budget stopped it, KeyboardInterrupt if a person did, and PartitionBusy if another process
+    is running it. The run is recorded in Dagster's instance, so the UI shows it like any other run. Warnings of checks
+    that do not block are shown there and are not returned as problems.
     """
     # Dagster's beta warnings are for developers of this project, not for users of its command line.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -137,6 +137,8 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
             cause = event.step_failure_data.error.cause if event.step_failure_data.error else None
             if cause is not None and cause.cls_name == BudgetSpent.__name__:
                 raise BudgetSpent(_description(event))
+            if cause is not None and cause.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+                raise KeyboardInterrupt
         blocked = _blocked(outcome.all_events)
         problems = [
             one for event in failures for one in blocked.get(event.step_key or "") or [_problem(event)]

@@ -47,14 +47,14 @@ class Draw:
     records.
 
     `section` names the part of the activity's parameters with the sampling settings. `prompt` names the
-    method's prompt whose stop strings end a completion, unless `stops` gives them for the section; `prompt_of`
-    returns it for a row, if the rows of a table follow several prompts. The
+    method's prompt whose stop strings end a completion, or returns its name for the section; `prompt_of` returns it
+    for a row, if the rows of a table follow several prompts. `stops` returns further stop strings for the section. The
     temperature is read from the section, or from next to it if a stage chooses between several; without a
     temperature, decoding is greedy.
     """
 
     section: str
-    prompt: str = ""
+    prompt: str | Callable[[Mapping[str, Any]], str] = ""
     stops: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     prompt_of: Callable[[Mapping[str, Any]], str] | None = None
 

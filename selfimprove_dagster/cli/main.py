@@ -104,6 +104,7 @@ def run(
         )
         for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
+        registry.prompts(one)  # what is wrong with prompts and templates is said before anything runs
     if estimate:
         _show_estimate(home, settled)
         return
@@ -119,6 +120,9 @@ def run(
         except BudgetSpent as spent:
             console.print(f"stopped: {spent}", markup=False, soft_wrap=True)
             break
+        except KeyboardInterrupt:
+            console.print("Interrupted. Finished shards are saved: run the same command to resume.")
+            raise typer.Exit(130) from None
         if problems:
             for problem in problems:
                 console.print(plain(problem), style="red", markup=False, soft_wrap=True)

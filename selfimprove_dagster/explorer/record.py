@@ -11,6 +11,7 @@ from urllib.parse import quote
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.conversation import shown
 from selfimprove_dagster.explorer.declare import AboutRecord
 from selfimprove_dagster.explorer.graph import Family
 from selfimprove_dagster.explorer.methods import installed, pages_of, table_named
@@ -134,7 +135,7 @@ def whole_text(lake: Lake, prefix: str) -> str:
     row = lineage.rows([place.id]).get(place.id)
     if row is None or revocation(lake, place):
         return f"{place.id}: revoked"
-    return "\n\n".join(f"# {name}\n{text}" for name, text in _texts(row))
+    return "\n\n".join(f"# {name}\n{shown(text)}" for name, text in _texts(row))
 
 
 def _texts(row: Row) -> list[tuple[str, str]]:

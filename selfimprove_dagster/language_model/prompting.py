@@ -18,6 +18,10 @@ TRAINING = "training"
 """The word that selects TRL's variant of a known template, which renders earlier turns alike whatever follows."""
 
 
+_RESERVED = {"messages", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"}
+"""Names of template arguments that rendering itself gives."""
+
+
 @dataclass(frozen=True)
 class Thinking:
     """The marks around a model's thoughts, which come before what it says.
@@ -86,8 +90,8 @@ def prompting_of(
 ) -> Prompting:
     """Return how the model at `path` is asked; `auto` is chat if its tokenizer has a chat template.
 
-    `template` is a file, or the word `training`. Raises ModelError for a missing model or file, for `chat`
-    without a template, and for settings of conversations where the model reads text.
+    `template` is a file, or the word `training`. Raises ModelError for a missing model or file, a file that is no
+    template, `chat` without a template, and settings of conversations where the model reads text.
     """
     own = template or (
         mode != "text" and has_chat_template(model_folder(path, trust_remote_code=trust_remote_code))
@@ -96,6 +100,10 @@ def prompting_of(
         raise ModelError(
             f"the tokenizer of {path} has no chat template: name one in model.template, or set "
             "model.prompting to text"
+        )
+    if taken := _RESERVED & {*(arguments or {})}:
+        raise ModelError(
+            f"model.template_arguments must not name {', '.join(sorted(taken))}: these come from the conversation"
         )
     chat = bool(own) and mode != "text"
     if not chat and (system or template or arguments):
@@ -115,10 +123,19 @@ def prompting_of(
 def _source(template: str) -> str:
     if template == TRAINING:
         return TRAINING
+    from jinja2.exceptions import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
+
     try:
-        return Path(template).read_text(encoding="utf-8")
+        source = Path(template).read_text(encoding="utf-8")
+        compiled(source)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"the chat template {template} cannot be read: {error}") from None
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"{template}, line {error.lineno}: this is no chat template: {error.message}"
+        ) from None
+    return source
 
 
 @lru_cache(maxsize=64)

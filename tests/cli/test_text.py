@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.text import markdown_table, percent, plain
+from selfimprove_dagster.conversation import Message, stored
+from selfimprove_dagster.text import markdown_table, percent, plain, readable
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,16 @@ def test_a_percentage_of_nothing_is_a_dash() -> None:
 
 def test_a_table_shows_no_nan() -> None:
     assert markdown_table([{"a": math.nan, "b": math.inf, "c": 0.25}]).splitlines()[-1] == "| – | – | 0.25 |"
+
+
+def test_a_stored_conversation_is_shown_message_by_message() -> None:
+    prompt = stored(
+        [Message("user", "Why?\n\nTell me."), Message("assistant", "So."), Message("user", "And?")]
+    )
+    assert readable(prompt) == "user: Why?\n\nTell me.\n\nassistant: So.\n\nuser: And?"
+    assert plain(prompt, 12) == "user: Why?⏎…"
+
+
+def test_text_that_only_looks_like_a_conversation_is_shown_as_it_is() -> None:
+    for text in ('[{"role":"user","content":"Why?"}]', '{"conversation":[{"role":"judge","content":"x"}]}'):
+        assert plain(text) == readable(text) == text

@@ -135,8 +135,10 @@ def test_a_conversation_that_a_template_refuses_is_an_error_that_names_it() -> N
     for text in (
         "Q: what?",
         "[]",
-        '[{"role": "judge", "content": "x"}]',
-        '[{"role": "user"}]',
+        '{"conversation": [{"role": "judge", "content": "x"}]}',
+        '{"conversation": [{"role": "user"}]}',
+        '[{"role": "user", "content": "x"}]',
+        '{"conversation": []}',
         '{"role": 1}',
     ):
         with pytest.raises(ModelError, match="a prompt for the chat model"):
@@ -179,7 +181,12 @@ def test_how_a_model_is_asked_follows_from_its_tokenizer(tmp_path: Any) -> None:
     template = tmp_path / "mine.jinja"
     with pytest.raises(ModelError, match="cannot be read"):
         prompting_of(BASE_MODEL, template=str(template))
+    template.write_text("{% for one in messages %}\n{{ one.content }")
+    with pytest.raises(ModelError, match=r"mine\.jinja, line 2: this is no chat template"):
+        prompting_of(BASE_MODEL, template=str(template))
     template.write_text(MISTRAL)
+    with pytest.raises(ModelError, match="must not name messages: these come from the conversation"):
+        prompting_of(BASE_MODEL, template=str(template), arguments={"messages": []})
     asked = prompting_of(BASE_MODEL, template=str(template), system="Be brief.", arguments={"a": 1})
     assert asked.chat
     assert asked.parameters == {

@@ -5,12 +5,13 @@ The kinds of files are those of `question_files`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.conversation import Message, messages_of
+from selfimprove_dagster.conversation import Message
 from selfimprove_dagster.families.dialogues.prompts import ASSISTANT, HUMAN, dialogue_of, turns
 from selfimprove_dagster.families.dialogues.settings import (
     ComparisonFile,
@@ -180,9 +181,13 @@ def _prompt(row: Any, field: str, longest: int | None) -> str:
     if isinstance(row, Mapping) and not _is_given(row, field) and row.get(MESSAGES) not in (None, ""):
         field, given = MESSAGES, row[MESSAGES]
         if isinstance(given, str):  # as a table of text has it
-            row = {field: [one._asdict() for one in messages_of(given)]}
-        elif not _is_list(given):
+            try:
+                given = json.loads(given)
+            except ValueError:
+                raise ValueError(f"field `{field}` must hold a list of messages, as JSON") from None
+        if not _is_list(given):
             raise ValueError(f"field `{field}` must hold a list of messages, not {type(given).__name__}")
+        row = {field: given}
     if not isinstance(row, Mapping) or not _is_list(row.get(field)):
         return _filled(row, field, longest)
     messages = _messages(row, field, longest)

@@ -164,7 +164,7 @@ def _draw(
     started = time.monotonic()
     model = open_language_model(path, **opening_options(experiment.model, path))
     try:
-        parameters = sampling_parameters(experiment.sampling, improved=improved)
+        parameters = sampling_parameters(experiment.sampling, registry.prompts(experiment), improved=improved)
         model.generate([model.encode("Q:")], [[0]], parameters)  # what only the first call costs
         opening = time.monotonic() - started
 

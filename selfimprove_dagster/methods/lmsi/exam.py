@@ -78,11 +78,11 @@ class QuestionExam(Exam):
         if not questions:
             return []
         if mode == "greedy":
-            stop = tuple(section.stop)
+            stop = (*section.stop, *self.prompts.stops(section.prompt_format))
             parameters = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=stop)
             per_question = 1
         else:
-            parameters = sampling_parameters(section, improved=False)
+            parameters = sampling_parameters(section, self.prompts, improved=False)
             per_question = self.experiment.evaluation.majority_paths
         texts = [question.question for question in questions]
         shown = self.demonstrations

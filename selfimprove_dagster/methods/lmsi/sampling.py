@@ -21,6 +21,7 @@ from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.lmsi.adaptive import is_decided
 from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection, LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_field
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
@@ -28,14 +29,14 @@ from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.shards import Shard, in_shards
 
 
-def sampling_parameters(section: SamplingSection, *, improved: bool) -> SamplingParameters:
+def sampling_parameters(section: SamplingSection, prompts: Prompts, *, improved: bool) -> SamplingParameters:
     """The experiment's sampling with the base model, or with an improved one."""
     return SamplingParameters(
         temperature=section.temperature_improved if improved else section.temperature,
         top_p=section.top_p,
         top_k=section.top_k,
         max_tokens=section.max_tokens,
-        stop=tuple(section.stop),
+        stop=(*section.stop, *prompts.stops(section.prompt_format)),
     )
 
 
@@ -48,7 +49,7 @@ def draw_paths(
     iteration, its question's text and its sample index, so that a replay needs nothing but the row.
     """
     model, section = shard.model, shard.experiment.sampling
-    parameters = sampling_parameters(section, improved=improved)
+    parameters = sampling_parameters(section, shard.prompts, improved=improved)
     shown = [DemonstrationRecord(**one) for one in demonstrations]
     if not section.prompt_format.startswith("few_shot"):
         shown = []
@@ -235,6 +236,6 @@ def demonstrations(
         raise SeedFileError(
             f"experiment {experiment.name} has no demonstrations left for its few-shot prompts: all were "
             "revoked; name another file in demonstrations.file, or use zero_shot_cot in "
-            "sampling.prompt_format and training.format_shares"
+            "sampling.prompt_format and training.formats"
         )
     return [DemonstrationRecord(*row) for row in rows], [manifest]

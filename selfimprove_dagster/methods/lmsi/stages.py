@@ -55,7 +55,7 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
     demonstrations, shown_manifests = seeds_demonstrations(
         context.lake, context.experiment, section.prompt_format
     )
-    parameters = sampling_parameters(section, improved=champion.iteration is not None)
+    parameters = sampling_parameters(section, context.prompts, improved=champion.iteration is not None)
     manifest, shown = context.work(
         [pool_manifest, *shown_manifests],
         {"sampling": section.model_dump(), "temperature": parameters.temperature},

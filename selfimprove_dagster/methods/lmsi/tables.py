@@ -62,7 +62,7 @@ RAW_GENERATIONS = completions(
         **new("prompt_format"),
     },
     checks=RAW_GENERATIONS_CHECKS,
-    draw=Draw("sampling", stops=lambda section: section["stop"]),
+    draw=Draw("sampling", lambda section: section["prompt_format"], stops=lambda section: section["stop"]),
 )
 """Sampled reasoning paths; parents: the question and the prompt's demonstrations."""
 

@@ -41,7 +41,7 @@ SI_RAW_GENERATIONS = completions(
     content={"first_number": pl.Int32},
     sources=drawn(of(SI_SEED_POOL, "id"), _POOL, "first_number"),
     checks=COMPLETION_CHECKS,
-    draw=Draw("generation", stops=lambda section: generation_stops(section["tasks"])),
+    draw=Draw("generation", "generation", stops=lambda section: generation_stops(section["tasks"])),
 )
 """Sampled lists of tasks; parents: the demonstrations. The list goes on from `first_number`."""
 

@@ -97,7 +97,7 @@ TF_RAW_GENERATIONS = completions(
         "position": of(TF_CALL_POSITIONS, "chosen"),
     },
     checks=SAMPLED_CALL_CHECKS,
-    draw=Draw("annotation", stops=lambda section: CALL_STOPS),
+    draw=Draw("annotation", "annotation", stops=lambda section: CALL_STOPS),
 )
 """Sampled calls, from the opening bracket to the end of the input; parents: the text and its positions."""
 

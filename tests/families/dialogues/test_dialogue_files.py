@@ -81,7 +81,7 @@ def test_a_table_has_messages_as_lists_or_as_json(tmp_path: Path) -> None:
         (said(("user", " ")), "`messages[0].content` is empty"),
         (said(("user", "x" * 10_001)), "more than the 10,000 of `longest`"),
         (["Why?"], "message 1 does not"),
-        ("Why?", "this is not a conversation"),
+        ("Why?", "must hold a list of messages, as JSON"),
         ([], "field `messages` holds no messages"),
         (7, "field `messages` must hold a list of messages, not int"),
     ],
