@@ -81,8 +81,16 @@ class TaskExam(Exam):
         return {
             "questions": content_hash({"all": asked}),
             **self.prompts.parameters,
-            **section.model_dump(include={"measure", "least_rouge_l", "max_tokens", "stop"}),
+            **section.model_dump(include={"measure", "least_rouge_l", "max_tokens"}),
+            "stop": self.stops,
         }
+
+    @property
+    def stops(self) -> list[str]:
+        """The strings that end an output."""
+        if (given := self.experiment.evaluation.stop) is not None:
+            return given
+        return [] if self.prompts.prompting.chat else ["\n\n"]
 
     def sit_part(
         self, model: LanguageModel, part: Part, progress: Progress | None = None
@@ -90,7 +98,7 @@ class TaskExam(Exam):
         """The rows of `sit` that belong to one of the `parts`."""
         section, asked = self.experiment.evaluation, part.questions
         parameters = SamplingParameters(
-            temperature=0.0, max_tokens=section.max_tokens, stop=tuple(section.stop)
+            temperature=0.0, max_tokens=section.max_tokens, stop=tuple(self.stops)
         )
         prompts = model.encode_prompts(
             [self._prompt(task) for task in asked if isinstance(task, HeldOutTask)]

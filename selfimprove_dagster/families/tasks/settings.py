@@ -36,7 +36,10 @@ class TaskEvaluationSection(Section):
     )
     least_rouge_l: float = Field(0.7, gt=0, le=1, description="how near, for `measure: rouge_l`")
     max_tokens: int = Field(ge=1, description="longest output in tokens")
-    stop: list[str] = Field(default_factory=lambda: ["\n\n"], description="strings that end an output")
+    stop: list[str] | None = Field(
+        None,
+        description="strings that end an output; by default a blank line after text prompts, and none in conversations",
+    )
 
 
 class TaskExperiment(TrainingExperiment):
