@@ -6,6 +6,7 @@ accepted_tasks → classified_tasks → instance_generations → task_instances 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,7 @@ def classified_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
         [tasks_manifest, pool_manifest],
         {"classification": section.model_dump()},
         tasks.select("id", "instruction"),
-        Spec.of(classify, shown=shown, demonstrations=[vars(one) for one in demonstrations_of(shots)]),
+        Spec.of(classify, shown=shown, demonstrations=[asdict(one) for one in demonstrations_of(shots)]),
         size=_CLASSIFIED,
         unit="tasks",
     )
