@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.conversation import messages_of
+from selfimprove_dagster.conversation import Message, merged, messages_of
 from selfimprove_dagster.home.home import Home
 
 ROOT = Path(__file__).parents[2]
@@ -60,12 +60,13 @@ def _has_read_conversations_and_trained(home: Home, name: str) -> None:
     manifests = {one.table: one for one in home.lake.manifests(f"{name}/*", name)}
     assert {table.name for table in method.tables.values() if table.is_asset} <= {*manifests}
     drawn = [one for one in manifests.values() if registry.is_drawn(one.table) and one.rows]
-    assert drawn
+    assert drawn or not any(table.draw for table in method.tables.values())
     for manifest in drawn:
         rows = home.lake.read_whole(manifest).drop_nulls("seed")
-        assert manifest.activity.parameters["prompting"]["chat"] is True
+        asked = manifest.activity.parameters["prompting"]
+        assert asked["chat"] is True
         for row in rows.head(3).iter_rows(named=True):
-            _is_rendered_once(row["prompt"], row["prompt_token_ids"])
+            _is_rendered_once(row["prompt"], row["prompt_token_ids"], asked.get("system", ""))
         ended = rows.filter(pl.col("finish_reason") == "stop")
         assert ended["text"].str.contains("<|im_", literal=True).sum() == 0, manifest.table
     for table in (one for one in method.tables.values() if one.holds_model):
@@ -74,12 +75,16 @@ def _has_read_conversations_and_trained(home: Home, name: str) -> None:
                 _answers(Path(row["path"]))
 
 
-def _is_rendered_once(prompt: str, ids: list[int]) -> None:
-    """The stored tokens are those of the model's own template, up to where the assistant speaks."""
+def _is_rendered_once(prompt: str, ids: list[int], system: str) -> None:
+    """The stored tokens are those of the model's own template, up to where the assistant goes on."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    messages = [one._asdict() for one in messages_of(prompt)]
+    first = [Message("system", system)] if system else []
+    *messages, last = [one._asdict() for one in merged([*first, *messages_of(prompt)])]
+    begun = last["content"] if last["role"] == "assistant" else ""
+    if not begun:
+        messages.append(last)
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    assert tokenizer.decode(ids) == expected
+    assert tokenizer.decode(ids) == expected + begun
 
 
 def _answers(folder: Path) -> None:
