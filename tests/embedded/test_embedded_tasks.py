@@ -16,7 +16,7 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.families.tasks.prompts import PROMPTS, TEMPLATES
 from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.self_instruct import prompts
-from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions
+from selfimprove_dagster.methods.unnatural_instructions.settings import PROMPTS as UNNATURAL_PROMPTS
 from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions import parse_example
 from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.recipes import task_grammar as world
@@ -241,7 +241,7 @@ def test_it_can_do_with_examples_what_it_does_not_do_when_merely_asked(
 
 def test_the_model_was_taught_in_the_words_of_the_methods() -> None:
     """What the prompts of the methods say is what its training texts said."""
-    asked_by = load_prompts([PROMPTS, prompts.PROMPTS, unnatural_instructions.PROMPTS], TEXT)
+    asked_by = load_prompts([PROMPTS, prompts.PROMPTS, UNNATURAL_PROMPTS], TEXT)
     rng = Random(4)
 
     def said(text: task_texts.Text) -> str:

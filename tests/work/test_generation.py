@@ -118,9 +118,16 @@ def test_few_shot_prompts_name_their_demonstrations_as_parents(
 
 
 def test_an_improved_model_is_sampled_at_its_own_temperature(tmp_path: Path) -> None:
-    section = make_experiment(tmp_path, preset="paper").sampling
-    assert sampling_parameters(section, improved=False).temperature == 0.7
-    assert sampling_parameters(section, improved=True).temperature == 1.2
+    experiment = make_experiment(tmp_path, preset="paper")
+    section, prompts = experiment.sampling, registry.prompts(experiment)
+    assert sampling_parameters(section, prompts, improved=False).temperature == 0.7
+    assert sampling_parameters(section, prompts, improved=True).temperature == 1.2
+
+
+def test_stops_of_the_prompt_come_after_those_of_the_section(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, prompts={"stop": {"zero_shot_cot": ["END"]}})
+    found = sampling_parameters(experiment.sampling, registry.prompts(experiment), improved=False)
+    assert found.stop == ("\n\nQ:", "END")
 
 
 def test_lots_are_uniform_and_follow_from_names() -> None:
