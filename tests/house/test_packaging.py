@@ -193,9 +193,7 @@ def test_an_installed_wheel_works_from_an_empty_folder(installed: Callable[..., 
 @pytest.mark.slow
 def test_an_installed_wheel_finds_the_shipped_experiments(installed: Callable[..., str]) -> None:
     assert "demo: the embedded model" in installed("selfimprove", "status", "demo")
-    names = (
-        "from selfimprove_dagster.home.home import *; print(*(p.stem for p in SHIPPED_EXPERIMENTS.glob('*')))"
-    )
+    names = "from selfimprove_dagster.home.home import *; print(*(p.stem for p in SHIPPED_EXPERIMENTS.glob('*.*')))"
     assert set(installed("python", "-c", names).split()) == {
         p.stem for p in SHIPPED_EXPERIMENTS.glob("*.yaml")
     }

@@ -365,7 +365,7 @@ def test_another_stop_string_would_be_found(
     task_home: Home, with_script: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = SamplingParameters(temperature=0.0, max_tokens=500)
-    monkeypatch.setattr(replaying, "recorded_sampling", lambda table, parameters: without)
+    monkeypatch.setattr(replaying, "drawn_with", lambda activity, row: without)
     output = rows(task_home.lake, UI_TASK_OUTPUTS).filter(pl.col("text") != "")["id"][0]
     (path,) = replay(task_home, output).paths
     assert not path.equal and path.replayed_text.startswith(path.recorded_text)
