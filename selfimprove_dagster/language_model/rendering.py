@@ -13,7 +13,7 @@ from selfimprove_dagster.errors import ModelError, TrainingError, first_line
 from selfimprove_dagster.language_model.prompting import TRAINING, Prompting
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
-"""Characters of private use, between which the number of a token stands in for its text while a template renders."""
+"""Characters of private use: while a template renders, the number of a token between them replaces its text."""
 
 _QUESTION, _ANSWER = "zyxquestion", "zyxanswer"
 _ASKED = Message("user", _QUESTION)
@@ -62,7 +62,7 @@ class Renderer:
     def render(self, prompt: str) -> str:
         """Return what the template makes of a stored conversation, up to where the model goes on.
 
-        Special tokens that a message writes are still numbers between marks; `readable` shows them.
+        The special tokens that a message writes are still numbers between marks.
         """
         try:
             messages = messages_of(prompt)

@@ -74,7 +74,7 @@ class RefinementExam(Exam):
             self.asking,
             asked,
             self.experiment.evaluation.max_tokens,
-            # The same whenever they are drawn, so that each way need not remember another part's.
+            # First answers do not depend on when they are drawn, so that no part has to remember those of another.
             lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens),
         )
         cost = [(len(ids), len(path.token_ids)) for ids, path in first]
