@@ -4,16 +4,19 @@
     python benchmarks/generation_speed.py --model DIRECTORY     another model
     python benchmarks/generation_speed.py --threads 1           on one core, where others use the machine
     python benchmarks/generation_speed.py --dtype bfloat16      in another number format
+    python benchmarks/generation_speed.py --vllm                with vLLM as a third contender
 
 Several samples for each of many prompts of 40–60 random tokens; answers of varying length (50 tokens on
 average with the random model, 128 at most). Every contender draws from the same model at temperature 1 with
 the same limits:
 
 - `generate loop`: `model.generate` over batches of 16 prompts × the samples, left-padded, as scripts do;
-- `this engine`.
+- `this engine`;
+- with `--vllm`: one call of vLLM's `LLM.generate` in a process of its own, with its prefix cache emptied before.
 
-The contenders take turns and the median of the rounds counts, so that load from elsewhere hits all. Also
-printed: how often the same row came out differently in a batch of its own than among all others.
+The contenders take turns and the median of the rounds counts, so that load from elsewhere hits all. Processor
+seconds are those of this process and its children. Also printed: how often the same row came out differently in
+a batch of its own than among all others.
 transformers' continuous batching is compared in `continuous_batching.py`.
 """
 
@@ -27,12 +30,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -133,6 +137,59 @@ def this_engine(engine: TransformersLanguageModel, task: Task) -> int:
     return sum(len(row.token_ids) for group in generations for row in group)
 
 
+class VllmContender:
+    """vLLM's own interface, without this project's engine; `close` ends its process."""
+
+    def __init__(self, directory: str, dtype: str, threads: int | None, length: int) -> None:
+        """Start an engine for sequences of at most `length` tokens."""
+        os.environ.update(VLLM_CPU_KVCACHE_SPACE="2", VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
+        if threads:
+            os.environ.update(OMP_NUM_THREADS=str(threads), VLLM_CPU_OMP_THREADS_BIND="nobind")
+        from vllm import LLM, SamplingParams
+
+        self.sampling = SamplingParams
+        self.llm = LLM(model=directory, dtype=dtype, max_model_len=length, enforce_eager=True)
+
+    def draw(self, task: Task) -> int:
+        """Tokens drawn of the task."""
+        self.llm.reset_prefix_cache()
+        settings = self.sampling(
+            n=task.samples, temperature=1.0, max_tokens=task.max_tokens, detokenize=False
+        )
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": ids} for ids in task.prompts], settings, use_tqdm=False
+        )
+        return sum(len(path.token_ids) for output in outputs for path in output.outputs)
+
+    def score(self, contexts: Sequence[list[int]], continuations: Sequence[list[int]]) -> list[list[float]]:
+        """The natural log-probability of each token of the continuations."""
+        self.llm.reset_prefix_cache()
+        settings = self.sampling(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        asked = [
+            {"prompt_token_ids": [*pair[0], *pair[1]]} for pair in zip(contexts, continuations, strict=True)
+        ]
+        return [
+            [
+                place[token].logprob
+                for place, token in zip(output.prompt_logprobs[len(context) :], text, strict=True)
+            ]
+            for output, context, text in zip(
+                self.llm.generate(asked, settings, use_tqdm=False), contexts, continuations, strict=True
+            )
+        ]
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self.llm.llm_engine.engine_core.shutdown()
+
+
+def processor_seconds() -> float:
+    """Processor seconds of this process and its living children so far."""
+    this = psutil.Process()
+    times = [one.cpu_times() for one in (this, *this.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
+
+
 def take_turns(contenders: dict[str, Callable[[Task], int]], task: Task, rounds: int) -> str:
     """The medians over the rounds as a markdown table; ratios are to the first contender."""
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
@@ -140,10 +197,10 @@ def take_turns(contenders: dict[str, Callable[[Task], int]], task: Task, rounds:
         contend(Task(task.prompts[:2], 2, min(8, task.max_tokens)))
     for _ in range(rounds):
         for name, contend in contenders.items():
-            wall, processor = time.perf_counter(), time.process_time()
+            wall, processor = time.perf_counter(), processor_seconds()
             drawn = contend(task)
             speeds[name].append(
-                (drawn / (time.perf_counter() - wall), drawn / (time.process_time() - processor))
+                (drawn / (time.perf_counter() - wall), drawn / (processor_seconds() - processor))
             )
     medians = {
         name: [statistics.median(column) for column in zip(*rows, strict=True)]
@@ -191,6 +248,7 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=65_536)
     parser.add_argument("--compared", type=int, default=64, help="rows generated alone as well")
     parser.add_argument("--questions", type=Path, help="a JSON Lines file with a `question` in each line")
+    parser.add_argument("--vllm", action="store_true", help="vLLM as well, in a process of its own")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -219,7 +277,14 @@ def main() -> None:
         ),
         "this engine": lambda part: this_engine(engine, part),
     }
+    vllm = None
+    if options.vllm:
+        longest = max(map(len, prompts)) + options.max_tokens
+        vllm = VllmContender(directory, options.dtype, options.threads, longest)
+        contenders["vLLM's `LLM.generate`"] = vllm.draw
     table = take_turns(contenders, task, options.rounds)
+    if vllm is not None:
+        vllm.close()
     print(f"`python {' '.join(sys.argv)}`\n")
     print(
         f"{machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}, {engine.engine}; ",

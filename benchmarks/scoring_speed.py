@@ -3,6 +3,7 @@
     python benchmarks/scoring_speed.py                       the embedded model
     python benchmarks/scoring_speed.py --model DIRECTORY     another model
     python benchmarks/scoring_speed.py --threads 1           on one core, where others use the machine
+    python benchmarks/scoring_speed.py --vllm                with the log-probabilities of vLLM's prompts as a third
 
 Three workloads, all on the embedded pool's questions: one continuation a question, of 30–90 random tokens;
 16 such a question; and 16 paths a question that the model samples itself at temperature 0.8, some of them
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from generation_speed import PROMPT, machine
+from generation_speed import PROMPT, VllmContender, machine, processor_seconds
 
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
@@ -75,22 +76,26 @@ def prompts(engine: TransformersLanguageModel, count: int) -> list[list[int]]:
     return [engine.encode(PROMPT.format(**json.loads(lines[at % len(lines)]))) for at in range(count)]
 
 
-def compare(plain: Any, engine: TransformersLanguageModel, work: Pairs, rounds: int) -> list[str]:
+def compare(
+    plain: Any, engine: TransformersLanguageModel, vllm: VllmContender | None, work: Pairs, rounds: int
+) -> list[str]:
     """The table's rows and a line about the differences."""
     contexts, continuations = work
     contenders: dict[str, Callable[[], list[list[float]]]] = {
         "one forward a sample": lambda: one_forward_a_sample(plain, contexts, continuations),
         "this engine": lambda: engine.score(contexts, continuations),
     }
+    if vllm is not None:
+        contenders["vLLM's `prompt_logprobs`"] = lambda: vllm.score(contexts, continuations)
     tokens = sum(map(len, contexts)) + sum(map(len, continuations))
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     scores: dict[str, list[list[float]]] = {}
     for _ in range(rounds):
         for name, contend in contenders.items():
-            wall, processor = time.perf_counter(), time.process_time()
+            wall, processor = time.perf_counter(), processor_seconds()
             scores[name] = contend()
             speeds[name].append(
-                (tokens / (time.perf_counter() - wall), tokens / (time.process_time() - processor))
+                (tokens / (time.perf_counter() - wall), tokens / (processor_seconds() - processor))
             )
     different = len({(*context, -1, *text) for context, text in zip(contexts, continuations, strict=True)})
     lines = [
@@ -122,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", help="number format of both: float32 or bfloat16")
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    parser.add_argument("--vllm", action="store_true", help="vLLM as well, in a process of its own")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -131,6 +137,7 @@ def main() -> None:
     assert isinstance(engine, TransformersLanguageModel)
     plain = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     plain.to(engine.device)
+    vllm = VllmContender(options.model, options.dtype, options.threads, 1024) if options.vllm else None
     print(f"`python {' '.join(sys.argv)}`\n")
     print(
         f"{machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}, {engine.engine}; "
@@ -143,7 +150,9 @@ def main() -> None:
         f"{several}, sampled by the model": sampled_pairs(engine, options.questions, options.samples),
     }.items():
         print(f"## {title}\n")
-        print("\n".join(compare(plain, engine, work, options.rounds)), flush=True)
+        print("\n".join(compare(plain, engine, vllm, work, options.rounds)), flush=True)
+    if vllm is not None:
+        vllm.close()
 
 
 if __name__ == "__main__":
