@@ -12,12 +12,14 @@ from typing import Annotated
 import typer
 
 from selfimprove_dagster.cli.console import console
-from selfimprove_dagster.conversation import Message, stored
+from selfimprove_dagster.conversation import Message, stored, written
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import STOPS, WAYS
 from selfimprove_dagster.text import plain, readable
+from selfimprove_dagster.tools.base import Context
+from selfimprove_dagster.tools.chat import MOST_CALLS, ChatCall, chat_with_tools
 
 
 def generate(
@@ -33,11 +35,19 @@ def generate(
     tools: Annotated[
         str,
         typer.Option(
-            help="Tools that it may call, separated by commas: Calculator, Calendar, WikiSearch, QA, MT, or "
-            "a class of your own such as `my_tools.py:Weather`."
+            help="Tools that it may call inside its text, as Toolformer does, separated by commas: Calculator, Calendar, "
+            "WikiSearch, QA, MT, or a class of your own such as `my_tools.py:Weather`."
         ),
     ] = "",
-    most_calls: Annotated[int, typer.Option(min=1, help="Maximum number of calls per prompt.")] = 1,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A tool that a chat model may call in the format of its chat template; repeat it for more."
+        ),
+    ] = None,
+    most_calls: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of calls per prompt (1 in a text, 8 in a chat).")
+    ] = None,
     likeliest: Annotated[
         int,
         typer.Option(min=1, help="A call starts when its opening token is among the k most likely (top-k)."),
@@ -64,18 +74,27 @@ def generate(
         Path | None, typer.Option(help="Write every step to this JSON Lines file, with --improve.")
     ] = None,
 ) -> None:
-    """Generate text with a model, with tool calls (Toolformer, section 4.2) or refined answers."""
-    if improve and tools:
-        raise ExperimentError("--improve refines answers without tools: omit either --tools or --improve")
+    """Generate text with a model, with tool calls (in the text as in Toolformer, section 4.2, or in chat) or refined
+    answers.
+    """
+    if improve and (tools or tool):
+        raise ExperimentError("--improve refines answers without tools: omit either the tools or --improve")
+    if tools and tool:
+        raise ExperimentError(
+            "--tools are called in a text and --tool in the chat format of a model: omit one of them"
+        )
     if out and not improve:
         raise ExperimentError("--out records the steps of --improve: add --improve, or omit --out")
     if improve:
         refine_prompts(prompts, model, improve, rounds, max_tokens, out)
         return
+    if tool:
+        context = Context(date.date() if date else None)
+        chat_about(prompts, model, tool, context, corpus, max_tokens, most_calls or MOST_CALLS)
+        return
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import SamplingParameters
-    from selfimprove_dagster.tools.base import Context
     from selfimprove_dagster.tools.registry import open_tools
     from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
     from selfimprove_dagster.tools.writing import Transcript, begun, generate_with_tools, opening_token
@@ -101,7 +120,7 @@ def generate(
                 contexts=[Context(date.date() if date else None)] * len(prompts),
                 parameters=parameters,
                 likeliest=likeliest,
-                most_calls=most_calls,
+                most_calls=most_calls or 1,
             )
         else:
             transcripts = [
@@ -118,6 +137,62 @@ def generate(
             console.print(
                 f"  call at {call.position}: {plain(call.written, 200)}: {plain(outcome, 200)}", markup=False
             )
+
+
+def chat_about(
+    prompts: Sequence[str],
+    model: str,
+    names: Sequence[str],
+    context: Context,
+    corpus: Path | None,
+    max_tokens: int,
+    most_calls: int,
+) -> None:
+    """Let a chat model answer the prompts greedily with tools; print every call with its result, then the answers.
+
+    Names of built-in tools may be in lower case. Raises ExperimentError for an unknown tool, and ModelError for a model
+    without a chat format for tools.
+    """
+    from selfimprove_dagster import embedded
+    from selfimprove_dagster.language_model import open_language_model
+    from selfimprove_dagster.language_model.base import SamplingParameters
+    from selfimprove_dagster.tools.registry import BUILT_IN, open_tools
+    from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
+
+    path = str(embedded.BASE_MODEL) if model == "embedded" else model
+    known = {name.lower(): name for name in BUILT_IN}
+    opened = open_language_model(path, prompting={"path": path})
+    with (
+        closing(opened),
+        closing(
+            open_tools(
+                [known.get(name.lower(), name) for name in names],
+                model=opened,
+                corpus=corpus or ENCYCLOPAEDIA,
+            )
+        ) as toolbox,
+    ):
+        answers = chat_with_tools(
+            opened,
+            [stored([Message("user", prompt)]) for prompt in prompts],
+            toolbox,
+            contexts=[context] * len(prompts),
+            parameters=SamplingParameters(temperature=0.0, max_tokens=max_tokens),
+            most_calls=most_calls,
+            report=lambda number, call: _print_call(prompts[number], call),
+        )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        console.print(readable(f"{prompt}\n\n{answer.text}"), markup=False)
+        if not answer.text.strip():
+            console.print(f"  {_empty(answer.tokens, answer.finish_reason)}", markup=False)
+        if answer.problem:
+            console.print(f"  stopped: {plain(answer.problem, 400)}", markup=False)
+
+
+def _print_call(prompt: str, made: ChatCall) -> None:
+    outcome = made.result if made.problem is None else f"error: {made.problem}"
+    said = f"{plain(written(made.call), 200)} → {plain(outcome or '', 200)}"
+    console.print(f"  {plain(prompt, 40)}: {said}", markup=False)
 
 
 def refine_prompts(
