@@ -151,7 +151,9 @@ def written(call: ToolCall) -> str:
 
 def _paragraph(turn: Turn) -> str:
     if isinstance(turn, ToolCalls):
-        return "\n".join([f"{turn.role}: {turn.content}".rstrip(), *(f"→ {written(one)}" for one in turn.calls)])
+        return "\n".join(
+            [f"{turn.role}: {turn.content}".rstrip(), *(f"→ {written(one)}" for one in turn.calls)]
+        )
     if isinstance(turn, ToolResult):
         return f"{turn.role} {turn.name}: {turn.content}"
     return f"{turn.role}: {turn.content}"

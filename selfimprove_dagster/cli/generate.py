@@ -35,8 +35,8 @@ def generate(
     tools: Annotated[
         str,
         typer.Option(
-            help="Tools that it may call inside its text, as Toolformer does, separated by commas: Calculator, Calendar, "
-            "WikiSearch, QA, MT, or a class of your own such as `my_tools.py:Weather`."
+            help="Tools that it may call inside its text, as Toolformer does, separated by commas: Calculator, "
+            "Calendar, WikiSearch, QA, MT, or a class of your own such as `my_tools.py:Weather`."
         ),
     ] = "",
     tool: Annotated[

@@ -253,8 +253,8 @@ def _open(
 ) -> OpenedExam:
     if experiment.evaluation.chat_tools and not prompting_of(**experiment.model.prompting_options()).chat:
         raise ExperimentError(
-            f"evaluation.chat_tools: {experiment.model.path} is asked in plain text; name a model with a chat template, "
-            "or omit evaluation.chat_tools"
+            f"evaluation.chat_tools: {experiment.model.path} is asked in plain text; name a model with a chat "
+            "template, or omit evaluation.chat_tools"
         )
     beginnings, rejected = read_beginnings(experiment.evaluation)
     plain, unread = read_plain_texts(experiment.evaluation)

@@ -133,8 +133,8 @@ class ToolEvaluationSection(Section):
     stop: list[str] = Field(default_factory=lambda: ["\n"], description="strings that end a continuation")
     chat_tools: bool = Field(
         False,
-        description="also ask every beginning in a conversation, in which a chat model calls tools in the format of its "
-        "chat template (mode `chat_tools`)",
+        description="also ask every beginning in a conversation, in which a chat model calls tools in the format of "
+        "its chat template (mode `chat_tools`)",
     )
 
 
