@@ -158,10 +158,9 @@ def _run(
     )
     for number, chat, call, given in inputs:
         result = given if isinstance(given, ToolError) else next(found)
-        if isinstance(result, ToolError):
-            made = ChatCall(call, problem=result.reason)
-        else:
-            made = ChatCall(call, result)
+        made = (
+            ChatCall(call, problem=result.reason) if isinstance(result, ToolError) else ChatCall(call, result)
+        )
         chat.calls.append(made)
         chat.turns.append(ToolResult(call.name, made.result or f"Error: {made.problem}"))
         if report:

@@ -168,9 +168,15 @@ DAY = WrittenCall(ToolCall("Calendar", {}))
 HERMES = '<tool_call>\n{"name": "Calculator", "arguments": {"input": "2 + 2"}}\n</tool_call>'
 OTHER = '<tool_call>\n{"name": "Calendar", "arguments": {}}\n</tool_call>'
 LLAMA = '{"name": "Calculator", "parameters": {"input": "2 + 2"}}'
-GPT = "<|channel|>analysis<|message|>Add them.<|end|><|start|>assistant to=functions.Calculator<|channel|>commentary json"
+GPT = (
+    "<|channel|>analysis<|message|>Add them.<|end|>"
+    "<|start|>assistant to=functions.Calculator<|channel|>commentary json"
+)
 XML = "<tool_call>\n<function=Calculator>\n<parameter=input>\n2 + 2\n</parameter>\n</function>\n</tool_call>"
-LISTED = '[TOOL_CALLS] [{"name": "Calculator", "arguments": {"input": "2 + 2"}}, {"name": "Calendar", "arguments": {}}]'
+LISTED = (
+    '[TOOL_CALLS] [{"name": "Calculator", "arguments": {"input": "2 + 2"}}, '
+    '{"name": "Calendar", "arguments": {}}]'
+)
 
 
 @pytest.mark.parametrize(
