@@ -145,8 +145,8 @@ def _run(
     inputs: list[tuple[int, _Chat, ToolCall, str | ToolError]] = []
     for number, chat, written in pending:
         for place, one in enumerate(written, start=len(chat.calls) + 1):
-            given = ToolError(f"at most {most_calls} calls are made") if place > most_calls else None
-            inputs.append((number, chat, one.call, given or _input(one, toolbox)))
+            too_many = ToolError(f"at most {most_calls} calls are made") if place > most_calls else None
+            inputs.append((number, chat, one.call, too_many or _input(one, toolbox)))
     found = iter(
         toolbox.call_all(
             [
