@@ -32,6 +32,9 @@ def generate(
     model: Annotated[
         str, typer.Option(help="Model folder, Hugging Face Hub name, or `embedded`.")
     ] = "embedded",
+    template: Annotated[
+        Path | None, typer.Option(help="File with a chat template, instead of that of the model.")
+    ] = None,
     tools: Annotated[
         str,
         typer.Option(
@@ -86,11 +89,11 @@ def generate(
     if out and not improve:
         raise ExperimentError("--out records the steps of --improve: add --improve, or omit --out")
     if improve:
-        refine_prompts(prompts, model, improve, rounds, max_tokens, out)
+        refine_prompts(prompts, model, improve, rounds, max_tokens, out, template)
         return
     if tool:
         context = Context(date.date() if date else None)
-        chat_about(prompts, model, tool, context, corpus, max_tokens, most_calls or MOST_CALLS)
+        chat_about(prompts, model, tool, context, corpus, max_tokens, most_calls or MOST_CALLS, template)
         return
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import open_language_model
@@ -100,7 +103,7 @@ def generate(
     from selfimprove_dagster.tools.writing import Transcript, begun, generate_with_tools, opening_token
 
     path = str(embedded.BASE_MODEL) if model == "embedded" else model
-    opened = open_language_model(path, prompting={"path": path})
+    opened = open_language_model(path, prompting=_prompting(path, template))
     chat = opened.prompting.chat
     if chat:
         asked = opened.encode_prompts([stored([Message("user", prompt)]) for prompt in prompts])
@@ -147,6 +150,7 @@ def chat_about(
     corpus: Path | None,
     max_tokens: int,
     most_calls: int,
+    template: Path | None = None,
 ) -> None:
     """Let a chat model answer the prompts greedily with tools; print every call with its result, then the answers.
 
@@ -161,7 +165,7 @@ def chat_about(
 
     path = str(embedded.BASE_MODEL) if model == "embedded" else model
     known = {name.lower(): name for name in BUILT_IN}
-    opened = open_language_model(path, prompting={"path": path})
+    opened = open_language_model(path, prompting=_prompting(path, template))
     with (
         closing(opened),
         closing(
@@ -196,7 +200,13 @@ def _print_call(prompt: str, made: ChatCall) -> None:
 
 
 def refine_prompts(
-    prompts: Sequence[str], model: str, way: str, rounds: int, max_tokens: int, out: Path | None
+    prompts: Sequence[str],
+    model: str,
+    way: str,
+    rounds: int,
+    max_tokens: int,
+    out: Path | None,
+    template: Path | None = None,
 ) -> None:
     """Answer the prompts greedily and refine the answers; print every step and write it to `out`.
 
@@ -210,7 +220,7 @@ def refine_prompts(
         named = ", ".join(one.replace("_", "-") for one in WAYS)
         raise ExperimentError(f"--improve {way!r} is unknown: use one of {named}")
     path = str(embedded.DIALOGUE_MODEL) if model == "embedded" else model
-    opened = open_language_model(path, prompting={"path": path})
+    opened = open_language_model(path, prompting=_prompting(path, template))
     try:
         # Opened before the model runs: its output must not be lost because of a missing folder.
         kept = out.open("w", encoding="utf-8", errors="replace") if out else nullcontext()
@@ -225,6 +235,11 @@ def refine_prompts(
             lines = [{"task": one.task.prompt, **step} for one in refined for step in one.to_json()]
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             console.print(f"{len(lines):,} steps written to {plain(str(out), 200)}", markup=False)
+
+
+def _prompting(path: str, template: Path | None) -> dict[str, str]:
+    """Return the arguments of `prompting_of`."""
+    return {"path": path, **({"template": str(template)} if template else {})}
 
 
 def _empty(tokens: int, finish_reason: str | None) -> str:
