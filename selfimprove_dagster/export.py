@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.conversation import Message, merged, messages_of, shown, stored
+from selfimprove_dagster.conversation import Message, merged, messages_of, row_of, shown, stored
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.export_cards import Card, CardWords, default_words
@@ -114,7 +114,7 @@ def _with_messages(rows: pl.DataFrame, system: str) -> pl.DataFrame:
     """
     messages = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
     first = [Message("system", system)] if system else []
-    asked = [[one._asdict() for one in merged([*first, *messages_of(prompt)])] for prompt in rows["prompt"]]
+    asked = [[row_of(one) for one in merged([*first, *messages_of(prompt)])] for prompt in rows["prompt"]]
     said = [
         pl.concat_list(pl.struct(role=pl.lit("assistant"), content=name)).alias(name)
         for name in ("completion", "chosen", "rejected")

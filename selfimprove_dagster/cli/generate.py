@@ -12,12 +12,14 @@ from typing import Annotated
 import typer
 
 from selfimprove_dagster.cli.console import console
-from selfimprove_dagster.conversation import Message, stored
+from selfimprove_dagster.conversation import Message, stored, written
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import STOPS, WAYS
 from selfimprove_dagster.text import plain, readable
+from selfimprove_dagster.tools.base import Context
+from selfimprove_dagster.tools.chat import MOST_CALLS, ChatCall, chat_with_tools
 
 
 def generate(
@@ -30,14 +32,25 @@ def generate(
     model: Annotated[
         str, typer.Option(help="Model folder, Hugging Face Hub name, or `embedded`.")
     ] = "embedded",
+    template: Annotated[
+        Path | None, typer.Option(help="File with a chat template, instead of that of the model.")
+    ] = None,
     tools: Annotated[
         str,
         typer.Option(
-            help="Tools that it may call, separated by commas: Calculator, Calendar, WikiSearch, QA, MT, or "
-            "a class of your own such as `my_tools.py:Weather`."
+            help="Tools that it may call inside its text, as Toolformer does, separated by commas: Calculator, "
+            "Calendar, WikiSearch, QA, MT, or a class of your own such as `my_tools.py:Weather`."
         ),
     ] = "",
-    most_calls: Annotated[int, typer.Option(min=1, help="Maximum number of calls per prompt.")] = 1,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A tool that a chat model may call in the format of its chat template; repeat it for more."
+        ),
+    ] = None,
+    most_calls: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of calls per prompt (1 in a text, 8 in a chat).")
+    ] = None,
     likeliest: Annotated[
         int,
         typer.Option(min=1, help="A call starts when its opening token is among the k most likely (top-k)."),
@@ -64,24 +77,33 @@ def generate(
         Path | None, typer.Option(help="Write every step to this JSON Lines file, with --improve.")
     ] = None,
 ) -> None:
-    """Generate text with a model, with tool calls (Toolformer, section 4.2) or refined answers."""
-    if improve and tools:
-        raise ExperimentError("--improve refines answers without tools: omit either --tools or --improve")
+    """Generate text with a model, with tool calls (in the text as in Toolformer, section 4.2, or in chat) or refined
+    answers.
+    """
+    if improve and (tools or tool):
+        raise ExperimentError("--improve refines answers without tools: omit either the tools or --improve")
+    if tools and tool:
+        raise ExperimentError(
+            "--tools are called in a text and --tool in the chat format of a model: omit one of them"
+        )
     if out and not improve:
         raise ExperimentError("--out records the steps of --improve: add --improve, or omit --out")
     if improve:
-        refine_prompts(prompts, model, improve, rounds, max_tokens, out)
+        refine_prompts(prompts, model, improve, rounds, max_tokens, out, template)
+        return
+    if tool:
+        context = Context(date.date() if date else None)
+        chat_about(prompts, model, tool, context, corpus, max_tokens, most_calls or MOST_CALLS, template)
         return
     from selfimprove_dagster import embedded
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import SamplingParameters
-    from selfimprove_dagster.tools.base import Context
     from selfimprove_dagster.tools.registry import open_tools
     from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
     from selfimprove_dagster.tools.writing import Transcript, begun, generate_with_tools, opening_token
 
     path = str(embedded.BASE_MODEL) if model == "embedded" else model
-    opened = open_language_model(path, prompting={"path": path})
+    opened = open_language_model(path, prompting=_prompting(path, template))
     chat = opened.prompting.chat
     if chat:
         asked = opened.encode_prompts([stored([Message("user", prompt)]) for prompt in prompts])
@@ -101,7 +123,7 @@ def generate(
                 contexts=[Context(date.date() if date else None)] * len(prompts),
                 parameters=parameters,
                 likeliest=likeliest,
-                most_calls=most_calls,
+                most_calls=most_calls or 1,
             )
         else:
             transcripts = [
@@ -120,8 +142,71 @@ def generate(
             )
 
 
+def chat_about(
+    prompts: Sequence[str],
+    model: str,
+    names: Sequence[str],
+    context: Context,
+    corpus: Path | None,
+    max_tokens: int,
+    most_calls: int,
+    template: Path | None = None,
+) -> None:
+    """Let a chat model answer the prompts greedily with tools; print every call with its result, then the answers.
+
+    Names of built-in tools may be in lower case. Raises ExperimentError for an unknown tool, and ModelError for a model
+    without a chat format for tools.
+    """
+    from selfimprove_dagster import embedded
+    from selfimprove_dagster.language_model import open_language_model
+    from selfimprove_dagster.language_model.base import SamplingParameters
+    from selfimprove_dagster.tools.registry import BUILT_IN, open_tools
+    from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
+
+    path = str(embedded.BASE_MODEL) if model == "embedded" else model
+    known = {name.lower(): name for name in BUILT_IN}
+    opened = open_language_model(path, prompting=_prompting(path, template))
+    with (
+        closing(opened),
+        closing(
+            open_tools(
+                [known.get(name.lower(), name) for name in names],
+                model=opened,
+                corpus=corpus or ENCYCLOPAEDIA,
+            )
+        ) as toolbox,
+    ):
+        answers = chat_with_tools(
+            opened,
+            [stored([Message("user", prompt)]) for prompt in prompts],
+            toolbox,
+            contexts=[context] * len(prompts),
+            parameters=SamplingParameters(temperature=0.0, max_tokens=max_tokens),
+            most_calls=most_calls,
+            report=lambda number, call: _print_call(prompts[number], call),
+        )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        console.print(readable(f"{prompt}\n\n{answer.text}"), markup=False)
+        if not answer.text.strip():
+            console.print(f"  {_empty(answer.tokens, answer.finish_reason)}", markup=False)
+        if answer.problem:
+            console.print(f"  stopped: {plain(answer.problem, 400)}", markup=False)
+
+
+def _print_call(prompt: str, made: ChatCall) -> None:
+    outcome = made.result if made.problem is None else f"error: {made.problem}"
+    said = f"{plain(written(made.call), 200)} → {plain(outcome or '', 200)}"
+    console.print(f"  {plain(prompt, 40)}: {said}", markup=False)
+
+
 def refine_prompts(
-    prompts: Sequence[str], model: str, way: str, rounds: int, max_tokens: int, out: Path | None
+    prompts: Sequence[str],
+    model: str,
+    way: str,
+    rounds: int,
+    max_tokens: int,
+    out: Path | None,
+    template: Path | None = None,
 ) -> None:
     """Answer the prompts greedily and refine the answers; print every step and write it to `out`.
 
@@ -135,7 +220,7 @@ def refine_prompts(
         named = ", ".join(one.replace("_", "-") for one in WAYS)
         raise ExperimentError(f"--improve {way!r} is unknown: use one of {named}")
     path = str(embedded.DIALOGUE_MODEL) if model == "embedded" else model
-    opened = open_language_model(path, prompting={"path": path})
+    opened = open_language_model(path, prompting=_prompting(path, template))
     try:
         # Opened before the model runs: its output must not be lost because of a missing folder.
         kept = out.open("w", encoding="utf-8", errors="replace") if out else nullcontext()
@@ -150,6 +235,11 @@ def refine_prompts(
             lines = [{"task": one.task.prompt, **step} for one in refined for step in one.to_json()]
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             console.print(f"{len(lines):,} steps written to {plain(str(out), 200)}", markup=False)
+
+
+def _prompting(path: str, template: Path | None) -> dict[str, str]:
+    """Return the arguments of `prompting_of`."""
+    return {"path": path, **({"template": str(template)} if template else {})}
 
 
 def _empty(tokens: int, finish_reason: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.prompting import Prompting
+from selfimprove_dagster.language_model.replies import Reply
 
 FinishReason = Literal["stop", "length"]
 
@@ -66,6 +67,9 @@ class LanguageModel(Protocol):
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Return the token ids of what the model is to say after a prompt, without the token that ends it."""
+
+    def read_reply(self, token_ids: Sequence[int]) -> Reply:
+        """Return the text and the calls of tools in what a chat model wrote, by the format of its template."""
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, with the tokenizer's leading special tokens if it has any."""

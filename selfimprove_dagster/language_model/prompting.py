@@ -18,7 +18,14 @@ TRAINING = "training"
 """The word that selects TRL's variant of a known template, which renders earlier turns alike whatever follows."""
 
 
-_RESERVED = {"messages", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"}
+_RESERVED = {
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "tools",
+}
 """Names of template arguments that rendering itself gives."""
 
 

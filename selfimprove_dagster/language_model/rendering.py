@@ -8,9 +8,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from selfimprove_dagster.conversation import Message, merged, messages_of
+from selfimprove_dagster.conversation import (
+    Message,
+    ToolCall,
+    ToolCalls,
+    ToolResult,
+    Turn,
+    merged,
+    messages_of,
+    row_of,
+    tools_of,
+)
 from selfimprove_dagster.errors import ModelError, TrainingError, first_line
 from selfimprove_dagster.language_model.prompting import TRAINING, Prompting
+from selfimprove_dagster.language_model.replies import Reply, read_reply, response_template
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Characters of private use: while a template renders, the number of a token between them replaces its text."""
@@ -20,13 +31,18 @@ _ASKED = Message("user", _QUESTION)
 _ANSWERED = (_ASKED, Message("assistant", _ANSWER))
 """Messages that show what a template puts around them."""
 
+_TOOL, _CALLED = "zyxtool", (ToolCall("zyxname", {"zyxargument": "zyxvalue"}),)
+_WITH_TOOLS = (_ASKED, ToolCalls("", _CALLED), ToolResult("zyxname", "zyxresult"))
+_TOOL_WORDS = (_TOOL, "zyxname", "zyxargument", "zyxvalue", "zyxresult")
+"""A conversation with a tool, and what a template must show of it."""
+
 
 class Renderer:
     """The token ids of prompts, with one tokenizer and one way of asking.
 
     A prompt never has two beginning-of-sequence tokens, nor an end-of-sequence token at its end. The text of a special
     token in a message or a text prompt stays text. Templates without a system role get the system text in the first
-    message of the user.
+    message of the user. A prompt with tools is refused for a template that does not show tools, calls and results.
     """
 
     def __init__(self, tokenizer: Any, prompting: Prompting, name: str = "the model") -> None:
@@ -68,7 +84,28 @@ class Renderer:
             messages = messages_of(prompt)
         except ValueError as error:
             raise ModelError(f"a prompt for the chat model {self._name}: {error}") from None
-        return self._rendered(messages, add_generation_prompt=True)
+        tools = self._hidden_in(tools_of(prompt))
+        if (tools or any(not isinstance(one, Message) for one in messages)) and not self._has_tools:
+            raise ModelError(
+                f"the chat template of {self._name} does not show tools: name a template that does in "
+                "model.template, or ask without tools"
+            )
+        options = {"tools": tools} if tools else {}
+        return self._rendered(messages, add_generation_prompt=True, **options)
+
+    def read_reply(self, token_ids: Sequence[int]) -> Reply:
+        """Return the text and the calls of tools that a model wrote after a prompt, without its thoughts."""
+        ids = list(token_ids)
+        while ids and ids[-1] in (self.end_token_id, self.tokenizer.eos_token_id):
+            ids.pop()
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return read_reply(self.prompting.thinking.said(text), self._response_template)
+
+    @cached_property
+    def _response_template(self) -> dict[str, Any]:
+        own = self.prompting.template
+        source = own if own not in ("", TRAINING) else str(self.tokenizer.chat_template)
+        return response_template(self.tokenizer, source)
 
     @cached_property
     def end_token_id(self) -> int:
@@ -116,19 +153,24 @@ class Renderer:
 
     # ---- templates ------------------------------------------------------------------------------------
 
-    def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
+    def _rendered(self, messages: Sequence[Turn], **options: Any) -> str:
         system = [one.content for one in messages if one.role == "system"]
         if self.prompting.system:
             system.insert(0, self.prompting.system)
-        rest = [one for one in messages if one.role != "system"]
+        rest: list[Turn] = [one for one in messages if one.role != "system"]
         if system and not self._has_system:
             rest = [Message("user", "\n\n".join(system)), *rest]
         elif system:
             rest = [Message("system", "\n\n".join(system)), *rest]
-        rows = [{"role": one.role, "content": self._hidden(one.content)} for one in merged(rest)]
+        rows = [self._hidden_in(row_of(one)) for one in merged(rest)]
+        calls = [call for row in rows for call in row.get("tool_calls", ())]
+        for number, call in enumerate(calls):
+            call["id"] = _id(number)
+        for number, row in enumerate(row for row in rows if row["role"] == "tool"):
+            row["tool_call_id"] = _id(number)
         return self._apply(rows, **options)
 
-    def _apply(self, rows: Sequence[Mapping[str, str]], **options: Any) -> str:
+    def _apply(self, rows: Sequence[Mapping[str, Any]], **options: Any) -> str:
         from jinja2.exceptions import TemplateError
 
         try:
@@ -170,6 +212,17 @@ class Renderer:
         except ModelError:
             return False
 
+    @cached_property
+    def _has_tools(self) -> bool:
+        """Return whether the template shows tools, calls and their results."""
+        function = {"name": _TOOL, "description": "", "parameters": {"type": "object", "properties": {}}}
+        tools = [{"type": "function", "function": function}]
+        try:
+            text = self._rendered(_WITH_TOOLS, add_generation_prompt=True, tools=tools)
+        except ModelError:
+            return False
+        return all(word in text for word in _TOOL_WORDS)
+
     # ---- special tokens that are text -----------------------------------------------------------------
 
     @cached_property
@@ -189,6 +242,16 @@ class Renderer:
 
     def _hidden(self, text: str) -> str:
         return self._special.sub(lambda hit: f"{_OPEN}{self._specials.index(hit[0])}{_CLOSE}", text)
+
+    def _hidden_in(self, value: Any) -> Any:
+        """Apply `_hidden` to every text of a JSON value."""
+        if isinstance(value, str):
+            return self._hidden(value)
+        if isinstance(value, dict):
+            return {self._hidden_in(name): self._hidden_in(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._hidden_in(one) for one in value]
+        return value
 
     def _encode_pieces(self, rendered: str) -> list[int]:
         found: list[int] = []
@@ -218,3 +281,8 @@ class Renderer:
         plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         ids: list[int] = self.tokenizer("a")["input_ids"]
         return ids[: next((at for at in range(len(ids)) if ids[at : at + len(plain)] == plain), 0)]
+
+
+def _id(number: int) -> str:
+    """Return the id of a call, of nine letters and digits, as the templates of Mistral require."""
+    return f"call{number:05}"

@@ -15,6 +15,7 @@ from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.rendering import Renderer
+from selfimprove_dagster.language_model.replies import Reply
 from selfimprove_dagster.language_model.weights import suggested_sampling
 
 Token = TypeVar("Token", int, str)
@@ -73,6 +74,10 @@ class TokenText:
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Return the token ids of what the model is to say after a prompt, without the token that ends it."""
         return self._renderer.encode_completions(completions)
+
+    def read_reply(self, token_ids: Sequence[int]) -> Reply:
+        """Return the text and the calls of tools in what a chat model wrote, by the format of its template."""
+        return self._renderer.read_reply(token_ids)
 
     @property
     def turn_end_id(self) -> int:

@@ -34,7 +34,8 @@ class Tool(Protocol):
     """A function from text to text, with examples that teach a model where to call it.
 
     Equal `name`, `version`, input and context give equal results, so results may be cached. `parse` converts
-    the text between the parentheses into the input of `run`.
+    the text between the parentheses into the input of `run`. A tool may also have a text `description`, which says to
+    chat models what it does.
     """
 
     @property

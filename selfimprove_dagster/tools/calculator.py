@@ -76,6 +76,7 @@ class Calculator:
 
     name = "Calculator"
     version = "1"
+    description = "Calculates an expression of numbers with +, -, *, / and parentheses."
     introduction, shots = _INTRODUCTION, _SHOTS
 
     def parse(self, arguments: str) -> str | ToolError:

@@ -43,6 +43,7 @@ class Calendar:
 
     name = "Calendar"
     version = "1"
+    description = "Returns today's date."
     introduction, shots = _INTRODUCTION, _SHOTS
 
     def parse(self, arguments: str) -> str | ToolError:

@@ -114,6 +114,7 @@ class QA(_ModelTool):
     """Answers a question with the first line of the model's completion."""
 
     name = "QA"
+    description = "Answers a question about facts in a few words."
     introduction, shots = _QA_INTRODUCTION, _QA_SHOTS
     _asked = "question"
     _longest = LONGEST_QUESTION
@@ -126,6 +127,7 @@ class MT(_ModelTool):
     """Translates into English; the model identifies the language from the text."""
 
     name = "MT"
+    description = "Translates a phrase of another language into English."
     introduction, shots = _MT_INTRODUCTION, _MT_SHOTS
     _asked = "translation"
     _longest = LONGEST_FOREIGN_TEXT

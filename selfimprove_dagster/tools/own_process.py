@@ -62,6 +62,7 @@ class ToolProcess:
         self.name: str = described["name"]
         self.version: str = described["version"]
         self.introduction: str = described["introduction"]
+        self.description: str = described["description"]
         self.shots = [(plain, annotated) for plain, annotated in described["shots"]]
 
     def parse(self, arguments: str) -> str | ToolError:

@@ -75,6 +75,7 @@ class WikiSearch:
     """
 
     name = "WikiSearch"
+    description = "Searches an encyclopaedia and returns the passage that fits the search terms best."
     introduction, shots = _INTRODUCTION, _SHOTS
 
     def __init__(self, corpus: Path = ENCYCLOPAEDIA, folder: Path | None = None) -> None:

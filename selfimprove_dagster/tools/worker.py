@@ -96,6 +96,7 @@ def main() -> None:
             "name": tool.name,
             "version": version,
             "introduction": tool.introduction,
+            "description": str(getattr(tool, "description", "") or type(tool).__doc__ or "").strip(),
             "shots": [*tool.shots],
         }
 

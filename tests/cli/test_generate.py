@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from kit.models import ByteModel
 from typer.testing import CliRunner
 
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.language_model.base import FinishReason, Generation, SamplingParameters
+from selfimprove_dagster.language_model.prompting import Prompting
+from selfimprove_dagster.language_model.replies import Reply, read_reply, response_template
 
 
 class Writes(ByteModel):
@@ -51,3 +55,46 @@ def test_an_empty_completion_is_reported_with_its_finish_reason(
 
 def test_a_completion_is_printed_after_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(monkeypatch, Writes(" It is 42.", "stop")) == "What is 17 + 25? It is 42."
+
+
+class Chats(Writes):
+    """A chat model that calls the calculator once, and then answers."""
+
+    prompting = Prompting(chat=True)
+
+    def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        asked = self.decode(prompt)
+        text = "It is 42." if '"role":"tool"' in asked else self.text
+        return Generation(ids := self.encode(text), [-0.5] * len(ids), text, "stop")
+
+    def read_reply(self, token_ids: Sequence[int]) -> Reply:
+        return read_reply(self.decode(token_ids), response_template(None, ""))
+
+
+def test_the_calls_of_a_chat_model_are_printed_with_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = '<tool_call>{"name": "Calculator", "arguments": {"input": "17 + 25"}}</tool_call>'
+    assert said(monkeypatch, Chats(call, "stop"), "--tool", "calculator", "--tool", "Calendar") == (
+        'What is 17 + 25?: Calculator(input: "17 + 25") → 42 What is 17 + 25? It is 42.'
+    )
+    broken = said(monkeypatch, Chats("<tool_call>{</tool_call>", "stop"), "--tool", "calculator")
+    assert 'invalid(text: "{") → error: this call cannot be read' in broken
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--tool", "Sum"), "'Sum' is none of Calculator"),
+        (("--tool", "Calendar", "--tools", "Calendar"), "omit one of them"),
+        (("--tool", "Calendar", "--improve", "self-refine"), "refines answers without tools"),
+        (("--tool", "Calendar"), "asked in plain text"),
+    ],
+)
+def test_tools_that_cannot_be_called_are_refused(
+    options: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "selfimprove_dagster.language_model.open_language_model", lambda *_, **__: Writes("So.", "stop")
+    )
+    done = CliRunner().invoke(app, ["generate", "What?", *options])
+    assert done.exit_code == 1
+    assert why in " ".join((done.output + str(done.exception)).split())

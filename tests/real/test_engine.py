@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove_dagster.answers.answers import extract_answer
+from selfimprove_dagster.conversation import Message, ToolCall, ToolCalls, stored
 from selfimprove_dagster.embedded import WORD_PROBLEMS
 from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.language_model import open_language_model
@@ -19,6 +20,8 @@ from selfimprove_dagster.language_model.transformers_engine import TransformersL
 from selfimprove_dagster.language_model.weights import model_id, output_settings, weights_hash
 from selfimprove_dagster.methods.lmsi.sampling import read_demonstrations
 from selfimprove_dagster.prompts import load_prompts
+from selfimprove_dagster.tools.chat import chat_with_tools
+from selfimprove_dagster.tools.registry import open_tools
 
 FOLDER = Path(__file__).parents[2] / "build" / "models" / "smollm2-135m-instruct"
 QUESTIONS = (
@@ -102,3 +105,29 @@ def test_word_problems_end_by_themselves_and_can_be_read(shared_data: Path) -> N
     model.close()
     good = [one for one in drawn if one.finish_reason == "stop" and extract_answer(one.text) is not None]
     assert len(good) >= 28
+
+
+def test_it_chats_with_tools_to_a_clean_end(tmp_path: Path) -> None:
+    """With Qwen's template, which shows tools; its own does not. Whatever it writes, every call has its result."""
+    from trl.chat_template_utils import qwen2_5_chat_template
+
+    template = tmp_path / "template.jinja"
+    template.write_text(qwen2_5_chat_template)
+    model = open_language_model(
+        FOLDER, device="cpu", prompting={"path": str(FOLDER), "template": str(template)}
+    )
+    asked = [stored([Message("user", question)]) for question in QUESTIONS]
+    tools = open_tools(["Calculator", "Calendar"])
+    parameters = SamplingParameters(temperature=0, max_tokens=64)
+    answers = chat_with_tools(model, asked, tools, parameters=parameters, most_calls=2)
+    begun = json.loads('{"name": "Calculator", "arguments": {"input": "17 + 25"}}')
+    written = f"<tool_call>\n{json.dumps(begun)}\n</tool_call><|im_end|>"
+    reply = model.read_reply(AutoTokenizer.from_pretrained(FOLDER)(written)["input_ids"])
+    model.close()
+    assert [one.call for one in reply.calls] == [ToolCall("Calculator", begun["arguments"])]
+    for answer in answers:
+        assert len(answer.messages) == len(answer.calls) + sum(
+            isinstance(one, ToolCalls) for one in answer.messages
+        )
+        assert all((one.result is None) != (one.problem is None) for one in answer.calls)
+        assert answer.tokens > 0 and "<|im_" not in answer.text and answer.problem is None

@@ -7,7 +7,7 @@ from functools import partial
 import polars as pl
 
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
-from selfimprove_dagster.methods.toolformer.exam import PLAIN, WITH_TOOLS, WITHOUT
+from selfimprove_dagster.methods.toolformer.exam import CHAT, PLAIN, WITH_TOOLS, WITHOUT
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import plain_losses
 from selfimprove_dagster.quality.completions import FINISHED, LOGPROBS_MATCH_TOKENS
@@ -179,7 +179,8 @@ def _calls_pay(subject: Subject) -> Evidence | NotApplicable:
 
 
 def _all_texts_answered(subject: Subject) -> Evidence:
-    modes = (WITH_TOOLS, WITHOUT, PLAIN)
+    chat = [CHAT] if _experiment(subject).evaluation.chat_tools else []
+    modes = (WITH_TOOLS, WITHOUT, PLAIN, *chat)
     answers = subject.columns(*_PLACE, "role", "mode")
     roles = roles_in(answers)
     counts = answers.group_by(_PLACE).agg(

@@ -13,17 +13,21 @@ from functools import cached_property, partial
 from typing import Any
 
 from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
+from selfimprove_dagster.conversation import Message, stored, written
+from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
 from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.language_model.prompting import prompting_of
 from selfimprove_dagster.methods.toolformer.files import HeldOutText, read_beginnings, read_plain_texts
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.toolboxes import experiment_tools
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import take_out
+from selfimprove_dagster.tools.chat import ChatCall, chat_with_tools
 from selfimprove_dagster.tools.toolbox import Toolbox
 from selfimprove_dagster.tools.writing import (
     MadeCall,
@@ -34,6 +38,10 @@ from selfimprove_dagster.tools.writing import (
 )
 
 WITH_TOOLS, WITHOUT, PLAIN = "with_tools", "greedy", "plain"
+CHAT = "chat_tools"
+"""The mode in which a chat model may call tools in the format of its chat template."""
+
+_ASKED = "Write what comes next in this text, and nothing else. You may use the tools.\n\n{}"
 
 
 _PART = 256
@@ -45,7 +53,8 @@ class ToolExam(Exam):
     """Every beginning is put with tools and without; of plain texts the loss is measured.
 
     The base model, which no one taught to call, sits the part with tools as it is used: without. Beginnings are plain
-    texts, also for a chat model, which is trained on texts.
+    texts, also for a chat model, which is trained on texts. With `evaluation.chat_tools` every beginning is also put in
+    a conversation, in which every model may call tools in the format of its chat template.
     """
 
     experiment: ToolformerExperiment
@@ -56,7 +65,9 @@ class ToolExam(Exam):
     @property
     def parts(self) -> list[Part]:
         """The whole exam, mode by mode, in the order in which it is sat."""
-        asked = ((WITH_TOOLS, self.beginnings), (WITHOUT, self.beginnings), (PLAIN, self.plain))
+        asked = [(WITH_TOOLS, self.beginnings), (WITHOUT, self.beginnings), (PLAIN, self.plain)]
+        if self.experiment.evaluation.chat_tools:
+            asked.append((CHAT, self.beginnings))
         return [
             Part(mode, texts[start : start + _PART], len(texts[start : start + _PART]))
             for mode, texts in asked
@@ -71,7 +82,11 @@ class ToolExam(Exam):
         settings = section.model_dump(
             include={"likeliest", "most_calls", "max_tokens", "max_call_tokens", "stop"}
         )
-        return {"texts": content_hash({"all": texts}), "tools": self._versions, **settings}
+        found = {"texts": content_hash({"all": texts}), "tools": self._versions, **settings}
+        if section.chat_tools:
+            asked = prompting_of(**self.experiment.model.prompting_options())
+            found["chat_tools"] = {"prompt": _ASKED, "prompting": asked.parameters}
+        return found
 
     @cached_property
     def _versions(self) -> dict[str, str]:
@@ -89,6 +104,8 @@ class ToolExam(Exam):
         texts = [text for text in part.questions if isinstance(text, HeldOutText)]
         if part.mode == PLAIN:
             answers = self._predict(model, texts)
+        elif part.mode == CHAT:
+            answers = self._chat(model, texts)
         elif part.mode == WITH_TOOLS and model.model_id != self._base_id:
             answers = self._write_with_tools(model, texts)
         else:
@@ -147,6 +164,27 @@ class ToolExam(Exam):
                     **_answer(text, said),
                 }
 
+    def _chat(self, model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
+        section = self.experiment.evaluation
+        with self.open_tools() as tools:
+            transcripts = chat_with_tools(
+                model,
+                [stored([Message("user", _ASKED.format(text.question))]) for text in texts],
+                tools,
+                contexts=[Context(text.date) for text in texts],
+                parameters=SamplingParameters(
+                    temperature=0.0, max_tokens=section.max_tokens + section.max_call_tokens
+                ),
+                most_calls=section.most_calls,
+            )
+        for text, transcript in zip(texts, transcripts, strict=True):
+            yield {
+                "text": transcript.text,
+                "calls": [_chat_call(made) for made in transcript.calls],
+                "tokens": transcript.tokens,
+                **_answer(text, transcript.text),
+            }
+
     @staticmethod
     def _predict(model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
         ids = model.encode_continuations([text.question for text in texts])
@@ -171,6 +209,18 @@ def _call(made: MadeCall) -> dict[str, Any]:
         "tool": made.call.tool if made.call else None,
         "arguments": made.call.arguments if made.call else None,
         "result": made.call.result if made.call else None,
+        "problem": made.problem,
+    }
+
+
+def _chat_call(made: ChatCall) -> dict[str, Any]:
+    """Return a call in a conversation; it has no position in a text."""
+    return {
+        "position": None,
+        "written": written(made.call),
+        "tool": made.call.name,
+        "arguments": made.arguments,
+        "result": made.result,
         "problem": made.problem,
     }
 
@@ -201,6 +251,11 @@ def is_predicted(expected: str, predicted: str | None) -> bool:
 def _open(
     home: Home, experiment: ToolformerExperiment, open_model: OpenModel, iteration: int | None
 ) -> OpenedExam:
+    if experiment.evaluation.chat_tools and not prompting_of(**experiment.model.prompting_options()).chat:
+        raise ExperimentError(
+            f"evaluation.chat_tools: {experiment.model.path} is asked in plain text; name a model with a chat "
+            "template, or omit evaluation.chat_tools"
+        )
     beginnings, rejected = read_beginnings(experiment.evaluation)
     plain, unread = read_plain_texts(experiment.evaluation)
     tools = partial(experiment_tools, experiment, home, open_model)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
@@ -131,6 +131,11 @@ class ToolEvaluationSection(Section):
     max_tokens: int = Field(ge=1, description="longest continuation in tokens, calls not counted")
     max_call_tokens: int = Field(ge=1, description="longest call in tokens")
     stop: list[str] = Field(default_factory=lambda: ["\n"], description="strings that end a continuation")
+    chat_tools: bool = Field(
+        False,
+        description="also ask every beginning in a conversation, in which a chat model calls tools in the format of "
+        "its chat template (mode `chat_tools`)",
+    )
 
 
 def _tool(name: Any, folder: Path) -> Any:
@@ -148,6 +153,14 @@ class ToolformerExperiment(TrainingExperiment):
     tools: ToolsSection
     annotation: AnnotationSection
     filter: CallFilterSection
+
+    @model_validator(mode="after")
+    def _chat_for_chat_tools(self) -> ToolformerExperiment:
+        if self.evaluation.chat_tools and self.model.prompting == "text":
+            raise ValueError(
+                "evaluation.chat_tools needs a chat model: omit it, or set model.prompting to chat"
+            )
+        return self
 
     @classmethod
     def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
