@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.base import GREEDY, Experiment
 from selfimprove_dagster.explorer.curves import (
     MODELS,
     Chart,
@@ -21,7 +21,7 @@ from selfimprove_dagster.explorer.curves import (
 )
 from selfimprove_dagster.explorer.declare import Block
 from selfimprove_dagster.explorer.funnel import Stages, Step, by_rule, counted, kept_share, step
-from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
+from selfimprove_dagster.families.dialogues.exam import IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.table import Row
 

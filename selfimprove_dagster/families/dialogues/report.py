@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
+from selfimprove_dagster.experiment.base import GREEDY
+from selfimprove_dagster.families.dialogues.exam import IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.stage import Markdown, Picture, StageContext, number
 from selfimprove_dagster.text import markdown_table, percent
