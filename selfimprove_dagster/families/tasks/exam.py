@@ -15,6 +15,7 @@ from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedE
 from selfimprove_dagster.evaluation.judge import AnswerJudge
 from selfimprove_dagster.experiment.base import GREEDY
 from selfimprove_dagster.families.judging.exam import judge_of
+from selfimprove_dagster.families.tasks.files import filled
 from selfimprove_dagster.families.tasks.prompts import TEMPLATES
 from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection, TaskExperiment
 from selfimprove_dagster.filters.novelty import rouge_l_f1
@@ -54,7 +55,7 @@ def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTas
         given = str(row.get("input") or "")
         output = None
         if section.judge is None or row.get("output"):
-            output = text_field(row, "output")
+            output = filled(row, "output")
         difficulty = text_field(row, section.difficulty_field) if section.difficulty_field else None
         return HeldOutTask(
             f"{instruction}\n{given}".strip(),
