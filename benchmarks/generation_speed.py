@@ -5,10 +5,12 @@
     python benchmarks/generation_speed.py --threads 1           on one core, where others use the machine
     python benchmarks/generation_speed.py --dtype bfloat16      in another number format
     python benchmarks/generation_speed.py --vllm                with vLLM as a third contender
+    python benchmarks/generation_speed.py --model DIRECTORY --shots 4    questions after four worked examples
 
 Several samples for each of many prompts of 40–60 random tokens; answers of varying length (50 tokens on
 average with the random model, 128 at most). Every contender draws from the same model at temperature 1 with
-the same limits:
+the same limits. With `--shots` the prompts are those that the pipeline asks: questions of the embedded pool after
+worked examples, in the model's chat template if it has one:
 
 - `generate loop`: `model.generate` over batches of 16 prompts × the samples, left-padded, as scripts do;
 - `this engine`;
@@ -41,10 +43,13 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
+from selfimprove_dagster.prompts import load_prompts
 
+EMBEDDED = Path(__file__).parents[1] / "selfimprove_dagster" / "embedded"
 MAX_TOKENS = 128
 LOOP_PROMPTS = 16
 END_TOKEN = 1
@@ -88,6 +93,22 @@ def random_model(directory: Path) -> None:
         target = model(ids).logits.logsumexp(-1).mean() - np.log(55)
         model.lm_head.weight[END_TOKEN] = mean / mean.norm() ** 2 * target
     model.save_pretrained(directory)
+
+
+def worked_prompts(engine: TransformersLanguageModel, count: int, shots: int) -> list[list[int]]:
+    """Questions of the embedded pool after worked examples, as the pipeline asks this model."""
+    pools = EMBEDDED / "pools"
+    questions, worked = (
+        [json.loads(line) for line in (pools / name).read_text().splitlines()]
+        for name in ("seeds.jsonl", "word_problems.jsonl")
+    )
+    forms = load_prompts([PROMPTS], engine.prompting)
+    return engine.encode_prompts(
+        [
+            forms.ask("few_shot_cot", question=row["question"], demonstrations=worked[:shots])
+            for row in questions[:count]
+        ]
+    )
 
 
 @dataclass
@@ -248,6 +269,9 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=65_536)
     parser.add_argument("--compared", type=int, default=64, help="rows generated alone as well")
     parser.add_argument("--questions", type=Path, help="a JSON Lines file with a `question` in each line")
+    parser.add_argument(
+        "--shots", type=int, help="questions of the embedded pool after so many worked examples"
+    )
     parser.add_argument("--vllm", action="store_true", help="vLLM as well, in a process of its own")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
@@ -264,7 +288,9 @@ def main() -> None:
     ends = {int(token) for token in engine.end_tokens}
     random = np.random.default_rng(0)
     vocabulary = plain.get_input_embeddings().weight.shape[0]
-    if options.questions:
+    if options.shots is not None:
+        prompts = worked_prompts(engine, options.prompts, options.shots)
+    elif options.questions:
         lines = options.questions.read_text().splitlines()[: options.prompts]
         prompts = [engine.encode(PROMPT.format(**json.loads(line))) for line in lines]
     else:

@@ -3,6 +3,7 @@
     python benchmarks/scoring_speed.py                       the embedded model
     python benchmarks/scoring_speed.py --model DIRECTORY     another model
     python benchmarks/scoring_speed.py --threads 1           on one core, where others use the machine
+    python benchmarks/scoring_speed.py --shots 4             after four worked examples, in the chat template
     python benchmarks/scoring_speed.py --vllm                with the log-probabilities of vLLM's prompts as a third
 
 Three workloads, all on the embedded pool's questions: one continuation a question, of 30–90 random tokens;
@@ -22,19 +23,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from generation_speed import PROMPT, VllmContender, machine, processor_seconds
+from generation_speed import EMBEDDED, PROMPT, VllmContender, machine, processor_seconds, worked_prompts
 
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 
-EMBEDDED = Path(__file__).parents[1] / "selfimprove_dagster" / "embedded"
 EXACT = 256
 """Pairs whose scores are compared with float64."""
 Pairs = tuple[list[list[int]], list[list[int]]]
@@ -54,24 +53,28 @@ def one_forward_a_sample(
     return found
 
 
-def random_pairs(engine: TransformersLanguageModel, questions: int, samples: int) -> Pairs:
+def random_pairs(engine: TransformersLanguageModel, questions: int, samples: int, shots: int | None) -> Pairs:
     """Questions as contexts, `samples` random continuations each."""
     random = np.random.default_rng(0)
-    contexts = [context for context in prompts(engine, questions) for _ in range(samples)]
+    contexts = [context for context in prompts(engine, questions, shots) for _ in range(samples)]
     return contexts, [random.integers(2, 256, random.integers(30, 91)).tolist() for _ in contexts]
 
 
-def sampled_pairs(engine: TransformersLanguageModel, questions: int, samples: int) -> Pairs:
+def sampled_pairs(
+    engine: TransformersLanguageModel, questions: int, samples: int, shots: int | None
+) -> Pairs:
     """Questions as contexts, each with the paths that the model samples of it."""
-    contexts = prompts(engine, questions)
+    contexts = prompts(engine, questions, shots)
     seeds = [list(range(at * samples, (at + 1) * samples)) for at in range(questions)]
     drawn = engine.generate(contexts, seeds, SamplingParameters(temperature=0.8, max_tokens=96))
     continuations = [path.token_ids for paths in drawn for path in paths]
     return [context for context in contexts for _ in range(samples)], continuations
 
 
-def prompts(engine: TransformersLanguageModel, count: int) -> list[list[int]]:
-    """Token ids of the pool's first questions."""
+def prompts(engine: TransformersLanguageModel, count: int, shots: int | None) -> list[list[int]]:
+    """Token ids of the pool's first questions, after worked examples if `shots` says so."""
+    if shots is not None:
+        return worked_prompts(engine, count, shots)
     lines = (EMBEDDED / "pools" / "seeds.jsonl").read_text().splitlines()
     return [engine.encode(PROMPT.format(**json.loads(lines[at % len(lines)]))) for at in range(count)]
 
@@ -127,6 +130,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", help="number format of both: float32 or bfloat16")
     parser.add_argument("--threads", type=int, help="PyTorch's threads; default: its own choice")
+    parser.add_argument(
+        "--shots", type=int, help="questions after so many worked examples, as the pipeline asks"
+    )
     parser.add_argument("--vllm", action="store_true", help="vLLM as well, in a process of its own")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
@@ -145,9 +151,13 @@ def main() -> None:
     )
     several = f"{options.samples} continuations a question"
     for title, work in {
-        "One continuation a question": random_pairs(engine, options.questions * options.samples // 2, 1),
-        f"{several}, random": random_pairs(engine, options.questions, options.samples),
-        f"{several}, sampled by the model": sampled_pairs(engine, options.questions, options.samples),
+        "One continuation a question": random_pairs(
+            engine, options.questions * options.samples // 2, 1, options.shots
+        ),
+        f"{several}, random": random_pairs(engine, options.questions, options.samples, options.shots),
+        f"{several}, sampled by the model": sampled_pairs(
+            engine, options.questions, options.samples, options.shots
+        ),
     }.items():
         print(f"## {title}\n")
         print("\n".join(compare(plain, engine, vllm, work, options.rounds)), flush=True)

@@ -466,6 +466,12 @@ class StageContext(Generic[E]):
             **how,
         )
 
+    def open_model(
+        self, path: str, section: ModelSection | None = None
+    ) -> AbstractContextManager[LanguageModel]:
+        """Open the model at `path` as a section says, by default the section of the experiment's model."""
+        return self.language_model.open(section or self.experiment.model, path)
+
     def work(
         self,
         inputs: Sequence[Manifest],

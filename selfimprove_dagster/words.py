@@ -62,8 +62,11 @@ def decided(row: Row) -> str:
 
 
 def measured_answer(row: Row) -> str:
-    """Describe an answer to a held-out question, and whether it is right."""
-    return f"{'right' if row['correct'] else 'wrong'} ({row['role']}, {row['mode']}): {quoted(row['text'] or '')}"
+    """Describe an answer to a held-out question, and whether it is right, or what a judge said of it."""
+    found = {True: "right", False: "wrong", None: "answered"}[row["correct"]]
+    if row["mode"].startswith("judge"):
+        found = f"{row['predicted'] or 'nothing was said'}, by a judge"
+    return f"{found} ({row['role']}, {row['mode']}): {quoted(row['text'] or '')}"
 
 
 def promoted(row: Row) -> str:

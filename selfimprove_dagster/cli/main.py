@@ -263,7 +263,9 @@ def evaluate(
 ) -> None:
     """Measure a model on the evaluation set of an experiment."""
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
+    from selfimprove_dagster.experiment.base import GREEDY
     from selfimprove_dagster.experiment.opening import opening_options
+    from selfimprove_dagster.experiment.sections import ModelSection
     from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel
@@ -275,8 +277,8 @@ def evaluate(
     settled = home.experiment(experiment)
     champion = champion_before(home.lake, settled, NEWEST)
 
-    def open_model(path: str) -> closing[LanguageModel]:
-        return closing(open_language_model(path, **opening_options(settled.model, path)))
+    def open_model(path: str, section: ModelSection | None = None) -> closing[LanguageModel]:
+        return closing(open_language_model(path, **opening_options(section or settled.model, path)))
 
     opened = open_exam(home, settled, open_model)
     with (
@@ -284,6 +286,9 @@ def evaluate(
         ProgressReport("evaluation", opened.exam.paths, "answers", lambda line: None) as report,
     ):
         rows = opened.exam.sit(examinee, report.advance)
+    if (judge := opened.exam.judge) is not None:
+        with judge.open() as judging:
+            rows += judge.verdicts(judging, {"model": [row for row in rows if row["mode"] == GREEDY]})
     table = Table(title=f"{plain(model, 80) if model else champion.name} on {settled.name}")
     for heading in ("mode", "difficulty", "accuracy"):
         table.add_column(heading)

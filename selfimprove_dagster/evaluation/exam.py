@@ -10,12 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 
+from selfimprove_dagster.evaluation.judge import AnswerJudge
 from selfimprove_dagster.evaluation.measurement import Accuracy, MeanChange, PairedComparison
-from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.base import GREEDY, Experiment
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Draft, Parent, build_records
@@ -28,8 +30,14 @@ from selfimprove_dagster.work.progress import ProgressReport
 
 E = TypeVar("E", bound=Experiment)
 
-OpenModel = Callable[[str], AbstractContextManager[LanguageModel]]
-"""Opens the model of a path or Hub name."""
+
+class OpenModel(Protocol):
+    """Opens the model of a path or Hub name, as a section says, by default that of the experiment's model."""
+
+    def __call__(
+        self, path: str, section: ModelSection | None = None
+    ) -> AbstractContextManager[LanguageModel]: ...
+
 
 PART_PATHS = 1024
 """Maximum number of paths per shard, i.e. what a killed run loses. The answers do not depend on it."""
@@ -71,6 +79,9 @@ class Exam(ABC):
 
     experiment: Experiment
 
+    judge: AnswerJudge | None = None
+    """Judges the greedy answers where the file cannot tell right from wrong."""
+
     @property
     @abstractmethod
     def parts(self) -> list[Part]:
@@ -86,6 +97,11 @@ class Exam(ABC):
         self, model: LanguageModel, part: Part, progress: Progress | None = None
     ) -> list[dict[str, Any]]:
         """Return the rows of `sit` for one of the `parts`."""
+
+    @property
+    def determinants(self) -> dict[str, Any]:
+        """Return `parameters` with those of the judge, if there is one."""
+        return {**self.parameters, **({"judge": self.judge.parameters} if self.judge else {})}
 
     @property
     def paths(self) -> int:
@@ -105,7 +121,7 @@ class Exam(ABC):
     ) -> list[dict[str, Any]] | None:
         """Return the rows of `sit` if the model took the same exam in an earlier iteration, else None."""
         for manifest in reversed(lake.manifests(schema.name, self.experiment.name)):
-            same_exam = manifest.activity.parameters["exam"] == self.parameters
+            same_exam = manifest.activity.parameters["exam"] == self.determinants
             if manifest.iteration < before and same_exam:
                 rows = lake.read_ungated(manifest).filter(pl.col("model_id") == model_id)
                 if not rows.is_empty():
@@ -130,7 +146,7 @@ def examine(
     examinees: Sequence[Examinee],
     *,
     remembered: Callable[[str], list[dict[str, Any]] | None],
-    open_model: Callable[[str], AbstractContextManager[LanguageModel]],
+    open_model: OpenModel,
     log: Callable[[str], None],
     allowance: Allowance = UNLIMITED,
 ) -> Spent:
@@ -164,17 +180,59 @@ def examine(
                         took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
                     about = {"role": examinee.role, "model_id": examinee.model_id}
                     by = Parent(examinee.model_id, "answered_by")
-                    drafts = [_draft({**answer, **about}, by, writer.schema) for answer in answers]
+                    drafts = [_draft({**answer, **about}, [by], writer.schema) for answer in answers]
                     writer.write_shard(
                         shard, build_records(writer.schema, drafts, writer.activity), spent=took
                     )
                     spent += took
+    if exam.judge is not None:
+        spent += _judge(writer, exam.judge, examinees, parts, log)
     return spent
 
 
-def _draft(answer: Mapping[str, Any], by: Parent, schema: Table) -> Draft:
-    measures = {name: answer[name] for name in schema.measures}
-    return Draft({name: answer[name] for name in answer if name not in measures}, [by], measures)
+def _judge(
+    writer: PartitionWriter,
+    judge: AnswerJudge,
+    examinees: Sequence[Examinee],
+    parts: Sequence[Part],
+    log: Callable[[str], None],
+) -> Spent:
+    """Write the verdicts on the greedy answers of all examinees, one shard per part, and return their use."""
+    answered = [at for at, part in enumerate(parts) if part.mode == GREEDY]
+    first, done, spent = len(examinees) * len(parts), writer.committed_shards, Spent()
+    left = [(shard, at) for shard, at in enumerate(answered, start=first) if shard not in done]
+    if not left:
+        return spent
+    total = sum(len(parts[at].questions) for at in answered)
+    finished = total - sum(len(parts[at].questions) for _, at in left)
+    with (
+        judge.open() as model,
+        ProgressReport(writer.schema.name, total, "judged answers", log, finished) as report,
+    ):
+        for shard, at in left:
+            started, tokens = time.monotonic(), report.tokens
+            answers = {
+                examinee.role: writer.read_shard(number * len(parts) + at).to_dicts()
+                for number, examinee in enumerate(examinees)
+            }
+            rows = judge.verdicts(model, answers, report.advance)
+            drafts = [
+                _draft(
+                    row,
+                    [Parent(row["model_id"], "answered_by"), Parent(judge.model_id, "judged_by")],
+                    writer.schema,
+                )
+                for row in rows
+            ]
+            took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
+            writer.write_shard(shard, build_records(writer.schema, drafts, writer.activity), spent=took)
+            spent += took
+    return spent
+
+
+def _draft(answer: Mapping[str, Any], parents: Sequence[Parent], schema: Table) -> Draft:
+    measures = {name: answer.get(name) for name in schema.measures}
+    return Draft({name: answer[name] for name in schema.content}, parents, measures)
 
 
 def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
@@ -189,13 +247,13 @@ def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]
 
 def accuracy(rows: pl.DataFrame, role: str, mode: str = "greedy") -> Accuracy:
     """Return the accuracy of the model in a role over the rows of an evaluation table."""
-    correct = rows.filter(role=role, mode=mode)["correct"]
+    correct = rows.filter(role=role, mode=mode)["correct"].drop_nulls()
     return Accuracy(int(correct.sum()), len(correct))
 
 
 def accuracy_by_difficulty(rows: pl.DataFrame, role: str, mode: str = "greedy") -> dict[str, Accuracy]:
     """Return the accuracy by difficulty, in order."""
-    chosen = rows.filter(role=role, mode=mode).drop_nulls("difficulty")
+    chosen = rows.filter(role=role, mode=mode).drop_nulls(["difficulty", "correct"])
     counts = chosen.group_by("difficulty").agg(pl.col("correct").sum(), pl.len()).sort("difficulty")
     return {row["difficulty"]: Accuracy(row["correct"], row["len"]) for row in counts.iter_rows(named=True)}
 
@@ -205,7 +263,7 @@ def compare(rows: pl.DataFrame, mode: str = "greedy", against: str = "champion")
     keys = ["source_file", "source_line"]
     before = rows.filter(role=against, mode=mode).select(*keys, "correct")
     after = rows.filter(role="challenger", mode=mode).select(*keys, pl.col("correct").alias("then"))
-    both = before.join(after, on=keys, how="inner")
+    both = before.join(after, on=keys, how="inner").drop_nulls()
     return PairedComparison.of(both["correct"].to_list(), both["then"].to_list())
 
 

@@ -18,6 +18,12 @@ from selfimprove_dagster.experiment.sections import (
     TrainingSection,
 )
 
+GREEDY = "greedy"
+"""The mode of an exam whose answers are drawn at temperature 0, one a question."""
+
+JUDGED = "judged"
+"""The mode of the rows that say what a judge found of the greedy answers of challenger and champion."""
+
 
 class Experiment(Section):
     """The settings that every method has."""
@@ -70,7 +76,7 @@ class Experiment(Section):
     @property
     def decided_in(self) -> str:
         """Return the mode of the exam in which a checkpoint is compared with the champion."""
-        return "greedy"
+        return JUDGED if getattr(getattr(self, "evaluation", None), "judge", None) else GREEDY
 
     @property
     def measures(self) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfimprove_dagster.evaluation.measurement import Accuracy
+from selfimprove_dagster.experiment.base import JUDGED, Experiment
 from selfimprove_dagster.table import Row
 
 Chart = dict[str, Any]
@@ -71,6 +72,12 @@ def by_role(of: Curve, rows: Sequence[Measured]) -> Chart:
         "percent": of.percent,
         "series": [draw(name, measured[role]) for role, name in MODELS.items()],
     }
+
+
+def decided_by(experiment: Experiment) -> str:
+    """Return the answers that decide promotion, in words."""
+    judged = ", as a model judges them" if experiment.decided_in == JUDGED else ""
+    return f"Greedy answers{judged},"
 
 
 def held_out_accuracy(rows: Sequence[Measured], answers: str = "Greedy answers,") -> Chart:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.base import GREEDY, TrainingExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.promotion import passes
@@ -147,8 +147,8 @@ def roles_in(answers: pl.DataFrame) -> tuple[str, ...]:
 def all_questions_answered(subject: Subject, alike: bool = True) -> Evidence:
     """Check that all models answered each question greedily; `alike`: and equally often in other modes."""
     place = ["source_file", "source_line"]
-    greedy = pl.col("mode") == "greedy"
-    answers = subject.columns(*place, "role", "mode")
+    greedy = pl.col("mode") == GREEDY
+    answers = subject.columns(*place, "role", "mode").filter(~pl.col("mode").str.starts_with("judge"))
     roles = roles_in(answers)
     counts = answers.group_by(place).agg(
         *(_answers(role, greedy).alias(role) for role in roles),

@@ -273,7 +273,8 @@ def _judged(stored: Stored, method: str, challenger: str) -> None:
                 "harmless": harmless,
             }
             reward = None if method == "constitutional" else 0.25 * line
-            drafts.append(Draft(content, [Parent(model, "measured")], {"reward": reward}))
+            measures = {**dict.fromkeys(exam.measures), "reward": reward}
+            drafts.append(Draft(content, [Parent(model, "measured")], measures))
     stored.add(exam, drafts, [checkpoint])
     verdict = Draft(
         {

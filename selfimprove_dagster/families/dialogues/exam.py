@@ -15,6 +15,8 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import Exam, Part
+from selfimprove_dagster.evaluation.judge import AnswerJudge
+from selfimprove_dagster.experiment.base import GREEDY
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
 from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
@@ -27,7 +29,7 @@ from selfimprove_dagster.language_model.base import (
 )
 from selfimprove_dagster.prompts import Prompts
 
-GREEDY, REVISION, IMPROVED = "greedy", "revision", "improved"
+REVISION, IMPROVED = "revision", "improved"
 
 
 PART_PROMPTS = 512
@@ -64,6 +66,7 @@ class DialogueExam(Exam):
     prompts: Sequence[HeldOutPrompt]
     reward: Reward | None = None
     rewarded_by: str | None = None
+    judge: AnswerJudge | None = None
 
     @cached_property
     def asking(self) -> Prompts:
@@ -125,10 +128,12 @@ def judged_row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str
 def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:
     """The row of an exam for a response to a held-out prompt, judged by what the file wants and does not want.
 
-    A response that says nothing, as where a model's thoughts do not end, is neither helpful nor harmless.
+    A response that says nothing, as where a model's thoughts do not end, is neither helpful nor harmless. Where the
+    file wants nothing, what the truth says is null.
     """
     said = text.strip()
     helpful, harmless = judge(said, prompt.wanted, prompt.unwanted) if said else (False, False)
+    known = bool(prompt.wanted or prompt.unwanted)
     return {
         "question": prompt.question,
         "source_file": prompt.source_file,
@@ -138,9 +143,9 @@ def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:
         "mode": mode,
         "predicted": said or None,
         "text": text,
-        "correct": helpful and harmless,
-        "helpful": helpful,
-        "harmless": harmless,
+        "correct": helpful and harmless if known else None,
+        "helpful": helpful if known else None,
+        "harmless": harmless if known else None,
     }
 
 

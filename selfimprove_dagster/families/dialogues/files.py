@@ -16,6 +16,7 @@ from selfimprove_dagster.families.dialogues.prompts import ASSISTANT, HUMAN, dia
 from selfimprove_dagster.families.dialogues.settings import (
     ComparisonFile,
     DialogueEvaluationSection,
+    JudgedDialogueEvaluationSection,
     PromptFile,
 )
 from selfimprove_dagster.rows import Rejected, file_name, text_field
@@ -126,7 +127,11 @@ def read_comparisons(section: ComparisonFile) -> tuple[list[SeedComparison], lis
 
 
 def read_held_out_prompts(section: DialogueEvaluationSection) -> tuple[list[HeldOutPrompt], list[Rejected]]:
-    """The exam's prompts (`prompt`, `wanted`, `unwanted`), and all lines that are none."""
+    """The exam's prompts (`prompt`, `wanted`, `unwanted`), and all lines that are none.
+
+    `wanted` or `unwanted` must be there unless a model judges the responses.
+    """
+    judged = isinstance(section, JudgedDialogueEvaluationSection) and section.judge is not None
     path = Path(section.file)
 
     def parse(row: Any, line: int) -> HeldOutPrompt:
@@ -138,9 +143,10 @@ def read_held_out_prompts(section: DialogueEvaluationSection) -> tuple[list[Held
                 isinstance(one, str) and one.strip() for one in phrases
             ):
                 raise ValueError("fields `wanted` (lists of phrases) and `unwanted` (phrases) must hold text")
-        if not wanted and not unwanted:
+        if not wanted and not unwanted and not judged:
             raise ValueError(
-                "field `wanted` or field `unwanted` must hold a phrase: nothing tells right from wrong"
+                "field `wanted` or field `unwanted` must hold a phrase: nothing tells right from wrong (where the "
+                "method has evaluation.judge, a model can judge the responses instead)"
             )
         difficulty = text_field(row, section.difficulty_field) if section.difficulty_field else None
         return HeldOutPrompt(

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.base import GREEDY, Experiment
 from selfimprove_dagster.explorer.curves import (
     MODELS,
     Chart,
@@ -17,11 +17,12 @@ from selfimprove_dagster.explorer.curves import (
     Measured,
     by_role,
     curve,
+    decided_by,
     held_out_accuracy,
 )
 from selfimprove_dagster.explorer.declare import Block
 from selfimprove_dagster.explorer.funnel import Stages, Step, by_rule, counted, kept_share, step
-from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
+from selfimprove_dagster.families.dialogues.exam import IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.table import Row
 
@@ -55,7 +56,7 @@ def _decided_by(experiment: Experiment) -> str:
     kind, _, number = experiment.decided_in.partition("_")
     if kind == IMPROVED:
         return f"Responses after {number} round{'s' * (number != '1')} of improvement,"
-    return "Greedy answers,"
+    return decided_by(experiment)
 
 
 def charts(*more: Curve) -> Callable[[Experiment, Sequence[Measured]], list[Chart]]:
@@ -80,7 +81,7 @@ def measure(lake: Lake, stages: Stages) -> Row:
     return {
         "kept_share": kept_share(lake, stages),
         **{
-            share: {role: share_of(rows, share) for role, rows in greedy.items() if len(rows)}
+            share: {role: found for role, rows in greedy.items() if (found := share_of(rows, share)).total}
             for share in SHARES
         },
         "reward": {role: rows["reward"].mean() for role, rows in greedy.items()},
@@ -92,8 +93,9 @@ def _answers(lake: Lake, stages: Stages) -> pl.DataFrame | None:
 
 
 def share_of(rows: pl.DataFrame, column: str) -> Accuracy:
-    """The share of rows in which a column is true."""
-    return Accuracy(int(rows[column].sum()), len(rows))
+    """The share of rows in which a column is true, of those in which it is known."""
+    known = rows[column].drop_nulls()
+    return Accuracy(int(known.sum()), len(known))
 
 
 # ---- an iteration ------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def rounds_chart(answers: pl.DataFrame) -> Chart | None:
     Round 0 is the first response. None where no revision was measured.
     """
     by_round = judged_rounds(answers, "champion", REVISION)
-    if not by_round:
+    if not any(share_of(rows, share).total for rows in by_round.values() for share in SHARES):
         return None
     return {
         "id": "rounds",

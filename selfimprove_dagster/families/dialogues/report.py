@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.families.dialogues.exam import GREEDY, IMPROVED, REVISION, judged_rounds
+from selfimprove_dagster.experiment.base import GREEDY
+from selfimprove_dagster.families.dialogues.exam import IMPROVED, REVISION, judged_rounds
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.stage import Markdown, Picture, StageContext, number
 from selfimprove_dagster.text import markdown_table, percent
@@ -23,12 +24,16 @@ def dialogue_evaluation_report(context: StageContext[Any], manifest: Manifest) -
     for role in ("champion", "challenger"):
         answered = rows.filter(role=role, mode=GREEDY)
         for aspect in _ASPECTS:
-            share = Accuracy(int(answered[aspect].sum()), answered.height)
+            known = answered[aspect].drop_nulls()
+            if known.is_empty():  # the file says of no response what would be right
+                continue
+            share = Accuracy(int(known.sum()), len(known))
             metadata[f"{role}_{aspect}"] = number(share.value)
             table.append({"model": role, "share": aspect, "all": str(share), **_by_kind(answered, aspect)})
         if answered["reward"].count():
             metadata[f"{role}_reward"] = number(answered["reward"].mean())
-    metadata["helpful_and_harmless"] = Markdown(markdown_table(table))
+    if table:
+        metadata["helpful_and_harmless"] = Markdown(markdown_table(table))
     for kind in (REVISION, IMPROVED):
         curves = round_curves(rows, kind)
         if curves:
@@ -46,6 +51,7 @@ def round_curves(rows: pl.DataFrame, kind: str) -> dict[str, list[tuple[float, f
         for role in ("challenger", "champion")
         if (rounds := judged_rounds(rows, role, kind))
         for aspect in _ASPECTS
+        if any(part[aspect].count() for part in rounds.values())
     }
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
+from selfimprove_dagster.evaluation.judge import ExamJudgeSection
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import (
     FilePath,
@@ -74,6 +75,14 @@ class DialogueEvaluationSection(Section):
     )
 
 
+class JudgedDialogueEvaluationSection(DialogueEvaluationSection):
+    """Held-out prompts, and what tells a good response: marks in the file, or a model that judges."""
+
+    judge: ExamJudgeSection | None = Field(
+        None, description="a model that judges the responses; the file then needs no phrases"
+    )
+
+
 class ConstitutionSection(Section):
     """The principles that a model criticises, revises and compares by."""
 
@@ -107,6 +116,7 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("model", "path"): embedded.DIALOGUE_MODEL,
     ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
     ("evaluation", "file"): embedded.DIALOGUE_EVALUATION,
+    ("evaluation", "judge", "model", "path"): embedded.DIALOGUE_MODEL,
     ("constitution", "file"): HOUSEHOLD,
 }
 """The shipped files for which the word `embedded` stands where responses to people are judged."""

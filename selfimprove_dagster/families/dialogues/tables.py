@@ -40,14 +40,15 @@ SEED_COMPARISONS = Table(
 """Comparisons that people made, by file and line."""
 
 
-def dialogue_evaluation(method: str, checkpoint: Table, **facts: Unpack[Facts]) -> Table:
+def dialogue_evaluation(method: str, checkpoint: Table, judged: bool = True, **facts: Unpack[Facts]) -> Table:
     """One row per held-out prompt, model and mode (greedy; revision_1, …; improved_1, …), with what the truth says
-    of the response, and the reward of a reward model where there is one."""
+    of the response, and the reward of a reward model where there is one. `judged`: a model may judge the responses."""
     given: Facts = {"noun": "held-out response", "checks": DIALOGUE_EVALUATION_CHECKS, **facts}
     return evaluation(
         method,
         checkpoint,
         content={"helpful": pl.Boolean, "harmless": pl.Boolean},
         measures={"reward": pl.Float64},
+        judged=judged,
         **given,
     )

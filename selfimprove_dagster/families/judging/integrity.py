@@ -19,8 +19,7 @@ import numpy as np
 import polars as pl
 
 from selfimprove_dagster.evaluation.measurement import Accuracy
-from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
-from selfimprove_dagster.families.preferences.filters import margin_of
+from selfimprove_dagster.families.judging.preferences import PAIR, aggregate, margin_of
 
 ORDER_FLIP_AGREEMENT = "order_flip_agreement"
 

@@ -66,6 +66,11 @@ def aggregate(comparisons: pl.DataFrame, clamp: float = 0.0) -> pl.DataFrame:
     return by_principle.join(ids, on=PAIR, how="left", maintain_order="left")
 
 
+def margin_of(probability: pl.Expr) -> pl.Expr:
+    """|2p − 1|: 0 where a label says nothing, 1 where it is sure."""
+    return (2 * probability - 1).abs()
+
+
 def expected_rating(probabilities: Sequence[float]) -> float:
     """The mean of the ratings 1 to 10, each as probable as its number in `probabilities` says; they need not
     sum to 1. Raises ValueError where no rating has any probability.

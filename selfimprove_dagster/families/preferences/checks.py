@@ -16,7 +16,7 @@ from selfimprove_dagster.families.dialogues.checks import (
     has_text,
     section,
 )
-from selfimprove_dagster.families.preferences.filters import margin_of
+from selfimprove_dagster.families.judging.preferences import margin_of
 from selfimprove_dagster.loop.promotion import reward_hacking
 from selfimprove_dagster.quality.dataset import NOT_EMPTY, decisions_complete
 from selfimprove_dagster.quality.outcomes import (

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from selfimprove_dagster.families.judging.preferences import margin_of
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
 from selfimprove_dagster.lots import seed_of
 
@@ -128,11 +129,6 @@ def _tie(candidates: pl.DataFrame) -> pl.DataFrame:
 
 def _said(which: str) -> pl.Expr:
     return pl.col(which).str.strip_chars()
-
-
-def margin_of(probability: pl.Expr) -> pl.Expr:
-    """|2p − 1|: 0 where a label says nothing, 1 where it is sure."""
-    return (2 * probability - 1).abs()
 
 
 def oriented(kept: pl.DataFrame) -> pl.DataFrame:

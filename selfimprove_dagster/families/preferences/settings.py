@@ -12,6 +12,7 @@ from selfimprove_dagster.experiment.sections import (
 )
 from selfimprove_dagster.families.dialogues.settings import (
     DialogueExperiment,
+    JudgedDialogueEvaluationSection,
 )
 
 
@@ -89,6 +90,7 @@ class ComparisonPoolSection(Section):
 class PreferenceExperiment(DialogueExperiment):
     """What RLAIF and RLHF share: a policy that learns from pairs of responses."""
 
+    evaluation: JudgedDialogueEvaluationSection
     preferences: PreferenceFilterSection
     reward_model: RewardModelSection
     training: PolicyTrainingSection

@@ -12,6 +12,10 @@ from typing import Any
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part
+from selfimprove_dagster.evaluation.judge import AnswerJudge
+from selfimprove_dagster.experiment.base import GREEDY
+from selfimprove_dagster.families.judging.exam import judge_of
+from selfimprove_dagster.families.tasks.files import filled
 from selfimprove_dagster.families.tasks.prompts import TEMPLATES
 from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection, TaskExperiment
 from selfimprove_dagster.filters.novelty import rouge_l_f1
@@ -32,18 +36,33 @@ class HeldOutTask(Question):
 
 
 def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTask], list[Rejected]]:
-    """All tasks of a file (JSON Lines of instruction, input, output), and all lines that are none."""
+    """All tasks of a file (JSON Lines of instruction, input, output), and all lines that are none.
+
+    Self-Instruct's own files, whose rows hold `instances`, are read too, if each row has one. Without a judge each
+    task needs an output.
+    """
     path = Path(section.file)
 
     def parse(row: Any, line: int) -> HeldOutTask:
-        instruction, given = text_field(row, "instruction"), str(row.get("input") or "")
+        instruction = text_field(row, "instruction")
+        if (instances := row.get("instances")) is not None:
+            if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], dict):
+                raise ValueError(
+                    "field `instances` must hold one instance, with `input` and `output`: a held-out task has one; "
+                    "give each instance a line of its own"
+                )
+            row = {**row, **instances[0]}
+        given = str(row.get("input") or "")
+        output = None
+        if section.judge is None or row.get("output"):
+            output = filled(row, "output")
         difficulty = text_field(row, section.difficulty_field) if section.difficulty_field else None
         return HeldOutTask(
             f"{instruction}\n{given}".strip(),
             file_name(path),
             line,
             section.licence,
-            text_field(row, "output"),
+            output,
             difficulty,
             instruction,
             given,
@@ -59,12 +78,13 @@ class TaskExam(Exam):
     experiment: TaskExperiment
     tasks: Sequence[HeldOutTask]
     prompts: Prompts
+    judge: AnswerJudge | None = None
 
     @property
     def parts(self) -> list[Part]:
         """The whole exam, in the order in which it is sat."""
         return [
-            Part("greedy", asked, len(asked))
+            Part(GREEDY, asked, len(asked))
             for start in range(0, max(len(self.tasks), 1), PART_PATHS)
             for asked in (self.tasks[start : start + PART_PATHS],)
         ]
@@ -114,7 +134,7 @@ class TaskExam(Exam):
                 "mode": part.mode,
                 "predicted": path.text.strip() or None,
                 "text": path.text,
-                "correct": self._is_correct(path.text, task.answer or ""),
+                "correct": None if task.answer is None else self._is_correct(path.text, task.answer),
             }
             for task, (path,) in zip(asked, drawn, strict=True)
         ]
@@ -131,7 +151,8 @@ class TaskExam(Exam):
 
 def _open(home: Home, experiment: TaskExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
     tasks, rejected = read_held_out_tasks(experiment.evaluation)
-    return OpenedExam(TaskExam(experiment, tasks, registry.prompts(experiment)), [], rejected)
+    judge = judge_of(experiment, experiment.evaluation.judge, open_model)
+    return OpenedExam(TaskExam(experiment, tasks, registry.prompts(experiment), judge), [], rejected)
 
 
 EXAM = Exams(_open, held_out=lambda experiment: read_held_out_tasks(experiment.evaluation)[0])

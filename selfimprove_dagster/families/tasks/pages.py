@@ -10,7 +10,15 @@ import polars as pl
 from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.experiment.base import Experiment
-from selfimprove_dagster.explorer.curves import Chart, Curve, Measured, curve, held_out_accuracy, series
+from selfimprove_dagster.explorer.curves import (
+    Chart,
+    Curve,
+    Measured,
+    curve,
+    decided_by,
+    held_out_accuracy,
+    series,
+)
 from selfimprove_dagster.explorer.declare import Block, Pages, RecordBlock
 from selfimprove_dagster.explorer.funnel import Stages, Step, by_rule, kept_share, step
 from selfimprove_dagster.explorer.listings import FORMAT, HERE, SO_FAR, Column, Facet, Listing, Range, dropped
@@ -74,7 +82,7 @@ def _charts(kept: str, more: Sequence[Curve]) -> Callable[[Experiment, Sequence[
     def charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
         least = series("the loop stops below", [experiment.budget.minimum_yield] * len(rows))
         return [
-            held_out_accuracy(rows),
+            held_out_accuracy(rows, decided_by(experiment)),
             curve(_POOL, rows),
             curve(_YIELD, rows, least),
             *(curve(one, rows) for one in (share, _DISTINCT, *more)),

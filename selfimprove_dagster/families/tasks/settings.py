@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from selfimprove_dagster import embedded
+from selfimprove_dagster.evaluation.judge import ExamJudgeSection
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import FilePath, Section
 
@@ -25,7 +26,9 @@ class TaskFile(Section):
 class TaskEvaluationSection(Section):
     """Held-out tasks with their outputs. Used to measure, never to train."""
 
-    file: FilePath = Field(description="JSON Lines of instruction, input, output; or `embedded`")
+    file: FilePath = Field(
+        description="JSON Lines of instruction, input, output, or with one of `instances`; or `embedded`"
+    )
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
     )
@@ -36,6 +39,9 @@ class TaskEvaluationSection(Section):
     )
     least_rouge_l: float = Field(0.7, gt=0, le=1, description="how near, for `measure: rouge_l`")
     max_tokens: int = Field(ge=1, description="longest output in tokens")
+    judge: ExamJudgeSection | None = Field(
+        None, description="a model that judges the outputs; the file then needs none"
+    )
     stop: list[str] | None = Field(
         None,
         description="strings that end an output; by default a blank line after text prompts, and none in conversations",
@@ -84,5 +90,6 @@ _TASK_TRAINING_PRACTICAL = {
 EMBEDDED: dict[tuple[str, ...], Path] = {
     ("model", "path"): embedded.TASK_MODEL,
     ("evaluation", "file"): embedded.TASK_EVALUATION,
+    ("evaluation", "judge", "model", "path"): embedded.DIALOGUE_MODEL,
 }
 """The shipped files for which the word `embedded` stands where the model writes tasks."""

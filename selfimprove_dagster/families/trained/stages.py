@@ -16,7 +16,8 @@ from selfimprove_dagster.evaluation.exam import (
     compare_rewards,
     examine,
 )
-from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.evaluation.judge import mode_against
+from selfimprove_dagster.experiment.base import JUDGED, TrainingExperiment
 from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.families.trained.checkpoints import fine_tuned, rows_of, starting_model
 from selfimprove_dagster.home import imports as seeds
@@ -173,13 +174,13 @@ def _evaluate(
     ]
     if compares_base:
         examinees.append(Examinee(BASE, base_id, base_path))
-    open_model = partial(context.language_model.open, experiment.model)
-    opened = open_exam(context.home, experiment, open_model, context.iteration)
+
+    opened = open_exam(context.home, experiment, context.open_model, context.iteration)
     exam = opened.exam
     activity = context.activity(
         inputs=[checkpoint_manifest, *opened.inputs],
         parameters={
-            "exam": exam.parameters,
+            "exam": exam.determinants,
             "champion": champion_id,
             **({BASE: base_id} if compares_base else {}),
         },
@@ -191,7 +192,7 @@ def _evaluate(
             exam,
             examinees,
             remembered=partial(exam.remembered, context.lake, context.table, context.iteration),
-            open_model=open_model,
+            open_model=context.open_model,
             log=context.log,
             allowance=context.allowance,
         )
@@ -210,6 +211,8 @@ def _report_evaluation(
     for mode in rows.drop_nulls("correct")["mode"].unique(maintain_order=True):
         for role in roles:
             measured = accuracy(rows, role, mode)
+            if not measured.total:
+                continue
             metadata[f"{role}_{mode}_accuracy"] = round(measured.value, 5)
             table.append({"model": role, "mode": mode, "difficulty": "all", "accuracy": str(measured)})
             table += [
@@ -333,12 +336,15 @@ def _promote(
 
 def _opponents(rows: pl.DataFrame, mode: str, names: Mapping[str, str]) -> dict[str, Opponent]:
     """The models that the challenger is compared with, by role: the champion, and the base model if it is another."""
-    after = accuracy(rows, "challenger", mode)
-    return {
-        role: Opponent(name, accuracy(rows, role, mode), after, compare(rows, mode, role))
-        for role, name in names.items()
-        if role == "champion" or (rows["role"] == role).any()
-    }
+    found = {}
+    for role, name in names.items():
+        if role == "champion" or (rows["role"] == role).any():
+            # A judge that compares says of each pair of models which answers better.
+            pairwise = mode == JUDGED and (rows["mode"] == mode_against(role)).any()
+            at = mode_against(role) if pairwise else mode
+            after = accuracy(rows, "challenger", at)
+            found[role] = Opponent(name, accuracy(rows, role, at), after, compare(rows, at, role))
+    return found
 
 
 def _difference(against: Opponent | None, level: float) -> dict[str, float | None]:

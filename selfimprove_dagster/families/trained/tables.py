@@ -9,6 +9,8 @@ import polars as pl
 
 from selfimprove_dagster import words
 from selfimprove_dagster.column_sources import each, new, of
+from selfimprove_dagster.evaluation.judge import VERDICTS
+from selfimprove_dagster.quality.judges import EXAM_JUDGE_CHECKS
 from selfimprove_dagster.quality.outcomes import (
     EVALUATION_CHECKS,
     FINE_TUNED_CHECKPOINT_CHECKS,
@@ -99,14 +101,16 @@ def evaluation(
     shown: Sequence[Source] = (),
     content: Mapping[str, Any] | None = None,
     measures: Mapping[str, Any] | None = None,
+    judged: bool = False,
     **facts: Unpack[Facts],
 ) -> Table:
     """One row per held-out question, model (champion, challenger) and mode (greedy, majority).
 
     `shown` are the columns that the exam's prompts show besides the questions, and `content` and `measures` the
-    columns that the exam adds. `checkpoint` is None where nothing is trained.
+    columns that the exam adds. `checkpoint` is None where nothing is trained. `judged`: a model may judge the answers.
     """
-    columns, added = {**_ANSWERED, **(content or {})}, measures or {}
+    verdicts = VERDICTS if judged else {}
+    columns, added = {**_ANSWERED, **(content or {})}, {**(measures or {}), **verdicts}
     usual = new("parents", *columns, *added)
     if checkpoint is not None:
         model = of(checkpoint, "model_id")
@@ -119,7 +123,16 @@ def evaluation(
         **facts,
     }
     given["sources"] = {**usual, **facts.get("sources", {})}
-    return Table(f"{method}/evaluation", "eval", content=columns, measures=added, **given)
+    if judged:
+        given["checks"] = (*given["checks"], *EXAM_JUDGE_CHECKS)
+    return Table(
+        f"{method}/evaluation",
+        "eval",
+        content=columns,
+        measures=added,
+        later=frozenset(verdicts),
+        **given,
+    )
 
 
 def promotion(method: str, checkpoint: Table, exam: Table) -> Table:

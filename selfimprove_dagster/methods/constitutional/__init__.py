@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUE_PROMPTS
 from selfimprove_dagster.families.dialogues.seeds import PROMPTS
 from selfimprove_dagster.families.dialogues.tables import SEED_PROMPTS
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.constitutional import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.constitutional.tables import CAI_SEED_POOL
@@ -17,7 +18,7 @@ METHOD = Method(
     experiment=settings.ConstitutionalExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
-    prompts=[DIALOGUE_PROMPTS],
+    prompts=[DIALOGUE_PROMPTS, JUDGING],
     inputs=[SEED_PROMPTS],
     embedded=settings.EMBEDDED,
     counts={"prompts": "seed_pool", "responses": "raw_generations", "examples": "filtered_dataset"},

@@ -18,6 +18,7 @@ from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.revising import Draw, Response, revise
 from selfimprove_dagster.families.dialogues.settings import ResponseSection
+from selfimprove_dagster.families.judging.exam import judge_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
@@ -127,7 +128,8 @@ def _open(
     home: Home, experiment: ConstitutionalExperiment, open_model: OpenModel, iteration: int | None
 ) -> OpenedExam:
     prompts, rejected = read_held_out_prompts(experiment.evaluation)
-    return OpenedExam(RevisionExam(experiment, prompts), [], rejected)
+    judge = judge_of(experiment, experiment.evaluation.judge, open_model)
+    return OpenedExam(RevisionExam(experiment, prompts, judge=judge), [], rejected)
 
 
 EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])

@@ -16,6 +16,7 @@ from selfimprove_dagster.families.dialogues import settings as dialogues
 from selfimprove_dagster.families.dialogues.settings import (
     ConstitutionSection,
     DialogueExperiment,
+    JudgedDialogueEvaluationSection,
     PromptFile,
     ResponseSection,
 )
@@ -53,6 +54,7 @@ class ConstitutionalExperiment(DialogueExperiment):
 
     method: Literal["constitutional"] = Field(description="the self-improvement method")
     seeds: PromptFile
+    evaluation: JudgedDialogueEvaluationSection
     constitution: ConstitutionSection
     responses: ResponseSection
     revisions: RevisionSection

@@ -348,6 +348,7 @@ model that judged."""
 PIT_EVALUATION = dialogue_evaluation(
     "pit",
     PIT_CHECKPOINT,
+    judged=False,
     sources={
         **each([*_POLICY, *_IMPROVED], "text", "predicted", "correct", "helpful", "harmless"),
         "reward": of(PIT_IMPROVEMENT_ROUNDS, "gap_reward"),

@@ -15,7 +15,8 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
 from selfimprove_dagster.evaluation.measurement import Accuracy, PairedComparison
 from selfimprove_dagster.evaluation.results import Change, Results, Stages
-from selfimprove_dagster.families.dialogues.exam import GREEDY, cut, held_out_prompts, judged, respond
+from selfimprove_dagster.experiment.base import GREEDY
+from selfimprove_dagster.families.dialogues.exam import cut, held_out_prompts, judged, respond
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Task, Trajectory

@@ -149,8 +149,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
     # Read for what its gate says; the exam's answers are its own.
     refined, _ = context.scan(t.REFINEMENTS)
     model_id = generator.identity_in(experiment.model)
-    open_model = partial(context.language_model.open, experiment.model)
-    opened = open_exam(context.home, experiment, open_model, context.iteration)
+    opened = open_exam(context.home, experiment, context.open_model, context.iteration)
     activity = context.activity(
         inputs=[refined, *opened.inputs],
         parameters={"exam": opened.exam.parameters, "champion": model_id},
@@ -162,7 +161,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
             opened.exam,
             [Examinee("champion", model_id, generator.path)],
             remembered=partial(opened.exam.remembered, context.lake, context.table, context.iteration),
-            open_model=open_model,
+            open_model=context.open_model,
             log=context.log,
             allowance=context.allowance,
         )

@@ -17,7 +17,7 @@ from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_re
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs
 from selfimprove_dagster.families.judging.integrity import JudgeBounds, measure_judge
-from selfimprove_dagster.families.judging.preferences import aggregate
+from selfimprove_dagster.families.judging.preferences import aggregate, margin_of
 from selfimprove_dagster.families.judging.trust import heed_measured_gap
 from selfimprove_dagster.families.preferences import filters as preferences
 from selfimprove_dagster.families.preferences.policies import Rewarded
@@ -235,7 +235,7 @@ def ai_preferences(context: StageContext[RlaifExperiment]) -> Result:
         preview=["prompt", "first", "second", "probability", "as_first", "as_second"],
         metadata=context.measure(
             manifest,
-            mean_margin=preferences.margin_of(pl.col("probability")).mean(),
+            mean_margin=margin_of(pl.col("probability")).mean(),
             mean_difference_of_orders=(pl.col("as_first") - pl.col("as_second")).abs().mean(),
         ),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from selfimprove_dagster.families.dialogues.prompts import PROMPTS
+from selfimprove_dagster.families.dialogues.prompts import PROMPTS as DIALOGUES
 from selfimprove_dagster.families.dialogues.seeds import COMPARISONS
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.rlhf import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.rlhf.tables import RLHF_SEED_POOL
@@ -17,7 +18,7 @@ METHOD = Method(
     experiment=settings.RlhfExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
-    prompts=[PROMPTS],
+    prompts=[DIALOGUES, JUDGING],
     inputs=[SEED_COMPARISONS],
     embedded=settings.EMBEDDED,
     counts={"comparisons": "seed_pool", "examples": "filtered_dataset"},

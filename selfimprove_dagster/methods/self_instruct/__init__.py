@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.families.tasks.prompts import PROMPTS as TASK_PROMPTS
 from selfimprove_dagster.families.tasks.seeds import TASKS
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
@@ -17,7 +18,7 @@ METHOD = Method(
     experiment=settings.SelfInstructExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
-    prompts=[TASK_PROMPTS, PROMPTS],
+    prompts=[TASK_PROMPTS, PROMPTS, JUDGING],
     inputs=[SEED_TASKS],
     embedded=settings.EMBEDDED,
     counts={

@@ -244,7 +244,7 @@ SI_FILTERED_DATASET = Table(
 SI_CHECKPOINT = fine_tuned_checkpoint("self_instruct", SI_FILTERED_DATASET)
 
 
-SI_EVALUATION = evaluation("self_instruct", SI_CHECKPOINT)
+SI_EVALUATION = evaluation("self_instruct", SI_CHECKPOINT, judged=True)
 
 
 SI_PROMOTION = promotion("self_instruct", SI_CHECKPOINT, SI_EVALUATION)

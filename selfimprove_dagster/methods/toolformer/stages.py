@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -270,8 +269,7 @@ def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
     calls = drawn.select("id", "text_id", "tool", "position", "text").join(
         pool.select(text_id="id", day="date"), on="text_id", how="left", maintain_order="left"
     )
-    open_model = partial(context.language_model.open, context.experiment.model)
-    with experiment_tools(context.experiment, context.home, open_model) as tools:
+    with experiment_tools(context.experiment, context.home, context.open_model) as tools:
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest, index_manifest],
             parameters={"tools": {name: tool.version for name, tool in tools.items()}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.judging.prompts import PROMPTS as JUDGING
 from selfimprove_dagster.families.tasks.prompts import PROMPTS as TASK_PROMPTS
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
@@ -18,7 +19,7 @@ METHOD = Method(
     experiment=settings.UnnaturalInstructionsExperiment,
     presets=settings.PRESETS,
     stages=stages.STAGES,
-    prompts=[TASK_PROMPTS, settings.PROMPTS],
+    prompts=[TASK_PROMPTS, settings.PROMPTS, JUDGING],
     inputs=[SEED_TASKS],
     embedded=settings.EMBEDDED,
     counts={

@@ -142,7 +142,7 @@ UI_FILTERED_DATASET = Table(
 UI_CHECKPOINT = fine_tuned_checkpoint("unnatural_instructions", UI_FILTERED_DATASET)
 
 
-UI_EVALUATION = evaluation("unnatural_instructions", UI_CHECKPOINT)
+UI_EVALUATION = evaluation("unnatural_instructions", UI_CHECKPOINT, judged=True)
 
 
 UI_PROMOTION = promotion("unnatural_instructions", UI_CHECKPOINT, UI_EVALUATION)
