@@ -146,6 +146,8 @@ def _check_schema(schema: str) -> None:
     parsed = json.loads(schema)
     if not isinstance(parsed, dict):
         raise ValueError(f"a JSON schema is an object, not {type(parsed).__name__}")
+    if not isinstance(parsed.get("$schema", ""), str):
+        raise ValueError("$schema of the JSON schema must be the address of a draft")
     try:
         type(_validator(schema)).check_schema(parsed)
     except SchemaError as error:

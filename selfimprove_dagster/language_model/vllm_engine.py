@@ -127,7 +127,6 @@ class VllmLanguageModel(TokenText):
         started = [self.started(prompt) for prompt in prompts]
         check_room(started, self.positions)
         self.check_structure(started, parameters)
-        structured = _structured_outputs(parameters.structure)
         requests, settings = [], []
         for prompt, row in zip(started, seeds, strict=True):
             for seed in row:
@@ -143,10 +142,17 @@ class VllmLanguageModel(TokenText):
                         logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
                         seed=seed if self._takes_seeds else None,
                         logprobs=0,
-                        structured_outputs=structured,
+                        structured_outputs=_structured_outputs(parameters.structure),
                     )
                 )
-        outputs = iter(self._ask(requests, settings, progress))
+        try:
+            outputs = iter(self._ask(requests, settings, progress))
+        except ValueError as error:
+            if parameters.structure is None:
+                raise
+            raise ModelError(
+                f"vLLM cannot keep texts within {parameters.structure}: {_reason(error)}"
+            ) from error
         generations = [[self._generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
         if progress is not None:
             progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))

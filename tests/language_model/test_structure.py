@@ -76,6 +76,7 @@ def test_a_text_matches_as_a_whole_or_the_reason_is_given(
             r"the JSON schema is wrong at \$\.type: 'whole' is not valid",
         ),
         (Structure(json_schema="[]"), "a JSON schema is an object, not list"),
+        (Structure.of_schema({"$schema": 5}), r"\$schema of the JSON schema must be the address of a draft"),
         (Structure.of_schema({"not": {}}), 'the JSON schema cannot be generated: .*"not"'),
         (
             Structure.of_schema({"$ref": "#/$defs/a"}),
