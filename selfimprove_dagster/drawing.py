@@ -9,6 +9,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Row, Table
 
@@ -18,8 +19,9 @@ def recorded_sampling(
 ) -> SamplingParameters:
     """The sampling of an activity with these parameters that made a `table` whose `draw` is set.
 
-    `prompts` give the stop strings if the activity does not record them; `row` is one of the table, on which they may
-    depend. Stages that draw and replays that draw again both ask here, so that they cannot differ in a stop string.
+    `prompts` give the stop strings and the structure if the activity does not record them; `row` is one of the table,
+    on which they may depend. Stages that draw and replays that draw again both ask here, so that they cannot differ in
+    either.
     """
     if table.draw is None:
         raise MethodError(f"the table {table.name} does not say how its rows are drawn")
@@ -33,12 +35,14 @@ def recorded_sampling(
         stops += recorded[name]
     elif name:
         stops += prompts.stops(name)
+    structure = parameters.get("prompting", {}).get("structure", {}).get(name)
     return SamplingParameters(
         temperature=parameters.get("temperature", section.get("temperature", 0.0)),
         top_p=section.get("top_p", 1.0),
         top_k=section.get("top_k", 0),
         max_tokens=section["max_tokens"],
         stop=tuple(stops),
+        structure=Structure(**structure) if structure else prompts.structure(name),
     )
 
 

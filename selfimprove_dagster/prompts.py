@@ -34,9 +34,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.experiment.sections import Section
+from selfimprove_dagster.experiment.sections import Section, StructureSection
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.language_model.structure import Structure
 
 _JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
@@ -109,12 +110,14 @@ class Form(Section):
 class Prompts:
     """The prompts of a method, in the form that a model reads.
 
-    `own` says whether they are those of the package, unchanged.
+    `own` says whether they are those of the package, unchanged. `structures` maps the names of prompts to what the
+    model's texts after them have to match.
     """
 
     forms: Mapping[str, Form] = field(default_factory=dict)
     prompting: Prompting = TEXT
     own: bool = True
+    structures: Mapping[str, Structure] = field(default_factory=dict)
 
     def ask(self, name: str, /, **fields: Any) -> str:
         """Return a prompt: text, or a stored conversation. Raises KeyError for an unknown prompt or field."""
@@ -133,6 +136,10 @@ class Prompts:
         form = self._form(name)
         return form.chat.stop if self.prompting.chat else form.text.stop
 
+    def structure(self, name: str) -> Structure | None:
+        """Return what a text that a model writes after the prompt has to match; None if it is free."""
+        return self.structures.get(name)
+
     @property
     def parameters(self) -> dict[str, Any]:
         """Return what belongs in an activity: nothing for text prompts of the package, which code versions cover."""
@@ -141,6 +148,8 @@ class Prompts:
             kind = "chat" if self.prompting.chat else "text"
             forms = {name: getattr(form, kind).model_dump() for name, form in self.forms.items()}
             found |= {"prompts": content_hash(forms), "stop": {name: self.stops(name) for name in forms}}
+        if self.structures:
+            found["structure"] = {name: one.parameters for name, one in self.structures.items()}
         return {"prompting": found} if found else {}
 
     def _form(self, name: str) -> Form:
@@ -157,16 +166,18 @@ def load_prompts(
     prompting: Prompting,
     file: str | None = None,
     stop: Mapping[str, Any] | None = None,
+    structure: Mapping[str, StructureSection] | None = None,
 ) -> Prompts:
-    """Return the prompts of the files in turn, changed by a user's file and by his stop strings.
+    """Return the prompts of the files in turn, changed by a user's file, stop strings and structures.
 
     Raises ExperimentError that names the file, the prompt and what is wrong with it.
     """
     forms: dict[str, Form] = {}
     for path in shipped:
         forms |= _read(path, path.stat().st_mtime_ns)
+    structures = {name: _structure(name, one, forms) for name, one in (structure or {}).items()}
     if file is None and not stop:
-        return Prompts(forms, prompting)
+        return Prompts(forms, prompting, structures=structures)
     changed = dict(forms)
     if file is not None:
         changed |= _changes(Path(file), forms)
@@ -177,7 +188,24 @@ def load_prompts(
         form = changed[name]
         ended = getattr(form, kind).model_copy(update={"stop": tuple(strings)})
         changed[name] = form.model_copy(update={kind: ended})
-    return Prompts(changed, prompting, own=changed == forms)
+    return Prompts(changed, prompting, own=changed == forms, structures=structures)
+
+
+def _structure(name: str, section: StructureSection, forms: Mapping[str, Form]) -> Structure:
+    """Return the structure that a user sets for a prompt. Raises ExperimentError naming what is wrong with it."""
+    if name not in forms:
+        raise ExperimentError(f"prompts.structure names {name!r}, which is no prompt: {', '.join(forms)}")
+    try:
+        if section.regex is not None:
+            structure = Structure(regex=section.regex)
+        elif isinstance(section.json_schema, str):
+            structure = Structure.read(section.json_schema)
+        else:
+            structure = Structure.of_schema(section.json_schema or {})
+        structure.check()
+    except ValueError as error:
+        raise ExperimentError(f"prompts.structure.{name}: {error}; correct it, or leave it out") from None
+    return structure
 
 
 def _changes(path: Path, forms: Mapping[str, Form]) -> dict[str, Form]:

@@ -90,7 +90,8 @@ def prompts(experiment: Experiment, model: ModelSection | Prompting | None = Non
         else prompting_of(**(model or experiment.model).prompting_options())
     )
     section = experiment.prompts
-    return load_prompts(method(experiment.method).prompts, asked, section.file, section.stop)
+    shipped = method(experiment.method).prompts
+    return load_prompts(shipped, asked, section.file, section.stop, section.structure)
 
 
 def shipped_prompts(table: Table) -> Prompts:

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfimprove_dagster.cli.console import console
 from selfimprove_dagster.conversation import Message, stored, written
-from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.errors import ExperimentError, ModelError
 from selfimprove_dagster.families.refining.refining import improve
 from selfimprove_dagster.families.refining.trajectories import Refining, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import STOPS, WAYS
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.text import plain, readable
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.chat import MOST_CALLS, ChatCall, chat_with_tools
+
+if TYPE_CHECKING:
+    from selfimprove_dagster.tools.writing import Transcript
 
 
 def generate(
@@ -73,6 +77,12 @@ def generate(
     rounds: Annotated[
         int, typer.Option(min=1, help="Maximum number of refinements per prompt, with --improve.")
     ] = 4,
+    regex: Annotated[
+        str | None, typer.Option(help="Regular expression that each whole text must match.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="JSON file with a JSON schema that each text must match.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write every step to this JSON Lines file, with --improve.")
     ] = None,
@@ -88,6 +98,11 @@ def generate(
         )
     if out and not improve:
         raise ExperimentError("--out records the steps of --improve: add --improve, or omit --out")
+    structure = _structure(regex, json_schema)
+    if structure and (tools or tool or improve):
+        raise ExperimentError(
+            "--regex and --json-schema hold for texts that are generated at once: omit the tools and --improve"
+        )
     if improve:
         refine_prompts(prompts, model, improve, rounds, max_tokens, out, template)
         return
@@ -110,8 +125,8 @@ def generate(
     else:
         asked = [begun(opened, prompt) for prompt in prompts]
     names = [name.strip() for name in tools.split(",") if name.strip()]
-    stop = () if chat else ("\n\n",)
-    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=stop)
+    stop = () if chat or structure else ("\n\n",)
+    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=stop, structure=structure)
     toolbox = open_tools(names, model=opened, corpus=corpus or ENCYCLOPAEDIA)
     with closing(opened), closing(toolbox):
         if names:
@@ -140,6 +155,36 @@ def generate(
             console.print(
                 f"  call at {call.position}: {plain(call.written, 200)}: {plain(outcome, 200)}", markup=False
             )
+    if structure:
+        _check_matches(structure, transcripts)
+
+
+def _structure(regex: str | None, json_schema: Path | None) -> Structure | None:
+    """Return the structure of the options. Raises ExperimentError if it is wrong, or both are given."""
+    if regex is None and json_schema is None:
+        return None
+    if regex is not None and json_schema is not None:
+        raise ExperimentError("give either --regex or --json-schema")
+    try:
+        structure = Structure.read(json_schema) if json_schema is not None else Structure(regex=regex)
+        structure.check()
+    except ValueError as error:
+        raise ExperimentError(f"{'--regex' if json_schema is None else '--json-schema'}: {error}") from None
+    return structure
+
+
+def _check_matches(structure: Structure, transcripts: Sequence[Transcript]) -> None:
+    """Raise ModelError that names the texts which do not match the structure."""
+    problems = [
+        f"text {number}, finish reason {one.finish_reason}: {problem}"
+        for number, one in enumerate(transcripts, 1)
+        if (problem := structure.mismatch(one.text))
+    ]
+    if problems:
+        raise ModelError(
+            f"{len(problems)} of {len(transcripts)} texts do not match {structure} ({'; '.join(problems)}): raise "
+            "--max-tokens if they were truncated"
+        )
 
 
 def chat_about(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,22 @@ class ThinkingSection(Section):
     )
 
 
+class StructureSection(Section):
+    """What a text has to match as a whole: one of the two."""
+
+    regex: str | None = Field(None, description="regular expression that the whole text matches")
+    json_schema: FilePath | dict[str, Any] | None = Field(
+        None,
+        description="JSON schema that the text matches, in the experiment's file or in a JSON file of its own",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> StructureSection:
+        if (self.regex is None) == (self.json_schema is None):
+            raise ValueError("give either regex or json_schema")
+        return self
+
+
 class PromptsSection(Section):
     """Changes to the method's prompts, which `selfimprove prompts METHOD` prints."""
 
@@ -78,6 +94,10 @@ class PromptsSection(Section):
     stop: dict[str, list[str]] = Field(
         default_factory=dict,
         description="by name of a prompt: the strings that end what the model writes after it",
+    )
+    structure: dict[str, StructureSection] = Field(
+        default_factory=dict,
+        description="by name of a prompt: the regular expression or JSON schema that the model's text matches",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.language_model.replies import Reply
+from selfimprove_dagster.language_model.structure import Structure
 
 FinishReason = Literal["stop", "length"]
 
@@ -24,7 +25,8 @@ class SamplingParameters:
 
     Temperature 0 is greedy decoding. `top_p` 1 and `top_k` 0 turn these off. `stop` strings end a
     continuation and are not part of it; the end-of-sequence token always ends it. `banned` tokens are never
-    sampled.
+    sampled. With a `structure`, only tokens are sampled with which the text can still match it. A text that was cut
+    off at `max_tokens` or at a stop string may still not match: see `Structure.mismatch`.
     """
 
     temperature: float = 1.0
@@ -33,6 +35,7 @@ class SamplingParameters:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     banned: tuple[int, ...] = ()
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Generation:
     one natural log-probability per token, under the model's own distribution (temperature 1, no truncation),
     from which perplexity can be computed. `text` is decoded without special tokens and cut before the first
     stop string. `finish_reason` is "stop" (end token or stop string) or "length".
+
+    The model's own distribution includes tokens that a structure does not allow, but with vLLM, in process or as a
+    server, `logprobs` are those among the allowed tokens.
     """
 
     token_ids: list[int]

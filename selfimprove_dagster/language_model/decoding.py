@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from selfimprove_dagster.language_model.base import FinishReason, SamplingParameters
+from selfimprove_dagster.language_model.constraining import Constraint
 from selfimprove_dagster.language_model.lanes import merged
 from selfimprove_dagster.language_model.network import Network, agreement
 from selfimprove_dagster.language_model.sampling import draw, uniforms
@@ -57,9 +59,16 @@ class Cohort:
     """Rows that were started together; after k steps each has k + 1 tokens."""
 
     def __init__(
-        self, network: Network, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]
+        self,
+        network: Network,
+        prompts: Sequence[Sequence[int]],
+        groups: Sequence[Sequence[Row]],
+        constraint: Constraint | None = None,
     ) -> None:
-        """Encode `prompts[i]` once for the rows `groups[i]`; `logits` belong to the rows' first tokens."""
+        """Encode `prompts[i]` once for the rows `groups[i]`; `logits` belong to the rows' first tokens.
+
+        With a `constraint`, each row has a matcher in `matchers`.
+        """
         sources = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         self.rows = [row for group in groups for row in group]
         self.live = np.ones(len(self.rows), dtype=bool)
@@ -69,6 +78,7 @@ class Cohort:
         self.tokens = np.zeros((len(self.rows), int(self.limits.max())), dtype=np.int64)
         self.logprobs = np.zeros(self.tokens.shape, dtype=np.float32)
         self.drawn = 0
+        self.matchers: list[Any] = [constraint.matcher() for _ in self.rows] if constraint else []
         prefill = network.prefill(prompts)
         self.logits = prefill.logits[torch.from_numpy(sources).to(prefill.logits.device)]
         self.cache = network.open_cache(prefill, sources)
@@ -108,6 +118,7 @@ class Cohort:
             return
         kept = np.flatnonzero(self.live)
         self.rows = [self.rows[index] for index in kept]
+        self.matchers = [self.matchers[index] for index in kept] if self.matchers else []
         for name in ("live", "seeds", "limits", "lengths", "tokens", "logprobs"):
             setattr(self, name, getattr(self, name)[kept])
         if len(kept):
@@ -122,13 +133,14 @@ class Decoder:
     parameters: SamplingParameters
     end_tokens: np.ndarray
     stops: StopStrings
+    constraint: Constraint | None = None
 
     @torch.inference_mode()
     def begin(
         self, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Row]]
     ) -> tuple[Cohort, list[Drawn]]:
         """Return a cohort with its first tokens, and the rows that these finish."""
-        cohort = Cohort(self.network, prompts, groups)
+        cohort = Cohort(self.network, prompts, groups, self.constraint)
         return cohort, self._draw([cohort], cohort.logits)
 
     @torch.inference_mode()
@@ -145,9 +157,17 @@ class Decoder:
         seeds = np.concatenate([cohort.seeds for cohort in cohorts])
         steps = np.repeat([cohort.drawn for cohort in cohorts], [len(cohort) for cohort in cohorts])
         chance = torch.from_numpy(uniforms(seeds, steps)).to(logits.device)
-        drawn, chosen = draw(logits, chance, self.parameters)
+        allowed = None
+        if self.constraint:
+            matchers = [matcher for cohort in cohorts for matcher in cohort.matchers]
+            live = np.concatenate([cohort.live for cohort in cohorts])
+            bits = self.constraint.allowed(matchers, live, logits.shape[-1])
+            allowed = torch.from_numpy(bits).to(logits.device)
+        drawn, chosen = draw(logits, chance, self.parameters, allowed)
         tokens, logprobs = drawn.cpu().numpy(), chosen.cpu().numpy()
         ended = np.isin(tokens, self.end_tokens)
+        if self.constraint:
+            self.constraint.follow(matchers, tokens, np.flatnonzero(live & ~ended))
         finished, start = [], 0
         for cohort in cohorts:
             part = slice(start, start + len(cohort))

@@ -115,7 +115,11 @@ class OpenAILanguageModel(TokenText):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Sample `len(seeds[i])` continuations of `prompts[i]`, with one request each; without seeds, one for all."""
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, with one request each; without seeds, one for all.
+
+        A structure is sent as `structured_outputs`, a field of vLLM's server. Raises ModelError if the server ignores
+        or refuses it.
+        """
         check_sampling(prompts, seeds, parameters)
         settings: dict[str, Any] = {
             "temperature": parameters.temperature,
@@ -126,8 +130,11 @@ class OpenAILanguageModel(TokenText):
             settings["top_k"] = parameters.top_k
         if parameters.banned:
             settings["logit_bias"] = {str(token): BANNED for token in parameters.banned}
+        if parameters.structure is not None:
+            settings["structured_outputs"] = parameters.structure.vllm_fields
         started = [self.started(prompt) for prompt in prompts]
         check_room(started, self.positions)
+        self.check_structure(started, parameters)
         bodies = []
         for prompt, row in zip(started, seeds, strict=True):
             room = min(parameters.max_tokens, self.positions - len(prompt))
@@ -138,7 +145,9 @@ class OpenAILanguageModel(TokenText):
                 bodies.append({**asked, "n": len(row)})
 
         def read(answer: Mapping[str, Any]) -> list[Generation]:
-            drawn = [self._generation(choice) for choice in self._choices(answer)]
+            choices = self._choices(answer)
+            drawn = [self._generation(choice) for choice in choices]
+            self._check_answers(choices, drawn, parameters)
             if progress is not None:
                 progress(len(drawn), sum(len(path.token_ids) for path in drawn))
             return drawn
@@ -239,6 +248,24 @@ class OpenAILanguageModel(TokenText):
             text=self.prompting.thinking.said(text),
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
         )
+
+    def _check_answers(
+        self,
+        choices: Sequence[Mapping[str, Any]],
+        drawn: Sequence[Generation],
+        parameters: SamplingParameters,
+    ) -> None:
+        """Raise ModelError for a text that ended by itself and does not match the structure that was asked for."""
+        if parameters.structure is None:
+            return
+        for choice, path in zip(choices, drawn, strict=True):
+            by_itself = path.finish_reason == "stop" and choice.get("stop_reason") not in parameters.stop
+            if by_itself and (problem := parameters.structure.mismatch(path.text)):
+                raise ModelError(
+                    f"the server at {self._shown} answered {path.text[:200]!r}, where {parameters.structure} was "
+                    f"asked for: {problem}. Use a server that knows the field `structured_outputs`, such as vLLM "
+                    "0.12 or later, or another engine"
+                )
 
     def _choices(self, answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         choices: list[Mapping[str, Any]] = answer.get("choices") or []

@@ -40,27 +40,32 @@ def uniforms(seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def draw(logits: Tensor, uniform: Tensor, parameters: SamplingParameters) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, uniform: Tensor, parameters: SamplingParameters, allowed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the sampled tokens, and their log-probabilities under the original distribution.
 
-    `logits`: [rows, vocabulary]; `uniform`: float64 [rows], ignored at temperature 0. The order is
-    temperature, `top_k`, then `top_p` over the rest. Returns int64 [rows] and float32 [rows].
+    `logits`: [rows, vocabulary]; `uniform`: float64 [rows], ignored at temperature 0; `allowed`: the tokens among
+    which each row is sampled, bool [rows, vocabulary], by default all. The order is allowed tokens, temperature,
+    `top_k`, then `top_p` over the rest. Returns int64 [rows] and float32 [rows].
     """
     logits = logits.float()
-    allowed = logits
+    possible = logits
     if parameters.banned:
         banned = torch.tensor(parameters.banned, device=logits.device)
-        allowed = logits.index_fill(-1, banned, -torch.inf)
+        possible = logits.index_fill(-1, banned, -torch.inf)
+    if allowed is not None:
+        possible = possible.masked_fill(~allowed, -torch.inf)
     if parameters.temperature == 0:
-        tokens = allowed.argmax(-1)
+        tokens = possible.argmax(-1)
         return tokens, _log_probability(logits, tokens)
-    tempered = allowed if parameters.temperature == 1 else allowed / parameters.temperature
+    tempered = possible if parameters.temperature == 1 else possible / parameters.temperature
     if 0 < parameters.top_k < logits.shape[-1] or parameters.top_p < 1:
         tokens = _draw_truncated(tempered, uniform, parameters)
         return tokens, _log_probability(logits, tokens)
     probabilities = tempered.softmax(-1)
     tokens = _invert(probabilities, uniform)
-    if parameters.temperature == 1 and not parameters.banned:
+    if tempered is logits:
         return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
     return tokens, _log_probability(logits, tokens)
 

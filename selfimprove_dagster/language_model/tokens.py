@@ -29,6 +29,10 @@ MOST_LIKELIEST = 20
 """Number of most likely tokens that vLLM and servers report per position by default."""
 
 
+LAST_TOKENS = 32
+"""Number of tokens at the end of a prompt in which a mark of thoughts is searched."""
+
+
 class TokenText:
     """The tokenizer part of `base.LanguageModel`, which engines inherit."""
 
@@ -139,6 +143,22 @@ class TokenText:
         skipped = len(self.decode(before))
         texts = self.decode_many([[*before, token] for token in range(len(self.tokenizer))])
         return [text[skipped:] for text in texts]
+
+    def check_structure(self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters) -> None:
+        """Raise ModelError if a structure is asked for after a prompt that opens the model's thoughts.
+
+        A structure holds from the first token on, so that the model would have to answer within its thoughts.
+        """
+        mark = self.prompting.thinking.open
+        if parameters.structure is None:
+            return
+        for prompt in prompts:
+            if self.tokenizer.decode(list(prompt[-LAST_TOKENS:])).rstrip().endswith(mark):
+                raise ModelError(
+                    f"the prompt ends with {mark}, within which the model cannot write an answer that matches "
+                    f"{parameters.structure}: turn its thoughts off (model.template_arguments, such as "
+                    "`enable_thinking: false`), or remove prompts.structure"
+                )
 
     def started(self, prompt: Sequence[int]) -> list[int]:
         """Return the prompt, or, if it is empty, the beginning-of-sequence or else the end-of-sequence token."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.constraining import Constraint, grammar_tokens
 from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode
 from selfimprove_dagster.language_model.folder import model_folder, revision_of
 from selfimprove_dagster.language_model.network import Network
@@ -114,18 +116,21 @@ class TransformersLanguageModel(TokenText):
 
         A row ends at `max_tokens`, or earlier at the end of the model's context. An empty prompt is replaced
         by the beginning-of-sequence token, or else by the end-of-sequence token. Raises ModelError for a
-        prompt that leaves no room, and for invalid parameters.
+        prompt that leaves no room, for invalid parameters, and for a structure that cannot be generated.
         """
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
         check_room(started, self.positions)
         check_tokens([*started, parameters.banned], self._network.vocabulary)
+        self.check_structure(started, parameters)
         rows = []
         for index, prompt in enumerate(started):
             limit = min(parameters.max_tokens, self.positions - len(prompt))
             rows += [Row(index, sample, seed, limit) for sample, seed in enumerate(seeds[index])]
         stops = StopStrings(parameters.stop, lambda: self.token_texts, self.decode)
-        decoder = Decoder(self._network, parameters, np.union1d(self.end_tokens, [self.turn_end_id]), stops)
+        ends = np.union1d(self.end_tokens, [self.turn_end_id])
+        constraint = self._constraint(parameters, ends)
+        decoder = Decoder(self._network, parameters, ends, stops, constraint)
         results: dict[tuple[int, int], Generation] = {}
         with closing(decode(decoder, started, rows, self.token_budget)) as batches:
             for drawn in batches:
@@ -133,6 +138,16 @@ class TransformersLanguageModel(TokenText):
                 if progress is not None:
                     progress(len(drawn), sum(len(row.token_ids) for row in drawn))
         return [[results[index, sample] for sample in range(len(group))] for index, group in enumerate(seeds)]
+
+    @cached_property
+    def _grammar_tokens(self) -> Any:
+        return grammar_tokens(self.tokenizer, self._network.vocabulary, self.end_token_id)
+
+    def _constraint(self, parameters: SamplingParameters, end_tokens: np.ndarray) -> Constraint | None:
+        if parameters.structure is None:
+            return None
+        parameters.structure.grammar()  # the error if the library is missing names the extra
+        return Constraint(parameters.structure, self._grammar_tokens, end_tokens, parameters.banned)
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]

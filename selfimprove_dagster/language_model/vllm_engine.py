@@ -22,6 +22,7 @@ import numpy as np
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder, revision_of
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.tokens import (
     BANNED,
     TokenText,
@@ -116,12 +117,16 @@ class VllmLanguageModel(TokenText):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Sample `len(seeds[i])` continuations of `prompts[i]`, each with its own seed."""
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, each with its own seed.
+
+        vLLM chooses the library that keeps them within a structure. Raises ModelError if that cannot be used.
+        """
         from vllm import SamplingParams
 
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
         check_room(started, self.positions)
+        self.check_structure(started, parameters)
         requests, settings = [], []
         for prompt, row in zip(started, seeds, strict=True):
             for seed in row:
@@ -137,9 +142,17 @@ class VllmLanguageModel(TokenText):
                         logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
                         seed=seed if self._takes_seeds else None,
                         logprobs=0,
+                        structured_outputs=_structured_outputs(parameters.structure),
                     )
                 )
-        outputs = iter(self._ask(requests, settings, progress))
+        try:
+            outputs = iter(self._ask(requests, settings, progress))
+        except ValueError as error:
+            if parameters.structure is None:
+                raise
+            raise ModelError(
+                f"vLLM cannot keep texts within {parameters.structure}: {_reason(error)}"
+            ) from error
         generations = [[self._generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
         if progress is not None:
             progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))
@@ -280,6 +293,15 @@ class _Bar:
     def refresh(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def _structured_outputs(structure: Structure | None) -> Any:
+    """Return vLLM's parameters for a structure; None without one."""
+    if structure is None:
+        return None
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(**structure.vllm_fields)
 
 
 def _lora_request(lora: str | None) -> Any:

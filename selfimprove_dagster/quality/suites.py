@@ -11,6 +11,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import CheckOutcome, Lake
 from selfimprove_dagster.quality.common import COMMON_CHECKS
 from selfimprove_dagster.quality.results import NotApplicable, QualityCheck, QualityResult
+from selfimprove_dagster.quality.structure import MATCHES_STRUCTURE
 from selfimprove_dagster.quality.subject import Subject
 from selfimprove_dagster.table import Table
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
 
 def checks_of(table: Table) -> tuple[QualityCheck, ...]:
-    """Return the checks of a table in the order in which they run: those of every table, then its own."""
-    return (*COMMON_CHECKS, *table.checks)
+    """Return the checks of a table in the order in which they run: those of every table, then its own.
+
+    A table that a model generated is also checked against the structure that was asked for.
+    """
+    return (*COMMON_CHECKS, *((MATCHES_STRUCTURE,) if table.draw else ()), *table.checks)
 
 
 def run_suite(

@@ -18,6 +18,7 @@ from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Row
@@ -299,4 +300,5 @@ def draw_completions(
 
 def sampling_of(fields: Mapping[str, Any]) -> SamplingParameters:
     """Sampling parameters from plain data, as `dataclasses.asdict` gives them."""
-    return SamplingParameters(**{**fields, "stop": tuple(fields["stop"])})
+    structure = Structure(**fields["structure"]) if fields["structure"] else None
+    return SamplingParameters(**{**fields, "stop": tuple(fields["stop"]), "structure": structure})

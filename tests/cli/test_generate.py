@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from kit.models import ByteModel
 from typer.testing import CliRunner
 
 from selfimprove_dagster.cli.main import app
+from selfimprove_dagster.errors import ExperimentError, ModelError
 from selfimprove_dagster.language_model.base import FinishReason, Generation, SamplingParameters
 from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.language_model.replies import Reply, read_reply, response_template
@@ -80,6 +83,22 @@ def test_the_calls_of_a_chat_model_are_printed_with_their_results(monkeypatch: p
     assert 'invalid(text: "{") → error: this call cannot be read' in broken
 
 
+@pytest.mark.parametrize("options", [("--regex", "[A-D]"), ("--json-schema", "schema.json")])
+def test_a_text_that_does_not_match_is_printed_and_is_an_error(
+    options: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("schema.json").write_text('{"enum": ["B", 2]}')
+    monkeypatch.setattr(
+        "selfimprove_dagster.language_model.open_language_model", lambda *_, **__: Writes("Two", "length")
+    )
+    done = CliRunner().invoke(app, ["generate", "What is 1 + 1?", *options])
+    assert "What is 1 + 1?Two" in done.output and done.exit_code == 1
+    assert isinstance(done.exception, ModelError)
+    assert str(done.exception).startswith("1 of 1 texts do not match the ")
+    assert "finish reason length" in str(done.exception) and "--max-tokens" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -98,3 +117,25 @@ def test_tools_that_cannot_be_called_are_refused(
     done = CliRunner().invoke(app, ["generate", "What?", *options])
     assert done.exit_code == 1
     assert why in " ".join((done.output + str(done.exception)).split())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--regex", "["), "--regex: '\\[' is no regular expression"),
+        (("--json-schema", "nowhere.json"), "--json-schema: nowhere.json cannot be read"),
+        (("--regex", "a", "--json-schema", "nowhere.json"), "give either --regex or --json-schema"),
+        (("--regex", "a", "--tools", "Calculator"), "omit the tools and --improve"),
+        (("--regex", "a", "--improve", "pit"), "omit the tools and --improve"),
+    ],
+)
+def test_wrong_options_for_a_structure_are_refused(options: tuple[str, ...], why: str) -> None:
+    done = CliRunner().invoke(app, ["generate", "x", *options])
+    assert isinstance(done.exception, ExperimentError)
+    assert re.search(why, str(done.exception))
+
+
+def test_the_embedded_model_writes_what_matches() -> None:
+    done = CliRunner().invoke(app, ["generate", "Q: What is 17 + 25?\nA:", "--regex", " [0-9]{2}"])
+    assert done.exit_code == 0, done.output
+    assert re.fullmatch(r"Q: What is 17 \+ 25\?\nA: [0-9]{2}\n", done.output)

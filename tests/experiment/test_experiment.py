@@ -16,6 +16,7 @@ from selfimprove_dagster.home.files import describe_fields, load_chain, parse_ex
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.toolformer.settings import CallSamplingSection, ToolformerExperiment
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALLEST: dict[str, Any] = {
     "model": {"path": "embedded"},
     "seeds": {"file": "questions.jsonl"},
@@ -293,3 +294,44 @@ def test_a_wrong_field_of_a_tool_is_answered_with_those_that_exist(tmp_path: Pat
         ),
     )
     assert "annotation.tools.Calculator.position: there is no such field; allowed here: calls, " in said
+
+
+def test_a_structure_is_in_the_file_or_in_one_next_to_it(tmp_path: Path) -> None:
+    schema = {"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}}
+    given = {"zero_shot_cot": {"json_schema": schema}, "few_shot_cot": {"json_schema": "schema.json"}}
+    found = load(tmp_path, prompts={"structure": given}).prompts.structure
+    assert found["zero_shot_cot"].json_schema == schema
+    assert found["few_shot_cot"].json_schema == str(tmp_path / "schema.json")
+    assert load(tmp_path).prompts.structure == {}
+
+
+@pytest.mark.parametrize("given", [{}, {"regex": "a", "json_schema": {}}])
+def test_a_structure_is_one_of_two(tmp_path: Path, given: dict[str, Any]) -> None:
+    text = yaml.safe_dump({**SMALLEST, "prompts": {"structure": {"few_shot_cot": given}}})
+    assert "prompts.structure.few_shot_cot: give either regex or json_schema" in complaint(tmp_path, text)
+
+
+FREE = "a policy that is optimised on its own texts must write them freely"
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "why"),
+    [
+        ("self_knowledge", "response", "candidates are sampled freely"),
+        ("self_knowledge", "zero_shot_cot", "candidates are sampled freely"),
+        ("rlaif", "response", FREE),
+        ("pit", "improvement", FREE),
+    ],
+)
+def test_a_structure_is_refused_where_it_cannot_hold(method: str, name: str, why: str) -> None:
+    file = EXPERIMENTS / f"{method}.yaml"
+    given = {**yaml.safe_load(file.read_text()), "prompts": {"structure": {name: {"regex": "a+"}}}}
+    with pytest.raises(ExperimentError, match=rf"prompts\.structure\.{name}: {why}"):
+        parse_experiment(given, folder=file.parent)
+
+
+def test_responses_of_a_policy_that_learns_from_pairs_may_have_a_structure() -> None:
+    file = EXPERIMENTS / "rlaif.yaml"
+    given = {**yaml.safe_load(file.read_text()), "prompts": {"structure": {"response": {"regex": "a+"}}}}
+    found = parse_experiment({**given, "training": {"algorithm": "dpo"}}, folder=file.parent)
+    assert found.prompts.structure["response"].regex == "a+"

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from selfimprove_dagster.language_model import open_language_model, openai_engin
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.folder import positions_of
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 
 KEY = "sk-very-secret-4711"
@@ -311,3 +313,43 @@ def test_no_server_at_all_is_told_in_one_line() -> None:
         open_language_model(
             embedded.BASE_MODEL, engine="openai", url="http://user:word@127.0.0.1:9/v1", attempts=2
         )
+
+
+# ---- structured output ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("structure", "sent"),
+    [
+        (Structure(regex=r" \d+"), {"regex": r" \d+"}),
+        (Structure.of_schema({"type": "integer"}), {"json": {"type": "integer"}}),
+    ],
+)
+def test_a_structure_is_sent_in_vllm_s_field(
+    server: Server, structure: Structure, sent: dict[str, Any]
+) -> None:
+    model = opened(server)
+    ((path,),) = model.generate([[5]], [[42]], replace(PARAMETERS, structure=structure))
+    assert server.bodies[-1]["structured_outputs"] == sent and path.text == " 42"
+    model.generate([[5]], [[42]], PARAMETERS)
+    assert "structured_outputs" not in server.bodies[-1]
+
+
+def test_a_server_that_ignores_a_structure_is_found_out_by_its_answer(server: Server) -> None:
+    model = opened(server)
+    letter = replace(PARAMETERS, structure=Structure(regex="[A-D]"))
+    with pytest.raises(
+        ModelError, match=r"answered ' 42', where the regular expression \[A-D\] was asked for: .*vLLM"
+    ):
+        model.generate([[5]], [[42]], letter)
+    for changes in ({"finish_reason": "length"}, {"stop_reason": "\n\nQ:"}):
+        choice = {"text": " 42", "token_ids": [47], "logprobs": {"token_logprobs": [-0.5]}, **changes}
+        server.script = [lambda handler, choice=choice: handler.answer(200, {"choices": [choice]})]
+        assert model.generate([[5]], [[42]], letter)[0][0].text == " 42"
+
+
+def test_a_server_that_refuses_a_structure_is_quoted(server: Server) -> None:
+    model = opened(server)
+    server.script = [lambda handler: handler.answer(400, {"error": "unknown field structured_outputs"})]
+    with pytest.raises(ModelError, match=r"refused with status 400: .*unknown field structured_outputs"):
+        model.generate([[5]], [[42]], replace(PARAMETERS, structure=Structure(regex="[A-D]")))

@@ -25,6 +25,7 @@ from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.runs import run_iteration
 
@@ -44,6 +45,18 @@ QUESTIONS = [
     for second in range(3, 7)
     for third in range(1, 6)
 ]
+LETTER = Structure(regex="[A-D]")
+VERDICT = Structure.of_schema(
+    {
+        "type": "object",
+        "properties": {
+            "verdict": {"enum": ["good", "bad"]},
+            "score": {"type": "integer", "minimum": 0, "maximum": 99},
+        },
+        "required": ["verdict", "score"],
+        "additionalProperties": False,
+    }
+)
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=60, stop=("\n\nQ:",))
 
 
@@ -205,6 +218,34 @@ def test_samples_share_their_prompt_and_differ(engines: Engines, prompts: list[l
     assert sum(tokens for _, tokens in counted) == sum(len(path.token_ids) for row in drawn for path in row)
     scored = engines["transformers"].score([prompts[0]] * 8, [path.token_ids for path in drawn[0]])
     assert furthest(scored, [path.logprobs for path in drawn[0]]) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("structure", [LETTER, VERDICT], ids=["regex", "schema"])
+def test_texts_match_the_structure_that_was_asked_for(
+    engines: Engines, prompts: list[list[int]], name: str, structure: Structure
+) -> None:
+    for temperature in (0.0, 1.0):
+        parameters = SamplingParameters(temperature=temperature, max_tokens=60, structure=structure)
+        drawn = engines[name].generate(prompts[:4], [list(range(8))] * 4, parameters)
+        finished = [path for row in drawn for path in row if path.finish_reason == "stop"]
+        assert all(structure.mismatch(path.text) is None for path in finished)
+        # White space in JSON is the model's choice, so that some texts may be truncated.
+        assert len(finished) >= (32 if structure == LETTER else 16)
+
+
+@pytest.mark.parametrize("name", ["vllm", "openai"])
+def test_greedy_structured_texts_are_those_of_the_default_engine(
+    engines: Engines, prompts: list[list[int]], name: str
+) -> None:
+    """Of the distribution among the allowed tokens, vLLM reports the log-probabilities."""
+    parameters = SamplingParameters(temperature=0.0, max_tokens=8, structure=LETTER)
+    ours, theirs = (
+        [path for (path,) in engines[one].generate(prompts[:8], [[0]] * 8, parameters)]
+        for one in ("transformers", name)
+    )
+    assert [path.text for path in ours] == [path.text for path in theirs]
+    assert all(sum(b.logprobs) > sum(a.logprobs) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_what_the_cpu_cannot_do_is_said_at_the_start(caplog: pytest.LogCaptureFixture) -> None:

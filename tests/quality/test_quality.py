@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, nan
 from typing import Any
@@ -123,6 +123,25 @@ def _other_weights(made: Iterations) -> None:
     made.change_first("lmsi/fine_tuned_checkpoint", path=str(make_model(made.folder / "other", 5.0)))
 
 
+STRUCTURE = {"regex": r"(?s).*The answer is \d+\."}
+"""What every path of the iterations matches."""
+
+
+def _asked_for(structure: Mapping[str, str], rows: int = 0, **columns: Any) -> Plant:
+    """Let the activity of the paths ask for a structure, and change their first rows."""
+
+    def plant(made: Iterations) -> None:
+        table = "lmsi/raw_generations"
+        if rows:
+            made.change_first(table, rows=rows, **columns)
+        frame, activity = made.rows(table), made.lake.manifest(table, partition_of("tiny", 1)).activity
+        sampling = {"prompt_format": "zero_shot_cot", "max_tokens": 9, "stop": []}
+        parameters = {"sampling": sampling, "prompting": {"structure": {"zero_shot_cot": dict(structure)}}}
+        made.lake.write(registry.tables()[table], replace(activity, parameters=parameters), frame)
+
+    return plant
+
+
 def _evaluation_file(*questions: str) -> Plant:
     def plant(made: Iterations) -> None:
         file = made.folder / "heldout.jsonl"
@@ -207,6 +226,9 @@ FAULTS: list[tuple[str, str, Plant]] = [
         "finished",
         lambda made: made.change_first("lmsi/raw_generations", rows=4, finish_reason="length"),
     ),
+    ("lmsi/raw_generations", "matches_structure", _asked_for({"regex": "[A-D]"})),
+    ("lmsi/raw_generations", "matches_structure", _asked_for({"json_schema": "{}"})),
+    ("lmsi/raw_generations", "matches_structure", _asked_for(STRUCTURE, 1, text="The answer is 7")),
     # perplexity_scores
     ("lmsi/perplexity_scores", "one_score_a_path", _drop_last("lmsi/perplexity_scores")),
     ("lmsi/perplexity_scores", "one_score_a_path", _append_copy("lmsi/perplexity_scores")),
@@ -546,3 +568,30 @@ def test_importing_the_suites_imports_no_heavy_library() -> None:
     code = f"import sys, selfimprove_dagster.quality; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+# ---- what was asked of completions ----------------------------------------------------------------------
+
+
+def test_completions_that_match_pass_and_where_nothing_was_asked_it_says_so(made: Iterations) -> None:
+    assert made.check("lmsi/raw_generations", "matches_structure").reason == "no structure was asked for"
+    _asked_for(STRUCTURE)(made)
+    result = made.check("lmsi/raw_generations", "matches_structure")
+    assert (result.passed, result.evaluated, result.unexpected) == (True, 16, 0)
+
+
+@pytest.mark.parametrize(("reason", "blocks"), [("length", False), ("stop", True)])
+def test_only_a_completion_that_ended_by_itself_blocks(made: Iterations, reason: str, blocks: bool) -> None:
+    _asked_for(STRUCTURE, 2, text="The answer is", finish_reason=reason)(made)
+    ids = made.rows("lmsi/raw_generations")["id"].head(2).to_list()
+    result = made.check("lmsi/raw_generations", "matches_structure")
+    assert (result.passed, result.blocking, result.failing_ids) == (False, blocks, ids)
+    assert "2 of 16 completions do not match the structure that was asked for" in result.reason
+    assert {row["problem"] for row in result.table} == {
+        f"it does not match the regular expression {STRUCTURE['regex']}"
+    }
+    if blocks:
+        with pytest.raises(GateClosed, match="matches_structure"):
+            made.lake.read("lmsi/raw_generations", partition_of("tiny", 1))
+    else:
+        assert made.lake.read("lmsi/raw_generations", partition_of("tiny", 1)).height == 16

@@ -16,6 +16,7 @@ from selfimprove_dagster.embedded import WORD_PROBLEMS
 from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 from selfimprove_dagster.language_model.weights import model_id, output_settings, weights_hash
 from selfimprove_dagster.methods.lmsi.sampling import read_demonstrations
@@ -131,3 +132,29 @@ def test_it_chats_with_tools_to_a_clean_end(tmp_path: Path) -> None:
         )
         assert all((one.result is None) != (one.problem is None) for one in answer.calls)
         assert answer.tokens > 0 and "<|im_" not in answer.text and answer.problem is None
+
+
+def test_word_problems_are_answered_in_json(shared_data: Path) -> None:
+    """Greedily and sampled, each with one integer, which is right more often than never."""
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"type": "integer"}},
+        "required": ["answer"],
+        "additionalProperties": False,
+    }
+    model = open_language_model(FOLDER, device="cpu", prompting={"path": str(FOLDER)})
+    problems = json.loads((shared_data / "svamp" / "SVAMP.json").read_text(encoding="utf-8"))[:8]
+    asked = [
+        stored([Message("user", f'{one["Body"]} {one["Question"]} Answer as JSON, such as {{"answer": 3}}.')])
+        for one in problems
+    ]
+    structure = Structure.of_schema(schema)
+    for temperature in (0.0, 1.0):
+        parameters = SamplingParameters(temperature=temperature, max_tokens=32, structure=structure)
+        drawn = [path for (path,) in model.generate(model.encode_prompts(asked), [[0]] * 8, parameters)]
+        assert [path.finish_reason for path in drawn] == ["stop"] * 8
+        assert [structure.mismatch(path.text) for path in drawn] == [None] * 8
+        if temperature == 0:
+            answers = [json.loads(path.text)["answer"] for path in drawn]
+            assert any(found == one["Answer"] for found, one in zip(answers, problems, strict=True))
+    model.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.conversation import Message, messages_of
 from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.experiment.sections import StructureSection
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.prompts import Prompts, load_prompts
 
 CHAT = Prompting(chat=True)
@@ -97,6 +100,57 @@ def test_stop_strings_are_settings(shipped: Path) -> None:
     assert load_prompts([shipped], TEXT, stop={"greet": []}).stops("greet") == ()
     with pytest.raises(ExperimentError, match=r"prompts\.stop names 'go', which is no prompt: greet, part"):
         load_prompts([shipped], TEXT, stop={"go": []})
+
+
+def test_structures_are_settings_that_only_a_set_one_records(shipped: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "integer"}')
+    sections = {
+        "part": StructureSection(regex="[A-D]"),
+        "greet": StructureSection(json_schema=str(schema)),
+    }
+    found = load_prompts([shipped], TEXT, structure=sections)
+    assert found.structure("part") == Structure(regex="[A-D]")
+    assert found.structure("greet") == Structure(json_schema='{"type": "integer"}')
+    assert found.structure("go") is None
+    recorded = {"part": {"regex": "[A-D]"}, "greet": {"json_schema": '{"type": "integer"}'}}
+    assert found.parameters == {"prompting": {"structure": recorded}}
+    stopped = load_prompts([shipped], CHAT, stop={"part": ["END"]}, structure=sections)
+    assert stopped.parameters["prompting"]["structure"] == recorded
+    assert stopped.stops("part") == ("END",)
+    assert load_prompts([shipped], TEXT, structure={}).parameters == {}
+    inline = load_prompts(
+        [shipped], TEXT, structure={"part": StructureSection(json_schema={"type": "integer"})}
+    )
+    assert inline.structure("part") == found.structure("greet")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "why"),
+    [
+        ("go", {"regex": "a"}, r"prompts\.structure names 'go', which is no prompt: greet, part"),
+        (
+            "part",
+            {"regex": "[A"},
+            r"prompts\.structure\.part: '\[A' is no regular expression: .*; correct it, or",
+        ),
+        (
+            "part",
+            {"json_schema": {"type": "whole"}},
+            r"prompts\.structure\.part: the JSON schema is wrong at \$\.type",
+        ),
+        (
+            "part",
+            {"json_schema": "/nowhere.json"},
+            r"prompts\.structure\.part: /nowhere\.json cannot be read: No such",
+        ),
+    ],
+)
+def test_a_wrong_structure_is_an_error_that_names_its_field(
+    shipped: Path, name: str, given: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ExperimentError, match=why):
+        load_prompts([shipped], TEXT, structure={name: StructureSection(**given)})
 
 
 @pytest.mark.parametrize(

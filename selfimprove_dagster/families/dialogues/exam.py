@@ -109,7 +109,12 @@ def respond(
     progress: Progress | None = None,
 ) -> list[tuple[list[int], Generation]]:
     """The greedy response to each held-out prompt, after the token ids of what was asked."""
-    parameters = SamplingParameters(temperature=0.0, max_tokens=max_tokens, stop=prompts.stops("response"))
+    parameters = SamplingParameters(
+        temperature=0.0,
+        max_tokens=max_tokens,
+        stop=prompts.stops("response"),
+        structure=prompts.structure("response"),
+    )
     read = model.encode_prompts([prompts.ask("response", **spoken(prompt.question)) for prompt in asked])
     drawn = model.generate(read, [[0]] * len(asked), parameters, progress)
     return [(ids, path) for ids, (path,) in zip(read, drawn, strict=True)]

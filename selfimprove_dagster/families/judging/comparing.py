@@ -97,6 +97,7 @@ def compare_pairs(
             temperature=section.temperature,
             max_tokens=section.reasoning_tokens,
             stop=prompts.stops("reasoning"),
+            structure=prompts.structure("reasoning"),
         )
         drawn = model.generate(
             model.encode_prompts(reasoning_prompts),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimprove_dagster.experiment.sections import (
+    PromptsSection,
     Section,
     TrainingSection,
 )
@@ -87,6 +88,18 @@ class ComparisonPoolSection(Section):
     )
 
 
+def check_rollouts_are_free(prompts: PromptsSection, name: str) -> None:
+    """Raise ValueError if texts after the prompt `name`, after which a policy is optimised, have a structure.
+
+    The policy gradient is that of texts which the policy samples from its whole distribution.
+    """
+    if name in prompts.structure:
+        raise ValueError(
+            f"prompts.structure.{name}: a policy that is optimised on its own texts must write them freely; remove it, "
+            "or use another method"
+        )
+
+
 class PreferenceExperiment(DialogueExperiment):
     """What RLAIF and RLHF share: a policy that learns from pairs of responses."""
 
@@ -94,6 +107,12 @@ class PreferenceExperiment(DialogueExperiment):
     preferences: PreferenceFilterSection
     reward_model: RewardModelSection
     training: PolicyTrainingSection
+
+    @model_validator(mode="after")
+    def _policy_writes_freely(self) -> PreferenceExperiment:
+        if self.training.algorithm != "dpo":
+            check_rollouts_are_free(self.prompts, "response")
+        return self
 
     @property
     def rewards_with_model(self) -> bool:

@@ -211,7 +211,7 @@ class _Batch:
         name = prompt_of(self.way, kind) if number else "response"
         prompts = [self.ask(name, one, fields) for one in drawn]
         read = self.model.encode_prompts(prompts)
-        sampling = self.settings.sampling(self.prompts.stops(name))
+        sampling = self.settings.sampling(self.prompts.stops(name), self.prompts.structure(name))
         # Ways that draw first answers draw the same.
         named = (*self.seeds_from, *([self.way] if number else []), kind, number)
         seeds = [seed_of(*named, one.task.key) for one in drawn]

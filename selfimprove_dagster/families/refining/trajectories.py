@@ -15,6 +15,7 @@ from selfimprove_dagster.families.refining.ways import (
     SENTENCE_ENDS,
 )
 from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,14 @@ class Refining:
         closed = fine if fine.endswith(SENTENCE_ENDS) else f"{fine}."
         return [closed, *(fault.strip() for fault in self.faults)]
 
-    def sampling(self, stop: tuple[str, ...]) -> SamplingParameters:
-        """How a text is drawn that ends at one of the strings `stop`."""
+    def sampling(self, stop: tuple[str, ...], structure: Structure | None = None) -> SamplingParameters:
+        """How a text is drawn that ends at one of the strings `stop`, and matches the structure if there is one."""
         return SamplingParameters(
-            temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, stop=stop
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            stop=stop,
+            structure=structure,
         )
 
 

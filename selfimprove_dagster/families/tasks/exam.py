@@ -118,7 +118,10 @@ class TaskExam(Exam):
         """The rows of `sit` that belong to one of the `parts`."""
         section, asked = self.experiment.evaluation, part.questions
         parameters = SamplingParameters(
-            temperature=0.0, max_tokens=section.max_tokens, stop=tuple(self.stops)
+            temperature=0.0,
+            max_tokens=section.max_tokens,
+            stop=tuple(self.stops),
+            structure=self.prompts.structure(TEMPLATES[0]),
         )
         prompts = model.encode_prompts(
             [self._prompt(task) for task in asked if isinstance(task, HeldOutTask)]

@@ -76,6 +76,7 @@ class RevisionExam(DialogueExam):
                 top_p=settings.top_p,
                 max_tokens=settings.max_tokens,
                 stop=self.asking.stops(prompt),
+                structure=self.asking.structure(prompt),
             )
             draw = completer(model, parameters, seeds_from)
             return lambda requests: draw(requests, report)

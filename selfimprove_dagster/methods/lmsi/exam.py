@@ -79,7 +79,10 @@ class QuestionExam(Exam):
             return []
         if mode == "greedy":
             stop = (*section.stop, *self.prompts.stops(section.prompt_format))
-            parameters = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=stop)
+            structure = self.prompts.structure(section.prompt_format)
+            parameters = SamplingParameters(
+                temperature=0.0, max_tokens=section.max_tokens, stop=stop, structure=structure
+            )
             per_question = 1
         else:
             parameters = sampling_parameters(section, self.prompts, improved=False)

@@ -37,6 +37,7 @@ def sampling_parameters(section: SamplingSection, prompts: Prompts, *, improved:
         top_k=section.top_k,
         max_tokens=section.max_tokens,
         stop=(*section.stop, *prompts.stops(section.prompt_format)),
+        structure=prompts.structure(section.prompt_format),
     )
 
 

@@ -88,8 +88,13 @@ class Improver:
         improved: Sequence[str | None],
         ties: Sequence[float | None],
     ) -> list[Draft]:
-        stop = self.prompts.stops(IMPROVEMENT if number else RESPONSE)
-        parameters = SamplingParameters(temperature=0.0, max_tokens=self.max_tokens, stop=stop)
+        name = IMPROVEMENT if number else RESPONSE
+        parameters = SamplingParameters(
+            temperature=0.0,
+            max_tokens=self.max_tokens,
+            stop=self.prompts.stops(name),
+            structure=self.prompts.structure(name),
+        )
         encoded = self.model.encode_prompts(prompts)
         drawn = self.model.generate(encoded, [[0]] * len(encoded), parameters, self.progress)
         writer = Parent(self.model.model_id, "written_by")

@@ -27,6 +27,7 @@ from selfimprove_dagster.families.preferences.settings import (
     PreferenceFilterSection,
     RewardModelSection,
     SupervisedStepSection,
+    check_rollouts_are_free,
 )
 
 
@@ -148,6 +149,11 @@ class PitExperiment(DialogueExperiment):
                 "a policy is rewarded by the gap here: training.algorithm is grpo or rloo, and "
                 "training.reward is reward_model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _policy_writes_freely(self) -> PitExperiment:
+        check_rollouts_are_free(self.prompts, "improvement")
         return self
 
     @property

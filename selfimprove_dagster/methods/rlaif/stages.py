@@ -352,7 +352,7 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
         seed=experiment.seed,
         prompts={
             "shipped": [str(path) for path in registry.method(experiment.method).prompts],
-            **experiment.prompts.model_dump(),
+            **experiment.prompts.model_dump(include={"file", "stop"}),
         },
         thinking=experiment.model.thinking.model_dump(),
     )

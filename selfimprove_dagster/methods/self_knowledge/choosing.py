@@ -158,10 +158,17 @@ def _by_text(
 ) -> Iterator[dict[str, Any]]:
     ways = [way for each in shown for way in each]
     written: dict[int, str] = {}
-    stops = [prompts.stops(way.asked_as) for way in ways]
-    for stop in dict.fromkeys(stops):
-        at = [index for index, own in enumerate(stops) if own == stop]
-        greedy = SamplingParameters(temperature=0.0, max_tokens=section.max_tokens, stop=stop)
+    sampling = [
+        SamplingParameters(
+            temperature=0.0,
+            max_tokens=section.max_tokens,
+            stop=prompts.stops(way.asked_as),
+            structure=prompts.structure(way.asked_as),
+        )
+        for way in ways
+    ]
+    for greedy in dict.fromkeys(sampling):
+        at = [index for index, own in enumerate(sampling) if own == greedy]
         asked = model.encode_prompts([ways[index].prompt for index in at])
         drawn = model.generate(asked, [[0]] * len(asked), greedy, lambda rows, tokens: advance(0, tokens))
         written |= {index: text.text for index, (text,) in zip(at, drawn, strict=True)}

@@ -135,6 +135,16 @@ class SelfKnowledgeExperiment(Experiment):
             raise ValueError(f"tasks must have different names; twice: {', '.join(sorted(twice))}")
         return self
 
+    @model_validator(mode="after")
+    def _candidates_are_free(self) -> SelfKnowledgeExperiment:
+        for name in ("response", self.candidates.prompt_format):
+            if name in self.prompts.structure:
+                raise ValueError(
+                    f"prompts.structure.{name}: candidates are sampled freely, and those of all kinds of tasks alike; "
+                    "remove it, or set it for a prompt with which the model picks"
+                )
+        return self
+
     def stops(self, prompts: Prompts) -> list[str]:
         """Return the strings that end a candidate.
 
