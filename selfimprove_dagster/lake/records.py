@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from types import NoneType
@@ -255,14 +255,10 @@ def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
         types = set(map(type, values))
         if not types <= {list, tuple, NoneType}:
             raise TypeError("a list is neither a list nor a tuple")
-        items: list[Any] = []
-        for value in values:
-            if value:
-                items += value
+        items = _items(values, dtype.inner, lambda part: _series(part, dtype.inner))
         if NoneType not in types:
-            return _lists(_series(items, dtype.inner), list(map(len, values)))
-        lengths = [len(value or ()) for value in values]
-        return _lists(_series(items, dtype.inner), lengths, [value is None for value in values])
+            return _lists(items, list(map(len, values)))
+        return _lists(items, [len(value or ()) for value in values], [value is None for value in values])
     if isinstance(dtype, pl.Struct):
         if not set(map(len, values)) <= {len(dtype.fields)}:
             raise TypeError("a struct lacks a field or has one too many")
@@ -287,6 +283,28 @@ def _series(values: Sequence[Any], dtype: Any) -> pl.Series:
     return series
 
 
+def _items(
+    lists: Iterable[Sequence[Any] | None], dtype: Any, column: Callable[[list[Any]], pl.Series]
+) -> pl.Series:
+    """Return the items of all lists in one column, made by `column` from parts that fit a processor's cache.
+
+    Every part is read several times; in whole columns, each reading would wait for the main memory.
+    """
+    size = _CACHED_ITEMS // (len(dtype.fields) if isinstance(dtype, pl.Struct) else 1)
+    parts: list[pl.Series] = []
+    items: list[Any] = []
+    for values in lists:
+        if values:
+            items += values
+            if len(items) > size:
+                parts.append(column(items))
+                items = []
+    return pl.concat([*parts, column(items)]) if parts else column(items)
+
+
+_CACHED_ITEMS = 2**14
+
+
 def _series_by_arrow(schema: Table, name: str, values: Sequence[Any]) -> pl.Series:
     """Return a column built with Arrow, which, unlike Polars, never drops or casts an unfit value."""
     dtype = schema.polars[name]
@@ -300,16 +318,18 @@ def _series_by_arrow(schema: Table, name: str, values: Sequence[Any]) -> pl.Seri
 
 def _parents_series(schema: Table, parents: Sequence[Sequence[Parent]]) -> pl.Series:
     """Return the column `parents` of rows with the given parents."""
-    edges: list[Parent] = []
-    for parents_of_row in parents:
-        edges += parents_of_row
-    try:
+
+    def column(edges: list[Parent]) -> pl.Series:
         ids = _series([edge.id for edge in edges], pl.String)
         roles = _series([edge.role for edge in edges], pl.String)
+        return pl.DataFrame({"id": ids, "role": roles}).to_struct()
+
+    try:
+        edges = _items(parents, PARENT, column)
     except _UNUSUAL:
         rows = [[{"id": edge.id, "role": edge.role} for edge in parents_of_row] for parents_of_row in parents]
         return _series_by_arrow(schema, "parents", rows)
-    return _lists(pl.DataFrame({"id": ids, "role": roles}).to_struct(), list(map(len, parents)))
+    return _lists(edges, list(map(len, parents)))
 
 
 def _lists(

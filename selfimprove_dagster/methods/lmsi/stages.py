@@ -115,7 +115,7 @@ def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
     )
 
 
-def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
+def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
     """One vote a question, from its paths (`id`, `question_id`, `question`, `sample_index`, `text`)."""
     paths, experiment = shard.frame, shard.experiment
     rule = experiment.voting.rule
@@ -124,35 +124,26 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> list[Draft]:
         pl.col("id").alias("path_id"),
         pl.col("text").alias("text_key"),
     ).with_columns(extract_answers(paths["text"]).alias("answer"))
-    questions = paths.group_by("question_id").agg(pl.col("question").first())
-    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question").join(
-        questions, on="question_id", maintain_order="left"
-    )
-    return [
-        Draft(
-            content={
-                "question_id": row["question_id"],
-                "question": row["question"],
-                "rule": rule,
-                "voted_answer": row["voted_answer"],
-                "votes": row["votes"],
-                "paths": [
-                    {"id": path, "answer": answer}
-                    for path, answer in zip(row["path_ids"], row["answers"], strict=True)
-                ],
-                "tie": row["tie"],
-                "n_paths": row["n_paths"],
-                "n_valid": row["n_valid"],
-                "n_distinct_paths": row["n_distinct_paths"],
-            },
-            parents=[
-                Parent(row["question_id"], "question"),
-                *(Parent(path, "voted_from") for path in row["path_ids"]),
-            ],
-            measures={"vote_share": row["vote_share"], "margin": row["margin"]},
+    votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question")
+    voters = votes.select("question_id", id="path_ids", answer="answers").explode("id", "answer")
+    return (
+        votes.join(
+            paths.group_by("question_id").agg(pl.col("question").first()),
+            on="question_id",
+            maintain_order="left",
         )
-        for row in votes.iter_rows(named=True)
-    ]
+        .join(
+            voters.group_by("question_id").agg(
+                paths=pl.struct("id", "answer"), voted_from=pl.struct("id", role=pl.lit("voted_from"))
+            ),
+            on="question_id",
+            maintain_order="left",
+        )
+        .with_columns(
+            parents=pl.concat_list(parents_of(question_id="question"), "voted_from"), rule=pl.lit(rule)
+        )
+        .select(*VOTED_ANSWERS.content, *VOTED_ANSWERS.measures, "parents")
+    )
 
 
 @stage(
