@@ -211,7 +211,7 @@ def test_the_constraints_resolve(version: str, tmp_path: Path) -> None:
     uv = pytest.importorskip("uv", reason="uv is part of the extra `test`")
     options = ["--extra", "test", "--extra", "openlineage", "--constraints", "constraints.txt"]
     options += ["--only-binary", ":all:", "--no-binary", "rouge-score"]
-    options += ["--python-version", version, "--python-platform", "x86_64-manylinux_2_28"]
+    options += ["--python-version", version, "--python-platform", "x86_64-manylinux_2_31"]
     resolved = subprocess.run(
         [uv.find_uv_bin(), "pip", "compile", "--no-annotate", "--no-header", *options, "pyproject.toml"],
         cwd=ROOT,
