@@ -148,13 +148,14 @@ def test_rewards_that_are_near_each_other_are_asked_and_both_rollouts_are_its_pa
     assert {edge["id"] for edge in lake.read_ungated(label)["parents"][0]} == {written[0], written[1]}
 
 
-def test_only_the_last_step_of_a_prompt_is_asked() -> None:
+def test_only_the_last_step_of_a_prompt_is_asked_about() -> None:
     rows = [
         {"id": f"roll:{n}", "activity_id": "act:0", "prompt_id": "p", "prompt": "?", "step": n // 2}
         | {"text": str(n), "reward": float(n)}
         for n in range(4)
     ]
-    assert of_rewards(pl.DataFrame(rows))["records"].to_list() == [["roll:3", "roll:2"]]
+    rows.append({**rows[-1], "id": "roll:4", "text": " ", "reward": -1.0})
+    assert of_rewards(pl.DataFrame(rows))["records"].to_list() == [["roll:3", "roll:2"]], "not the empty one"
 
 
 # ---- files -------------------------------------------------------------------------------------------
