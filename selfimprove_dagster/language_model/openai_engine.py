@@ -120,7 +120,7 @@ class OpenAILanguageModel(TokenText):
         settings: dict[str, Any] = {
             "temperature": parameters.temperature,
             "top_p": parameters.top_p,
-            "stop": list(parameters.stop) or None,
+            "stop": self.engine_stops(parameters.stop) or None,
         }
         if parameters.top_k:
             settings["top_k"] = parameters.top_k
@@ -138,7 +138,9 @@ class OpenAILanguageModel(TokenText):
                 bodies.append({**asked, "n": len(row)})
 
         def read(answer: Mapping[str, Any]) -> list[Generation]:
-            drawn = [self._generation(choice) for choice in self._choices(answer)]
+            drawn = [
+                self.ended(self._generation(choice), parameters.stop) for choice in self._choices(answer)
+            ]
             if progress is not None:
                 progress(len(drawn), sum(len(path.token_ids) for path in drawn))
             return drawn
@@ -236,7 +238,7 @@ class OpenAILanguageModel(TokenText):
         return Generation(
             token_ids=list(token_ids),
             logprobs=[float(value) for value in logprobs],
-            text=self.prompting.thinking.said(text),
+            text=text,
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
         )
 

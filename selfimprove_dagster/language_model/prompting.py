@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -33,17 +33,28 @@ class Thinking:
     close: str = "</think>"
     keep: bool = False
 
-    def said(self, text: str) -> str:
-        """Return what follows the thoughts; nothing if they do not end.
+    def start(self, text: str, begun: bool = False) -> int | None:
+        """Return where a completion begins to say something, after its thoughts; None if they do not end.
 
-        A closing mark alone counts, since some templates put the opening mark into the prompt.
+        A closing mark alone counts, since some templates put the opening mark into the prompt: `begun` says that the
+        prompt did.
         """
-        if self.keep or (self.open not in text and self.close not in text):
+        close = text.rfind(self.close)
+        start = close + len(self.close) if close >= 0 else 0
+        return None if self.open in text[start:] or (begun and close < 0) else start
+
+    def said(self, text: str, begun: bool = False) -> str:
+        """Return what follows the thoughts, or all where they are kept; nothing if they do not end."""
+        if self.keep:
             return text
-        _, close, after = text.rpartition(self.close)
-        if not close or self.open in after:
+        start = self.start(text, begun)
+        if start is None:
             return ""
-        return after.lstrip("\n")
+        return text[start:].lstrip("\n") if start else text
+
+
+THINKING = Thinking()
+"""The usual marks, of thoughts that are left out."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Prompting:
     system: str = ""
     template: str = ""
     arguments: str = "{}"
-    thinking: Thinking = field(default_factory=Thinking)
+    thinking: Thinking = THINKING
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -69,7 +80,7 @@ class Prompting:
             found |= {"system": self.system} if self.system else {}
             found |= {"template": self.template} if self.template else {}
             found |= {"template_arguments": json.loads(self.arguments)} if self.arguments != "{}" else {}
-        if self.thinking != Thinking():
+        if self.thinking != THINKING:
             found["thinking"] = vars(self.thinking)
         return found
 
@@ -116,7 +127,7 @@ def prompting_of(
         system,
         _source(template) if template else "",
         json.dumps(dict(arguments or {}), sort_keys=True),
-        Thinking(**thinking) if thinking else Thinking(),
+        Thinking(**thinking) if thinking else THINKING,
     )
 
 

@@ -102,6 +102,11 @@ class Renderer:
         return self._rendered([_ASKED], add_generation_prompt=True)
 
     @cached_property
+    def begins_in_thought(self) -> bool:
+        """Return whether the template puts the mark that opens thoughts at the end of a prompt."""
+        return self.prompting.chat and self._asked.rstrip().endswith(self.prompting.thinking.open)
+
+    @cached_property
     def _answered(self) -> str:
         """Return what the template makes of a question with its answer."""
         return self._rendered(_ANSWERED)

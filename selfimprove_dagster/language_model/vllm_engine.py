@@ -132,7 +132,7 @@ class VllmLanguageModel(TokenText):
                         top_p=parameters.top_p,
                         top_k=parameters.top_k,
                         max_tokens=min(parameters.max_tokens, self.positions - len(prompt)),
-                        stop=list(parameters.stop),
+                        stop=self.engine_stops(parameters.stop),
                         stop_token_ids=[self.turn_end_id],
                         logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
                         seed=seed if self._takes_seeds else None,
@@ -140,16 +140,12 @@ class VllmLanguageModel(TokenText):
                     )
                 )
         outputs = iter(self._ask(requests, settings, progress))
-        generations = [[self._generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
+        generations = [
+            [self.ended(_generation(next(outputs).outputs[0]), parameters.stop) for _ in row] for row in seeds
+        ]
         if progress is not None:
             progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))
         return generations
-
-    def _generation(self, output: Any) -> Generation:
-        token_ids = list(output.token_ids)
-        logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
-        said = self.prompting.thinking.said(output.text)
-        return Generation(token_ids, logprobs, said, "length" if output.finish_reason == "length" else "stop")
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -280,6 +276,13 @@ class _Bar:
     def refresh(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def _generation(output: Any) -> Generation:
+    token_ids = list(output.token_ids)
+    logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
+    cut_off = output.finish_reason == "length"
+    return Generation(token_ids, logprobs, output.text, "length" if cut_off else "stop")
 
 
 def _lora_request(lora: str | None) -> Any:

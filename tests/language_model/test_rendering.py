@@ -166,8 +166,19 @@ def test_the_answer_comes_after_the_thoughts(text: str, said: str) -> None:
     assert Thinking(keep=True).said(text) == text
 
 
+def test_a_template_may_open_the_thoughts_itself() -> None:
+    opening = renderer("qwen3")
+    assert not opening.begins_in_thought
+    opening.tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    assert Renderer(opening.tokenizer, Prompting(chat=True)).begins_in_thought
+    assert not Renderer(opening.tokenizer, TEXT).begins_in_thought
+    assert not renderer("qwen3", arguments='{"enable_thinking":false}').begins_in_thought
+
+
 def test_marks_of_thoughts_can_be_others() -> None:
     assert Thinking("[t]", "[/t]").said("[t]a[/t]b") == "b"
+    assert Thinking().said("2 + 2", begun=True) == ""
+    assert Thinking().said("2 + 2</think>\n\n4", begun=True) == "4"
     assert Thinking("[t]", "[/t]").said("<think>a</think>b") == "<think>a</think>b"
 
 

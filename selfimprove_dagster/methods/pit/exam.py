@@ -90,7 +90,7 @@ def improvements_of(lake: Lake, experiment: str, iteration: int) -> tuple[dict[s
 def _unimproved(rows: pl.DataFrame, way: str, rounds: int) -> pl.DataFrame:
     """The empty texts of a way, once for each later round."""
     silent = rows.filter(pl.col("way").is_in([ORIGINAL, way]), ~pl.col("text").str.contains(r"\S"))
-    later = pl.int_ranges(pl.col("round") + 1, rounds + 1, dtype=rows.schema["round"])
+    later = pl.int_ranges(pl.col("round") + 1, rounds + 1, dtype=pl.Int32)
     return (
         silent.select("source_file", "source_line", "text", round=later).explode("round").drop_nulls("round")
     )
