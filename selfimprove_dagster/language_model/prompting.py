@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from jinja2 import Environment, TemplateSyntaxError, meta
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.folder import model_folder
@@ -20,6 +24,14 @@ TRAINING = "training"
 
 _RESERVED = {"messages", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"}
 """Names of template arguments that rendering itself gives."""
+
+_GIVEN = _RESERVED | {"bos_token", "eos_token", "raise_exception", "strftime_now"}
+"""Names that templates read and that nobody has to give."""
+
+_JINJA = Environment(extensions=["jinja2.ext.loopcontrols"])
+
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Tags of transformers' own around what an assistant says."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,8 @@ def prompting_of(
     """Return how the model at `path` is asked; `auto` is chat if its tokenizer has a chat template.
 
     `template` is a file, or the word `training`. Raises ModelError for a missing model or file, a file that is no
-    template, `chat` without a template, and settings of conversations where the model reads text.
+    template, `chat` without a template, settings of conversations where the model reads text, and arguments that the
+    template does not read.
     """
     own = template or (
         mode != "text" and has_chat_template(model_folder(path, trust_remote_code=trust_remote_code))
@@ -122,10 +135,17 @@ def prompting_of(
             f"{path} is asked in plain text, where model.system, model.template and "
             "model.template_arguments mean nothing: set model.prompting to chat, or leave them out"
         )
+    source = _source(template) if template else ""
+    if arguments:
+        written = source not in ("", TRAINING)
+        folder = model_folder(path, trust_remote_code=trust_remote_code)
+        _check_arguments(
+            arguments, [source] if written else chat_templates(folder), str(template if written else path)
+        )
     return Prompting(
         chat,
         system,
-        _source(template) if template else "",
+        source,
         json.dumps(dict(arguments or {}), sort_keys=True),
         Thinking(**thinking) if thinking else THINKING,
     )
@@ -134,7 +154,6 @@ def prompting_of(
 def _source(template: str) -> str:
     if template == TRAINING:
         return TRAINING
-    from jinja2.exceptions import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
 
     try:
@@ -149,13 +168,43 @@ def _source(template: str) -> str:
     return source
 
 
+def _check_arguments(names: Iterable[str], sources: Iterable[str], of: str) -> None:
+    """Raise ModelError for an argument that no template reads; one that cannot be parsed is refused when it renders."""
+    try:
+        read = {name for source in sources for name in _variables(source)} - _GIVEN
+    except TemplateSyntaxError:
+        return
+    for name in names:
+        if name not in read:
+            near = get_close_matches(name, read, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it reads {', '.join(sorted(read)) or 'none'}"
+            raise ModelError(
+                f"model.template_arguments names {name}, which the chat template of {of} does not read: {hint}"
+            )
+
+
 @lru_cache(maxsize=64)
+def _variables(source: str) -> set[str]:
+    """Return the variables that a chat template reads and does not set in every case."""
+    return meta.find_undeclared_variables(_JINJA.parse(_GENERATION.sub("", source)))
+
+
 def has_chat_template(folder: Path) -> bool:
     """Return whether the tokenizer in a model folder has a chat template. Loads no library."""
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(settings.get("chat_template"))
+    return bool(chat_templates(folder))
+
+
+@lru_cache(maxsize=64)
+def chat_templates(folder: Path) -> tuple[str, ...]:
+    """Return the sources of a tokenizer's chat templates, of which few have several. Loads no library."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return (file.read_text(encoding="utf-8"),)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+        except (OSError, ValueError):
+            continue
+        if found:
+            return (found,) if isinstance(found, str) else tuple(one["template"] for one in found)
+    return ()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,15 +199,37 @@ def test_how_a_model_is_asked_follows_from_its_tokenizer(tmp_path: Any) -> None:
     with pytest.raises(ModelError, match=r"mine\.jinja, line 2: this is no chat template"):
         prompting_of(BASE_MODEL, template=str(template))
     template.write_text(MISTRAL)
+    with pytest.raises(ModelError, match=r"names a, which .*mine\.jinja does not read: it reads none"):
+        prompting_of(BASE_MODEL, template=str(template), arguments={"a": 1})
     with pytest.raises(ModelError, match="must not name messages: these come from the conversation"):
         prompting_of(BASE_MODEL, template=str(template), arguments={"messages": []})
+    template.write_text(briefly := MISTRAL + "{% if a %}{{ a }}{% endif %}")
     asked = prompting_of(BASE_MODEL, template=str(template), system="Be brief.", arguments={"a": 1})
     assert asked.chat
     assert asked.parameters == {
         "chat": True,
         "system": "Be brief.",
-        "template": MISTRAL,
+        "template": briefly,
         "template_arguments": {"a": 1},
     }
     with pytest.raises(ModelError, match="is asked in plain text"):
         prompting_of(BASE_MODEL, mode="text", template=str(template))
+
+
+@pytest.mark.parametrize("kept_in", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_an_argument_that_no_template_of_the_model_reads_is_an_error(kept_in: str, tmp_path: Path) -> None:
+    shutil.copytree(BASE_MODEL, tmp_path / "model")
+    qwen, file = source("qwen3_training"), tmp_path / "model" / kept_in
+    settings = json.loads(file.read_text()) if file.is_file() else {}
+    named = [{"name": "tool_use", "template": MISTRAL}, {"name": "default", "template": qwen}]
+    settings["chat_template"] = named if kept_in == "tokenizer_config.json" else qwen
+    file.write_text(qwen if kept_in.endswith("jinja") else json.dumps(settings))
+    for template in (None, TRAINING):
+        asked = prompting_of(
+            tmp_path / "model", template=template, arguments={"enable_thinking": False, "tools": None}
+        )
+        assert asked.parameters["template_arguments"] == {"enable_thinking": False, "tools": None}
+        with pytest.raises(
+            ModelError, match=r"names enable_thinkin, which .* does not read: did you mean enable_thinking"
+        ):
+            prompting_of(tmp_path / "model", template=template, arguments={"enable_thinkin": False})
