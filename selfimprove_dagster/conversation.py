@@ -55,12 +55,13 @@ def merged(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-_BEGINNING = f'{{"{_KEY}":[{{"role":"'
+BEGINNING = f'{{"{_KEY}":[{{"role":"'
+"""The beginning of every stored conversation."""
 
 
 def shown(text: str) -> str:
     """Return a stored conversation as people read it, one paragraph for each message; other text unchanged."""
-    if not text.startswith(_BEGINNING):
+    if not text.startswith(BEGINNING):
         return text
     try:
         return "\n\n".join(f"{one.role}: {one.content}" for one in messages_of(text))
