@@ -36,8 +36,22 @@ class Renderer:
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt. Raises ModelError for a conversation that the template refuses."""
         if not self.prompting.chat:
-            return self._encode_texts(prompts)
+            return self.encode_texts(prompts)
         return [self._encode_pieces(text) for text in map(self.render, prompts)]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of plain texts, with the tokenizer's leading special tokens if it has any."""
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        end = int(self.tokenizer.eos_token_id)
+        for index, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            if self._special.search(text):
+                rows[index] = self._leading + self._as_texts([text])[0]
+            elif ids[-1:] == [end]:
+                # Some tokenizers append an end token; the text could then not be continued.
+                ids.pop()
+        return rows
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Return the token ids of what the model is to say after a prompt, without the token that ends it.
@@ -203,19 +217,6 @@ class Renderer:
             elif piece:
                 found += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return found
-
-    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
-        end = int(self.tokenizer.eos_token_id)
-        for index, (text, ids) in enumerate(zip(texts, rows, strict=True)):
-            if self._special.search(text):
-                rows[index] = self._leading + self._as_texts([text])[0]
-            elif ids[-1:] == [end]:
-                # Some tokenizers append an end token; the text could then not be continued.
-                ids.pop()
-        return rows
 
     @cached_property
     def _leading(self) -> list[int]:

@@ -97,16 +97,8 @@ class TokenText:
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode each text, several times faster than one by one."""
-        if not texts:
-            return []
-        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
-        end = self.end_token_id
-        for text, ids in zip(texts, rows, strict=True):
-            # Some tokenizers also append an end token; the text could then not be continued.
-            if ids[-1:] == [end] and self.encode_continuation(text)[-1:] != ids[-1:]:
-                ids.pop()
-        return rows
+        """Encode each text, several times faster than one by one; the text of a special token stays text."""
+        return self._renderer.encode_texts(texts)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Return the token ids of `text` after a prompt, i.e. without special tokens."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from selfimprove_dagster.conversation import Message, messages_of, stored
@@ -16,6 +17,7 @@ from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.prompting import TEXT, TRAINING, Prompting, Thinking, prompting_of
 from selfimprove_dagster.language_model.rendering import Renderer
+from selfimprove_dagster.language_model.tokens import TokenText
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"
@@ -233,3 +235,17 @@ def test_an_argument_that_no_template_of_the_model_reads_is_an_error(kept_in: st
             ModelError, match=r"names enable_thinkin, which .* does not read: did you mean enable_thinking"
         ):
             prompting_of(tmp_path / "model", template=template, arguments={"enable_thinkin": False})
+
+
+def test_a_model_encodes_texts_as_it_does_text_prompts() -> None:
+    model = TokenText(BASE_MODEL)
+    texts = ["a b", "a <|end|> b", "", "a <|end|>"]
+    plain = model.encode_many(texts)
+    assert plain == model.encode_prompts(texts)
+    assert model.decode_many(plain) == texts, "the text of a special token is no token"
+    end = model.tokenizer.convert_ids_to_tokens(model.end_token_id)
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, model.end_token_id)]
+    )
+    assert model.tokenizer("a b")["input_ids"] == [*plain[0], model.end_token_id]
+    assert model.encode_many(texts) == plain
