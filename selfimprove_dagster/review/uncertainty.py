@@ -33,9 +33,9 @@ ITEM: dict[str, Any] = {
 def least_certain(items: pl.DataFrame, count: int) -> pl.DataFrame:
     """Return the `count` items with the highest uncertainty, highest first, as they are shown to people.
 
-    Equally uncertain items are in a random order that follows from their texts. It adds the columns option_a, option_b and swapped. The order of the two is pseudo-random, derived from
-    the item's id, so that a position bias of a reviewer favours neither response. The result does not depend
-    on the order of the rows.
+    Equally uncertain items are in a random order that follows from their texts. It adds the columns option_a, option_b
+    and swapped. The order of the two is pseudo-random, derived from the item's id, so that a position bias of a
+    reviewer favours neither response. The result does not depend on the order of the rows.
     """
     drawn = items.with_columns(lots(items, ["prompt", "first", "second"], 0))
     ranked = (
