@@ -109,4 +109,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("evaluation", "file"): embedded.DIALOGUE_EVALUATION,
     ("constitution", "file"): HOUSEHOLD,
 }
-"""The shipped files for which the word `embedded` stands where responses to people are judged."""
+"""The shipped files that the word `embedded` means where responses to people are judged."""

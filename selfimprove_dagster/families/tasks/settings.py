@@ -85,4 +85,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("model", "path"): embedded.TASK_MODEL,
     ("evaluation", "file"): embedded.TASK_EVALUATION,
 }
-"""The shipped files for which the word `embedded` stands where the model writes tasks."""
+"""The shipped files that the word `embedded` means where the model writes tasks."""
