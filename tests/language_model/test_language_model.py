@@ -329,11 +329,8 @@ def test_a_stop_string_does_not_end_thoughts() -> None:
 
 def test_what_is_sampled_ends_at_the_first_stop_string_after_the_thoughts() -> None:
     model = open_language_model(BASE_MODEL)
-    prompt = model.encode_prompts(
-        [
-            "Q: Tom has 10 pens. He buys 3 more, then loses 2. How many pens does he have?\nA: Let's think step by step."
-        ]
-    )
+    question = "Q: Tom has 10 pens. He buys 3 more, then loses 2. How many pens does he have?"
+    prompt = model.encode_prompts([f"{question}\nA: Let's think step by step."])
     ((free,),) = model.generate(prompt, [[0]], SamplingParameters(temperature=0, max_tokens=60))
     opened, closed, stop = "Go", "10+3=13.", "."
     thoughts, _, said = free.text.partition(closed)
