@@ -127,7 +127,8 @@ def merged(messages: Sequence[Turn]) -> list[Turn]:
     return found
 
 
-_BEGINNING = f'{{"{_KEY}":[{{"role":"'
+BEGINNING = f'{{"{_KEY}":[{{"role":"'
+"""The beginning of every stored conversation."""
 
 
 def shown(text: str) -> str:
@@ -135,7 +136,7 @@ def shown(text: str) -> str:
 
     Calls of tools are written `Tool(argument: value)`.
     """
-    if not text.startswith(_BEGINNING):
+    if not text.startswith(BEGINNING):
         return text
     try:
         return "\n\n".join(map(_paragraph, messages_of(text)))

@@ -239,19 +239,15 @@ def import_(
     ],
 ) -> None:
     """Import seeds. Valid lines become seeds; rejected ones are listed with file, line and reason."""
+    from selfimprove_dagster.cli.status import print_rejected
     from selfimprove_dagster.home.imports import import_file
 
     home = Home.from_environment()
     settled = home.experiment(experiment)
     manifest, accepted, rejected = import_file(home.lake, settled, file)
     console.print(f"{accepted:,} seeds imported, {rejected:,} lines rejected")
-    if rejected:
-        bad = home.lake.read_ungated(home.lake.manifest(REJECTED_SEEDS.name, manifest.partition))
-        for row in bad.head(10).iter_rows(named=True):
-            where = f"{row['source_file']}, line {row['source_line']}"
-            console.print(f"  {plain(where, 200)}: {plain(row['reason'], 200)}", markup=False)
-        if len(bad) > 10:
-            console.print(f"  … and {len(bad) - 10:,} more in the table {REJECTED_SEEDS.name}")
+    bad = home.lake.manifest(REJECTED_SEEDS.name, manifest.partition)
+    print_rejected(home.lake.read_ungated(bad), 10)
 
 
 @app.command()

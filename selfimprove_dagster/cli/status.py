@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import polars as pl
 from rich.table import Table
 
 from selfimprove_dagster import registry
@@ -11,8 +12,10 @@ from selfimprove_dagster.cli.console import console
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.loop.rules import Stop, decide_next
-from selfimprove_dagster.loop.status import IterationResult, results
+from selfimprove_dagster.loop.status import IterationResult, rejected_lines, results
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.text import percent, plain
+from selfimprove_dagster.words import count
 
 
 def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
@@ -34,9 +37,39 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
                 console.print(f"iteration {row.iteration}: {plain(row.reason)}", markup=False, soft_wrap=True)
         for gate in (gate for row in rows for gate in row.closed_gates):
             console.print(f"blocked by a check: {plain(gate)}", style="red", markup=False)
+        for line in _warnings(rows):
+            console.print(line, style="yellow", markup=False, soft_wrap=True)
+    for name in dict.fromkeys(settled.name for settled in chain):
+        if len(rejected := rejected_lines(lake, name)):
+            console.print(f"{count(len(rejected), 'seed line')} rejected:")
+            print_rejected(rejected, _LINES)
     step = decide_next(lake, chain[0])
     ready = "" if isinstance(step, Stop) else ", ready to run"
     console.print(f"next: {step.in_words}{ready}", markup=False)
+
+
+_LINES = 3
+"""Number of rejected seed lines that are printed."""
+
+
+def print_rejected(lines: pl.DataFrame, limit: int) -> None:
+    """Print the first rejected seed lines with file, line and reason, and how many more there are."""
+    for row in lines.head(limit).iter_rows(named=True):
+        where = f"{row['source_file']}, line {row['source_line']}"
+        console.print(f"  {plain(where, 200)}: {plain(row['reason'], 200)}", markup=False, soft_wrap=True)
+    if len(lines) > limit:
+        console.print(f"  … and {len(lines) - limit:,} more in the table {REJECTED_SEEDS.name}")
+
+
+def _warnings(rows: Sequence[IterationResult]) -> Iterator[str]:
+    """Yield a line for each check that failed and does not block, with the reason in its last such iteration."""
+    failed: dict[str, list[IterationResult]] = {}
+    for row in rows:
+        for name in row.warnings:
+            failed.setdefault(name, []).append(row)
+    for name, found in failed.items():
+        where = ", ".join(str(row.iteration) for row in found)
+        yield f"warning in iteration{'s' if len(found) > 1 else ''} {where}: {name}: {plain(found[-1].warnings[name])}"
 
 
 def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:

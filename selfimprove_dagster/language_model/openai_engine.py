@@ -124,7 +124,7 @@ class OpenAILanguageModel(TokenText):
         settings: dict[str, Any] = {
             "temperature": parameters.temperature,
             "top_p": parameters.top_p,
-            "stop": list(parameters.stop) or None,
+            "stop": self.engine_stops(parameters.stop) or None,
         }
         if parameters.top_k:
             settings["top_k"] = parameters.top_k
@@ -146,8 +146,9 @@ class OpenAILanguageModel(TokenText):
 
         def read(answer: Mapping[str, Any]) -> list[Generation]:
             choices = self._choices(answer)
-            drawn = [self._generation(choice) for choice in choices]
-            self._check_answers(choices, drawn, parameters)
+            found = [self._generation(choice) for choice in choices]
+            self._check_answers(choices, found, parameters)
+            drawn = [self.ended(path, parameters.stop) for path in found]
             if progress is not None:
                 progress(len(drawn), sum(len(path.token_ids) for path in drawn))
             return drawn
@@ -245,7 +246,7 @@ class OpenAILanguageModel(TokenText):
         return Generation(
             token_ids=list(token_ids),
             logprobs=[float(value) for value in logprobs],
-            text=self.prompting.thinking.said(text),
+            text=text,
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
         )
 

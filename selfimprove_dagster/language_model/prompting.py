@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from jinja2 import Environment, TemplateSyntaxError, meta
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.folder import model_folder
@@ -28,6 +32,14 @@ _RESERVED = {
 }
 """Names of template arguments that rendering itself gives."""
 
+_GIVEN = _RESERVED | {"bos_token", "eos_token", "raise_exception", "strftime_now"}
+"""Names that templates read and that nobody has to give."""
+
+_JINJA = Environment(extensions=["jinja2.ext.loopcontrols"])
+
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Tags of transformers' own around what an assistant says."""
+
 
 @dataclass(frozen=True)
 class Thinking:
@@ -40,17 +52,28 @@ class Thinking:
     close: str = "</think>"
     keep: bool = False
 
-    def said(self, text: str) -> str:
-        """Return what follows the thoughts; nothing if they do not end.
+    def start(self, text: str, begun: bool = False) -> int | None:
+        """Return where a completion begins to say something, after its thoughts; None if they do not end.
 
-        A closing mark alone counts, since some templates put the opening mark into the prompt.
+        A closing mark alone counts, since some templates put the opening mark into the prompt: `begun` says that the
+        prompt did.
         """
-        if self.keep or (self.open not in text and self.close not in text):
+        close = text.rfind(self.close)
+        start = close + len(self.close) if close >= 0 else 0
+        return None if self.open in text[start:] or (begun and close < 0) else start
+
+    def said(self, text: str, begun: bool = False) -> str:
+        """Return what follows the thoughts, or all where they are kept; nothing if they do not end."""
+        if self.keep:
             return text
-        _, close, after = text.rpartition(self.close)
-        if not close or self.open in after:
+        start = self.start(text, begun)
+        if start is None:
             return ""
-        return after.lstrip("\n")
+        return text[start:].lstrip("\n") if start else text
+
+
+THINKING = Thinking()
+"""The usual marks, of thoughts that are left out."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +89,7 @@ class Prompting:
     system: str = ""
     template: str = ""
     arguments: str = "{}"
-    thinking: Thinking = field(default_factory=Thinking)
+    thinking: Thinking = THINKING
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -76,7 +99,7 @@ class Prompting:
             found |= {"system": self.system} if self.system else {}
             found |= {"template": self.template} if self.template else {}
             found |= {"template_arguments": json.loads(self.arguments)} if self.arguments != "{}" else {}
-        if self.thinking != Thinking():
+        if self.thinking != THINKING:
             found["thinking"] = vars(self.thinking)
         return found
 
@@ -98,7 +121,8 @@ def prompting_of(
     """Return how the model at `path` is asked; `auto` is chat if its tokenizer has a chat template.
 
     `template` is a file, or the word `training`. Raises ModelError for a missing model or file, a file that is no
-    template, `chat` without a template, and settings of conversations where the model reads text.
+    template, `chat` without a template, settings of conversations where the model reads text, and arguments that the
+    template does not read.
     """
     own = template or (
         mode != "text" and has_chat_template(model_folder(path, trust_remote_code=trust_remote_code))
@@ -118,19 +142,25 @@ def prompting_of(
             f"{path} is asked in plain text, where model.system, model.template and "
             "model.template_arguments mean nothing: set model.prompting to chat, or leave them out"
         )
+    source = _source(template) if template else ""
+    if arguments:
+        written = source not in ("", TRAINING)
+        folder = model_folder(path, trust_remote_code=trust_remote_code)
+        _check_arguments(
+            arguments, [source] if written else chat_templates(folder), str(template if written else path)
+        )
     return Prompting(
         chat,
         system,
-        _source(template) if template else "",
+        source,
         json.dumps(dict(arguments or {}), sort_keys=True),
-        Thinking(**thinking) if thinking else Thinking(),
+        Thinking(**thinking) if thinking else THINKING,
     )
 
 
 def _source(template: str) -> str:
     if template == TRAINING:
         return TRAINING
-    from jinja2.exceptions import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
 
     try:
@@ -145,13 +175,43 @@ def _source(template: str) -> str:
     return source
 
 
+def _check_arguments(names: Iterable[str], sources: Iterable[str], of: str) -> None:
+    """Raise ModelError for an argument that no template reads; one that cannot be parsed is refused when it renders."""
+    try:
+        read = {name for source in sources for name in _variables(source)} - _GIVEN
+    except TemplateSyntaxError:
+        return
+    for name in names:
+        if name not in read:
+            near = get_close_matches(name, read, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it reads {', '.join(sorted(read)) or 'none'}"
+            raise ModelError(
+                f"model.template_arguments names {name}, which the chat template of {of} does not read: {hint}"
+            )
+
+
 @lru_cache(maxsize=64)
+def _variables(source: str) -> set[str]:
+    """Return the variables that a chat template reads and does not set in every case."""
+    return meta.find_undeclared_variables(_JINJA.parse(_GENERATION.sub("", source)))
+
+
 def has_chat_template(folder: Path) -> bool:
     """Return whether the tokenizer in a model folder has a chat template. Loads no library."""
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(settings.get("chat_template"))
+    return bool(chat_templates(folder))
+
+
+@lru_cache(maxsize=64)
+def chat_templates(folder: Path) -> tuple[str, ...]:
+    """Return the sources of a tokenizer's chat templates, of which few have several. Loads no library."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return (file.read_text(encoding="utf-8"),)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+        except (OSError, ValueError):
+            continue
+        if found:
+            return (found,) if isinstance(found, str) else tuple(one["template"] for one in found)
+    return ()

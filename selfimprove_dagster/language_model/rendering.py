@@ -52,8 +52,22 @@ class Renderer:
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each prompt. Raises ModelError for a conversation that the template refuses."""
         if not self.prompting.chat:
-            return self._encode_texts(prompts)
+            return self.encode_texts(prompts)
         return [self._encode_pieces(text) for text in map(self.render, prompts)]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of plain texts, with the tokenizer's leading special tokens if it has any."""
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        end = int(self.tokenizer.eos_token_id)
+        for index, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            if self._special.search(text):
+                rows[index] = self._leading + self._as_texts([text])[0]
+            elif ids[-1:] == [end]:
+                # Some tokenizers append an end token; the text could then not be continued.
+                ids.pop()
+        return rows
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Return the token ids of what the model is to say after a prompt, without the token that ends it.
@@ -137,6 +151,11 @@ class Renderer:
     def _asked(self) -> str:
         """Return what the template makes of a question to which the model is to say something."""
         return self._rendered([_ASKED], add_generation_prompt=True)
+
+    @cached_property
+    def begins_in_thought(self) -> bool:
+        """Return whether the template puts the mark that opens thoughts at the end of a prompt."""
+        return self.prompting.chat and self._asked.rstrip().endswith(self.prompting.thinking.open)
 
     @cached_property
     def _answered(self) -> str:
@@ -261,19 +280,6 @@ class Renderer:
             elif piece:
                 found += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return found
-
-    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
-        end = int(self.tokenizer.eos_token_id)
-        for index, (text, ids) in enumerate(zip(texts, rows, strict=True)):
-            if self._special.search(text):
-                rows[index] = self._leading + self._as_texts([text])[0]
-            elif ids[-1:] == [end]:
-                # Some tokenizers append an end token; the text could then not be continued.
-                ids.pop()
-        return rows
 
     @cached_property
     def _leading(self) -> list[int]:

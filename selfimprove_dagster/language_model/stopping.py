@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from selfimprove_dagster.language_model.prompting import THINKING, Thinking
+
 SPARE_TOKENS = 8
 """Number of extra tokens to decode: special tokens have no text, and some tokenizers drop a leading space or
 half a character at the front."""
@@ -24,13 +26,16 @@ class StopStrings:
         stop: Sequence[str],
         token_texts: Callable[[], Sequence[str]],
         decode: Callable[[Sequence[int]], str],
+        thinking: Thinking = THINKING,
+        begun: bool = False,
     ) -> None:
         """Prepare the search.
 
-        `token_texts()` returns each token's text after others; it is called only if needed.
+        `token_texts()` returns each token's text after others; it is called only if needed. Stop strings do not end
+        thoughts, which are as in `Thinking.start`.
         """
         self.stop = tuple(text for text in stop if text)
-        self.decode = decode
+        self.decode, self.thinking, self.begun = decode, thinking, begun
         self.completing: np.ndarray | None = None
         if self.stop:
             last = {text[-1] for text in self.stop} | {"�"}
@@ -45,13 +50,25 @@ class StopStrings:
         return np.flatnonzero(self.completing[known])
 
     def completed(self, token_ids: Sequence[int]) -> bool:
-        """Return whether the end of the row's text contains a stop string."""
+        """Return whether the end of the row's text contains a stop string, outside thoughts."""
         tail = self.decode(token_ids[-self.tail :])
-        return any(text in tail for text in self.stop)
+        if not any(text in tail for text in self.stop):
+            return False
+        text = self.decode(token_ids)
+        return self.cut(text) != text
 
     def cut(self, text: str) -> str:
-        """Return `text` up to its first stop string, or all of it."""
-        return cut_at(text, self.stop)
+        """Return `text` up to its first stop string after its thoughts, or all of it."""
+        return cut_after_thoughts(text, self.stop, self.thinking, self.begun)
+
+
+def cut_after_thoughts(text: str, stop: Sequence[str], thinking: Thinking, begun: bool = False) -> str:
+    """Return `text` up to the first of the stop strings after its thoughts, or all of it.
+
+    The thoughts, which are as in `Thinking.start`, stay in it.
+    """
+    start = thinking.start(text, begun)
+    return text if start is None else text[:start] + cut_at(text[start:], stop)
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:

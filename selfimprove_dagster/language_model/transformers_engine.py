@@ -127,7 +127,7 @@ class TransformersLanguageModel(TokenText):
         for index, prompt in enumerate(started):
             limit = min(parameters.max_tokens, self.positions - len(prompt))
             rows += [Row(index, sample, seed, limit) for sample, seed in enumerate(seeds[index])]
-        stops = StopStrings(parameters.stop, lambda: self.token_texts, self.decode)
+        stops = self.stop_strings(parameters.stop)
         ends = np.union1d(self.end_tokens, [self.turn_end_id])
         constraint = self._constraint(parameters, ends)
         decoder = Decoder(self._network, parameters, ends, stops, constraint)
@@ -237,7 +237,7 @@ class TransformersLanguageModel(TokenText):
         """Yield (prompt, sample) and the generation of each finished row."""
         texts = self.decode_many([row.token_ids for row in drawn])
         for row, text in zip(drawn, texts, strict=True):
-            said = self.prompting.thinking.said(stops.cut(text))
+            said = self.said(stops.cut(text))
             generation = Generation(row.token_ids, row.logprobs, said, row.finish_reason)
             yield (row.row.prompt, row.row.sample), generation
 

@@ -137,7 +137,7 @@ class VllmLanguageModel(TokenText):
                         top_p=parameters.top_p,
                         top_k=parameters.top_k,
                         max_tokens=min(parameters.max_tokens, self.positions - len(prompt)),
-                        stop=list(parameters.stop),
+                        stop=self.engine_stops(parameters.stop),
                         stop_token_ids=[self.turn_end_id],
                         logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
                         seed=seed if self._takes_seeds else None,
@@ -153,16 +153,12 @@ class VllmLanguageModel(TokenText):
             raise ModelError(
                 f"vLLM cannot keep texts within {parameters.structure}: {_reason(error)}"
             ) from error
-        generations = [[self._generation(next(outputs).outputs[0]) for _ in row] for row in seeds]
+        generations = [
+            [self.ended(_generation(next(outputs).outputs[0]), parameters.stop) for _ in row] for row in seeds
+        ]
         if progress is not None:
             progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))
         return generations
-
-    def _generation(self, output: Any) -> Generation:
-        token_ids = list(output.token_ids)
-        logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
-        said = self.prompting.thinking.said(output.text)
-        return Generation(token_ids, logprobs, said, "length" if output.finish_reason == "length" else "stop")
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -302,6 +298,13 @@ def _structured_outputs(structure: Structure | None) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
     return StructuredOutputsParams(**structure.vllm_fields)
+
+
+def _generation(output: Any) -> Generation:
+    token_ids = list(output.token_ids)
+    logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
+    cut_off = output.finish_reason == "length"
+    return Generation(token_ids, logprobs, output.text, "length" if cut_off else "stop")
 
 
 def _lora_request(lora: str | None) -> Any:

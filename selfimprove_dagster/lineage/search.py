@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.conversation import BEGINNING
 from selfimprove_dagster.errors import LakeError
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import RecordNotFound
@@ -41,9 +42,9 @@ def search(
 ) -> list[Found]:
     """Return the first `limit` records that contain `text` literally, ignoring case.
 
-    All text columns except ids are searched. Examples come first, then seeds, then the other tables; within a
-    table the order is by experiment, iteration and id. `table` is a full name or only the stage. Raises
-    LakeError for an unknown table, and for a blank text, which would match everything.
+    All text columns except ids are searched, and of conversations what their messages say. Examples come first, then
+    seeds, then the other tables; within a table the order is by experiment, iteration and id. `table` is a full name
+    or only the stage. Raises LakeError for an unknown table, and for a blank text, which would match everything.
     """
     if not text.strip():
         raise LakeError("the search text is empty; give some of the text")
@@ -120,8 +121,10 @@ def _query(table: str, texts: Sequence[str]) -> str:
 
 
 def _text(column: str) -> str:
-    """Return a column as SQL text; a task's instances become their inputs and outputs."""
+    """Return a column as SQL text: of conversations what messages say, of a task's instances inputs and outputs."""
     if column != "instances":
-        return f'"{column}"'
+        said = f"array_to_string(json_extract_string(\"{column}\", '$.conversation[*].content'), '\n\n')"
+        is_conversation = f'starts_with("{column}", \'{BEGINNING}\') AND json_valid("{column}")'
+        return f'CASE WHEN {is_conversation} THEN {said} ELSE "{column}" END'
     said = "concat_ws(' → ', one.input, one.output)"
     return f"array_to_string(list_transform(instances, lambda one: {said}), ' | ')"

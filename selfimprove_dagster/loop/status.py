@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import polars as pl
+
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.exam import accuracy
 from selfimprove_dagster.evaluation.measurement import Accuracy
@@ -13,6 +15,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.taint import tainted_models
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.table import is_measured
 
 
@@ -21,8 +24,9 @@ class IterationResult:
     """One row of the results table. Values are None if a stage is not committed yet or the method has none.
 
     `counts` holds, by heading, the rows of the stages that the method counts, without revoked rows. `columns`
-    are further cells that the method defines, as text. `tainted` is the reason why the new checkpoint is
-    skipped, if any. `ended` is whether the method finished its last stage.
+    are further cells that the method defines, as text. `closed_gates` and `warnings` are the failed checks that block
+    and those that do not, as text; warnings by table and name of the check. `tainted` is the reason why the new
+    checkpoint is skipped, if any. `ended` is whether the method finished its last stage.
     """
 
     iteration: int
@@ -33,8 +37,17 @@ class IterationResult:
     promoted: bool | None
     reason: str
     closed_gates: tuple[str, ...]
+    warnings: Mapping[str, str]
     tainted: str
     ended: bool
+
+
+def rejected_lines(lake: Lake, experiment: str) -> pl.DataFrame:
+    """Return the lines of an experiment's seed files that were rejected: `source_file, source_line, reason`."""
+    columns = ["source_file", "source_line", "reason"]
+    empty = pl.DataFrame(schema={name: REJECTED_SEEDS.polars[name] for name in columns})
+    imports = lake.manifests(REJECTED_SEEDS.name, experiment)
+    return pl.concat([empty, *(lake.read_columns(one, columns) for one in imports)])
 
 
 def results(lake: Lake, experiment: Experiment) -> list[IterationResult]:
@@ -69,12 +82,12 @@ def _result(
         decision = lake.read_ungated(stages["promotion"]).row(0, named=True)
         promoted, reason = decision["promoted"], decision["reason"]
         taint = tainted.get(decision["challenger_model_id"], "")
-    closed = tuple(
-        f"{manifest.table}: {check.name}: {check.reason}"
+    failed = [
+        (f"{manifest.table}: {check.name}", check)
         for manifest in stages.values()
         for check in lake.checks(manifest)
-        if check.blocking and not check.passed
-    )
+        if not check.passed
+    ]
     return IterationResult(
         iteration=iteration,
         counts={
@@ -86,7 +99,8 @@ def _result(
         challenger=challenger,
         promoted=promoted,
         reason=reason,
-        closed_gates=closed,
+        closed_gates=tuple(f"{name}: {check.reason}" for name, check in failed if check.blocking),
+        warnings={name: check.reason for name, check in failed if not check.blocking},
         tainted=taint,
         ended=experiment.ends_with in stages,
     )

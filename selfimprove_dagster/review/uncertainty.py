@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.lots import lots, seed_of
 
 ITEM: dict[str, Any] = {
     "item_id": pl.String,
@@ -33,11 +33,14 @@ ITEM: dict[str, Any] = {
 def least_certain(items: pl.DataFrame, count: int) -> pl.DataFrame:
     """Return the `count` items with the highest uncertainty, highest first, as they are shown to people.
 
-    It adds the columns option_a, option_b and swapped. The order of the two is pseudo-random, derived from
-    the item's id, so that a position bias of a reviewer favours neither response. The result does not depend
-    on the order of the rows.
+    Equally uncertain items are in a random order that follows from their texts. It adds the columns option_a, option_b
+    and swapped. The order of the two is pseudo-random, derived from the item's id, so that a position bias of a
+    reviewer favours neither response. The result does not depend on the order of the rows.
     """
-    ranked = items.sort("uncertainty", "item_id", descending=[True, False]).head(count)
+    drawn = items.with_columns(lots(items, ["prompt", "first", "second"], 0))
+    ranked = (
+        drawn.sort("uncertainty", "lot", "item_id", descending=[True, False, False]).head(count).drop("lot")
+    )
     swapped = [seed_of("shown", item) % 2 == 1 for item in ranked["item_id"]]
     return ranked.with_columns(pl.Series("swapped", swapped, dtype=pl.Boolean)).with_columns(
         option_a=pl.when("swapped").then("second").otherwise("first"),

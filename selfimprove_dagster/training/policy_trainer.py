@@ -32,7 +32,6 @@ from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode
 from selfimprove_dagster.language_model.network import Network
-from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.language_model.tokens import TokenText
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
@@ -67,7 +66,7 @@ class Sampler:
         self._network = Network(copy.deepcopy(model, weights).eval(), end_tokens[0])
         self._network.adapt([GROUPED_ATTENTION, "sdpa"])
         self._text, self._end_token, self._end_tokens = text, end_token, frozenset(end_tokens)
-        stops = StopStrings(parameters.stop, lambda: text.token_texts, text.decode)
+        stops = text.stop_strings(parameters.stop)
         self._decoder = Decoder(self._network, parameters, np.array(end_tokens), stops)
 
     def draw(self, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]) -> list[Drawn]:

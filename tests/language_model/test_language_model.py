@@ -36,11 +36,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model import open_language_model, scoring
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.language_model.lanes import merged
 from selfimprove_dagster.language_model.network import Network
+from selfimprove_dagster.language_model.prompting import Prompting, Thinking
 from selfimprove_dagster.language_model.sampling import draw, uniforms
 from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
@@ -305,6 +307,43 @@ def test_a_stop_string_may_end_in_half_a_token_and_in_bytes() -> None:
     assert not stops.completed([4, 1, 0])
     assert stops.cut("xabcx\n\n") == "xa"
     assert StopStrings((), lambda: pieces, decode).candidates(np.array([1])).size == 0
+
+
+def test_a_stop_string_does_not_end_thoughts() -> None:
+    pieces = ["<think>", "a", "\n\n", "</think>", "b"]
+
+    def decode(ids: Any) -> str:
+        return "".join(pieces[i] for i in ids)
+
+    stops = StopStrings(("\n\n",), lambda: pieces, decode)
+    assert stops.completed([1, 2])
+    assert not stops.completed([0, 1, 2])
+    assert not stops.completed([0, 1, 2, 3, 4]), "the one before is in the thoughts"
+    assert stops.completed([0, 1, 2, 3, 4, 2])
+    assert stops.cut("<think>a\n\n</think>b\n\nc") == "<think>a\n\n</think>b"
+    assert stops.cut("<think>a\n\nb") == "<think>a\n\nb"
+    begun = StopStrings(("\n\n",), lambda: pieces, decode, begun=True)
+    assert not begun.completed([1, 2])
+    assert begun.completed([1, 2, 3, 4, 2])
+
+
+def test_what_is_sampled_ends_at_the_first_stop_string_after_the_thoughts() -> None:
+    model = open_language_model(BASE_MODEL)
+    question = "Q: Tom has 10 pens. He buys 3 more, then loses 2. How many pens does he have?"
+    prompt = model.encode_prompts([f"{question}\nA: Let's think step by step."])
+    ((free,),) = model.generate(prompt, [[0]], SamplingParameters(temperature=0, max_tokens=60))
+    opened, closed, stop = "Go", "10+3=13.", "."
+    thoughts, _, said = free.text.partition(closed)
+    assert stop in thoughts.partition(opened)[2] and stop in said
+    assert isinstance(model, TransformersLanguageModel)
+    model.prompting = Prompting(thinking=Thinking(opened, closed))
+    ((drawn,),) = model.generate(
+        prompt, [[0]], SamplingParameters(temperature=0, max_tokens=60, stop=(stop,))
+    )
+    assert drawn.text == said.partition(stop)[0]
+    assert drawn.token_ids == free.token_ids[: len(drawn.token_ids)]
+    assert stop in model.decode(drawn.token_ids).partition(closed)[2]
+    assert stop not in model.decode(drawn.token_ids[:-1]).partition(closed)[2]
 
 
 # Truncation

@@ -16,12 +16,14 @@ import pytest
 from transformers import GPT2Config
 
 from selfimprove_dagster import embedded
+from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.experiment.sections import ModelSection, ServerSection
 from selfimprove_dagster.language_model import open_language_model, openai_engine
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.folder import positions_of
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
+from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.resources.language_model import LanguageModelResource
 
@@ -137,6 +139,31 @@ def opened(server: Server, **options: Any) -> OpenAILanguageModel:
 
 
 PARAMETERS = SamplingParameters(temperature=0.8, max_tokens=16, stop=("\n\nQ:",))
+
+
+@pytest.mark.parametrize("takes_ids", [True, False])
+def test_conversations_are_cut_here_as_the_server_would_end_thoughts(server: Server, takes_ids: bool) -> None:
+    server.takes_ids = takes_ids
+    model = opened(server)
+    model.tokenizer.chat_template = "{% for one in messages %}{{ one.content }}{% endfor %}"
+    model.prompting = Prompting(chat=True)
+    text = "<think>so. or</think>\nThis. That."
+    ids = model.encode_continuation(text)
+
+    def answer(handler: Handler) -> None:
+        choice = {"text": text, "finish_reason": "length", "token_ids": ids if takes_ids else None}
+        handler.answer(200, {"choices": [{**choice, "logprobs": {"token_logprobs": [-0.5] * len(ids)}}]})
+
+    server.script = [answer]
+    prompts = model.encode_prompts([stored([Message("user", "Which?")])])
+    ((drawn,),) = model.generate(prompts, [[1]], SamplingParameters(max_tokens=99, stop=(".",)))
+    assert server.bodies[-1]["stop"] is None
+    assert (drawn.text, drawn.finish_reason) == ("This", "stop")
+    assert model.decode(drawn.token_ids) == "<think>so. or</think>\nThis."
+    assert len(drawn.logprobs) == len(drawn.token_ids)
+    model.prompting = TEXT
+    model.generate(prompts, [[1]], SamplingParameters(max_tokens=9, stop=(".",)))
+    assert server.bodies[-1]["stop"] == ["."]
 
 
 def status(code: int, **headers: str) -> Callable[[Handler], None]:

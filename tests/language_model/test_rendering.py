@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from selfimprove_dagster.conversation import Message, messages_of, stored
@@ -13,6 +17,7 @@ from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.prompting import TEXT, TRAINING, Prompting, Thinking, prompting_of
 from selfimprove_dagster.language_model.rendering import Renderer
+from selfimprove_dagster.language_model.tokens import TokenText
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"
@@ -166,8 +171,19 @@ def test_the_answer_comes_after_the_thoughts(text: str, said: str) -> None:
     assert Thinking(keep=True).said(text) == text
 
 
+def test_a_template_may_open_the_thoughts_itself() -> None:
+    opening = renderer("qwen3")
+    assert not opening.begins_in_thought
+    opening.tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    assert Renderer(opening.tokenizer, Prompting(chat=True)).begins_in_thought
+    assert not Renderer(opening.tokenizer, TEXT).begins_in_thought
+    assert not renderer("qwen3", arguments='{"enable_thinking":false}').begins_in_thought
+
+
 def test_marks_of_thoughts_can_be_others() -> None:
     assert Thinking("[t]", "[/t]").said("[t]a[/t]b") == "b"
+    assert Thinking().said("2 + 2", begun=True) == ""
+    assert Thinking().said("2 + 2</think>\n\n4", begun=True) == "4"
     assert Thinking("[t]", "[/t]").said("<think>a</think>b") == "<think>a</think>b"
 
 
@@ -185,15 +201,51 @@ def test_how_a_model_is_asked_follows_from_its_tokenizer(tmp_path: Any) -> None:
     with pytest.raises(ModelError, match=r"mine\.jinja, line 2: this is no chat template"):
         prompting_of(BASE_MODEL, template=str(template))
     template.write_text(MISTRAL)
+    with pytest.raises(ModelError, match=r"names a, which .*mine\.jinja does not read: it reads none"):
+        prompting_of(BASE_MODEL, template=str(template), arguments={"a": 1})
     with pytest.raises(ModelError, match="must not name messages: these come from the conversation"):
         prompting_of(BASE_MODEL, template=str(template), arguments={"messages": []})
+    template.write_text(briefly := MISTRAL + "{% if a %}{{ a }}{% endif %}")
     asked = prompting_of(BASE_MODEL, template=str(template), system="Be brief.", arguments={"a": 1})
     assert asked.chat
     assert asked.parameters == {
         "chat": True,
         "system": "Be brief.",
-        "template": MISTRAL,
+        "template": briefly,
         "template_arguments": {"a": 1},
     }
     with pytest.raises(ModelError, match="is asked in plain text"):
         prompting_of(BASE_MODEL, mode="text", template=str(template))
+
+
+@pytest.mark.parametrize("kept_in", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_an_argument_that_no_template_of_the_model_reads_is_an_error(kept_in: str, tmp_path: Path) -> None:
+    shutil.copytree(BASE_MODEL, tmp_path / "model")
+    qwen, file = source("qwen3_training"), tmp_path / "model" / kept_in
+    settings = json.loads(file.read_text()) if file.is_file() else {}
+    named = [{"name": "tool_use", "template": MISTRAL}, {"name": "default", "template": qwen}]
+    settings["chat_template"] = named if kept_in == "tokenizer_config.json" else qwen
+    file.write_text(qwen if kept_in.endswith("jinja") else json.dumps(settings))
+    for template in (None, TRAINING):
+        asked = prompting_of(
+            tmp_path / "model", template=template, arguments={"enable_thinking": False, "tools": None}
+        )
+        assert asked.parameters["template_arguments"] == {"enable_thinking": False, "tools": None}
+        with pytest.raises(
+            ModelError, match=r"names enable_thinkin, which .* does not read: did you mean enable_thinking"
+        ):
+            prompting_of(tmp_path / "model", template=template, arguments={"enable_thinkin": False})
+
+
+def test_a_model_encodes_texts_as_it_does_text_prompts() -> None:
+    model = TokenText(BASE_MODEL)
+    texts = ["a b", "a <|end|> b", "", "a <|end|>"]
+    plain = model.encode_many(texts)
+    assert plain == model.encode_prompts(texts)
+    assert model.decode_many(plain) == texts, "the text of a special token is no token"
+    end = model.tokenizer.convert_ids_to_tokens(model.end_token_id)
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, model.end_token_id)]
+    )
+    assert model.tokenizer("a b")["input_ids"] == [*plain[0], model.end_token_id]
+    assert model.encode_many(texts) == plain

@@ -12,6 +12,7 @@ from kit.small_lake import known_ancestry, seed_draft, store
 from typer.testing import CliRunner
 
 from selfimprove_dagster.cli.lineage import lineage_app
+from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ExperimentError, LakeError, PartitionMissing
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -73,6 +74,18 @@ def test_examples_come_first_then_seeds_then_the_rest(lake: Lake) -> None:
 def test_words_are_found_letter_by_letter_in_either_case(lake: Lake, text: str, question: str) -> None:
     wanted, _ = seeds(lake, question, "Another 100 x axb question?")
     assert [(hit.id, hit.excerpt) for hit in search(lake, text)] == [(wanted, question)]
+
+
+def test_conversations_are_searched_by_what_their_messages_say(lake: Lake) -> None:
+    said = [Message("system", "Be brief."), Message("user", 'What is "π"?\nTell me.')]
+    cut, tool = '{"conversation":[{"role":"user', '{"conversation":["a tool"]}'
+    conversation, broken, _ = seeds(lake, stored(said), cut, tool)
+    (hit,) = search(lake, 'IS "π"?\ntell')
+    assert (hit.id, hit.excerpt) == (conversation, 'Be brief.\n\nWhat is "π"?\nTell me.')
+    assert [hit.id for hit in search(lake, "user")] == [broken], "as the text that it is"
+    assert conversation not in {
+        hit.id for text in ("conversation", "content", "\\n") for hit in search(lake, text)
+    }
 
 
 def test_an_excerpt_is_the_text_around_the_match(lake: Lake) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from kit.small_lake import make_experiment, promotion_draft, seed_draft, store
 
+from selfimprove_dagster.cli.status import print_status
 from selfimprove_dagster.errors import GateClosed
 from selfimprove_dagster.experiment.sections import BudgetSection
 from selfimprove_dagster.lake.lake import CheckOutcome, Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lake.records import Draft
 from selfimprove_dagster.loop.champion import Champion, champion_before
 from selfimprove_dagster.loop.rules import (
     Continue,
@@ -23,7 +25,7 @@ from selfimprove_dagster.loop.rules import (
 )
 from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.methods.lmsi.tables import PROMOTION, SEED_POOL
-from selfimprove_dagster.shared_tables import SEEDS
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, SEEDS
 from selfimprove_dagster.work.progress import ProgressReport, rate
 
 
@@ -159,6 +161,28 @@ def test_a_promotion_whose_check_failed_makes_no_champion(lake: Lake, tmp_path: 
         champion_before(lake, make_experiment(tmp_path), 1)
     (result,) = results(lake, make_experiment(tmp_path))
     assert result.closed_gates == ("lmsi/promotion: one row: there are two",)
+
+
+def test_status_says_what_was_rejected_and_which_checks_only_warn(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = make_experiment(tmp_path)
+    for iteration, reason in enumerate(["half are cut off", "a third are cut off"]):
+        checks = [("finished", False, False, reason), ("loads", True, False, "it loads")]
+        manifest = finish(lake, iteration, True)
+        lake.record_checks(manifest, [CheckOutcome(*check) for check in checks])
+    place = {"excerpt": "?", "source_file": "seeds.jsonl", "licence": "MIT"}
+    drafts = [Draft({**place, "source_line": line, "reason": f"reason {line}"}) for line in range(1, 6)]
+    print_status(lake, [experiment])
+    assert "rejected" not in capsys.readouterr().out
+    store(lake, REJECTED_SEEDS, drafts, partition={"experiment": experiment.name, "batch": "one"})
+    print_status(lake, [experiment])
+    printed = capsys.readouterr().out
+    assert "warning in iterations 0, 1: lmsi/promotion: finished: a third are cut off" in printed
+    assert "half" not in printed and "it loads" not in printed
+    said = printed[printed.index("5 seed lines rejected:") :].splitlines()
+    assert [line.partition(", line ")[2] for line in said[1:4]] == [f"{n}: reason {n}" for n in (1, 2, 3)]
+    assert said[4] == "  … and 2 more in the table seeds/rejected"
 
 
 # ---- progress -------------------------------------------------------------------------------------------

@@ -148,13 +148,31 @@ def test_rewards_that_are_near_each_other_are_asked_and_both_rollouts_are_its_pa
     assert {edge["id"] for edge in lake.read_ungated(label)["parents"][0]} == {written[0], written[1]}
 
 
-def test_only_the_last_step_of_a_prompt_is_asked() -> None:
+def test_only_the_last_step_of_a_prompt_is_asked_about() -> None:
     rows = [
         {"id": f"roll:{n}", "activity_id": "act:0", "prompt_id": "p", "prompt": "?", "step": n // 2}
         | {"text": str(n), "reward": float(n)}
         for n in range(4)
     ]
-    assert of_rewards(pl.DataFrame(rows))["records"].to_list() == [["roll:3", "roll:2"]]
+    rows.append({**rows[-1], "id": "roll:4", "text": " ", "reward": -1.0})
+    assert of_rewards(pl.DataFrame(rows))["records"].to_list() == [["roll:3", "roll:2"]], "not the empty one"
+
+
+@pytest.mark.parametrize("ids", ["0123456789", "9876543210"])
+def test_what_is_asked_does_not_depend_on_ids(ids: str) -> None:
+    rollouts = [
+        {"id": f"roll:{id}", "activity_id": "act:0", "prompt_id": "p", "prompt": "?", "step": 1}
+        | {"text": f"said {n}", "reward": float(n % 2)}
+        for n, id in enumerate(ids)
+    ]
+    (item,) = of_rewards(pl.DataFrame(rollouts)).rows(named=True)
+    assert (item["first"], item["second"]) == ("said 3", "said 4")
+    items = [
+        {**dict.fromkeys(ITEM), "item_id": f"pref:{id}", "uncertainty": 0.5, "prompt": f"{n}?"}
+        for n, id in enumerate(ids)
+    ]
+    asked = least_certain(pl.DataFrame(items, schema=ITEM), 3)["prompt"].to_list()
+    assert asked == ["1?", "2?", "0?"]
 
 
 # ---- files -------------------------------------------------------------------------------------------

@@ -45,11 +45,12 @@ def revise(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`rounds` critiques and as many revisions of each response, each of what the round before wrote.
 
-    In every round a principle is drawn at random for each response. Returns the recorded critiques and
-    revisions, round by round, each in the order of the responses.
+    In every round a principle is drawn at random for each response. Nothing follows an empty text: an empty response
+    is not criticised, and by an empty critique nothing is revised. Returns the recorded critiques and revisions, round
+    by round, each in the order of the responses.
     """
     names = [principle.name for principle in constitution.principles]
-    current = list(responses)
+    current = [one for one in responses if one.text.strip()]
     critiques, revisions = [], []
     for number in range(1, rounds + 1):
         principles = [
@@ -104,12 +105,15 @@ def revise(
                     for one, principle, content, prompt, critique_id, critique in zip(
                         current, principles, told, about, written["id"], written["text"], strict=True
                     )
+                    if critique.strip()
                 ]
             )
         )
         revisions.append(revised)
+        criticised = [one for one, critique in zip(current, written["text"], strict=True) if critique.strip()]
         current = [
             Response(id, one.prompt_id, one.prompt, text)
-            for one, id, text in zip(current, revised["id"], revised["text"], strict=True)
+            for one, id, text in zip(criticised, revised["id"], revised["text"], strict=True)
+            if text.strip()
         ]
     return pl.concat(critiques), pl.concat(revisions)

@@ -119,4 +119,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("evaluation", "judge", "model", "path"): embedded.DIALOGUE_MODEL,
     ("constitution", "file"): HOUSEHOLD,
 }
-"""The shipped files for which the word `embedded` stands where responses to people are judged."""
+"""The shipped files that the word `embedded` means where responses to people are judged."""

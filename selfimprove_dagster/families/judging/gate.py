@@ -54,13 +54,13 @@ def decide(
     """Return the verdict on a judge with these gaps; `on_failure` and `on_missing` are stop, warn or ignore.
 
     A gap fails whose whole interval lies below `least_gap`; one whose interval holds it warns, unless
-    failures are ignored. `tasks` names those that must have been measured and are heeded, None all there are.
+    failures are ignored. `tasks` names those that must have been measured and that count, None all there are.
     The worst verdict counts, and its reasons are given.
     """
-    heeded = [one for one in gaps if not tasks or one.task in tasks]
-    verdicts = [_verdict(one, least_gap, on_failure) for one in heeded]
-    measured = {one.task for one in heeded}
-    missing = sorted({*tasks} - measured) if tasks else [] if heeded else ["any task"]
+    counted = [one for one in gaps if not tasks or one.task in tasks]
+    verdicts = [_verdict(one, least_gap, on_failure) for one in counted]
+    measured = {one.task for one in counted}
+    missing = sorted({*tasks} - measured) if tasks else [] if counted else ["any task"]
     verdicts += [
         Verdict(_ACTIONS[on_missing], f"no discrimination gap was measured on {task}") for task in missing
     ]

@@ -29,7 +29,7 @@ class SelfKnowledgeSection(Section):
         "may lie; an interval that holds it warns, one that lies below it fails",
     )
     tasks: list[str] | None = Field(
-        None, min_length=1, description="tasks whose gaps are heeded; none for all that were measured"
+        None, min_length=1, description="tasks whose gaps count; none for all that were measured"
     )
 
 

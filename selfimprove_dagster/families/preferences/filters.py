@@ -158,7 +158,7 @@ def hard(probability: float) -> float:
 
 
 def split_held_out(prompts: Sequence[str], share: float, seed: int) -> list[bool]:
-    """For the prompt of each pair whether it is held out: each prompt by its own lot, with probability
+    """For the prompt of each pair whether it is held out: each prompt at random, with probability
     `share`, so that all pairs of one prompt fall on one side, whatever other prompts there are.
     """
     return [seed_of(seed, "held out", prompt) / 2**63 < share for prompt in prompts]

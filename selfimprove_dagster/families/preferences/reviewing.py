@@ -9,6 +9,7 @@ import polars as pl
 
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
+from selfimprove_dagster.lots import lots
 from selfimprove_dagster.review.uncertainty import items_of
 
 
@@ -26,12 +27,15 @@ def rewarded_items(lake: Lake, manifest: Manifest) -> pl.DataFrame:
 def of_rewards(rollouts: pl.DataFrame) -> pl.DataFrame:
     """Items of rollouts: of each prompt's last step, the most and the least rewarded, where they differ.
 
-    The item has the id of the most rewarded record. The uncertainty is 1 − |2σ(Δ) − 1|, where Δ is the difference of
-    the rewards (Bradley and Terry).
+    Empty responses are left out, and of equally rewarded ones a random one is taken. The item has the id of the most
+    rewarded record. The uncertainty is 1 − |2σ(Δ) − 1|, where Δ is the difference of the rewards (Bradley and Terry).
     """
     rewarded = rollouts.filter(pl.col("reward").is_finite())
     last = rewarded.filter(pl.col("step") == pl.col("step").max().over("prompt_id"))
-    ranked = last.sort("reward", "id", descending=[True, False])
+    said = last.filter(pl.col("text").str.contains(r"\S"))
+    ranked = said.with_columns(lots(said, ["prompt", "text"], 0)).sort(
+        "reward", "lot", "id", descending=[True, False, False]
+    )
     groups = ranked.group_by("prompt_id").agg(
         "activity_id",
         "id",

@@ -92,4 +92,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("evaluation", "file"): embedded.TASK_EVALUATION,
     ("evaluation", "judge", "model", "path"): embedded.DIALOGUE_MODEL,
 }
-"""The shipped files for which the word `embedded` stands where the model writes tasks."""
+"""The shipped files that the word `embedded` means where the model writes tasks."""

@@ -25,20 +25,30 @@ def _one_critique_a_response(subject: Subject) -> Evidence:
         .group_by(id="prompt_id", maintain_order=True)
         .agg(pl.col("round").sort(), responses=pl.col("revises_id").n_unique())
     )
-    every = pl.lit(list(range(1, rounds + 1)), dtype=pl.List(pl.Int32))
-    complete = (pl.col("round") == every) & (pl.col("responses") == rounds)
+    revised = (
+        subject.sibling("revisions", "prompt_id", "text")
+        .filter(_SAYS_SOMETHING)
+        .group_by(id="prompt_id")
+        .agg(said=pl.len())
+    )
+    last = pl.min_horizontal(pl.col("said").fill_null(0) + 1, rounds)
+    every = pl.int_ranges(1, last + 1, dtype=pl.Int32)
+    complete = (pl.col("round") == every) & (pl.col("responses") == last)
     return Evidence(
-        made.select("id", complete=complete),
+        made.join(revised, on="id", how="left", maintain_order="left").select("id", complete=complete),
         (Expect("ExpectColumnValuesToBeInSet", column="complete", value_set=[True]),),
         found="lack a critique in a round, or have two, or two of one response",
-        allowed=f"there is one of each response in each of {rounds} rounds",
+        allowed=f"there is one of each response in each of {rounds} rounds, up to a text that says nothing",
         unit="prompts",
     )
 
 
+_SAYS_SOMETHING = pl.col("text").str.contains(r"\S")
+
+
 def _one_revision_a_critique(subject: Subject) -> Evidence:
     told = ["prompt_id", "revises_id", "round", "principle"]
-    critiques = subject.sibling("critiques", "id", *told)
+    critiques = subject.sibling("critiques", "id", "text", *told).filter(_SAYS_SOMETHING)
     revisions = subject.columns("critique_id", *told).rename({"critique_id": "id"})
     same = revisions.join(critiques, on=["id", *told], how="semi", nulls_equal=True)
     found = same.group_by("id").agg(revisions=pl.len())
@@ -49,7 +59,7 @@ def _one_revision_a_critique(subject: Subject) -> Evidence:
         pl.concat([counted(critiques.select("id", *told), found, "revisions"), astray], how="diagonal"),
         (Expect("ExpectColumnValuesToBeInSet", column="revisions", value_set=[1]),),
         found="have no revision or several, or one of another response, round or principle",
-        allowed="each critique is followed by one revision of the same response",
+        allowed="each critique that says something is followed by one revision of the same response",
         unit="critiques",
     )
 
@@ -122,7 +132,7 @@ CRITIQUE_CHECKS = (
     QualityCheck(
         "one_a_response",
         True,
-        "Each response has one critique per round.",
+        "Each response that says something has one critique per round.",
         AGAIN,
         _one_critique_a_response,
     ),
@@ -135,7 +145,7 @@ REVISION_CHECKS = (
     QualityCheck(
         "one_a_critique",
         True,
-        "Each critique has one revision, of its response, round and principle.",
+        "Each critique that says something has one revision, of its response, round and principle.",
         AGAIN,
         _one_revision_a_critique,
     ),

@@ -31,7 +31,7 @@ def filter_revisions(
 
     `candidates` has one row per revision of any round (format `revision`; round 0 is the first response) and
     one per helpful response (`helpful`): `candidate_id, prompt_id, prompt, kind, text, finish_reason, round,
-    format`. Of the revisions those of `chosen_round` are kept; helpful responses are at most
+    format, is_revised`. Of the revisions those of `chosen_round` are kept; helpful responses are at most
     `helpful_share` of all that is kept, randomly sampled.
     """
     ranks = rank(candidates.lazy(), chosen_round=chosen_round, seed=seed)
@@ -115,10 +115,18 @@ def _is_of_round(chosen: int) -> pl.Expr:
 
 
 def _of_round(chosen: int) -> Filter:
+    ended = (
+        pl.when((pl.col("round") >= chosen) | pl.col("is_revised"))
+        .then(pl.lit(""))
+        .when(_SAYS_SOMETHING)
+        .then(pl.lit(", of which there is no revision"))
+        .otherwise(pl.lit(", which says nothing"))
+    )
+
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         reason = (
             pl.when(_IS_REVISION)
-            .then(pl.format("of round {}; those of round {} are learnt", "round", pl.lit(chosen)))
+            .then(pl.format("of round {}{}; those of round {} are learnt", "round", ended, pl.lit(chosen)))
             .otherwise(pl.lit("a helpful response, which has no rounds"))
         )
         return decision(
@@ -189,7 +197,10 @@ def _helpful_share_at_most(share: float, revisions: int) -> Filter:
     return decide
 
 
-CANDIDATE = ("candidate_id", "prompt_id", "prompt", "kind", "text", "finish_reason", "round", "format")
+CANDIDATE = (
+    *("candidate_id", "prompt_id", "prompt", "kind", "text", "finish_reason", "round", "format"),
+    "is_revised",
+)
 """The columns of a candidate of `methods.constitutional.filter_revisions`."""
 
 
@@ -203,8 +214,12 @@ def revision_candidates(pool: Frame, responses: Frame, revisions: Frame, human_r
         round=pl.lit(0, pl.Int32)
     )
     revised = revisions.select("prompt_id", "text", "finish_reason", candidate_id="id", round="round")
-    by_model = pl.concat([drawn, revised]).join(
-        prompts.drop("response"), on="prompt_id", how="inner", maintain_order="left"
+    later = revisions.select(candidate_id="revises_id", is_revised=pl.lit(True)).unique("candidate_id")
+    by_model = (
+        pl.concat([drawn, revised])
+        .join(prompts.drop("response"), on="prompt_id", how="inner", maintain_order="left")
+        .join(later, on="candidate_id", how="left", maintain_order="left")
+        .with_columns(pl.col("is_revised").fill_null(False))
     )
     by_people = prompts.filter(kind=OF_HELPFUL).filter(pl.col("response").is_not_null() & human_responses)
     helpful = by_model.filter(kind=OF_HELPFUL, round=0).join(
@@ -218,6 +233,7 @@ def revision_candidates(pool: Frame, responses: Frame, revisions: Frame, human_r
             finish_reason=pl.lit(None, pl.String),
             round=pl.lit(0, pl.Int32),
             format=pl.lit(HELPFUL),
+            is_revised=pl.lit(False),
         ),
         helpful.with_columns(format=pl.lit(HELPFUL)),
     ]

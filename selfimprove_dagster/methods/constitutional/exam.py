@@ -104,14 +104,16 @@ class RevisionExam(DialogueExam):
             lambda drafts: build_records(CAI_CRITIQUES, drafts, activity),
             lambda drafts: build_records(CAI_REVISIONS, drafts, activity),
         )
-        by_round = {0: answered}
-        for number, text in revisions.select("round", "text").iter_rows():
-            by_round.setdefault(number, []).append(text)
-        return [
-            judged_row(prompt, text, None, revision_mode(number))
-            for number, texts in by_round.items()
-            for prompt, text in zip(asked, texts, strict=True)
-        ]
+        # What is not revised, as a text says nothing, stays as it is.
+        said, rows = answered, []
+        for number in range(section.rounds + 1):
+            made = dict(revisions.filter(round=number).select("prompt_id", "text").iter_rows())
+            said = [made.get(str(place), text) for place, text in enumerate(said)]
+            rows += [
+                judged_row(prompt, text, None, revision_mode(number))
+                for prompt, text in zip(asked, said, strict=True)
+            ]
+        return rows
 
 
 @dataclass(frozen=True)

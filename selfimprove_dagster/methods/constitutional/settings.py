@@ -121,4 +121,4 @@ PRESETS = {
 
 
 EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED, ("seeds", "file"): embedded.DIALOGUE_PROMPTS}
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

@@ -67,7 +67,10 @@ CAI_CRITIQUES = completions(
     draw=Draw("revisions", prompt="critique"),
     made_with="constitutional/revisions",
 )
-"""Critiques, one a response and round; parents: the prompt, and the response that it is of (`revises_id`)."""
+"""Critiques, one a response and round, up to a text that says nothing.
+
+Parents: the prompt, and the response that it is of (`revises_id`).
+"""
 
 
 CAI_REVISIONS = completions(
@@ -88,7 +91,10 @@ CAI_REVISIONS = completions(
     draw=Draw("revisions", prompt="revision"),
     made_with="constitutional/critiques",
 )
-"""Revisions, one a critique; parents: the prompt, the response that it revises, and the critique."""
+"""Revisions, one a critique that says something.
+
+Parents: the prompt, the response that it revises, and the critique.
+"""
 
 
 CAI_DECISIONS = decisions(

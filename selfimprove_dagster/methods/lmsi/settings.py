@@ -231,4 +231,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("evaluation", "file"): embedded.EVALUATION,
     ("demonstrations", "file"): embedded.DEMONSTRATIONS,
 }
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

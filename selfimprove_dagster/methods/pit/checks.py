@@ -89,13 +89,15 @@ def _order_kept(subject: Subject) -> Evidence | NotApplicable:
 
 def _rounds_complete(subject: Subject) -> Evidence:
     rounds = section(subject, "evaluation").rounds
-    rows = subject.columns("id", "way", "round", "source_file", "source_line")
+    rows = subject.columns("id", "way", "round", "text", "source_file", "source_line")
     place = ["source_file", "source_line"]
     of_pit = pl.col("round").filter(pl.col("way") == PIT).sort()
     found = rows.group_by(place).agg(
-        originals=(pl.col("way") == ORIGINAL).sum().cast(pl.Int64), rounds=of_pit
+        originals=(pl.col("way") == ORIGINAL).sum().cast(pl.Int64),
+        rounds=of_pit,
+        said=(pl.col("way").is_in([ORIGINAL, PIT]) & pl.col("text").str.contains(r"\S")).sum(),
     )
-    every = pl.lit([*range(1, rounds + 1)], dtype=pl.List(pl.Int32))
+    every = pl.int_ranges(1, pl.min_horizontal("said", rounds) + 1, dtype=pl.Int32)
     complete = (pl.col("originals") == 1) & (pl.col("rounds") == every)
     frame = subject.evaluation_questions.select("id", *place).join(found, on=place, how="full", coalesce=True)
     return Evidence(
@@ -105,7 +107,7 @@ def _rounds_complete(subject: Subject) -> Evidence:
         ),
         (Expect("ExpectColumnValuesToBeInSet", column="complete", value_set=[True]),),
         found="lack their first response or an improvement, or are not in the evaluation file",
-        allowed=f"each has a first response and {rounds} improvements in turn",
+        allowed=f"each has a first response and {rounds} improvements in turn, up to a text that says nothing",
         unit="held-out prompts",
     )
 

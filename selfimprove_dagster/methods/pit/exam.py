@@ -21,7 +21,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.language_model.base import LanguageModel, Progress
-from selfimprove_dagster.methods.pit.improving import PIT, UNTAUGHT
+from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT, UNTAUGHT
 from selfimprove_dagster.methods.pit.settings import PitExperiment
 from selfimprove_dagster.methods.pit.tables import PIT_IMPROVEMENT_ROUNDS
 from selfimprove_dagster.methods.pit.win_rates import Contest
@@ -71,17 +71,29 @@ class ImprovementExam(DialogueExam):
 def improvements_of(lake: Lake, experiment: str, iteration: int) -> tuple[dict[str, pl.DataFrame], Manifest]:
     """The improvements of an iteration by the model that wrote them, and the partition that holds them.
 
-    Those in other ways than PIT's and the champion's, asked alike, are left out.
+    Those in other ways than PIT's and the champion's, asked alike, are left out. An empty text, which is not improved,
+    stays as it is in later rounds.
     """
     partition = partition_of(experiment, iteration)
     columns = ("model_id", "way", "round", "source_file", "source_line", "text", "gap_reward")
     rows = lake.scan(PIT_IMPROVEMENT_ROUNDS.name, partition).select(columns).collect()
+    manifest = lake.manifest(PIT_IMPROVEMENT_ROUNDS.name, partition)
+    rounds = int(manifest.activity.parameters["rounds"])
     found = {
-        part["model_id"][0]: part
+        part["model_id"][0]: pl.concat([part, _unimproved(rows, way, rounds)], how="diagonal")
         for way in (UNTAUGHT, PIT)
         if len(part := rows.filter(pl.col("round") > 0, way=way))
     }
-    return found, lake.manifest(PIT_IMPROVEMENT_ROUNDS.name, partition)
+    return found, manifest
+
+
+def _unimproved(rows: pl.DataFrame, way: str, rounds: int) -> pl.DataFrame:
+    """The empty texts of a way, once for each later round."""
+    silent = rows.filter(pl.col("way").is_in([ORIGINAL, way]), ~pl.col("text").str.contains(r"\S"))
+    later = pl.int_ranges(pl.col("round") + 1, rounds + 1, dtype=pl.Int32)
+    return (
+        silent.select("source_file", "source_line", "text", round=later).explode("round").drop_nulls("round")
+    )
 
 
 def preferred_by_truth(asked: Sequence[Contest], prompts: Sequence[HeldOutPrompt]) -> list[float]:

@@ -59,13 +59,18 @@ class Improver:
     def improve(
         self, asked: Sequence[HeldOut], originals: pl.DataFrame, rounds: int, gaps: Gaps, record: Record
     ) -> list[Draft]:
-        """`rounds` improvements of each original, each of what the round before made.
+        """`rounds` improvements of each original, each of what the round before made; an empty text is not improved.
 
         `originals` are the recorded rows of `respond`, in the order of `asked`.
         """
         made: list[Draft] = []
         current = originals
         for number in range(1, rounds + 1):
+            says_something = current["text"].str.contains(r"\S")
+            asked = [one for one, says in zip(asked, says_something, strict=True) if says]
+            current = current.filter(says_something)
+            if not asked:
+                break
             before = current["text"].to_list()
             questions = [one.question for one in asked]
             prompts = [better_asked(self.prompts, *each) for each in zip(questions, before, strict=True)]

@@ -34,7 +34,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "l,l": (REJECTED, REJECTED),
     "l,w": (REJECTED, CHOSEN),
 }
-"""The four gaps of a pair, highest first: which response stands against which reference."""
+"""The four gaps of a pair, highest first: which response is compared with which reference."""
 
 
 GAP_TERMS = (("w,l", "w,w"), ("w,l", "l,l"), ("w,l", "l,w"), ("w,w", "l,w"), ("l,l", "l,w"))

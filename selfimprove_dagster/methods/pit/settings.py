@@ -250,4 +250,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     **dialogues.EMBEDDED,
     ("seeds", "file"): embedded.DIALOGUE_COMPARISONS,
 }
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

@@ -68,15 +68,16 @@ class Contest:
 def contests(rounds: pl.DataFrame, round_: int, chosen: dict[tuple[str, int], str]) -> list[Contest]:
     """All contests between the responses of `improvement_rounds`, prompt by prompt.
 
-    PIT's is that of round `round_`; of the other ways the last stands, and the original where nothing was
-    changed. `chosen`: y_w by place in the file, where it is known.
+    PIT's is that of round `round_`, or the last before it where an empty one ended the rounds; the other ways compete
+    with their last one, and with the original where nothing was changed. `chosen`: y_w by place in the file, where it
+    is known.
     """
     originals = rounds.filter(way=ORIGINAL).sort(_PLACE)
     said = {
         way: {
             (row["source_file"], row["source_line"]): (row["id"], row["text"])
             for row in rounds.filter(way=way).sort("round").iter_rows(named=True)
-            if way != PIT or row["round"] == round_
+            if way != PIT or row["round"] <= round_
         }
         for way in (PIT, SELF_REFINE, REFLEXION)
     }

@@ -70,10 +70,10 @@ def refinements(context: StageContext[RefinementExperiment]) -> Result:
     prompts = pool.select("prompt", prompt_id="id")
     inputs, settings = [pool_manifest, first_manifest], {"refining": section.model_dump()}
 
-    generator, heeded = context.generator, {}
+    generator, measured = context.generator, {}
     with context.language_model.open(context.experiment.model, generator.path) as model:
         if {*section.ways} & {SELF_REFINE, REFLEXION}:  # the model judges its answers by what it writes
-            heeded = heed_measured_gap(context, context.experiment.self_knowledge, model.model_id, "text")
+            measured = heed_measured_gap(context, context.experiment.self_knowledge, model.model_id, "text")
         activity = context.drawing(model, inputs, settings)
         manifest, spent = context.map(
             first.select("prompt_id", "text", first_id="id").join(
@@ -96,7 +96,7 @@ def refinements(context: StageContext[RefinementExperiment]) -> Result:
         ["way", "kind", "round", "text", "is_fine", "stopped"],
         {
             **context.drawn_metadata(activity, spent),
-            **heeded,
+            **measured,
             "failed": sum(counted[way, FAILED] for way in section.ways),
             **{f"{way}_{stopped}": count for (way, stopped), count in counted.items()},
             "lineage": context.lineage_page,

@@ -97,8 +97,8 @@ def _measure(subject: Subject, measure: str) -> Evidence | NotApplicable:
         return Evidence(
             found.select(id="measure"),
             (Expect("ExpectTableRowCountToEqual", value=1),),
-            statement=f"the measure stands there {found.height} times",
-            allowed="it must stand there once",
+            statement=f"the measure is in the table {found.height} times",
+            allowed="it must be in the table once",
             blocking=blocking,
         )
     (row,) = found.to_dicts()

@@ -46,7 +46,7 @@ def preferred_by_people(lake: Lake, experiment: str, preferences: pl.DataFrame) 
 
 
 def of_preferences(preferences: pl.DataFrame) -> pl.DataFrame:
-    """Items of preferences whose responses differ.
+    """Items of preferences whose responses differ and say something.
 
     The uncertainty is 1 − |2p − 1| · (1 − |p_A − p_B|): how near p is to one half, and how far apart the
     probabilities are with the response shown as (A) and as (B).
@@ -54,7 +54,10 @@ def of_preferences(preferences: pl.DataFrame) -> pl.DataFrame:
     return items_of(
         _of_preference(row)
         for row in preferences.iter_rows(named=True)
-        if row["probability"] is not None and row["first"] != row["second"]
+        if row["probability"] is not None
+        and row["first"] != row["second"]
+        and row["first"].strip()
+        and row["second"].strip()
     )
 
 

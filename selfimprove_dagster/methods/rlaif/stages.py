@@ -289,13 +289,14 @@ def judge_checks(context: StageContext[RlaifExperiment]) -> Result:
 def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The comparisons and labels by which a judge is measured.
 
-    Of two equal responses neither is the better: what is said of them says nothing of the judge. Its measures are
-    taken over all pairs, so that these rows are held in memory, without texts: of the prompts there are hashes, and
-    of two responses the longer one is `longer`, any other one empty.
+    Of two equal responses neither is the better, and an empty one is no response: what is said of such pairs says
+    nothing of the judge. Its measures are taken over all pairs, so that these rows are held in memory, without texts:
+    of the prompts there are hashes, and of two responses the longer one is `longer`, any other one empty.
     """
     first, second = (pl.col(which).str.len_chars() for which in ("first", "second"))
+    one, other = (pl.col(which).str.strip_chars() for which in ("first", "second"))
     differ = (
-        labels.filter(pl.col("first").str.strip_chars() != pl.col("second").str.strip_chars())
+        labels.filter(one != other, one != "", other != "")
         .select(
             *("id", "prompt_id", "response_ids", "probability"),
             first=pl.when(first > second).then(pl.lit("longer")).otherwise(pl.lit("")),

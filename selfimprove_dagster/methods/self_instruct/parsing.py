@@ -3,7 +3,7 @@
 The prompt ends in a number, so the completion opens with the text of that task. Models then number on, start
 again at 1, repeat a number, use bullets, write `Task 9:`, add an input to an instruction, and talk before and
 after. Every piece of a completion becomes a `ParsedTask`, the pieces that are no task with the reason. The
-number that continues the tasks always begins one. Another begins one unless it stands
+number that continues the tasks always begins one. Another begins one unless it is
 
     in a closed block of code,
     further in than the list itself, or
@@ -230,7 +230,7 @@ def _inline(text: str, marker: _Marker, end: int) -> Iterator[tuple[int, int, in
 def _task_and_rest(
     text: str, start: int, end: int, lines: Sequence[_Line], goes_on: bool
 ) -> Iterator[ParsedTask]:
-    """The task at `start`, and what stands between it and `end` without being part of it.
+    """The task at `start`, and what is between it and `end` without being part of it.
 
     An empty line ends the task if the list does not go on and no colon announces what comes.
     """

@@ -137,4 +137,4 @@ PRESETS = {
 
 
 EMBEDDED: dict[tuple[str, ...], Path] = {**tasks.EMBEDDED, ("seeds", "file"): embedded.TASK_SEEDS}
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

@@ -195,4 +195,4 @@ PRESETS = {
 
 
 EMBEDDED: dict[tuple[str, ...], Path] = {**dialogues.EMBEDDED}
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

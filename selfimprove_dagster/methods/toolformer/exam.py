@@ -232,7 +232,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def predicted_answer(expected: str, continuation: str) -> str | None:
-    """What the continuation says where `expected` should stand; None where it says nothing."""
+    """What the continuation says where `expected` should be; None where it says nothing."""
     if _NUMBER.fullmatch(expected):
         found = _NUMBER.search(continuation)
         return canonical_answer(found.group()) if found else None

@@ -19,7 +19,7 @@ from selfimprove_dagster.text import normalise_question
 
 @dataclass(frozen=True)
 class SeedText:
-    """A text and where it stands; `date` in ISO 8601, `source` as the file names it."""
+    """A text and its place; `date` in ISO 8601, `source` as the file names it."""
 
     text: str
     date: str | None

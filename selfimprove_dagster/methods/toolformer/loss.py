@@ -1,7 +1,7 @@
 """How much a call helps: the weighted loss of the tokens that follow it (2302.04761, section 2, "Filtering").
 
 L_i(z) = −Σ_{j≥i} w_{j−i} · ln p(x_j | z, x_<j) for a text x, a call before its token i and a prefix z. The
-weights fall to zero within five tokens. z stands before the whole text, not at position i: a model that has
+weights fall to zero within five tokens. z comes before the whole text, not at position i: a model that has
 seen no calls yet would be thrown off by one in the middle of a sentence.
 
 A call may use what the text says only after position i: the prompt that samples it shows the whole text, as

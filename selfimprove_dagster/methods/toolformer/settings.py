@@ -244,4 +244,4 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("evaluation", "file"): embedded.TOOL_EVALUATION,
     ("evaluation", "plain_file"): embedded.TOOL_PLAIN,
 }
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

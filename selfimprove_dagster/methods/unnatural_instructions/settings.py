@@ -95,4 +95,4 @@ PROMPTS = Path(__file__).with_name("prompts.yaml")
 
 
 EMBEDDED: dict[tuple[str, ...], Path] = {**tasks.EMBEDDED, ("seeds", "file"): embedded.UNNATURAL_SEEDS}
-"""The shipped files for which the word `embedded` stands."""
+"""The shipped files that the word `embedded` means."""

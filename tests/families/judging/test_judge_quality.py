@@ -127,6 +127,24 @@ def test_all_tables_of_the_three_methods_have_a_suite() -> None:
     assert all(check.blocking for check in checks if check.name in MEASURES)
 
 
+def test_nothing_may_follow_an_empty_text(made: Made) -> None:
+    critiques, revisions = f"{CAI}/critiques", f"{CAI}/revisions"
+    second = made.rows(revisions).filter(round=2).row(0, named=True)
+    is_its_critique = pl.col("id") == second["critique_id"]
+    silent = pl.when(is_its_critique).then(pl.lit(" ")).otherwise("text").alias("text")
+    made.replace(critiques, made.rows(critiques).with_columns(silent))
+    assert not made.check(revisions, "one_a_critique").passed
+    made.replace(revisions, made.rows(revisions).filter(pl.col("id") != second["id"]))
+    assert made.check(revisions, "one_a_critique").passed
+    assert made.check(critiques, "one_a_response").passed
+    made.replace(critiques, made.rows(critiques).filter(~is_its_critique))
+    assert not made.check(critiques, "one_a_response").passed
+    is_revised = pl.col("id") == second["revises_id"]
+    silent = pl.when(is_revised).then(pl.lit("")).otherwise("text").alias("text")
+    made.replace(revisions, made.rows(revisions).with_columns(silent))
+    assert made.check(critiques, "one_a_response").passed
+
+
 # ---- planted faults ------------------------------------------------------------------------------------
 
 Plant = Callable[[Made], None]

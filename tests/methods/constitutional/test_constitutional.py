@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -10,14 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.families.dialogues.constitution import choose_principle
+from selfimprove_dagster import registry
+from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, choose_principle, load_constitution
+from selfimprove_dagster.families.dialogues.revising import Draw, Response, revise
+from selfimprove_dagster.lake.records import Activity, Draft, build_records
+from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.constitutional.constitutional import (
     decide_on_revisions,
     filter_revisions,
     rank,
+    revision_candidates,
     revisions_in,
     with_ranks,
 )
+from selfimprove_dagster.methods.constitutional.tables import CAI_CRITIQUES, CAI_REVISIONS
+from selfimprove_dagster.prompts import load_prompts
+from selfimprove_dagster.table import Table
+from selfimprove_dagster.work.shards import Request
 
 NAMES = [f"principle {number}" for number in range(16)]
 
@@ -32,6 +43,7 @@ def candidate(name: str, form: str = "revision", at: int = 4, **columns: Any) ->
         "finish_reason": "stop",
         "round": at if form == "revision" else 0,
         "format": form,
+        "is_revised": form == "revision" and at < 4,
         **columns,
     }
 
@@ -59,6 +71,8 @@ def test_each_rule_drops_what_it_names_and_says_why() -> None:
         [
             candidate("last"),
             candidate("earlier", at=3),
+            candidate("not criticised", at=2, is_revised=False),
+            candidate("silent before", at=0, is_revised=False, text=""),
             candidate("cut off", finish_reason="length"),
             candidate("silent", text=" "),
             candidate("again", prompt="What of last?", text="About last. "),
@@ -70,7 +84,7 @@ def test_each_rule_drops_what_it_names_and_says_why() -> None:
     assert kept["candidate_id"].to_list() == ["last", "by a person"]
     dropped = decisions.filter(~pl.col("kept"))
     assert dict(dropped.select("candidate_id", "rule").iter_rows()) == {
-        "earlier": "round",
+        **dict.fromkeys(("earlier", "not criticised", "silent before"), "round"),
         "cut off": "finished",
         "silent": "not_empty",
         "again": "duplicate",
@@ -78,10 +92,12 @@ def test_each_rule_drops_what_it_names_and_says_why() -> None:
     }
     (copy,) = dropped.filter(rule="duplicate").to_dicts()
     assert copy["nearest_id"] == "last"
-    (early,) = dropped.filter(rule="round").to_dicts()
-    assert (early["reason"], early["score"], early["threshold"]) == (
-        *("of round 3; those of round 4 are learnt", 3, 4),
-    )
+    early = dropped.filter(rule="round")
+    assert early.select("reason", "score", "threshold").rows() == [
+        ("of round 3; those of round 4 are learnt", 3, 4),
+        ("of round 2, of which there is no revision; those of round 4 are learnt", 2, 4),
+        ("of round 0, which says nothing; those of round 4 are learnt", 0, 4),
+    ]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0, 0), (0.2, 5), (0.5, 20), (0.6, 30), (0.9, 30)])
@@ -153,3 +169,59 @@ def test_parts_of_the_candidates_are_decided_on_as_all_of_them(
     assert pl.concat([kept.clear(), *(part for part, _ in parts)]).equals(kept)
     in_parts = pl.concat([decisions.clear(), *(part for _, part in parts)])
     assert in_parts.sort("candidate_id", "rule").equals(decisions.sort("candidate_id", "rule"))
+
+
+def test_nothing_follows_an_empty_text() -> None:
+    said = {"silent": ["", "never"], "uncriticised": ["oaf", ""], "mute": ["oaf", "rude", ""]}
+    said |= {"good": ["oaf", "rude", "friend", "fine", "dear friend"]}
+    asked: list[tuple[str, str]] = []
+
+    def drawing(table: Table) -> Draw:
+        def draw(requests: Sequence[Request]) -> list[Draft]:
+            found = []
+            for one in requests:
+                prompt = one.key.split()[-1]
+                asked.append((one.key, one.prompt))
+                place = 2 * one.content["round"] - (table is CAI_CRITIQUES)
+                drawn = {"prompt_token_ids": [1], "token_ids": [1], "finish_reason": "stop", "seed": 0}
+                text = {"prompt": one.prompt, "text": said[prompt][place], **drawn}
+                found.append(Draft({**one.content, **text}, list(one.parents), {"logprobs": [-1.0]}))
+            return found
+
+        return draw
+
+    activity = Activity("revisions", {}, "", {}, 0)
+    critiques, revisions = revise(
+        [Response(f"gen:{prompt}", f"pool:{prompt}", prompt, texts[0]) for prompt, texts in said.items()],
+        load_constitution(HOUSEHOLD),
+        2,
+        (0,),
+        load_prompts(registry.method("constitutional").prompts, TEXT),
+        drawing(CAI_CRITIQUES),
+        drawing(CAI_REVISIONS),
+        partial(build_records, CAI_CRITIQUES, activity=activity),
+        partial(build_records, CAI_REVISIONS, activity=activity),
+    )
+    assert critiques.select("prompt_id", "round").rows() == [
+        *((f"pool:{prompt}", 1) for prompt in ("uncriticised", "mute", "good")),
+        ("pool:good", 2),
+    ]
+    assert revisions.select("prompt_id", "round", "text").rows() == [
+        *(("pool:mute", 1, ""), ("pool:good", 1, "friend"), ("pool:good", 2, "dear friend")),
+    ]
+    assert [key for key, prompt in asked if "silent" in prompt] == []
+
+
+def test_which_candidates_are_revised_follows_from_the_revisions() -> None:
+    pool = pl.DataFrame(
+        [("pool:1", "Who?", "red_team", None)], ["id", "prompt", "kind", "response"], orient="row"
+    ).with_columns(pl.col("response").cast(pl.String))
+    drawn = {"prompt_id": ["pool:1"], "text": ["oaf"], "finish_reason": ["stop"]}
+    first = pl.DataFrame({"id": ["gen:1"], **drawn})
+    revisions = pl.DataFrame({"id": ["rev:1"], **drawn, "revises_id": ["gen:1"], "round": [1]})
+    revisions = revisions.with_columns(pl.col("round").cast(pl.Int32))
+    candidates = revision_candidates(pool, first, revisions, human_responses=True)
+    assert dict(candidates.select("candidate_id", "is_revised").iter_rows()) == {
+        "gen:1": True,
+        "rev:1": False,
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,20 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.models import ToldModel
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.home.files import parse_chain
+from selfimprove_dagster.lake.records import Activity, build_records
+from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.methods.pit import pit
+from selfimprove_dagster.methods.pit.exam import _unimproved
+from selfimprove_dagster.methods.pit.improving import ORIGINAL, HeldOut, Improver
 from selfimprove_dagster.methods.pit.pit import measure_gaps
+from selfimprove_dagster.methods.pit.tables import PIT_IMPROVEMENT_ROUNDS
 from selfimprove_dagster.prompts import load_prompts
 
 PAIRS = pl.DataFrame(
@@ -44,6 +52,35 @@ def test_a_response_is_improved_in_the_form_that_the_model_knows() -> None:
     assert pit.better_asked(PROMPTS, "Where is the tea?", " In the attic. ") == (
         "Human: Where is the tea?\n\nAssistant: In the attic.\n\nBetter response:"
     )
+
+
+def test_an_empty_text_is_not_improved() -> None:
+    said = {"Who?": "", "Where?": "", "When?": "now", "Why?": "so"}
+    model = ToldModel(lambda prompt: said[prompt.split("\n")[0].removeprefix("Human: ")])
+    asked = [HeldOut(question, "heldout.jsonl", line) for line, question in enumerate(said, 1)]
+    record = partial(build_records, PIT_IMPROVEMENT_ROUNDS, activity=Activity("rounds", {}, "", {}, 0))
+    improver = Improver(model, PROMPTS, "pit", max_tokens=40)
+    originals = record(improver.respond(asked)).with_columns(text=pl.Series(["", "here", "then", "so"]))
+    rewarded: list[str] = []
+
+    def gaps(
+        writer: LanguageModel, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str]
+    ) -> list[float]:
+        rewarded.extend(references)
+        return [0.0] * len(responses)
+
+    made = record(improver.improve(asked, originals, 3, gaps, record))
+    assert made.group_by("question", maintain_order=True).agg("round", "text").rows() == [
+        ("Where?", [1], [""]),
+        ("When?", [1, 2, 3], [" now"] * 3),
+        ("Why?", [1, 2, 3], [" so"] * 3),
+    ]
+    assert "" not in rewarded
+    ended = _unimproved(pl.concat([originals.with_columns(way=pl.lit(ORIGINAL)), made]), "pit", 3)
+    assert sorted(ended.select("source_line", "round", "text").rows()) == [
+        *((1, number, "") for number in (1, 2, 3)),
+        *((2, number, "") for number in (2, 3)),
+    ]
 
 
 # ---- the gap loss -----------------------------------------------------------------------------------------

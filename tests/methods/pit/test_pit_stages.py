@@ -304,6 +304,7 @@ SOUND = {"wl_ww": 1.0, "wl_ll": 1.0, "wl_lw": 2.0, "ww_lw": 1.0, "ll_lw": 1.0, "
         (t.PIT_GAP_PAIRS, "five_a_pair", pl.lit("w,l").alias("first_kind"), False),
         (t.PIT_WIN_RATES, "outcomes_follow", pl.lit("win").alias("outcome"), False),
         (t.PIT_IMPROVEMENT_ROUNDS, "rounds_complete", pl.lit("original").alias("way"), False),
+        (t.PIT_IMPROVEMENT_ROUNDS, "rounds_complete", pl.lit("").alias("text"), False),
         (t.PIT_IMPROVEMENT_ROUNDS, "tells_rounds_apart", pl.col("tie_reward").alias("gap_reward"), False),
     ],
 )

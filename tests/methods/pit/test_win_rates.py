@@ -65,6 +65,11 @@ def test_each_way_competes_with_its_last_answer_and_pit_with_that_of_one_round()
     assert len(contests(made, 1, {})) == len(CONTESTS) - 1
 
 
+def test_pit_competes_with_the_empty_text_that_ended_its_rounds() -> None:
+    met = contests(rounds(("original", 0, "first"), ("pit", 1, "")), 2, {})
+    assert next(one.texts for one in met if one.first == "pit") == ("", "first")
+
+
 def contest(first: str, second: str, line: int = 1) -> Contest:
     return Contest(
         "pit", "original", "Who?", ("heldout.jsonl", line), ("round:1", "round:2"), (first, second)
