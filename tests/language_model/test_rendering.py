@@ -227,10 +227,8 @@ def test_an_argument_that_no_template_of_the_model_reads_is_an_error(kept_in: st
     settings["chat_template"] = named if kept_in == "tokenizer_config.json" else qwen
     file.write_text(qwen if kept_in.endswith("jinja") else json.dumps(settings))
     for template in (None, TRAINING):
-        asked = prompting_of(
-            tmp_path / "model", template=template, arguments={"enable_thinking": False, "tools": None}
-        )
-        assert asked.parameters["template_arguments"] == {"enable_thinking": False, "tools": None}
+        asked = prompting_of(tmp_path / "model", template=template, arguments={"enable_thinking": False})
+        assert asked.parameters["template_arguments"] == {"enable_thinking": False}
         with pytest.raises(
             ModelError, match=r"names enable_thinkin, which .* does not read: did you mean enable_thinking"
         ):
