@@ -12,7 +12,8 @@ from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.language_model.replies import Reply
 from selfimprove_dagster.language_model.structure import Structure
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "too_long", "refused", "failed"]
+"""Why a continuation ended, or, with the last three, why there is none."""
 
 
 Progress = Callable[[int, int], None]
@@ -47,6 +48,10 @@ class Generation:
     from which perplexity can be computed. `text` is decoded without special tokens and cut before the first
     stop string. `finish_reason` is "stop" (end token or stop string) or "length".
 
+    A row that could not be generated has no tokens, an empty text, and a `problem` in one line. Its `finish_reason` is
+    "too_long" (the prompt leaves no room in the model's context), "refused" (the server does not answer this prompt),
+    or "failed" (the server did not answer it, or not in full, in all attempts).
+
     The model's own distribution includes tokens that a structure does not allow, but with vLLM, in process or as a
     server, `logprobs` are those among the allowed tokens.
     """
@@ -55,6 +60,12 @@ class Generation:
     logprobs: list[float]
     text: str
     finish_reason: FinishReason
+    problem: str | None = None
+
+    @classmethod
+    def without_text(cls, reason: FinishReason, problem: str) -> Generation:
+        """Return the result of a row that could not be generated; the problem starts with the reason."""
+        return cls([], [], "", reason, f"{reason}: {problem}")
 
 
 @runtime_checkable
@@ -111,20 +122,33 @@ class LanguageModel(Protocol):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Sample `len(seeds[i])` continuations of `prompts[i]`, each with its own seed (0 ≤ seed < 2**63)."""
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, each with its own seed (0 ≤ seed < 2**63).
+
+        A prompt that cannot be continued has results with a `problem`, and the others are continued. Raises ModelError
+        for what concerns every prompt, such as a server that is down.
+        """
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
+        """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`.
+
+        They are NaN where both together do not fit into the model's context, or the server does not score them.
+        """
 
     def option_probabilities(
         self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Return the probability of each option (token ids, equal for all contexts), summing to 1 per context."""
+        """Return the probability of each option (token ids, equal for all contexts), summing to 1 per context.
+
+        They are NaN for a context after which the options cannot be scored, as in `score`.
+        """
 
     def next_token_probability(self, sequences: Sequence[Sequence[int]], token_id: int) -> list[list[float]]:
-        """Return p(token_id | tokens up to and including i) for each sequence and each position i."""
+        """Return p(token_id | tokens up to and including i) for each sequence and each position i.
+
+        They are NaN for a sequence that cannot be scored, as in `score`.
+        """
 
     def among_likeliest(
         self,
@@ -136,7 +160,8 @@ class LanguageModel(Protocol):
         """Return whether `token_id` is among the `most` most likely tokens, at each token of the
         continuations.
 
-        `continuations[i]` follows `contexts[i]`. An impossible token is never among them. Raises ModelError
+        `continuations[i]` follows `contexts[i]`. An impossible token is never among them, and neither is any token
+        where a continuation cannot be scored, as in `score`. Raises ModelError
         if `most` exceeds what the engine can report.
         """
 

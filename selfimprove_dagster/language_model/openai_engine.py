@@ -1,7 +1,9 @@
 """Use language models on a server with the OpenAI completions protocol, such as `vllm serve`.
 
 Prompts are sent as token ids if the server accepts and returns them (like vLLM), else as text. Requests run
-in parallel up to a limit. If a server is busy or fails, requests are retried at growing intervals.
+in parallel up to a limit. If a server is busy or fails, requests are retried at growing intervals. If a request fails
+finally, the server is asked for one token after the shortest prompt: if it answers, the prompt of the request is at
+fault and the others are continued; if not, ModelError is raised.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from math import nan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,11 +31,11 @@ from selfimprove_dagster.language_model.tokens import (
     check_contexts,
     check_most,
     check_options,
-    check_room,
     check_sampling,
     is_among,
     joint_logprobs,
     normalised,
+    without_room,
 )
 from selfimprove_dagster.language_model.weights import model_id
 
@@ -51,6 +53,10 @@ _LONGEST_WAIT = 60.0
 
 
 _BUSY = {408, 409, 425, 429}
+
+
+_REFUSED = {400, 403, 413, 422}
+"""Statuses with which a server refuses one prompt, or every request."""
 
 
 class OpenAILanguageModel(TokenText):
@@ -133,10 +139,14 @@ class OpenAILanguageModel(TokenText):
         if parameters.structure is not None:
             settings["structured_outputs"] = parameters.structure.vllm_fields
         started = [self.started(prompt) for prompt in prompts]
-        check_room(started, self.positions)
         self.check_structure(started, parameters)
+        full = without_room(started, self.positions)
+        if progress is not None and full:
+            progress(sum(len(seeds[index]) for index in full), 0)
         bodies = []
-        for prompt, row in zip(started, seeds, strict=True):
+        for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
+            if index in full:
+                continue
             room = min(parameters.max_tokens, self.positions - len(prompt))
             asked = self._request(prompt, max_tokens=room, **settings)
             if self._send_seeds:
@@ -148,13 +158,27 @@ class OpenAILanguageModel(TokenText):
             choices = self._choices(answer)
             found = [self._generation(choice) for choice in choices]
             self._check_answers(choices, found, parameters)
-            drawn = [self.ended(path, parameters.stop) for path in found]
+            drawn = [path if path.problem else self.ended(path, parameters.stop) for path in found]
             if progress is not None:
                 progress(len(drawn), sum(len(path.token_ids) for path in drawn))
             return drawn
 
-        drawn = chain.from_iterable(self._complete(bodies, read))
-        return [[next(drawn) for _ in row] for row in seeds]
+        def failed(error: _Unanswered, body: Mapping[str, Any]) -> list[Generation]:
+            rows = body.get("n", 1)
+            if progress is not None:
+                progress(rows, 0)
+            return [error.result] * rows
+
+        drawn = iter(self._complete(bodies, read, failed, self._choices))
+        paths = []
+        for index, row in enumerate(seeds):
+            if index in full:
+                paths.append([full[index]] * len(row))
+            elif self._send_seeds:
+                paths.append([next(drawn)[0] for _ in row])
+            else:
+                paths.append(_padded(next(drawn) if row else [], len(row)))
+        return paths
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -165,7 +189,10 @@ class OpenAILanguageModel(TokenText):
         ids.
         """
         return [
-            [float(place[str(token)]["logprob"]) for place, token in zip(places, continuation, strict=True)]
+            [
+                float(place[str(token)]["logprob"]) if place else nan
+                for place, token in zip(places, continuation, strict=True)
+            ]
             for places, continuation in zip(
                 self._places(contexts, continuations, 0), continuations, strict=True
             )
@@ -195,21 +222,27 @@ class OpenAILanguageModel(TokenText):
     def _places(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most: int
     ) -> list[list[Any]]:
-        """Return the server's log-probabilities at each token: of the token and of the `most` most likely ones."""
+        """Return the server's log-probabilities at each token: of the token and of the `most` most likely ones.
+
+        There are none at the tokens of a continuation that leaves no room in the model's context, or that the server
+        does not score.
+        """
         check_contexts(contexts, continuations)
         if self.cannot_score:
             raise ModelError(self.cannot_score)
         started = [self.started(context) for context in contexts]
-        wanted = [index for index, continuation in enumerate(continuations) if len(continuation)]
-        bodies = [
-            self._request(
-                [*started[index], *continuations[index]], max_tokens=1, temperature=0.0, prompt_logprobs=most
+        bodies = {
+            index: self._request(
+                [*started[index], *continuation], max_tokens=1, temperature=0.0, prompt_logprobs=most
             )
-            for index in wanted
-        ]
-        places: list[list[Any]] = [[] for _ in contexts]
-        for index, found in zip(wanted, self._complete(bodies, self._prompt_logprobs), strict=True):
-            places[index] = found[len(started[index]) :]
+            for index, continuation in enumerate(continuations)
+            if 0 < len(continuation) < self.positions - len(started[index])
+        }
+        read = self._prompt_logprobs
+        answers = self._complete([*bodies.values()], read, lambda error, body: [], read)
+        places: list[list[Any]] = [[{}] * len(continuation) for continuation in continuations]
+        for index, found in zip(bodies, answers, strict=True):
+            places[index] = found[len(started[index]) :] or places[index]
         return places
 
     def option_probabilities(
@@ -235,13 +268,23 @@ class OpenAILanguageModel(TokenText):
         return {**asked, "prompt": self.tokenizer.decode(list(prompt))}
 
     def _generation(self, choice: Mapping[str, Any]) -> Generation:
-        text = choice["text"]
-        token_ids = choice["token_ids"] if self._takes_ids else self.encode_continuation(text)
+        text = choice.get("text")
+        if choice.get("finish_reason") == "content_filter":
+            return Generation.without_text("refused", "the server's content filter left out the text")
+        if not isinstance(text, str):
+            return Generation.without_text("failed", "the server returned no text")
+        token_ids = choice.get("token_ids") if self._takes_ids else self.encode_continuation(text)
+        if token_ids is None:
+            return Generation.without_text("failed", "the server returned no token ids")
         logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
         if self._takes_ids and len(logprobs) != len(token_ids):
             raise ModelError(
                 f"the server at {self._shown} returned {len(logprobs)} log-probabilities for "
                 f"{len(token_ids)} tokens: turn on its log-probabilities"
+            )
+        if None in logprobs:
+            return Generation.without_text(
+                "failed", "the server returned a token without its log-probability"
             )
         return Generation(
             token_ids=list(token_ids),
@@ -271,8 +314,9 @@ class OpenAILanguageModel(TokenText):
     def _choices(self, answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         choices: list[Mapping[str, Any]] = answer.get("choices") or []
         if not choices or "text" not in choices[0]:
-            raise ModelError(
-                f"the server at {self._shown} answered without a completion: does it speak /completions?"
+            raise _Unanswered(
+                f"the server at {self._shown} answered without a completion: does it speak /completions?",
+                Generation.without_text("failed", "the server answered without a completion"),
             )
         return sorted(choices, key=lambda choice: choice.get("index", 0))
 
@@ -291,8 +335,9 @@ class OpenAILanguageModel(TokenText):
     def _prompt_logprobs(self, answer: Mapping[str, Any]) -> list[Any]:
         places = self._choices(answer)[0].get("prompt_logprobs")
         if not places:
-            raise ModelError(
-                f"the server at {self._shown} returns no log-probabilities of prompts, so it cannot score"
+            raise _Unanswered(
+                f"the server at {self._shown} returns no log-probabilities of prompts, so it cannot score",
+                Generation.without_text("failed", "the server returned no log-probabilities of the prompt"),
             )
         return list(places)
 
@@ -314,17 +359,28 @@ class OpenAILanguageModel(TokenText):
         return unknown[0]
 
     def _complete(
-        self, bodies: Sequence[dict[str, Any]], read: Callable[[Mapping[str, Any]], Answer]
+        self,
+        bodies: Sequence[dict[str, Any]],
+        read: Callable[[Mapping[str, Any]], Answer],
+        failed: Callable[[_Unanswered, Mapping[str, Any]], Answer] | None = None,
+        check: Callable[[Mapping[str, Any]], Any] = lambda answer: None,
     ) -> list[Answer]:
-        """Apply `read` to each completion, in the order of the requests."""
-        return self._run([("POST", "/completions", body) for body in bodies], read)
+        """Apply `read` to each completion, in the order of the requests; `failed` and `check` as in `_run`."""
+        return self._run([("POST", "/completions", body) for body in bodies], read, failed, check)
 
     def _run(
         self,
         requests: Sequence[tuple[str, str, dict[str, Any] | None]],
         read: Callable[[Mapping[str, Any]], Answer],
+        failed: Callable[[_Unanswered, Mapping[str, Any]], Answer] | None = None,
+        check: Callable[[Mapping[str, Any]], Any] = lambda answer: None,
     ) -> list[Answer]:
-        """Apply `read` to each answer as it arrives; raise ModelError if one fails finally."""
+        """Apply `read` to each answer as it arrives.
+
+        `failed` gives the result of a request whose prompt is at fault, as the server answers the same request with
+        the shortest prompt; `check` reads this answer. Raises ModelError for any other failure, and for each one
+        without `failed`.
+        """
 
         async def ask_all() -> list[Answer]:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
@@ -334,7 +390,13 @@ class OpenAILanguageModel(TokenText):
 
                 async def one(method: str, route: str, body: dict[str, Any] | None) -> Answer:
                     async with places:
-                        return read(await self._ask(client, method, route, body))
+                        try:
+                            return read(await self._ask(client, method, route, body))
+                        except _Unanswered as error:
+                            if failed is None or body is None:
+                                raise
+                            check(await self._ask(client, method, route, self._shortest(body)))
+                            return failed(error, body)
 
                 try:
                     async with asyncio.TaskGroup() as group:
@@ -344,6 +406,11 @@ class OpenAILanguageModel(TokenText):
                 return [task.result() for task in tasks]
 
         return asyncio.run(ask_all())
+
+    def _shortest(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request for one token after the shortest prompt, which is otherwise equal."""
+        shortest = self._request([self.end_token_id] * 2)
+        return {**body, "prompt": shortest["prompt"], "max_tokens": 1, **({"n": 1} if "n" in body else {})}
 
     async def _ask(
         self, client: httpx2.AsyncClient, method: str, route: str, body: dict[str, Any] | None
@@ -359,10 +426,12 @@ class OpenAILanguageModel(TokenText):
                 with attempt:
                     return await self._ask_once(client, method, route, body)
         except _TryAgain as error:
-            raise ModelUnavailable(
+            raise _Unavailable(
                 f"the server at {self._shown} failed {self._attempts} times, finally with: {error}. Check "
-                f"its "
-                "log; committed shards are kept, so run again when it answers"
+                "its log; committed shards are kept, so run again when it answers",
+                Generation.without_text(
+                    "failed", f"the server failed {self._attempts} times, finally with: {error}"
+                ),
             ) from None
         raise AssertionError("unreachable")
 
@@ -390,12 +459,14 @@ class OpenAILanguageModel(TokenText):
                 f"status {response.status_code}", after=_seconds(response.headers.get("retry-after"))
             )
         if response.status_code >= 300:
-            said = " ".join(response.text.split())[:300]
+            said = " ".join(response.text.split())
             if self._key:
                 said = said.replace(self._key, "***")
-            raise ModelError(
-                f"the server at {self._shown} refused with status {response.status_code}: {said}"
-            )
+            refusal = f"refused with status {response.status_code}: {said[:300]}"
+            message = f"the server at {self._shown} {refusal}"
+            if response.status_code in _REFUSED:
+                raise _Unanswered(message, Generation.without_text("refused", f"the server {refusal}"))
+            raise ModelError(message)
         try:
             answer = response.json()
         except (json.JSONDecodeError, UnicodeDecodeError):
@@ -403,6 +474,18 @@ class OpenAILanguageModel(TokenText):
         if not isinstance(answer, dict):
             raise _TryAgain("an answer that is no JSON object")
         return answer
+
+
+class _Unanswered(ModelError):
+    """A request that failed finally; `result` is that of its row, if the prompt is at fault."""
+
+    def __init__(self, message: str, result: Generation) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class _Unavailable(_Unanswered, ModelUnavailable):
+    """A request that the server did not answer in any attempt."""
 
 
 class _TryAgain(Exception):
@@ -418,6 +501,12 @@ def _seconds(header: str | None) -> float | None:
         return max(0.0, float(header)) if header is not None else None
     except ValueError:
         return None
+
+
+def _padded(paths: Sequence[Generation], count: int) -> list[Generation]:
+    """Return `count` results: these, and one without a text for each that the server left out."""
+    missing = Generation.without_text("failed", f"the server returned {len(paths)} of {count} texts")
+    return [*paths, *[missing] * (count - len(paths))][:count]
 
 
 def _without_password(url: str) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.lanes import merged
 from selfimprove_dagster.language_model.network import Network, agreement
 
@@ -47,21 +46,20 @@ def answers(
     """Apply `read` to each question's targets; results have their shape, and equal questions are answered
     once.
 
-    Raises ModelError for a question that is too long.
+    The results of a question that is longer than the model's context are NaN.
     """
-    for index, question in enumerate(questions):
-        if len(question) > network.max_length:
-            raise ModelError(
-                f"sequence {index} has {len(question)} tokens and the model has {network.max_length} "
-                "positions: shorten it"
-            )
     keys = [(item.tokens, item.first, item.targets.tobytes()) for item in questions]
     different = dict(zip(keys, questions, strict=True))
+    found = {
+        key: np.full(question.targets.shape, np.nan)
+        for key, question in different.items()
+        if len(question) > network.max_length
+    }
+    different = {key: question for key, question in different.items() if key not in found}
     order, questions = list(different), list(different.values())
     batches = _shared_batches(questions) if network.shares_prompts else _padded_batches(questions)
     answer = partial(_packed_answer if network.shares_prompts else _padded_answer, read)
     lanes = [batches[lane :: network.lanes] for lane in range(min(network.lanes, len(batches)))]
-    found = {}
     for batch, values in merged([partial(_lane, answer, network, questions, lane) for lane in lanes]):
         for index, value in zip(batch, values, strict=True):
             found[order[index]] = value

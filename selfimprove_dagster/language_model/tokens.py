@@ -267,11 +267,12 @@ def check_tokens(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
             )
 
 
-def check_room(prompts: Sequence[Sequence[int]], positions: int) -> None:
-    """Raise ModelError for a prompt that leaves no room for another token in the model's context."""
-    for index, prompt in enumerate(prompts):
-        if len(prompt) >= positions:
-            raise ModelError(
-                f"prompt {index} has {len(prompt)} tokens and the model has {positions} positions: "
-                "shorten the prompt"
-            )
+def without_room(prompts: Sequence[Sequence[int]], positions: int) -> dict[int, Generation]:
+    """Return, by index, the result of each prompt that leaves no room for another token in the model's context."""
+    return {
+        index: Generation.without_text(
+            "too_long", f"the prompt has {len(prompt):,} tokens, and the model has {positions:,} positions"
+        )
+        for index, prompt in enumerate(prompts)
+        if len(prompt) >= positions
+    }

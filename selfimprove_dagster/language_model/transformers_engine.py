@@ -33,11 +33,11 @@ from selfimprove_dagster.language_model.tokens import (
     TokenText,
     check_contexts,
     check_options,
-    check_room,
     check_sampling,
     check_tokens,
     joint_logprobs,
     normalised,
+    without_room,
 )
 from selfimprove_dagster.language_model.weights import model_id
 
@@ -115,23 +115,29 @@ class TransformersLanguageModel(TokenText):
         """Sample `len(seeds[i])` continuations of `prompts[i]`, each determined by its own seed.
 
         A row ends at `max_tokens`, or earlier at the end of the model's context. An empty prompt is replaced
-        by the beginning-of-sequence token, or else by the end-of-sequence token. Raises ModelError for a
-        prompt that leaves no room, for invalid parameters, and for a structure that cannot be generated.
+        by the beginning-of-sequence token, or else by the end-of-sequence token. Raises ModelError for invalid
+        parameters, and for a structure that cannot be generated.
         """
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
-        check_room(started, self.positions)
         check_tokens([*started, parameters.banned], self._network.vocabulary)
         self.check_structure(started, parameters)
+        full = without_room(started, self.positions)
+        results = {
+            (index, sample): path for index, path in full.items() for sample in range(len(seeds[index]))
+        }
+        if progress is not None and results:
+            progress(len(results), 0)
         rows = []
         for index, prompt in enumerate(started):
+            if index in full:
+                continue
             limit = min(parameters.max_tokens, self.positions - len(prompt))
             rows += [Row(index, sample, seed, limit) for sample, seed in enumerate(seeds[index])]
         stops = self.stop_strings(parameters.stop)
         ends = np.union1d(self.end_tokens, [self.turn_end_id])
         constraint = self._constraint(parameters, ends)
         decoder = Decoder(self._network, parameters, ends, stops, constraint)
-        results: dict[tuple[int, int], Generation] = {}
         with closing(decode(decoder, started, rows, self.token_budget)) as batches:
             for drawn in batches:
                 results.update(self._generations(drawn, stops))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from selfimprove_dagster.language_model.tokens import (
     check_contexts,
     check_most,
     check_options,
-    check_room,
     check_sampling,
     is_among,
     joint_logprobs,
     normalised,
+    without_room,
 )
 from selfimprove_dagster.language_model.weights import model_id
 
@@ -125,11 +126,11 @@ class VllmLanguageModel(TokenText):
 
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
-        check_room(started, self.positions)
         self.check_structure(started, parameters)
+        full = without_room(started, self.positions)
         requests, settings = [], []
-        for prompt, row in zip(started, seeds, strict=True):
-            for seed in row:
+        for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
+            for seed in [] if index in full else row:
                 requests.append(prompt)
                 settings.append(
                     SamplingParams(
@@ -154,10 +155,14 @@ class VllmLanguageModel(TokenText):
                 f"vLLM cannot keep texts within {parameters.structure}: {_reason(error)}"
             ) from error
         generations = [
-            [self.ended(_generation(next(outputs).outputs[0]), parameters.stop) for _ in row] for row in seeds
+            [full[index]] * len(row)
+            if index in full
+            else [self.ended(_generation(next(outputs).outputs[0]), parameters.stop) for _ in row]
+            for index, row in enumerate(seeds)
         ]
         if progress is not None:
-            progress(0, sum(len(drawn.token_ids) for row in generations for drawn in row))
+            tokens = sum(len(drawn.token_ids) for row in generations for drawn in row)
+            progress(sum(len(seeds[index]) for index in full), tokens)
         return generations
 
     def score(
@@ -165,7 +170,10 @@ class VllmLanguageModel(TokenText):
     ) -> list[list[float]]:
         """Return the natural log-probability of each token of `continuations[i]` after `contexts[i]`."""
         return [
-            [place[token].logprob for place, token in zip(places, continuation, strict=True)]
+            [
+                place[token].logprob if place else nan
+                for place, token in zip(places, continuation, strict=True)
+            ]
             for places, continuation in zip(
                 self._places(contexts, continuations, 0), continuations, strict=True
             )
@@ -195,17 +203,23 @@ class VllmLanguageModel(TokenText):
     def _places(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], most: int
     ) -> list[list[dict[int, Any]]]:
-        """Return vLLM's log-probabilities at each token: of the token and of the `most` most likely ones."""
+        """Return vLLM's log-probabilities at each token: of the token and of the `most` most likely ones.
+
+        There are none at the tokens of a continuation that leaves no room in the model's context.
+        """
         from vllm import SamplingParams
 
         check_contexts(contexts, continuations)
         started = [self.started(context) for context in contexts]
-        wanted = [index for index, continuation in enumerate(continuations) if len(continuation)]
-        requests = [[*started[index], *continuations[index]] for index in wanted]
-        check_room(requests, self.positions)
+        requests = {
+            index: [*started[index], *continuation]
+            for index, continuation in enumerate(continuations)
+            if 0 < len(continuation) < self.positions - len(started[index])
+        }
         setting = SamplingParams(max_tokens=1, prompt_logprobs=most, skip_reading_prefix_cache=True)
-        places: list[list[dict[int, Any]]] = [[] for _ in contexts]
-        for index, output in zip(wanted, self._ask(requests, [setting] * len(requests)), strict=True):
+        places: list[list[dict[int, Any]]] = [[{} for _ in continuation] for continuation in continuations]
+        outputs = self._ask([*requests.values()], [setting] * len(requests))
+        for index, output in zip(requests, outputs, strict=True):
             places[index] = output.prompt_logprobs[len(started[index]) :]
         return places
 
@@ -238,17 +252,21 @@ class VllmLanguageModel(TokenText):
         gc.collect()
 
     def _next_logprobs(self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        """Return the log-probability of each one-token option as the next token: [prompts, options]."""
+        """Return the log-probability of each one-token option as the next token: [prompts, options].
+
+        It is NaN after a prompt that leaves no room in the model's context.
+        """
         from vllm import SamplingParams
 
         ids = [token for (token,) in tokens]
-        check_room(prompts, self.positions)
+        full = without_room(prompts, self.positions)
+        asked = [prompt for index, prompt in enumerate(prompts) if index not in full]
         setting = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(dict.fromkeys(ids)))
-        rows = [
-            [output.outputs[0].logprobs[0][token].logprob for token in ids]
-            for output in self._ask(prompts, [setting] * len(prompts))
-        ]
-        return np.array(rows, dtype=np.float64).reshape(len(prompts), len(ids))
+        found = np.full((len(prompts), len(ids)), np.nan)
+        at = (index for index in range(len(prompts)) if index not in full)
+        for index, output in zip(at, self._ask(asked, [setting] * len(asked)), strict=True):
+            found[index] = [output.outputs[0].logprobs[0][token].logprob for token in ids]
+        return found
 
     def _ask(
         self, prompts: Sequence[Sequence[int]], settings: Sequence[Any], progress: Progress | None = None

@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import GPT2Config
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.conversation import Message, stored
-from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.experiment.sections import ModelSection, ServerSection
 from selfimprove_dagster.language_model import open_language_model, openai_engine
 from selfimprove_dagster.language_model.base import SamplingParameters
@@ -377,6 +378,118 @@ def test_a_server_that_ignores_a_structure_is_found_out_by_its_answer(server: Se
 
 def test_a_server_that_refuses_a_structure_is_quoted(server: Server) -> None:
     model = opened(server)
-    server.script = [lambda handler: handler.answer(400, {"error": "unknown field structured_outputs"})]
+    server.script = [lambda handler: handler.answer(400, {"error": "unknown field structured_outputs"})] * 2
     with pytest.raises(ModelError, match=r"refused with status 400: .*unknown field structured_outputs"):
         model.generate([[5]], [[42]], replace(PARAMETERS, structure=Structure(regex="[A-D]")))
+
+
+# ---- prompts that the server does not answer ------------------------------------------------------------
+
+
+def choice(**changes: Any) -> Callable[[Handler], None]:
+    proper = {"text": " 1", "token_ids": [6], "logprobs": {"token_logprobs": [-0.5]}, "finish_reason": "stop"}
+    return lambda handler: handler.answer(200, {"choices": [{**proper, **changes}]})
+
+
+def poisoned(server: Server, poison: Callable[[Handler], None], token: int = 666) -> None:
+    """Let the server misbehave whenever the prompt contains a token."""
+    proper = Handler.complete
+
+    def complete(handler: Handler, body: dict[str, Any]) -> None:
+        poison(handler) if token in body["prompt"] else proper(handler, body)
+
+    server.RequestHandlerClass = type("Poisoned", (Handler,), {"complete": complete})
+
+
+POISONS = {
+    "400": (status(400), "refused", 'refused: the server refused with status 400: {"error": "as asked"}'),
+    "500": (status(500), "failed", "failed: the server failed 2 times, finally with: status 500"),
+    "half": (half_a_body, "failed", "failed: the server failed 2 times, finally with: RemoteProtocolError"),
+    "silence": (
+        lambda handler: time.sleep(3),
+        "failed",
+        "failed: the server failed 2 times, finally with: no answer within 2 s",
+    ),
+    "null": (choice(text=None), "failed", "failed: the server returned no text"),
+    "no_ids": (choice(token_ids=None), "failed", "failed: the server returned no token ids"),
+    "no_logprob": (
+        choice(logprobs={"token_logprobs": [None]}),
+        "failed",
+        "failed: the server returned a token without its log-probability",
+    ),
+    "nothing": (
+        lambda handler: handler.answer(200, {"choices": []}),
+        "failed",
+        "failed: the server answered without a completion",
+    ),
+    "filtered": (
+        choice(text="", finish_reason="content_filter"),
+        "refused",
+        "refused: the server's content filter left out the text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POISONS)
+@pytest.mark.parametrize("send_seeds", [True, False])
+def test_a_prompt_that_the_server_does_not_answer_is_one_failed_row(
+    server: Server, name: str, send_seeds: bool
+) -> None:
+    poison, reason, problem = POISONS[name]
+    model = opened(server, attempts=2, deadline=2.0 if name == "silence" else 60.0, send_seeds=send_seeds)
+    poisoned(server, poison)
+    finished: list[int] = []
+    drawn = model.generate(
+        [[5], [666], [7]], [[1, 2], [3, 4], [5]], PARAMETERS, lambda rows, tokens: finished.append(rows)
+    )
+    assert [[path.finish_reason for path in row] for row in drawn] == [["stop"] * 2, [reason] * 2, ["stop"]]
+    assert [path.text for path in drawn[0] + drawn[2]] == (
+        [" 1", " 2", " 5"] if send_seeds else [" 0", " 1", " 0"]
+    )
+    failed = drawn[1][0]
+    assert (failed.text, failed.token_ids, failed.logprobs) == ("", [], [])
+    assert failed.problem is not None and failed.problem.startswith(problem)
+    assert sum(finished) >= 4
+
+
+def test_an_empty_completion_is_a_completion(server: Server) -> None:
+    model = opened(server)
+    server.script = [choice(text="", token_ids=[], logprobs=None)]
+    ((path,),) = model.generate([[5]], [[1]], PARAMETERS)
+    assert (path.text, path.finish_reason, path.problem) == ("", "stop", None)
+
+
+def test_a_server_that_breaks_down_is_no_fault_of_the_prompts(server: Server) -> None:
+    model = opened(server, attempts=2, concurrency=1)
+    poisoned(server, status(500))
+    server.script = [lambda handler: handler.complete(server.bodies[-1])] + [status(500)] * 99
+    with pytest.raises(ModelUnavailable, match=r"failed 2 times, finally with: status 500\. Check its log;"):
+        model.generate([[5], [6], [7]], [[1], [2], [3]], PARAMETERS)
+    assert len(server.bodies) == 1 + 2 + 2, "the first failure is followed by a question to the server alone"
+
+
+def test_no_problem_holds_the_key(server: Server) -> None:
+    model = opened(server)
+    poisoned(server, lambda handler: handler.answer(400, {"error": "." * 280 + KEY}))
+    ((path,),) = model.generate([[666]], [[1]], PARAMETERS)
+    assert path.finish_reason == "refused" and "sk-" not in str(path.problem)
+
+
+def test_a_prompt_without_room_is_not_sent(server: Server) -> None:
+    model = opened(server)
+    model.positions = 4
+    drawn = model.generate([[5], [6] * 4], [[1], [2, 3]], PARAMETERS)
+    assert [[path.finish_reason for path in row] for row in drawn] == [["stop"], ["too_long"] * 2]
+    assert drawn[1][0].problem == "too_long: the prompt has 4 tokens, and the model has 4 positions"
+    assert len(server.bodies) == 1
+
+
+def test_a_continuation_that_cannot_be_scored_has_no_numbers(server: Server) -> None:
+    model = opened(server)
+    model.positions = 4
+    poisoned(server, status(400))
+    found = model.score([[5, 6], [5, 6], [666]], [[8], [8, 9], [7]])
+    assert found[0] == [-2.0] and np.isnan([*found[1], *found[2]]).tolist() == [True] * 3
+    assert model.among_likeliest([[5], [666]], [[8], [9]], 8, 1) == [[True], [False]]
+    likely = model.option_probabilities([[5], [666]], [[8], [9]])
+    assert likely[0] == [0.5, 0.5] and np.isnan(likely[1]).all()
