@@ -10,6 +10,7 @@
     ├── TrainingError            training failed or its loss was not finite
     ├── JudgeNotTrusted          a model shall judge although it was measured to be no better than random
     ├── BudgetSpent              a budget of the experiment is spent during an iteration
+    ├── TooManyFailed            more rows of a stage failed than the experiment tolerates
     └── LakeError
         ├── PartitionMissing     nothing is committed there yet
         ├── PartitionBusy        another process is writing it
@@ -61,6 +62,10 @@ class JudgeNotTrusted(SelfImproveError):
 
 class BudgetSpent(SelfImproveError):
     """A stage stopped between two shards; finished shards are kept."""
+
+
+class TooManyFailed(SelfImproveError):
+    """A stage stopped since too many of its rows could not be generated; finished shards are kept."""
 
 
 class LakeError(SelfImproveError):

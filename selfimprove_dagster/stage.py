@@ -28,6 +28,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, Drafts, build_records, content_hash, parents_of
 from selfimprove_dagster.language_model.base import LanguageModel, placement
+from selfimprove_dagster.lineage.failures import seed_places
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.method import Stage, Use
 from selfimprove_dagster.prompts import Prompts
@@ -44,6 +45,7 @@ from selfimprove_dagster.work.shards import (
     stored,
 )
 from selfimprove_dagster.work.spec import Spec
+from selfimprove_dagster.work.tolerance import Tolerance
 
 E = TypeVar("E", bound=Experiment)
 
@@ -235,7 +237,7 @@ class StageContext(Generic[E]):
         manifest = self.lake.manifest(table.name, self.partition)
         # Before the rows are read: what is withdrawn in between is not claimed to have been left out.
         self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
-        return manifest, self.lake.scan(table.name, self.partition)
+        return manifest, _with_later(table, self.lake.scan(table.name, self.partition))
 
     def small(self, table: Table) -> tuple[Manifest, pl.DataFrame]:
         """This iteration's rows of an earlier stage, whole: for tables that stay small, such as checkpoints.
@@ -316,8 +318,8 @@ class StageContext(Generic[E]):
             ]
             for manifest in found:
                 self._left_out[manifest.activity.id] = self.lake.ledger.withdrawn(manifest.activity.id)
-            rows = [self.lake.scan(table.name, manifest.partition) for manifest in found]
-            frames.append(pl.concat([pl.LazyFrame(schema=table.polars), *rows]))
+            rows = [_with_later(table, self.lake.scan(table.name, one.partition)) for one in found]
+            frames.append(pl.concat([pl.LazyFrame(schema=table.polars), *rows], how="diagonal"))
             manifests += found
         return manifests, frames
 
@@ -463,6 +465,9 @@ class StageContext(Generic[E]):
             timed=opened is not None,
             log=self.log,
             allowance=self.allowance,
+            tolerance=Tolerance(
+                self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)
+            ),
             **how,
         )
 
@@ -593,6 +598,14 @@ class StageContext(Generic[E]):
         that table's activity."""
         activity = self.deciding(table, inputs, decides)
         self.beside(table).store(activity, decision_drafts(decisions, self.table))
+
+
+def _with_later(table: Table, rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Return rows of a table with its `later` measures, which are null where an earlier version wrote the rows."""
+    if not table.later:
+        return rows
+    absent = sorted(table.later.difference(rows.collect_schema().names()))
+    return rows.with_columns(pl.lit(None, table.polars[name]).alias(name) for name in absent)
 
 
 def _counted(spent: Spent, opened: Any) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Table:
     written next to its stage's own table and has no Dagster asset. `read_later`: later iterations use its
     rows. `made_with` names the table of the same stage whose rows have parents among this one's rows, and the
     reverse. `reviewed` is set if people review its rows. `later` are measures that partitions of earlier
-    versions lack.
+    versions lack, and drafts may leave out.
     """
 
     name: str
@@ -167,10 +167,22 @@ DRAWN: dict[str, Any] = {
 def completions(
     name: str, tag: str, content: Mapping[str, Any] | None = None, **facts: Unpack[Facts]
 ) -> Table:
-    """Return a table of completions with log-probabilities of tokens; columns of `content` come first."""
+    """Return a table of completions with log-probabilities of tokens; columns of `content` come first.
+
+    The measure `problem` tells why a completion could not be generated, unless `content` has such a column.
+    """
     given: Facts = {"noun": "completion", "sentence": words.drawn, **facts}
+    columns = {**(content or {}), **DRAWN}
+    why = {} if "problem" in columns else {"problem": TEXT}
+    if why and "finish_reason" in (sources := given.get("sources", {})):
+        given["sources"] = {**sources, "problem": sources["finish_reason"]}
     return Table(
-        name, tag, content={**(content or {}), **DRAWN}, measures={"logprobs": pl.List(pl.Float32)}, **given
+        name,
+        tag,
+        content=columns,
+        measures={"logprobs": pl.List(pl.Float32), **why},
+        later=frozenset(why),
+        **given,
     )
 
 

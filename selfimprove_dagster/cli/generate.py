@@ -142,13 +142,15 @@ def generate(
             )
         else:
             transcripts = [
-                Transcript(drawn.text, (), tuple(drawn.token_ids), drawn.finish_reason)
+                Transcript(drawn.text, (), tuple(drawn.token_ids), drawn.finish_reason, drawn.problem)
                 for (drawn,) in opened.generate(asked, [[0]] * len(asked), parameters)
             ]
     for prompt, transcript in zip(prompts, transcripts, strict=True):
         text = f"{prompt}\n\n{transcript.text}" if chat else prompt + transcript.text
         console.print(readable(text), markup=False)
-        if not transcript.text.strip():
+        if transcript.problem:
+            console.print(f"  {plain(transcript.problem, 400)}", markup=False)
+        elif not transcript.text.strip():
             console.print(f"  {_empty(len(transcript.token_ids), transcript.finish_reason)}", markup=False)
         for call in transcript.calls:
             outcome = call.problem or "called"

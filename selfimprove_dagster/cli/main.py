@@ -258,6 +258,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a model on the evaluation set of an experiment."""
+    from selfimprove_dagster.cli.status import print_failed_answers
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
     from selfimprove_dagster.experiment.base import GREEDY
     from selfimprove_dagster.experiment.opening import opening_options
@@ -291,6 +292,7 @@ def evaluate(
     for mode, difficulty, measured in accuracy_of_rows(rows):
         table.add_row(mode, difficulty, str(measured))
     console.print(table if rows else "nothing was measured: the evaluation set has no question")
+    print_failed_answers(rows)
     for tainted, reason in tainted_models(home.lake, settled.name).items():
         console.print(f"tainted: {tainted}: {reason}", style="red", markup=False, soft_wrap=True)
     if opened.rejected:

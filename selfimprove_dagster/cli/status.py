@@ -11,9 +11,11 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.cli.console import console
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lineage.failures import FailedPrompt, failed_prompts
 from selfimprove_dagster.loop.rules import Stop, decide_next
 from selfimprove_dagster.loop.status import IterationResult, rejected_lines, results
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
+from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import percent, plain
 from selfimprove_dagster.words import count
 
@@ -43,6 +45,7 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
         if len(rejected := rejected_lines(lake, name)):
             console.print(f"{count(len(rejected), 'seed line')} rejected:")
             print_rejected(rejected, _LINES)
+        print_failed_prompts([*failed_prompts(lake, name)])
     step = decide_next(lake, chain[0])
     ready = "" if isinstance(step, Stop) else ", ready to run"
     console.print(f"next: {step.in_words}{ready}", markup=False)
@@ -59,6 +62,30 @@ def print_rejected(lines: pl.DataFrame, limit: int) -> None:
         console.print(f"  {plain(where, 200)}: {plain(row['reason'], 200)}", markup=False, soft_wrap=True)
     if len(lines) > limit:
         console.print(f"  … and {len(lines) - limit:,} more in the table {REJECTED_SEEDS.name}")
+
+
+def print_failed_prompts(failed: Sequence[FailedPrompt]) -> None:
+    """Print the first prompts that could not be continued, with file, line and reason, and how many more there are."""
+    if not failed:
+        return
+    console.print(f"{count(len(failed), 'prompt')} could not be continued, and the rest was generated:")
+    for one in failed[:_LINES]:
+        console.print(f"  {plain(str(one), 400)}", markup=False, soft_wrap=True)
+    if len(failed) > _LINES:
+        console.print(f"  … and {len(failed) - _LINES:,} more")
+
+
+def print_failed_answers(rows: Sequence[Row]) -> None:
+    """Print how many held-out answers could not be generated, and the first of them with file, line and reason."""
+    failed = [row for row in rows if row.get("problem") and not row["mode"].startswith("judge")]
+    if not failed:
+        return
+    console.print(f"{count(len(failed), 'answer')} could not be generated and count as wrong:")
+    for row in failed[:_LINES]:
+        where = f"{row['source_file']}, line {row['source_line']}"
+        console.print(f"  {plain(where, 200)}: {plain(row['problem'], 200)}", markup=False, soft_wrap=True)
+    if len(failed) > _LINES:
+        console.print(f"  … and {len(failed) - _LINES:,} more")
 
 
 def _warnings(rows: Sequence[IterationResult]) -> Iterator[str]:

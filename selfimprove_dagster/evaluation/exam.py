@@ -111,8 +111,8 @@ class Exam(ABC):
     def sit(self, model: LanguageModel, progress: Progress | None = None) -> list[dict[str, Any]]:
         """Return the model's answer to each question in each mode, compared with the true answer.
 
-        Rows have `predicted` (None without an answer), `text` (the greedy path, None for a vote) and
-        `correct`.
+        Rows have `predicted` (None without an answer), `text` (the greedy path, None for a vote), `correct`, and
+        `problem` (why the answer, or each one that is voted on, could not be generated; else None).
         """
         return [row for part in self.parts for row in self.sit_part(model, part, progress)]
 
@@ -126,7 +126,8 @@ class Exam(ABC):
                 rows = lake.read_ungated(manifest).filter(pl.col("model_id") == model_id)
                 if not rows.is_empty():
                     known = [*schema.content, *schema.measures]
-                    columns = [name for name in known if name not in ("role", "model_id")]
+                    of_model = ("role", "model_id")
+                    columns = [name for name in known if name in rows.columns and name not in of_model]
                     return rows.filter(role=rows["role"][0]).select(columns).to_dicts()
         return None
 
@@ -277,6 +278,13 @@ def compare_rewards(rows: pl.DataFrame, mode: str = "greedy") -> MeanChange | No
     after = chosen.filter(role="challenger").select(*keys, then="reward")
     both = before.join(after, on=keys, how="inner")
     return MeanChange.of(both["reward"].to_list(), both["then"].to_list())
+
+
+def failed_answers(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows whose answers could not be generated, which count as wrong, without the verdicts on them."""
+    if "problem" not in rows.columns:
+        return rows.clear()
+    return rows.filter(pl.col("problem").is_not_null(), ~pl.col("mode").str.starts_with("judge"))
 
 
 def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:

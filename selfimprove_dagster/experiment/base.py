@@ -15,6 +15,7 @@ from selfimprove_dagster.experiment.sections import (
     PromotionSection,
     PromptsSection,
     Section,
+    ToleranceSection,
     TrainingSection,
 )
 
@@ -49,6 +50,7 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of every random choice")
     model: ModelSection
     prompts: PromptsSection = PromptsSection()
+    tolerance: ToleranceSection = ToleranceSection()
     budget: BudgetSection = BudgetSection()
     loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
 

@@ -210,6 +210,18 @@ class PromotionSection(Section):
         return 0.0 if self.rule == "better" else -self.margin
 
 
+class ToleranceSection(Section):
+    """How many rows of a stage may fail, such as prompts that are too long for the model, before it stops."""
+
+    failed_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="maximum share of a stage's completions that could not be generated; those of one prompt alone "
+        "never stop it, unless this is 0",
+    )
+
+
 class BudgetSection(Section):
     """The limits that stop the loop, each with a reason as text.
 

@@ -11,6 +11,10 @@ from selfimprove_dagster.lots import lots
 Filter = Callable[[pl.DataFrame], pl.DataFrame]
 
 
+FAILED = ("too_long", "refused", "failed")
+"""The finish reasons of completions that could not be generated; see `language_model.base.Generation`."""
+
+
 DECISION_COLUMNS = {
     "candidate_id": pl.String,
     "rule": pl.String,
@@ -105,9 +109,9 @@ def at_most_per_question(most: int, seed: int) -> Filter:
 def perplexity_of(logprobs: pl.Expr) -> dict[str, pl.Expr]:
     """Return `tokens`, `mean_logprob` (natural logarithm) and `perplexity` = exp(−mean) of a list column.
 
-    An empty list has a mean of 0 and a perplexity of 1.
+    An empty list has a mean of 0 and a perplexity of 1. Both are null if a token could not be scored (NaN).
     """
-    mean = logprobs.cast(pl.List(pl.Float64)).list.mean().fill_null(0.0)
+    mean = logprobs.cast(pl.List(pl.Float64)).list.mean().fill_null(0.0).fill_nan(None)
     return {
         "tokens": logprobs.list.len().cast(pl.Int32),
         "mean_logprob": mean,
@@ -129,11 +133,17 @@ def perplexity_at_most(threshold: float) -> Filter:
 
 
 def agrees_with_vote(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Keep paths whose answer equals the voted one. Columns: `answer`, `voted_answer`, both canonical."""
+    """Keep paths whose answer equals the voted one. Columns: `answer`, `voted_answer`, both canonical.
+
+    The column `problem` may say why a path could not be generated.
+    """
+    problem = pl.col("problem") if "problem" in candidates.columns else pl.lit(None, pl.String)
     agrees = (pl.col("answer") == pl.col("voted_answer")).fill_null(False)
     reason = (
         pl.when(agrees)
         .then(pl.format("answers {}, as the vote does", "answer"))
+        .when(problem.is_not_null())
+        .then(problem)
         .when(pl.col("answer").is_null())
         .then(pl.lit("states no answer that can be read"))
         .otherwise(pl.format("answers {}; the vote is {}", "answer", "voted_answer"))

@@ -175,8 +175,9 @@ def build_records(schema: Table, drafts: Drafts, activity: Activity) -> pl.DataF
 
     A frame takes about half the time of a `Draft` per row (benchmarks/results/record_ids.md).
 
-    Raises KeyError if a draft lacks a column of the schema or has an extra one, and ValueError with the name
-    of the column if a value does not fit its type: the stored value must be the hashed one.
+    A draft may leave out measures that are `later` ones of the schema, which are then null. Raises KeyError if it
+    lacks another column or has an extra one, and ValueError with the name of the column if a value does not fit its
+    type: the stored value must be the hashed one.
     """
     if isinstance(drafts, pl.DataFrame):
         frame, texts = _checked(schema, drafts), None
@@ -200,6 +201,8 @@ def _checked(schema: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """Return the frame of drafts after checking the names and types of its columns."""
     if "sample_index" not in frame.columns:
         frame = frame.with_columns(sample_index=pl.lit(0, pl.Int32))
+    absent = sorted(schema.later.difference(frame.columns))
+    frame = frame.with_columns(pl.lit(None, schema.polars[name]).alias(name) for name in absent)
     given = set(schema.polars) - {"id", "content_hash", "activity_id"}
     if set(frame.columns) != given:
         raise KeyError(
@@ -220,12 +223,12 @@ def _frame(schema: Table, drafts: Sequence[Draft]) -> tuple[pl.DataFrame, Sequen
     measures = [draft.measures for draft in drafts]
     for rows, columns_of_rows in ((contents, schema.content), (measures, schema.measures)):
         for names in set(map(tuple, rows)):
-            if wrong := columns_of_rows.keys() ^ set(names):
+            if wrong := (columns_of_rows.keys() ^ set(names)) - schema.later.difference(names):
                 raise KeyError(f"columns of {schema.name} do not match its schema: {sorted(wrong)}")
     values: dict[str, list[Any]] = {
         "sample_index": [draft.sample_index for draft in drafts],
         **{name: list(map(itemgetter(name), contents)) for name in schema.content},
-        **{name: list(map(itemgetter(name), measures)) for name in schema.measures},
+        **{name: [row.get(name) for row in measures] for name in schema.measures},
     }
     columns: dict[str, pl.Series] = {}
     by_column = all(map(_has_column_json, schema.content.values()))

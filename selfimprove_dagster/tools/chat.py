@@ -88,8 +88,8 @@ def chat_with_tools(
     unknown tools get an error as their result. `contexts[i]` belongs to `prompts[i]`. `parameters` apply to each turn
     (greedy by default), except for stop strings, which could end a call. `report(i, call)` is called after each call.
 
-    Raises ModelError for a model that is asked in plain text, a template that shows no tools, and a prompt that leaves
-    no room in the model's context. Later, a conversation that fills the context or that the template refuses ends.
+    Raises ModelError for a model that is asked in plain text, and a template that shows no tools. A conversation that
+    fills the model's context, or that the template refuses, ends with a problem.
     """
     if not model.prompting.chat:
         raise ModelError(
@@ -109,7 +109,7 @@ def chat_with_tools(
         for (number, chat), (turn,) in zip(active, drawn, strict=True):
             reply = model.read_reply(turn.token_ids)
             chat.tokens += len(turn.token_ids)
-            chat.finish_reason = turn.finish_reason
+            chat.finish_reason, chat.problem = turn.finish_reason, turn.problem
             chat.text = reply.text if reply.calls else turn.text
             if not reply.calls or len(chat.calls) >= most_calls:
                 continue

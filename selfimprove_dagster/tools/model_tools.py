@@ -107,7 +107,10 @@ class _ModelTool:
             if len(inputs) > 1:  # one refused input does not affect the others
                 return [self.run_all([input])[0] for input in inputs]
             return [ToolError(f"the model refused: {first_line(error)}")]
-        return [_first_line(one.text) for (one,) in drawn]
+        return [
+            ToolError(f"the model refused: {one.problem}") if one.problem else _first_line(one.text)
+            for (one,) in drawn
+        ]
 
 
 class QA(_ModelTool):

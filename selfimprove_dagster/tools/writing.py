@@ -48,12 +48,13 @@ class MadeCall:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The continuation of a prompt, including calls and their results."""
+    """The continuation of a prompt, including calls and their results; `problem` is that of its last part."""
 
     text: str
     calls: tuple[MadeCall, ...]
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    problem: str | None = None
 
 
 @dataclass
@@ -133,8 +134,10 @@ def _draft(model: LanguageModel, writings: Sequence[_Writing], greedy: SamplingP
     """
     by_room: dict[int, list[_Writing]] = {}
     for writing in writings:
-        if len(writing.ids) >= positions(model):
-            writing.draft = Generation([], [], "", "length")
+        if len(writing.ids) >= (most := positions(model)):
+            problem = f"the prompt has {len(writing.ids):,} tokens, and the model has {most:,} positions"
+            full = Generation.without_text("too_long", problem)
+            writing.draft = Generation([], [], "", "length") if writing.calls else full
             continue
         by_room.setdefault(greedy.max_tokens - writing.own_tokens, []).append(writing)
     for room, group in by_room.items():
@@ -182,8 +185,9 @@ def _transcript(model: LanguageModel, writing: _Writing, stop: Sequence[str]) ->
     text = model.decode(token_ids)
     after = len(model.decode(settled))
     ends = [found for string in stop if (found := text.find(string, after)) >= 0]
+    last = writing.drafted
     return Transcript(
-        text[: min(ends, default=None)], tuple(writing.calls), token_ids, writing.drafted.finish_reason
+        text[: min(ends, default=None)], tuple(writing.calls), token_ids, last.finish_reason, last.problem
     )
 
 

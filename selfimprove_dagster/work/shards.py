@@ -25,6 +25,7 @@ from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 from selfimprove_dagster.work.spec import Spec
+from selfimprove_dagster.work.tolerance import ANY_FAILURES, Failures, Tolerance
 
 E = TypeVar("E", bound=Experiment)
 Item = TypeVar("Item")
@@ -168,6 +169,7 @@ def in_shards(
     together: str = "",
     timed: bool = True,
     allowance: Allowance = UNLIMITED,
+    tolerance: Tolerance = ANY_FAILURES,
     record: Callable[[int, Any], pl.DataFrame] | None = None,
 ) -> Spent:
     """Write what `work` makes of the items, `size` of them a shard; `work` reports `each` units of an item.
@@ -179,7 +181,8 @@ def in_shards(
 
     Shards that an earlier attempt left are not made again. Returns what all of them took, whichever attempt made
     them; with `timed` False, as where no model works, a shard does not record it. Raises BudgetSpent before a shard
-    that `allowance` has nothing for.
+    that `allowance` has nothing for, and TooManyFailed once more rows have failed than `tolerance` allows for all units
+    together. The last shard is kept then, too, unless a server failed, which may answer when the stage is resumed.
     """
     parts = _parts(items, size, together)
     done, spent = writer.committed_shards, writer.spent
@@ -187,20 +190,29 @@ def in_shards(
         units = [each * (part.stop - part.start) for part in parts]
     else:
         units = [sum(map(each, items[part])) for part in parts]
-    finished = sum(units[index] for index in done)
-    with ProgressReport(writer.schema.name, sum(units), unit, log, finished) as report:
+    finished, expected = sum(units[index] for index in done), sum(units)
+    failures = Failures(tolerance, writer.schema)
+    for index in sorted(done) if failures.are_possible else ():
+        failures.add(writer.read_shard(index))
+    with ProgressReport(writer.schema.name, expected, unit, log, finished) as report:
+        failures.check(expected, report.so_far)
         for index, part in enumerate(parts):
             if index in done:
                 continue
             allowance.check(spent, report.so_far)
-            started, tokens, before = time.monotonic(), report.tokens, report.done
+            started, tokens, before, kept = time.monotonic(), report.tokens, report.done, report.so_far
             made = work(items[part], report)
             if report.done == before:  # work on columns reports nothing on its way
                 report.advance(units[index])
             took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
+            failures.add(rows)
+            if failures.may_pass(rows):
+                failures.check(expected, kept)
             writer.write_shard(index, rows, spent=took if timed else None)
             spent += took
+            failures.check(expected, report.so_far)
+        failures.check(failures.rows, report.so_far)
     if not parts:
         nothing = record(0, ([], [])) if record else build_records(writer.schema, [], writer.activity)
         writer.write_shard(0, nothing, overwrite=True)
@@ -267,14 +279,18 @@ def completer(
                     "text": path.text,
                     "finish_reason": path.finish_reason,
                     "seed": seed,
-                    **read(path),
+                    **added,
                 },
                 parents=list(request.parents),
-                measures={"logprobs": path.logprobs},
+                measures={
+                    "logprobs": path.logprobs,
+                    **({} if "problem" in added else {"problem": path.problem}),
+                },
                 sample_index=sample,
             )
             for request, ids, own_seeds, paths in zip(shard, prompts, seeds, drawn, strict=True)
             for sample, (seed, path) in enumerate(zip(own_seeds, paths, strict=True))
+            for added in (read(path),)
         ]
 
     return draw

@@ -6,9 +6,10 @@ A response is correct when it is harmless and, where something was wanted, helpf
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import polars as pl
@@ -94,11 +95,19 @@ class DialogueExam(Exam):
         """The rows of `sit` that belong to one of the `parts`."""
         asked = held_out_prompts(part)
         drawn = respond(model, self.asking, asked, self.experiment.evaluation.max_tokens, progress)
-        texts = [path.text for _, path in drawn]
-        rewards: Sequence[float | None] = [None] * len(asked)
-        if self.reward is not None and asked:
-            rewards = self.reward(model, [prompt.question for prompt in asked], texts)
-        return [judged_row(*each, GREEDY) for each in zip(asked, texts, rewards, strict=True)]
+        said = [
+            (prompt, path.text) for prompt, (_, path) in zip(asked, drawn, strict=True) if not path.problem
+        ]
+        rewards: Iterator[float | None] = repeat(None)
+        if self.reward is not None and said:
+            rewards = iter(self.reward(model, [one.question for one, _ in said], [text for _, text in said]))
+        return [
+            {
+                **judged_row(prompt, path.text, None if path.problem else next(rewards), GREEDY),
+                "problem": path.problem,
+            }
+            for prompt, (_, path) in zip(asked, drawn, strict=True)
+        ]
 
 
 def respond(

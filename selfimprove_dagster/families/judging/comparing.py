@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
@@ -138,7 +139,10 @@ def compare_pairs(
 def _chosen(
     model: LanguageModel, prompts: Prompts, named: Sequence[str], asked: Sequence[str]
 ) -> list[list[float]]:
-    """Return the probabilities of both options after each prompt; its name says how its options are written."""
+    """Return the probabilities of both options after each prompt; its name says how its options are written.
+
+    Both are 0.5 after a prompt that cannot be scored, such as one that is too long: the judge prefers neither.
+    """
     contexts = model.encode_prompts(asked)
     written = [options(prompts, name, 2) for name in named]
     found: dict[int, list[float]] = {}
@@ -146,7 +150,7 @@ def _chosen(
         at = [index for index, one in enumerate(written) if one == both]
         likely = closed_probabilities(model, [contexts[index] for index in at], both)
         found |= dict(zip(at, likely, strict=True))
-    return [found[index] for index in range(len(asked))]
+    return [[0.5, 0.5] if isnan(found[index][0]) else found[index] for index in range(len(asked))]
 
 
 def rate(
@@ -156,10 +160,13 @@ def rate(
     questions: Sequence[str],
     responses: Sequence[str],
 ) -> list[float]:
-    """Return the expected rating of each response to what was `asked`, from −1 to 1: the reward of direct RLAIF."""
+    """Return the expected rating of each response to what was `asked`, from −1 to 1: the reward of direct RLAIF.
+
+    It is 0 where the rating cannot be scored, as the prompt is too long for the judge.
+    """
     shown = [
         prompts.ask("rating", **spoken(said), question=question, response=response)
         for said, question, response in zip(asked, questions, responses, strict=True)
     ]
     likely = closed_probabilities(model, model.encode_prompts(shown), ratings(prompts))
-    return [rescaled(expected_rating(probabilities)) for probabilities in likely]
+    return [0.0 if isnan(sum(one)) else rescaled(expected_rating(one)) for one in likely]

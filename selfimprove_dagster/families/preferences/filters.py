@@ -8,7 +8,7 @@ from typing import TypeVar
 import polars as pl
 
 from selfimprove_dagster.families.judging.preferences import margin_of
-from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
+from selfimprove_dagster.filters.rules import FAILED, Filter, apply_filters, decision
 from selfimprove_dagster.lots import seed_of
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -75,7 +75,16 @@ def filter_preferences(
 
 def _empty(candidates: pl.DataFrame) -> pl.DataFrame:
     silent = [_said(which) == "" for which in ("first", "second")]
-    reason = pl.when(pl.any_horizontal(silent)).then(pl.lit("a response says nothing"))
+    why = pl.coalesce(
+        pl.when(pl.col(f"{which}_finish_reason").is_in(FAILED)).then(pl.col(f"{which}_finish_reason"))
+        for which in ("first", "second")
+    )
+    reason = (
+        pl.when(pl.any_horizontal(silent) & why.is_not_null())
+        .then(pl.format("a response could not be generated: {}", why))
+        .when(pl.any_horizontal(silent))
+        .then(pl.lit("a response says nothing"))
+    )
     return decision(
         candidates,
         "empty",

@@ -12,6 +12,7 @@ step, the round and the task's key, and from no other task.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
 from typing import Any, TypeVar
 
 from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
@@ -243,7 +244,7 @@ class _Batch:
                 finish_reason=path.finish_reason,
                 seed=seed,
                 is_fine=says_fine(path.text, self.settings.fine) if judges else None,
-                error=fault(kind, path.text, path.finish_reason),
+                error=path.problem or fault(kind, path.text, path.finish_reason),
             )
             self._add(one, step)
 
@@ -264,6 +265,10 @@ class _Batch:
             value = found[row]
             if isinstance(value, str):
                 self._add(one, Step(EVALUATION, number, prompt, ids, error=value))
+                continue
+            if isnan(value):
+                problem = "the verdicts could not be scored: the prompt does not fit into the model"
+                self._add(one, Step(EVALUATION, number, prompt, ids, error=problem))
                 continue
             is_fine = value >= self.settings.fine_from
             self._add(one, Step(EVALUATION, number, prompt, ids, score=value, is_fine=is_fine))

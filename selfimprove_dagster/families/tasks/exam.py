@@ -138,6 +138,7 @@ class TaskExam(Exam):
                 "predicted": path.text.strip() or None,
                 "text": path.text,
                 "correct": None if task.answer is None else self._is_correct(path.text, task.answer),
+                "problem": path.problem,
             }
             for task, (path,) in zip(asked, drawn, strict=True)
         ]

@@ -15,6 +15,7 @@ from selfimprove_dagster.evaluation.exam import (
     compare,
     compare_rewards,
     examine,
+    failed_answers,
 )
 from selfimprove_dagster.evaluation.judge import mode_against
 from selfimprove_dagster.experiment.base import JUDGED, TrainingExperiment
@@ -219,6 +220,15 @@ def _report_evaluation(
                 {"model": role, "mode": mode, "difficulty": difficulty, "accuracy": str(part)}
                 for difficulty, part in accuracy_by_difficulty(rows, role, mode).items()
             ]
+    failed = failed_answers(rows)
+    for role in roles:
+        if count := failed.filter(role=role).height:
+            metadata[f"{role}_failed_answers"] = count
+            first = failed.filter(role=role).row(0, named=True)
+            context.warn(
+                f"{count:,} answers of the {role} could not be generated and count as wrong; the first: "
+                f"{first['source_file']}, line {first['source_line']}: {first['problem']}"
+            )
     comparison = compare(rows, decided_in)
     low, high = comparison.interval
     metadata |= {
@@ -236,7 +246,7 @@ def _report_evaluation(
 def _measured(answers: pl.LazyFrame) -> pl.DataFrame:
     """What accuracies are computed from: a narrow row per held-out question, model and mode, without any text."""
     named = ("role", "model_id", "mode", "source_file", "source_line", "difficulty", "correct")
-    return answers.select(*named, pl.col("^reward$")).collect()
+    return answers.select(*named, pl.col("^(reward|problem)$")).collect()
 
 
 def _accuracy_chart(context: StageContext[TrainingExperiment]) -> bytes:

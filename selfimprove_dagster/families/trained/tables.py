@@ -110,7 +110,8 @@ def evaluation(
     columns that the exam adds. `checkpoint` is None where nothing is trained. `judged`: a model may judge the answers.
     """
     verdicts = VERDICTS if judged else {}
-    columns, added = {**_ANSWERED, **(content or {})}, {**(measures or {}), **verdicts}
+    later = {**verdicts, "problem": TEXT}
+    columns, added = {**_ANSWERED, **(content or {})}, {**(measures or {}), **later}
     usual = new("parents", *columns, *added)
     if checkpoint is not None:
         model = of(checkpoint, "model_id")
@@ -130,7 +131,7 @@ def evaluation(
         "eval",
         content=columns,
         measures=added,
-        later=frozenset(verdicts),
+        later=frozenset(later),
         **given,
     )
 

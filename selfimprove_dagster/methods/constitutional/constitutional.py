@@ -10,7 +10,7 @@ import polars as pl
 
 from selfimprove_dagster.families.dialogues.files import HELPFUL as OF_HELPFUL
 from selfimprove_dagster.families.dialogues.files import RED_TEAM
-from selfimprove_dagster.filters.rules import Filter, apply_filters, decision
+from selfimprove_dagster.filters.rules import FAILED, Filter, apply_filters, decision
 from selfimprove_dagster.lots import lots, seed_of
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -147,7 +147,14 @@ def _finished(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _not_empty(candidates: pl.DataFrame) -> pl.DataFrame:
-    reason = pl.when(_SAYS_SOMETHING).then(pl.lit("says something")).otherwise(pl.lit("says nothing"))
+    failed = pl.col("finish_reason").is_in(FAILED)
+    reason = (
+        pl.when(_SAYS_SOMETHING)
+        .then(pl.lit("says something"))
+        .when(failed)
+        .then(pl.format("could not be generated: {}", "finish_reason"))
+        .otherwise(pl.lit("says nothing"))
+    )
     return decision(candidates, "not_empty", kept=_SAYS_SOMETHING, reason=reason)
 
 

@@ -121,6 +121,7 @@ class QuestionExam(Exam):
                 "predicted": answer,
                 "text": drawn[0].text if mode == "greedy" else None,
                 "correct": answers_agree(answer, question.answer),
+                "problem": drawn[0].problem if all(path.problem for path in drawn) else None,
             }
             for question, answer, drawn in zip(questions, predicted["voted_answer"], paths, strict=True)
         ]

@@ -46,7 +46,7 @@ def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
     """One row a path with all that the filters ask for, from the tables of paths, scores and votes.
 
     Columns: `candidate_id, question_id, question, text, text_key, answer, voted_answer, vote_id, vote_share,
-    n_valid, tie, finish_reason, perplexity`, in the order of `paths`.
+    n_valid, tie, finish_reason, perplexity`, and `problem` if `paths` has it, in the order of `paths`.
     """
     ballots = votes.select("paths").explode("paths").unnest("paths").rename({"id": "candidate_id"})
     verdicts = votes.select(
@@ -60,6 +60,7 @@ def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
             "text",
             "finish_reason",
             pl.col("text").str.strip_chars().alias("text_key"),
+            pl.col("^problem$"),  # paths of earlier versions have no such column
         )
         .join(ballots, on="candidate_id", how="left", maintain_order="left")
         .join(verdicts, on="question_id", how="left", maintain_order="left")

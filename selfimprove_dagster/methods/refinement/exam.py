@@ -81,7 +81,12 @@ class RefinementExam(Exam):
         cost = [(len(ids), len(path.token_ids)) for ids, path in first]
         if part.mode == GREEDY:
             return [
-                {**judged(prompt, path.text, GREEDY), **_spent(took), "stopped": None, "error": None}
+                {
+                    **judged(prompt, path.text, GREEDY),
+                    **_spent(took),
+                    **dict.fromkeys(("stopped", "error")),
+                    "problem": path.problem,
+                }
                 for prompt, (_, path), took in zip(asked, first, cost, strict=True)
             ]
         section = self.experiment.refining

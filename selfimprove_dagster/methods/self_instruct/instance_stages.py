@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from math import isnan
 from typing import Any
 
 import polars as pl
@@ -93,7 +94,7 @@ def classify(
                 "is_classification": yes > no,
             },
             parents=[Parent(row["id"], "task"), *(Parent(**one) for one in demonstrations)],
-            measures={"yes": yes},
+            measures={"yes": None if isnan(yes) else yes},
         )
         for row, (yes, no) in zip(shard.items, found, strict=True)
     ]
@@ -171,7 +172,7 @@ _FORMS = {
 def task_instances(context: StageContext[SelfInstructExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(SI_INSTANCE_GENERATIONS)
     manifest, _ = context.map(
-        drawn.select("id", "task_id", "instruction", "form", "text", "finish_reason"),
+        drawn.select("id", "task_id", "instruction", "form", "text", "finish_reason", "problem"),
         Spec.of(read_instances),
         context.activity(inputs=[drawn_manifest], parameters={}),
     )
@@ -187,7 +188,7 @@ _READERS = {"input_first": instances.parse_input_first, "output_first": instance
 
 
 def read_instances(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
-    """The instances of each completion (`id`, `task_id`, `instruction`, `form`, `text`, `finish_reason`)."""
+    """The instances of each completion (`id`, `task_id`, `instruction`, `form`, `text`, `finish_reason`, `problem`)."""
     return [
         Draft(
             content={
@@ -202,8 +203,14 @@ def read_instances(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
             sample_index=place,
         )
         for row in shard.items
-        for place, one in enumerate(_READERS[row["form"]](row["text"], row["finish_reason"]))
+        for place, one in enumerate(_read(row))
     ]
+
+
+def _read(row: Row) -> list[instances.ParsedInstance]:
+    if row["problem"]:
+        return [instances.ParsedInstance("", "", 0, 0, row["problem"])]
+    return _READERS[row["form"]](row["text"], row["finish_reason"])
 
 
 @stage(

@@ -130,12 +130,13 @@ def ask_for_tasks(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Request
 def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(SI_RAW_GENERATIONS)
     manifest, _ = context.map(
-        drawn.select("id", "text", "finish_reason", "first_number"),
+        drawn.select("id", "text", "finish_reason", "first_number", "problem"),
         Spec.of(read_tasks),
         context.activity(inputs=[drawn_manifest], parameters={}),
     )
     problem = pl.col("problem")
-    problems = context.lake.scan_ungated(manifest).filter(problem.is_not_null()).group_by("problem").len()
+    kinds = problem.drop_nulls().str.split(": ").list.first()
+    problems = context.lake.scan_ungated(manifest).select(kinds).group_by("problem").len()
     return context.result(
         manifest,
         preview=["instruction", "problem"],
@@ -148,8 +149,14 @@ def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
 
 
 def read_tasks(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
-    """The tasks of each list (`id`, `text`, `finish_reason`, `first_number`)."""
+    """The tasks of each list (`id`, `text`, `finish_reason`, `first_number`, `problem`)."""
     chat = shard.prompts.prompting.chat
+
+    def read(row: Row) -> list[parsing.ParsedTask]:
+        if row["problem"]:
+            return [parsing.ParsedTask("", 0, 0, row["problem"])]
+        return parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"], answers=chat)
+
     return [
         Draft(
             content={
@@ -163,9 +170,7 @@ def read_tasks(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
             sample_index=place,
         )
         for row in shard.items
-        for place, task in enumerate(
-            parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"], answers=chat)
-        )
+        for place, task in enumerate(read(row))
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
@@ -143,10 +144,12 @@ def _by_probability(
         of_options[same] = iter(closed_probabilities(model, model.encode_prompts(asked), same))
     likely = iter([next(of_options[own]) for own in written])
     for each in shown:
-        orders = [way.order for way in each]
-        found = [next(likely) for _ in each]
-        firsts = [max(range(len(one)), key=one.__getitem__) for one in found]
-        yield {"picked": pick_likeliest(orders, found), "places": firsts, "probabilities": found}
+        # The options after a prompt that is too long cannot be scored.
+        found = [[] if isnan(sum(one)) else one for one in (next(likely) for _ in each)]
+        scored = [(way.order, one) for way, one in zip(each, found, strict=True) if one]
+        picked = pick_likeliest(*zip(*scored, strict=True)) if scored else None
+        firsts = [max(range(len(one)), key=one.__getitem__) if one else None for one in found]
+        yield {"picked": picked, "places": firsts, "probabilities": found}
 
 
 def _by_text(

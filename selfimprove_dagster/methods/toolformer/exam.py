@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import isnan
 from typing import Any
 
 from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
@@ -17,6 +18,7 @@ from selfimprove_dagster.conversation import Message, stored, written
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.evaluation.exam import Exam, Exams, OpenedExam, OpenModel, Part
 from selfimprove_dagster.experiment.opening import identity_of
+from selfimprove_dagster.filters.rules import FAILED
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
@@ -137,7 +139,8 @@ class ToolExam(Exam):
         silent = without_calls(self._parameters, opening_token(model))
         drawn = model.generate(prompts, [[0]] * len(texts), silent)
         for text, (path,) in zip(texts, drawn, strict=True):
-            yield {"text": path.text, "tokens": len(path.token_ids), **_answer(text, path.text)}
+            answer = _answer(text, path.text)
+            yield {"text": path.text, "tokens": len(path.token_ids), **answer, "problem": path.problem}
 
     def _write_with_tools(
         self, model: LanguageModel, texts: Sequence[HeldOutText]
@@ -161,6 +164,7 @@ class ToolExam(Exam):
                     "text": transcript.text,
                     "calls": [_call(made) for made in transcript.calls],
                     "tokens": len(transcript.token_ids),
+                    "problem": transcript.problem,
                     **_answer(text, said),
                 }
 
@@ -182,6 +186,7 @@ class ToolExam(Exam):
                 "text": transcript.text,
                 "calls": [_chat_call(made) for made in transcript.calls],
                 "tokens": transcript.tokens,
+                "problem": transcript.problem if transcript.finish_reason in FAILED else None,
                 **_answer(text, transcript.text),
             }
 
@@ -190,7 +195,10 @@ class ToolExam(Exam):
         ids = model.encode_continuations([text.question for text in texts])
         begin = model.encode("") or [model.end_token_id]
         for logprobs in model.score([begin] * len(ids), ids):
-            yield {"nats": -sum(logprobs), "tokens": len(logprobs)}
+            if any(map(isnan, logprobs)):
+                yield {"tokens": 0, "problem": "the text could not be scored: it does not fit into the model"}
+            else:
+                yield {"nats": -sum(logprobs), "tokens": len(logprobs)}
 
 
 _NOTHING = dict.fromkeys(("predicted", "text", "correct", "calls", "nats"))

@@ -24,7 +24,7 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.toolformer import tables as t
-from selfimprove_dagster.methods.toolformer.loss import choose_positions
+from selfimprove_dagster.methods.toolformer.loss import Losses, choose_positions
 from selfimprove_dagster.methods.toolformer.rules import (
     counts_at,
     filter_over_texts,
@@ -266,7 +266,7 @@ def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
     pool_manifest, pool = context.scan(t.TF_SEED_POOL)
     drawn_manifest, drawn = context.scan(t.TF_RAW_GENERATIONS)
     index_manifest, _ = context.scan(t.TF_SEARCH_INDEX)
-    calls = drawn.select("id", "text_id", "tool", "position", "text").join(
+    calls = drawn.select("id", "text_id", "tool", "position", "text", "problem").join(
         pool.select(text_id="id", day="date"), on="text_id", how="left", maintain_order="left"
     )
     with experiment_tools(context.experiment, context.home, context.open_model) as tools:
@@ -289,7 +289,7 @@ def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
 def call_tools(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
     """What the tools say to the call of each completion; `day` is when its text was written."""
     tools: Toolbox = shard.opened
-    calls = [read_call(row["text"], {row["tool"]}) for row in shard.items]
+    calls = [row["problem"] or read_call(row["text"], {row["tool"]}) for row in shard.items]
     wanted = [
         (call.tool, call.arguments, Context(date.fromisoformat(row["day"]) if row["day"] else None))
         for row, call in zip(shard.items, calls, strict=True)
@@ -376,10 +376,20 @@ def score_shard(shard: Shard[ToolformerExperiment, Row], *, least_reduction: flo
         Draft(
             content={"candidate_id": row["id"]},
             parents=[Parent(row["id"], "scored")],
-            measures={f"loss_{name}": value for name, value in vars(loss).items()},
+            measures={f"loss_{name}": value for name, value in _scored(loss).items()},
         )
         for row, loss in zip(rows, losses, strict=True)
     ]
+
+
+def _scored(losses: Losses) -> dict[str, float | None]:
+    """Return the losses by name; all are None if one could not be scored, as the text does not fit into the model."""
+    values: dict[str, float | None] = vars(losses)
+    return (
+        dict.fromkeys(values)
+        if any(math.isnan(one) for one in values.values() if one is not None)
+        else values
+    )
 
 
 @stage(

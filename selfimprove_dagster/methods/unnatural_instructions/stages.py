@@ -115,7 +115,7 @@ def ask_for_examples(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iter
 def candidate_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
     manifest, drawn = context.scan(UI_RAW_GENERATIONS)
     stored, _ = context.map(
-        drawn.select("id", "text", "finish_reason"),
+        drawn.select("id", "text", "finish_reason", "problem"),
         Spec.of(read_tasks),
         context.activity(inputs=[manifest], parameters={}),
     )
@@ -128,7 +128,7 @@ def candidate_tasks(context: StageContext[UnnaturalInstructionsExperiment]) -> R
 
 
 def read_tasks(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[Draft]:
-    """The task of each completion (`id`, `text`, `finish_reason`)."""
+    """The task of each completion (`id`, `text`, `finish_reason`, `problem`)."""
     for row in shard.items:
         parsed = method.parse_example(row["text"], row["finish_reason"])
         task = parsed.task or ElicitedTask("", "", "")
@@ -138,7 +138,7 @@ def read_tasks(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> Iterator[D
                 "instruction": task.instruction,
                 "input": task.input,
                 "constraints": task.constraints,
-                "problem": parsed.dropped,
+                "problem": row["problem"] or parsed.dropped,
             },
             parents=[Parent(row["id"], "parsed_from")],
         )
@@ -266,7 +266,7 @@ def ask_for_paraphrases(shard: Shard[UnnaturalInstructionsExperiment, Row]) -> I
 def read_paraphrase(drawn: Generation) -> dict[str, Any]:
     """The paraphrase that a completion holds, or why it holds none."""
     paraphrase, reason = method.parse_paraphrase(drawn.text, drawn.finish_reason)
-    return {"paraphrase": paraphrase, "problem": None if paraphrase else reason}
+    return {"paraphrase": paraphrase, "problem": None if paraphrase else drawn.problem or reason}
 
 
 @stage(

@@ -1,0 +1,80 @@
+"""Stop a stage in which too many completions could not be generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from selfimprove_dagster.errors import TooManyFailed
+from selfimprove_dagster.filters.rules import FAILED
+from selfimprove_dagster.table import Table
+
+NAMED = 3
+"""Number of failed prompts that an error names."""
+
+_COLUMNS = ("id", "parents", "prompt", "finish_reason", "problem")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The maximum share of a stage's rows that may fail, from 0 to 1.
+
+    `places` takes failed rows (`id`, `parents`) and returns, by id, the file and line of the seed behind each.
+    """
+
+    failed_share: float = 1.0
+    places: Callable[[pl.DataFrame], Mapping[str, str]] = lambda rows: {}
+
+
+ANY_FAILURES = Tolerance()
+"""Tolerates that every row fails."""
+
+
+@dataclass
+class Failures:
+    """Counts the rows of a stage's table, and keeps those that failed."""
+
+    tolerance: Tolerance
+    table: Table
+    rows: int = 0
+    failed: list[pl.DataFrame] = field(default_factory=list)
+
+    @property
+    def are_possible(self) -> bool:
+        """Return whether the rows of the table are completions, which can fail."""
+        return {"prompt", "finish_reason", "problem"} <= self.table.polars.keys()
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Count the rows of a shard."""
+        if self.are_possible:
+            self.rows += len(rows)
+            self.failed.append(rows.filter(pl.col("finish_reason").is_in(FAILED)).select(_COLUMNS))
+
+    def may_pass(self, rows: pl.DataFrame) -> bool:
+        """Return whether a server failed on some of the rows, so that they may succeed at another time."""
+        return self.are_possible and (rows["finish_reason"] == "failed").any()
+
+    def check(self, expected: int, kept: str) -> None:
+        """Raise TooManyFailed if more than the tolerated share of `expected` rows failed.
+
+        The rows of a single prompt are not too many, unless the share is 0. `kept` tells what is finished.
+        """
+        share, total = self.tolerance.failed_share, max(expected, self.rows)
+        count = sum(map(len, self.failed))
+        if count <= share * total:
+            return
+        prompts = pl.concat(self.failed).unique("prompt", keep="first", maintain_order=True)
+        if len(prompts) == 1 and share > 0:
+            return
+        named = prompts.head(NAMED)
+        places = self.tolerance.places(named)
+        said = "; ".join(
+            f"{places.get(row['id'], row['id'])}: {row['problem']}" for row in named.iter_rows(named=True)
+        )
+        raise TooManyFailed(
+            f"{count:,} of {self.rows:,} completions of {self.table.name} failed, and tolerance.failed_share allows "
+            f"{share:.1%} of {total:,}. The first: {said}. {kept} are finished and kept: raise tolerance.failed_share "
+            "in the experiment file and run again to resume, or correct the cause"
+        )
