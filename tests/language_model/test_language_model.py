@@ -208,8 +208,20 @@ def test_positions_end_where_the_model_ends(tmp_path: Path) -> None:
     long, short = engine.generate(prompts, [[1], [2]], SamplingParameters(max_tokens=40))
     assert len(long[0].token_ids) <= 8
     assert len(short[0].token_ids) <= 40
-    with pytest.raises(ModelError, match=r"prompt 1 has 128 tokens and the model has 128 positions"):
-        engine.generate([[5], [5] * 128], [[1], [1]], SamplingParameters())
+
+
+def test_a_prompt_without_room_is_a_row_without_text(tmp_path: Path) -> None:
+    engine = open_language_model(save_model(tmp_path / "gpt2", "gpt2"))
+    told: list[int] = []
+    parameters = SamplingParameters(max_tokens=4)
+    (short,), full, (other,) = engine.generate(
+        [[5], [5] * 128, [7]], [[1], [2, 3], [4]], parameters, lambda rows, tokens: told.append(rows)
+    )
+    problem = "too_long: the prompt has 128 tokens, and the model has 128 positions"
+    assert full == [Generation([], [], "", "too_long", problem)] * 2
+    assert [[short], [other]] == engine.generate([[5], [7]], [[1], [4]], parameters)
+    assert sum(told) == 4
+    assert engine.generate([[5] * 128], [[1]], parameters) == [full[:1]]
 
 
 # What a generation says
@@ -460,9 +472,16 @@ def test_what_sequences_share_changes_nothing(
         assert path.logprobs == pytest.approx(own, abs=1e-4)
 
 
-def test_a_sequence_too_long_is_named_as_the_caller_counts(engine: TransformersLanguageModel) -> None:
-    with pytest.raises(ModelError, match=r"sequence 2 has 129 tokens and the model has 128 positions"):
-        engine.score([[5], [5], [6] * 100], [[7], [7], [8] * 30])
+def test_a_sequence_that_is_too_long_has_no_numbers(engine: TransformersLanguageModel) -> None:
+    found = engine.score([[5], [6] * 100, [5]], [[7], [8] * 30, [7]])
+    assert found[0] == found[2] == engine.score([[5]], [[7]])[0]
+    assert len(found[1]) == 30 and np.isnan(found[1]).all()
+    for options in ([[5], [9]], [[5], [9, 10]]):
+        fits, too_long = engine.option_probabilities([[5], [6] * 129], options)
+        assert sum(fits) == pytest.approx(1) and np.isnan(too_long).all() and len(too_long) == 2
+    fits, too_long = engine.next_token_probability([[5], [6] * 129], 4)
+    assert np.isfinite(fits).all() and np.isnan(too_long).all() and len(too_long) == 129
+    assert engine.among_likeliest([[6] * 100], [[8] * 30], 4, 1) == [[False] * 30]
 
 
 @pytest.mark.parametrize("options", [[[5], [9], [77]], [[5], [9, 10, 11], [77, 5]]])

@@ -430,8 +430,9 @@ POISONS = {
 }
 
 
-@pytest.mark.parametrize("name", POISONS)
-@pytest.mark.parametrize("send_seeds", [True, False])
+@pytest.mark.parametrize(
+    ("name", "send_seeds"), [*((name, True) for name in POISONS), ("400", False), ("null", False)]
+)
 def test_a_prompt_that_the_server_does_not_answer_is_one_failed_row(
     server: Server, name: str, send_seeds: bool
 ) -> None:
