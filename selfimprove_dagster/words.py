@@ -52,7 +52,7 @@ def drawn(row: Row, note: str = "") -> str:
     how = f"sampled at temperature {temperature}, seed {row['seed']}," if temperature else "decoded greedily"
     shown = sum(edge["role"] == SHOWN for edge in row["parents"])
     after = f" after {count(shown, 'demonstration')}" if shown else ""
-    if row["finish_reason"] not in ("stop", "length"):
+    if row["finish_reason"] in ("too_long", "refused", "failed"):
         return f"not generated: {row.get('problem') or row['finish_reason']}"
     by = f"{activity['about'].get('champion', 'the model')} {activity['model_id']}"
     return f"{how} from {by}{after}{note}; finish reason {row['finish_reason']}: {quoted(row['text'])}"

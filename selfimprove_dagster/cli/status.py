@@ -80,7 +80,7 @@ def print_failed_answers(rows: Sequence[Row]) -> None:
     failed = [row for row in rows if row.get("problem") and not row["mode"].startswith("judge")]
     if not failed:
         return
-    console.print(f"{count(len(failed), 'answer')} could not be generated and count as wrong:")
+    console.print(f"{count(len(failed), 'answer')} could not be generated, which counts as wrong:")
     for row in failed[:_LINES]:
         where = f"{row['source_file']}, line {row['source_line']}"
         console.print(f"  {plain(where, 200)}: {plain(row['problem'], 200)}", markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.cli.main import app
+from selfimprove_dagster.cli.status import print_failed_answers
 from selfimprove_dagster.errors import TooManyFailed
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -109,7 +110,9 @@ def test_a_stage_stops_once_too_many_failed_and_resumes_where_more_may(tmp_path:
 
 def test_a_shard_in_which_a_server_failed_is_drawn_again(tmp_path: Path) -> None:
     lake, model = Lake(tmp_path), PoisonedModel(poison=dict.fromkeys("cd", "failed"))
-    with pytest.raises(TooManyFailed, match=r"2 of 4 completions .* 2 of 8 completions are finished and kept"):
+    with pytest.raises(
+        TooManyFailed, match=r"2 of 4 completions .* 2 of 8 completions are finished and kept"
+    ):
         draw(lake, model, "abcdefgh", Tolerance(0.1))
     rows = draw(lake, PoisonedModel(), "abcdefgh", Tolerance(0.1))
     assert rows["finish_reason"].to_list() == ["stop"] * 8
@@ -172,3 +175,18 @@ def test_an_iteration_with_poisoned_seeds_ends_and_names_them(tmp_path: Path) ->
     assert answers["correct"].to_list() == [False] * len(answers) and len(answers) == 4
     assert answers["predicted"].to_list() == [None] * 4
     assert answers["problem"].str.starts_with("too_long: ").all()
+
+
+def test_failed_answers_are_printed_with_file_and_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(line: int, problem: str | None, mode: str = "greedy") -> dict[str, Any]:
+        return {"source_file": "asked.jsonl", "source_line": line, "problem": problem, "mode": mode}
+
+    print_failed_answers([row(1, None), row(2, "failed: the server returned no text")])
+    assert capsys.readouterr().out.splitlines() == [
+        "1 answer could not be generated, which counts as wrong:",
+        "  asked.jsonl, line 2: failed: the server returned no text",
+    ]
+    print_failed_answers([*(row(line, "too_long: …") for line in range(5)), row(0, "too_long: …", "judged")])
+    assert capsys.readouterr().out.splitlines()[0].startswith("5 answers could not")
+    print_failed_answers([row(1, None)])
+    assert capsys.readouterr().out == ""

@@ -110,8 +110,11 @@ class RevisionExam(DialogueExam):
             made = dict(revisions.filter(round=number).select("prompt_id", "text").iter_rows())
             said = [made.get(str(place), text) for place, text in enumerate(said)]
             rows += [
-                judged_row(prompt, text, None, revision_mode(number))
-                for prompt, text in zip(asked, said, strict=True)
+                {
+                    **judged_row(prompt, text, None, revision_mode(number)),
+                    "problem": draft.measures["problem"],
+                }
+                for prompt, text, draft in zip(asked, said, drafts, strict=True)
             ]
         return rows
 
