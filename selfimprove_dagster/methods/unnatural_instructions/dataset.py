@@ -25,7 +25,7 @@ def outputs_with_paraphrases(outputs: pl.LazyFrame, paraphrases: pl.LazyFrame) -
         *("task_id", "instruction", "input", "constraints"),
         candidate_id="id",
         output=pl.col("text").str.strip_chars(),
-        problem=pl.coalesce("problem", cut_off),
+        problem=pl.coalesce(pl.col("^problem$"), cut_off),
     )
     words = paraphrases.select(
         *("task_id", "paraphrase"), original="instruction", unread="problem", paraphrase_id="id"
