@@ -191,7 +191,12 @@ def commit_exam(lake: Lake, exam: Any, iteration: int, *sat: tuple[str, str]) ->
     for role, model_id in sat:
         answers = exam.sit(FakeLanguageModel(model_id))
         drafts += [
-            Draft({**row, "role": role, "model_id": model_id}, [Parent(model_id, "answered_by")])
+            Draft(
+                {name: row[name] for name in EVALUATION.content if name in row}
+                | {"role": role, "model_id": model_id},
+                [Parent(model_id, "answered_by")],
+                {"problem": row["problem"]},
+            )
             for row in answers
         ]
     store(lake, EVALUATION, drafts, iteration=iteration, parameters={"exam": exam.parameters})
