@@ -24,9 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.train]
 PROMPTS = 16
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    folder = tmp_path_factory.mktemp("judged")
+def make(folder: Path) -> Home:
+    """A home whose experiment `compared` has been run, and `rated` has not."""
     lines = [json.loads(line) for line in DIALOGUE_EVALUATION.read_text().splitlines()[:PROMPTS]]
     file = write_lines(folder / "prompts.jsonl", [{"prompt": line["prompt"]} for line in lines])
     judge = {"model": {"path": "embedded"}, "on_failure": "warn", "control_questions": 8}
@@ -39,6 +38,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     )
     run(made, "compared")
     return made
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make(tmp_path_factory.mktemp("judged"))
 
 
 def test_the_verdicts_are_rows_of_the_evaluation(home: Home) -> None:
@@ -87,7 +91,7 @@ def test_checks_verification_and_commands_know_them(home: Home) -> None:
     with entered(home):
         said = CliRunner().invoke(app, ["lineage", "trace", row["id"]])
         assert said.exit_code == 0 and row["id"] in said.output
-        said = CliRunner().invoke(app, ["status"])
+        said = CliRunner().invoke(app, ["status", "compared"])
         assert said.exit_code == 0 and "judged" in said.output
 
 
@@ -100,7 +104,5 @@ def test_a_single_model_is_rated_from_the_command_line(home: Home) -> None:
 
 def test_the_same_judge_gives_the_same_rows_when_it_is_asked_again(home: Home, tmp_path: Path) -> None:
     """What a killed run finds when it resumes."""
-    before = rows(home, "constitutional/evaluation", "compared").sort("id")
-    again = homes.make_home(tmp_path, home.experiment("compared").model_dump(mode="json"))
-    run(again, "compared")
-    assert rows(again, "constitutional/evaluation", "compared").sort("id")["id"].equals(before["id"])
+    before, again = (rows(one, "constitutional/evaluation", "compared") for one in (home, make(tmp_path)))
+    assert again["id"].equals(before["id"])
