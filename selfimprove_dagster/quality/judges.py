@@ -48,7 +48,8 @@ def _orders(subject: Subject) -> Evidence | NotApplicable:
     if section is None:
         return _NONE
     shown = subject.columns("role", "mode", "as_first", "as_second").filter(
-        pl.col("mode").str.starts_with(JUDGED), pl.col("role") == "challenger"
+        (pl.col("mode").str.starts_with(JUDGED) & (pl.col("role") == "challenger"))
+        | (pl.col("mode") == CONTROL)
     )
     # Rows of a rating, and pairs that the judge was not shown, have neither.
     sides = (
@@ -69,7 +70,7 @@ def _orders(subject: Subject) -> Evidence | NotApplicable:
         "highest",
         high,
         least=section.least_order_agreement - _ROUNDING,
-        statement=f"{found} of {found.total:,} pairs are judged alike in both orders",
+        statement=f"{found} of {found.total:,} pairs, those of the control among them, are judged alike in both orders",
         allowed=f"the interval must reach {section.least_order_agreement:.0%} "
         "(evaluation.judge.least_order_agreement)",
         evaluated=found.total,

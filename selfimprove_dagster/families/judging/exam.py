@@ -117,13 +117,13 @@ class ExamJudge:
             ):
                 mode, margin = mode_against(role), self.section.least_margin
                 yield {
-                    **_verdict(before, mode, 2 * probability - 1 > margin),
+                    **_verdict(before, mode, 2 * probability - 1 > margin, after),
                     "predicted": _preferred(probability),
                     "as_first": as_first,
                     "as_second": as_second,
                 }
                 yield {
-                    **_verdict(after, mode, 1 - 2 * probability > margin),
+                    **_verdict(after, mode, 1 - 2 * probability > margin, before),
                     "predicted": _preferred(1 - probability),
                     "as_first": None if as_second is None else 1 - as_second,
                     "as_second": None if as_first is None else 1 - as_first,
@@ -174,20 +174,20 @@ class ExamJudge:
         if self.section.by == "rating":
             shown = [(row["question"], _said(one)) for row, other in asked for one in (row, other)]
             ratings = iter(self._ratings(model, shown))
-            for row, _ in asked:
+            for row, other in asked:
                 own, foreign = next(ratings), next(ratings)
                 yield {
-                    **_verdict(row, CONTROL, (own or 0) > (foreign or 0)),
+                    **_verdict(row, CONTROL, (own or 0) > (foreign or 0), other),
                     "predicted": f"rating {own:.2f}, another question's answer {foreign:.2f}",
                     "rating": own,
                 }
             return
         texts = [(row["question"], _said(row), _said(other)) for row, other in asked]
-        for (row, _), (probability, as_first, as_second) in zip(
+        for (row, other), (probability, as_first, as_second) in zip(
             asked, self._preferences(model, texts), strict=True
         ):
             yield {
-                **_verdict(row, CONTROL, probability > 0.5),
+                **_verdict(row, CONTROL, 2 * probability - 1 > self.section.least_margin, other),
                 "predicted": _preferred(probability),
                 "as_first": as_first,
                 "as_second": as_second,
@@ -213,8 +213,10 @@ def _said(row: Row) -> str:
     return (row["text"] or "").strip()
 
 
-def _verdict(row: Row, mode: str, correct: bool) -> Row:
-    return {**row, **dict.fromkeys(VERDICTS), "mode": mode, "correct": correct}
+def _verdict(row: Row, mode: str, correct: bool, other: Row | None = None) -> Row:
+    """Return the row of a verdict on an answer; `answers` are those that the judge was shown."""
+    answers = [row, *([other] if other else [])]
+    return {**row, **dict.fromkeys(VERDICTS), "mode": mode, "correct": correct, "answers": answers}
 
 
 def _preferred(probability: float) -> str:

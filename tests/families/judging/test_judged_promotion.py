@@ -61,8 +61,13 @@ def test_the_verdicts_are_rows_of_the_evaluation(home: Home) -> None:
     shown = both.filter(pl.col("text") != pl.col("text_then")).drop_nulls("as_first")
     assert (shown["as_first"] + shown["as_second_then"]).to_list() == pytest.approx([1.0] * len(shown))
     assert 0 < len(found.filter(mode="judge_control")) <= 8
-    judges = {edge["id"] for edges in judged["parents"] for edge in edges if edge["role"] == "judged_by"}
-    assert len(judges) == 1
+    edges = judged.explode("parents").unnest("parents", separator=".")
+    assert edges.filter(pl.col("parents.role") == "judged_by")["parents.id"].n_unique() == 1
+    answers = dict(greedy.select("id", "role").iter_rows())
+    for row in judged.iter_rows(named=True):
+        shown = {edge["role"]: answers.get(edge["id"]) for edge in row["parents"]}
+        assert {shown["judged"], shown["compared_with"]} == {"champion", "challenger"}
+        assert shown["judged"] == row["role"]
 
 
 def test_promotion_is_decided_by_them(home: Home) -> None:
@@ -91,6 +96,11 @@ def test_checks_verification_and_commands_know_them(home: Home) -> None:
     with entered(home):
         said = CliRunner().invoke(app, ["lineage", "trace", row["id"]])
         assert said.exit_code == 0 and row["id"] in said.output
+        (own,) = (edge["id"] for edge in row["parents"] if edge["role"] == "judged")
+        for answer in (row["id"], own):
+            said = CliRunner().invoke(app, ["lineage", "explain", answer])
+            assert said.exit_code == 0 and "never for training" in said.output
+            assert "was trained on" not in said.output
         said = CliRunner().invoke(app, ["status", "compared"])
         assert said.exit_code == 0 and "judged" in said.output
 
