@@ -157,9 +157,20 @@ def rate(
     responses: Sequence[str],
 ) -> list[float]:
     """Return the expected rating of each response to what was `asked`, from −1 to 1: the reward of direct RLAIF."""
+    return [*map(rescaled, expected_ratings(model, prompts, asked, questions, responses))]
+
+
+def expected_ratings(
+    model: LanguageModel,
+    prompts: Prompts,
+    asked: Sequence[str],
+    questions: Sequence[str],
+    responses: Sequence[str],
+) -> list[float]:
+    """Return the expected rating of each response to what was `asked`, from 1 to 10."""
     shown = [
         prompts.ask("rating", **spoken(said), question=question, response=response)
         for said, question, response in zip(asked, questions, responses, strict=True)
     ]
     likely = closed_probabilities(model, model.encode_prompts(shown), ratings(prompts))
-    return [rescaled(expected_rating(probabilities)) for probabilities in likely]
+    return [*map(expected_rating, likely)]

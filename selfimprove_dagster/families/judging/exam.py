@@ -22,8 +22,8 @@ from selfimprove_dagster.experiment.base import JUDGED, Experiment
 from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.constitution import Constitution, Principle
-from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, rate
-from selfimprove_dagster.families.judging.preferences import HALF_RANGE, MEAN_RATING, PAIR, aggregate
+from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, expected_ratings
+from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_scores
 from selfimprove_dagster.prompts import Prompts
@@ -93,14 +93,14 @@ class ExamJudge:
     def _ratings(self, model: LanguageModel, asked: Sequence[tuple[str, str]]) -> list[float | None]:
         """Return the expected rating, from 1 to 10, of each response to a question; None for one without text."""
         shown = [pair for pair in dict.fromkeys(asked) if pair[1]]
-        found = rate(
+        found = expected_ratings(
             model,
             self.prompts,
             [question for question, _ in shown],
             [self.section.rating] * len(shown),
             [response for _, response in shown],
         )
-        ratings = dict(zip(shown, map(as_rating, found), strict=True))
+        ratings = dict(zip(shown, found, strict=True))
         return [ratings.get(pair) for pair in asked]
 
     # ---- comparisons -----------------------------------------------------------------------------------
@@ -202,11 +202,6 @@ def judge_of(
         return None
     model = section.model or experiment.model
     return ExamJudge(section, model, registry.prompts(experiment, model), experiment.seed, open_model)
-
-
-def as_rating(reward: float) -> float:
-    """Return the rating from 1 to 10 of a reward from −1 to 1; the inverse of `preferences.rescaled`."""
-    return MEAN_RATING + HALF_RANGE * reward
 
 
 def _said(row: Row) -> str:
