@@ -298,8 +298,8 @@ def main() -> None:
         prompts = [random.integers(2, vocabulary, length).tolist() for length in lengths]
     task = Task(prompts, options.samples, options.max_tokens)
     contenders: dict[str, Callable[[Task], int]] = {
-        f"`model.generate`, {LOOP_PROMPTS} prompts × {options.samples} at a time": lambda part: generate_loop(
-            plain, part, ends
+        f"`model.generate`, {min(LOOP_PROMPTS, len(prompts))} prompts × {options.samples} at a time": lambda part: (
+            generate_loop(plain, part, ends)
         ),
         "this engine": lambda part: this_engine(engine, part),
     }

@@ -185,7 +185,8 @@ def _check_matches(structure: Structure, transcripts: Sequence[Transcript]) -> N
     if problems:
         raise ModelError(
             f"{len(problems)} of {len(transcripts)} texts do not match {structure} ({'; '.join(problems)}): raise "
-            "--max-tokens if they were truncated"
+            "--max-tokens if they were truncated. A JSON schema ends sooner with bounds on texts and numbers, and with "
+            "additionalProperties: false"
         )
 
 

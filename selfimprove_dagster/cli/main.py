@@ -90,6 +90,9 @@ def run(
 ) -> None:
     """Run iterations until a stopping rule applies. Resumes an interrupted run."""
     from selfimprove_dagster import registry
+    from selfimprove_dagster.experiment.opening import models_of
+    from selfimprove_dagster.home.exams import held_out_questions
+    from selfimprove_dagster.language_model.folder import model_folder
     from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
@@ -104,7 +107,11 @@ def run(
         )
         for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
-        registry.prompts(one)  # what is wrong with prompts and templates is said before anything runs
+        # What is wrong with prompts, templates, models and the evaluation file is said before anything runs.
+        registry.prompts(one)
+        for model in models_of(one):
+            model_folder(model.path, trust_remote_code=model.trust_remote_code)
+        held_out_questions(one)
     if estimate:
         _show_estimate(home, settled)
         return
@@ -254,13 +261,15 @@ def import_(
 def evaluate(
     experiment: ExperimentName,
     model: Annotated[
-        str | None, typer.Option(help="Model folder or Hugging Face Hub name; default: the champion.")
+        str | None,
+        typer.Option(help="Model folder, Hugging Face Hub name, or `embedded`; default: the champion."),
     ] = None,
 ) -> None:
     """Measure a model on the evaluation set of an experiment."""
+    from selfimprove_dagster import registry
     from selfimprove_dagster.cli.status import print_failed_answers
     from selfimprove_dagster.evaluation.exam import accuracy_of_rows
-    from selfimprove_dagster.experiment.base import GREEDY
+    from selfimprove_dagster.experiment.base import GREEDY, JUDGED
     from selfimprove_dagster.experiment.opening import opening_options
     from selfimprove_dagster.experiment.sections import ModelSection
     from selfimprove_dagster.home.exams import open_exam
@@ -277,15 +286,19 @@ def evaluate(
     def open_model(path: str, section: ModelSection | None = None) -> closing[LanguageModel]:
         return closing(open_language_model(path, **opening_options(section or settled.model, path)))
 
+    path = model or champion.path
+    if path == "embedded":
+        path = str(registry.method(settled.method).embedded.get(("model", "path"), path))
     opened = open_exam(home, settled, open_model)
     with (
-        open_model(model or champion.path) as examinee,
+        open_model(path) as examinee,
         ProgressReport("evaluation", opened.exam.paths, "answers", lambda line: None) as report,
     ):
         rows = opened.exam.sit(examinee, report.advance)
     if (judge := opened.exam.judge) is not None:
         with judge.open() as judging:
-            rows += judge.verdicts(judging, {"model": [row for row in rows if row["mode"] == GREEDY]})
+            verdicts = judge.verdicts(judging, {"model": [row for row in rows if row["mode"] == GREEDY]})
+        rows += verdicts
     table = Table(title=f"{plain(model, 80) if model else champion.name} on {settled.name}")
     for heading in ("mode", "difficulty", "accuracy"):
         table.add_column(heading)
@@ -293,6 +306,10 @@ def evaluate(
         table.add_row(mode, difficulty, str(measured))
     console.print(table if rows else "nothing was measured: the evaluation set has no question")
     print_failed_answers(rows)
+    if judge is not None and not any(row["mode"] == JUDGED for row in rows):
+        console.print(
+            "The judge compares two models and cannot judge one alone: set evaluation.judge.by to rating for that."
+        )
     for tainted, reason in tainted_models(home.lake, settled.name).items():
         console.print(f"tainted: {tainted}: {reason}", style="red", markup=False, soft_wrap=True)
     if opened.rejected:

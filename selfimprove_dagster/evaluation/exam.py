@@ -218,17 +218,20 @@ def _judge(
             }
             rows = judge.verdicts(model, answers, report.advance)
             drafts = [
-                _draft(
-                    row,
-                    [Parent(row["model_id"], "answered_by"), Parent(judge.model_id, "judged_by")],
-                    writer.schema,
-                )
+                _draft(row, [*_judged(row["answers"]), Parent(judge.model_id, "judged_by")], writer.schema)
                 for row in rows
             ]
             took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
             writer.write_shard(shard, build_records(writer.schema, drafts, writer.activity), spent=took)
             spent += took
     return spent
+
+
+def _judged(answers: Sequence[Mapping[str, Any]]) -> list[Parent]:
+    """Return the parents of a verdict: its own answer, and the one that it was compared with."""
+    own, *others = answers
+    found = [Parent(own["model_id"], "answered_by"), Parent(own["id"], "judged")]
+    return found + [Parent(one["id"], "compared_with") for one in others]
 
 
 def _draft(answer: Mapping[str, Any], parents: Sequence[Parent], schema: Table) -> Draft:
@@ -291,8 +294,9 @@ def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, s
     """Yield mode, difficulty (or `all`) and accuracy of the rows of `Exam.sit`."""
     if not rows:
         return
-    frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(role=pl.lit("model"))
-    frame = frame.drop_nulls("correct")
+    schema = {"mode": pl.String, "difficulty": pl.String, "correct": pl.Boolean}
+    frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema)
+    frame = frame.with_columns(role=pl.lit("model")).drop_nulls("correct")
     for mode in frame["mode"].unique(maintain_order=True):
         yield mode, "all", accuracy(frame, "model", mode)
         for difficulty, part in accuracy_by_difficulty(frame, "model", mode).items():

@@ -100,5 +100,6 @@ class AnswerJudge(Protocol):
     ) -> list[Row]:
         """Return the rows that judge the greedy answers of each role, which are rows of the exam.
 
-        The answers of all roles are to the same questions, in the same order.
+        The answers of all roles are to the same questions, in the same order. `answers` of a row that is returned are
+        the rows that it judges: the answer itself, and the one that it was compared with.
         """

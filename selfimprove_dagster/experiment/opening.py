@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.experiment.sections import ModelSection, Section
 
 
 def opening_options(
@@ -28,6 +29,17 @@ def adapter_of(section: ModelSection, path: str | Path | None = None) -> str | N
     """Return the folder of the LoRA adapter with which the model at `path` is opened; None without one."""
     is_own = path is None or str(path) == section.path
     return section.vllm.lora if section.engine == "vllm" and is_own else None
+
+
+def models_of(section: Section) -> Iterator[ModelSection]:
+    """Yield every model that an experiment, or a section of one, names: its own, judges, and others."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, ModelSection):
+                yield one
+            elif isinstance(one, Section):
+                yield from models_of(one)
 
 
 def identity_of(section: ModelSection, path: str | Path | None = None) -> str:

@@ -151,6 +151,8 @@ class OpenAILanguageModel(TokenText):
             asked = self._request(prompt, max_tokens=room, **settings)
             if self._send_seeds:
                 bodies += [{**asked, "seed": seed} for seed in row]
+            elif parameters.temperature == 0:  # vLLM refuses several greedy continuations in one request
+                bodies += [asked] * len(row)
             elif row:
                 bodies.append({**asked, "n": len(row)})
 

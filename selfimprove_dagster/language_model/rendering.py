@@ -101,8 +101,8 @@ class Renderer:
         tools = self._hidden_in(tools_of(prompt))
         if (tools or any(not isinstance(one, Message) for one in messages)) and not self._has_tools:
             raise ModelError(
-                f"the chat template of {self._name} does not show tools: name a template that does in "
-                "model.template, or ask without tools"
+                f"the chat template of {self._name} does not show tools: name a template that does (in "
+                "model.template, or with --template of `generate`), or ask without tools"
             )
         options = {"tools": tools} if tools else {}
         return self._rendered(messages, add_generation_prompt=True, **options)

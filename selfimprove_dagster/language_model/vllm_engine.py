@@ -38,6 +38,9 @@ from selfimprove_dagster.language_model.tokens import (
 )
 from selfimprove_dagster.language_model.weights import model_id
 
+STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
+"""vLLM's configuration of structured outputs: JSON on one line, as a model could write white space without end."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +107,7 @@ class VllmLanguageModel(TokenText):
                 enable_prefix_caching=True,
                 enforce_eager=on_cpu,
                 disable_log_stats=True,
+                structured_outputs_config=STRUCTURED_OUTPUTS,
                 **adapter,
             )
         except Exception as error:  # errors of vLLM, PyTorch and the loader have no common base

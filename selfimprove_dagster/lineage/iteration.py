@@ -127,6 +127,10 @@ class Iteration:
         """Return the dataset of this iteration, if it is committed."""
         return self.manifests.get(dataset_table(self.method, self.manifests))
 
+    def decisions(self) -> list[Step]:
+        """Return the promotion of the checkpoint of `training`, for records that it was not trained on."""
+        return self.training()[1:]
+
     def training(self) -> list[Step]:
         """Return the checkpoint trained on the current dataset or on its descendants, and its promotion."""
         dataset, models = self.dataset, self.committed("fine_tuned_checkpoint")

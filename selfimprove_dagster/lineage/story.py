@@ -427,7 +427,7 @@ class Story:
             self.place,
             f"{prefix}{step.reason}",
             in_dataset=False,
-            steps=(step, *gone, *self.iteration.gates(), *self.iteration.training()),
+            steps=(step, *gone, *self.iteration.gates(), *self.iteration.decisions()),
         )
 
     def _without_candidates(self) -> Explanation:
@@ -446,7 +446,8 @@ class Story:
             return explanation(self.place, verdict, steps=(*own, *gone, *training))
         if stage == "evaluation":
             verdict = "a held-out answer: it is used for evaluation only, never for training"
-            return explanation(self.place, verdict, steps=(*gone, *training))
+            steps = [self._step(self.row), *gone, *self.iteration.decisions()]
+            return explanation(self.place, verdict, steps=tuple(steps))
         if not self._decision_tables and self.iteration.dataset is None:
             return self._settled(
                 f"{self.sentence(self.row)}; nothing is trained on it", self._steps_of(line), gone

@@ -30,17 +30,8 @@ def _control(subject: Subject) -> Evidence | NotApplicable:
         return NotApplicable(
             "the judge was shown no answer of another question (evaluation.judge.control_questions)"
         )
-    low, high = found.interval
-    return Evidence.of_number(
-        "highest",
-        high,
-        least=section.least_control - _ROUNDING,
-        statement=f"the judge told {found} of {found.total:,} answers from the answer to another question",
-        allowed=f"the interval must reach {section.least_control:.0%} (evaluation.judge.least_control)",
-        evaluated=found.total,
-        observed={"share": found.value, "low": low, "high": high},
-        blocking=section.on_failure == "stop",
-    )
+    statement = f"the judge told {found} of {found.total:,} answers from the answer to another question"
+    return _reaches(section, "least_control", found, statement)
 
 
 def _orders(subject: Subject) -> Evidence | NotApplicable:
@@ -48,7 +39,8 @@ def _orders(subject: Subject) -> Evidence | NotApplicable:
     if section is None:
         return _NONE
     shown = subject.columns("role", "mode", "as_first", "as_second").filter(
-        pl.col("mode").str.starts_with(JUDGED), pl.col("role") == "challenger"
+        (pl.col("mode").str.starts_with(JUDGED) & (pl.col("role") == "challenger"))
+        | (pl.col("mode") == CONTROL)
     )
     # Rows of a rating, and pairs that the judge was not shown, have neither.
     sides = (
@@ -64,14 +56,22 @@ def _orders(subject: Subject) -> Evidence | NotApplicable:
     found = Accuracy(int(alike.sum()), len(alike))
     if not found.total:
         return NotApplicable("no pair of answers was compared in both orders")
+    statement = (
+        f"{found} of {found.total:,} pairs, those of the control among them, are judged alike in both orders"
+    )
+    return _reaches(section, "least_order_agreement", found, statement)
+
+
+def _reaches(section: ExamJudgeSection, bound: str, found: Accuracy, statement: str) -> Evidence:
+    """Return the evidence that the interval of a share reaches the bound that a field of the section sets."""
+    least: float = getattr(section, bound)
     low, high = found.interval
     return Evidence.of_number(
         "highest",
         high,
-        least=section.least_order_agreement - _ROUNDING,
-        statement=f"{found} of {found.total:,} pairs are judged alike in both orders",
-        allowed=f"the interval must reach {section.least_order_agreement:.0%} "
-        "(evaluation.judge.least_order_agreement)",
+        least=least - _ROUNDING,
+        statement=statement,
+        allowed=f"the interval must reach {least:.0%} (evaluation.judge.{bound})",
         evaluated=found.total,
         observed={"share": found.value, "low": low, "high": high},
         blocking=section.on_failure == "stop",

@@ -93,7 +93,8 @@ def chat_with_tools(
     """
     if not model.prompting.chat:
         raise ModelError(
-            "this model is asked in plain text, where it has no chat format for tools: set model.prompting to chat"
+            "this model is asked in plain text, where it has no chat format for tools: use a model with a chat "
+            "template, or name a template (in model.template, or with --template of `generate`)"
         )
     limited = replace(parameters or SamplingParameters(temperature=0.0), stop=())
     schemas = [tool_schema(tool) for tool in toolbox.values()]

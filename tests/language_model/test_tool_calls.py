@@ -137,7 +137,7 @@ def test_a_template_that_shows_no_tools_is_refused_with_the_remedy(family: str) 
     read.render(stored([Message("user", "x")]))
     for prompt in (stored([Message("user", "x")], TOOLS), stored(ASKED)):
         with pytest.raises(
-            ModelError, match=r"does not show tools: name a template that does in model\.template"
+            ModelError, match=r"does not show tools: name a template that does \(in model\.template"
         ):
             read.render(prompt)
 

@@ -204,7 +204,7 @@ def test_stop_strings_do_not_cut_calls_and_text_models_are_refused(box: Toolbox)
     assert stopped == [()]
     model = Chatting(lambda prompt: "So.")
     model.prompting = TEXT
-    with pytest.raises(ModelError, match=r"is asked in plain text.*set model\.prompting to chat"):
+    with pytest.raises(ModelError, match=r"is asked in plain text.*name a template \(in model\.template"):
         chat_with_tools(model, [QUESTION], box)  # type: ignore[arg-type]
 
 

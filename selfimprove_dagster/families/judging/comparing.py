@@ -164,9 +164,21 @@ def rate(
 
     It is 0 where the rating cannot be scored, as the prompt is too long for the judge.
     """
+    expected = expected_ratings(model, prompts, asked, questions, responses)
+    return [0.0 if isnan(one) else rescaled(one) for one in expected]
+
+
+def expected_ratings(
+    model: LanguageModel,
+    prompts: Prompts,
+    asked: Sequence[str],
+    questions: Sequence[str],
+    responses: Sequence[str],
+) -> list[float]:
+    """Return the expected rating of each response to what was `asked`, from 1 to 10; NaN where it cannot be scored."""
     shown = [
         prompts.ask("rating", **spoken(said), question=question, response=response)
         for said, question, response in zip(asked, questions, responses, strict=True)
     ]
     likely = closed_probabilities(model, model.encode_prompts(shown), ratings(prompts))
-    return [0.0 if isnan(sum(one)) else rescaled(expected_rating(one)) for one in likely]
+    return [*map(expected_rating, likely)]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from typing import Any
 
 import polars as pl
@@ -22,8 +23,8 @@ from selfimprove_dagster.experiment.base import JUDGED, Experiment
 from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.constitution import Constitution, Principle
-from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, rate
-from selfimprove_dagster.families.judging.preferences import HALF_RANGE, MEAN_RATING, PAIR, aggregate
+from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, expected_ratings
+from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_scores
 from selfimprove_dagster.prompts import Prompts
@@ -93,14 +94,14 @@ class ExamJudge:
     def _ratings(self, model: LanguageModel, asked: Sequence[tuple[str, str]]) -> list[float | None]:
         """Return the expected rating, from 1 to 10, of each response to a question; None for one without text."""
         shown = [pair for pair in dict.fromkeys(asked) if pair[1]]
-        found = rate(
+        found = expected_ratings(
             model,
             self.prompts,
             [question for question, _ in shown],
             [self.section.rating] * len(shown),
             [response for _, response in shown],
         )
-        ratings = dict(zip(shown, map(as_rating, found), strict=True))
+        ratings = {pair: None if isnan(one) else one for pair, one in zip(shown, found, strict=True)}
         return [ratings.get(pair) for pair in asked]
 
     # ---- comparisons -----------------------------------------------------------------------------------
@@ -117,13 +118,13 @@ class ExamJudge:
             ):
                 mode, margin = mode_against(role), self.section.least_margin
                 yield {
-                    **_verdict(before, mode, 2 * probability - 1 > margin),
+                    **_verdict(before, mode, 2 * probability - 1 > margin, after),
                     "predicted": _preferred(probability),
                     "as_first": as_first,
                     "as_second": as_second,
                 }
                 yield {
-                    **_verdict(after, mode, 1 - 2 * probability > margin),
+                    **_verdict(after, mode, 1 - 2 * probability > margin, before),
                     "predicted": _preferred(1 - probability),
                     "as_first": None if as_second is None else 1 - as_second,
                     "as_second": None if as_first is None else 1 - as_first,
@@ -174,20 +175,20 @@ class ExamJudge:
         if self.section.by == "rating":
             shown = [(row["question"], _said(one)) for row, other in asked for one in (row, other)]
             ratings = iter(self._ratings(model, shown))
-            for row, _ in asked:
+            for row, other in asked:
                 own, foreign = next(ratings), next(ratings)
                 yield {
-                    **_verdict(row, CONTROL, (own or 0) > (foreign or 0)),
+                    **_verdict(row, CONTROL, (own or 0) > (foreign or 0), other),
                     "predicted": f"rating {own:.2f}, another question's answer {foreign:.2f}",
                     "rating": own,
                 }
             return
         texts = [(row["question"], _said(row), _said(other)) for row, other in asked]
-        for (row, _), (probability, as_first, as_second) in zip(
+        for (row, other), (probability, as_first, as_second) in zip(
             asked, self._preferences(model, texts), strict=True
         ):
             yield {
-                **_verdict(row, CONTROL, probability > 0.5),
+                **_verdict(row, CONTROL, 2 * probability - 1 > self.section.least_margin, other),
                 "predicted": _preferred(probability),
                 "as_first": as_first,
                 "as_second": as_second,
@@ -204,17 +205,14 @@ def judge_of(
     return ExamJudge(section, model, registry.prompts(experiment, model), experiment.seed, open_model)
 
 
-def as_rating(reward: float) -> float:
-    """Return the rating from 1 to 10 of a reward from −1 to 1; the inverse of `preferences.rescaled`."""
-    return MEAN_RATING + HALF_RANGE * reward
-
-
 def _said(row: Row) -> str:
     return (row["text"] or "").strip()
 
 
-def _verdict(row: Row, mode: str, correct: bool) -> Row:
-    return {**row, **dict.fromkeys(VERDICTS), "mode": mode, "correct": correct}
+def _verdict(row: Row, mode: str, correct: bool, other: Row | None = None) -> Row:
+    """Return the row of a verdict on an answer; `answers` are those that the judge was shown."""
+    answers = [row, *([other] if other else [])]
+    return {**row, **dict.fromkeys(VERDICTS), "mode": mode, "correct": correct, "answers": answers}
 
 
 def _preferred(probability: float) -> str:

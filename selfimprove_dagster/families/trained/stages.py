@@ -175,7 +175,6 @@ def _evaluate(
     ]
     if compares_base:
         examinees.append(Examinee(BASE, base_id, base_path))
-
     opened = open_exam(context.home, experiment, context.open_model, context.iteration)
     exam = opened.exam
     activity = context.activity(

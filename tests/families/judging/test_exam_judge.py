@@ -84,6 +84,8 @@ def verdicts(
     judge = ExamJudge(ExamJudgeSection(**section), ModelSection(path="none"), prompts, 3, open_model)
     model: Any = WritingModel(writes)
     found = judge.verdicts(model, {role: rows(texts, role) for role, texts in answers.items()})
+    for row in found:
+        row.pop("answers")
     return pl.DataFrame(found, infer_schema_length=None)
 
 

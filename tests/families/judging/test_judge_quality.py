@@ -15,6 +15,7 @@ from kit.small_lake import write_lines
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import GateClosed
+from selfimprove_dagster.evaluation.judge import ExamJudgeSection
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, load_constitution
 from selfimprove_dagster.families.judging.integrity import MEASURES
@@ -143,6 +144,36 @@ def test_nothing_may_follow_an_empty_text(made: Made) -> None:
     silent = pl.when(is_revised).then(pl.lit("")).otherwise("text").alias("text")
     made.replace(revisions, made.rows(revisions).with_columns(silent))
     assert made.check(critiques, "one_a_response").passed
+
+
+@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("on_failure", ["stop", "warn"])
+def test_a_judge_of_held_out_answers_that_cannot_tell_is_found(
+    made: Made, method: str, on_failure: str
+) -> None:
+    table = f"{method}/evaluation"
+    made.set(table, "evaluation", judge=ExamJudgeSection(on_failure=on_failure))
+    greedy = made.rows(table).filter(role="challenger", mode="greedy")
+
+    def judged(mode: str, role: str, values: list[dict[str, Any]]) -> None:
+        """Commit the greedy answers and as many rows of the mode as there are values."""
+        rows = pl.concat([greedy] * len(values)).head(len(values))
+        changed = pl.DataFrame(values, schema_overrides=dict(greedy.schema))
+        rows = rows.with_columns(*changed.get_columns(), mode=pl.lit(mode), role=pl.lit(role))
+        made.replace(table, pl.concat([greedy, rows]))
+
+    known = [{"correct": at % 2 == 0} for at in range(20)]
+    for answers, passed in ((known, True), ([{"correct": False}] * 20, False), (known[:1], True)):
+        judged("judge_control", "champion", answers)
+        found = made.check(table, "judge_control")
+        assert (found.passed, found.blocking) == (passed, on_failure == "stop")
+    alike, position = {"as_first": 0.9, "as_second": 0.8}, {"as_first": 0.9, "as_second": 0.1}
+    for shown, passed in (([alike] * 20, True), ([position] * 20, False), ([position], True)):
+        judged("judged", "challenger", shown)
+        found = made.check(table, "judge_orders")
+        assert (found.passed, found.blocking) == (passed, on_failure == "stop")
+    judged("judged", "challenger", [{"as_first": None, "as_second": None}] * 3)
+    assert "no pair" in made.check(table, "judge_orders").reason
 
 
 # ---- planted faults ------------------------------------------------------------------------------------

@@ -24,9 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.train]
 PROMPTS = 16
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    folder = tmp_path_factory.mktemp("judged")
+def make(folder: Path) -> Home:
+    """A home whose experiment `compared` has been run, and `rated` has not."""
     lines = [json.loads(line) for line in DIALOGUE_EVALUATION.read_text().splitlines()[:PROMPTS]]
     file = write_lines(folder / "prompts.jsonl", [{"prompt": line["prompt"]} for line in lines])
     judge = {"model": {"path": "embedded"}, "on_failure": "warn", "control_questions": 8}
@@ -39,6 +38,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     )
     run(made, "compared")
     return made
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make(tmp_path_factory.mktemp("judged"))
 
 
 def test_the_verdicts_are_rows_of_the_evaluation(home: Home) -> None:
@@ -57,8 +61,13 @@ def test_the_verdicts_are_rows_of_the_evaluation(home: Home) -> None:
     shown = both.filter(pl.col("text") != pl.col("text_then")).drop_nulls("as_first")
     assert (shown["as_first"] + shown["as_second_then"]).to_list() == pytest.approx([1.0] * len(shown))
     assert 0 < len(found.filter(mode="judge_control")) <= 8
-    judges = {edge["id"] for edges in judged["parents"] for edge in edges if edge["role"] == "judged_by"}
-    assert len(judges) == 1
+    edges = judged.explode("parents").unnest("parents", separator=".")
+    assert edges.filter(pl.col("parents.role") == "judged_by")["parents.id"].n_unique() == 1
+    answers = dict(greedy.select("id", "role").iter_rows())
+    for row in judged.iter_rows(named=True):
+        shown = {edge["role"]: answers.get(edge["id"]) for edge in row["parents"]}
+        assert {shown["judged"], shown["compared_with"]} == {"champion", "challenger"}
+        assert shown["judged"] == row["role"]
 
 
 def test_promotion_is_decided_by_them(home: Home) -> None:
@@ -87,7 +96,12 @@ def test_checks_verification_and_commands_know_them(home: Home) -> None:
     with entered(home):
         said = CliRunner().invoke(app, ["lineage", "trace", row["id"]])
         assert said.exit_code == 0 and row["id"] in said.output
-        said = CliRunner().invoke(app, ["status"])
+        (own,) = (edge["id"] for edge in row["parents"] if edge["role"] == "judged")
+        for answer in (row["id"], own):
+            said = CliRunner().invoke(app, ["lineage", "explain", answer])
+            assert said.exit_code == 0 and "never for training" in said.output
+            assert "was trained on" not in said.output
+        said = CliRunner().invoke(app, ["status", "compared"])
         assert said.exit_code == 0 and "judged" in said.output
 
 
@@ -100,7 +114,5 @@ def test_a_single_model_is_rated_from_the_command_line(home: Home) -> None:
 
 def test_the_same_judge_gives_the_same_rows_when_it_is_asked_again(home: Home, tmp_path: Path) -> None:
     """What a killed run finds when it resumes."""
-    before = rows(home, "constitutional/evaluation", "compared").sort("id")
-    again = homes.make_home(tmp_path, home.experiment("compared").model_dump(mode="json"))
-    run(again, "compared")
-    assert rows(again, "constitutional/evaluation", "compared").sort("id")["id"].equals(before["id"])
+    before, again = (rows(one, "constitutional/evaluation", "compared") for one in (home, make(tmp_path)))
+    assert again["id"].equals(before["id"])

@@ -17,6 +17,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.quality.judges import EXAM_JUDGE_CHECKS
 from selfimprove_dagster.quality.results import QualityResult
 from selfimprove_dagster.quality.suites import checks_of, run_suite
 
@@ -171,6 +172,7 @@ def test_every_check_of_tasks_has_a_planted_fault() -> None:
     elsewhere = {
         check.name for table in registry.method("lmsi").tables.values() for check in checks_of(table)
     }
+    elsewhere |= {check.name for check in EXAM_JUDGE_CHECKS}  # planted in test_judge_quality.py
     mine = {check.name for table in TASKS for check in checks_of(registry.table(table))}
     assert mine - elsewhere <= planted
 
