@@ -36,7 +36,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what rotates and has no turn, and slow tests on one commit in two, unless files are named.
+    """Leave out what rotates and has no turn, and slow tests on one commit in three, unless files are named.
 
     Slow tests of the targets of their own (training, Chromium, …) always run.
 

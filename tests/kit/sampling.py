@@ -21,7 +21,7 @@ ROTATING = 2
 TURNS = 3
 """Of so many commits, a test that rotates runs on one."""
 
-SLOW_TURNS = 2
+SLOW_TURNS = 3
 """Of so many commits, a slow test runs on one."""
 
 
