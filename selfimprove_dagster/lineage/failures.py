@@ -1,4 +1,4 @@
-"""Find the completions that could not be generated, and the lines of the seed files behind them."""
+"""Find the rows that could not be generated or scored, and the lines of the files behind them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from selfimprove_dagster.filters.rules import FAILED
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.walk import Lineage
 from selfimprove_dagster.words import SHOWN, count
-
-_COLUMNS = ("id", "parents", "prompt", "finish_reason", "problem")
+from selfimprove_dagster.work.tolerance import asked_in, has_failed
 
 
 @dataclass(frozen=True)
 class FailedPrompt:
-    """A prompt without a completion: where its seed is from (else the id of a row), and the problem in words.
+    """A prompt that could not be continued or scored: where its seed is from (else the id of a row), and the problem.
 
-    `rows` is the number of its completions that failed.
+    `rows` is the number of rows of the table, each a `noun`, that failed because of it.
     """
 
     table: str
@@ -27,9 +26,10 @@ class FailedPrompt:
     place: str
     problem: str
     rows: int
+    noun: str = "completion"
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.problem} ({count(self.rows, 'completion')} of {self.table})"
+        return f"{self.place}: {self.problem} ({count(self.rows, self.noun)} of {self.table})"
 
 
 def seed_places(lake: Lake, rows: pl.DataFrame) -> dict[str, str]:
@@ -55,24 +55,48 @@ def seed_places(lake: Lake, rows: pl.DataFrame) -> dict[str, str]:
 
 
 def failed_prompts(lake: Lake, experiment: str) -> Iterator[FailedPrompt]:
-    """Yield the prompts of an experiment that could not be continued, table by table."""
-    for manifest in lake.manifests(experiment=experiment):
+    """Yield the prompts of an experiment that could not be continued or scored, table by table as they were made.
+
+    Rows that were made from failed ones are left out, and so are verdicts on failed answers.
+    """
+    known, failed_ids = registry.tables(), set[str]()
+    for manifest in sorted(lake.manifests(experiment=experiment), key=lambda one: one.committed_at):
+        table = known.get(manifest.table)
+        failed = has_failed(table) if table else None
+        if table is None or failed is None:
+            continue
         rows = lake.scan_ungated(manifest)
-        if not {*_COLUMNS} <= {*rows.collect_schema().names()}:
+        if "problem" not in (present := rows.collect_schema().names()):
+            continue  # written by an earlier version
+        source = [name for name in ("source_file", "source_line") if name in present]
+        found = (
+            rows.filter(failed).select("id", "parents", "problem", *source, asked=asked_in(table)).collect()
+        )
+        if found.is_empty():
             continue
-        failed = rows.filter(pl.col("finish_reason").is_in(FAILED)).select(_COLUMNS).collect()
-        if failed.is_empty():
-            continue
-        prompts = failed.group_by("prompt", maintain_order=True).agg(
+        failed_ids.update(found["id"])
+        made_from = found.select("id", one=pl.col("parents").list.eval(pl.element().struct.field("id")))
+        later = made_from.explode("one").filter(pl.col("one").is_in(failed_ids))
+        first = found.join(later, on="id", how="anti", maintain_order="left")
+        by = source or ["asked"]
+        prompts = first.group_by(by, maintain_order=True).agg(
             pl.col("id", "parents", "problem").first(), rows=pl.len()
         )
-        places = seed_places(lake, prompts)
+        places = _own_places(prompts) if source else seed_places(lake, prompts)
         for row in prompts.iter_rows(named=True):
-            place = places.get(row["id"], row["id"])
             yield FailedPrompt(
                 manifest.table,
                 manifest.iteration,
-                place,
+                places.get(row["id"], row["id"]),
                 row["problem"] or "no reason was recorded",
                 row["rows"],
+                table.noun,
             )
+
+
+def _own_places(rows: pl.DataFrame) -> dict[str, str]:
+    """Return `<file>, line <line>` of rows that are from a file themselves, by id."""
+    return {
+        id: f"{file}, line {line}"
+        for id, file, line in rows.select("id", "source_file", "source_line").rows()
+    }
