@@ -95,5 +95,6 @@ class Failures:
         raise TooManyFailed(
             f"{count:,} of {self.rows:,} rows of {self.table.name} failed, and tolerance.failed_share allows "
             f"{share:.1%} of {total:,}. The first: {said}. {kept} are finished and kept: raise tolerance.failed_share "
-            "in the experiment file and run again to resume, or correct the cause"
+            "in the experiment file and run again to resume, or correct the cause; leave_out takes out seeds by their "
+            "lines"
         )

@@ -58,7 +58,7 @@ def pool_stage(schema: Table, decisions: Table) -> Stage:
         found = pool(context.lake, context.experiment, context.iteration)
         activity = context.activity(
             inputs=found.inputs,
-            parameters={"banned": sorted(bans(context.experiment))},
+            parameters={"banned": sorted(bans(context.experiment)), **seeds.leaving_out(context.experiment)},
         )
         _, manifest, _ = context.map_together(
             found.judged,

@@ -61,7 +61,12 @@ def drawn_pool(
         pool = seeds.pool(context.lake, context.experiment, context.iteration)
         text = next(iter(schema.content))
         activity = context.activity(
-            inputs=pool.inputs, parameters={f"{text}s": len(pool.chosen), "pool": pool.size}
+            inputs=pool.inputs,
+            parameters={
+                f"{text}s": len(pool.chosen),
+                "pool": pool.size,
+                **seeds.leaving_out(context.experiment),
+            },
         )
         columns = [*schema.content, *schema.measures]
         manifest, _ = context.map(pool.chosen.lazy(), Spec.of(seeded, columns=columns), activity)
