@@ -117,7 +117,7 @@ def optimise_policy(
     `unfinished`, the share of completions without an end.
 
     A reward of NaN says that a completion could not be rewarded: it counts like the mean of its group. Raises
-    TrainingError also where the reward is not one number a completion, or infinite.
+    TrainingError also where the reward is not one number a completion, or infinite, or NaN for all of a step.
     """
     _check(settings)
     run = Run.of(

@@ -169,7 +169,7 @@ class PolicyTrainer(ResumableTrainer):
         A row without a reward (NaN) has the mean of its group, so that it is neither reinforced nor discouraged.
         """
         rewards = self._reward([self._prompts[index] for index in prompts], self._said)
-        if len(rewards) != len(completions) or any(map(math.isinf, rewards)):
+        if len(rewards) != len(completions) or any(map(math.isinf, rewards)) or all(map(math.isnan, rewards)):
             raise TrainingError(
                 f"The reward gave {len(rewards)} values for {len(completions)} completions"
                 if len(rewards) != len(completions)
