@@ -22,9 +22,8 @@ def scored_options(
 ) -> list[list[float] | Unscored]:
     """Return the `closed_probabilities` of the options, or why there are none after a context."""
     longest = max(map(len, model.encode_completions(options)))
-    likely = iter(
-        closed_probabilities(model, [one for one in contexts if not isinstance(one, RefusedPrompt)], options)
-    )
+    asked = [one for one in contexts if not isinstance(one, RefusedPrompt)]
+    likely = iter(closed_probabilities(model, asked, options) if asked else ())
     found: list[list[float] | Unscored] = []
     for context in contexts:
         if isinstance(context, RefusedPrompt):

@@ -205,6 +205,8 @@ class _Batch:
     ) -> None:
         """Let the model write a text of this kind for each active task that is wanted."""
         drawn = [one for one in self.active if wanted(one)]
+        if not drawn:
+            return
         name = prompt_of(self.way, kind) if number else "response"
         prompts = [self.ask(name, one, fields) for one in drawn]
         read = self.model.encode_prompts(prompts)
@@ -239,6 +241,8 @@ class _Batch:
     def score_fine(self, number: int) -> None:
         """Evaluate by how probable feedback that the answer is fine is, against feedback that finds fault."""
         scored = self.active
+        if not scored:
+            return
         verdicts = [self.prompts.completion(FEEDBACK, said) for said in self.settings.verdicts]
         prompts = [self.ask(FEEDBACK, one, self.judged) for one in scored]
         read = self.model.encode_prompts(prompts)
