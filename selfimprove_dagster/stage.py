@@ -45,7 +45,7 @@ from selfimprove_dagster.work.shards import (
     stored,
 )
 from selfimprove_dagster.work.spec import Spec
-from selfimprove_dagster.work.tolerance import Tolerance
+from selfimprove_dagster.work.tolerance import ANY_FAILURES, Tolerance
 
 E = TypeVar("E", bound=Experiment)
 
@@ -465,9 +465,9 @@ class StageContext(Generic[E]):
             timed=opened is not None,
             log=self.log,
             allowance=self.allowance,
-            tolerance=Tolerance(
-                self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)
-            ),
+            tolerance=ANY_FAILURES
+            if opened is None  # its rows only carry problems of the rows that they are made from
+            else Tolerance(self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)),
             **how,
         )
 

@@ -150,6 +150,14 @@ class Facts(Words, total=False):
 
 
 TEXT = pl.String
+PROBLEM: dict[str, Any] = {"problem": TEXT}
+"""The measure of a table whose rows may fail: why a row could not be generated or scored. It is a `later` one."""
+
+
+LEFT_OUT = "left_out"
+"""The measure of a trained model: examples that it could not be trained on, as `id` and `problem`. A `later` one."""
+
+
 SOURCE: dict[str, Any] = {"source_file": TEXT, "source_line": pl.Int64, "licence": TEXT}
 
 

@@ -86,4 +86,6 @@ def trained(row: Row, what: str = "model") -> str:
 
 def perplexity(row: Row, of: str = "") -> str:
     """Describe the perplexity of a text, with the number of its tokens."""
+    if row["perplexity"] is None:
+        return f"not scored: {row['problem']}"
     return f"perplexity {row['perplexity']:.4g} over {row['tokens']} tokens{of}"

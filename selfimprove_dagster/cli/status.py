@@ -65,10 +65,10 @@ def print_rejected(lines: pl.DataFrame, limit: int) -> None:
 
 
 def print_failed_prompts(failed: Sequence[FailedPrompt]) -> None:
-    """Print the first prompts that could not be continued, with file, line and reason, and how many more there are."""
+    """Print the first prompts that failed, with file, line and reason, and how many more there are."""
     if not failed:
         return
-    console.print(f"{count(len(failed), 'prompt')} could not be continued, and the rest was generated:")
+    console.print(f"{count(len(failed), 'prompt')} failed, and the rest was kept:")
     for one in failed[:_LINES]:
         console.print(f"  {plain(str(one), 400)}", markup=False, soft_wrap=True)
     if len(failed) > _LINES:
@@ -76,16 +76,24 @@ def print_failed_prompts(failed: Sequence[FailedPrompt]) -> None:
 
 
 def print_failed_answers(rows: Sequence[Row]) -> None:
-    """Print how many held-out answers could not be generated, and the first of them with file, line and reason."""
-    failed = [row for row in rows if row.get("problem") and not row["mode"].startswith("judge")]
-    if not failed:
-        return
-    console.print(f"{count(len(failed), 'answer')} could not be generated, which counts as wrong:")
-    for row in failed[:_LINES]:
-        where = f"{row['source_file']}, line {row['source_line']}"
-        console.print(f"  {plain(where, 200)}: {plain(row['problem'], 200)}", markup=False, soft_wrap=True)
-    if len(failed) > _LINES:
-        console.print(f"  … and {len(failed) - _LINES:,} more")
+    """Print how many held-out answers could not be generated, and verdicts made, and the first of them with file, line
+    and reason.
+    """
+    failed = [row for row in rows if row.get("problem")]
+    answers = [row for row in failed if not row["mode"].startswith("judge")]
+    verdicts = [row for row in failed if row["mode"].startswith("judge") and (row["text"] or "").strip()]
+    for found, what in ((answers, "answer"), (verdicts, "verdict")):
+        if not found:
+            continue
+        made = "generated" if what == "answer" else "made"
+        console.print(f"{count(len(found), what)} could not be {made}, which counts as wrong:")
+        for row in found[:_LINES]:
+            where = f"{row['source_file']}, line {row['source_line']}"
+            console.print(
+                f"  {plain(where, 200)}: {plain(row['problem'], 200)}", markup=False, soft_wrap=True
+            )
+        if len(found) > _LINES:
+            console.print(f"  … and {len(found) - _LINES:,} more")
 
 
 def _warnings(rows: Sequence[IterationResult]) -> Iterator[str]:

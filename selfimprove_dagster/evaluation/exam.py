@@ -290,6 +290,15 @@ def failed_answers(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("problem").is_not_null(), ~pl.col("mode").str.starts_with("judge"))
 
 
+def failed_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of verdicts on answers with text that a judge could not make, which count as wrong."""
+    if "problem" not in rows.columns:
+        return rows.clear()
+    says_something = pl.col("text").fill_null("").str.contains(r"\S")
+    is_verdict = pl.col("mode").str.starts_with("judge")
+    return rows.filter(pl.col("problem").is_not_null(), is_verdict, says_something)
+
+
 def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:
     """Yield mode, difficulty (or `all`) and accuracy of the rows of `Exam.sit`."""
     if not rows:

@@ -104,6 +104,11 @@ class SeededExperiment(Experiment):
     """The settings of a method that starts with a file of seeds."""
 
     seeds: Section
+    leave_out: tuple[str, ...] = Field(
+        (),
+        description="imported seeds that no iteration uses, such as those that are too long for the model: each as "
+        "`<file>, line <number>`, as `selfimprove status` names it",
+    )
 
 
 class TrainingExperiment(SeededExperiment):

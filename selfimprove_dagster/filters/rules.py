@@ -120,11 +120,13 @@ def perplexity_of(logprobs: pl.Expr) -> dict[str, pl.Expr]:
 
 
 def perplexity_at_most(threshold: float) -> Filter:
-    """Keep candidates whose `perplexity` is at most `threshold`."""
+    """Keep candidates whose `perplexity` is at most `threshold`; a column `unscored` may say why it is missing."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         score = pl.col("perplexity")
         reason = pl.format("perplexity {} against at most {}", score.round(3), pl.lit(threshold))
+        if "unscored" in candidates.columns:
+            reason = pl.coalesce(reason, "unscored")
         return decision(
             candidates, "perplexity", kept=score <= threshold, reason=reason, score=score, threshold=threshold
         )

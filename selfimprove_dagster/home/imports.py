@@ -143,8 +143,9 @@ class Pool:
 def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
     """Sample the seeds of an iteration at random, unused seeds first.
 
-    They come from the imported seeds, or from the dataset of another experiment. `size` counts all seeds, and
-    `fresh` the sampled ones that were never used before. Raises SeedFileError if there are no seeds.
+    They come from the imported seeds, or from the dataset of another experiment, without those that the experiment
+    leaves out. `size` counts all seeds, and `fresh` the sampled ones that were never used before. Raises SeedFileError
+    if there are no seeds, or there is none that is to be left out.
     """
     seeds = seeds_of(experiment)
     kind, schema, count = seeds.kind, seeds.pool, seeds.count
@@ -156,6 +157,12 @@ def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
         imports, everything = seeds.teacher.seeds(lake, experiment, iteration)
     else:
         imports, everything = _imported(lake, experiment, kind)
+    left_out = left_out_of(experiment, everything)
+    everything = everything.filter(~PLACE.is_in(left_out))
+    if everything.is_empty():
+        raise SeedFileError(
+            f"experiment {experiment.name} leaves out all of its seeds: see leave_out in its file"
+        )
     earlier = [
         manifest
         for manifest in lake.manifests(schema.name, experiment.name)
@@ -177,6 +184,34 @@ def pool(lake: Lake, experiment: Experiment, iteration: int) -> Pool:
     drawn = drawn.sort("uses", "lot", *told, "id")
     chosen = drawn.head(count(experiment))
     return Pool(chosen, [*imports, *earlier], len(everything), int((chosen["uses"] == 0).sum()))
+
+
+PLACE = pl.format("{}, line {}", "source_file", "source_line").fill_null("")
+"""Where a seed is from, as people read and write it."""
+
+
+def leaving_out(experiment: Experiment) -> dict[str, list[str]]:
+    """Return the parameter of an activity that chooses seeds, if the experiment leaves some out."""
+    places = sorted(set(getattr(experiment, "leave_out", ())))
+    return {"leave_out": places} if places else {}
+
+
+def left_out_of(experiment: Experiment, seeds: pl.DataFrame | pl.LazyFrame) -> list[str]:
+    """Return the places of the seeds that an experiment leaves out.
+
+    Raises SeedFileError for a place at which there is none of the seeds (`source_file`, `source_line`).
+    """
+    wanted = leaving_out(experiment).get("leave_out", [])
+    if not wanted:
+        return []
+    known = set(seeds.lazy().select(place=PLACE).collect()["place"])
+    for place in wanted:
+        if place not in known:
+            raise SeedFileError(
+                f"experiment {experiment.name}: leave_out names {place!r}, where no seed is from; write "
+                "`<file>, line <number>`, as `selfimprove status` names a seed"
+            )
+    return wanted
 
 
 def _imported(lake: Lake, experiment: Experiment, kind: SeedKind) -> tuple[list[Manifest], pl.DataFrame]:

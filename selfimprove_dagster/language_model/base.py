@@ -68,6 +68,14 @@ class Generation:
         return cls([], [], "", reason, f"{reason}: {problem}")
 
 
+class RefusedPrompt(list[int]):
+    """The token ids of a conversation that the chat template refuses, which are none, and the `problem` in words."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__()
+        self.problem = f"refused: {problem}"
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
     """The operations of a language model."""
@@ -80,7 +88,10 @@ class LanguageModel(Protocol):
     """How it is asked."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of prompts: of texts, or of conversations that the chat template renders."""
+        """Return the token ids of prompts: of texts, or of conversations that the chat template renders.
+
+        Those of a conversation that the template refuses are a `RefusedPrompt`.
+        """
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Return the token ids of what the model is to say after a prompt, without the token that ends it."""
@@ -172,6 +183,14 @@ class LanguageModel(Protocol):
 def positions(model: LanguageModel) -> int:
     """Return the maximum length of a sequence in tokens; unlimited if the engine reports none."""
     return int(getattr(model, "positions", sys.maxsize))
+
+
+def no_scores(model: LanguageModel, tokens: int) -> str:
+    """Return why the model gave no probabilities (NaN) of a sequence of so many tokens, as the `problem` of a row."""
+    room = positions(model)
+    if tokens >= room:
+        return f"too_long: {tokens:,} tokens are to be scored, and the model has {room:,} positions"
+    return "failed: the engine gave no probabilities"
 
 
 def check_scores(model: LanguageModel) -> None:

@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.base import LanguageModel, RefusedPrompt, no_scores
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """In place of probabilities that the engine did not give: the `problem` of the row that they are for."""
+
+    problem: str
+
+
+def scored_options(
+    model: LanguageModel, contexts: Sequence[Sequence[int]], options: Sequence[str]
+) -> list[list[float] | Unscored]:
+    """Return the `closed_probabilities` of the options, or why there are none after a context."""
+    longest = max(map(len, model.encode_completions(options)))
+    asked = [one for one in contexts if not isinstance(one, RefusedPrompt)]
+    likely = iter(closed_probabilities(model, asked, options) if asked else ())
+    found: list[list[float] | Unscored] = []
+    for context in contexts:
+        if isinstance(context, RefusedPrompt):
+            found.append(Unscored(context.problem))
+            continue
+        own = next(likely)
+        is_scored = not any(map(isnan, own))
+        found.append(own if is_scored else Unscored(no_scores(model, len(context) + longest)))
+    return found
 
 
 def closed_probabilities(

@@ -20,6 +20,7 @@ from selfimprove_dagster.conversation import (
     tools_of,
 )
 from selfimprove_dagster.errors import ModelError, TrainingError, first_line
+from selfimprove_dagster.language_model.base import RefusedPrompt
 from selfimprove_dagster.language_model.prompting import TRAINING, Prompting
 from selfimprove_dagster.language_model.replies import Reply, read_reply, response_template
 
@@ -37,6 +38,10 @@ _TOOL_WORDS = (_TOOL, "zyxname", "zyxargument", "zyxvalue", "zyxresult")
 """A conversation with a tool, and what a template must show of it."""
 
 
+class _TemplateRefuses(ModelError):
+    """A chat template refuses a conversation."""
+
+
 class Renderer:
     """The token ids of prompts, with one tokenizer and one way of asking.
 
@@ -50,10 +55,21 @@ class Renderer:
         self.tokenizer, self.prompting, self._name = tokenizer, prompting, name
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each prompt. Raises ModelError for a conversation that the template refuses."""
+        """Return the token ids of each prompt; those of a conversation that the template refuses are a `RefusedPrompt`.
+
+        Raises ModelError if the template refuses every conversation, a single question included.
+        """
         if not self.prompting.chat:
             return self.encode_texts(prompts)
-        return [self._encode_pieces(text) for text in map(self.render, prompts)]
+        return [*map(self._encode_conversation, prompts)]
+
+    def _encode_conversation(self, prompt: str) -> list[int]:
+        try:
+            return self._encode_pieces(self.render(prompt))
+        except _TemplateRefuses as error:
+            if not self._asked:
+                raise
+            return RefusedPrompt(first_line(error))
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of plain texts, with the tokenizer's leading special tokens if it has any."""
@@ -200,7 +216,7 @@ class Renderer:
                 **{**json.loads(self.prompting.arguments), **options},
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise ModelError(
+            raise _TemplateRefuses(
                 f"the chat template of {self._name} refuses the roles {', '.join(row['role'] for row in rows)}: "
                 f"{first_line(error)}; use another template in model.template, or set model.prompting to text"
             ) from None

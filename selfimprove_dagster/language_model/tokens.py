@@ -14,7 +14,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from selfimprove_dagster.errors import ModelError, first_line
-from selfimprove_dagster.language_model.base import Generation, SamplingParameters
+from selfimprove_dagster.language_model.base import Generation, RefusedPrompt, SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.rendering import Renderer
 from selfimprove_dagster.language_model.replies import Reply
@@ -184,6 +184,8 @@ class TokenText:
 
     def started(self, prompt: Sequence[int]) -> list[int]:
         """Return the prompt, or, if it is empty, the beginning-of-sequence or else the end-of-sequence token."""
+        if isinstance(prompt, RefusedPrompt):
+            return prompt
         if len(prompt):
             return list(prompt)
         begin = self.tokenizer.bos_token_id
@@ -268,8 +270,15 @@ def check_tokens(rows: Iterable[Sequence[int]], vocabulary: int) -> None:
 
 
 def without_room(prompts: Sequence[Sequence[int]], positions: int) -> dict[int, Generation]:
-    """Return, by index, the result of each prompt that leaves no room for another token in the model's context."""
-    return {
+    """Return, by index, the result of each prompt that leaves no room for another token in the model's context, or that
+    the chat template refuses.
+    """
+    refused = {
+        index: Generation([], [], "", "refused", prompt.problem)
+        for index, prompt in enumerate(prompts)
+        if isinstance(prompt, RefusedPrompt)
+    }
+    return refused | {
         index: Generation.without_text(
             "too_long", f"the prompt has {len(prompt):,} tokens, and the model has {positions:,} positions"
         )

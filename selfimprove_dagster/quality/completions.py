@@ -71,7 +71,7 @@ def _finished(subject: Subject) -> Evidence:
 
 
 def _perplexity_range(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
+    rows = subject.measured("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
     finite = rows.filter("finite")["perplexity"]
     return Evidence(
         rows,

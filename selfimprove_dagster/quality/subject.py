@@ -32,6 +32,16 @@ class Subject:
             pl.lit(None, self.schema.polars[name]).alias(name) for name in sorted(absent)
         ).select(names)
 
+    def measured(self, *names: str) -> pl.DataFrame:
+        """Return columns of the rows that could be generated or scored, which have no `problem`."""
+        if "problem" not in self.schema.measures:
+            return self.columns(*names)
+        return (
+            self.columns(*dict.fromkeys((*names, "problem")))
+            .filter(pl.col("problem").is_null())
+            .select(names)
+        )
+
     @property
     def method(self) -> str:
         """Return the first part of the table's name."""

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from selfimprove_dagster.conversation import ToolCall, ToolCalls, ToolResult, Turn, messages_of, stored
-from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import (
     FinishReason,
     LanguageModel,
+    RefusedPrompt,
     SamplingParameters,
     positions,
 )
@@ -178,10 +179,9 @@ def _input(written: WrittenCall, toolbox: Toolbox) -> str | ToolError:
 
 def _next_prompt(model: LanguageModel, chat: _Chat, schemas: Sequence[dict[str, object]]) -> list[int] | None:
     """Return the token ids of the conversation with its results; None, with the reason in `chat`, if it ends here."""
-    try:
-        (ids,) = model.encode_prompts([stored(chat.turns, schemas)])
-    except ModelError as error:
-        chat.problem = first_line(error)
+    (ids,) = model.encode_prompts([stored(chat.turns, schemas)])
+    if isinstance(ids, RefusedPrompt):
+        chat.problem = ids.problem
         return None
     if len(ids) >= positions(model):
         chat.problem, chat.finish_reason = "the results of the calls leave no room in the model", "length"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT
@@ -97,20 +96,15 @@ class _ModelTool:
         return self.run_all([input])[0]
 
     def run_all(self, inputs: Sequence[str]) -> list[str | ToolError]:
-        """Return the first line of the model's answer to each input, all in one batch."""
+        """Return the first line of the model's answer to each input, all in one batch, or why there is none.
+
+        Raises ModelError for what concerns every input, such as a server that is down.
+        """
         if self._model is None:
             return [ToolError("there is no model to ask")] * len(inputs)
         prompts = self._model.encode_prompts([self._prompts.ask(self._asked, input=one) for one in inputs])
-        try:
-            drawn = self._model.generate(prompts, [[0]] * len(prompts), self._parameters)
-        except ModelError as error:
-            if len(inputs) > 1:  # one refused input does not affect the others
-                return [self.run_all([input])[0] for input in inputs]
-            return [ToolError(f"the model refused: {first_line(error)}")]
-        return [
-            ToolError(f"the model refused: {one.problem}") if one.problem else _first_line(one.text)
-            for (one,) in drawn
-        ]
+        drawn = self._model.generate(prompts, [[0]] * len(prompts), self._parameters)
+        return [ToolError(one.problem) if one.problem else _first_line(one.text) for (one,) in drawn]
 
 
 class QA(_ModelTool):

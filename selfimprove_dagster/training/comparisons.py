@@ -11,7 +11,7 @@ from pathlib import Path
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.prompting import Prompting
-from selfimprove_dagster.training.settings import check_tokens
+from selfimprove_dagster.training.settings import check_tokens, longer_than
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def hash_comparisons(comparisons: Sequence[Comparison]) -> str:
 
 def usable_comparisons(
     comparisons: Sequence[Comparison], *, vocabulary: int, max_length: float
-) -> dict[int, tuple[int, int]]:
-    """Those of which both sides have at most `max_length` tokens, as their lengths by index; each is checked.
+) -> tuple[dict[int, tuple[int, int]], list[tuple[int, str]]]:
+    """Those of which both sides have at most `max_length` tokens, as their lengths by index, and the others with their
+    problems; each is checked.
 
     Raises TrainingError where there are none, none fits, or one has no completion, a token id beyond the
     vocabulary, or a probability that is none.
@@ -109,4 +110,4 @@ def usable_comparisons(
     usable = {number: sides for number, sides in lengths.items() if max(sides) <= max_length}
     if not usable:
         raise TrainingError(f"All {len(comparisons)} comparisons are longer than {max_length} tokens.")
-    return usable
+    return usable, longer_than(max_length, {number: max(sides) for number, sides in lengths.items()})

@@ -18,10 +18,10 @@ class PairTraining:
         """`config`: that of the model's text part. Raises TrainingError as `usable_comparisons` does."""
         self._run = run
         self._comparisons = comparisons
-        usable = usable_comparisons(
+        usable, self._left_out = usable_comparisons(
             comparisons, vocabulary=config.vocab_size, max_length=run.max_length(config)
         )
-        self._examples, self._dropped = len(usable), len(comparisons) - len(usable)
+        self._examples = len(usable)
         rows, lengths = [*usable], [*usable.values()]
         batches = plan_batches([max(sides) for sides in lengths], run.settings, run.seed)
         self._order = [rows[index] for batch in batches for index in batch]
@@ -47,4 +47,11 @@ class PairTraining:
 
     def summary(self, log: list[LogEntry]) -> dict[str, Any]:
         """The fields of a `TrainingOutcome` but its path; tokens are those of both sides."""
-        return summary(self._run, log, tokens=self._seen[-1], examples=self._examples, dropped=self._dropped)
+        return summary(
+            self._run,
+            log,
+            tokens=self._seen[-1],
+            examples=self._examples,
+            dropped=len(self._left_out),
+            left_out=self._left_out,
+        )

@@ -116,7 +116,8 @@ def optimise_policy(
     `kl` (from the base, nats a token; not where β is 0), `entropy` (nats a token), `completion_tokens`, and
     `unfinished`, the share of completions without an end.
 
-    Raises TrainingError also where the reward is not one finite number a completion.
+    A reward of NaN says that a completion could not be rewarded: it counts like the mean of its group. Raises
+    TrainingError also where the reward is not one number a completion, or infinite, or NaN for all of a step.
     """
     _check(settings)
     run = Run.of(
@@ -161,7 +162,7 @@ def _train(
     from selfimprove_dagster.training.policy_trainer import GroupTrainer, LeaveOneOutTrainer, Sampler
 
     model, tokenizer = load(run)
-    usable = _usable(prompts, settings, run, model.config.get_text_config())
+    usable, left_out = _usable(prompts, settings, run, model.config.get_text_config())
     end_tokens = _end_tokens(run.base, tokenizer, settings.turn_end)
     checkpoint = folders.last_checkpoint(run.partial / folders.CHECKPOINTS)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -211,7 +212,8 @@ def _train(
         log,
         tokens=trainer.state.num_input_tokens_seen,
         examples=len(usable),
-        dropped=len(prompts) - len(usable),
+        dropped=len(left_out),
+        left_out=left_out,
         first_reward=log[0]["reward"],
         final_reward=log[-1]["reward"],
     )
@@ -266,21 +268,27 @@ def _check(settings: PolicySettings) -> None:
         )
 
 
-def _usable(prompts: Sequence[TokenisedPrompt], settings: PolicySettings, run: Run, config: Any) -> list[int]:
-    """Indices of the prompts that leave room for a whole completion."""
+def _usable(
+    prompts: Sequence[TokenisedPrompt], settings: PolicySettings, run: Run, config: Any
+) -> tuple[list[int], list[tuple[int, str]]]:
+    """Indices of the prompts that leave room for a whole completion, and of the others with their problems."""
     if not prompts:
         raise TrainingError("There are no prompts to train on. See what the filters before it dropped.")
     room = run.max_length(config) - settings.max_completion_tokens
-    usable = []
+    usable: list[int] = []
+    left_out: list[tuple[int, str]] = []
     for number, prompt in enumerate(prompts):
         if not prompt.token_ids:
             raise TrainingError(f"Prompt {number} is empty; a completion must follow at least one token.")
         check_vocabulary(f"Prompt {number}", prompt.token_ids, config.vocab_size)
         if len(prompt.token_ids) <= room:
             usable.append(number)
+        else:
+            problem = f"the prompt has {len(prompt.token_ids):,} tokens, and training has room for {room:,}"
+            left_out.append((number, f"too_long: {problem}, less than its completion"))
     if not usable:
         raise TrainingError(
             f"None of the {len(prompts)} prompts has at most {room} tokens, which leave room for "
             f"max_completion_tokens, {settings.max_completion_tokens}."
         )
-    return usable
+    return usable, left_out

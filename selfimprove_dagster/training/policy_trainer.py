@@ -164,16 +164,24 @@ class PolicyTrainer(ResumableTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: list[list[int]], completion_ids: Any
     ) -> Tensor:
-        """[rows, 1]; raises TrainingError where the callable gives something else than a number a row."""
+        """[rows, 1]; raises TrainingError where the callable gives something else than a number a row.
+
+        A row without a reward (NaN) has the mean of its group, so that it is neither reinforced nor discouraged.
+        """
         rewards = self._reward([self._prompts[index] for index in prompts], self._said)
-        if len(rewards) != len(completions) or not all(map(math.isfinite, rewards)):
+        if len(rewards) != len(completions) or any(map(math.isinf, rewards)) or all(map(math.isnan, rewards)):
             raise TrainingError(
                 f"The reward gave {len(rewards)} values for {len(completions)} completions"
                 if len(rewards) != len(completions)
                 else f"The reward of a completion is not finite at step {self.state.global_step + 1}."
             )
         self._rewards = [float(reward) for reward in rewards]
-        return torch.tensor(self._rewards, dtype=torch.float32, device=self.args.device)[:, None]
+        found = torch.tensor(self._rewards, dtype=torch.float32, device=self.args.device)
+        if found.isnan().any():
+            groups = found.view(-1, self.num_generations)
+            means = groups.nanmean(dim=1, keepdim=True).nan_to_num(0.0)
+            found = torch.where(groups.isnan(), means, groups).flatten()
+        return found[:, None]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, int]]) -> dict[str, Any]:
         """A step's rows, drawn, rewarded and kept."""

@@ -130,19 +130,21 @@ class RewardModel:
         return cls(model.to(device).eval(), model_id(folder))
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[float]:
-        """The reward of each completion after its prompt, in their order.
+        """The reward of each completion after its prompt, in their order; NaN for one that is longer than the model
+        has positions.
 
-        Sequences of similar length are read together. Raises ModelError for one that is empty, or longer than
-        the model has positions.
+        Sequences of similar length are read together. Raises ModelError for one that is empty.
         """
         import torch
 
         from selfimprove_dagster.training.last_token import last_token_rewards
 
         sequences = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-        self._check(sequences)
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
-        rewards = [0.0] * len(sequences)
+        if not all(sequences):
+            raise ModelError(f"sequence {sequences.index([])} has no token, and a reward needs one")
+        fitting = [index for index, sequence in enumerate(sequences) if len(sequence) <= self.positions]
+        order = sorted(fitting, key=lambda index: len(sequences[index]))
+        rewards = [math.nan] * len(sequences)
         while order:
             # The last are the longest, so they bound the width.
             rows = max(1, _BATCH_TOKENS // len(sequences[order[-1]]))
@@ -157,12 +159,21 @@ class RewardModel:
         return rewards
 
     def compare(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[float, float, float]]:
-        """The rewards of both sides of each comparison, and its label; comparisons are taken a batch at a time."""
+        """The rewards of both sides of each comparison, and its label; comparisons are taken a batch at a time.
+
+        A side that is longer than the model has positions has the reward NaN.
+        """
         for batch in batched(comparisons):
             sides = [side for one in batch for side in zip(one.prompts, one.completions, strict=True)]
             rewards = self.score([prompt for prompt, _ in sides], [completion for _, completion in sides])
             labels = (one.probability for one in batch)
             yield from zip(rewards[::2], rewards[1::2], labels, strict=True)
+
+    @property
+    def positions(self) -> float:
+        """The maximum number of tokens of a prompt and completion."""
+        config = self._model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or math.inf
 
     def close(self) -> None:
         """Free the weights' memory."""
@@ -171,15 +182,6 @@ class RewardModel:
         self.__dict__.pop("_model", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _check(self, sequences: Sequence[list[int]]) -> None:
-        config = self._model.config.get_text_config()
-        most = getattr(config, "max_position_embeddings", None) or math.inf
-        for number, sequence in enumerate(sequences):
-            if not 0 < len(sequence) <= most:
-                raise ModelError(
-                    f"Sequence {number} has {len(sequence)} tokens; this reward model reads 1 to {most}."
-                )
 
 
 def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, set[str]]:
@@ -209,7 +211,8 @@ def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, se
 def agreement(compared: Iterable[tuple[float, float, float]]) -> float:
     """Share of what `RewardModel.compare` gave in which the preferred side has the higher reward.
 
-    Equal rewards, and a label of 0.5, count one half. NaN where nothing was compared.
+    Equal rewards, and a label of 0.5, count one half, and so does a side without a reward. NaN where nothing was
+    compared.
     """
     signs = [_sign(first - second) * _sign(probability - 0.5) for first, second, probability in compared]
     return (sum(signs) / len(signs) + 1) / 2 if signs else math.nan

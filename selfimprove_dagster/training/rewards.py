@@ -16,7 +16,7 @@ class TokenisedPrompt:
 
 
 Reward = Callable[[Sequence[TokenisedPrompt], Sequence[list[int]]], list[float]]
-"""The rewards of completions (token ids), each after its prompt."""
+"""The rewards of completions (token ids), each after its prompt; NaN where a completion could not be rewarded."""
 
 OpensReward = Callable[[], AbstractContextManager[Reward]]
 """Opens a reward, with the model that gives it. A training job names such a function, with its arguments."""

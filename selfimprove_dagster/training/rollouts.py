@@ -38,7 +38,7 @@ class Rollout:
 
     `step` counts from 1; `prompt` is the prompt's index among those given, `sample` the completion's within
     its group. An end token that was drawn, or the tokens of a stop string, are part of the completion. `reward` is what
-    the callable gave, before any KL term; `advantage` what the loss multiplied.
+    the callable gave, before any KL term, NaN where it gave none; `advantage` what the loss multiplied.
     """
 
     step: int

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -39,11 +39,12 @@ class TrainingSettings:
 class TrainingOutcome:
     """What a training run did.
 
-    `tokens` counts prompt and completion tokens over all steps, padding left out; `examples` those trained
-    on, each once however often it was seen; `dropped` those longer than `max_length`. `seconds` is the time
-    in training, interrupted attempts up to the checkpoint they left included. Losses are means, in nats:
-    `first_loss` of step 1, `final_loss` of the steps since the entry before the last in `log`. The entries of
-    `log` have step, loss, learning_rate, grad_norm and seconds, and what the kind of training adds to them.
+    `tokens` counts prompt and completion tokens over all steps, padding left out; `examples` those trained on, each
+    once however often it was seen; `dropped` those longer than `max_length`, which `left_out` has by index, each with
+    the problem. `seconds` is the time in training, interrupted attempts up to the checkpoint they left included.
+    Losses are means, in nats: `first_loss` of step 1, `final_loss` of the steps since the entry before the last in
+    `log`. The entries of `log` have step, loss, learning_rate, grad_norm and seconds, and what the kind of training
+    adds to them.
     """
 
     path: Path
@@ -55,6 +56,17 @@ class TrainingOutcome:
     first_loss: float
     final_loss: float
     log: list[LogEntry]
+    left_out: list[tuple[int, str]] = field(default_factory=list, kw_only=True)
+
+
+def longer_than(most: float, lengths: Mapping[int, int]) -> list[tuple[int, str]]:
+    """Return which examples have more than `most` tokens, by index, with the problem in words; `lengths` are by
+    index."""
+    return [
+        (number, f"too_long: {length:,} tokens, and training takes at most {most:,} of an example")
+        for number, length in lengths.items()
+        if length > most
+    ]
 
 
 def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:

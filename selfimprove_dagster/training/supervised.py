@@ -29,7 +29,13 @@ from selfimprove_dagster.training.run import (
     train_to_the_end,
     write,
 )
-from selfimprove_dagster.training.settings import LogEntry, TrainingOutcome, TrainingSettings, check_tokens
+from selfimprove_dagster.training.settings import (
+    LogEntry,
+    TrainingOutcome,
+    TrainingSettings,
+    check_tokens,
+    longer_than,
+)
 from selfimprove_dagster.training.surroundings import deterministic_kernels
 
 __all__ = [
@@ -109,7 +115,7 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
 
     settings, on_cpu = run.settings, run.on_cpu
     model, tokenizer = load(run)
-    usable = _usable(examples, run, model.config.get_text_config())
+    usable, left_out = _usable(examples, run, model.config.get_text_config())
     rows, lengths = [*usable], [*usable.values()]
     batches = plan_batches(lengths, settings, run.seed)
     seen = list(accumulate(sum(lengths[index] for index in batch) for batch in batches))
@@ -141,7 +147,8 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
         trainer.training_log,
         tokens=seen[-1],
         examples=len(usable),
-        dropped=len(examples) - len(usable),
+        dropped=len(left_out),
+        left_out=left_out,
     )
     write(run, trainer.model, outcome, loss="loss (nats a token)")
 
@@ -153,8 +160,13 @@ def _hash_examples(examples: Sequence[TokenisedExample]) -> str:
     return f"b2:{digest.hexdigest()}"
 
 
-def _usable(examples: Sequence[TokenisedExample], run: Run, config: Any) -> dict[int, int]:
-    """The examples that fit, as their lengths by index; raises TrainingError where one is malformed or none fits."""
+def _usable(
+    examples: Sequence[TokenisedExample], run: Run, config: Any
+) -> tuple[dict[int, int], list[tuple[int, str]]]:
+    """The examples that fit, as their lengths by index, and the others with their problems.
+
+    Raises TrainingError where one is malformed or none fits.
+    """
     lengths = {}
     for number, example in enumerate(examples):
         check_tokens(
@@ -167,4 +179,4 @@ def _usable(examples: Sequence[TokenisedExample], run: Run, config: Any) -> dict
         raise TrainingError("There are no examples to train on. See what the filters before it dropped.")
     if not usable:
         raise TrainingError(f"All {len(examples)} examples are longer than {max_length} tokens.")
-    return usable
+    return usable, longer_than(max_length, lengths)

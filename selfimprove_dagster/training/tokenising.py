@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.base import RefusedPrompt
 from selfimprove_dagster.language_model.prompting import Prompting, Thinking
 from selfimprove_dagster.training.rewards import TokenisedPrompt
 from selfimprove_dagster.training.rows import batched
@@ -25,7 +27,7 @@ def tokenise_prompts(
     """Yield (prompt, question) pairs with the tokenizer of `base`, as a model that is asked so reads them."""
     renderer = _renderer(base, prompting)
     for batch in batched(prompts):
-        ids = renderer.encode([prompt for prompt, _ in batch])
+        ids = _encoded(renderer, [prompt for prompt, _ in batch])
         yield from (TokenisedPrompt(one, question) for one, (_, question) in zip(ids, batch, strict=True))
 
 
@@ -55,10 +57,19 @@ def tokenise_examples(
 
     renderer = _renderer(base, prompting)
     for batch in batched(pairs):
-        prompts = renderer.encode([prompt for prompt, _ in batch])
+        prompts = _encoded(renderer, [prompt for prompt, _ in batch])
         completions = renderer.encode_completions([completion for _, completion in batch])
         for prompt, completion in zip(prompts, completions, strict=True):
             yield TokenisedExample(prompt, [*completion, renderer.end_token_id])
+
+
+def _encoded(renderer: Renderer, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of prompts. Raises ModelError for a conversation that the chat template refuses."""
+    found = renderer.encode(prompts)
+    for ids in found:
+        if isinstance(ids, RefusedPrompt):
+            raise ModelError(ids.problem)
+    return found
 
 
 def _renderer(base: str | Path, prompting: Prompting) -> Renderer:

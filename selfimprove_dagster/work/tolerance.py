@@ -1,4 +1,4 @@
-"""Stop a stage in which too many completions could not be generated."""
+"""Find the rows of a stage that could not be generated or scored, and stop a stage with too many of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,24 @@ from selfimprove_dagster.table import Table
 NAMED = 3
 """Number of failed prompts that an error names."""
 
-_COLUMNS = ("id", "parents", "prompt", "finish_reason", "problem")
+
+def has_failed(table: Table) -> pl.Expr | None:
+    """Return which rows of a table could not be generated or scored; None if its rows cannot fail.
+
+    Their `problem` starts with one of the reasons FAILED. Other problems are faults of what a model wrote.
+    """
+    if "problem" not in table.polars:
+        return None
+    return pl.col("problem").str.contains(f"^({'|'.join(FAILED)}): ").fill_null(False)
+
+
+def asked_in(table: Table) -> pl.Expr:
+    """Return what rows that failed together have in common: their prompt, or else what they were made from."""
+    return (
+        pl.col("prompt")
+        if "prompt" in table.content
+        else pl.col("parents").list.eval(pl.element().struct.field("id")).list.join(" ")
+    )
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,7 @@ ANY_FAILURES = Tolerance()
 
 @dataclass
 class Failures:
-    """Counts the rows of a stage's table, and keeps those that failed."""
+    """Counts the rows of a stage's table, and keeps those that failed, with what each was `asked`."""
 
     tolerance: Tolerance
     table: Table
@@ -43,18 +60,20 @@ class Failures:
 
     @property
     def are_possible(self) -> bool:
-        """Return whether the rows of the table are completions, which can fail."""
-        return {"prompt", "finish_reason", "problem"} <= self.table.polars.keys()
+        """Return whether rows of the table can fail."""
+        return has_failed(self.table) is not None
 
     def add(self, rows: pl.DataFrame) -> None:
         """Count the rows of a shard."""
-        if self.are_possible:
+        failed = has_failed(self.table)
+        if failed is not None and "problem" in rows.columns:  # a shard of an earlier version may lack it
             self.rows += len(rows)
-            self.failed.append(rows.filter(pl.col("finish_reason").is_in(FAILED)).select(_COLUMNS))
+            found = rows.filter(failed)
+            self.failed.append(found.select("id", "parents", "problem", asked=asked_in(self.table)))
 
     def may_pass(self, rows: pl.DataFrame) -> bool:
         """Return whether a server failed on some of the rows, so that they may succeed at another time."""
-        return self.are_possible and (rows["finish_reason"] == "failed").any()
+        return self.are_possible and bool(rows["problem"].str.starts_with("failed:").any())
 
     def check(self, expected: int, kept: str) -> None:
         """Raise TooManyFailed if more than the tolerated share of `expected` rows failed.
@@ -65,7 +84,7 @@ class Failures:
         count = sum(map(len, self.failed))
         if count <= share * total:
             return
-        prompts = pl.concat(self.failed).unique("prompt", keep="first", maintain_order=True)
+        prompts = pl.concat(self.failed).unique("asked", keep="first", maintain_order=True)
         if len(prompts) == 1 and share > 0:
             return
         named = prompts.head(NAMED)
@@ -74,7 +93,8 @@ class Failures:
             f"{places.get(row['id'], row['id'])}: {row['problem']}" for row in named.iter_rows(named=True)
         )
         raise TooManyFailed(
-            f"{count:,} of {self.rows:,} completions of {self.table.name} failed, and tolerance.failed_share allows "
+            f"{count:,} of {self.rows:,} rows of {self.table.name} failed, and tolerance.failed_share allows "
             f"{share:.1%} of {total:,}. The first: {said}. {kept} are finished and kept: raise tolerance.failed_share "
-            "in the experiment file and run again to resume, or correct the cause"
+            "in the experiment file and run again to resume, or correct the cause; leave_out takes out seeds by their "
+            "lines"
         )

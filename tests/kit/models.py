@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT
-from selfimprove_dagster.language_model.tokens import joint_logprobs, normalised
+from selfimprove_dagster.language_model.tokens import joint_logprobs, normalised, without_room
 
 
 class ByteModel:
@@ -101,7 +100,7 @@ class FakeLanguageModel(ByteModel):
 class ToldModel(ByteModel):
     """`says` gives what follows a prompt; `fine` the probability of the first of several options after one.
 
-    `refuses` says what is wrong with a prompt, as an engine would that fails on it.
+    `refuses` says what is wrong with a prompt that it does not continue or score.
     """
 
     says: Callable[[str], str]
@@ -118,10 +117,12 @@ class ToldModel(ByteModel):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        self.batches.append(self._read(prompts))
+        self.batches.append([self.decode(prompt) for prompt in prompts])
         return super().generate(prompts, seeds, parameters, progress)
 
     def path(self, prompt: Sequence[int], seed: int, parameters: SamplingParameters) -> Generation:
+        if problem := self._problem(prompt):
+            return problem
         ids = self.encode(f" {said}" if (said := self.says(self.decode(prompt))) else "")
         cut = ids[: parameters.max_tokens]
         ended = "stop" if len(ids) <= parameters.max_tokens else "length"
@@ -130,16 +131,17 @@ class ToldModel(ByteModel):
     def option_probabilities(
         self, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        first = [self.fine(text) for text in self._read(contexts)]
+        first = [
+            math.nan if self._problem(context) else self.fine(self.decode(context)) for context in contexts
+        ]
         others = len(options) - 1
         return [[fine, *[(1 - fine) / others] * others] for fine in first]
 
-    def _read(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        texts = [self.decode(prompt) for prompt in prompts]
-        for text in texts:
-            if why := self.refuses(text):
-                raise ModelError(why)
-        return texts
+    def _problem(self, prompt: Sequence[int]) -> Generation | None:
+        if len(prompt) >= self.positions:
+            return without_room([prompt], self.positions)[0]
+        why = self.refuses(self.decode(prompt))
+        return Generation.without_text("refused", why) if why else None
 
 
 @dataclass

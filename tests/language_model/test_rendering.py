@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 from selfimprove_dagster.conversation import Message, messages_of, stored
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.errors import ModelError, TrainingError
+from selfimprove_dagster.language_model.base import RefusedPrompt
 from selfimprove_dagster.language_model.prompting import TEXT, TRAINING, Prompting, Thinking, prompting_of
 from selfimprove_dagster.language_model.rendering import Renderer
-from selfimprove_dagster.language_model.tokens import TokenText
+from selfimprove_dagster.language_model.tokens import TokenText, without_room
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"
@@ -130,6 +131,27 @@ def test_a_template_that_renders_earlier_turns_otherwise_is_refused_with_the_rem
 def test_arguments_reach_the_template() -> None:
     text = renderer("qwen3", arguments='{"enable_thinking":false}').render(stored(SAID))
     assert text.endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_conversation_that_a_template_refuses_fails_alone() -> None:
+    mistral, asked = renderer("mistral"), stored([Message("user", "What?")])
+    refused, other = mistral.encode([stored([Message("assistant", "Hi"), Message("user", "What?")]), asked])
+    assert isinstance(refused, RefusedPrompt) and refused == []
+    assert refused.problem.startswith(
+        "refused: the chat template of mistral refuses the roles assistant, user"
+    )
+    assert [other] == mistral.encode([asked])
+    drawn = without_room([refused, other], 1_000)
+    assert {0: ("refused", refused.problem)} == {
+        index: (one.finish_reason, one.problem) for index, one in drawn.items()
+    }
+
+
+def test_a_template_that_refuses_every_conversation_is_an_error() -> None:
+    broken = renderer("mistral")
+    broken.tokenizer.chat_template = "{{ raise_exception('not today') }}"
+    with pytest.raises(ModelError, match="not today"):
+        broken.encode([stored([Message("user", "What?")])])
 
 
 def test_a_conversation_that_a_template_refuses_is_an_error_that_names_it() -> None:

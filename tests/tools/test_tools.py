@@ -20,6 +20,7 @@ from selfimprove_dagster.conversation import messages_of
 from selfimprove_dagster.errors import ExperimentError, ModelError, SeedFileError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.language_model.tokens import without_room
 from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.tools.base import Context, Tool, ToolError
 from selfimprove_dagster.tools.calculator import Calculator
@@ -313,16 +314,26 @@ def test_many_calls_are_asked_of_a_model_at_once() -> None:
 def test_a_prompt_that_the_model_refuses_takes_no_other_with_it() -> None:
     class Picky(Speaker):
         def generate(self, prompts, seeds, parameters, progress=None):  # type: ignore[no-untyped-def]
-            if any(len(prompt) > 20 for prompt in prompts):
-                raise ModelError("too long")
-            return super().generate(prompts, seeds, parameters, progress)
+            drawn = super().generate(prompts, seeds, parameters, progress)
+            full = without_room(prompts, 21)
+            return [[full[index]] if index in full else row for index, row in enumerate(drawn)]
 
     box = open_tools(["MT"], model=Picky("red door"))  # type: ignore[arg-type]
     assert isinstance(box.call("MT", "mira tolu", TALK), ToolError)  # the prompt itself is longer than that
     box = open_tools(["QA"], model=Picky("red door"))  # type: ignore[arg-type]
     short, long = box.call_all([("QA", "Who?", TALK), ("QA", "Who was it that came?", TALK)])
     assert short == "red door"
-    assert isinstance(long, ToolError) and long.reason == "the model refused: too long"
+    assert isinstance(long, ToolError) and long.reason.startswith("too_long: the prompt has ")
+
+
+def test_a_model_that_does_not_answer_is_no_fault_of_an_input() -> None:
+    class Gone(Speaker):
+        def generate(self, prompts, seeds, parameters, progress=None):  # type: ignore[no-untyped-def]
+            raise ModelError("the server does not answer")
+
+    box = open_tools(["QA"], model=Gone("red door"))  # type: ignore[arg-type]
+    with pytest.raises(ModelError):
+        box.call("QA", "Who?", TALK)
 
 
 def test_without_a_model_there_are_prompts_alone() -> None:

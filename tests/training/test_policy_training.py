@@ -351,6 +351,33 @@ def test_prompts_that_cannot_be_trained_on(
         optimise_policy(base, asked, share_wanted, tmp_path / "m", SETTINGS, reward_id="share", seed=0)
 
 
+def test_a_completion_without_a_reward_is_neither_reinforced_nor_discouraged(
+    base: Path, tmp_path: Path
+) -> None:
+    def some(prompts: Sequence[TokenisedPrompt], completions: Sequence[list[int]]) -> list[float]:
+        given = share_wanted(prompts, completions)
+        return [math.nan if number % SETTINGS.group_size == 0 else one for number, one in enumerate(given)]
+
+    one_step = dataclasses.replace(SETTINGS, steps=1)
+    outcome = optimise_policy(base, PROMPTS, some, tmp_path / "m", one_step, reward_id="some", seed=0)
+    rollouts = read_rollouts(outcome.rollouts)
+    without = [one for one in rollouts if math.isnan(one.reward)]
+    assert [one.sample for one in without] == [0] * (len(rollouts) // SETTINGS.group_size)
+    assert [one.advantage for one in without] == pytest.approx([0.0] * len(without), abs=1e-6)
+    assert any(abs(one.advantage) > 0.01 for one in rollouts)
+
+
+def test_prompts_without_room_are_left_out_and_named(base: Path, tmp_path: Path) -> None:
+    long = TokenisedPrompt([1] * 60)
+    one_step = dataclasses.replace(SETTINGS, steps=1)
+    outcome = optimise_policy(
+        base, [PROMPTS[0], long], share_wanted, tmp_path / "m", one_step, reward_id="share", seed=0
+    )
+    ((index, problem),) = outcome.left_out
+    assert (outcome.examples, outcome.dropped, index) == (1, 1, 1)
+    assert problem.startswith("too_long: the prompt has 60 tokens, and training has room for ")
+
+
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [([1.0], "1 values for 16 completions"), ([math.nan] * 16, "not finite at step 1")],

@@ -171,8 +171,10 @@ def test_rewards_do_not_depend_on_the_rows_around(
     monkeypatch.setattr(reward, "_BATCH_TOKENS", 40)
     assert model.score(prompts, completions) == pytest.approx(alone, abs=1e-5)
     assert model.score([], []) == []
-    with pytest.raises(ModelError, match="Sequence 1 has 65 tokens; this reward model reads 1 to 64"):
-        model.score([[1], [1]], [[5], [5] * 64])
+    fits, too_long = model.score([[1], [1]], [[5], [5] * 64])
+    assert fits == pytest.approx(model.score([[1]], [[5]])[0], abs=1e-5) and math.isnan(too_long)
+    with pytest.raises(ModelError, match="sequence 1 has no token"):
+        model.score([[1], []], [[5], []])
 
 
 def test_texts_become_comparisons_as_they_become_examples() -> None:
@@ -308,3 +310,5 @@ def test_comparisons_too_long_are_dropped_and_counted(base: Path, tmp_path: Path
         seed=0,
     )
     assert (outcome.examples, outcome.dropped) == (5, 1)
+    ((index, problem),) = outcome.left_out
+    assert (index, problem) == (5, "too_long: 65 tokens, and training takes at most 64 of an example")

@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
+from click.testing import Result
 from kit.homes import entered, make_home
 from kit.models import FakeLanguageModel
 from kit.small_lake import SMALL_EXPERIMENT, activity_of, write_lines
@@ -29,6 +31,7 @@ from selfimprove_dagster.work.shards import Request, completer, in_shards
 from selfimprove_dagster.work.tolerance import Tolerance
 
 RAW = RAW_GENERATIONS
+LONG = "Nina has 37 plums. " * 200
 
 
 @dataclass
@@ -95,10 +98,11 @@ def test_a_stage_stops_once_too_many_failed_and_resumes_where_more_may(tmp_path:
     with pytest.raises(TooManyFailed) as stopped:
         draw(lake, model, "abcdefgh", Tolerance(0.25, places))
     assert str(stopped.value) == (
-        "3 of 4 completions of lmsi/raw_generations failed, and tolerance.failed_share allows 25.0% of 8. The first: "
+        "3 of 4 rows of lmsi/raw_generations failed, and tolerance.failed_share allows 25.0% of 8. The first: "
         "seeds.jsonl, line 2: too_long: so it is with b; seeds.jsonl, line 3: refused: so it is with c; "
         "seeds.jsonl, line 4: too_long: so it is with d. lmsi/raw_generations: 4 of 8 completions are finished and "
-        "kept: raise tolerance.failed_share in the experiment file and run again to resume, or correct the cause"
+        "kept: raise tolerance.failed_share in the experiment file and run again to resume, or correct the cause; "
+        "leave_out takes out seeds by their lines"
     )
     assert model.calls == [2, 2]
     with pytest.raises(TooManyFailed):
@@ -110,9 +114,7 @@ def test_a_stage_stops_once_too_many_failed_and_resumes_where_more_may(tmp_path:
 
 def test_a_shard_in_which_a_server_failed_is_drawn_again(tmp_path: Path) -> None:
     lake, model = Lake(tmp_path), PoisonedModel(poison=dict.fromkeys("cd", "failed"))
-    with pytest.raises(
-        TooManyFailed, match=r"2 of 4 completions .* 2 of 8 completions are finished and kept"
-    ):
+    with pytest.raises(TooManyFailed, match=r"2 of 4 rows .* 2 of 8 completions are finished and kept"):
         draw(lake, model, "abcdefgh", Tolerance(0.1))
     rows = draw(lake, PoisonedModel(), "abcdefgh", Tolerance(0.1))
     assert rows["finish_reason"].to_list() == ["stop"] * 8
@@ -122,7 +124,7 @@ def test_the_completions_of_one_prompt_alone_stop_nothing_but_where_none_may_fai
     model = PoisonedModel(poison={"a": "too_long"})
     rows = draw(Lake(tmp_path / "one"), model, "ab", Tolerance(0.05), samples=3)
     assert rows["finish_reason"].to_list() == ["too_long"] * 3 + ["stop"] * 3
-    with pytest.raises(TooManyFailed, match=r"3 of 6 completions .* allows 0\.0% of 6"):
+    with pytest.raises(TooManyFailed, match=r"3 of 6 rows .* allows 0\.0% of 6"):
         draw(Lake(tmp_path / "other"), model, "ab", Tolerance(0.0), samples=3)
 
 
@@ -134,12 +136,11 @@ def test_an_iteration_with_poisoned_seeds_ends_and_names_them(tmp_path: Path) ->
     """The model has 1,024 positions."""
     from selfimprove_dagster.runs import run_iteration
 
-    long = "Nina has 37 plums. " * 200
     seeds = questions(embedded.SEEDS, 38)
-    seeds[4:4] = [{"question": f"{long}How many?"}]
-    seeds[20:20] = [{"question": f"{long}How many are left?"}]
+    seeds[4:4] = [{"question": f"{LONG}How many?"}]
+    seeds[20:20] = [{"question": f"{LONG}How many are left?"}]
     held_out = questions(embedded.EVALUATION, 11)
-    held_out[2]["question"] = f"{long}How many plums does Nina have?"
+    held_out[2]["question"] = f"{LONG}How many plums does Nina have?"
     settings = {
         **SMALL_EXPERIMENT,
         "seeds": {"file": str(write_lines(tmp_path / "mine.jsonl", seeds)), "licence": "MIT"},
@@ -157,10 +158,11 @@ def test_an_iteration_with_poisoned_seeds_ends_and_names_them(tmp_path: Path) ->
         shown = CliRunner().invoke(app, ["status", "small"], env={"COLUMNS": "300"})
     named = [*failed_prompts(home.lake, "small")]
     assert sorted((one.place, one.rows, one.table) for one in named) == [
+        ("asked.jsonl, line 3", 4, EVALUATION.name),
         ("mine.jsonl, line 21", 4, RAW.name),
         ("mine.jsonl, line 5", 4, RAW.name),
     ]
-    assert "2 prompts could not be continued, and the rest was generated:" in shown.output
+    assert "3 prompts failed, and the rest was kept:" in shown.output
     assert "mine.jsonl, line 5: too_long: the prompt has " in shown.output
     partition = partition_of("small", 0)
     rows = home.lake.read(RAW.name, partition)
@@ -175,6 +177,42 @@ def test_an_iteration_with_poisoned_seeds_ends_and_names_them(tmp_path: Path) ->
     assert answers["correct"].to_list() == [False] * len(answers) and len(answers) == 4
     assert answers["predicted"].to_list() == [None] * 4
     assert answers["problem"].str.starts_with("too_long: ").all()
+
+
+def test_seeds_that_are_too_long_are_left_out_by_their_lines(tmp_path: Path) -> None:
+    """Ten seeds, of which two are too long: more than may fail."""
+    seeds = questions(embedded.SEEDS, 8)
+    seeds[4:4] = [{"question": f"{LONG}How many {what}?"} for what in ("plums", "are left")]
+    settings = {
+        **SMALL_EXPERIMENT,
+        "seeds": {"file": str(write_lines(tmp_path / "mine.jsonl", seeds)), "licence": "MIT"},
+        "sampling": {"questions": 10, "paths": 4, "shard_questions": 10, "max_tokens": 64},
+        "filter": {"minimum_vote_share": 0.0, "minimum_votes": 1},
+        "budget": {"iterations": 1},
+    }
+    home = make_home(tmp_path / "installation", settings)
+    file, places = home.experiments / "small.yaml", ["mine.jsonl, line 5", "mine.jsonl, line 6"]
+
+    def run(leave_out: Sequence[str]) -> Result:
+        file.write_text(yaml.safe_dump({**settings, "leave_out": [*leave_out]}))
+        with entered(home):
+            return CliRunner().invoke(app, ["run", "small"], env={"COLUMNS": "300"})
+
+    stopped = run([])
+    assert stopped.exit_code == 1
+    said = " ".join((stopped.output + str(stopped.exception)).split())
+    assert "8 of 40 rows of lmsi/raw_generations failed" in said and "leave_out" in said
+    assert all(place in said for place in places)
+    misspelt = run(["mine.jsonl:5"])
+    assert misspelt.exit_code == 1 and "where no seed is from" in misspelt.output + str(misspelt.exception)
+    done = run(places)
+    assert done.exit_code == 0, done.output
+    assert [*failed_prompts(home.lake, "small")] == []
+    pool = home.lake.read("lmsi/seed_pool", partition_of("small", 0))
+    assert len(pool) == 8 and not {5, 6} & {*pool["source_line"]}
+    with entered(home):
+        verified = CliRunner().invoke(app, ["lineage", "verify", "small"])
+    assert "no findings" in verified.output
 
 
 def test_failed_answers_are_printed_with_file_and_line(capsys: pytest.CaptureFixture[str]) -> None:

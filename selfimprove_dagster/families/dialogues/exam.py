@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
+from math import isnan
 from typing import Any
 
 import polars as pl
@@ -38,7 +39,8 @@ PART_PROMPTS = 512
 
 
 Reward = Callable[[LanguageModel, Sequence[str], Sequence[str]], list[float]]
-"""The reward of each response (third) to each prompt (second), as a model reads them."""
+"""The reward of each response (third) to each prompt (second), as a model reads them; NaN where it cannot be
+computed."""
 
 
 def revision_mode(number: int) -> str:
@@ -100,7 +102,8 @@ class DialogueExam(Exam):
         ]
         rewards: Iterator[float | None] = repeat(None)
         if self.reward is not None and said:
-            rewards = iter(self.reward(model, [one.question for one, _ in said], [text for _, text in said]))
+            given = self.reward(model, [one.question for one, _ in said], [text for _, text in said])
+            rewards = iter([None if isnan(one) else one for one in given])
         return [
             {
                 **judged_row(prompt, path.text, None if path.problem else next(rewards), GREEDY),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import nan
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
@@ -18,7 +18,7 @@ from selfimprove_dagster.families.judging.prompts import options, ratings
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.lake.records import Draft, Parent
 from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
-from selfimprove_dagster.language_model.options import closed_probabilities
+from selfimprove_dagster.language_model.options import Unscored, scored_options
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts
 
@@ -77,6 +77,7 @@ def compare_pairs(
 ) -> list[Draft]:
     """Return one draft per comparison: the probability of (A) against (B), for each pair, principle and order.
 
+    It is None where the comparison could not be made, such as one that is too long for the judge: `problem` says why.
     The probability is as the judge gives it, also after reasoning: labels clamp it (`aggregate`). Questions of
     one pair and order share what they can of their prompt: they differ from the question on. `prompts` are in the
     form that the model reads. `advance` is called with the pairs that are done and the tokens that were generated.
@@ -91,6 +92,7 @@ def compare_pairs(
         for one in questions
     ]
     thoughts = [""] * len(questions)
+    problems: list[str | None] = [None] * len(questions)
     reasoning_prompts = [""] * len(questions)
     if section.reasoning:
         reasoning_prompts = [prompts.ask("reasoning", **each) for each in asked]
@@ -107,12 +109,16 @@ def compare_pairs(
             lambda rows, tokens: advance(0, tokens),
         )
         thoughts = [thought.text for (thought,) in drawn]
+        problems = [thought.problem for (thought,) in drawn]
     named = ["comparison_after_reasoning" if thought.strip() else "comparison" for thought in thoughts]
     shown = [
         prompts.ask(name, **each, reasoning=thought)
         for name, each, thought in zip(named, asked, thoughts, strict=True)
     ]
-    likely = _chosen(model, prompts, named, shown)
+    chosen = _chosen(model, prompts, named, shown)
+    found = [
+        Unscored(problem) if problem else likely for problem, likely in zip(problems, chosen, strict=True)
+    ]
     advance(len(pairs), 0)
     return [
         Draft(
@@ -128,29 +134,33 @@ def compare_pairs(
                 "seed": one.seed,
             },
             parents=[Parent(response, "compared") for response in one.pair.response_ids],
-            measures={"probability_a": first},
+            measures=_measured(likely),
         )
-        for one, prompt, before, thought, (first, _) in zip(
-            questions, shown, reasoning_prompts, thoughts, likely, strict=True
+        for one, prompt, before, thought, likely in zip(
+            questions, shown, reasoning_prompts, thoughts, found, strict=True
         )
     ]
 
 
+def _measured(likely: Sequence[float] | Unscored) -> dict[str, Any]:
+    """Return the measures of a comparison."""
+    if isinstance(likely, Unscored):
+        return {"probability_a": None, "problem": likely.problem}
+    return {"probability_a": likely[0], "problem": None}
+
+
 def _chosen(
     model: LanguageModel, prompts: Prompts, named: Sequence[str], asked: Sequence[str]
-) -> list[list[float]]:
-    """Return the probabilities of both options after each prompt; its name says how its options are written.
-
-    Both are 0.5 after a prompt that cannot be scored, such as one that is too long: the judge prefers neither.
-    """
+) -> list[list[float] | Unscored]:
+    """Return the probabilities of both options after each prompt; its name says how its options are written."""
     contexts = model.encode_prompts(asked)
     written = [options(prompts, name, 2) for name in named]
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[float] | Unscored] = {}
     for both in dict.fromkeys(written):
         at = [index for index, one in enumerate(written) if one == both]
-        likely = closed_probabilities(model, [contexts[index] for index in at], both)
+        likely = scored_options(model, [contexts[index] for index in at], both)
         found |= dict(zip(at, likely, strict=True))
-    return [[0.5, 0.5] if isnan(found[index][0]) else found[index] for index in range(len(asked))]
+    return [found[index] for index in range(len(asked))]
 
 
 def rate(
@@ -162,10 +172,10 @@ def rate(
 ) -> list[float]:
     """Return the expected rating of each response to what was `asked`, from −1 to 1: the reward of direct RLAIF.
 
-    It is 0 where the rating cannot be scored, as the prompt is too long for the judge.
+    It is NaN where the rating cannot be scored, such as where the prompt is too long for the judge.
     """
     expected = expected_ratings(model, prompts, asked, questions, responses)
-    return [0.0 if isnan(one) else rescaled(one) for one in expected]
+    return [nan if isinstance(one, Unscored) else rescaled(one) for one in expected]
 
 
 def expected_ratings(
@@ -174,11 +184,11 @@ def expected_ratings(
     asked: Sequence[str],
     questions: Sequence[str],
     responses: Sequence[str],
-) -> list[float]:
-    """Return the expected rating of each response to what was `asked`, from 1 to 10; NaN where it cannot be scored."""
+) -> list[float | Unscored]:
+    """Return the expected rating of each response to what was `asked`, from 1 to 10."""
     shown = [
         prompts.ask("rating", **spoken(said), question=question, response=response)
         for said, question, response in zip(asked, questions, responses, strict=True)
     ]
-    likely = closed_probabilities(model, model.encode_prompts(shown), ratings(prompts))
-    return [*map(expected_rating, likely)]
+    likely = scored_options(model, model.encode_prompts(shown), ratings(prompts))
+    return [one if isinstance(one, Unscored) else expected_rating(one) for one in likely]

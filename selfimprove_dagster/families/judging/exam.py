@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan
 from typing import Any
 
 import polars as pl
@@ -27,6 +26,7 @@ from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, 
 from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
 from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_scores
+from selfimprove_dagster.language_model.options import Unscored
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Row
 
@@ -66,7 +66,8 @@ class ExamJudge:
     ) -> list[Row]:
         """Return the rows that judge the greedy answers of each role.
 
-        An answer that says nothing is not shown to the judge: it is wrong, or the other one is preferred. Raises
+        An answer that says nothing is not shown to the judge: it is wrong, or the other one is preferred. A verdict
+        that could not be made, such as on an answer that is too long for the judge, is wrong with a `problem`. Raises
         ModelError if the judge's engine cannot give the probabilities of its options.
         """
         check_scores(model)
@@ -85,13 +86,18 @@ class ExamJudge:
         rows = [row for of_role in answers.values() for row in of_role]
         ratings = self._ratings(model, [(row["question"], _said(row)) for row in rows])
         for row, rating in zip(rows, ratings, strict=True):
+            if isinstance(rating, Unscored):
+                yield _unjudged(row, JUDGED, rating)
+                continue
             yield {
                 **_verdict(row, JUDGED, rating is not None and rating >= self.section.least_rating),
                 "predicted": None if rating is None else f"rating {rating:.2f}",
                 "rating": rating,
             }
 
-    def _ratings(self, model: LanguageModel, asked: Sequence[tuple[str, str]]) -> list[float | None]:
+    def _ratings(
+        self, model: LanguageModel, asked: Sequence[tuple[str, str]]
+    ) -> list[float | Unscored | None]:
         """Return the expected rating, from 1 to 10, of each response to a question; None for one without text."""
         shown = [pair for pair in dict.fromkeys(asked) if pair[1]]
         found = expected_ratings(
@@ -101,7 +107,7 @@ class ExamJudge:
             [self.section.rating] * len(shown),
             [response for _, response in shown],
         )
-        ratings = {pair: None if isnan(one) else one for pair, one in zip(shown, found, strict=True)}
+        ratings = dict(zip(shown, found, strict=True))
         return [ratings.get(pair) for pair in asked]
 
     # ---- comparisons -----------------------------------------------------------------------------------
@@ -113,10 +119,13 @@ class ExamJudge:
                 continue
             pairs = list(zip(answers[role], answers["challenger"], strict=True))
             asked = [(before["question"], _said(before), _said(after)) for before, after in pairs]
-            for (before, after), (probability, as_first, as_second) in zip(
-                pairs, self._preferences(model, asked), strict=True
-            ):
+            for (before, after), found in zip(pairs, self._preferences(model, asked), strict=True):
                 mode, margin = mode_against(role), self.section.least_margin
+                if isinstance(found, Unscored):
+                    for row, other in ((before, after), (after, before)):
+                        yield _unjudged(row, mode, found, other)
+                    continue
+                probability, as_first, as_second = found
                 yield {
                     **_verdict(before, mode, 2 * probability - 1 > margin, after),
                     "predicted": _preferred(probability),
@@ -132,9 +141,9 @@ class ExamJudge:
 
     def _preferences(
         self, model: LanguageModel, asked: Sequence[tuple[str, str, str]]
-    ) -> list[tuple[float, float | None, float | None]]:
+    ) -> list[tuple[float, float | None, float | None] | Unscored]:
         """Return the probability that the first of two responses is the better one: over both orders, when it is
-        shown first, and when it is shown second.
+        shown first, and when it is shown second; or why the judge could not compare them.
 
         Equal responses are a tie, and one that says something is better than one that does not: neither is shown to
         the judge, and the last two are None.
@@ -144,7 +153,7 @@ class ExamJudge:
             for at, (question, first, second) in enumerate(asked)
             if first and second and first != second
         ]
-        found: dict[str, tuple[float, float | None, float | None]] = {}
+        found: dict[str, tuple[float, float | None, float | None] | Unscored] = {}
         if pairs:
             drafts = compare_pairs(
                 model,
@@ -154,9 +163,18 @@ class ExamJudge:
                 _judging(self.section),
                 (self.seed, "evaluation"),
             )
-            comparisons = pl.DataFrame([{"id": "", **one.content, **one.measures} for one in drafts])
-            said = aggregate(comparisons, 0.0).select(PAIR[0], "probability", "as_first", "as_second")
-            found = {at: (both, first, second) for at, both, first, second in said.iter_rows()}
+            comparisons = pl.DataFrame(
+                [{"id": "", **one.content, **one.measures} for one in drafts],
+                schema_overrides={"probability_a": pl.Float64, "problem": pl.String},
+                infer_schema_length=None,
+            )
+            said = aggregate(comparisons, 0.0).select(
+                PAIR[0], "probability", "as_first", "as_second", "problem"
+            )
+            found = {
+                at: (both, first, second) if problem is None else Unscored(problem)
+                for at, both, first, second, problem in said.iter_rows()
+            }
         return [
             found.get(str(at), ((bool(first) - bool(second) + 1) / 2, None, None))
             for at, (_, first, second) in enumerate(asked)
@@ -177,16 +195,23 @@ class ExamJudge:
             ratings = iter(self._ratings(model, shown))
             for row, other in asked:
                 own, foreign = next(ratings), next(ratings)
+                unscored = next((one for one in (own, foreign) if isinstance(one, Unscored)), None)
+                if unscored is not None:
+                    yield _unjudged(row, CONTROL, unscored, other)
+                    continue
+                assert isinstance(own, float) and isinstance(foreign, float), "both answers have text"
                 yield {
-                    **_verdict(row, CONTROL, (own or 0) > (foreign or 0), other),
+                    **_verdict(row, CONTROL, own > foreign, other),
                     "predicted": f"rating {own:.2f}, another question's answer {foreign:.2f}",
                     "rating": own,
                 }
             return
         texts = [(row["question"], _said(row), _said(other)) for row, other in asked]
-        for (row, other), (probability, as_first, as_second) in zip(
-            asked, self._preferences(model, texts), strict=True
-        ):
+        for (row, other), found in zip(asked, self._preferences(model, texts), strict=True):
+            if isinstance(found, Unscored):
+                yield _unjudged(row, CONTROL, found, other)
+                continue
+            probability, as_first, as_second = found
             yield {
                 **_verdict(row, CONTROL, 2 * probability - 1 > self.section.least_margin, other),
                 "predicted": _preferred(probability),
@@ -213,6 +238,11 @@ def _verdict(row: Row, mode: str, correct: bool, other: Row | None = None) -> Ro
     """Return the row of a verdict on an answer; `answers` are those that the judge was shown."""
     answers = [row, *([other] if other else [])]
     return {**row, **dict.fromkeys(VERDICTS), "mode": mode, "correct": correct, "answers": answers}
+
+
+def _unjudged(row: Row, mode: str, why: Unscored, other: Row | None = None) -> Row:
+    """Return the row of a verdict that could not be made, which counts as wrong."""
+    return {**_verdict(row, mode, False, other), "predicted": None, "problem": why.problem}
 
 
 def _preferred(probability: float) -> str:

@@ -41,13 +41,16 @@ def clamped(probability: float, low: float) -> float:
 
 def aggregate(comparisons: pl.DataFrame, clamp: float = 0.0) -> pl.DataFrame:
     """One row a pair, in the order in which pairs come first, from rows of comparisons (`id`, `prompt_id`,
-    `response_ids`, `principle`, `order`, `repeat`, `probability_a`); repeats are left out. Each probability is
-    `clamped` from `clamp` on; 0 leaves it as it is.
+    `response_ids`, `principle`, `order`, `repeat`, `probability_a`, and maybe `problem`); repeats are left out. Each
+    probability is `clamped` from `clamp` on; 0 leaves it as it is.
 
     Columns: `prompt_id`, `response_ids`, `probability` that the first response is the better, as the mean
     over the orders of each principle, then over principles; `as_first` and `as_second` when it was shown
-    as (A) and as (B), null where it never was; `principles` and `comparison_ids` as they were asked.
+    as (A) and as (B), null where it never was; `principles` and `comparison_ids` as they were asked. The numbers of a
+    pair are null if one of its comparisons could not be made (`probability_a` is null), whose `problem` it has.
     """
+    if "problem" not in comparisons.columns:
+        comparisons = comparisons.with_columns(problem=pl.lit(None, pl.String))
     shown_first, said = pl.col("order") == 0, pl.col("probability_a").clip(clamp, 1 - clamp)
     asked = comparisons.filter(~pl.col("repeat")).with_columns(
         better=pl.when(shown_first).then(said).otherwise(1 - said)
@@ -62,8 +65,16 @@ def aggregate(comparisons: pl.DataFrame, clamp: float = 0.0) -> pl.DataFrame:
         .group_by(PAIR, maintain_order=True)
         .agg(pl.col("probability", "as_first", "as_second").mean(), principles=pl.col("principle"))
     )
-    ids = asked.group_by(PAIR, maintain_order=True).agg(comparison_ids=pl.col("id"))
-    return by_principle.join(ids, on=PAIR, how="left", maintain_order="left")
+    whole = asked.group_by(PAIR, maintain_order=True).agg(
+        pl.col("problem").drop_nulls().first(),
+        comparison_ids=pl.col("id"),
+        is_whole=pl.col("probability_a").is_not_null().all(),
+    )
+    found = by_principle.join(whole, on=PAIR, how="left", maintain_order="left")
+    numbers = ("probability", "as_first", "as_second")
+    return found.with_columns(pl.when("is_whole").then(pl.col(name)).alias(name) for name in numbers).drop(
+        "is_whole"
+    )
 
 
 def margin_of(probability: pl.Expr) -> pl.Expr:

@@ -89,7 +89,7 @@ def _better_than_chance(subject: Subject) -> Evidence | NotApplicable:
 
 
 def _rewards_finite(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "step", "reward", "advantage")
+    rows = subject.measured("id", "step", "reward", "advantage")
     finite = pl.col("reward").is_finite() & pl.col("advantage").is_finite().fill_null(True)
     return Evidence(
         rows.with_columns(finite=finite.fill_null(False)).drop("advantage"),

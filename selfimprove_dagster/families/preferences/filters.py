@@ -21,8 +21,10 @@ def judged_candidates(preferences: Frame, responses: Frame) -> Frame:
     """One row a preference with what the filters ask for, from the tables of preferences and responses.
 
     Columns: `candidate_id, prompt_id, prompt, first, second, first_id, second_id, first_finish_reason,
-    second_finish_reason, probability`; `probability` is that of the first response to be the better.
+    second_finish_reason, probability, problem`; `probability` is that of the first response to be the better, null with
+    a `problem` where the pair could not be judged.
     """
+    told = "problem" in preferences.collect_schema()
     rows = preferences.select(
         "prompt_id",
         "prompt",
@@ -32,6 +34,7 @@ def judged_candidates(preferences: Frame, responses: Frame) -> Frame:
         candidate_id="id",
         first_id=pl.col("response_ids").list.get(0),
         second_id=pl.col("response_ids").list.get(1),
+        problem=pl.col("problem") if told else pl.lit(None, pl.String),
     )
     for which in ("first", "second"):
         found = responses.select(
@@ -58,6 +61,7 @@ def compared_candidates(comparisons: Frame) -> Frame:
         second_id=nothing,
         first_finish_reason=nothing,
         second_finish_reason=nothing,
+        problem=nothing,
     )
 
 
@@ -117,7 +121,10 @@ def _margin_at_least(threshold: float) -> Filter:
             candidates,
             "margin",
             kept=margin >= threshold - _ROUNDING,
-            reason=pl.format("margin {} against at least {}", margin.round(4), pl.lit(threshold)),
+            reason=pl.coalesce(
+                pl.format("margin {} against at least {}", margin.round(4), pl.lit(threshold)),
+                pl.format("the pair could not be judged: {}", "problem"),
+            ),
             score=margin,
             threshold=threshold,
         )

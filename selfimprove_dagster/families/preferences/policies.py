@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -61,6 +62,15 @@ def fit_reward_model(
     return outcome, RewardModel.open(outcome.path, context.trainer.device_of(context.experiment))
 
 
+def without_reward(
+    judged: Sequence[tuple[float, float, float]], ids: Callable[[], Sequence[str]]
+) -> list[tuple[str, str]]:
+    """Return the comparisons that `RewardModel.compare` gave no reward of, by their `ids`, with the problem."""
+    found = [index for index, (first, second, _) in enumerate(judged) if isnan(first) or isnan(second)]
+    known = ids() if found else ()
+    return [(known[index], "too_long: a side is longer than the reward model reads") for index in found]
+
+
 def optimise_policy(
     training: TrainingStage,
     section: PolicyTrainingSection,
@@ -103,11 +113,17 @@ def optimise_policy(
         ),
         rollouts_activity(training, rollouts_table),
     )
-    means = rollouts.group_by("step").agg(pl.col("reward").mean()).sort("step").collect()
+    means = rollouts.group_by("step").agg(pl.col("reward").fill_nan(None).mean()).sort("step").collect()
     curve = {"reward": [(float(step), reward) for step, reward in means.iter_rows()]}
     chart = line_chart(curve, x="step", y="mean reward", title=f"{experiment.name}: reward while training")
     return training.result(
-        training.store(outcome, parents=[Parent(rewarded.model_id, "rewarded_by")]),
+        training.store(
+            outcome,
+            parents=[Parent(rewarded.model_id, "rewarded_by")],
+            ids=lambda: prompts[
+                "reference_id" if "reference_id" in prompts.columns else "prompt_id"
+            ].to_list(),
+        ),
         outcome,
         {
             "rollouts": stored.rows,
@@ -172,7 +188,13 @@ def rollout_drafts(
                 *([Parent(row["reference_id"], "reference")] if "reference_id" in row else []),
                 *by,
             ],
-            measures={"reward": row["reward"], "advantage": row["advantage"]},
+            measures={
+                "reward": None if isnan(row["reward"]) else row["reward"],
+                "advantage": row["advantage"],
+                "problem": "failed: no reward could be computed, as of a text that is too long"
+                if isnan(row["reward"])
+                else None,
+            },
             sample_index=row["sample_index"],
         )
         for row, text in zip(shard.items, texts, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 from selfimprove_dagster import registry
@@ -10,7 +11,7 @@ from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.settings import DialogueExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.language_model.base import LanguageModel, placement
+from selfimprove_dagster.language_model.base import LanguageModel, RefusedPrompt, placement
 from selfimprove_dagster.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -59,11 +60,18 @@ class ModelReward:
     def _after(
         self, writer: LanguageModel, name: str, asked: Sequence[str], responses: Sequence[str]
     ) -> list[float]:
-        """The reward of each response after the whole prompt that it follows; `name` is that of the prompts."""
+        """The reward of each response after the whole prompt that it follows; `name` is that of the prompts.
+
+        It is NaN where both together are longer than the reward model reads.
+        """
         completions = [self.prompts.completion(name, response.strip()) for response in responses]
         said = writer.encode_completions(completions)
         read = writer.encode_prompts(asked)
-        return self._model(writer).score(read, [[*ids, writer.turn_end_id] for ids in said])
+        rewards = self._model(writer).score(read, [[*ids, writer.turn_end_id] for ids in said])
+        return [
+            nan if isinstance(prompt, RefusedPrompt) else reward
+            for prompt, reward in zip(read, rewards, strict=True)
+        ]
 
 
 def reward_model_of(

@@ -20,6 +20,7 @@ from selfimprove_dagster.families.preferences.policies import (
     optimise_policy,
     rewarded_by_model,
     rollouts_activity,
+    without_reward,
 )
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage, rows_of
 from selfimprove_dagster.families.trained.stages import named
@@ -207,9 +208,21 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
     with closing(judge):
         judged = [*judge.compare(compared(held_out=True))]
     accuracy = agreement(judged) if judged else None
+
+    def ids(held_out: bool) -> list[str]:
+        rows = context.lake.read_columns(manifest, ["id", "question"])
+        out = preferences.split_held_out(rows["question"].to_list(), share, experiment.seed)
+        return rows["id"].filter(pl.Series(out, dtype=pl.Boolean) == held_out).to_list()
+
     measured = {"held_out_pairs": len(judged), "held_out_accuracy": accuracy}
     shown = {**measured, "held_out_accuracy": number(accuracy)}
-    return training.result(training.store(outcome, measures=measured), outcome, shown)
+    stored = training.store(
+        outcome,
+        measures=measured,
+        ids=lambda: ids(held_out=False),
+        unmeasured=without_reward(judged, lambda: ids(held_out=True)),
+    )
+    return training.result(stored, outcome, shown)
 
 
 def _train_on_pairs(context: StageContext[Any], dataset: Table, rollouts: Table, start: Start) -> Result:

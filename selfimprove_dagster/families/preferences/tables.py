@@ -19,7 +19,7 @@ from selfimprove_dagster.families.preferences.reviewing import rewarded_items
 from selfimprove_dagster.families.preferences.words import example, rollout
 from selfimprove_dagster.families.preferences.words import reward_model as trained_reward_model
 from selfimprove_dagster.families.trained.tables import TRAINED, checkpoint, fine_tuned_checkpoint
-from selfimprove_dagster.table import TEXT, Facts, Reviewed, Source, Table, Words
+from selfimprove_dagster.table import PROBLEM, TEXT, Facts, Reviewed, Source, Table, Words
 
 PAIR = ("prompt", "chosen", "rejected")
 
@@ -72,7 +72,8 @@ def rollouts(
     **words: Unpack[Words],
 ) -> Table:
     """What the policy wrote while it was trained, with its rewards; parents: the prompt, the models
-    that wrote and that rewarded it, and the reference that it improves, if any.
+    that wrote and that rewarded it, and the reference that it improves, if any. One that could not be rewarded has no
+    reward and a `problem`.
 
     `prompts` are the column of the prompts' ids and the columns that prompts show, `models` the models that wrote
     and rewarded, `references` the ids of what was improved.
@@ -89,12 +90,13 @@ def rollouts(
             "token_ids": pl.List(pl.Int32),
             "text": TEXT,
         },
-        measures={"reward": pl.Float64, "advantage": pl.Float64},
+        measures={"reward": pl.Float64, "advantage": pl.Float64, **PROBLEM},
+        later=frozenset(PROBLEM),
         sources={
             "parents": [prompts[0], *references, *models],
             "prompt_id": prompts[:1],
             **each(prompts[1:], "prompt", "prompt_token_ids"),
-            **each([*prompts[1:], *models], "token_ids", "text", "reward", "advantage"),
+            **each([*prompts[1:], *models], "token_ids", "text", "reward", "advantage", "problem"),
             **new("step"),
         },
         checks=ROLLOUT_CHECKS,

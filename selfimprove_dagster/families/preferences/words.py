@@ -24,4 +24,5 @@ def reward_model(row: Row) -> str:
 def rollout(row: Row) -> str:
     """A response that a policy wrote while it was trained, with its reward."""
     advantage = "" if row["advantage"] is None else f", advantage {row['advantage']:.3g}"
-    return f"written at step {row['step']}, reward {row['reward']:.3g}{advantage}: {quoted(row['text'])}"
+    reward = "not rewarded" if row["reward"] is None else f"reward {row['reward']:.3g}"
+    return f"written at step {row['step']}, {reward}{advantage}: {quoted(row['text'])}"

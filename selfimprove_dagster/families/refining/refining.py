@@ -12,10 +12,9 @@ step, the round and the task's key, and from no other task.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isnan
-from typing import Any, TypeVar
+from typing import Any
 
-from selfimprove_dagster.errors import ExperimentError, ModelError, ModelUnavailable
+from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken
 from selfimprove_dagster.families.refining.trajectories import Evaluate, Refining, Step, Task, Trajectory
 from selfimprove_dagster.families.refining.ways import (
@@ -38,8 +37,8 @@ from selfimprove_dagster.families.refining.ways import (
     remembered,
     says_fine,
 )
-from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, positions
-from selfimprove_dagster.language_model.options import closed_probabilities
+from selfimprove_dagster.language_model.base import LanguageModel, Progress
+from selfimprove_dagster.language_model.options import Unscored, scored_options
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts, load_prompts
 
@@ -48,9 +47,6 @@ Seeds = Sequence[str | int]
 
 Fields = Callable[[Trajectory], Mapping[str, Any]]
 """Returns the fields of a prompt besides the dialogue."""
-
-
-T = TypeVar("T")
 
 
 def _silent(tasks: int, tokens: int) -> None:
@@ -209,6 +205,8 @@ class _Batch:
     ) -> None:
         """Let the model write a text of this kind for each active task that is wanted."""
         drawn = [one for one in self.active if wanted(one)]
+        if not drawn:
+            return
         name = prompt_of(self.way, kind) if number else "response"
         prompts = [self.ask(name, one, fields) for one in drawn]
         read = self.model.encode_prompts(prompts)
@@ -217,20 +215,12 @@ class _Batch:
         named = (*self.seeds_from, *([self.way] if number else []), kind, number)
         seeds = [seed_of(*named, one.task.key) for one in drawn]
 
-        def generate(rows: Sequence[int]) -> list[Generation]:
-            paths = self.model.generate(
-                [read[row] for row in rows],
-                [[seeds[row]] for row in rows],
-                sampling,
-                lambda finished, tokens: self.advance(0, tokens),
-            )
-            return [path for (path,) in paths]
-
-        found = self._each(read, generate)
-        for row, (one, prompt, ids, seed) in enumerate(zip(drawn, prompts, read, seeds, strict=True)):
-            path = found[row]
-            if isinstance(path, str):
-                self._add(one, Step(kind, number, prompt, ids, error=path))
+        drawn_paths = self.model.generate(
+            read, [[seed] for seed in seeds], sampling, lambda finished, tokens: self.advance(0, tokens)
+        )
+        for one, prompt, ids, seed, (path,) in zip(drawn, prompts, read, seeds, drawn_paths, strict=True):
+            if path.problem is not None:
+                self._add(one, Step(kind, number, prompt, ids, error=path.problem, problem=path.problem))
                 continue
             judges = kind in (FEEDBACK, EVALUATION)
             step = Step(
@@ -244,32 +234,26 @@ class _Batch:
                 finish_reason=path.finish_reason,
                 seed=seed,
                 is_fine=says_fine(path.text, self.settings.fine) if judges else None,
-                error=path.problem or fault(kind, path.text, path.finish_reason),
+                error=fault(kind, path.text, path.finish_reason),
             )
             self._add(one, step)
 
     def score_fine(self, number: int) -> None:
         """Evaluate by how probable feedback that the answer is fine is, against feedback that finds fault."""
         scored = self.active
+        if not scored:
+            return
         verdicts = [self.prompts.completion(FEEDBACK, said) for said in self.settings.verdicts]
-        longest = max(self.model.encode_completions(verdicts), key=len)
         prompts = [self.ask(FEEDBACK, one, self.judged) for one in scored]
         read = self.model.encode_prompts(prompts)
 
-        def score(rows: Sequence[int]) -> list[float]:
-            found = closed_probabilities(self.model, [read[row] for row in rows], verdicts)
-            return [fine for fine, *_ in found]
-
-        found = self._each([[*ids, *longest[:-1]] for ids in read], score)
-        for row, (one, prompt, ids) in enumerate(zip(scored, prompts, read, strict=True)):
-            value = found[row]
-            if isinstance(value, str):
-                self._add(one, Step(EVALUATION, number, prompt, ids, error=value))
+        found = scored_options(self.model, read, verdicts)
+        for one, prompt, ids, likely in zip(scored, prompts, read, found, strict=True):
+            if isinstance(likely, Unscored):
+                problem = likely.problem
+                self._add(one, Step(EVALUATION, number, prompt, ids, error=problem, problem=problem))
                 continue
-            if isnan(value):
-                problem = "the verdicts could not be scored: the prompt does not fit into the model"
-                self._add(one, Step(EVALUATION, number, prompt, ids, error=problem))
-                continue
+            value = likely[0]
             is_fine = value >= self.settings.fine_from
             self._add(one, Step(EVALUATION, number, prompt, ids, score=value, is_fine=is_fine))
 
@@ -297,42 +281,6 @@ class _Batch:
     def _fail(self, one: Trajectory, error: str) -> None:
         one.stopped, one.error = FAILED, error
         self.advance(1, 0)
-
-    def _each(
-        self, read: Sequence[Sequence[int]], ask: Callable[[Sequence[int]], list[T]]
-    ) -> Mapping[int, T | str]:
-        """What `ask` gives of each row of `read`, or the error of that row.
-
-        Rows are asked in one batch; where the model refuses that, one by one. Raises ModelError where it
-        refuses every one of several rows, which is then no fault of theirs.
-        """
-        most = positions(self.model)
-        found: dict[int, T | str] = {
-            row: f"the prompt has {len(ids):,} tokens, and the model has {most:,} positions"
-            for row, ids in enumerate(read)
-            if len(ids) >= most
-        }
-        rows = [row for row in range(len(read)) if row not in found]
-        if not rows:
-            return found
-        try:
-            return found | dict(zip(rows, ask(rows), strict=True))
-        except ModelUnavailable:
-            raise
-        except ModelError as error:
-            refused: ModelError = error
-        good = 0
-        for row in rows:
-            try:
-                (found[row],) = ask([row])
-                good += 1
-            except ModelUnavailable:
-                raise
-            except ModelError as error:
-                found[row] = str(error)
-        if not good and len(rows) > 1:
-            raise refused
-        return found
 
 
 def _tried(one: Trajectory, settings: Refining) -> list[dict[str, str]]:

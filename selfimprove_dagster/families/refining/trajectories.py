@@ -84,7 +84,8 @@ class Step:
 
     `round` is 0 for the first answer; all that leads to the answer of round n is of round n. `is_fine` says
     of feedback and evaluations whether there is nothing to change, `score` how sure that is. `seed` is None
-    where nothing was drawn, and `error` says what is wrong with the text, or why there is none.
+    where nothing was drawn, and `error` says what is wrong with the text, or why there is none, which is the `problem`
+    where the model could not be asked.
     """
 
     kind: str
@@ -99,6 +100,7 @@ class Step:
     score: float | None = None
     is_fine: bool | None = None
     error: str | None = None
+    problem: str | None = None
 
     @property
     def tokens_in(self) -> int:

@@ -1,12 +1,13 @@
 """The tasks that an iteration may show: those of people, and those that the model has added.
 
 People steer a pool by files. Tasks of a new or edited seed file join it; a task that bears the `id` of an
-earlier one replaces it; an instruction in the file `seeds.banned` leaves the pool, whoever wrote it.
+earlier one replaces it; an instruction in the file `seeds.banned` leaves the pool, whoever wrote it, and so does a
+seed at a place that `leave_out` names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from selfimprove_dagster.families.tasks.files import bans as by_instruction
 from selfimprove_dagster.families.tasks.settings import TaskExperiment
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS, SEED_TASKS
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
+from selfimprove_dagster.home.imports import PLACE, left_out_of
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
@@ -73,7 +75,7 @@ def pool(lake: Lake, experiment: TaskExperiment, iteration: int) -> TaskPool:
             *(_tasks(lake, manifest, "machine") for manifest in accepted),
         ]
     )
-    judged = _judged(tasks, bans(experiment))
+    judged = _judged(tasks, bans(experiment), left_out_of(experiment, tasks))
     if judged.filter("kept", origin="human").head(1).collect().is_empty():
         raise SeedFileError(
             f"experiment {experiment.name} has no seed tasks: none were imported, or all were rejected, "
@@ -96,8 +98,10 @@ def _tasks(lake: Lake, manifest: Manifest, origin: str) -> pl.LazyFrame:
     )
 
 
-def _judged(tasks: pl.LazyFrame, banned: Mapping[str, BannedInstruction]) -> pl.LazyFrame:
-    """A decision on each task: the last of several with one name stays, unless it is banned."""
+def _judged(
+    tasks: pl.LazyFrame, banned: Mapping[str, BannedInstruction], left_out: Sequence[str] = ()
+) -> pl.LazyFrame:
+    """A decision on each task: the last of several with one name stays, unless it is banned or left out."""
     last = tasks.filter(pl.col("name") != "").select("name", newest="id").group_by("name").last()
     by = pl.LazyFrame(
         [(key, f"banned by {ban.by}: {ban.why}") for key, ban in banned.items()],
@@ -106,16 +110,23 @@ def _judged(tasks: pl.LazyFrame, banned: Mapping[str, BannedInstruction]) -> pl.
     )
     key = pl.col("instruction").map_elements(normalise_instruction, return_dtype=pl.String)
     replaced, is_banned = pl.col("newest") != pl.col("id"), pl.col("ban").is_not_null()
+    is_left_out = PLACE.is_in([*left_out])
     return (
         tasks.join(last, on="name", how="left", maintain_order="left")
         .with_columns(pl.col("newest").fill_null(pl.col("id")), key=key)
         .join(by, on="key", how="left", maintain_order="left")
         .select(
             *_COLUMNS,
-            rule=pl.when(replaced).then(pl.lit("newest_version")).otherwise(pl.lit("not_banned")),
-            kept=~replaced & ~is_banned,
+            rule=pl.when(replaced)
+            .then(pl.lit("newest_version"))
+            .when(is_left_out)
+            .then(pl.lit("left_out"))
+            .otherwise(pl.lit("not_banned")),
+            kept=~replaced & ~is_banned & ~is_left_out,
             reason=pl.when(replaced)
             .then(pl.format("replaced by {}, which has the same id in its file", "newest"))
+            .when(is_left_out)
+            .then(pl.lit("leave_out in the experiment file names it"))
             .otherwise(pl.col("ban").fill_null("not banned")),
             nearest_id=pl.when(replaced).then("newest"),
         )

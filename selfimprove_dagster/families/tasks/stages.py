@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 from typing import Any
 
 import polars as pl
@@ -18,6 +19,7 @@ from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
+from selfimprove_dagster.language_model.base import no_scores
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.stage import (
@@ -56,7 +58,7 @@ def pool_stage(schema: Table, decisions: Table) -> Stage:
         found = pool(context.lake, context.experiment, context.iteration)
         activity = context.activity(
             inputs=found.inputs,
-            parameters={"banned": sorted(bans(context.experiment))},
+            parameters={"banned": sorted(bans(context.experiment)), **seeds.leaving_out(context.experiment)},
         )
         _, manifest, _ = context.map_together(
             found.judged,
@@ -169,16 +171,28 @@ def score_instructions(schema: Table, candidates: Table, prompt: str, **fields: 
 
 
 def score_instruction(shard: Shard[Any, Row], *, prompt: str, asked: str) -> pl.DataFrame:
-    """How probable the model finds the `instruction` of each candidate (`id`) when it is `asked` by the prompt."""
+    """How probable the model finds the `instruction` of each candidate (`id`) when it is `asked` by the prompt.
+
+    One that is too long to be scored has a `problem`.
+    """
     model, rows, prompts = shard.model, shard.frame, shard.prompts
     said = model.encode_continuations([prompts.completion(prompt, one) for one in rows["instruction"]])
-    logprobs = model.score(model.encode_prompts([asked]) * len(said), said)
+    (context,) = model.encode_prompts([asked])
+    logprobs = model.score([context] * len(said), said)
     shard.report.advance(len(said))
+    problems = [
+        no_scores(model, len(context) + len(ids)) if any(map(isnan, found)) else None
+        for ids, found in zip(said, logprobs, strict=True)
+    ]
     scores = rows.select(candidate_id="id").with_columns(
-        pl.Series("logprobs", logprobs, dtype=pl.List(pl.Float64))
+        pl.Series("logprobs", logprobs, dtype=pl.List(pl.Float64)),
+        pl.Series("problem", problems, dtype=pl.String),
     )
     return scores.select(
-        "candidate_id", **perplexity_of(pl.col("logprobs")), parents=parents_of(candidate_id="scored")
+        "candidate_id",
+        **perplexity_of(pl.col("logprobs")),
+        problem="problem",
+        parents=parents_of(candidate_id="scored"),
     )
 
 

@@ -50,6 +50,8 @@ def similarity(row: Row) -> str:
 def classified(row: Row) -> str:
     """Whether a task is a classification."""
     answer = "has a few labels to choose from" if row["is_classification"] else "is no classification"
+    if row["yes"] is None:
+        return f"not classified, so taken for no classification: {row['problem']}"
     return f"{answer}: probability of Yes {row['yes']:.2f}"
 
 

@@ -15,6 +15,7 @@ from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
+from selfimprove_dagster.words import count
 from selfimprove_dagster.work.progress import ProgressReport, per_second
 
 if TYPE_CHECKING:
@@ -113,10 +114,26 @@ class TrainingStage:
         outcome: TrainingOutcome,
         parents: Sequence[Parent] = (),
         measures: Mapping[str, Any] | None = None,
+        ids: Callable[[], Sequence[str]] | None = None,
+        unmeasured: Sequence[tuple[str, str]] = (),
     ) -> Manifest:
-        """Commit the row of the trained model; `parents` come after its dataset and its base."""
+        """Commit the row of the trained model; `parents` come after its dataset and its base.
+
+        `ids` returns the ids of the rows that it was trained on, in their order, by default all of the dataset: those
+        that were left out are named. `unmeasured` are held-out rows that it could not be measured on, by id, with their
+        problems.
+        """
         from selfimprove_dagster.language_model.weights import model_id
 
+        named: list[tuple[str, str]] = []
+        if outcome.left_out:
+            known = ids() if ids else self.context.lake.read_columns(self.dataset, ["id"])["id"].to_list()
+            named = [(known[index], problem) for index, problem in outcome.left_out]
+        left_out = [*named, *unmeasured]
+        if left_out:
+            self.context.warn(
+                f"{count(len(left_out), 'example')} left out, the first {': '.join(left_out[0])}"
+            )
         log = [{key: entry.get(key) for key in ("step", "loss", "learning_rate")} for entry in outcome.log]
         draft = Draft(
             content={
@@ -138,6 +155,7 @@ class TrainingStage:
                 "first_loss": outcome.first_loss,
                 "final_loss": outcome.final_loss,
                 "log": log,
+                "left_out": [{"id": id, "problem": problem} for id, problem in left_out],
                 **(measures or {}),
             },
         )

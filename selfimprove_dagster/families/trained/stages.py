@@ -16,6 +16,7 @@ from selfimprove_dagster.evaluation.exam import (
     compare_rewards,
     examine,
     failed_answers,
+    failed_verdicts,
 )
 from selfimprove_dagster.evaluation.judge import mode_against
 from selfimprove_dagster.experiment.base import JUDGED, TrainingExperiment
@@ -61,7 +62,12 @@ def drawn_pool(
         pool = seeds.pool(context.lake, context.experiment, context.iteration)
         text = next(iter(schema.content))
         activity = context.activity(
-            inputs=pool.inputs, parameters={f"{text}s": len(pool.chosen), "pool": pool.size}
+            inputs=pool.inputs,
+            parameters={
+                f"{text}s": len(pool.chosen),
+                "pool": pool.size,
+                **seeds.leaving_out(context.experiment),
+            },
         )
         columns = [*schema.content, *schema.measures]
         manifest, _ = context.map(pool.chosen.lazy(), Spec.of(seeded, columns=columns), activity)
@@ -219,15 +225,19 @@ def _report_evaluation(
                 {"model": role, "mode": mode, "difficulty": difficulty, "accuracy": str(part)}
                 for difficulty, part in accuracy_by_difficulty(rows, role, mode).items()
             ]
-    failed = failed_answers(rows)
-    for role in roles:
-        if count := failed.filter(role=role).height:
-            metadata[f"{role}_failed_answers"] = count
-            first = failed.filter(role=role).row(0, named=True)
-            context.warn(
-                f"{count:,} answers of the {role} could not be generated and count as wrong; the first: "
-                f"{first['source_file']}, line {first['source_line']}: {first['problem']}"
-            )
+    kinds = {
+        "failed_answers": (failed_answers(rows), "answers of the {} could not be generated"),
+        "failed_verdicts": (failed_verdicts(rows), "verdicts on answers of the {} could not be made"),
+    }
+    for name, (failed, told) in kinds.items():
+        for role in roles:
+            if count := failed.filter(role=role).height:
+                metadata[f"{role}_{name}"] = count
+                first = failed.filter(role=role).row(0, named=True)
+                context.warn(
+                    f"{count:,} {told.format(role)} and count as wrong; the first: "
+                    f"{first['source_file']}, line {first['source_line']}: {first['problem']}"
+                )
     comparison = compare(rows, decided_in)
     low, high = comparison.interval
     metadata |= {

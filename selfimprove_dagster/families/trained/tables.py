@@ -16,7 +16,7 @@ from selfimprove_dagster.quality.outcomes import (
     FINE_TUNED_CHECKPOINT_CHECKS,
     PROMOTION_CHECKS,
 )
-from selfimprove_dagster.table import TEXT, Columns, Facts, Source, Table
+from selfimprove_dagster.table import LEFT_OUT, TEXT, Columns, Facts, Source, Table
 
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 """The columns of a checkpoint that follow from what it was trained on."""
@@ -30,14 +30,15 @@ def checkpoint(
     measures: Mapping[str, Any] | None = None,
     **facts: Unpack[Facts],
 ) -> Table:
-    """One row: a model that was trained; parents: its dataset (as a set) and the model it started from.
+    """One row: a model that was trained; parents: its dataset (as a set) and the model it started from. `left_out` are
+    the examples that it could not be trained or measured on, by id, each with the problem.
 
     `learnt_from` are the columns that it was trained on and measured by. `sources` among the facts go before the
     usual ones.
     """
     usual = {
         **each(of(dataset, "activity_id"), "parents", "dataset_activity_id"),
-        **each(learnt_from, *TRAINED, *(measures or {})),
+        **each(learnt_from, *TRAINED, *(measures or {}), LEFT_OUT),
         "examples": of(dataset, "id"),
         **new("base_model_id", "steps", "path", "seconds"),
     }
@@ -60,8 +61,10 @@ def checkpoint(
             "first_loss": pl.Float64,
             "final_loss": pl.Float64,
             "log": pl.List(pl.Struct({"step": pl.Float64, "loss": pl.Float64, "learning_rate": pl.Float64})),
+            LEFT_OUT: pl.List(pl.Struct({"id": TEXT, "problem": TEXT})),
             **(measures or {}),
         },
+        later=frozenset({LEFT_OUT}),
         **given,
     )
 

@@ -180,7 +180,7 @@ IMPROVEMENT_ROUND_CHECKS = (
 
 
 def _outcomes(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "preferred", "outcome", "first_text", "second_text")
+    rows = subject.measured("id", "preferred", "outcome", "first_text", "second_text")
     says = rows["preferred"].map_elements(outcome, return_dtype=pl.String)
     return Evidence(
         rows.with_columns(says=says),

@@ -60,10 +60,15 @@ class ImprovementExam(DialogueExam):
         if part.mode != IMPROVED:
             return super().sit_part(model, part, progress)
         prompts = {(prompt.source_file, prompt.source_line): prompt for prompt in held_out_prompts(part)}
-        columns = ("source_file", "source_line", "round", "text", "gap_reward")
+        columns = ("source_file", "source_line", "round", "text", "gap_reward", "problem")
         return [
-            judged_row(prompts[file, line], text, reward, improvement_mode(number))
-            for file, line, number, text, reward in self.improved[model.model_id].select(columns).rows()
+            {
+                **judged_row(prompts[file, line], text, reward, improvement_mode(number)),
+                "problem": None if text.strip() else problem,
+            }
+            for file, line, number, text, reward, problem in self.improved[model.model_id]
+            .select(columns)
+            .rows()
             if (file, line) in prompts
         ]
 
@@ -75,8 +80,11 @@ def improvements_of(lake: Lake, experiment: str, iteration: int) -> tuple[dict[s
     stays as it is in later rounds.
     """
     partition = partition_of(experiment, iteration)
-    columns = ("model_id", "way", "round", "source_file", "source_line", "text", "gap_reward")
-    rows = lake.scan(PIT_IMPROVEMENT_ROUNDS.name, partition).select(columns).collect()
+    columns = ("model_id", "way", "round", "source_file", "source_line", "text", "gap_reward", "problem")
+    written = lake.scan(PIT_IMPROVEMENT_ROUNDS.name, partition)
+    if "problem" not in written.collect_schema():  # written by an earlier version
+        written = written.with_columns(problem=pl.lit(None, pl.String))
+    rows = written.select(columns).collect()
     manifest = lake.manifest(PIT_IMPROVEMENT_ROUNDS.name, partition)
     rounds = int(manifest.activity.parameters["rounds"])
     found = {
@@ -92,7 +100,9 @@ def _unimproved(rows: pl.DataFrame, way: str, rounds: int) -> pl.DataFrame:
     silent = rows.filter(pl.col("way").is_in([ORIGINAL, way]), ~pl.col("text").str.contains(r"\S"))
     later = pl.int_ranges(pl.col("round") + 1, rounds + 1, dtype=pl.Int32)
     return (
-        silent.select("source_file", "source_line", "text", round=later).explode("round").drop_nulls("round")
+        silent.select("source_file", "source_line", "text", "problem", round=later)
+        .explode("round")
+        .drop_nulls("round")
     )
 
 

@@ -17,6 +17,7 @@ from selfimprove_dagster.families.refining.trajectories import Refining
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
 from selfimprove_dagster.home.exams import held_out_questions
 from selfimprove_dagster.lake.records import Draft, Parent, build_records, content_hash
+from selfimprove_dagster.language_model.options import Unscored
 from selfimprove_dagster.methods.pit import tables as t
 from selfimprove_dagster.methods.pit.exam import chosen_responses, preferred_by_truth
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT, UNTAUGHT, HeldOut, Improver, refine
@@ -267,7 +268,7 @@ def win_rate_table(contests: pl.LazyFrame) -> dict[str, Any]:
     return {"win_rates": Markdown(markdown_table(table))}
 
 
-def _draft(judge: str, contest: Contest, preferred: float, model_id: str | None = None) -> Draft:
+def _draft(judge: str, contest: Contest, preferred: float | Unscored, model_id: str | None = None) -> Draft:
     return Draft(
         content={
             "first": contest.first,
@@ -286,5 +287,7 @@ def _draft(judge: str, contest: Contest, preferred: float, model_id: str | None 
             *(Parent(one, "compared") for one in dict.fromkeys(contest.ids) if one is not None),
             *([Parent(model_id, "judged_by")] if model_id else []),
         ],
-        measures={"preferred": preferred},
+        measures={"preferred": None, "problem": preferred.problem}
+        if isinstance(preferred, Unscored)
+        else {"preferred": preferred, "problem": None},
     )

@@ -5,8 +5,10 @@ What is held out is read without its truth: a prompt and its place in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
+from typing import Any
 
 import polars as pl
 
@@ -24,7 +26,8 @@ ORIGINAL, UNTAUGHT, PIT = "original", "untaught", "pit"
 
 
 Gaps = Callable[[LanguageModel, Sequence[str], Sequence[str], Sequence[str]], list[float]]
-"""The gap reward of each response (third) to each prompt (second) against each reference (fourth)."""
+"""The gap reward of each response (third) to each prompt (second) against each reference (fourth); NaN where it
+cannot be computed."""
 
 
 Record = Callable[[Sequence[Draft]], pl.DataFrame]
@@ -78,7 +81,7 @@ class Improver:
             drafts = self._drafts(asked, number, prompts, current["id"].to_list(), ties)
             rewards = gaps(self.model, questions, [str(one.content["text"]) for one in drafts], before)
             drafts = [
-                Draft(one.content, one.parents, {**one.measures, "gap_reward": reward})
+                Draft(one.content, one.parents, {**one.measures, **_gap(reward, one.measures)})
                 for one, reward in zip(drafts, rewards, strict=True)
             ]
             made += drafts
@@ -120,12 +123,21 @@ class Improver:
                     "tokens": len(path.token_ids),
                 },
                 parents=[writer, *([Parent(before, "improvement_of")] if before else [])],
-                measures={"gap_reward": None, "tie_reward": tie},
+                measures={"gap_reward": None, "tie_reward": tie, "problem": path.problem},
             )
             for one, prompt, ids, (path,), before, tie in zip(
                 asked, prompts, encoded, drawn, improved, ties, strict=True
             )
         ]
+
+
+def _gap(reward: float, measures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the measures of an improvement with its gap reward; none of its rewards is NaN."""
+    rewards = {"gap_reward": reward, "tie_reward": measures["tie_reward"]}
+    known = {name: None if one is None or isnan(one) else one for name, one in rewards.items()}
+    if measures["problem"] is None and None in known.values():
+        return {**known, "problem": "too_long: a text is longer than the model of the gap reward reads"}
+    return known
 
 
 def refine(

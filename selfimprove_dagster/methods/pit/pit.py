@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log1p
+from math import exp, isnan, log1p
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -218,13 +218,15 @@ def round_gaps(rows: pl.DataFrame) -> list[RoundGap]:
     """By round: what the gap reward says, without any truth.
 
     `rows` are the improvements of one way: `id, round, text, improves_id, gap_reward, tie_reward`, the
-    originals (round 0) included.
+    originals (round 0) included. Those without a reward are not counted.
     """
     texts = dict(rows.select("id", pl.col("text").str.strip_chars()).iter_rows())
     found = []
     for number in rows.filter(pl.col("round") > 0)["round"].unique().sort():
         made = rows.filter(round=number).select("id", "improves_id", "tie_reward", "gap_reward")
-        changed = [row for row in made.rows() if texts[row[0]] != texts.get(row[1])]
+        changed = [
+            row for row in made.rows() if texts[row[0]] != texts.get(row[1]) and None not in (row[2], row[3])
+        ]
         ties, gaps = [row[2] for row in changed], [row[3] for row in changed]
         raised = sum(gap > tie for tie, gap in zip(ties, gaps, strict=True))
         found.append(
@@ -243,7 +245,7 @@ def measure_gaps(terms: pl.DataFrame, compared: Sequence[tuple[float, float, flo
     """The measures of gap_reward_model, from the held-out terms (`example_id, first_kind, second_kind`).
 
     `compared` are the rewards of both sides of each, and its probability. Each of the four gaps of a pair is rewarded
-    as often as it is in a term, and alike each time.
+    as often as it is in a term, and alike each time. Pairs with a side that has no reward (NaN) are left out.
     """
     by_pair: dict[str, dict[str, float]] = {}
     probabilities: dict[str, float] = {}
@@ -251,6 +253,7 @@ def measure_gaps(terms: pl.DataFrame, compared: Sequence[tuple[float, float, flo
     for (pair, *kinds), (*both, probability) in zip(columns, compared, strict=True):
         by_pair.setdefault(pair, {}).update(zip(kinds, both, strict=True))
         probabilities[pair] = probability
+    by_pair = {pair: one for pair, one in by_pair.items() if not any(map(isnan, one.values()))}
     gaps = {kind: [one[kind] for one in by_pair.values()] for kind in KINDS}
     losses = [gap_loss(one, probabilities[pair]) for pair, one in by_pair.items()]
     return {

@@ -20,6 +20,7 @@ from selfimprove_dagster.families.preferences.policies import (
     fit_reward_model,
     optimise_policy,
     rewarded_by_model,
+    without_reward,
 )
 from selfimprove_dagster.families.preferences.stages import compared_pairs
 from selfimprove_dagster.families.trained.checkpoints import (
@@ -198,7 +199,17 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
         },
         "order": Markdown(markdown_table(order)),
     }
-    return training.result(training.store(outcome, measures=measured), outcome, metadata)
+
+    def ids(held_out: bool) -> list[str]:
+        return [id for id, out in rows_of(context, manifest, "id", "held_out") if out is held_out]
+
+    stored = training.store(
+        outcome,
+        measures=measured,
+        ids=lambda: ids(held_out=False),
+        unmeasured=without_reward(judged, lambda: ids(held_out=True)),
+    )
+    return training.result(stored, outcome, metadata)
 
 
 @stage(

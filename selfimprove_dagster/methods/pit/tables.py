@@ -29,7 +29,7 @@ from selfimprove_dagster.methods.pit.checks import (
     WIN_RATE_CHECKS,
 )
 from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
-from selfimprove_dagster.table import SOURCE, TEXT, Draw, Source, Table, completions, decisions
+from selfimprove_dagster.table import PROBLEM, SOURCE, TEXT, Draw, Source, Table, completions, decisions
 
 
 def _given(stage: str, column: str) -> list[Source]:
@@ -293,20 +293,21 @@ PIT_IMPROVEMENT_ROUNDS = Table(
         "prompt_tokens": pl.Int64,
         "tokens": pl.Int64,
     },
-    measures={"gap_reward": pl.Float64, "tie_reward": pl.Float64},
+    measures={"gap_reward": pl.Float64, "tie_reward": pl.Float64, **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         **each(_POLICY, "parents", "model_id", "prompt", "text", "finish_reason", "prompt_tokens", "tokens"),
-        **each([*_POLICY, *_GAP], "gap_reward", "tie_reward"),
+        **each([*_POLICY, *_GAP], "gap_reward", "tie_reward", "problem"),
         **new("way", "round", "question", "source_file", "source_line", "improves_id"),
     },
     checks=IMPROVEMENT_ROUND_CHECKS,
 )
-"""Held-out prompts, and what was made of the first response to each, round by round. `way`: `original` (round
-0, the champion's greedy response), `pit` (improved by the new checkpoint), `untaught` (by the champion, asked
-alike), `self_refine` and `reflexion` (by the champion, told how: a row an answer, whose tokens are those of
-all that its round said). `gap_reward` is r_gap of the text against the one that it improves (`improves_id`),
-`tie_reward` that of the improved text against itself. Parents: the model that wrote it, and the row that it
-improves."""
+"""Held-out prompts, and what was made of the first response to each, round by round. `way`: `original` (round 0, the
+champion's greedy response), `pit` (improved by the new checkpoint), `untaught` (by the champion, asked alike),
+`self_refine` and `reflexion` (by the champion, told how: a row an answer, whose tokens are those of all that its
+round said). `gap_reward` is r_gap of the text against the one that it improves (`improves_id`), `tie_reward` that of
+the improved text against itself. `problem`: why there is no text, or no reward of it. Parents: the model that wrote
+it, and the row that it improves."""
 
 
 _IMPROVED = of(PIT_IMPROVEMENT_ROUNDS, "text")
@@ -331,18 +332,19 @@ PIT_WIN_RATES = Table(
         "second_text": TEXT,
         "outcome": TEXT,
     },
-    measures={"preferred": pl.Float64},
+    measures={"preferred": pl.Float64, **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         **each(of(PIT_IMPROVEMENT_ROUNDS, "id"), "parents", "first_id", "second_id"),
-        **each(_IMPROVED, "first_text", "second_text", "outcome", "preferred"),
+        **each(_IMPROVED, "first_text", "second_text", "outcome", "preferred", "problem"),
         **same(PIT_IMPROVEMENT_ROUNDS, "question", "source_file", "source_line"),
         **new("first", "second", "judge"),
     },
     checks=WIN_RATE_CHECKS,
 )
-"""One row a held-out prompt, pair of ways (`first` against `second`) and judge: whether the first wins, loses
-or ties, and how probably it is the better. Parents: the two responses (y_w, `chosen`, is no record), and the
-model that judged."""
+"""One row a held-out prompt, pair of ways (`first` against `second`) and judge: whether the first wins, loses or
+ties, and how probably it is the better: a tie with a `problem` could not be judged. Parents: the two responses (y_w,
+`chosen`, is no record), and the model that judged."""
 
 
 PIT_EVALUATION = dialogue_evaluation(

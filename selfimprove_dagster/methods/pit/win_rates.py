@@ -19,6 +19,7 @@ from selfimprove_dagster.families.judging.settings import JudgeSection
 from selfimprove_dagster.families.refining.ways import REFLEXION, SELF_REFINE
 from selfimprove_dagster.families.refining.ways import is_unchanged as are_alike
 from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.options import Unscored
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT
 from selfimprove_dagster.prompts import Prompts
 
@@ -104,25 +105,39 @@ def preferred_by(
     principles: int,
     seeds_from: Sequence[str | int],
     advance: Advance = lambda rows, tokens: None,
-) -> list[float]:
+) -> list[float | Unscored]:
     """The probability that the first response of each contest is the better, averaged over both orders and
-    the principles; one half, unasked, where both are the same text.
+    the principles; one half, unasked, where both are the same text. Or why the judge could not compare them.
     """
     section = JudgeSection(principles=principles, repeated_share=0.0)
     different = [one for one in asked if not are_alike(*one.texts)]
     pairs = [Pair(one.key, one.question, (one.key, f"{one.key} against"), one.texts) for one in different]
     said: dict[str, list[float]] = {}
+    unscored: dict[str, Unscored] = {}
     for draft in compare_pairs(model, prompts, pairs, constitution, section, seeds_from, advance):
-        first = float(draft.measures["probability_a"])
-        said.setdefault(draft.content["prompt_id"], []).append(
-            first if draft.content["order"] == 0 else 1 - first
-        )
+        key, first = draft.content["prompt_id"], draft.measures["probability_a"]
+        if first is None:
+            unscored.setdefault(key, Unscored(draft.measures["problem"]))
+            continue
+        said.setdefault(key, []).append(first if draft.content["order"] == 0 else 1 - first)
     advance(len(asked) - len(different), 0)
-    return [sum(told) / len(told) if (told := said.get(one.key)) else 0.5 for one in asked]
+    return [
+        unscored[one.key]
+        if one.key in unscored
+        else sum(told) / len(told)
+        if (told := said.get(one.key))
+        else 0.5
+        for one in asked
+    ]
 
 
-def outcome(preferred: float) -> str:
-    """What a contest came to, by how much its first response is preferred, from 0 to 1."""
+def outcome(preferred: float | Unscored) -> str:
+    """What a contest came to, by how much its first response is preferred, from 0 to 1.
+
+    One that could not be judged is a tie: nobody won it, and it stays among those that are counted.
+    """
+    if isinstance(preferred, Unscored):
+        return TIE
     if abs(preferred - 0.5) < _ROUNDING:
         return TIE
     return WIN if preferred > 0.5 else LOSS

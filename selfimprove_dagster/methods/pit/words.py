@@ -40,7 +40,7 @@ def improvement_round(row: Row) -> str:
     if row["round"] == 0:
         return f"the champion's response to a held-out prompt: {quoted(row['text'])}"
     reward = ""
-    if row["gap_reward"] is not None:
+    if row["gap_reward"] is not None and row["tie_reward"] is not None:
         reward = f", gap reward {row['gap_reward']:.3g} against {row['tie_reward']:.3g}"
     by = _IMPROVED_BY.get(row["way"], row["way"])
     return f"improved {by} in round {row['round']}{reward}: {quoted(row['text'])}"
@@ -50,8 +50,9 @@ def contest(row: Row) -> str:
     """A contest of two responses to a held-out prompt and its outcome."""
     said = {"win": "wins against", "loss": "loses to", "tie": "ties with"}[row["outcome"]]
     first, second = (row[name].replace("_", "-") for name in ("first", "second"))
+    sure = "not judged" if row["preferred"] is None else f"{row['preferred']:.2f}"
     return (
-        f"{first} {said} {second} by {row['judge']} ({row['preferred']:.2f}): "
+        f"{first} {said} {second} by {row['judge']} ({sure}): "
         f"{quoted(row['first_text'])} against {quoted(row['second_text'])}"
     )
 

@@ -103,9 +103,9 @@ class RefinementExam(Exam):
             prompts=self.asking,
         )
         return [
-            _row(prompt, one, took, number)
+            {**_row(prompt, one, took, number), "problem": path.problem}
             for number in range(1, section.rounds + 1)
-            for prompt, one, took in zip(asked, refined, cost, strict=True)
+            for prompt, one, took, (_, path) in zip(asked, refined, cost, first, strict=True)
         ]
 
 

@@ -254,7 +254,7 @@ def drafts_of(
     for step in trajectory.steps:
         content = {**NOTHING_DRAWN, **about, **_content(step)}
         parents = [Parent(prompt_id, "prompt"), *_made_from(step.kind, made, settings, reflects_on_memory)]
-        yield Draft(content, parents, {"logprobs": list(step.logprobs) or None, "score": step.score})
+        yield Draft(content, parents, _measured(step))
         if step.error is None:
             made[step.kind].append(record_id(REFINEMENTS.tag, content_hash(content), parents, activity_id))
     read, drawn = trajectory.tokens_after(trajectory.last_round)
@@ -270,7 +270,11 @@ def drafts_of(
         "error": trajectory.error,
     }
     parents = [Parent(prompt_id, "prompt"), Parent(made[ANSWER][-1], "answer")]
-    yield Draft(outcome, parents, {"logprobs": None, "score": None})
+    yield Draft(outcome, parents, dict.fromkeys(REFINEMENTS.measures))
+
+
+def _measured(step: Step) -> dict[str, Any]:
+    return {"logprobs": list(step.logprobs) or None, "score": step.score, "problem": step.problem}
 
 
 def _content(step: Step) -> dict[str, Any]:

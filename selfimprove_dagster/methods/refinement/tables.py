@@ -12,7 +12,7 @@ from selfimprove_dagster.families.refining.ways import prompt_of
 from selfimprove_dagster.families.trained.tables import evaluation
 from selfimprove_dagster.methods.refinement import words
 from selfimprove_dagster.methods.refinement.checks import REFINEMENT_CHECKS, REFINEMENT_EVALUATION_CHECKS
-from selfimprove_dagster.table import DRAWN, TEXT, Draw, Table, completions
+from selfimprove_dagster.table import DRAWN, PROBLEM, TEXT, Draw, Table, completions
 
 METHOD = "refinement"
 
@@ -67,22 +67,23 @@ REFINEMENTS = Table(
         "stopped": TEXT,
         "error": TEXT,
     },
-    measures={"logprobs": pl.List(pl.Float32), "score": pl.Float64},
+    measures={"logprobs": pl.List(pl.Float32), "score": pl.Float64, **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         **drawn([*of(RF_SEED_POOL, "id"), *of(RF_RAW_GENERATIONS, "id")], _SHOWN),
         **same(RF_RAW_GENERATIONS, "prompt_id"),
         "first_id": of(RF_RAW_GENERATIONS, "id"),
-        **each(_SHOWN, "tokens_in", "tokens_out", "is_fine", "score", "stopped", "error"),
+        **each(_SHOWN, "tokens_in", "tokens_out", "is_fine", "score", "stopped", "error", "problem"),
         **new("way", "kind", "round"),
     },
     checks=REFINEMENT_CHECKS,
     draw=Draw("refining", prompt_of=lambda row: prompt_of(row["way"], row["kind"])),
 )
-"""Every answer, feedback, evaluation and reflection of each way, and at its end the outcome: the last good
-answer with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn
-there is no `seed`. Parents: the prompt; of an answer the one that it replaces (`revision_of`) with the
-feedback or reflections that it follows, of the others the answer that they are of; of an outcome its
-`answer`."""
+"""Every answer, feedback, evaluation and reflection of each way, and at its end the outcome: the last good answer
+with why it `stopped`, all its tokens, and the error of a task that failed. Where nothing was drawn there is no
+`seed`, and a step for which the model could not be asked has a `problem`. Parents: the prompt; of an answer the one
+that it replaces (`revision_of`) with the feedback or reflections that it follows, of the others the answer that they
+are of; of an outcome its `answer`."""
 
 
 RF_EVALUATION = evaluation(

@@ -27,7 +27,7 @@ _PAIR = pl.concat_str("prompt_id", pl.lit(": "), pl.col("response_ids").list.joi
 
 def _probabilities(subject: Subject) -> Evidence:
     return Evidence(
-        subject.columns("id", "principle", "order", "probability_a"),
+        subject.measured("id", "principle", "order", "probability_a"),
         (
             Expect("ExpectColumnValuesToBeBetween", column="probability_a", min_value=0, max_value=1),
             Expect("ExpectColumnValuesToBeInSet", column="order", value_set=[0, 1]),
@@ -72,7 +72,7 @@ def _mean_of_orders(subject: Subject) -> Evidence:
     means = aggregate(subject.sibling("comparisons", *needed), clamp).select(
         *PAIR, *(pl.col(name).alias(f"mean_{name}") for name in numbers)
     )
-    rows = subject.columns("id", *PAIR, *numbers).join(means, on=PAIR, how="left", maintain_order="left")
+    rows = subject.measured("id", *PAIR, *numbers).join(means, on=PAIR, how="left", maintain_order="left")
     off = [(pl.col(name) - pl.col(f"mean_{name}")).abs() for name in numbers]
     one_order = [pl.col(name).is_null() & pl.col(f"mean_{name}").is_null() for name in numbers]
     right = [(far <= ROUNDING).fill_null(False) | none for far, none in zip(off, one_order, strict=True)]

@@ -111,7 +111,7 @@ def _preference(iteration: Iteration, preference: Row, row: Row, withdrawn: set[
                 tuple(None if one is None else 1 - one for one in (probability, as_second, as_first)),
             ),
         ],
-        "margin": abs(2 * probability - 1),
+        "margin": None if probability is None else abs(2 * probability - 1),
         "threshold": margin["threshold"] if margin else None,
         "decision": decided[-1] if decided else None,
         "comparisons": [one for one in comparisons if one["id"] not in withdrawn],
@@ -123,7 +123,6 @@ _SCORES = ("probability", "as_first", "as_second")
 
 def _response(letter: str, record: str, text: str, scores: Sequence[float | None]) -> Row:
     probability, shown_first, shown_second = scores
-    assert probability is not None
     return {
         "letter": letter,
         "id": record,
@@ -131,7 +130,8 @@ def _response(letter: str, record: str, text: str, scores: Sequence[float | None
         "shown_first": shown_first,
         "shown_second": shown_second,
         "probability": probability,
-        "preferred": probability > 0.5 or (letter == "(A)" and probability == 0.5),
+        "preferred": probability is not None
+        and (probability > 0.5 or (letter == "(A)" and probability == 0.5)),
     }
 
 

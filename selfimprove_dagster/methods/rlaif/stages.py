@@ -48,7 +48,7 @@ from selfimprove_dagster.work.progress import per_second
 from selfimprove_dagster.work.shards import Shard, recorded_options
 from selfimprove_dagster.work.spec import Spec
 
-SUMMED_UP = ("id", "prompt_id", "response_ids", "principle", "order", "repeat", "probability_a")
+SUMMED_UP = ("id", "prompt_id", "response_ids", "principle", "order", "repeat", "probability_a", "problem")
 """The columns of comparisons that `aggregate` reads."""
 
 
@@ -290,13 +290,14 @@ def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame,
     """The comparisons and labels by which a judge is measured.
 
     Of two equal responses neither is the better, and an empty one is no response: what is said of such pairs says
-    nothing of the judge. Its measures are taken over all pairs, so that these rows are held in memory, without texts:
-    of the prompts there are hashes, and of two responses the longer one is `longer`, any other one empty.
+    nothing of the judge, and neither do pairs that could not be judged. Its measures are taken over all pairs, so
+    that these rows are held in memory, without texts: of the prompts there are hashes, and of two responses the
+    longer one is `longer`, any other one empty.
     """
     first, second = (pl.col(which).str.len_chars() for which in ("first", "second"))
     one, other = (pl.col(which).str.strip_chars() for which in ("first", "second"))
     differ = (
-        labels.filter(one != other, one != "", other != "")
+        labels.filter(one != other, one != "", other != "", pl.col("probability").is_not_null())
         .select(
             *("id", "prompt_id", "response_ids", "probability"),
             first=pl.when(first > second).then(pl.lit("longer")).otherwise(pl.lit("")),
@@ -305,7 +306,8 @@ def _judged(compared: pl.LazyFrame, labels: pl.LazyFrame) -> tuple[pl.DataFrame,
         .collect(engine="streaming")
     )
     judged = (
-        compared.join(differ.lazy(), on="prompt_id", how="semi", maintain_order="left")
+        compared.drop_nulls("probability_a")
+        .join(differ.lazy(), on="prompt_id", how="semi", maintain_order="left")
         .select(*SUMMED_UP, pl.col("question").hash())
         .collect(engine="streaming")
     )

@@ -27,7 +27,7 @@ from selfimprove_dagster.methods.rlaif.checks import (
 )
 from selfimprove_dagster.methods.rlaif.reviewing import preferred_items
 from selfimprove_dagster.shared_tables import SHOWN
-from selfimprove_dagster.table import TEXT, Draw, Reviewed, Table, completions, decisions
+from selfimprove_dagster.table import PROBLEM, TEXT, Draw, Reviewed, Table, completions, decisions
 
 RLAIF_SEED_POOL = Table(
     "rlaif/seed_pool",
@@ -74,13 +74,14 @@ RLAIF_COMPARISONS = Table(
         "reasoning": TEXT,
         "seed": pl.Int64,
     },
-    measures={"probability_a": pl.Float64},
+    measures={"probability_a": pl.Float64, **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         **each(of(RLAIF_RESPONSE_PAIRS, "id"), "parents", "response_ids"),
         **same(RLAIF_RESPONSE_PAIRS, "prompt_id"),
         **each(
             [*of(RLAIF_SEED_POOL, "prompt"), *of(RLAIF_RESPONSE_PAIRS, "text")],
-            *("question", "reasoning_prompt", "reasoning", "probability_a"),
+            *("question", "reasoning_prompt", "reasoning", "probability_a", "problem"),
         ),
         "seed": of(RLAIF_RESPONSE_PAIRS, "id"),
         **new("principle", "order", "repeat"),
@@ -88,8 +89,9 @@ RLAIF_COMPARISONS = Table(
     checks=COMPARISON_CHECKS,
 )
 """One row a pair, principle and order: order 0 shows the first response as (A), 1 the second. `question` is
-the whole prompt whose next token is read, `probability_a` that of (A) against (B), not clamped. A `repeat` is asked at
-another seed, to see whether the judge agrees with itself; no label rests on it. Parents: both responses."""
+the whole prompt whose next token is read, `probability_a` that of (A) against (B), not clamped; null with a `problem`
+where the judge could not be asked. A `repeat` is asked at another seed, to see whether the judge agrees with itself; no
+label rests on it. Parents: both responses."""
 
 
 _JUDGED = of(RLAIF_COMPARISONS, "probability_a", "order")
@@ -113,7 +115,9 @@ RLAIF_AI_PREFERENCES = Table(
         "probability": pl.Float64,
         "as_first": pl.Float64,
         "as_second": pl.Float64,
+        **PROBLEM,
     },
+    later=frozenset(PROBLEM),
     sources={
         "parents": [*of(RLAIF_RESPONSE_PAIRS, "id"), *of(RLAIF_COMPARISONS, "id")],
         **same(RLAIF_COMPARISONS, "prompt_id", "response_ids"),
@@ -121,6 +125,7 @@ RLAIF_AI_PREFERENCES = Table(
         **each(of(RLAIF_RESPONSE_PAIRS, "text"), "first", "second"),
         "principles": of(RLAIF_COMPARISONS, "principle"),
         **each(_JUDGED, "probability", "as_first", "as_second"),
+        "problem": of(RLAIF_COMPARISONS, "problem"),
     },
     checks=PREFERENCE_CHECKS,
     reviewed=Reviewed(
@@ -131,7 +136,8 @@ RLAIF_AI_PREFERENCES = Table(
 )
 """One row a pair: the probability that its first response is the better, clamped after reasoning, and averaged
 over orders and principles;
-`as_first` and `as_second` when it was shown as (A) and as (B). Parents: both responses, every comparison."""
+`as_first` and `as_second` when it was shown as (A) and as (B); null with a `problem` where one comparison could not be
+made. Parents: both responses, every comparison."""
 
 
 RLAIF_JUDGE_CHECKS = Table(

@@ -20,6 +20,8 @@ def response(row: Row) -> str:
 
 def comparison(row: Row) -> str:
     """The judgement of one pair in one order."""
+    if row["probability_a"] is None:
+        return f"not judged: {row['problem']}"
     preferred_a = row["probability_a"] >= 0.5
     # In order 1 the second response of the pair is shown as (A).
     of_pair = _LETTERS[(row["order"] == 1) == preferred_a]
@@ -35,6 +37,8 @@ def preference(row: Row) -> str:
 
     For example `(B) by 0.71: 0.64 as second, 0.78 as first, principle secrets`.
     """
+    if row["probability"] is None:
+        return f"not judged: {row['problem']}"
     second = row["probability"] < 0.5
     own = _of_preferred(row["probability"], second)
     # `as_first` is of the first response as (A); then the second is (B).

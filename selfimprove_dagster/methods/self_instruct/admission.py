@@ -23,10 +23,14 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 def scored_candidates(candidates: Frame, scores: Frame) -> Frame:
     """What the rules read of `candidate_tasks` and `perplexity_scores`.
 
-    Columns: `candidate_id, instruction, problem, perplexity`.
+    Columns: `candidate_id, instruction, problem, perplexity, unscored`; the last says why there is no perplexity.
     """
+    told = "problem" in scores.collect_schema()
+    found = scores.select(
+        "candidate_id", "perplexity", unscored=pl.col("problem") if told else pl.lit(None, pl.String)
+    )
     return candidates.select("instruction", "problem", candidate_id="id").join(
-        scores.select("candidate_id", "perplexity"), on="candidate_id", how="left", maintain_order="left"
+        found, on="candidate_id", how="left", maintain_order="left"
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from math import isnan
 from typing import Any
 
 import polars as pl
@@ -18,7 +17,7 @@ from selfimprove_dagster.families.tasks.stages import example_draft, store_examp
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
-from selfimprove_dagster.language_model.options import closed_probabilities
+from selfimprove_dagster.language_model.options import Unscored, scored_options
 from selfimprove_dagster.methods.self_instruct import instances, prompts
 from selfimprove_dagster.methods.self_instruct.dataset import (
     InstanceRules,
@@ -79,24 +78,29 @@ def classify(
     shown: Sequence[tuple[str, bool]],
     demonstrations: Sequence[Mapping[str, str]],
 ) -> list[Draft]:
-    """Whether each task is a classification task; the prompt shows instructions with their answers."""
+    """Whether each task is a classification task; the prompt shows instructions with their answers.
+
+    One of which this cannot be asked counts as none, with a `problem`.
+    """
     model, ask = shard.model, partial(shard.prompts.ask, "classification")
     answers = [shard.prompts.completion("classification", answer) for answer in ("Yes", "No")]
     shots = [{"instruction": text, "answer": "Yes" if answer else "No"} for text, answer in shown]
     asked = model.encode_prompts([ask(instruction=row["instruction"], shots=shots) for row in shard.items])
-    found = closed_probabilities(model, asked, answers)
+    found = scored_options(model, asked, answers)
     shard.report.advance(len(asked))
     return [
         Draft(
             content={
                 "task_id": row["id"],
                 "instruction": row["instruction"],
-                "is_classification": yes > no,
+                "is_classification": not isinstance(likely, Unscored) and likely[0] > likely[1],
             },
             parents=[Parent(row["id"], "task"), *(Parent(**one) for one in demonstrations)],
-            measures={"yes": None if isnan(yes) else yes},
+            measures={"yes": None, "problem": likely.problem}
+            if isinstance(likely, Unscored)
+            else {"yes": likely[0], "problem": None},
         )
-        for row, (yes, no) in zip(shard.items, found, strict=True)
+        for row, likely in zip(shard.items, found, strict=True)
     ]
 
 

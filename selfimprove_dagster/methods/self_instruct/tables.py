@@ -18,7 +18,7 @@ from selfimprove_dagster.methods.self_instruct.checks import (
 )
 from selfimprove_dagster.methods.self_instruct.prompts import generation_stops
 from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
-from selfimprove_dagster.table import TEXT, Draw, Table, completions, decisions
+from selfimprove_dagster.table import PROBLEM, TEXT, Draw, Table, completions, decisions
 
 SI_POOL_DECISIONS = pool_decisions("self_instruct")
 """Why a task is in the pool or not: banned, or replaced by a later version of itself."""
@@ -80,14 +80,15 @@ SI_PERPLEXITY_SCORES = Table(
     noun="perplexity score",
     sentence=words.instruction_perplexity,
     content={"candidate_id": TEXT, "tokens": pl.Int32},
-    measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64},
+    measures={"mean_logprob": pl.Float64, "perplexity": pl.Float64, **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         **each(_CANDIDATE, "parents", "candidate_id"),
-        **each(_SAID, "tokens", "mean_logprob", "perplexity"),
+        **each(_SAID, "tokens", "mean_logprob", "perplexity", "problem"),
     },
     checks=INSTRUCTION_SCORE_CHECKS,
 )
-"""How probable the model finds each instruction as the first of a list; parent: the candidate."""
+"""How probable the model finds each instruction as the first of a list, or the `problem`; parent: the candidate."""
 
 
 SI_SIMILARITY_SCORES = Table(
@@ -150,16 +151,18 @@ SI_CLASSIFIED_TASKS = Table(
     noun="task class",
     sentence=words.classified,
     content={"task_id": TEXT, "instruction": TEXT, "is_classification": pl.Boolean},
-    measures={"yes": pl.Float64},
+    measures={"yes": pl.Float64, **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         "parents": [*of(SI_ACCEPTED_TASKS, "id"), *of(SI_SEED_POOL, "id")],
         "task_id": of(SI_ACCEPTED_TASKS, "id"),
         **same(SI_ACCEPTED_TASKS, "instruction"),
-        **each([*of(SI_ACCEPTED_TASKS, "instruction"), *_SHOT], "is_classification", "yes"),
+        **each([*of(SI_ACCEPTED_TASKS, "instruction"), *_SHOT], "is_classification", "yes", "problem"),
     },
     checks=CLASSIFIED_CHECKS,
 )
-"""Whether a task has a few labels to choose from, and the probability of Yes; parent: the accepted task."""
+"""Whether a task has a few labels to choose from, and the probability of Yes, or the `problem` with which it counts as
+none; parent: the accepted task."""
 
 
 SI_INSTANCE_GENERATIONS = completions(

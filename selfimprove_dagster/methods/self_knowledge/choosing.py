@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Any
 
 from selfimprove_dagster.families.dialogues.constitution import Constitution
@@ -16,8 +15,8 @@ from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.judging.preferences import draw_principles
 from selfimprove_dagster.families.judging.prompts import options
 from selfimprove_dagster.lake.records import Draft, Parent
-from selfimprove_dagster.language_model.base import LanguageModel, SamplingParameters
-from selfimprove_dagster.language_model.options import closed_probabilities
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.options import Unscored, scored_options
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.self_knowledge.self_knowledge import (
     Order,
@@ -138,18 +137,19 @@ def _by_probability(
     ways = [way for each in shown for way in each]
     # A choice has fewer options where a candidate was revoked, and one call has the same for all contexts.
     written = [options(prompts, way.asked_as, len(way.order)) for way in ways]
-    of_options: dict[tuple[str, ...], Iterator[list[float]]] = {}
+    of_options: dict[tuple[str, ...], Iterator[list[float] | Unscored]] = {}
     for same in dict.fromkeys(written):
         asked = [way.prompt for way, own in zip(ways, written, strict=True) if own == same]
-        of_options[same] = iter(closed_probabilities(model, model.encode_prompts(asked), same))
+        of_options[same] = iter(scored_options(model, model.encode_prompts(asked), same))
     likely = iter([next(of_options[own]) for own in written])
     for each in shown:
-        # The options after a prompt that is too long cannot be scored.
-        found = [[] if isnan(sum(one)) else one for one in (next(likely) for _ in each)]
+        answers = [next(likely) for _ in each]
+        found = [[] if isinstance(one, Unscored) else one for one in answers]
         scored = [(way.order, one) for way, one in zip(each, found, strict=True) if one]
         picked = pick_likeliest(*zip(*scored, strict=True)) if scored else None
         firsts = [max(range(len(one)), key=one.__getitem__) if one else None for one in found]
-        yield {"picked": picked, "places": firsts, "probabilities": found}
+        problem = next((one.problem for one in answers if isinstance(one, Unscored)), None)
+        yield {"picked": picked, "places": firsts, "probabilities": found, "problem": problem}
 
 
 def _by_text(
@@ -160,7 +160,7 @@ def _by_text(
     advance: Advance,
 ) -> Iterator[dict[str, Any]]:
     ways = [way for each in shown for way in each]
-    written: dict[int, str] = {}
+    written: dict[int, Generation] = {}
     sampling = [
         SamplingParameters(
             temperature=0.0,
@@ -174,12 +174,15 @@ def _by_text(
         at = [index for index, own in enumerate(sampling) if own == greedy]
         asked = model.encode_prompts([ways[index].prompt for index in at])
         drawn = model.generate(asked, [[0]] * len(asked), greedy, lambda rows, tokens: advance(0, tokens))
-        written |= {index: text.text for index, (text,) in zip(at, drawn, strict=True)}
+        written |= {index: text for index, (text,) in zip(at, drawn, strict=True)}
     said = iter([written[index] for index in range(len(ways))])
     for each in shown:
-        texts = [next(said) for _ in each]
+        answers = [next(said) for _ in each]
+        problem = next((one.problem for one in answers if one.problem), None)
+        texts = [one.text for one in answers]
         places = [read_choice(text, len(way.order)) for text, way in zip(texts, each, strict=True)]
-        yield {"picked": pick_named([way.order for way in each], places), "places": places, "texts": texts}
+        picked = pick_named([way.order for way in each], places)
+        yield {"picked": picked, "places": places, "texts": texts, "problem": problem}
 
 
 def _draft(
@@ -191,6 +194,7 @@ def _draft(
     places: Sequence[int | None],
     texts: Sequence[str] = (),
     probabilities: Sequence[Sequence[float]] = (),
+    problem: str | None = None,
 ) -> Draft:
     right = None if picked is None else choice.right[picked]
     return Draft(
@@ -217,5 +221,6 @@ def _draft(
         measures={
             "score": choice.by_lot if right is None else float(right),
             "probabilities": [list(each) for each in probabilities],
+            "problem": problem,
         },
     )

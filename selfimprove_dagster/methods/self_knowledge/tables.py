@@ -13,7 +13,7 @@ from selfimprove_dagster.methods.self_knowledge.checks import (
     GENERATION_SCORE_CHECKS,
     SK_QUESTION_CHECKS,
 )
-from selfimprove_dagster.table import SOURCE, TEXT, Draw, Table, completions
+from selfimprove_dagster.table import PROBLEM, SOURCE, TEXT, Draw, Table, completions
 
 METHOD = "self_knowledge"
 
@@ -101,23 +101,25 @@ SK_DISCRIMINATION_SCORE = Table(
         "picked_id": TEXT,
         "right": pl.Boolean,
     },
-    measures={"score": pl.Float64, "probabilities": pl.List(pl.List(pl.Float64))},
+    measures={"score": pl.Float64, "probabilities": pl.List(pl.List(pl.Float64)), **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         "parents": [*of(SK_QUESTIONS, "id"), *of(SK_CANDIDATES, "id"), *of(SK_GENERATION_SCORE, "id")],
         **same(SK_GENERATION_SCORE, "question_id", "task", "candidate_ids"),
         **each(_ASKED, "principles", "orders"),
-        **each([*_ASKED, *_SAID], "prompts", "texts", "choices", "probabilities"),
+        **each([*_ASKED, *_SAID], "prompts", "texts", "choices", "probabilities", "problem"),
         "picked_id": [*of(SK_CANDIDATES, "id"), *_ASKED, *_SAID],
         **each([*_RIGHT, *_ASKED, *_SAID], "right", "score"),
         **new("by"),
     },
     checks=DISCRIMINATION_SCORE_CHECKS,
 )
-"""One row a question and way of picking. Each of `prompts` shows the candidates in the order of `orders`
-(places in `candidate_ids`), asked by the principle beside it; `texts` are what the model wrote, `choices` the
-candidate that it chose each time, null where none could be read, `probabilities` those of the options as
-shown. `picked_id` is picked over all of them, and `right` whether it is; both are null where nothing could be
-read, and `score` is the generation score then. Parents: the question, its generation score, every candidate.
+"""One row a question and way of picking. Each of `prompts` shows the candidates in the order of `orders` (places in
+`candidate_ids`), asked by the principle beside it; `texts` are what the model wrote, `choices` the candidate that it
+chose each time, null where none could be read, `probabilities` those of the options as shown. `picked_id` is picked
+over all of them, and `right` whether it is; both are null where nothing could be read, and `score` is the generation
+score then. `problem` says why the model could not be asked in an order. Parents: the question, its generation score,
+every candidate.
 """
 
 

@@ -70,7 +70,7 @@ def _holds_nothing_held_out(subject: Subject) -> Evidence:
 
 
 def _positions_follow(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "positions", "chosen", "probabilities")
+    rows = subject.measured("id", "positions", "chosen", "probabilities")
     fine = pl.element().is_between(0, 1 + _ROUNDING)
     return Evidence(
         rows.select(
@@ -132,7 +132,7 @@ def _one_score_a_call(subject: Subject) -> Evidence:
 
 def _losses_are_losses(subject: Subject) -> Evidence:
     losses = ("loss_no_call", "loss_call", "loss_call_with_result")
-    rows = subject.columns("id", *losses)
+    rows = subject.measured("id", *losses)
     wrong = [(~(pl.col(name).is_finite() & (pl.col(name) >= -_ROUNDING))).fill_null(False) for name in losses]
     return Evidence(
         rows.select("id", wrong=pl.any_horizontal(*wrong) | pl.col("loss_no_call").is_null()),

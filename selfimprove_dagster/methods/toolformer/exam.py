@@ -21,7 +21,7 @@ from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.filters.rules import FAILED
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
-from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters, no_scores
 from selfimprove_dagster.language_model.prompting import prompting_of
 from selfimprove_dagster.methods.toolformer.files import HeldOutText, read_beginnings, read_plain_texts
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
@@ -194,9 +194,9 @@ class ToolExam(Exam):
     def _predict(model: LanguageModel, texts: Sequence[HeldOutText]) -> Iterator[dict[str, Any]]:
         ids = model.encode_continuations([text.question for text in texts])
         begin = model.encode("") or [model.end_token_id]
-        for logprobs in model.score([begin] * len(ids), ids):
+        for text, logprobs in zip(ids, model.score([begin] * len(ids), ids), strict=True):
             if any(map(isnan, logprobs)):
-                yield {"tokens": 0, "problem": "the text could not be scored: it does not fit into the model"}
+                yield {"tokens": 0, "problem": no_scores(model, len(begin) + len(text))}
             else:
                 yield {"nats": -sum(logprobs), "tokens": len(logprobs)}
 

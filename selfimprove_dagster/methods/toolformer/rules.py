@@ -1,8 +1,9 @@
 """Which of the sampled calls become training data (Schick et al., 2302.04761, sections 2 and 4.1).
 
-A candidate is a call at a place: `candidate_id, text_id, position, tool, arguments, result, problem` (why
-there is no result, or null), and the losses `loss_no_call, loss_call, loss_call_with_result`, null where they
-were not needed. Thresholds can be changed and the rules run again over one scoring pass.
+A candidate is a call at a place: `candidate_id, text_id, position, tool, arguments, result, problem` (why there is no
+result, or null), and the losses `loss_no_call, loss_call, loss_call_with_result`, null where they were not needed,
+and where there is a column `unscored` that says why they could not be computed. Thresholds can be changed and the
+rules run again over one scoring pass.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ def drop_repeated_calls(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def reduces_loss(thresholds: Mapping[str, float], other_tools: float = 1.0) -> Filter:
-    """Keep calls with L⁻ − L⁺ ≥ τ_f of their tool; what was not scored, since it could not pass, is dropped.
+    """Keep calls with L⁻ − L⁺ ≥ τ_f of their tool; what was not scored, since it could not pass or be scored, is
+    dropped.
 
     Raises ValueError where a call was not scored that could pass: it was scored for a higher τ_f.
     """
@@ -147,16 +149,23 @@ def reduces_loss(thresholds: Mapping[str, float], other_tools: float = 1.0) -> F
         threshold = pl.col("tool").replace_strict(
             list(thresholds), list(thresholds.values()), default=other_tools, return_dtype=pl.Float64
         )
-        _check_scored(candidates, threshold)
+        unscored = _unscored(candidates)
+        _check_scored(candidates.filter(unscored.is_null()), threshold)
         reason = pl.format("lowers the loss by {} nats against at least {}", score.round(4), threshold)
         bounded = pl.format(
             "lowers the loss by at most {} nats against at least {}", _MOST_REDUCTION.round(4), threshold
         )
-        reason = pl.when(score.is_null()).then(bounded).otherwise(reason)
+        reason = pl.when(score.is_null()).then(pl.coalesce(unscored, bounded)).otherwise(reason)
         verdicts = decision(candidates, "loss_reduction", kept=score >= threshold, reason=reason, score=score)
         return verdicts.with_columns(candidates.select(threshold.alias("threshold"))["threshold"])
 
     return decide
+
+
+def _unscored(candidates: pl.DataFrame | pl.LazyFrame) -> pl.Expr:
+    """Why each call could not be scored; null where it could, or need not be."""
+    known = "unscored" in candidates.collect_schema()
+    return pl.col("unscored") if known else pl.lit(None, pl.String)
 
 
 def best_at_its_position(candidates: pl.DataFrame) -> pl.DataFrame:
@@ -219,7 +228,7 @@ def counts_at(
     """
     rows = candidates.lazy()
     usable = (
-        rows.filter(pl.col("problem").is_null() & ~_EMPTY)
+        rows.filter(pl.col("problem").is_null() & ~_EMPTY & _unscored(rows).is_null())
         .unique(["text_id", "position", "tool", "arguments"], keep="first", maintain_order=True)
         .with_columns(LOSS_REDUCTION)
         .select("candidate_id", "text_id", "tool", "loss_no_call", "loss_call_with_result", "loss_reduction")

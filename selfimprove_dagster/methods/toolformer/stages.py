@@ -59,6 +59,7 @@ from selfimprove_dagster.work.shards import Request, Shard, completer, sampling_
 from selfimprove_dagster.work.spec import Spec
 
 _LONGEST = 160
+UNSCORED = "too_long: the text, or a call before it, is longer than the model reads"
 
 
 def call_metadata(candidates: pl.LazyFrame) -> dict[str, Any]:
@@ -184,6 +185,11 @@ def find_positions(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
     shard.report.advance(len(texts))
     drafts = []
     for row, at in zip(shard.items, found, strict=True):
+        if at.problem is not None:
+            nothing = {"text_id": row["id"], "tool": row["tool"], "positions": [], "chosen": []}
+            measures = {"probabilities": [], "problem": at.problem}
+            drafts.append(Draft(nothing, [Parent(row["id"], "text")], measures))
+            continue
         sampling = shard.experiment.annotation.of(row["tool"])
         chosen = choose_positions(at.probabilities, sampling.positions, sampling.threshold)
         content = {
@@ -192,7 +198,9 @@ def find_positions(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
             "positions": at.positions,
             "chosen": [at.positions[index] for index in chosen],
         }
-        drafts.append(Draft(content, [Parent(row["id"], "text")], {"probabilities": at.probabilities}))
+        drafts.append(
+            Draft(content, [Parent(row["id"], "text")], {"probabilities": at.probabilities, "problem": None})
+        )
     return drafts
 
 
@@ -376,20 +384,18 @@ def score_shard(shard: Shard[ToolformerExperiment, Row], *, least_reduction: flo
         Draft(
             content={"candidate_id": row["id"]},
             parents=[Parent(row["id"], "scored")],
-            measures={f"loss_{name}": value for name, value in _scored(loss).items()},
+            measures=_scored(loss),
         )
         for row, loss in zip(rows, losses, strict=True)
     ]
 
 
-def _scored(losses: Losses) -> dict[str, float | None]:
-    """Return the losses by name; all are None if one could not be scored, as the text does not fit into the model."""
-    values: dict[str, float | None] = vars(losses)
-    return (
-        dict.fromkeys(values)
-        if any(math.isnan(one) for one in values.values() if one is not None)
-        else values
-    )
+def _scored(losses: Losses) -> dict[str, Any]:
+    """Return the losses by the name of their column; all are None with a problem if one could not be scored."""
+    values: dict[str, float | None] = {f"loss_{name}": value for name, value in vars(losses).items()}
+    if any(math.isnan(one) for one in values.values() if one is not None):
+        return {**dict.fromkeys(values), "problem": UNSCORED}
+    return {**values, "problem": None}
 
 
 @stage(

@@ -18,7 +18,7 @@ from selfimprove_dagster.methods.toolformer.checks import (
     TOOL_EVALUATION_CHECKS,
     TOOL_RESULT_CHECKS,
 )
-from selfimprove_dagster.table import SOURCE, TEXT, Draw, Table, completions, decisions
+from selfimprove_dagster.table import PROBLEM, SOURCE, TEXT, Draw, Table, completions, decisions
 from selfimprove_dagster.tools.calls import CALL_STOPS
 
 _TEXT: dict[str, Any] = {"text": TEXT, "date": TEXT, "source": TEXT, **SOURCE}
@@ -73,16 +73,17 @@ TF_CALL_POSITIONS = Table(
         "positions": pl.List(pl.Int32),
         "chosen": pl.List(pl.Int32),
     },
-    measures={"probabilities": pl.List(pl.Float32)},
+    measures={"probabilities": pl.List(pl.Float32), **PROBLEM},
+    later=frozenset(PROBLEM),
     sources={
         **each(of(TF_SEED_POOL, "id"), "parents", "text_id"),
-        **each(_SAID, "positions", "chosen", "probabilities"),
+        **each(_SAID, "positions", "chosen", "probabilities", "problem"),
         **new("tool"),
     },
     checks=POSITION_CHECKS,
 )
 """One row a text and tool: at which characters a token begins, the probability that a call opens there, and
-where calls are sampled; parent: the text."""
+where calls are sampled; none with a `problem` where the text is too long to be read. Parent: the text."""
 
 
 TF_RAW_GENERATIONS = completions(
@@ -153,15 +154,17 @@ TF_PERPLEXITY_SCORES = Table(
         "loss_no_call": pl.Float64,
         "loss_call": pl.Float64,
         "loss_call_with_result": pl.Float64,
+        **PROBLEM,
     },
+    later=frozenset(PROBLEM),
     sources={
         **each(of(TF_TOOL_RESULTS, "id"), "parents", "candidate_id"),
-        **each([*_SAID, *_CALL, *of(TF_TOOL_RESULTS, "position")], *_LOSSES),
+        **each([*_SAID, *_CALL, *of(TF_TOOL_RESULTS, "position")], *_LOSSES, "problem"),
     },
     checks=LOSS_CHECKS,
 )
 """The weighted losses of what follows a call, in nats: without it, with it, with its result too; null where
-a call could not pass any more. Parent: the call."""
+a call could not pass any more, or with a `problem` where it could not be scored. Parent: the call."""
 
 
 TF_DECISIONS = decisions(

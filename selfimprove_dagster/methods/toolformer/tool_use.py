@@ -9,9 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 
 from selfimprove_dagster.conversation import Message, messages_of, stored
-from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.base import LanguageModel, RefusedPrompt, no_scores
 from selfimprove_dagster.methods.toolformer.loss import WINDOW, Losses, prefixes, weighted_loss
 from selfimprove_dagster.tools.calls import PlacedCall
 from selfimprove_dagster.tools.writing import begun
@@ -49,10 +50,11 @@ def token_starts(model: LanguageModel, text: str, token_ids: Sequence[int]) -> l
 
 @dataclass(frozen=True)
 class OpeningProbabilities:
-    """p(<API> | P(x), x_<i) at each position where a token begins, ascending."""
+    """p(<API> | P(x), x_<i) at each position where a token begins, ascending; or the `problem` of a text without."""
 
     positions: list[int]
     probabilities: list[float]
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ def position_probabilities(
     found = model.next_token_probability(sequences, opening)
     result = []
     for context, row in zip(contexts, found, strict=True):
+        if isinstance(context.prompt, RefusedPrompt):
+            result.append(OpeningProbabilities([], [], context.prompt.problem))
+            continue
+        if any(map(isnan, row)):
+            tokens = len(context.prompt) + len(context.tokens)
+            result.append(OpeningProbabilities([], [], no_scores(model, tokens)))
+            continue
         after = row[len(context.prompt) - 1 :]
         by_position = {position: after[index] for position, index in context.indices.items()}
         result.append(OpeningProbabilities(list(by_position), list(by_position.values())))
@@ -121,7 +130,8 @@ def _begun(model: LanguageModel, texts: Sequence[Annotated]) -> list[_Begun]:
         before = one.written.index(one.text)
         starts = _known_starts(model, one.written, tokens)
         indices = {max(0, start - before): index for start, index in starts}
-        found.append(_Begun(prompt or [model.end_token_id], tokens, indices))
+        begin = prompt if isinstance(prompt, RefusedPrompt) else prompt or [model.end_token_id]
+        found.append(_Begun(begin, tokens, indices))
     return found
 
 

@@ -50,13 +50,18 @@ def experiment_tools(
 
 
 def call_candidates(results: Frame, scores: Frame, pool: Frame | None = None) -> Frame:
-    """The columns that `methods.toolformer.rules` reads, of the tables tool_results and perplexity_scores.
+    """The columns that `methods.toolformer.rules` reads, of the tables tool_results and perplexity_scores; `unscored`
+    is the problem of the latter.
 
     With the seed pool, each has the `text_key` that calls and texts are drawn by.
     """
+    told = "problem" in scores.collect_schema()
+    losses = scores.select(
+        "candidate_id", *_LOSSES, unscored=pl.col("problem") if told else pl.lit(None, pl.String)
+    )
     candidates = results.select(
         *("text_id", "position", "tool", "arguments", "result", "problem"), candidate_id="id"
-    ).join(scores.select("candidate_id", *_LOSSES), on="candidate_id", how="left", maintain_order="left")
+    ).join(losses, on="candidate_id", how="left", maintain_order="left")
     if pool is None:
         return candidates
     keys = pool.select(text_id="id", text_key=pl.col("text").map_elements(seed_of, return_dtype=pl.Int64))

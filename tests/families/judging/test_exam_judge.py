@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from kit.models import WritingModel
 from kit.small_lake import write_lines
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.evaluation.exam import accuracy_of_rows
+from selfimprove_dagster.cli.status import print_failed_answers
+from selfimprove_dagster.evaluation.exam import accuracy_of_rows, failed_verdicts
 from selfimprove_dagster.evaluation.judge import ExamJudgeSection
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
@@ -76,13 +78,14 @@ def verdicts(
     section: dict[str, Any],
     answers: dict[str, Sequence[str | None]],
     writes: Callable[[str], dict[str, float]] = knows,
+    kind: type[WritingModel] = WritingModel,
 ) -> pl.DataFrame:
     def open_model(path: str, section: ModelSection | None = None) -> AbstractContextManager[Any]:
         return nullcontext(None)
 
     prompts = load_prompts([PROMPTS], TEXT)
     judge = ExamJudge(ExamJudgeSection(**section), ModelSection(path="none"), prompts, 3, open_model)
-    model: Any = WritingModel(writes)
+    model: Any = kind(writes)
     found = judge.verdicts(model, {role: rows(texts, role) for role, texts in answers.items()})
     for row in found:
         row.pop("answers")
@@ -110,6 +113,40 @@ def test_the_base_model_is_compared_with_the_challenger_apart_from_the_champion(
     assert correct(found, "champion") == [True] * 3
     assert correct(found, "challenger", "judged_against_base") == [True] * 3
     assert correct(found, "base", "judged_against_base") == [False] * 3
+
+
+class Forgetful(WritingModel):
+    """Cannot score a prompt that says "Coal"."""
+
+    def score(
+        self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        found = super().score(contexts, continuations)
+        return [
+            [nan] * len(row) if "Coal" in self.decode(context) else row
+            for context, row in zip(contexts, found, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("by", ["comparison", "rating"])
+def test_a_verdict_that_cannot_be_made_is_wrong_and_has_a_problem(
+    by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    better = ("Snow is white as milk.", RIGHT[1] + " Very.", "I do not know.")
+    found = verdicts({"by": by}, {"champion": RIGHT, "challenger": better}, kind=Forgetful)
+    whole = verdicts({"by": by}, {"champion": RIGHT, "challenger": better})
+    assert len(found) == len(whole), "what could not be judged stays among those that count"
+    for role in ("champion", "challenger"):
+        (failed,) = found.filter(pl.col("problem").is_not_null(), role=role, mode="judged").to_dicts()
+        assert (failed["source_line"], failed["correct"], failed["predicted"]) == (2, False, None)
+        assert failed["problem"] == "failed: the engine gave no probabilities"
+        others = correct(found.filter(pl.col("source_line") != 2), role)
+        assert others == correct(whole.filter(pl.col("source_line") != 2), role)
+    control = found.filter(mode="judge_control")
+    assert control["correct"].to_list() == [one is None for one in control["problem"]]
+    assert control["problem"].null_count() == 1 and len(failed_verdicts(found)) == 4
+    print_failed_answers(found.to_dicts())
+    assert "4 verdicts could not be made, which counts as wrong" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("nothing", ["", "  ", None])

@@ -89,6 +89,19 @@ def test_a_label_is_the_mean_over_orders_then_over_principles() -> None:
     assert row["comparison_ids"] == ["cmp:1/0/p/False", "cmp:1/1/p/False", "cmp:1/0/q/False"]
 
 
+def test_a_pair_with_a_comparison_that_failed_has_no_label_but_the_problem() -> None:
+    asked = [
+        {**comparison(1, 0, 0.9), "problem": None},
+        {**comparison(1, 1, 0.3), "probability_a": None, "problem": "too_long: 1,200 tokens"},
+        {**comparison(2, 0, 0.9), "problem": None},
+        {**comparison(2, 1, 0.1, repeat=True), "probability_a": None, "problem": "too_long: again"},
+    ]
+    failed, other = aggregate(pl.DataFrame(asked)).to_dicts()
+    assert failed["problem"] == "too_long: 1,200 tokens"
+    assert [failed[name] for name in ("probability", "as_first", "as_second")] == [None] * 3
+    assert (other["probability"], other["problem"]) == (pytest.approx(0.9), None)
+
+
 def test_with_one_order_that_order_alone_is_the_label() -> None:
     (row,) = aggregate(pl.DataFrame([comparison(1, 1, 0.3)])).to_dicts()
     assert row["probability"] == row["as_second"] == pytest.approx(0.7)

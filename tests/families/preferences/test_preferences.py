@@ -19,7 +19,7 @@ from selfimprove_dagster.families.preferences.filters import (
 )
 
 
-def pair(name: str, probability: float = 0.9, **columns: Any) -> dict[str, Any]:
+def pair(name: str, probability: float | None = 0.9, **columns: Any) -> dict[str, Any]:
     return {
         "candidate_id": name,
         "prompt_id": f"prompt of {name}",
@@ -31,6 +31,7 @@ def pair(name: str, probability: float = 0.9, **columns: Any) -> dict[str, Any]:
         "first_finish_reason": "stop",
         "second_finish_reason": "stop",
         "probability": probability,
+        "problem": None,
         **columns,
     }
 
@@ -64,6 +65,17 @@ def test_each_rule_drops_what_it_names_and_says_why() -> None:
     assert reasons["equal"] == "both responses are the same text"
     (margin,) = decisions.filter(candidate_id="unsure", rule="margin").to_dicts()
     assert (margin["score"], margin["threshold"]) == (pytest.approx(0.18), 0.2)
+
+
+def test_a_pair_that_could_not_be_judged_is_dropped_with_the_problem() -> None:
+    candidates = pl.DataFrame([pair("unjudged", None, problem="too_long: 1,200 tokens"), pair("fine")])
+    kept, decisions = filter_preferences(candidates, minimum_margin=0.0)
+    assert kept["candidate_id"].to_list() == ["fine"]
+    (dropped,) = decisions.filter(~pl.col("kept")).to_dicts()
+    assert (dropped["rule"], dropped["reason"]) == (
+        "margin",
+        "the pair could not be judged: too_long: 1,200 tokens",
+    )
 
 
 def test_a_margin_at_the_threshold_is_kept_whatever_the_rounding() -> None:

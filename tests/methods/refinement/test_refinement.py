@@ -287,7 +287,9 @@ def test_a_row_that_the_engine_refuses_fails_alone(way: str) -> None:
         counting, refuses=lambda text: "no such words" if "until 8\n\nAssistant: 1" in text else ""
     )
     good, failed, other = improve(model, until(9, 8, 9), way, Refining(rounds=2))
-    assert (failed.answer, failed.error) == ("1", "round 2: no such words")
+    problem = failed.steps[-1].problem
+    assert problem in ("refused: no such words", "failed: the engine gave no probabilities")
+    assert (failed.answer, failed.error) == ("1", f"round 2: {problem}")
     assert failed.steps[-1].tokens_in == 0, "it was not read"
     assert good.stopped == other.stopped == "rounds"
     alone = improve(ToldModel(counting), until(9, 9), way, Refining(rounds=2))
@@ -300,21 +302,18 @@ def test_a_prompt_that_is_too_long_fails_alone(way: str) -> None:
     failed, other = improve(ToldModel(counting, positions=100), tasks, way, Refining(rounds=1))
     assert failed.answer is None and failed.stopped == "failed"
     read = len(ask("response", tasks[0].prompt))
-    assert failed.error == f"round 0: the prompt has {read} tokens, and the model has 100 positions"
+    problem = f"too_long: the prompt has {read} tokens, and the model has 100 positions"
+    assert failed.error == f"round 0: {problem}" and failed.steps[-1].problem == problem
     assert other.answer == "1"
 
 
-def test_where_every_row_is_refused_it_is_the_model_that_fails() -> None:
-    with pytest.raises(ModelError, match="out of order"):
-        self_refine(ToldModel(counting, refuses=lambda text: "out of order"), until(1, 2), Refining())
-
-
-def test_a_server_that_does_not_answer_is_no_fault_of_a_task() -> None:
+@pytest.mark.parametrize("error", [ModelUnavailable, ModelError])
+def test_what_concerns_every_prompt_is_no_fault_of_a_task(error: type[ModelError]) -> None:
     class Gone(ToldModel):
         def generate(self, *given: object, **more: object) -> list[list[object]]:  # type: ignore[override]
-            raise ModelUnavailable("the server does not answer")
+            raise error("the server does not answer")
 
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(error):
         self_refine(Gone(counting), until(1), Refining())
 
 
