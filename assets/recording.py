@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from functools import partial
 
 import dagster as dg
 
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.loop.rules import Continue
 from selfimprove_dagster.loop.state import inputs_of
-from selfimprove_dagster.work.attempts import Recorder, begin
+from selfimprove_dagster.work.attempts import Attempt, Recorder, attempt_at, begin, is_alive, save
 
 EXPERIMENT_TAG = "selfimprove/experiment"
 ATTEMPT_TAG = "selfimprove/attempt"
@@ -53,3 +56,66 @@ def recorder_of_run(
         by_person=by_command or not tags.keys() & _BY_DAGSTER,
     )
     return Recorder(lake, attempt, inputs, was_stopped)
+
+
+_IN_PROGRESS = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def note_request(lake: Lake, experiment: str, step: Continue) -> None:
+    """Note that Dagster was asked to start an attempt, which begins later."""
+    known = attempt_at(lake, experiment, step.iteration, step.method)
+    known = known or Attempt(experiment, step.method, step.iteration, status="ended")
+    save(lake, replace(known, asked_at=time.time()))
+
+
+def reconcile(instance: dg.DagsterInstance, lake: Lake, experiment: Experiment) -> None:
+    """Bring the latest attempt of an experiment in line with its latest run in Dagster.
+
+    A run that ended, or was cancelled, outside a stage leaves no trace of its own, and Dagster does not notice that
+    the process of a run was killed.
+    """
+    found = instance.get_run_records(dg.RunsFilter(tags={EXPERIMENT_TAG: experiment.name}), limit=1)
+    runs = [one for one in found if one.dagster_run.tags.get("dagster/partition")]
+    if not runs:
+        return
+    run, tags = runs[0].dagster_run, runs[0].dagster_run.tags
+    method, iteration = (
+        run.job_name.removesuffix("_iteration"),
+        int(tags["dagster/partition"].rpartition("-")[2]),
+    )
+    if method not in experiment.chain:
+        return
+    known = attempt_at(lake, experiment.name, iteration, method)
+    is_known = known is not None and known.run_id == run.run_id
+    if run.status in _IN_PROGRESS:
+        if known is not None and is_known and known.was_killed and not is_alive(known.parent):
+            instance.report_run_failed(run, known.failure)
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        elif known is None or not is_known:  # it has not begun
+            known = known or Attempt(experiment.name, method, iteration, status="ended")
+            save(lake, replace(known, asked_at=time.time()))
+        return
+    if known is not None and (is_known and known.status != "running" or known.is_alive):
+        return
+    if known is not None and not is_known and known.since > runs[0].create_timestamp.timestamp():
+        return
+    ended: Attempt = known if known is not None and is_known else Attempt(experiment.name, method, iteration)
+    number = tags.get(ATTEMPT_TAG, "1")
+    ended = replace(ended, run_id=run.run_id, number=int(number) if number.isdecimal() else 1, asked_at=0.0)
+    if ended.was_killed:
+        return
+    match run.status:
+        case dg.DagsterRunStatus.CANCELED:
+            save(lake, replace(ended, status="stopped", stage=""))
+        case dg.DagsterRunStatus.FAILURE:
+            inputs = ended.inputs or inputs_of(lake, experiment, iteration)
+            error = "its run in Dagster failed between two stages"
+            save(lake, replace(ended, status="failed", error=error, may_pass=True, inputs=inputs))
+        case _:
+            save(lake, replace(ended, status="ended"))
