@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 import urllib.error
@@ -66,17 +67,20 @@ def _end_of(state: State) -> str:
 
 def _run(command: str, text: str) -> str:
     """Run a shell command with the text on its standard input; return what went wrong, if anything."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     try:
-        done = subprocess.run(
-            command, shell=True, input=text, text=True, capture_output=True, timeout=HOOK_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return f"the command did not end within {HOOK_SECONDS:.0f} seconds and was stopped"
+        process = subprocess.Popen(command, shell=True, text=True, start_new_session=True, **pipes)
     except OSError as error:
         return f"the command could not be started: {error.strerror}"
-    if done.returncode:
-        said = plain((done.stderr or done.stdout).strip(), 300)
-        return f"the command ended with code {done.returncode}{f': {said}' if said else ''}"
+    try:
+        out, errors = process.communicate(text, timeout=HOOK_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return f"the command did not end within {HOOK_SECONDS:.0f} seconds and was stopped"
+    if process.returncode:
+        said = plain((errors or out).strip(), 300)
+        return f"the command ended with code {process.returncode}{f': {said}' if said else ''}"
     return ""
 
 
