@@ -97,10 +97,10 @@ def _end(child: subprocess.Popen[bytes], home: Home) -> None:
     """
     started = _descendants(child)
     at_work = [one for one in attempts(home.lake) if one.is_alive]
-    own = {process.pid for process in started}
+    own = {str(process.pid) for process in started}
     for attempt in at_work:
         stage = f" at {attempt.stage}" if attempt.stage else ""
-        if int(attempt.process.split("@")[0]) in own or int(attempt.parent.split("@")[0]) in own:
+        if own & {attempt.process.split("@")[0], attempt.parent.split("@")[0]}:
             _say(
                 f"stopping {attempt.turn}{stage}: finished shards are kept, and it resumes when the sensor or "
                 f"`selfimprove run {attempt.experiment}` starts it again"

@@ -100,8 +100,14 @@ def test_an_address_gets_the_state(
     [
         ({"command": "echo no >&2; exit 3"}, "the command ended with code 3: no"),
         ({"command": "sleep 60"}, "the command did not end within 0 seconds and was stopped"),
-        ({"url": "http://127.0.0.1:9/secret"}, "the address cannot be reached: [Errno 111] Connection refused"),
-        ({"url": "${NO_SUCH_VARIABLE}"}, "the environment variable NO_SUCH_VARIABLE of the address is not set"),
+        (
+            {"url": "http://127.0.0.1:9/secret"},
+            "the address cannot be reached: [Errno 111] Connection refused",
+        ),
+        (
+            {"url": "${NO_SUCH_VARIABLE}"},
+            "the environment variable NO_SUCH_VARIABLE of the address is not set",
+        ),
         ({"url": "file:///etc/passwd"}, "the address must start with http:// or https://"),
     ],
 )

@@ -81,9 +81,7 @@ def test_waiting_for_the_model_says_who_has_it(lake: Lake, experiment: Experimen
     attempt(lake, experiment, stages=("seed_pool",))
     assert state(lake, experiment).kind == "running", "nobody else has the model"
     other = make_experiment(tmp_path, name="other")
-    begun = begin(
-        lake, other, 4, run_id="theirs", number=1, inputs="", parent=os.getpid(), by_person=True
-    )
+    begun = begin(lake, other, 4, run_id="theirs", number=1, inputs="", parent=os.getpid(), by_person=True)
     holder = replace(begun, stage="seed_pool", stage_since=time.time() - 180)
     save(lake, holder)
     assert state(lake, experiment).kind == "running", "it uses no model"
@@ -152,9 +150,7 @@ def test_a_passing_failure_is_repeated_with_growing_waits_up_to_the_limit(
 ) -> None:
     waits = []
     for number in (1, 2, 3):
-        made = attempt(
-            lake, experiment, status="failed", number=number, error="voted: gone", may_pass=True
-        )
+        made = attempt(lake, experiment, status="failed", number=number, error="voted: gone", may_pass=True)
         found = state(lake, experiment)
         assert found.kind == "failed" and f"attempt {number} of 3: voted: gone" in found.reason
         if number < 3:

@@ -61,19 +61,22 @@ def recorder(lake: Lake, experiment: Experiment, run_id: str = "run", stopped: b
 
 def test_another_process_reads_stage_progress_and_forecast(lake: Lake, experiment: Experiment) -> None:
     recorded = recorder(lake, experiment)
-    with recorded.working("raw_generations", last=False), recorded.watching():
-        with ProgressReport("lmsi/raw_generations", 4, "paths", lambda line: None) as report:
-            time.sleep(0.01)
-            report.advance(3, tokens=30)
-            recorded._written = 0.0  # a second ago, as it were
-            report.advance(0)
-            found = attempt_at(lake, "demo", 0, "lmsi")
-            assert found is not None and found.is_alive and found.stage == "raw_generations"
-            assert found.progress is not None and found.progress.seconds_left is not None
-            assert replace(found.progress, seconds_left=None) == Progress(
-                "lmsi/raw_generations", 3, 4, "paths", 30
-            )
-            assert found.has_model
+    with (
+        recorded.working("raw_generations", last=False),
+        recorded.watching(),
+        ProgressReport("lmsi/raw_generations", 4, "paths", lambda line: None) as report,
+    ):
+        time.sleep(0.01)
+        report.advance(3, tokens=30)
+        recorded._written = 0.0  # a second ago, as it were
+        report.advance(0)
+        found = attempt_at(lake, "demo", 0, "lmsi")
+        assert found is not None and found.is_alive and found.stage == "raw_generations"
+        assert found.progress is not None and found.progress.seconds_left is not None
+        assert replace(found.progress, seconds_left=None) == Progress(
+            "lmsi/raw_generations", 3, 4, "paths", 30
+        )
+        assert found.has_model
     found = attempt_at(lake, "demo", 0, "lmsi")
     assert found is not None and (found.stage, found.stages) == ("", ("raw_generations",))
     assert found.status == "running" and not found.has_model
@@ -97,9 +100,9 @@ def test_the_end_of_each_stage_is_recorded(lake: Lake, experiment: Experiment) -
         assert (latest().status, latest().may_pass) == ("failed", passes)
         assert latest().failure == f"voted: {error}"
     for by_person, status in ((True, "stopped"), (False, "ended")):
-        with pytest.raises(KeyboardInterrupt):
-            with recorder(lake, experiment, status, by_person).working("voted", last=False):
-                raise KeyboardInterrupt
+        working = recorder(lake, experiment, status, by_person).working("voted", last=False)
+        with pytest.raises(KeyboardInterrupt), working:
+            raise KeyboardInterrupt
         assert latest().status == status
 
 
