@@ -74,48 +74,56 @@ def note_request(lake: Lake, experiment: str, step: Continue) -> None:
     save(lake, replace(known, asked_at=time.time()))
 
 
-def reconcile(instance: dg.DagsterInstance, lake: Lake, experiment: Experiment) -> None:
+_GRACE_SECONDS = 20.0
+"""How long Dagster has to notice by itself that the process of a step was killed."""
+
+
+def reconcile(instance: dg.DagsterInstance, lake: Lake, experiment: Experiment) -> bool:
     """Bring the latest attempt of an experiment in line with its latest run in Dagster.
 
     A run that ended, or was cancelled, outside a stage leaves no trace of its own, and Dagster does not notice that
-    the process of a run was killed.
+    the process of a run was killed. Returns whether the run is in progress.
     """
-    found = instance.get_run_records(dg.RunsFilter(tags={EXPERIMENT_TAG: experiment.name}), limit=1)
-    runs = [one for one in found if one.dagster_run.tags.get("dagster/partition")]
-    if not runs:
-        return
-    run, tags = runs[0].dagster_run, runs[0].dagster_run.tags
+    records = instance.get_run_records(dg.RunsFilter(tags={EXPERIMENT_TAG: experiment.name}), limit=10)
+    found = next((one for one in records if "dagster/partition" in one.dagster_run.tags), None)
+    if found is None:
+        return False
+    run, tags = found.dagster_run, found.dagster_run.tags
     method, iteration = (
         run.job_name.removesuffix("_iteration"),
         int(tags["dagster/partition"].rpartition("-")[2]),
     )
     if method not in experiment.chain:
-        return
+        return False
     known = attempt_at(lake, experiment.name, iteration, method)
-    is_known = known is not None and known.run_id == run.run_id
+    own = known if known is not None and known.run_id == run.run_id else None
     if run.status in _IN_PROGRESS:
-        if known is not None and is_known and known.was_killed and not is_alive(known.parent):
-            instance.report_run_failed(run, known.failure)
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        elif known is None or not is_known:  # it has not begun
+        if own is None:  # it has not begun
             known = known or Attempt(experiment.name, method, iteration, status="ended")
             save(lake, replace(known, asked_at=time.time()))
-        return
-    if known is not None and (is_known and known.status != "running" or known.is_alive):
-        return
-    if known is not None and not is_known and known.since > runs[0].create_timestamp.timestamp():
-        return
-    ended: Attempt = known if known is not None and is_known else Attempt(experiment.name, method, iteration)
+            return True
+        is_lost = own.status == "running" and not own.is_alive
+        if not is_lost or (is_alive(own.parent) and time.time() - own.updated < _GRACE_SECONDS):
+            return True
+        instance.report_run_failed(run, own.failure or "its process was killed")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        return False
+    if own is not None and (own.status != "running" or own.was_killed):
+        return False
+    if own is None and known is not None and known.since > found.create_timestamp.timestamp():
+        return False
     number = tags.get(ATTEMPT_TAG, "1")
-    ended = replace(ended, run_id=run.run_id, number=int(number) if number.isdecimal() else 1, asked_at=0.0)
-    if ended.was_killed:
-        return
+    ended = own or Attempt(
+        experiment.name, method, iteration, run.run_id, int(number) if number.isdecimal() else 1
+    )
+    ended = replace(ended, stage="", since=found.create_timestamp.timestamp())
     match run.status:
         case dg.DagsterRunStatus.CANCELED:
-            save(lake, replace(ended, status="stopped", stage=""))
+            save(lake, replace(ended, status="stopped"))
         case dg.DagsterRunStatus.FAILURE:
             inputs = ended.inputs or inputs_of(lake, experiment, iteration)
-            error = "its run in Dagster failed between two stages"
+            error = "its run in Dagster ended between two stages"
             save(lake, replace(ended, status="failed", error=error, may_pass=True, inputs=inputs))
         case _:
             save(lake, replace(ended, status="ended"))
+    return False

@@ -51,11 +51,12 @@ def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
             if not experiment.loop:
                 remarks.append(f"{experiment.name}: its file says `loop: false`")
                 continue
-            reconcile(context.instance, home.lake, experiment)
+            in_progress = reconcile(context.instance, home.lake, experiment)
             state = state_of(home.lake, chain)
-            remarks += report_end(home.lake, chain, state)
+            if not in_progress:
+                remarks += report_end(home.lake, chain, state)
             step = state.step
-            if not state.may_run() or isinstance(step, Stop):
+            if in_progress or not state.may_run() or isinstance(step, Stop):
                 remarks.append(f"{experiment.name}: {state.in_words}")
                 continue
             key = experiment.partition_key(step.iteration)

@@ -27,7 +27,15 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.state import held_by, holder_of_model
 from selfimprove_dagster.text import plain
-from selfimprove_dagster.work.attempts import Attempt, Recorder, attempt_at, is_alive, process_name, save
+from selfimprove_dagster.work.attempts import (
+    Attempt,
+    Recorder,
+    Status,
+    attempt_at,
+    is_alive,
+    process_name,
+    save,
+)
 from selfimprove_dagster.work.progress import duration
 
 MODEL_POOL = "model"
@@ -163,12 +171,17 @@ def run_iteration(
                     run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                     tags=tags,
                 )
-        finally:
-            _close(home, experiment, iteration, run_id)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError)
+            _close(recorder, "stopped" if interrupted else "failed", str(error))
+            raise
         if outcome.success:
+            _close(recorder, "ended")
             return []
         if any(_was_interrupted(event) for event in outcome.all_events):
+            _close(recorder, "stopped")
             raise KeyboardInterrupt
+        _close(recorder, "failed", "the run failed between two stages")
         failures = [event for event in outcome.all_events if event.is_step_failure]
         for event in failures:
             cause = event.step_failure_data.error.cause if event.step_failure_data.error else None
@@ -210,11 +223,13 @@ def _was_interrupted(event: dg.DagsterEvent) -> bool:
     )
 
 
-def _close(home: Home, experiment: Experiment, iteration: int, run_id: str) -> None:
-    """Record the end of an attempt whose run ended between two stages: a person interrupted it there."""
-    attempt = attempt_at(home.lake, experiment.name, iteration, experiment.method)
-    if attempt is not None and attempt.run_id == run_id and attempt.status == "running":
-        save(home.lake, replace(attempt, status="stopped", waits=False, stage=""))
+def _close(recorder: Recorder, status: Status, error: str = "") -> None:
+    """Record how a run ended that no stage could record, since it ended between two of them."""
+    mine = recorder.attempt
+    known = attempt_at(recorder.lake, mine.experiment, mine.iteration, mine.method)
+    if known is not None and known.run_id == mine.run_id and known.status == "running":
+        inputs = recorder.inputs()
+        save(recorder.lake, replace(known, status=status, stage="", waits=False, error=error, inputs=inputs))
 
 
 @dataclass

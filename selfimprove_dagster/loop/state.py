@@ -197,8 +197,7 @@ def _at_work(lake: Lake, chain: Sequence[Experiment], attempt: Attempt) -> State
 def _requested(lake: Lake, chain: Sequence[Experiment], step: Continue | Stop, attempt: Attempt) -> State:
     """Return the state of an experiment whose attempt the sensor asked for, and that has not begun."""
     holder = holder_of_model(lake, attempt)
-    ago = duration(time.time() - attempt.asked_at)
-    reason = f"{attempt.turn} was requested from Dagster {ago} ago and has not started"
+    reason = f"{attempt.turn} was requested from Dagster and has not started"
     if holder is not None:
         reason += f"; the model is in use: {held_by(holder)}"
     limit = _settings(chain, attempt.method).retries.attempts

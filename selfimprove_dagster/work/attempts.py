@@ -198,7 +198,7 @@ def begin(
         )
     now = time.time()
     process = {"host": socket.gethostname(), "process": process_name(os.getpid())}
-    if known is not None and known.run_id == run_id and known.status == "running":
+    if known is not None and known.run_id == run_id:
         return save(lake, replace(known, **process, inputs=inputs))
     fresh = Attempt(experiment.name, experiment.method, iteration, run_id, number, since=now)
     return save(
@@ -240,7 +240,8 @@ class Recorder:
 
         An error is recorded and raised again. Set `blocked` to what closed the gate.
         """
-        self.write(stage=stage, stage_since=time.time(), progress=None, waits=False, error="", may_pass=False)
+        before = self.attempt
+        self.write(status="running", stage=stage, stage_since=time.time(), progress=None, waits=False)
         try:
             yield self
         except GeneratorExit:
@@ -248,22 +249,29 @@ class Recorder:
             raise
         except Exception as error:
             reason = plain(str(error) or type(error).__name__, _LONGEST_ERROR)
-            self.write(
-                stage="",
-                status="failed",
-                error=f"{stage}: {reason}",
-                may_pass=may_pass(error),
-                inputs=self.inputs(),
-            )
+            self._end("failed", error=f"{stage}: {reason}", may_pass=may_pass(error))
             raise
         except BaseException:  # an interrupt
-            self.write(stage="", status="stopped" if self.was_stopped() else "ended")
+            self._end("stopped" if self.was_stopped() else "ended")
             raise
-        done = (*self.attempt.stages, stage)
         if self.blocked:
-            self.write(stage="", status="blocked", error="; ".join(self.blocked), inputs=self.inputs())
+            self._end("blocked", error="; ".join(self.blocked), may_pass=False)
+        elif before.status in (
+            "failed",
+            "blocked",
+        ):  # in another stage of the run, which this one does not need
+            self._end(before.status)
         else:
-            self.write(stage="", stages=done, status="ended" if last else "running", progress=None)
+            known = attempt_at(self.lake, before.experiment, before.iteration, before.method) or before
+            self.write(
+                stage="",
+                stages=tuple(dict.fromkeys((*known.stages, stage))),
+                status="ended" if last else "running",
+                progress=None,
+            )
+
+    def _end(self, status: Status, **how: Any) -> None:
+        self.write(stage="", status=status, inputs=self.inputs(), **how)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
