@@ -302,15 +302,17 @@ class _Waiting:
 
 def free_ended_runs(instance: dg.DagsterInstance, but: str = "") -> None:
     """Give back the places in the model's pool of runs that ended, which Dagster's daemon does only if it runs."""
-    for slot in instance.event_log_storage.get_concurrency_info(MODEL_POOL).claimed_slots:
-        if slot.run_id == but:
-            continue
-        run = instance.get_run_by_id(slot.run_id)
-        if run is not None and not run.is_finished and _was_killed(run):
-            instance.report_run_failed(run, "its process was killed; the next run resumes from there")
+    pool = instance.event_log_storage.get_concurrency_info(MODEL_POOL)
+    for run_id in {one.run_id for one in (*pool.claimed_slots, *pool.pending_steps)} - {but}:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and _was_killed(run) and not run.is_finished:
+            instance.report_run_failed(run, _KILLED)
             run = None
         if run is None or run.is_finished:
-            instance.event_log_storage.free_concurrency_slots_for_run(slot.run_id)
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+_KILLED = "its process was killed; the next run resumes from there"
 
 
 def _was_killed(run: dg.DagsterRun) -> bool:
@@ -327,7 +329,7 @@ def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
     """
     for run in instance.get_runs(dg.RunsFilter(statuses=_BEGUN)):
         if _was_killed(run):
-            instance.report_run_failed(run, "its process was killed; the next run resumes from there")
+            instance.report_run_failed(run, _KILLED)
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         elif (
             run.remote_job_origin is None

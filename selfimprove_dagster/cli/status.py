@@ -23,6 +23,7 @@ from selfimprove_dagster.words import count
 
 def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
     """Print a table of iterations for each method of an experiment, their problems, and what runs next."""
+    state = state_of(lake, chain)
     for settled in chain:
         rows, method = results(lake, settled), registry.method(settled.method)
         console.print(_table(settled, rows))
@@ -38,6 +39,8 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
         for row in rows if not method.promotes else ():
             if row.reason:
                 console.print(f"iteration {row.iteration}: {plain(row.reason)}", markup=False, soft_wrap=True)
+        for gate in (gate for row in rows for gate in row.closed_gates if state.kind != "blocked"):
+            console.print(f"failed check: {plain(gate)}", style="red", markup=False, soft_wrap=True)
         for line in warnings_of(rows):
             console.print(plain(line), style="yellow", markup=False, soft_wrap=True)
     for name in dict.fromkeys(settled.name for settled in chain):
@@ -45,7 +48,7 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
             console.print(f"{count(len(rejected), 'seed line')} rejected:")
             print_rejected(rejected, _LINES)
         print_failed_prompts([*failed_prompts(lake, name)])
-    print_state(state_of(lake, chain))
+    print_state(state)
 
 
 _STYLES = {"blocked": "red", "failed": "red", "stopped": "yellow", "waiting": "yellow", "running": "green"}
