@@ -84,7 +84,9 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                 if context.op_execution_context.selected_asset_keys:
                     begun = recorder_of(context, home.lake, experiment, iteration)
                     recorder = stack.enter_context(
-                        begun.working(stage.name, last=stage.name == experiment.ends_with)
+                        begun.working(
+                            stage.name, uses_model=bool(stage.uses), last=stage.name == experiment.ends_with
+                        )
                     )
                     stage_context = StageContext(
                         home=home,

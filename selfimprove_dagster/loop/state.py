@@ -17,6 +17,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
+from selfimprove_dagster.method import Stage
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.attempts import Attempt, attempt_at, attempts
 from selfimprove_dagster.work.progress import duration
@@ -183,10 +184,12 @@ def _at_work(lake: Lake, chain: Sequence[Experiment], attempt: Attempt) -> State
     step = Continue(attempt.iteration, after="", method=attempt.method)
     of = f", attempt {attempt.number} of {limit}" if attempt.number > 1 else ""
     common: dict[str, Any] = {"attempt": attempt, "attempts": limit}
-    if not attempt.stage and (attempt.waits or attempt.uses_model(attempt.next_stage)):
+    following = _next_stage(attempt)
+    if not attempt.stage and (attempt.waits or (following and following.uses)):
         holder = holder_of_model(lake, attempt)
         if holder or attempt.waits:
-            reason = f"{_turn(step)}{of} waits at {attempt.next_stage} for the model: {held_by(holder)}"
+            at = f" at {following.name}" if following else ""
+            reason = f"{_turn(step)}{of} waits{at} for the model: {held_by(holder)}"
             return State(attempt.experiment, "waiting", step, reason, holder=holder, **common)
     doing = f"{attempt.stage or 'the next stage'} of {_turn(step)}{of}"
     if attempt.stage and attempt.progress is not None:
@@ -286,5 +289,12 @@ def _turn(step: Continue | Stop) -> str:
     return f"iteration {step.iteration} of {step.method}" if isinstance(step, Continue) else "the loop"
 
 
+def _next_stage(attempt: Attempt) -> Stage | None:
+    """Return the first stage that an attempt has not finished; None if there is none."""
+    method = registry.methods().get(attempt.method)
+    return next((one for one in method.stages if one.name not in attempt.stages), None) if method else None
+
+
 def _at_stage(attempt: Attempt) -> str:
-    return f" at {attempt.next_stage}" if attempt.next_stage else ""
+    following = _next_stage(attempt)
+    return f" at {following.name}" if following else ""

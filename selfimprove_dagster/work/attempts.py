@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,6 @@ from uuid import uuid4
 
 import psutil
 
-from selfimprove_dagster import registry
 from selfimprove_dagster.errors import PartitionBusy, may_pass
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
@@ -55,7 +54,8 @@ def is_alive(process: str) -> bool:
 class Attempt:
     """The latest attempt at an iteration of a method, the `number`-th in a row that was needed.
 
-    `stage` is the stage that works; it is empty between two stages. `stages` are those that this attempt finished.
+    `stage` is the stage that works, and `uses_model` whether it needs the model or the trainer; it is empty between two
+    stages. `stages` are those that this attempt finished.
     `since` and `updated` are times in seconds. `process` is the one that works, and `parent` the one that starts
     further stages. `waits` is whether the attempt is known to wait for the model. `error` and `may_pass` describe the
     failure. `inputs` is a hash of what the attempt started from. `by_person` is whether somebody started it by hand.
@@ -69,6 +69,7 @@ class Attempt:
     number: int = 1
     status: Status = "running"
     stage: str = ""
+    uses_model: bool = False
     stages: tuple[str, ...] = ()
     since: float = 0.0
     updated: float = 0.0
@@ -108,20 +109,9 @@ class Attempt:
         return f"iteration {self.iteration} of {self.experiment}"
 
     @property
-    def next_stage(self) -> str:
-        """Return the first stage that the attempt has not finished; empty if there is none."""
-        names = [stage.name for stage in registry.method(self.method).stages]
-        return next((name for name in names if name not in self.stages), "")
-
-    def uses_model(self, stage: str) -> bool:
-        """Return whether a stage of its method needs the model or the trainer."""
-        stages = registry.method(self.method).stages
-        return any(bool(one.uses) for one in stages if one.name == stage)
-
-    @property
     def has_model(self) -> bool:
         """Return whether it works with the model at present."""
-        return self.is_alive and bool(self.stage) and self.uses_model(self.stage)
+        return self.uses_model and bool(self.stage) and self.is_alive
 
     @property
     def failure(self) -> str:
@@ -144,7 +134,7 @@ def _file(lake: Lake, experiment: str, iteration: int, method: str) -> Path:
 def attempts(lake: Lake, experiment: str = "*") -> list[Attempt]:
     """Return the latest attempt at each iteration of an experiment, or of all; files that are not whole are skipped."""
     found = [_load(path) for path in sorted((lake.root / ".runs").glob(f"{experiment}/*-*.json"))]
-    return [one for one in found if one is not None and one.method in registry.methods()]
+    return [one for one in found if one is not None]
 
 
 def attempt_at(lake: Lake, experiment: str, iteration: int, method: str) -> Attempt | None:
@@ -171,7 +161,8 @@ def save(lake: Lake, attempt: Attempt) -> Attempt:
         temporary.write_text(json.dumps(asdict(attempt), indent=1), encoding="utf-8")
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return attempt
 
 
@@ -235,13 +226,14 @@ class Recorder:
             self.write(progress=progress)
 
     @contextmanager
-    def working(self, stage: str, last: bool) -> Iterator[Recorder]:
+    def working(self, stage: str, *, uses_model: bool = False, last: bool = False) -> Iterator[Recorder]:
         """Record that a stage works, and how that ended; `last` is whether the iteration ends with it.
 
         An error is recorded and raised again. Set `blocked` to what closed the gate.
         """
         before = self.attempt
-        self.write(status="running", stage=stage, stage_since=time.time(), progress=None, waits=False)
+        now = {"status": "running", "stage": stage, "stage_since": time.time(), "uses_model": uses_model}
+        self.write(**now, progress=None, waits=False)
         try:
             yield self
         except GeneratorExit:

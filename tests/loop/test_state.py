@@ -85,7 +85,8 @@ def test_waiting_for_the_model_says_who_has_it(lake: Lake, experiment: Experimen
     holder = replace(begun, stage="seed_pool", stage_since=time.time() - 180)
     save(lake, holder)
     assert state(lake, experiment).kind == "running", "it uses no model"
-    save(lake, replace(holder, stage="fine_tuned_checkpoint", progress=Progress("x", 5, 20, "steps")))
+    training = {"stage": "fine_tuned_checkpoint", "uses_model": True}
+    save(lake, replace(holder, **training, progress=Progress("x", 5, 20, "steps")))  # type: ignore[arg-type]
     found = state(lake, experiment)
     assert found.kind == "waiting" and not found.may_run()
     assert found.in_words == (

@@ -62,7 +62,7 @@ def recorder(lake: Lake, experiment: Experiment, run_id: str = "run", stopped: b
 def test_another_process_reads_stage_progress_and_forecast(lake: Lake, experiment: Experiment) -> None:
     recorded = recorder(lake, experiment)
     with (
-        recorded.working("raw_generations", last=False),
+        recorded.working("raw_generations", uses_model=True),
         recorded.watching(),
         ProgressReport("lmsi/raw_generations", 4, "paths", lambda line: None) as report,
     ):
@@ -91,16 +91,16 @@ def test_the_end_of_each_stage_is_recorded(lake: Lake, experiment: Experiment) -
     with recorder(lake, experiment).working("promotion", last=True):
         pass
     assert latest().status == "ended"
-    with recorder(lake, experiment, "second").working("seed_pool", last=False) as stage:
+    with recorder(lake, experiment, "second").working("seed_pool") as stage:
         stage.blocked.append("lmsi/seed_pool: no_empty_text: one is empty")
     assert (latest().status, latest().inputs) == ("blocked", "b2:after")
     for error, passes in ((ModelUnavailable("gone"), True), (ModelError("no weights"), False)):
-        with pytest.raises(ModelError), recorder(lake, experiment, str(error)).working("voted", last=False):
+        with pytest.raises(ModelError), recorder(lake, experiment, str(error)).working("voted"):
             raise error
         assert (latest().status, latest().may_pass) == ("failed", passes)
         assert latest().failure == f"voted: {error}"
     for by_person, status in ((True, "stopped"), (False, "ended")):
-        working = recorder(lake, experiment, status, by_person).working("voted", last=False)
+        working = recorder(lake, experiment, status, by_person).working("voted")
         with pytest.raises(KeyboardInterrupt), working:
             raise KeyboardInterrupt
         assert latest().status == status
@@ -147,7 +147,7 @@ def test_files_that_are_not_whole_are_as_good_as_missing(lake: Lake, experiment:
 def test_a_disk_that_cannot_be_written_does_not_end_the_work(lake: Lake, experiment: Experiment) -> None:
     lake.root.mkdir(parents=True)
     (lake.root / ".runs").write_text("a file where the folder should be")
-    with recorder(lake, experiment).working("seed_pool", last=False):
+    with recorder(lake, experiment).working("seed_pool"):
         pass
     assert attempts(lake) == []
 
