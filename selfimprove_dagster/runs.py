@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -43,6 +44,7 @@ MODEL_POOL = "model"
 
 _WAIT_SECONDS = 0.5
 _SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_LOOKS = 5.0
 _BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
@@ -240,7 +242,8 @@ class _Waiting:
     recorder: Recorder
     say: Callable[[str], None]
     since: float | None = None
-    _line_at: float = 0.0
+    _line_at: float = -inf
+    _looked_at: float = -inf
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -258,34 +261,33 @@ class _Waiting:
             self.wait()
             return None
 
-        ActiveExecution.get_next_step = get_next_step  # type: ignore[method-assign]
+        ActiveExecution.get_next_step = get_next_step  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            ActiveExecution.get_next_step = find  # type: ignore[method-assign]
+            ActiveExecution.get_next_step = find  # type: ignore[method-assign, assignment]
 
     def wait(self) -> None:
         """Wait for a moment, and say for whom: at once, and then every minute."""
-        now = time.monotonic()
-        if self.since is None or now - self._line_at >= _SECONDS_BETWEEN_LINES:
-            lake, run_id = self.recorder.lake, self.recorder.attempt.run_id
-            known = self._known()
-            if self.since is None:
-                self.since = now
-                self.recorder.attempt = save(lake, replace(known, waits=True))
-            self._line_at = now
+        lake, run_id, now = self.recorder.lake, self.recorder.attempt.run_id, time.monotonic()
+        if self.since is None:
+            self.since = now
+            self.recorder.attempt = save(lake, replace(self._known(), waits=True))
+        if now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
             free_ended_runs(self.instance, but=run_id)
-            holder = holder_of_model(lake, known)
-            who = held_by(holder) if holder else self._holder_in_dagster(run_id)
-            if who:
+        if now - self._line_at >= _SECONDS_BETWEEN_LINES:
+            holder = holder_of_model(lake, self.recorder.attempt)
+            if who := held_by(holder) if holder else self._holder_in_dagster(run_id):
+                self._line_at = now
                 self.say(f"waiting for the model: {plain(who, 400)}; Ctrl-C stops")
         time.sleep(_WAIT_SECONDS)
 
     def end(self) -> None:
-        """Say that the model is free, if it was not."""
-        if self.since is not None:
+        """Say that the model is free, if it was said that it is not."""
+        if self.since is not None and self._line_at >= self.since:
             self.say(f"the model is free after {duration(time.monotonic() - self.since)}")
-            self.since = None
+        self.since, self._line_at = None, -inf
 
     def _known(self) -> Attempt:
         """Return the attempt as its stages left it."""
@@ -303,7 +305,8 @@ class _Waiting:
 def free_ended_runs(instance: dg.DagsterInstance, but: str = "") -> None:
     """Give back the places in the model's pool of runs that ended, which Dagster's daemon does only if it runs."""
     pool = instance.event_log_storage.get_concurrency_info(MODEL_POOL)
-    for run_id in {one.run_id for one in (*pool.claimed_slots, *pool.pending_steps)} - {but}:
+    holding = {one.run_id for one in pool.claimed_slots} | {one.run_id for one in pool.pending_steps}
+    for run_id in holding - {but}:
         run = instance.get_run_by_id(run_id)
         if run is not None and _was_killed(run) and not run.is_finished:
             instance.report_run_failed(run, _KILLED)

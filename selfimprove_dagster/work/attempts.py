@@ -188,14 +188,12 @@ def begin(
             "wait until it ends, or stop it, then run again"
         )
     now = time.time()
-    process = {"host": socket.gethostname(), "process": process_name(os.getpid())}
+    host, process = socket.gethostname(), process_name(os.getpid())
     if known is not None and known.run_id == run_id:
-        return save(lake, replace(known, **process, inputs=inputs))
+        return save(lake, replace(known, host=host, process=process, inputs=inputs))
     fresh = Attempt(experiment.name, experiment.method, iteration, run_id, number, since=now)
-    return save(
-        lake,
-        replace(fresh, **process, parent=process_name(parent), inputs=inputs, by_person=by_person),
-    )
+    fresh = replace(fresh, host=host, process=process, parent=process_name(parent))
+    return save(lake, replace(fresh, inputs=inputs, by_person=by_person))
 
 
 @dataclass
