@@ -8,12 +8,14 @@ the step and stops the following steps of the run. In later runs, the lake refus
 import base64
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from math import isfinite
 from typing import Any
 
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.assets.recording import recorder_of
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.home.home import Home
@@ -77,30 +79,41 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
         name, iteration = experiment_of_key(context.partition_key)
         try:
             experiment = home.experiment(name, method.name)
-            if context.op_execution_context.selected_asset_keys:
-                stage_context = StageContext(
-                    home=home,
-                    table=stage.table,
-                    experiment=experiment,
-                    iteration=iteration,
-                    code_version=_code_version(method, stage),
-                    language_model=language_model,
-                    trainer=trainer,
-                    reporter=context.log,
-                    run_id=context.run.run_id,
-                )
-                results = stage.run(stage_context)
-                for result in [results] if isinstance(results, Result) else results:
-                    yield _materialised(home.lake, result)
-            selected = context.op_execution_context.selected_asset_check_keys
-            for table in stage.writes:
-                names = {check for written, check in checks if written == table.name}
-                wanted = {check for check in names if checks[table.name, check].key in selected}
-                if wanted:
-                    only = None if wanted == names else wanted
-                    for outcome in run_suite(table.name, home.lake, experiment, iteration, only):
-                        if outcome.name in wanted:
-                            yield _checked(checks[table.name, outcome.name], outcome)
+            with ExitStack() as stack:
+                recorder = None
+                if context.op_execution_context.selected_asset_keys:
+                    begun = recorder_of(context, home.lake, experiment, iteration)
+                    recorder = stack.enter_context(
+                        begun.working(
+                            stage.name, uses_model=bool(stage.uses), last=stage.name == experiment.ends_with
+                        )
+                    )
+                    stage_context = StageContext(
+                        home=home,
+                        table=stage.table,
+                        experiment=experiment,
+                        iteration=iteration,
+                        code_version=_code_version(method, stage),
+                        language_model=language_model,
+                        trainer=trainer,
+                        reporter=context.log,
+                        run_id=context.run.run_id,
+                    )
+                    with recorder.watching():
+                        results = stage.run(stage_context)
+                    for result in [results] if isinstance(results, Result) else results:
+                        yield _materialised(home.lake, result)
+                selected = context.op_execution_context.selected_asset_check_keys
+                for table in stage.writes:
+                    names = {check for written, check in checks if written == table.name}
+                    wanted = {check for check in names if checks[table.name, check].key in selected}
+                    if wanted:
+                        only = None if wanted == names else wanted
+                        for outcome in run_suite(table.name, home.lake, experiment, iteration, only):
+                            if outcome.name in wanted:
+                                if recorder and outcome.blocking and not outcome.passed:
+                                    recorder.blocked.append(f"{table.name}: {outcome.name}: {outcome.reason}")
+                                yield _checked(checks[table.name, outcome.name], outcome)
         except SelfImproveError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 

@@ -10,22 +10,17 @@ from typing import Any
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import bring_up_to_date, iterations
+from selfimprove_dagster.assets.recording import ATTEMPT_TAG, EXPERIMENT_TAG, note_request, reconcile
 from selfimprove_dagster.assets.seeds import IMPORTED_FOLDER, SeedImport, import_seeds_job
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.disk import file_checksum
-from selfimprove_dagster.loop.rules import Stop, decide_next
+from selfimprove_dagster.loop.ending import report_end
+from selfimprove_dagster.loop.rules import Continue, Stop
+from selfimprove_dagster.loop.state import State, state_of
 
 _SETTLED_SECONDS = 2.0
-
-
-_RUNNING = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
@@ -42,35 +37,39 @@ def next_iteration_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
         minimum_interval_seconds=15,
         description="Acts after a promotion decision, or after the previous method of a chain. Adds the next "
         "iteration's partition and requests its run, or reports why the loop stops. Starts the first iteration "
-        "of an experiment once its seeds are imported. `loop: false` in the experiment's file turns it off.",
+        "of an experiment once its seeds are imported, and repeats attempts that failed for a passing reason. `loop: "
+        "false` in the experiment's file turns it off.",
     )
     def next_iteration(context: dg.SensorEvaluationContext, home: dg.ResourceParam[Home]) -> dg.SensorResult:
         bring_up_to_date(context.instance, home.lake)
         requests, keys, remarks = [], [], []
-        for experiment, problem in _experiments(home):
-            if experiment is None:
+        for chain, problem in _experiments(home):
+            if not chain:
                 remarks.append(problem)
                 continue
-            step = decide_next(home.lake, experiment)
-            if not experiment.loop or isinstance(step, Stop):
-                reason = step.in_words if experiment.loop else "its file says `loop: false`"
-                remarks.append(f"{experiment.name}: {reason}")
+            experiment = chain[0]
+            if not experiment.loop:
+                remarks.append(f"{experiment.name}: its file says `loop: false`")
+                continue
+            in_progress = reconcile(context.instance, home.lake, experiment)
+            state = state_of(home.lake, chain)
+            if not in_progress:
+                remarks += report_end(home.lake, chain, state)
+            step = state.step
+            if in_progress or not state.may_run() or isinstance(step, Stop):
+                remarks.append(f"{experiment.name}: {state.in_words}")
                 continue
             key = experiment.partition_key(step.iteration)
-            if _is_running(context.instance, key):
-                remarks.append(f"{experiment.name}: iteration {step.iteration} is running")
-                continue
-            budget = experiment.budget
             keys.append(iterations(step.method).build_add_request([key]))
             requests.append(
                 dg.RunRequest(
-                    # After the budget is raised, an iteration that spent it resumes.
-                    run_key=f"{key}:{step.method}:{step.after}:{budget.tokens}:{budget.model_seconds}",
+                    run_key=_run_key(state, step, experiment),
                     job_name=f"{step.method}_iteration",
                     partition_key=key,
-                    tags={"selfimprove/experiment": experiment.name},
+                    tags={EXPERIMENT_TAG: experiment.name, ATTEMPT_TAG: str(state.number)},
                 )
             )
+            note_request(home.lake, experiment.name, step)
         for remark in remarks:
             context.log.info(remark)
         if not requests:
@@ -95,7 +94,7 @@ def seed_inbox(home: dg.ResourceParam[Home]) -> Iterator[dg.RunRequest | dg.Skip
             yield dg.RunRequest(
                 run_key=f"{name}:{path.name}:{file_checksum(path)}",
                 run_config=dg.RunConfig(ops={"import_seed_file": config}),
-                tags={"selfimprove/experiment": name},
+                tags={EXPERIMENT_TAG: name},
             )
     if not found:
         yield dg.SkipReason(f"no new files in {home.root / 'inbox'}/<experiment>/")
@@ -114,15 +113,25 @@ def _settled_files(inbox: Path) -> list[Path]:
     ]
 
 
-def _experiments(home: Home) -> Iterator[tuple[Experiment | None, str]]:
-    """Yield the first method's settings of each experiment, or the error in its file."""
+def _experiments(home: Home) -> Iterator[tuple[list[Experiment], str]]:
+    """Yield the settings of each experiment, method by method, or the error in its file."""
     for name in home.experiment_names():
         try:
-            yield home.experiment(name), ""
+            yield home.chain(name), ""
         except SelfImproveError as error:
-            yield None, f"{name}: {error}"
+            yield [], f"{name}: {error}"
 
 
-def _is_running(instance: dg.DagsterInstance, partition_key: str) -> bool:
-    running = dg.RunsFilter(tags={"dagster/partition": partition_key}, statuses=_RUNNING)
-    return instance.get_runs_count(running) > 0
+def _run_key(state: State, step: Continue, experiment: Experiment) -> str:
+    """Return the key of a request; Dagster starts no second run for it.
+
+    It changes with whatever makes another attempt worthwhile: the decision that the iteration follows, what it starts
+    from, the budget, and the attempt before.
+    """
+    budget, last = experiment.budget, state.attempt
+    parts = (
+        *(experiment.partition_key(step.iteration), step.method, step.after),
+        *(budget.tokens, budget.model_seconds, state.inputs, state.number),
+        *((last.run_id, last.status) if last else ()),
+    )
+    return ":".join(map(str, parts))

@@ -11,6 +11,7 @@
     ├── JudgeNotTrusted          a model shall judge although it was measured to be no better than random
     ├── BudgetSpent              a budget of the experiment is spent during an iteration
     ├── TooManyFailed            more rows of a stage failed than the experiment tolerates
+    │   └── TooManyUnanswered    those that failed last may succeed later: their server did not answer
     └── LakeError
         ├── PartitionMissing     nothing is committed there yet
         ├── PartitionBusy        another process is writing it
@@ -23,9 +24,16 @@ Messages state what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class SelfImproveError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose.
+
+    `may_pass`: the same work may succeed later although nobody changes anything, so it is worth another attempt.
+    """
+
+    may_pass: ClassVar[bool] = False
 
 
 class MethodError(SelfImproveError):
@@ -51,6 +59,8 @@ class ModelError(SelfImproveError):
 class ModelUnavailable(ModelError):
     """The server of a model does not answer."""
 
+    may_pass = True
+
 
 class TrainingError(SelfImproveError):
     """Training failed, or its loss is not a number."""
@@ -68,6 +78,12 @@ class TooManyFailed(SelfImproveError):
     """A stage stopped since too many of its rows could not be generated; finished shards are kept."""
 
 
+class TooManyUnanswered(TooManyFailed):
+    """A stage stopped since a server failed on too many of its rows; they are generated again on resuming."""
+
+    may_pass = True
+
+
 class LakeError(SelfImproveError):
     """An operation on the lake failed."""
 
@@ -78,6 +94,8 @@ class PartitionMissing(LakeError):
 
 class PartitionBusy(LakeError):
     """Another process holds the partition's lock."""
+
+    may_pass = True
 
 
 class GateClosed(LakeError):
@@ -90,6 +108,20 @@ class LakeNotWritable(LakeError):
 
 class RevocationError(LakeError):
     """There is nothing to revoke, or a revocation cannot be lifted."""
+
+
+_PASSING = (ConnectionError, TimeoutError, MemoryError)
+"""Errors of Python that say nothing about the work: of the network, and of memory that others use, too."""
+
+_PASSING_NAMES = frozenset({"OutOfMemoryError", "TransportError", "ConnectionError", "Timeout"})
+"""Classes of libraries that are not imported here: torch, httpx and requests."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether the same work may succeed at another attempt, by the class of the error that ended it."""
+    if isinstance(error, SelfImproveError):
+        return error.may_pass
+    return isinstance(error, _PASSING) or any(kind.__name__ in _PASSING_NAMES for kind in type(error).__mro__)
 
 
 def first_line(error: Exception) -> str:

@@ -8,20 +8,44 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
-import psutil
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.plan.active import ActiveExecution
 
+from selfimprove_dagster.assets.recording import ATTEMPT_TAG, EXPERIMENT_TAG, PROCESS_TAG, recorder_of_run
 from selfimprove_dagster.errors import BudgetSpent, PartitionBusy, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.loop.state import held_by, holder_of_model
+from selfimprove_dagster.text import plain
+from selfimprove_dagster.work.attempts import (
+    Attempt,
+    Recorder,
+    Status,
+    attempt_at,
+    is_alive,
+    process_name,
+    save,
+)
+from selfimprove_dagster.work.progress import duration
 
-_PROCESS_TAG = "selfimprove/process"
+MODEL_POOL = "model"
+"""The pool of Dagster with one place, for the stages that need the model or the trainer."""
+
+_WAIT_SECONDS = 0.5
+_SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_LOOKS = 5.0
+_BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 _TEMPORARY = re.compile(r"(?P<process>\d+@\d+\.\d+)-[0-9a-f]{8}")
@@ -63,7 +87,7 @@ def _make_storage(folder: Path) -> None:
     Dagster never completes the tables of a storage whose creation was killed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}-{_process_name(os.getpid())}-{uuid4().hex[:8]}")
+    temporary = folder.with_name(f".{folder.name}-{process_name(os.getpid())}-{uuid4().hex[:8]}")
     temporary.mkdir()
     try:
         (temporary / "dagster.yaml").write_text(_INSTANCE_SETTINGS)
@@ -79,7 +103,7 @@ def _delete_leftovers(folder: Path) -> None:
     """Delete the temporary folders of `_make_storage` whose process was killed; their names name the process."""
     for found in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
         name = _TEMPORARY.fullmatch(found.name.removeprefix(f".{folder.name}-"))
-        if name and not _is_alive(name["process"]):
+        if name and not is_alive(name["process"]):
             shutil.rmtree(found, ignore_errors=True)
 
 
@@ -99,8 +123,18 @@ def prepare_dagster_ui(home: Home) -> None:
                 add_iterations(instance, one.method, [one.partition_key(0)])
 
 
-def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[str]:
+def run_iteration(
+    home: Home,
+    experiment: Experiment,
+    iteration: int,
+    *,
+    number: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
     """Materialise one iteration in this process. Return the problems; empty if it succeeded.
+
+    `number` is the number of the attempt in a row of failures. `say` takes a line when the iteration waits for the
+    model, and another when it has it.
 
     Raises BudgetSpent if a budget stopped it, KeyboardInterrupt if a person did, and PartitionBusy if another process
     is running it. The run is recorded in Dagster's instance, so the UI shows it like any other run. Warnings of checks
@@ -121,23 +155,41 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
         job = defs.resolve_job_def(f"{experiment.method}_iteration")
         run_id = str(uuid4())
         instance.all_logs(run_id)  # there are none yet: with events in SQLite, this creates the run's file
-        with _events_kept_open(folder, run_id):
-            outcome = job.execute_in_process(
-                instance=instance,
-                run_id=run_id,
-                partition_key=key,
-                raise_on_error=False,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={"selfimprove/experiment": experiment.name, _PROCESS_TAG: _process_name(os.getpid())},
-            )
+        tags = {
+            EXPERIMENT_TAG: experiment.name,
+            PROCESS_TAG: process_name(os.getpid()),
+            ATTEMPT_TAG: str(number),
+        }
+        run = dg.DagsterRun(job.name, run_id=run_id, tags=tags)
+        recorder = recorder_of_run(instance, run, home.lake, experiment, iteration)
+        waiting = _Waiting(instance, recorder, say)
+        try:
+            with _events_kept_open(folder, run_id), waiting.installed():
+                outcome = job.execute_in_process(
+                    instance=instance,
+                    run_id=run_id,
+                    partition_key=key,
+                    raise_on_error=False,
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                    tags=tags,
+                )
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError)
+            _close(recorder, "stopped" if interrupted else "failed", str(error))
+            raise
         if outcome.success:
+            _close(recorder, "ended")
             return []
+        if any(_was_interrupted(event) for event in outcome.all_events):
+            _close(recorder, "stopped")
+            raise KeyboardInterrupt
+        _close(recorder, "failed", "the run failed between two stages")
         failures = [event for event in outcome.all_events if event.is_step_failure]
         for event in failures:
             cause = event.step_failure_data.error.cause if event.step_failure_data.error else None
             if cause is not None and cause.cls_name == BudgetSpent.__name__:
                 raise BudgetSpent(_description(event))
-            if cause is not None and cause.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            if cause is not None and cause.cls_name == DagsterExecutionInterruptedError.__name__:
                 raise KeyboardInterrupt
         blocked = _blocked(outcome.all_events)
         problems = [
@@ -162,37 +214,135 @@ def _events_kept_open(folder: Path, run_id: str) -> Iterator[None]:
         yield
 
 
+def _was_interrupted(event: dg.DagsterEvent) -> bool:
+    """Return whether an event says that a signal ended the run."""
+    if event.event_type != dg.DagsterEventType.RUN_FAILURE:
+        return False
+    error = event.job_failure_data.error
+    return error is not None and error.cls_name in (
+        DagsterExecutionInterruptedError.__name__,
+        "KeyboardInterrupt",
+    )
+
+
+def _close(recorder: Recorder, status: Status, error: str = "") -> None:
+    """Record how a run ended that no stage could record, since it ended between two of them."""
+    mine = recorder.attempt
+    known = attempt_at(recorder.lake, mine.experiment, mine.iteration, mine.method)
+    if known is not None and known.run_id == mine.run_id and known.status == "running":
+        inputs = recorder.inputs()
+        save(recorder.lake, replace(known, status=status, stage="", waits=False, error=error, inputs=inputs))
+
+
+@dataclass
+class _Waiting:
+    """Waits for the model in place of Dagster, which neither sleeps nor heeds an interrupt while it waits."""
+
+    instance: dg.DagsterInstance
+    recorder: Recorder
+    say: Callable[[str], None]
+    since: float | None = None
+    _line_at: float = -inf
+    _looked_at: float = -inf
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Be asked whenever a run of this process looks for its next step."""
+        find: Callable[[ActiveExecution], Any] = ActiveExecution.get_next_step
+
+        def get_next_step(execution: ActiveExecution) -> Any:
+            step = find(execution)
+            if step is not None:
+                self.end()
+                return step
+            if execution.check_for_interrupts():
+                execution.mark_interrupted()
+                raise DagsterExecutionInterruptedError
+            self.wait()
+            return None
+
+        ActiveExecution.get_next_step = get_next_step  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            ActiveExecution.get_next_step = find  # type: ignore[method-assign, assignment]
+
+    def wait(self) -> None:
+        """Wait for a moment, and say for whom: at once, and then every minute."""
+        lake, run_id, now = self.recorder.lake, self.recorder.attempt.run_id, time.monotonic()
+        if self.since is None:
+            self.since = now
+            self.recorder.attempt = save(lake, replace(self._known(), waits=True))
+        if now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            free_ended_runs(self.instance, but=run_id)
+        if now - self._line_at >= _SECONDS_BETWEEN_LINES:
+            holder = holder_of_model(lake, self.recorder.attempt)
+            if who := held_by(holder) if holder else self._holder_in_dagster(run_id):
+                self._line_at = now
+                self.say(f"waiting for the model: {plain(who, 400)}; Ctrl-C stops")
+        time.sleep(_WAIT_SECONDS)
+
+    def end(self) -> None:
+        """Say that the model is free, if it was said that it is not."""
+        if self.since is not None and self._line_at >= self.since:
+            self.say(f"the model is free after {duration(time.monotonic() - self.since)}")
+        self.since, self._line_at = None, -inf
+
+    def _known(self) -> Attempt:
+        """Return the attempt as its stages left it."""
+        mine = self.recorder.attempt
+        found = attempt_at(self.recorder.lake, mine.experiment, mine.iteration, mine.method)
+        return found if found is not None and found.run_id == mine.run_id else mine
+
+    def _holder_in_dagster(self, run_id: str) -> str:
+        """Name the run that has the place in Dagster's pool; empty if it is free."""
+        slots = self.instance.event_log_storage.get_concurrency_info(MODEL_POOL).claimed_slots
+        others = [slot for slot in slots if slot.run_id != run_id]
+        return f"Dagster's run {others[0].run_id} has it, in the step {others[0].step_key}" if others else ""
+
+
+def free_ended_runs(instance: dg.DagsterInstance, but: str = "") -> None:
+    """Give back the places in the model's pool of runs that ended, which Dagster's daemon does only if it runs."""
+    pool = instance.event_log_storage.get_concurrency_info(MODEL_POOL)
+    holding = {one.run_id for one in pool.claimed_slots} | {one.run_id for one in pool.pending_steps}
+    for run_id in holding - {but}:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and _was_killed(run) and not run.is_finished:
+            instance.report_run_failed(run, _KILLED)
+            run = None
+        if run is None or run.is_finished:
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+_KILLED = "its process was killed; the next run resumes from there"
+
+
+def _was_killed(run: dg.DagsterRun) -> bool:
+    """Return whether a run of the command line has lost its process."""
+    process = run.tags.get(PROCESS_TAG)
+    # Re-executing a run in the UI copies its tags, including this one.
+    return process is not None and run.remote_job_origin is None and not is_alive(process)
+
+
 def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
     """Mark runs whose process was killed as failed: they would be shown as running and occupy the model pool.
 
     Raises PartitionBusy if a live process is running the partition `key`.
     """
-    begun = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-    for run in instance.get_runs(dg.RunsFilter(statuses=begun)):
-        process = run.tags.get(_PROCESS_TAG)
-        if run.remote_job_origin is not None:
-            continue  # launched by Dagster: re-executing a run in the UI copies its tags, including this one
-        if process is not None and not _is_alive(process):
-            instance.report_run_failed(run, "its process was killed; the next run resumes from there")
+    for run in instance.get_runs(dg.RunsFilter(statuses=_BEGUN)):
+        if _was_killed(run):
+            instance.report_run_failed(run, _KILLED)
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        elif process is not None and run.tags.get("dagster/partition") == key:
+        elif (
+            run.remote_job_origin is None
+            and run.tags.get("dagster/partition") == key
+            and PROCESS_TAG in run.tags
+        ):
             raise PartitionBusy(
-                f"{key} is being run by another process, {process.split('@')[0]}; "
+                f"{key} is being run by another process, {run.tags[PROCESS_TAG].split('@')[0]}; "
                 "wait until it ends, or stop it, then run again"
             )
-
-
-def _process_name(pid: int) -> str:
-    """Return `<pid>@<start time>` of a live process, unlike any later one with the same pid."""
-    try:
-        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def _is_alive(process: str) -> bool:
-    """Return whether the process of this `_process_name` is alive."""
-    return process == _process_name(int(process.split("@")[0]))
 
 
 def _blocked(events: Sequence[dg.DagsterEvent]) -> dict[str, list[str]]:

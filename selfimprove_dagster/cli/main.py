@@ -18,7 +18,8 @@ from selfimprove_dagster.cli.console import ExperimentName, console
 from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
-from selfimprove_dagster.errors import BudgetSpent, SelfImproveError
+from selfimprove_dagster.cli.running import resumable
+from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.rules import Stop, next_turn
@@ -74,6 +75,7 @@ def main() -> None:
 
 
 @app.command()
+@resumable
 def run(
     experiment: ExperimentName,
     iterations: Annotated[
@@ -93,7 +95,6 @@ def run(
     from selfimprove_dagster.experiment.opening import models_of
     from selfimprove_dagster.home.exams import held_out_questions
     from selfimprove_dagster.language_model.folder import model_folder
-    from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
     chain = home.chain(experiment)
@@ -115,28 +116,9 @@ def run(
     if estimate:
         _show_estimate(home, settled)
         return
-    done = 0
-    while iterations is None or done < iterations:
-        step = next_turn(home.lake, settled)
-        if isinstance(step, Stop):
-            console.print(f"stopped: {step.reason}", markup=False)
-            break
-        console.rule(step.in_words)
-        try:
-            problems = run_iteration(home, home.experiment(experiment, step.method), step.iteration)
-        except BudgetSpent as spent:
-            console.print(f"stopped: {spent}", markup=False, soft_wrap=True)
-            break
-        except KeyboardInterrupt:
-            console.print("Interrupted. Finished shards are saved: run the same command to resume.")
-            raise typer.Exit(130) from None
-        if problems:
-            for problem in problems:
-                console.print(plain(problem), style="red", markup=False, soft_wrap=True)
-            console.print("Finished stages are saved. Fix the problem and run the same command to resume.")
-            raise typer.Exit(1)
-        done += step.method == settled.chain[-1]
-    status(experiment)
+    from selfimprove_dagster.cli.running import run_loop
+
+    run_loop(home, experiment, iterations)
 
 
 def _show_estimate(home: Home, experiment: Experiment) -> None:
@@ -204,12 +186,18 @@ def prompts(method: Annotated[str, typer.Argument(help="Name of a method, as in 
 
 
 @app.command()
-def status(experiment: ExperimentName) -> None:
-    """Print the table of an experiment's iterations, and what runs next."""
-    from selfimprove_dagster.cli.status import print_status
+def status(
+    experiment: ExperimentName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON, for programs.")] = False,
+) -> None:
+    """Print the table of an experiment's iterations, its warnings, and what it is doing."""
+    from selfimprove_dagster.cli.status import print_status, status_json
 
     home = Home.from_environment()
-    print_status(home.lake, home.chain(experiment))
+    if as_json:
+        typer.echo(status_json(home.lake, home.chain(experiment)))
+    else:
+        print_status(home.lake, home.chain(experiment))
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 
 import polars as pl
 from rich.table import Table
@@ -12,8 +13,8 @@ from selfimprove_dagster.cli.console import console
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.failures import FailedPrompt, failed_prompts
-from selfimprove_dagster.loop.rules import Stop, decide_next
-from selfimprove_dagster.loop.status import IterationResult, rejected_lines, results
+from selfimprove_dagster.loop.state import State, state_of
+from selfimprove_dagster.loop.status import IterationResult, rejected_lines, results, warnings_of
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import percent, plain
@@ -22,6 +23,7 @@ from selfimprove_dagster.words import count
 
 def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
     """Print a table of iterations for each method of an experiment, their problems, and what runs next."""
+    state = state_of(lake, chain)
     for settled in chain:
         rows, method = results(lake, settled), registry.method(settled.method)
         console.print(_table(settled, rows))
@@ -37,18 +39,55 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
         for row in rows if not method.promotes else ():
             if row.reason:
                 console.print(f"iteration {row.iteration}: {plain(row.reason)}", markup=False, soft_wrap=True)
-        for gate in (gate for row in rows for gate in row.closed_gates):
-            console.print(f"blocked by a check: {plain(gate)}", style="red", markup=False)
-        for line in _warnings(rows):
-            console.print(line, style="yellow", markup=False, soft_wrap=True)
+        for gate in (gate for row in rows for gate in row.closed_gates if state.kind != "blocked"):
+            console.print(f"failed check: {plain(gate)}", style="red", markup=False, soft_wrap=True)
+        for line in warnings_of(rows):
+            console.print(plain(line), style="yellow", markup=False, soft_wrap=True)
     for name in dict.fromkeys(settled.name for settled in chain):
         if len(rejected := rejected_lines(lake, name)):
             console.print(f"{count(len(rejected), 'seed line')} rejected:")
             print_rejected(rejected, _LINES)
         print_failed_prompts([*failed_prompts(lake, name)])
-    step = decide_next(lake, chain[0])
-    ready = "" if isinstance(step, Stop) else ", ready to run"
-    console.print(f"next: {step.in_words}{ready}", markup=False)
+    print_state(state)
+
+
+_STYLES = {"blocked": "red", "failed": "red", "stopped": "yellow", "waiting": "yellow", "running": "green"}
+
+
+def print_state(state: State) -> None:
+    """Print what an experiment is doing, and what to do about it."""
+    console.print(f"state: {state.in_words}", style=_STYLES.get(state.kind), markup=False, soft_wrap=True)
+
+
+def status_json(lake: Lake, chain: Sequence[Experiment]) -> str:
+    """Return what an experiment is doing, its iterations and its warnings, as JSON."""
+    name = chain[0].name
+    rows = [(one, results(lake, one)) for one in chain]
+    iterations = [
+        {
+            "iteration": row.iteration,
+            "method": one.method,
+            "finished": row.ended,
+            "counts": dict(row.counts),
+            "champion": row.champion.value if row.champion else None,
+            "challenger": row.challenger.value if row.challenger else None,
+            "promoted": row.promoted,
+            "reason": row.reason,
+            "tainted": row.tainted,
+        }
+        for one, found in rows
+        for row in found
+    ]
+    return json.dumps(
+        {
+            **state_of(lake, chain).to_json(),
+            "iterations": iterations,
+            "warnings": [line for _, found in rows for line in warnings_of(found)],
+            "failed_prompts": [str(one) for one in failed_prompts(lake, name)],
+            "rejected_seed_lines": len(rejected_lines(lake, name)),
+        },
+        indent=1,
+    )
 
 
 _LINES = 3
@@ -94,17 +133,6 @@ def print_failed_answers(rows: Sequence[Row]) -> None:
             )
         if len(found) > _LINES:
             console.print(f"  … and {len(found) - _LINES:,} more")
-
-
-def _warnings(rows: Sequence[IterationResult]) -> Iterator[str]:
-    """Yield a line for each check that failed and does not block, with the reason in its last such iteration."""
-    failed: dict[str, list[IterationResult]] = {}
-    for row in rows:
-        for name in row.warnings:
-            failed.setdefault(name, []).append(row)
-    for name, found in failed.items():
-        where = ", ".join(str(row.iteration) for row in found)
-        yield f"warning in iteration{'s' if len(found) > 1 else ''} {where}: {name}: {plain(found[-1].warnings[name])}"
 
 
 def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:

@@ -12,8 +12,10 @@ from selfimprove_dagster.experiment.sections import (
     BudgetSection,
     GeneratorSection,
     ModelSection,
+    OnStopSection,
     PromotionSection,
     PromptsSection,
+    RetriesSection,
     Section,
     ToleranceSection,
     TrainingSection,
@@ -52,6 +54,8 @@ class Experiment(Section):
     prompts: PromptsSection = PromptsSection()
     tolerance: ToleranceSection = ToleranceSection()
     budget: BudgetSection = BudgetSection()
+    retries: RetriesSection = RetriesSection()
+    on_stop: OnStopSection = OnStopSection()
     loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
 
     @property

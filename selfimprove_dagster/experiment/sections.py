@@ -222,6 +222,36 @@ class ToleranceSection(Section):
     )
 
 
+class RetriesSection(Section):
+    """How often an attempt that failed for a passing reason is repeated.
+
+    Passing reasons are a killed process, a lack of memory, and a server or a network that does not answer. A blocking
+    check and a wrong setting fail again, so they are not repeated until somebody changes something.
+    """
+
+    attempts: int = Field(3, ge=1, le=100, description="maximum number of attempts at an iteration in a row")
+    wait: float = Field(
+        30.0, ge=0, le=86_400, description="seconds before the second attempt; doubled for each further one"
+    )
+
+    def wait_after(self, attempt: int) -> float:
+        """Return the seconds to wait after a failed attempt, the first of which is 1; at most one hour or `wait`."""
+        return min(self.wait * 2.0 ** min(attempt - 1, 60), max(self.wait, 3600.0))
+
+
+class OnStopSection(Section):
+    """What is done once when the loop ends: finished, blocked by a check, or failed for good."""
+
+    command: str | None = Field(
+        None, description="shell command that gets the state as JSON on its standard input"
+    )
+    url: str | None = Field(
+        None,
+        description="address that gets the state as JSON by POST; variables such as ${NAME} are replaced from the "
+        "environment",
+    )
+
+
 class BudgetSection(Section):
     """The limits that stop the loop, each with a reason as text.
 

@@ -10,9 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+
+import psutil
 
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.work.attempts import attempts
 
 LOCAL = "127.0.0.1"
 
@@ -48,7 +52,7 @@ def serve_pages(
     finally:
         listening.close()
         if child:
-            _end(child)
+            _end(child, home)
 
 
 def review_address(port: int) -> tuple[str, str]:
@@ -82,12 +86,49 @@ def _end_with(child: subprocess.Popen[bytes], server: object) -> None:
     server.should_exit = True  # type: ignore[attr-defined]
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Interrupt the child as Ctrl-C would; kill it after half a minute."""
+_SECONDS_TO_END = 30.0
+"""How long processes have to end by themselves before they are killed."""
+
+
+def _end(child: subprocess.Popen[bytes], home: Home) -> None:
+    """Interrupt the child and the runs that it started as Ctrl-C would, and kill what is left after a while.
+
+    Says what was at work, and what goes on in other processes.
+    """
+    started = _descendants(child)
+    at_work = [one for one in attempts(home.lake) if one.is_alive]
+    own = {str(process.pid) for process in started}
+    for attempt in at_work:
+        stage = f" at {attempt.stage}" if attempt.stage else ""
+        if own & {attempt.process.split("@")[0], attempt.parent.split("@")[0]}:
+            _say(
+                f"stopping {attempt.turn}{stage}: finished shards are kept, and it resumes when the sensor or "
+                f"`selfimprove run {attempt.experiment}` starts it again"
+            )
+        else:
+            _say(f"{attempt.turn}{stage} goes on in process {attempt.process.split('@')[0]}")
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
-    try:
-        child.wait(30)
-    except subprocess.TimeoutExpired:
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_SECONDS_TO_END)
+    left = [process for process in started if process.is_running()]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, left = psutil.wait_procs(left, _SECONDS_TO_END)
+    if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    child.wait()
+
+
+def _descendants(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes that the child started, directly or not."""
+    try:
+        return psutil.Process(child.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from selfimprove_dagster import registry
@@ -28,8 +27,8 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.search import search as search_words
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
-from selfimprove_dagster.loop.rules import Stop, decide_next
-from selfimprove_dagster.loop.status import IterationResult, results
+from selfimprove_dagster.loop.state import state_of
+from selfimprove_dagster.loop.status import IterationResult, results, warnings_of
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import plural
 
@@ -50,12 +49,13 @@ def _summary(home: Home, lake: Lake, name: str) -> dict[str, Any]:
         "problem": "",
         "champion": "",
         "accuracy": None,
-        "state": "",
-        "follows": "",
+        "state": None,
+        "warnings": [],
         "iterations": sorted({m.iteration for m in lake.manifests("*/*", name) if m.iteration >= 0}),
     }
     try:
-        settled = home.experiment(name)
+        chain = home.chain(name)
+        settled = chain[0]
         rows = results(lake, settled)
         summary["description"] = settled.description
         summary["champion"] = champion_before(lake, settled, NEWEST).name
@@ -63,25 +63,11 @@ def _summary(home: Home, lake: Lake, name: str) -> dict[str, Any]:
         if measured:
             last = measured[-1]
             summary["accuracy"] = last.challenger if last.promoted else last.champion
-        summary["state"] = _state(rows)
-        summary["follows"] = _follows(lake, settled)
+        summary["state"] = state_of(lake, chain)
+        summary["warnings"] = warnings_of(rows)
     except SelfImproveError as error:
         summary["problem"] = str(error)
     return summary
-
-
-def _state(rows: Sequence[IterationResult]) -> str:
-    if not rows:
-        return "not started"
-    last = rows[-1]
-    if last.ended:
-        return f"{len(rows)} iteration{'' if len(rows) == 1 else 's'} finished"
-    return f"iteration {last.iteration} is " + ("blocked by a check" if last.closed_gates else "in progress")
-
-
-def _follows(lake: Lake, settled: Experiment) -> str:
-    step = decide_next(lake, settled)
-    return step.in_words if isinstance(step, Stop) else f"{step.in_words}, ready to run"
 
 
 def experiment(home: Home, name: str) -> dict[str, Any]:
@@ -102,7 +88,8 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
         "description": settled.description,
         "preset": settled.preset,
         "champion": champion_before(lake, settled, NEWEST),
-        "follows": _follows(lake, settled),
+        "state": state_of(lake, home.chain(name)),
+        "warnings": warnings_of([row["result"] for row in rows]),
         "rows": rows,
         "headings": list(method.counted),
         "columns": list(dict.fromkeys(heading for row in rows for heading in row["result"].columns)),

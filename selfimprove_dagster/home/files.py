@@ -43,7 +43,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
 
-_OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "loop")
+_OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "retries", "on_stop", "loop")
 
 
 def load_chain(path: str | Path) -> list[Experiment]:

@@ -8,6 +8,7 @@
     <root>/format.json                  the version of this layout, written before the first partition
     <root>/revocations/                 revocations, and the rows that they withdraw
     <root>/.lineage/                    the lineage index, which may be deleted at any time
+    <root>/.runs/                       which process works on what; may be deleted at any time, too
     <root>/catalog.duckdb               views for people, rebuilt after each commit
 
 The Parquet files are authoritative; a file that no manifest lists does not count. A killed stage leaves

@@ -55,9 +55,10 @@ class Continue:
 
 @dataclass(frozen=True)
 class Stop:
-    """Stop, with the reason."""
+    """Stop, with the reason. `started` is False if nothing has run yet, for want of seeds."""
 
     reason: str
+    started: bool = True
 
     @property
     def in_words(self) -> str:
@@ -132,12 +133,14 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
         first = step.iteration == 0 and step.method == experiment.chain[0]
         seeds, giver = registry.method(step.method).seeds, experiment.taught_by
         if first and giver and seeds and seeds.teacher and not seeds.teacher.newest(lake, experiment, 0):
-            return Stop(f"not started: its seeds come from the dataset of {giver}, which has none yet")
+            reason = f"not started: its seeds come from the dataset of {giver}, which has none yet"
+            return Stop(reason, started=False)
         imported = seeds is None or giver or lake.manifests(seeds.kind.table.name, experiment.name)
         if first and not imported:
             return Stop(
                 "not started: no seeds were imported yet; put a seed file into its inbox, or run "
-                f"`selfimprove run {experiment.name}`"
+                f"`selfimprove run {experiment.name}`",
+                started=False,
             )
         left = [one for method in experiment.chain for one in lake.unfinished(f"{method}/*", experiment.name)]
         spent = sum(map(spent_on, left), _committed(lake, experiment))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -40,6 +40,20 @@ class IterationResult:
     warnings: Mapping[str, str]
     tainted: str
     ended: bool
+
+
+def warnings_of(rows: Sequence[IterationResult]) -> list[str]:
+    """Return a line for each check that failed and does not block, with the reason in its last such iteration."""
+    failed: dict[str, list[IterationResult]] = {}
+    for row in rows:
+        for name in row.warnings:
+            failed.setdefault(name, []).append(row)
+    lines = []
+    for name, found in failed.items():
+        where = ", ".join(str(row.iteration) for row in found)
+        plural = "s" if len(found) > 1 else ""
+        lines.append(f"warning in iteration{plural} {where}: {name}: {found[-1].warnings[name]}")
+    return lines
 
 
 def rejected_lines(lake: Lake, experiment: str) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.filters.rules import FAILED
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, numbers, share
 
@@ -70,6 +71,21 @@ def _finished(subject: Subject) -> Evidence:
     )
 
 
+def _none_failed(subject: Subject) -> Evidence:
+    rows = subject.columns("id", "finish_reason")
+    failed = rows.filter(pl.col("finish_reason").is_in(FAILED))
+    counts = failed.group_by("finish_reason").len().sort("finish_reason")
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in counts.iter_rows())
+    return Evidence(
+        rows,
+        (Expect("ExpectColumnValuesToNotBeInSet", column="finish_reason", value_set=[*FAILED]),),
+        found=f"could not be generated ({reasons})",
+        allowed="the rest is used, and none should be missing",
+        unit="completions",
+        observed={"failed_share": share(rows["finish_reason"].is_in(FAILED))},
+    )
+
+
 def _perplexity_range(subject: Subject) -> Evidence:
     rows = subject.measured("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
     finite = rows.filter("finite")["perplexity"]
@@ -112,7 +128,16 @@ FINISHED = QualityCheck(
 )
 
 
-COMPLETION_CHECKS = (NO_EMPTY_COMPLETION, LOGPROBS_MATCH_TOKENS, FINISHED)
+NONE_FAILED = QualityCheck(
+    "none_failed",
+    False,
+    "Every completion could be generated.",
+    "`selfimprove status` names the seeds and the reasons: shorten or remove these seeds, or fix the server",
+    _none_failed,
+)
+
+
+COMPLETION_CHECKS = (NO_EMPTY_COMPLETION, LOGPROBS_MATCH_TOKENS, FINISHED, NONE_FAILED)
 
 
 PERPLEXITY_RANGE = QualityCheck(

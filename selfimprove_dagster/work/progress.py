@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -37,6 +41,38 @@ def rate(count: float, unit: str, seconds: float) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far some work is: `done` of `total` units, and the tokens so far.
+
+    `seconds_left` is a forecast at the present rate; None before there is one.
+    """
+
+    title: str
+    done: int
+    total: int
+    unit: str
+    tokens: int = 0
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        return f"{self.done:,} of {self.total:,} {self.unit}{left}"
+
+
+_WATCHER: ContextVar[Callable[[Progress], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Callable[[Progress], None]) -> Iterator[None]:
+    """Hand what reports say to `watcher`, from every report that is made inside."""
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
 class ProgressReport:
     """Counts finished units and tokens; use it as a context manager around the work.
 
@@ -48,13 +84,14 @@ class ProgressReport:
         self.done = self._resumed = done
         self.tokens = 0
         self._log = log
+        self._watcher = _WATCHER.get()
         self._console = Console(stderr=True, highlight=False)
         self._started = self._last_line = time.monotonic()
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._task: TaskID | None = None
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
 
     def __enter__(self) -> ProgressReport:
         if self._bar:
@@ -62,6 +99,7 @@ class ProgressReport:
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, note="")
         if self._resumed:
             self._say(f"{self.so_far} were finished before; resuming")
+        self._tell_watcher()
         return self
 
     def found(self, units: int) -> None:
@@ -82,6 +120,7 @@ class ProgressReport:
         self.tokens += tokens
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self._rates())
+        self._tell_watcher()
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
@@ -99,12 +138,22 @@ class ProgressReport:
 
     def line(self) -> str:
         """Return finished units, rate, remaining time and tokens in one line."""
-        left = ""
-        fresh = self.done - self._resumed
-        if fresh > 0 and self.done < self.total:
-            remaining = self.seconds * (self.total - self.done) / fresh
-            left = f", {duration(remaining)} left"
+        remaining = self.seconds_left
+        left = "" if remaining is None else f", {duration(remaining)} left"
         return f"{self.so_far}{self._rates()}{left}"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the forecast of the remaining seconds; None before a unit is finished, and after the last one."""
+        fresh = self.done - self._resumed
+        if fresh <= 0 or self.done >= self.total:
+            return None
+        return self.seconds * (self.total - self.done) / fresh
+
+    def _tell_watcher(self) -> None:
+        if self._watcher:
+            left = self.seconds_left
+            self._watcher(Progress(self.title, self.done, self.total, self.unit, self.tokens, left))
 
     def _say(self, line: str) -> None:
         """Write a line to the log and, if there is no bar, to the standard error stream."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 import polars as pl
 
-from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.errors import ModelError, TooManyFailed, TooManyUnanswered
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
@@ -208,7 +208,10 @@ def in_shards(
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
             failures.add(rows)
             if failures.may_pass(rows):
-                failures.check(expected, kept)
+                try:
+                    failures.check(expected, kept)
+                except TooManyFailed as error:
+                    raise TooManyUnanswered(str(error)) from None
             writer.write_shard(index, rows, spent=took if timed else None)
             spent += took
             failures.check(expected, report.so_far)

@@ -197,6 +197,7 @@ FAULTS: list[tuple[str, str, Plant]] = [
     # raw_generations
     ("lmsi/raw_generations", "no_empty_text", _set("lmsi/raw_generations", text="")),
     ("lmsi/raw_generations", "no_empty_text", _set("lmsi/raw_generations", text=None)),
+    ("lmsi/raw_generations", "none_failed", _set("lmsi/raw_generations", finish_reason="too_long")),
     ("lmsi/raw_generations", "paths_per_question", _drop_last("lmsi/raw_generations")),
     ("lmsi/raw_generations", "paths_per_question", _set("lmsi/raw_generations", question_id="q:none")),
     ("lmsi/raw_generations", "paths_per_question", lambda made: made.set("sampling", paths=5)),

@@ -18,6 +18,7 @@ from selfimprove_dagster.quality.completions import (
     FINISHED,
     LOGPROBS_MATCH_TOKENS,
     NO_EMPTY_COMPLETION,
+    NONE_FAILED,
     PERPLEXITY_RANGE,
 )
 from selfimprove_dagster.quality.dataset import (
@@ -277,6 +278,7 @@ RAW_GENERATIONS_CHECKS = (
         _paths_per_question,
     ),
     LOGPROBS_MATCH_TOKENS,
+    NONE_FAILED,
     FINISHED,
 )
 

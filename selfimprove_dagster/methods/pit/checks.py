@@ -9,7 +9,7 @@ import polars as pl
 from selfimprove_dagster.families.dialogues.checks import AGAIN, section
 from selfimprove_dagster.families.preferences.checks import REWARD_MODEL_CHECKS
 from selfimprove_dagster.methods.pit.improving import ORIGINAL, PIT
-from selfimprove_dagster.methods.pit.pit import GAP_TERMS, round_gaps
+from selfimprove_dagster.methods.pit.pit import GAP_TERMS, KINDS, gap_loss, round_gaps
 from selfimprove_dagster.methods.pit.win_rates import outcome
 from selfimprove_dagster.quality.dataset import NO_EMPTY_TEXT, NOT_EMPTY
 from selfimprove_dagster.quality.questions import NO_OVERLAP
@@ -87,6 +87,21 @@ def _order_kept(subject: Subject) -> Evidence | NotApplicable:
     )
 
 
+def _held_out_loss(subject: Subject) -> Evidence | NotApplicable:
+    (loss,) = subject.columns("held_out_loss")["held_out_loss"].to_list() or [None]
+    if loss is None:
+        return _UNMEASURED
+    guess = gap_loss(dict.fromkeys(KINDS, 0.0))
+    return Evidence.of_number(
+        "held_out_loss",
+        loss,
+        most=guess,
+        statement=f"the loss on held-out pairs is {loss:.3g}",
+        allowed=f"it should be below {guess:.3g}, that of a model which rewards every gap alike",
+        evaluated=subject.columns("held_out_pairs")["held_out_pairs"][0],
+    )
+
+
 def _rounds_complete(subject: Subject) -> Evidence:
     rounds = section(subject, "evaluation").rounds
     rows = subject.columns("id", "way", "round", "text", "source_file", "source_line")
@@ -149,6 +164,13 @@ GAP_REWARD_MODEL_CHECKS = (
         "Train it longer (gap_reward_model.steps), on more pairs, or on surer ones "
         "(preferences.minimum_margin). `gap_checks.on_failure: warn` goes on all the same",
         _gap_ordered,
+    ),
+    QualityCheck(
+        "held_out_loss",
+        False,
+        "Training did not raise the loss on held-out pairs above that of a model without an opinion.",
+        "Train it for fewer steps or at a lower rate (gap_reward_model), or on more pairs: it learnt pairs by heart",
+        _held_out_loss,
     ),
     QualityCheck(
         "order_kept",

@@ -10,7 +10,7 @@ from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
 from selfimprove_dagster.methods.toolformer.exam import CHAT, PLAIN, WITH_TOOLS, WITHOUT
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import plain_losses
-from selfimprove_dagster.quality.completions import FINISHED, LOGPROBS_MATCH_TOKENS
+from selfimprove_dagster.quality.completions import FINISHED, LOGPROBS_MATCH_TOKENS, NONE_FAILED
 from selfimprove_dagster.quality.dataset import (
     LENGTH_DRIFT_CHECK,
     NOT_EMPTY,
@@ -270,7 +270,7 @@ POSITION_CHECKS = (
 )
 
 
-SAMPLED_CALL_CHECKS = (LOGPROBS_MATCH_TOKENS, FINISHED)
+SAMPLED_CALL_CHECKS = (LOGPROBS_MATCH_TOKENS, FINISHED, NONE_FAILED)
 
 
 TOOL_RESULT_CHECKS = (

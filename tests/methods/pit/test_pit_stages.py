@@ -301,6 +301,8 @@ SOUND = {"wl_ww": 1.0, "wl_ll": 1.0, "wl_lw": 2.0, "ww_lw": 1.0, "ll_lw": 1.0, "
         (t.PIT_GAP_REWARD_MODEL, "gap_ordered", _gaps(**{**SOUND, "wl_lw": 0.05}), False),
         (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**{**SOUND, "ll_lw": -0.5}), False),
         (t.PIT_GAP_REWARD_MODEL, "order_kept", _gaps(**{**SOUND, "ww_ll": 0.7}), False),
+        (t.PIT_GAP_REWARD_MODEL, "held_out_loss", pl.lit(3.4).alias("held_out_loss"), True),
+        (t.PIT_GAP_REWARD_MODEL, "held_out_loss", pl.lit(3.5).alias("held_out_loss"), False),
         (t.PIT_GAP_PAIRS, "five_a_pair", pl.lit("w,l").alias("first_kind"), False),
         (t.PIT_WIN_RATES, "outcomes_follow", pl.lit("win").alias("outcome"), False),
         (t.PIT_IMPROVEMENT_ROUNDS, "rounds_complete", pl.lit("original").alias("way"), False),
