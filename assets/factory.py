@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
+from selfimprove_dagster.checkpoints.pruning import prune
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.home.home import Home
@@ -22,6 +23,7 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.method import Method, Stage
 from selfimprove_dagster.quality.results import QualityCheck, QualityResult
 from selfimprove_dagster.quality.suites import checks_of, run_suite
+from selfimprove_dagster.readiness.check import check_ready
 from selfimprove_dagster.registry import MethodWarning
 from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster.stage import PREVIEW_ROWS, Folder, Link, Markdown, Picture, Result, StageContext
@@ -77,6 +79,8 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
         name, iteration = experiment_of_key(context.partition_key)
         try:
             experiment = home.experiment(name, method.name)
+            if stage is method.stages[0]:
+                check_ready(home, experiment, context.log.warning)
             if context.op_execution_context.selected_asset_keys:
                 stage_context = StageContext(
                     home=home,
@@ -101,6 +105,8 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                     for outcome in run_suite(table.name, home.lake, experiment, iteration, only):
                         if outcome.name in wanted:
                             yield _checked(checks[table.name, outcome.name], outcome)
+            if stage.name == experiment.ends_with:
+                context.log.info(f"checkpoints: {prune(home, name)}")
         except SelfImproveError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 

@@ -99,8 +99,11 @@ def prepare_dagster_ui(home: Home) -> None:
                 add_iterations(instance, one.method, [one.partition_key(0)])
 
 
-def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[str]:
-    """Materialise one iteration in this process. Return the problems; empty if it succeeded.
+def run_iteration(
+    home: Home, experiment: Experiment, iteration: int, only: Sequence[str] | None = None
+) -> list[str]:
+    """Materialise one iteration, or `only` some of its tables, in this process. Return the problems; empty if it
+    succeeded.
 
     Raises BudgetSpent if a budget stopped it, KeyboardInterrupt if a person did, and PartitionBusy if another process
     is running it. The run is recorded in Dagster's instance, so the UI shows it like any other run. Warnings of checks
@@ -126,6 +129,7 @@ def run_iteration(home: Home, experiment: Experiment, iteration: int) -> list[st
                 instance=instance,
                 run_id=run_id,
                 partition_key=key,
+                asset_selection=None if only is None else [dg.AssetKey(name.split("/")) for name in only],
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 tags={"selfimprove/experiment": experiment.name, _PROCESS_TAG: _process_name(os.getpid())},
