@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.checkpoints.pruning import prune, to_rebuild, trained_models
 from selfimprove_dagster.cli.console import ExperimentName, console
 from selfimprove_dagster.errors import ModelError
@@ -61,7 +62,14 @@ def rebuild(
     if not found:
         console.print(f"no weights of iteration {iteration} of {experiment} were pruned", markup=False)
     for settled, models in found:
-        if problems := run_iteration(home, settled, iteration, [one.table for one in models]):
+        trained = {one.table for one in models}
+        stages = [
+            stage
+            for stage in registry.method(settled.method).stages
+            if trained.intersection(table.name for table in stage.writes)
+        ]
+        tables = [table.name for stage in stages for table in stage.assets]
+        if problems := run_iteration(home, settled, iteration, tables):
             for problem in problems:
                 console.print(plain(problem), style="red", markup=False, soft_wrap=True)
             raise typer.Exit(1)

@@ -13,6 +13,8 @@ from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model, promise_of
 from selfimprove_dagster.language_model.base import check_scores
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
 
 ATTEMPTS = 2
@@ -43,16 +45,36 @@ def check_engines(home: Home, experiment: Experiment) -> Iterator[Finding]:
                 "`selfimprove_dagster[structured]`"
             )
         if section.engine == "openai":
-            yield from _served(experiment, section)
+            yield from _served(home, experiment, section)
 
 
-def _served(experiment: Experiment, section: ModelSection) -> Iterator[Finding]:
-    """Open the model of a server and close it again."""
+def _served(home: Home, experiment: Experiment, section: ModelSection) -> Iterator[Finding]:
+    """Open the model of a server and close it again.
+
+    A server serves one model, and within an iteration several take turns: the experiment's own server is asked only
+    before an iteration, for the model that generates.
+    """
     judges = section is not experiment.model or experiment.decided_in == JUDGED
-    options = opening_options(section) | {"attempts": ATTEMPTS}
+    path = section.path if section is not experiment.model else _generator(home, experiment)
+    if path is None:
+        return
+    options = opening_options(section, path) | {"attempts": ATTEMPTS}
     try:
-        with closing(open_language_model(section.path, **options)) as model:
+        with closing(open_language_model(path, **options)) as model:
             if experiment.scores or judges:
                 check_scores(model)
     except SelfImproveError as error:
         yield Finding(str(error))
+
+
+def _generator(home: Home, experiment: Experiment) -> str | None:
+    """Return the model that generates in the next iteration; None if that is under way or another method's."""
+    step = next_turn(home.lake, experiment)
+    if not isinstance(step, Continue) or step.method != experiment.method:
+        return None
+    begun = home.lake.manifests(f"{experiment.method}/*", experiment.name)
+    if any(one.iteration == step.iteration for one in begun):
+        return None
+    if experiment.drawn_by == "base":
+        return experiment.model.path
+    return champion_before(home.lake, experiment, step.iteration).path

@@ -10,12 +10,23 @@ from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.paths import paths_of
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.exams import held_out
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.prompting import TRAINING
 from selfimprove_dagster.language_model.weights import ADAPTER_FILES
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
+
+WITH_FOLDER = ("transformers", "vllm", "openai")
+"""The engines whose models have a folder on this machine, with a tokenizer and weights."""
+
+
+def local_models(experiment: Experiment) -> list[ModelSection]:
+    """Return the models of an experiment that have a folder on this machine."""
+    return [one for one in models_of(experiment) if one.engine in WITH_FOLDER]
 
 
 def check_files(home: Home, experiment: Experiment) -> Iterator[Finding]:
@@ -27,10 +38,11 @@ def check_files(home: Home, experiment: Experiment) -> Iterator[Finding]:
 
 
 def check_models(home: Home, experiment: Experiment) -> Iterator[Finding]:
-    """Yield a problem for each model, and each LoRA adapter, that is missing."""
+    """Yield a problem for each model and LoRA adapter that is missing, and for a champion without weights."""
     of_section = {one.path: one for one in models_of(experiment)}
+    remote = {one.path for one in models_of(experiment)} - {one.path for one in local_models(experiment)}
     for field, text, mark in paths_of(experiment):
-        if not mark.is_model:
+        if not mark.is_model or text in remote:
             continue
         if field.endswith("vllm.lora"):
             if not (Path(text) / ADAPTER_FILES[0]).is_file():
@@ -41,6 +53,14 @@ def check_models(home: Home, experiment: Experiment) -> Iterator[Finding]:
             model_folder(text, trust_remote_code=section.trust_remote_code)
         except SelfImproveError as error:
             yield Finding(f"{field}: {error}")
+    step = next_turn(home.lake, experiment)
+    if isinstance(step, Continue) and step.method == experiment.method:
+        champion = champion_before(home.lake, experiment, step.iteration)
+        if champion.iteration is not None:
+            try:
+                model_folder(champion.path, trust_remote_code=experiment.model.trust_remote_code)
+            except SelfImproveError as error:
+                yield Finding(f"iteration {step.iteration} needs {champion.name}: {error}")
 
 
 def check_prompts(home: Home, experiment: Experiment) -> Iterator[Finding]:

@@ -16,13 +16,13 @@ import psutil
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
-from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
 from selfimprove_dagster.loop.rules import Continue, next_turn
+from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
 
 TRAINED = 16
@@ -49,7 +49,7 @@ class Memory:
 def check_devices(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem for each device that this machine lacks or that training cannot use."""
     trains = isinstance(experiment, TrainingExperiment)
-    for section in models_of(experiment):
+    for section in local_models(experiment):
         is_trained = trains and section is experiment.model
         if section.engine != "transformers" and not is_trained:
             continue
@@ -74,7 +74,7 @@ def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:
     if not isinstance(experiment, TrainingExperiment):
         return
     step = next_turn(home.lake, experiment)
-    if not isinstance(step, Continue):
+    if not isinstance(step, Continue) or experiment.model not in local_models(experiment):
         return
     partition = partition_of(experiment.name, step.iteration)
     left = [
@@ -105,7 +105,7 @@ def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:
 
 def check_memory(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem if a model cannot fit into the memory of its device, a warning if that is likely."""
-    for section in models_of(experiment):
+    for section in local_models(experiment):
         if _device_problem(section.device) or section.device == "mps":
             continue
         folder = _folder(section)

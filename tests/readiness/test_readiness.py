@@ -16,13 +16,17 @@ import pytest
 import torch
 import yaml
 from kit.homes import entered, make_home
-from kit.small_lake import SMALL_EXPERIMENT, write_lines
+from kit.small_lake import SMALL_EXPERIMENT, promotion_draft, store, write_lines
 from safetensors import safe_open
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import SHIPPED_EXPERIMENTS, Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.records import Draft
 from selfimprove_dagster.language_model import openai_engine
+from selfimprove_dagster.methods.lmsi.tables import PROMOTION
+from selfimprove_dagster.pruned import MARK, Pruned
 from selfimprove_dagster.readiness import engines, machine
 from selfimprove_dagster.readiness.check import check_ready
 from selfimprove_dagster.readiness.machine import check_devices, parameters
@@ -160,6 +164,15 @@ def test_demonstrations_that_fill_the_context_are_refused(tmp_path: Path) -> Non
     )
     assert "the prompt for sampling.max_tokens has " in error
     assert "show fewer or shorter demonstrations" in error
+
+
+def test_worked_examples_of_a_method_count_too(tmp_path: Path) -> None:
+    tasks = {**SMALL_EXPERIMENT, "method": "self_instruct", "evaluation": {"file": "embedded"}}
+    del tasks["sampling"]
+    instances = {"shots": 6, "shots_from": "shipped", "max_tokens": 300}
+    error, warnings = check(tmp_path, tasks, instances=instances)
+    assert error == ""
+    assert any("the prompt for instances.max_tokens has " in line for line in warnings)
 
 
 def test_examples_longer_than_the_model_reads_are_a_warning(tmp_path: Path) -> None:
@@ -356,3 +369,21 @@ def test_a_run_says_so_before_anything_is_committed(tmp_path: Path, start: Calla
     with entered(home):
         assert "no line is a held-out question of lmsi" in start()
     assert home.lake.manifests() == []
+
+
+def test_a_champion_whose_weights_were_pruned_is_a_problem_with_the_command_that_rebuilds_it(
+    tmp_path: Path,
+) -> None:
+    home = _home(tmp_path, SMALL_EXPERIMENT, budget={"minimum_yield": 0.0})
+    folder = tmp_path / "000-lmsi-old"
+    folder.mkdir()
+    (folder / MARK).write_text(
+        Pruned("b2:old", 1, "today", "selfimprove checkpoints rebuild small").to_json()
+    )
+    draft = promotion_draft("old", True)
+    measures = {**draft.measures, "challenger_path": str(folder)}
+    store(home.lake, PROMOTION, [Draft(draft.content, measures=measures)], partition=partition_of("small", 0))
+    with pytest.raises(
+        ExperimentError, match=r"iteration 1 needs the checkpoint of iteration 0: .*rebuild small"
+    ):
+        check_ready(home, home.experiment("small"))
