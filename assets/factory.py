@@ -80,7 +80,7 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
         try:
             experiment = home.experiment(name, method.name)
             if stage is method.stages[0]:
-                check_ready(home, experiment, context.log.warning)
+                check_ready(home, language_model.placed(experiment), context.log.warning)
             if context.op_execution_context.selected_asset_keys:
                 stage_context = StageContext(
                     home=home,

@@ -52,7 +52,7 @@ app.add_typer(checkpoints_app, name="checkpoints")
 
 
 def main() -> None:
-    """Run the command line. An error that a person can fix is printed as one line, with exit code 1."""
+    """Run the command line. An error that a person can fix is printed without a traceback, with exit code 1."""
     # Importing Torch and Great Expectations creates a million permanent objects: with Python's default
     # thresholds a quarter of that time is spent on garbage collection.
     gc.set_threshold(100_000, 20, 20)
@@ -69,8 +69,9 @@ def main() -> None:
     try:
         app()
     except SelfImproveError as error:
+        lines = "\n".join(map(plain, str(error).splitlines()))  # several problems are a list
         Console(stderr=True, highlight=False).print(
-            f"error: {plain(str(error))}", style="red", markup=False, soft_wrap=True
+            f"error: {lines}", style="red", markup=False, soft_wrap=True
         )
         raise SystemExit(1) from None
     except SystemExit as done:
