@@ -138,7 +138,7 @@ class Method(Generic[E]):
     card: Any = None
     results: Results | None = None
     estimate: Callable[[Lake, E, int, Callable[..., TrainingOutcome]], Forecast] | None = None
-    asks: Callable[[E, Prompts], Iterable[Ask]] | None = None
+    asks: Callable[[Any, Prompts], Iterable[Ask]] | None = None
     distribution: str = ""
     """Name and version of the method's package; empty for methods of this package."""
 
