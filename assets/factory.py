@@ -16,6 +16,7 @@ import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
 from selfimprove_dagster.assets.recording import recorder_of
+from selfimprove_dagster.checkpoints.pruning import prune
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.home.home import Home
@@ -24,6 +25,7 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.method import Method, Stage
 from selfimprove_dagster.quality.results import QualityCheck, QualityResult
 from selfimprove_dagster.quality.suites import checks_of, run_suite
+from selfimprove_dagster.readiness.check import check_ready
 from selfimprove_dagster.registry import MethodWarning
 from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster.stage import PREVIEW_ROWS, Folder, Link, Markdown, Picture, Result, StageContext
@@ -88,6 +90,8 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                             stage.name, uses_model=bool(stage.uses), last=stage.name == experiment.ends_with
                         )
                     )
+                    if stage is method.stages[0]:
+                        check_ready(home, language_model.placed(experiment), context.log.warning)
                     stage_context = StageContext(
                         home=home,
                         table=stage.table,
@@ -114,6 +118,8 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                                 if recorder and outcome.blocking and not outcome.passed:
                                     recorder.blocked.append(f"{table.name}: {outcome.name}: {outcome.reason}")
                                 yield _checked(checks[table.name, outcome.name], outcome)
+            if stage.name == experiment.ends_with:
+                context.log.info(f"checkpoints: {prune(home, name)}")
         except SelfImproveError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.language_model import open_language_model
@@ -26,6 +27,13 @@ class LanguageModelResource(dg.ConfigurableResource):
     def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
         """Return the arguments of `open_language_model`, besides the path, with the device of this resource."""
         return opening_options(section, path, self.device)
+
+    def placed(self, experiment: Experiment) -> Experiment:
+        """Return the experiment with the device of this resource as that of its model."""
+        if not self.device:
+            return experiment
+        model = experiment.model.model_copy(update={"device": self.device})
+        return experiment.model_copy(update={"model": model})
 
     @contextmanager
     def open(

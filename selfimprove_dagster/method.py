@@ -8,7 +8,7 @@ jobs, the sensor, commands, pages) is built from its declaration. Only `name`, `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from selfimprove_dagster.evaluation.exam import Exams
     from selfimprove_dagster.evaluation.results import Results
     from selfimprove_dagster.lake.lake import Lake
+    from selfimprove_dagster.prompts import Prompts
     from selfimprove_dagster.seeds.kind import Seeds
     from selfimprove_dagster.training.settings import TrainingOutcome
     from selfimprove_dagster.work.forecast import Forecast
@@ -42,6 +43,21 @@ class Paper:
 
     title: str
     arxiv: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The shortest request of a kind that a method makes of its model, which is checked before a run.
+
+    `field` names the setting with the most tokens of the answer, `max_tokens`. `prompt` is what `Prompts.ask` returns
+    for an empty item. `shown` are the answers of the demonstrations in the prompt, which no string of `stop` may end.
+    """
+
+    field: str
+    prompt: str
+    max_tokens: int
+    stop: Sequence[str] = ()
+    shown: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,8 @@ class Method(Generic[E]):
     rows that is kept; the loop stops if it becomes too low, and a method without `yields` is never stopped by
     it. `embedded` maps the fields that may be `embedded` to files of the package. `seeds`, `exam`, `results`
     and `estimate` define the seeds of an iteration, the evaluation of models, further columns of the results
-    table, and the forecast of an iteration. `is_default`: experiment files that name no method use this one.
+    table, and the forecast of an iteration. `asks` returns the requests with demonstrations, which are checked before a
+    run. `is_default`: experiment files that name no method use this one.
     """
 
     name: str
@@ -121,6 +138,7 @@ class Method(Generic[E]):
     card: Any = None
     results: Results | None = None
     estimate: Callable[[Lake, E, int, Callable[..., TrainingOutcome]], Forecast] | None = None
+    asks: Callable[[Any, Prompts], Iterable[Ask]] | None = None
     distribution: str = ""
     """Name and version of the method's package; empty for methods of this package."""
 

@@ -127,11 +127,13 @@ def run_iteration(
     home: Home,
     experiment: Experiment,
     iteration: int,
+    only: Sequence[str] | None = None,
     *,
     number: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
-    """Materialise one iteration in this process. Return the problems; empty if it succeeded.
+    """Materialise one iteration, or `only` some of its tables, in this process. Return the problems; empty if it
+    succeeded.
 
     `number` is the number of the attempt in a row of failures. `say` takes a line when the iteration waits for the
     model, and another when it has it.
@@ -169,6 +171,7 @@ def run_iteration(
                     instance=instance,
                     run_id=run_id,
                     partition_key=key,
+                    asset_selection=None if only is None else [dg.AssetKey(name.split("/")) for name in only],
                     raise_on_error=False,
                     run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                     tags=tags,

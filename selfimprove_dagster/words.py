@@ -1,12 +1,14 @@
 """Describe rows of common kinds of tables.
 
-This module has no dependencies, so that every table can use it.
+This module depends on hardly anything, so that every table can use it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from selfimprove_dagster.pruned import pruned
 
 Row = Mapping[str, Any]
 
@@ -77,11 +79,14 @@ def promoted(row: Row) -> str:
 
 
 def trained(row: Row, what: str = "model") -> str:
-    """Describe a trained model: its id, examples, steps, and accuracy on held-out pairs."""
+    """Describe a trained model: its id, examples, steps, accuracy on held-out pairs, and folder."""
     text = f"{what} {row['model_id']}, trained on {row['examples']:,} examples in {row['steps']:,} steps"
     if row.get("held_out_accuracy") is not None:
         text += f"; {row['held_out_accuracy']:.1%} accuracy on {row['held_out_pairs']:,} held-out pairs"
-    return f"{text}, at {row['path']}" if row.get("path") else text
+    if not row.get("path"):
+        return text
+    gone = pruned(row["path"])
+    return f"{text}, at {row['path']}" + (f"; its {gone}" if gone else "")
 
 
 def perplexity(row: Row, of: str = "") -> str:

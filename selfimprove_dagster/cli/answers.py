@@ -165,6 +165,7 @@ def replay_text(replay: Replay) -> Group:
     lines = [
         Text(said, style="bold"),
         Text(plain(f"by {replay.model_path} ({replay.model_id}), {replay.engine}"), style="dim"),
+        Text(plain(replay.promise, 2 * _SIDE_WIDTH), style="dim"),
         *(Text(plain(difference, _SIDE_WIDTH), style="yellow") for difference in replay.differences),
     ]
     differing = [path for path in replay.paths if not path.equal]

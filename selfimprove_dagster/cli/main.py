@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from selfimprove_dagster.cli.checkpoints import checkpoints_app
 from selfimprove_dagster.cli.console import ExperimentName, console
 from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
@@ -47,8 +49,11 @@ app.add_typer(lineage_app, name="lineage")
 app.add_typer(review_app, name="review")
 
 
+app.add_typer(checkpoints_app, name="checkpoints")
+
+
 def main() -> None:
-    """Run the command line. An error that a person can fix is printed as one line, with exit code 1."""
+    """Run the command line. An error that a person can fix is printed without a traceback, with exit code 1."""
     # Importing Torch and Great Expectations creates a million permanent objects: with Python's default
     # thresholds a quarter of that time is spent on garbage collection.
     gc.set_threshold(100_000, 20, 20)
@@ -65,8 +70,9 @@ def main() -> None:
     try:
         app()
     except SelfImproveError as error:
+        lines = "\n".join(map(plain, str(error).splitlines()))  # several problems are a list
         Console(stderr=True, highlight=False).print(
-            f"error: {plain(str(error))}", style="red", markup=False, soft_wrap=True
+            f"error: {lines}", style="red", markup=False, soft_wrap=True
         )
         raise SystemExit(1) from None
     except SystemExit as done:
@@ -92,9 +98,9 @@ def run(
 ) -> None:
     """Run iterations until a stopping rule applies. Resumes an interrupted run."""
     from selfimprove_dagster import registry
-    from selfimprove_dagster.experiment.opening import models_of
-    from selfimprove_dagster.home.exams import held_out_questions
-    from selfimprove_dagster.language_model.folder import model_folder
+    from selfimprove_dagster.cli.running import run_loop
+    from selfimprove_dagster.readiness.check import check_ready
+    from selfimprove_dagster.readiness.engines import promises
 
     home = Home.from_environment()
     chain = home.chain(experiment)
@@ -108,16 +114,12 @@ def run(
         )
         for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
-        # What is wrong with prompts, templates, models and the evaluation file is said before anything runs.
-        registry.prompts(one)
-        for model in models_of(one):
-            model_folder(model.path, trust_remote_code=model.trust_remote_code)
-        held_out_questions(one)
+        check_ready(home, one, partial(console.print, style="yellow", markup=False, soft_wrap=True))
+    for promise in dict.fromkeys(promise for one in chain for promise in promises(one)):
+        console.print(promise, markup=False, soft_wrap=True)
     if estimate:
         _show_estimate(home, settled)
         return
-    from selfimprove_dagster.cli.running import run_loop
-
     run_loop(home, experiment, iterations)
 
 

@@ -10,9 +10,11 @@ from rich.table import Table
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.console import console
+from selfimprove_dagster.errors import LakeError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.failures import FailedPrompt, failed_prompts
+from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.loop.state import State, state_of
 from selfimprove_dagster.loop.status import IterationResult, rejected_lines, results, warnings_of
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
@@ -43,6 +45,8 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
             console.print(f"failed check: {plain(gate)}", style="red", markup=False, soft_wrap=True)
         for line in warnings_of(rows):
             console.print(plain(line), style="yellow", markup=False, soft_wrap=True)
+    if any(registry.method(settled.method).promotes for settled in chain):
+        console.print(f"champion: {_champion(lake, chain[-1])}", markup=False, soft_wrap=True)
     for name in dict.fromkeys(settled.name for settled in chain):
         if len(rejected := rejected_lines(lake, name)):
             console.print(f"{count(len(rejected), 'seed line')} rejected:")
@@ -133,6 +137,15 @@ def print_failed_answers(rows: Sequence[Row]) -> None:
             )
         if len(found) > _LINES:
             console.print(f"  … and {len(found) - _LINES:,} more")
+
+
+def _champion(lake: Lake, experiment: Experiment) -> str:
+    """Return the name and the folder of the champion, or why it is not known."""
+    try:
+        champion = champion_before(lake, experiment, NEWEST)
+    except LakeError as error:
+        return f"not known: {plain(str(error))}"
+    return f"{champion.name}, {champion.path}"
 
 
 def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:

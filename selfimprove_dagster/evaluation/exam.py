@@ -67,11 +67,11 @@ class Exams(Generic[E]):
 
     `open` takes the `home.home.Home`, the experiment, a function that opens the models behind tools, and the
     iteration of the evaluated models (None outside of iterations). `held_out` returns what an experiment
-    holds out, without reading the lake.
+    holds out, and the rejected lines of its file, without reading the lake.
     """
 
     open: Callable[[Any, E, OpenModel, int | None], OpenedExam]
-    held_out: Callable[[E], Sequence[Question]]
+    held_out: Callable[[E], tuple[Sequence[Question], Sequence[Rejected]]]
 
 
 class Exam(ABC):

@@ -10,6 +10,7 @@ from pydantic import Field
 from selfimprove_dagster.experiment.naming import NAME_PATTERN
 from selfimprove_dagster.experiment.sections import (
     BudgetSection,
+    CheckpointsSection,
     GeneratorSection,
     ModelSection,
     OnStopSection,
@@ -121,3 +122,4 @@ class TrainingExperiment(SeededExperiment):
     evaluation: Section
     training: TrainingSection
     promotion: PromotionSection = PromotionSection()
+    checkpoints: CheckpointsSection = CheckpointsSection()

@@ -210,6 +210,17 @@ class PromotionSection(Section):
         return 0.0 if self.rule == "better" else -self.margin
 
 
+class CheckpointsSection(Section):
+    """Which trained weights stay on the disk. Ids, training curves and lineage of all models stay."""
+
+    keep: Literal["champion", "all"] | Annotated[int, Field(ge=1)] = Field(
+        "champion",
+        description="after an iteration, keep the weights of every promoted checkpoint and of the last iteration's "
+        "(`champion`), of the champion and of the last iterations' (a number), or of all models, those from the "
+        "middle of an iteration too (`all`); pruned weights can be trained again",
+    )
+
+
 class ToleranceSection(Section):
     """How many rows of a stage may fail, such as prompts that are too long for the model, before it stops."""
 

@@ -9,6 +9,7 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.evaluation.exam import OpenedExam, OpenModel
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.text import normalise_question
 
@@ -29,10 +30,18 @@ def open_exam(
     return exams.open(home, experiment, open_model, iteration)
 
 
+def held_out(experiment: Experiment) -> tuple[Sequence[Question], Sequence[Rejected]]:
+    """Return what an experiment holds out, and the rejected lines of its evaluation file, without reading the lake.
+
+    Both are empty if it has no evaluation. Raises SeedFileError if the whole file cannot be read.
+    """
+    exams = registry.method(experiment.method).exam
+    return exams.held_out(experiment) if exams else ((), ())
+
+
 def held_out_questions(experiment: Experiment) -> Sequence[Question]:
     """Return what an experiment holds out, without reading the lake; empty if it has no evaluation."""
-    exams = registry.method(experiment.method).exam
-    return exams.held_out(experiment) if exams else ()
+    return held_out(experiment)[0]
 
 
 def held_out_keys(experiment: Experiment) -> set[str]:

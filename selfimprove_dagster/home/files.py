@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -40,10 +40,22 @@ from pydantic_core import PydanticUndefined
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
 
-_OF_ALL = ("name", "method", "methods", "seed", "model", "budget", "retries", "on_stop", "loop")
+_OF_ALL = (
+    "name",
+    "method",
+    "methods",
+    "seed",
+    "model",
+    "budget",
+    "retries",
+    "on_stop",
+    "loop",
+    "checkpoints",
+)
 
 
 def load_chain(path: str | Path) -> list[Experiment]:
@@ -221,19 +233,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseMode
     for key, value in over.items():
         old, field = merged.get(key), kind.model_fields.get(key) if kind else None
         inner = _section_in(field.annotation) if field else None
-        whole = field is not None and _mark(field, Whole) is not None
+        whole = field is not None and mark_of(field, Whole) is not None
         nested = isinstance(old, Mapping) and isinstance(value, Mapping) and not whole
         merged[key] = _merge(old, value, inner) if nested else value  # type: ignore[arg-type]
     return merged
-
-
-Mark = TypeVar("Mark")
-
-
-def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
-    """Return the mark of that kind on a field, or on one of its possible types."""
-    inner = (mark for one in get_args(field.annotation) for mark in getattr(one, "__metadata__", ()))
-    return next((mark for mark in (*field.metadata, *inner) if isinstance(mark, kind)), None)
 
 
 Place = tuple[str, ...]
@@ -252,7 +255,7 @@ def _with_paths(
     for name, field in kind.model_fields.items():
         if (given := values.get(name)) is None:
             continue
-        here, mark, inner = (*place, name), _mark(field, NamesPath), _section_in(field.annotation)
+        here, mark, inner = (*place, name), mark_of(field, NamesPath), _section_in(field.annotation)
 
         def settle(one: Any, here: Place = here, mark: Any = mark, inner: Any = inner) -> Any:
             if mark is not None and isinstance(one, str):

@@ -40,13 +40,28 @@ def open_language_model(
     `prompting` has the arguments of `prompting_of`; without it prompts are plain text. The other `options` depend on
     the engine. Raises ModelError for an engine that is not in `ENGINES`, and for a model that is missing or unusable.
     """
-    if engine not in ENGINES:
-        raise ModelError(f"unknown engine {engine!r}: use one of {', '.join(sorted(ENGINES))}")
-    module, _, name = ENGINES[engine].partition(":")
-    opened: LanguageModel = getattr(import_module(module), name)(path, **options)
+    opened: LanguageModel = _engine(engine)(path, **options)
     if prompting is not None:
         opened.prompting = prompting_of(**prompting)
     return opened
+
+
+def promise_of(engine: str = "transformers", **options: Any) -> str:
+    """Return in one line which texts, and so which ids, an engine with these options gives in a repeated run.
+
+    Nothing is opened: an open model's `promise` also knows what its server can do. Raises ModelError for an engine
+    that is not in `ENGINES`.
+    """
+    promised = getattr(_engine(engine), "promised", None)
+    return promised(options) if promised else f"the engine {engine} makes no promise about repeated runs"
+
+
+def _engine(name: str) -> Any:
+    """Return the class or function of an engine. Raises ModelError for an unknown one."""
+    if name not in ENGINES:
+        raise ModelError(f"unknown engine {name!r}: use one of {', '.join(sorted(ENGINES))}")
+    module, _, attribute = ENGINES[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 __all__ = [
@@ -57,4 +72,5 @@ __all__ = [
     "Progress",
     "SamplingParameters",
     "open_language_model",
+    "promise_of",
 ]

@@ -87,6 +87,10 @@ class LanguageModel(Protocol):
     prompting: Prompting
     """How it is asked."""
 
+    @property
+    def promise(self) -> str:
+        """Return in one line which texts, and so which ids, a repeated run gives; see `promise_of`."""
+
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of prompts: of texts, or of conversations that the chat template renders.
 

@@ -10,6 +10,7 @@ from typing import Any
 from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.gguf import dequantised, is_gguf
+from selfimprove_dagster.pruned import check_weights
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
@@ -27,13 +28,14 @@ def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
     in safetensors alone.
 
     A hub name without a revision is that of its first download in this home. Raises ModelError where there is no
-    such folder, file or name, or the folder has no config.json or no weights.
+    such folder, file or name, or the folder has no config.json or no weights, as after they were pruned.
     """
     folder = Path(path).expanduser()
     if is_gguf(folder) and folder.is_file():
         folder = dequantised(folder.absolute(), home_folder() / "models")
     elif not folder.is_dir():
         folder = _from_hub(str(path), trust_remote_code)
+    check_weights(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"no config.json in {folder}: give a model folder, or a hub name like owner/model")
     if not any(folder.glob("*.safetensors")):

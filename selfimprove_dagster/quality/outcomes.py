@@ -50,10 +50,16 @@ def _loads(subject: Subject) -> Evidence:
 
 
 def _model_hash(path: str) -> tuple[str, str | None]:
-    """The hash of a model directory and what is wrong with it, if anything."""
+    """The hash of a model directory and what is wrong with it, if anything.
+
+    Of a model whose weights were pruned since, it is the recorded one.
+    """
     from selfimprove_dagster.language_model.weights import model_id
+    from selfimprove_dagster.pruned import pruned
 
     folder = Path(path)
+    if (before := pruned(folder)) is not None:
+        return before.model_id, None
     try:
         found = model_id(folder)
         json.loads((folder / "config.json").read_text(encoding="utf-8"))

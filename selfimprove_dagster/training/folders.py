@@ -21,6 +21,7 @@ from typing import Any
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.lake.disk import sync as sync_path
 from selfimprove_dagster.language_model.weights import MORE_CHAT_TEMPLATES
+from selfimprove_dagster.pruned import pruned
 
 DETERMINANTS = "determinants.json"
 
@@ -103,7 +104,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_finished(output: Path, determinants: dict[str, Any]) -> bool:
-    """Whether `output` already holds the model of these determinants.
+    """Whether `output` already holds the model of these determinants, with its weights.
 
     Raises TrainingError where it holds anything else: a finished model is never written over.
     """
@@ -118,7 +119,7 @@ def is_finished(output: Path, determinants: dict[str, Any]) -> bool:
             f"{output} already holds a model trained with other {', '.join(different)}. "
             "Choose another output, or delete that folder to train again."
         )
-    return True
+    return pruned(output) is None
 
 
 @contextlib.contextmanager
@@ -159,9 +160,16 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def publish(finished: Path, output: Path) -> None:
-    """Flush `finished` to disk and rename it to `output`, which must be missing or an empty folder."""
+    """Flush `finished` to disk and rename it to `output`, which must be missing, empty, or without its weights."""
     sync(finished)
-    finished.rename(output)
+    if pruned(output) is not None:
+        before = output.with_name(f".{output.name}.pruned")
+        shutil.rmtree(before, ignore_errors=True)
+        output.rename(before)
+        finished.rename(output)
+        shutil.rmtree(before)
+    else:
+        finished.rename(output)
     sync_path(output.parent)
 
 

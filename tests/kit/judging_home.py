@@ -145,8 +145,15 @@ def materialise(home: Home, name: str, *tables: str) -> None:
 
 
 def make_home(folder: Path) -> Home:
-    """A home that knows the experiments, none of them run."""
-    return homes.make_home(folder, *({**settings, "name": name} for name, settings in EXPERIMENTS.items()))
+    """A home that knows the experiments, none of them run. They keep all weights."""
+    kept = {"checkpoints": {"keep": "all"}}
+    return homes.make_home(
+        folder,
+        *(
+            {**settings, "name": name, **({} if settings["method"] == "refinement" else kept)}
+            for name, settings in EXPERIMENTS.items()
+        ),
+    )
 
 
 def rows(home: Home, schema: Table | str, name: str) -> pl.DataFrame:

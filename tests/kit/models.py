@@ -17,6 +17,7 @@ class ByteModel:
 
     model_id: str
     engine = "fake 1"
+    promise = "the same seeds give the same texts"
     prompting = TEXT
     end_token_id = 0
     turn_end_id = 0

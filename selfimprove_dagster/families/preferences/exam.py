@@ -23,4 +23,4 @@ def _open(
     return OpenedExam(DialogueExam(experiment, prompts, reward, rewarded_by, judge), inputs, rejected)
 
 
-EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation))

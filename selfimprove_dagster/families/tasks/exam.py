@@ -159,4 +159,4 @@ def _open(home: Home, experiment: TaskExperiment, open_model: OpenModel, iterati
     return OpenedExam(TaskExam(experiment, tasks, registry.prompts(experiment), judge), [], rejected)
 
 
-EXAM = Exams(_open, held_out=lambda experiment: read_held_out_tasks(experiment.evaluation)[0])
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_tasks(experiment.evaluation))

@@ -138,4 +138,4 @@ def _open(
     return OpenedExam(RevisionExam(experiment, prompts, judge=judge), [], rejected)
 
 
-EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation))

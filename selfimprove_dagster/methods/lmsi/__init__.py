@@ -6,6 +6,7 @@ from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings, stages
 from selfimprove_dagster.methods.lmsi.estimate import estimate
+from selfimprove_dagster.methods.lmsi.sampling import asks
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS, SEED_POOL
 from selfimprove_dagster.seeds.kind import QUESTIONS, Seeds
 from selfimprove_dagster.shared_tables import SEEDS
@@ -30,6 +31,7 @@ METHOD = Method(
     exam=exam.EXAM,
     results=exam.RESULTS,
     estimate=estimate,
+    asks=asks,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,
     pages=pages.PAGES,

@@ -150,4 +150,4 @@ def _columns(lake: Lake, stages: Stages) -> dict[str, str]:
 RESULTS = Results(_columns, about="by vote: held-out accuracy of the new checkpoint's majority")
 
 
-EXAM = Exams(_open, held_out=lambda experiment: read_questions(experiment.evaluation)[0])
+EXAM = Exams(_open, held_out=lambda experiment: read_questions(experiment.evaluation))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.method import Ask
 from selfimprove_dagster.methods.lmsi.adaptive import is_decided
 from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection, LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
@@ -38,6 +39,20 @@ def sampling_parameters(section: SamplingSection, prompts: Prompts, *, improved:
         max_tokens=section.max_tokens,
         stop=(*section.stop, *prompts.stops(section.prompt_format)),
         structure=prompts.structure(section.prompt_format),
+    )
+
+
+def asks(experiment: LmsiExperiment, prompts: Prompts) -> Iterator[Ask]:
+    """The prompt of a path before any question. Raises SeedFileError for a wrong file of demonstrations."""
+    section, shown = experiment.sampling, experiment.demonstrations
+    few_shot = section.prompt_format.startswith("few_shot")
+    examples = read_demonstrations(shown.file, shown.count) if few_shot else []
+    yield Ask(
+        "sampling.max_tokens",
+        prompts.ask(section.prompt_format, question="", demonstrations=examples),
+        section.max_tokens,
+        sampling_parameters(section, prompts, improved=False).stop,
+        [f"{one.reasoning} The answer is {one.answer}." for one in examples],
     )
 
 

@@ -137,4 +137,4 @@ def _open(home: Home, experiment: PitExperiment, open_model: OpenModel, iteratio
     return OpenedExam(exam, [made], rejected)
 
 
-EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation))

@@ -229,4 +229,4 @@ RESULTS = Results(
     change=_change,
 )
 
-EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation)[0])
+EXAM = Exams(_open, held_out=lambda experiment: read_held_out_prompts(experiment.evaluation))

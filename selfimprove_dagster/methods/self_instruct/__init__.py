@@ -8,6 +8,7 @@ from selfimprove_dagster.families.tasks.seeds import TASKS
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.self_instruct import exam, explain, pages, settings, stages
+from selfimprove_dagster.methods.self_instruct.instance_stages import asks
 from selfimprove_dagster.methods.self_instruct.prompts import PROMPTS
 from selfimprove_dagster.seeds.kind import Seeds
 
@@ -30,6 +31,7 @@ METHOD = Method(
     yields=Yield("candidate_tasks", "accepted_tasks", ("candidates", "accepted tasks")),
     seeds=Seeds(TASKS),
     exam=exam.EXAM,
+    asks=asks,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,
     pages=pages.PAGES,

@@ -5,7 +5,7 @@ accepted_tasks → classified_tasks → instance_generations → task_instances 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,10 +14,12 @@ import polars as pl
 
 from selfimprove_dagster.families.tasks.pool import as_bans, bans
 from selfimprove_dagster.families.tasks.stages import example_draft, store_examples
+from selfimprove_dagster.families.tasks.tasks import Instance
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
 from selfimprove_dagster.language_model.options import Unscored, scored_options
+from selfimprove_dagster.method import Ask
 from selfimprove_dagster.methods.self_instruct import instances, prompts
 from selfimprove_dagster.methods.self_instruct.dataset import (
     InstanceRules,
@@ -25,7 +27,7 @@ from selfimprove_dagster.methods.self_instruct.dataset import (
     instances_of_seeds,
 )
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
-from selfimprove_dagster.methods.self_instruct.shots import SHOT, Shots, demonstrations_of, task_of
+from selfimprove_dagster.methods.self_instruct.shots import SHOT, Shots, demonstrations_of, shipped, task_of
 from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,
     SI_CLASSIFIED_TASKS,
@@ -35,6 +37,7 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_SEED_POOL,
     SI_TASK_INSTANCES,
 )
+from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.shards import Request, Shard
@@ -148,8 +151,7 @@ def ask_for_instances(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Req
     """A request per task (`id`, `task_id`, `instruction`, `is_classification`, `shots`)."""
     for row in shard.items:
         form, write = _FORMS[row["is_classification"]]
-        tasks = [task_of(shot) for shot in row["shots"]]
-        shots = [{"instruction": task.instruction, "examples": write(task.instances)} for task in tasks]
+        shots = _as_shown(row["shots"], write)
         yield Request(
             key=row["instruction"],
             prompt=shard.prompts.ask(form, instruction=row["instruction"], shots=shots),
@@ -160,6 +162,26 @@ def ask_for_instances(shard: Shard[SelfInstructExperiment, Row]) -> Iterator[Req
                 *demonstrations_of(row["shots"]),
             ],
         )
+
+
+def asks(experiment: SelfInstructExperiment, asked: Prompts) -> Iterator[Ask]:
+    """The prompts for instances with the worked examples that ship, before any task."""
+    section = experiment.instances
+    for kind, (form, write) in _FORMS.items() if section.ships else ():
+        shots = _as_shown(shipped(kind)[: section.shots], write)
+        yield Ask(
+            "instances.max_tokens",
+            asked.ask(form, instruction="", shots=shots),
+            section.max_tokens,
+            asked.stops(form),
+            [shot["examples"] for shot in shots],
+        )
+
+
+def _as_shown(shots: Sequence[Row], write: Callable[[Sequence[Instance]], str]) -> list[dict[str, str]]:
+    """Worked examples (`SHOT`) as the prompts for instances show them."""
+    tasks = [task_of(shot) for shot in shots]
+    return [{"instruction": task.instruction, "examples": write(task.instances)} for task in tasks]
 
 
 _FORMS = {

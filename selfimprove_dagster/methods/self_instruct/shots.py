@@ -195,7 +195,7 @@ class Shots:
         The first ones for every prompt if they ship; else a random choice that follows from the key.
         """
         if self._ships:
-            return [_shipped(kind)[: self._count] for _, kind in prompts]
+            return [shipped(kind)[: self._count] for _, kind in prompts]
         chosen = [self._choose(*prompt) for prompt in prompts]
         wanted = list({number for numbers in chosen for number in numbers})
         found = self._tasks.filter(pl.col("number").is_in(wanted)).collect()
@@ -224,7 +224,8 @@ def demonstrations_of(shots: Iterable[Row]) -> list[Parent]:
     return [Parent(shot["id"], "demonstration") for shot in shots if shot["id"]]
 
 
-def _shipped(is_classification: bool | None) -> list[Row]:
+def shipped(is_classification: bool | None) -> list[Row]:
+    """The worked examples that ship for a kind of task, None for both kinds."""
     if is_classification is None:
         tasks: Sequence[Task] = [Task(text, (), answer) for text, answer in CLASSIFICATION_SHOTS]
     else:

@@ -26,6 +26,7 @@ from selfimprove_dagster.language_model.prompting import prompting_of
 from selfimprove_dagster.methods.toolformer.files import HeldOutText, read_beginnings, read_plain_texts
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.toolboxes import experiment_tools
+from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.tools.base import Context
 from selfimprove_dagster.tools.calls import take_out
@@ -270,8 +271,9 @@ def _open(
     return OpenedExam(ToolExam(experiment, beginnings, plain, tools), [], [*rejected, *unread])
 
 
-def _held_out(experiment: ToolformerExperiment) -> Sequence[Question]:
-    return [*read_beginnings(experiment.evaluation)[0], *read_plain_texts(experiment.evaluation)[0]]
+def _held_out(experiment: ToolformerExperiment) -> tuple[Sequence[Question], Sequence[Rejected]]:
+    beginnings, plain = read_beginnings(experiment.evaluation), read_plain_texts(experiment.evaluation)
+    return [*beginnings[0], *plain[0]], [*beginnings[1], *plain[1]]
 
 
 EXAM = Exams(_open, _held_out)

@@ -1,0 +1,53 @@
+"""Check before the first token everything about an experiment that can be known by then.
+
+Nothing is generated or trained. Models are looked up, and downloaded if they come from the Hub, but only a server's
+model is opened. The evaluation file is read as the method's exam reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from selfimprove_dagster.errors import ExperimentError, SelfImproveError
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.readiness.engines import check_engines
+from selfimprove_dagster.readiness.files import check_evaluation, check_files, check_models, check_prompts
+from selfimprove_dagster.readiness.finding import Finding
+from selfimprove_dagster.readiness.lengths import check_asks, check_lengths, check_stops
+from selfimprove_dagster.readiness.machine import check_devices, check_disk, check_memory
+
+CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
+    check_files,
+    check_models,
+    check_prompts,
+    check_evaluation,
+    check_stops,
+    check_lengths,
+    check_asks,
+    check_devices,
+    check_engines,
+    check_disk,
+    check_memory,
+)
+"""What is checked, in the order in which it is reported."""
+
+
+def check_ready(home: Home, experiment: Experiment, warn: Callable[[str], None] = lambda line: None) -> None:
+    """Raise ExperimentError with all problems with which a run of the experiment's method would fail.
+
+    `warn` is called with each finding that need not be one.
+    """
+    problems: dict[str, None] = {}
+    for check in CHECKS:
+        try:
+            for finding in check(home, experiment):
+                if finding.is_warning:
+                    warn(finding.text)
+                else:
+                    problems[finding.text] = None
+        except SelfImproveError as error:  # several checks find the same model or file missing
+            problems[str(error)] = None
+    if problems:
+        lines = "".join(f"\n  - {text}" for text in problems)
+        raise ExperimentError(f"experiment {experiment.turn_name} cannot run yet:{lines}")

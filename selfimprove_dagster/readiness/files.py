@@ -1,0 +1,97 @@
+"""Check the files, models and prompts that an experiment names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from selfimprove_dagster import registry
+from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.opening import models_of
+from selfimprove_dagster.experiment.paths import paths_of
+from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.home.exams import held_out
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.prompting import TRAINING
+from selfimprove_dagster.language_model.weights import ADAPTER_FILES
+from selfimprove_dagster.loop.champion import champion_before
+from selfimprove_dagster.loop.rules import Continue, next_turn
+from selfimprove_dagster.readiness.finding import Finding
+
+WITH_FOLDER = ("transformers", "vllm", "openai")
+"""The engines whose models have a folder on this machine, with a tokenizer and weights."""
+
+
+def local_models(experiment: Experiment) -> list[ModelSection]:
+    """Return the models of an experiment that have a folder on this machine."""
+    return [one for one in models_of(experiment) if one.engine in WITH_FOLDER]
+
+
+def check_files(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each field that names a file that is missing."""
+    for field, text, mark in paths_of(experiment):
+        unused = experiment.taught_by is not None and field.startswith("seeds.")
+        if not mark.is_model and text != TRAINING and not unused and not Path(text).is_file():
+            yield Finding(f"{field}: there is no file {text}; correct the path, or add the file")
+
+
+def check_models(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each model and LoRA adapter that is missing, and for a champion without weights."""
+    of_section = {one.path: one for one in models_of(experiment)}
+    remote = {one.path for one in models_of(experiment)} - {one.path for one in local_models(experiment)}
+    for field, text, mark in paths_of(experiment):
+        if not mark.is_model or text in remote:
+            continue
+        if field.endswith("vllm.lora"):
+            if not (Path(text) / ADAPTER_FILES[0]).is_file():
+                yield Finding(f"{field}: no {ADAPTER_FILES[0]} in {text}; give the folder of a LoRA adapter")
+            continue
+        section = of_section.get(text, experiment.model)
+        try:
+            model_folder(text, trust_remote_code=section.trust_remote_code)
+        except SelfImproveError as error:
+            yield Finding(f"{field}: {error}")
+    step = next_turn(home.lake, experiment)
+    if isinstance(step, Continue) and step.method == experiment.method:
+        champion = champion_before(home.lake, experiment, step.iteration)
+        if champion.iteration is not None:
+            try:
+                model_folder(champion.path, trust_remote_code=experiment.model.trust_remote_code)
+            except SelfImproveError as error:
+                yield Finding(f"iteration {step.iteration} needs {champion.name}: {error}")
+
+
+def check_prompts(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each model for which the prompts or its chat template are wrong."""
+    for section in models_of(experiment):
+        try:
+            registry.prompts(experiment, section)
+        except SelfImproveError as error:
+            yield Finding(str(error))
+
+
+def check_evaluation(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem if no line of the evaluation file can be asked, and a warning if some cannot."""
+    file = getattr(getattr(experiment, "evaluation", None), "file", "")
+    missing = bool(file) and not Path(file).is_file()  # `check_files` reports it
+    if registry.method(experiment.method).exam is None or missing:
+        return
+    questions, rejected = held_out(experiment)
+    where = f"evaluation.file {file}" if file else "the evaluation"
+    if not questions:
+        reason = (
+            f"; the first problem: line {rejected[0].source_line}: {rejected[0].reason}" if rejected else ""
+        )
+        yield Finding(
+            f"{where}: no line is a held-out question of {experiment.method}{reason}; correct the file, since "
+            "nothing could be compared after training"
+        )
+    elif rejected:
+        first = rejected[0]
+        yield Finding(
+            f"{where}: {len(rejected):,} of {len(rejected) + len(questions):,} lines are rejected; the first: line "
+            f"{first.source_line}: {first.reason}",
+            is_warning=True,
+        )

@@ -1,0 +1,215 @@
+"""Check devices, number formats, disk and memory of this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+import psutil
+
+from selfimprove_dagster import registry
+from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
+from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
+from selfimprove_dagster.loop.rules import Continue, next_turn
+from selfimprove_dagster.readiness.files import local_models
+from selfimprove_dagster.readiness.finding import Finding
+
+TRAINED = 16
+"""Bytes per parameter while training, at least: weights, gradients and two moments in float32."""
+
+SAVED = 12
+"""Bytes per parameter of a state of the trainer on the disk: weights and two moments in float32."""
+
+STATES = 3
+"""States of the trainer on the disk at the same time, at most."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a device in bytes, and what people call it."""
+
+    total: int
+    free: int
+    name: str
+
+
+def check_devices(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each device that this machine lacks or that training cannot use."""
+    trains = isinstance(experiment, TrainingExperiment)
+    for section in local_models(experiment):
+        is_trained = trains and section is experiment.model
+        if section.engine != "transformers" and not is_trained:
+            continue
+        if problem := _device_problem(section.device):
+            yield Finding(problem)
+        elif is_trained and section.device.startswith("cuda:"):
+            number = section.device.removeprefix("cuda:")
+            yield Finding(
+                f"model.device is {section.device}, on which the trainer cannot train: set the environment variable "
+                f"CUDA_VISIBLE_DEVICES={number} and model.device to cuda"
+            )
+        elif is_trained and section.device == "mps":
+            yield Finding("model.device is mps, on which the trainer cannot train: set it to auto or cpu")
+        elif section.dtype == "bfloat16" and _on_gpu(section) and not _has_bfloat16():
+            yield Finding(
+                "model.dtype is bfloat16, which this GPU does not support: set it to float16 or float32"
+            )
+
+
+def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem if the weights of the next iteration cannot fit on the disk, a warning if that is likely."""
+    if not isinstance(experiment, TrainingExperiment):
+        return
+    step = next_turn(home.lake, experiment)
+    if not isinstance(step, Continue) or experiment.model not in local_models(experiment):
+        return
+    partition = partition_of(experiment.name, step.iteration)
+    left = [
+        table
+        for table in registry.method(experiment.method).tables.values()
+        if table.holds_model and not home.lake.exists(table.name, partition)
+    ]
+    if not left:
+        return
+    size = parameters(_folder(experiment.model))
+    models = len(left) * size * _BYTES[_trained_dtype(experiment.model)]
+    scratch = STATES * size * SAVED
+    folder = next(one for one in (home.root, *home.root.parents) if one.exists())
+    free = shutil.disk_usage(folder).free
+    said = (
+        f"the disk of {home.root} has {_shown(free)} free, and the next iteration trains {len(left)} "
+        f"model{'' if len(left) == 1 else 's'} with {_shown(models)} of weights"
+    )
+    remedy = "free some space, or set SELFIMPROVE_HOME to another disk"
+    if free < models:
+        yield Finding(f"{said}: {remedy}")
+    elif free < models + scratch:
+        yield Finding(
+            f"{said}; while one is trained, saved states take up to {_shown(scratch)} more: {remedy}",
+            is_warning=True,
+        )
+
+
+def check_memory(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem if a model cannot fit into the memory of its device, a warning if that is likely."""
+    for section in local_models(experiment):
+        if _device_problem(section.device) or section.device == "mps":
+            continue
+        folder = _folder(section)
+        if section.engine == "transformers":
+            yield from _fits("sampling from", section, _sampled_bytes(section, folder))
+        if isinstance(experiment, TrainingExperiment) and section is experiment.model:
+            yield from _fits("training", section, TRAINED * parameters(folder))
+
+
+def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:
+    memory = memory_of(section)
+    said = f"{doing} {section.path} takes at least {_shown(needed)} of memory"
+    if needed > memory.total:
+        yield Finding(f"{said}, and {memory.name} has {_shown(memory.total)}: choose a smaller model")
+    elif needed > memory.free:
+        yield Finding(
+            f"{said}, and {memory.name} has {_shown(memory.free)} free: end other programs, or choose a smaller model",
+            is_warning=True,
+        )
+
+
+def parameters(folder: Path) -> int:
+    """Return the number of parameters in a model folder, read from the headers of its safetensors files."""
+    return sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
+
+
+@lru_cache(maxsize=256)
+def _parameters(file: Path, changed: int) -> int:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def memory_of(section: ModelSection) -> Memory:
+    """Return the memory of the device on which a section's model is sampled from and trained."""
+    if _on_gpu(section):
+        import torch
+
+        number = int(section.device.partition(":")[2] or 0)
+        free, total = torch.cuda.mem_get_info(number)
+        return Memory(total, free, f"the GPU {number}")
+    memory = psutil.virtual_memory()
+    return Memory(memory.total + psutil.swap_memory().total, memory.available, "this machine")
+
+
+def _sampled_bytes(section: ModelSection, folder: Path) -> int:
+    """Return the size of the weights as the engine holds them."""
+    dtype = section.dtype
+    if dtype == "auto":
+        if _on_gpu(section):
+            return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
+        dtype = "float32"
+    return parameters(folder) * _BYTES[dtype]
+
+
+def _trained_dtype(section: ModelSection) -> str:
+    """Return the number format in which the trainer writes weights."""
+    if section.dtype == "auto":
+        return "bfloat16" if _on_gpu(section) else "float32"
+    return "float32" if section.dtype == "float16" else section.dtype
+
+
+def _device_problem(device: str) -> str:
+    """Return why this machine cannot use a device; empty if it can."""
+    found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d+))?", device)
+    if found is None:
+        return f"model.device is {device!r}: set it to auto, cpu, cuda or cuda:N"
+    if device in ("auto", "cpu"):
+        return ""
+    import torch
+
+    if device == "mps":
+        return (
+            ""
+            if torch.backends.mps.is_available()
+            else "model.device is mps, which this machine lacks: use cpu"
+        )
+    if not torch.cuda.is_available():
+        return f"model.device is {device}, and torch finds no GPU: set it to auto or cpu, or install torch for CUDA"
+    count = torch.cuda.device_count()
+    if found[1] and int(found[1]) >= count:
+        return f"model.device is {device}, and there are {count} GPUs: use cuda:0 to cuda:{count - 1}"
+    return ""
+
+
+def _on_gpu(section: ModelSection) -> bool:
+    """Return whether the section's device is a GPU of CUDA, as `auto` is where there is one."""
+    if section.device in ("cpu", "mps"):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported())
+
+
+def _folder(section: ModelSection) -> Path:
+    return model_folder(section.path, trust_remote_code=section.trust_remote_code)
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
