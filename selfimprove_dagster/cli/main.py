@@ -90,9 +90,8 @@ def run(
 ) -> None:
     """Run iterations until a stopping rule applies. Resumes an interrupted run."""
     from selfimprove_dagster import registry
-    from selfimprove_dagster.experiment.opening import models_of
+    from selfimprove_dagster.experiment.opening import find_model, models_of
     from selfimprove_dagster.home.exams import held_out_questions
-    from selfimprove_dagster.language_model.folder import model_folder
     from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
@@ -110,7 +109,7 @@ def run(
         # What is wrong with prompts, templates, models and the evaluation file is said before anything runs.
         registry.prompts(one)
         for model in models_of(one):
-            model_folder(model.path, trust_remote_code=model.trust_remote_code)
+            find_model(model)
         held_out_questions(one)
     if estimate:
         _show_estimate(home, settled)
@@ -223,16 +222,16 @@ def compare(
     experiment's own evaluation set. Model time covers generation and scoring. `distinct` is the fraction of
     distinct word 4-grams in the training text.
     """
-    from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, summarise
+    from selfimprove_dagster.loop.comparison import markdown, side_by_side, summarise
 
     home = Home.from_environment()
-    rows = [cells(summarise(home.lake, one)) for name in experiments for one in home.chain(name)]
-    *narrow, _ = HEADINGS
+    rows = side_by_side([summarise(home.lake, one) for name in experiments for one in home.chain(name)])
+    (*narrow, _), *others = rows
     table = Table(*(Column(name, overflow="fold") for name in narrow))
-    for *row, _ in rows:
+    for *row, _ in others:
         table.add_row(*row)
     console.print(table)
-    for name, *_, dropped in rows:
+    for name, *_, dropped in others:
         console.print(f"{name} dropped: {dropped}", markup=False)
     if out is not None:
         out.write_text(markdown(rows), encoding="utf-8")
@@ -275,8 +274,10 @@ def evaluate(
     from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel
+    from selfimprove_dagster.language_model.paid import PAID
     from selfimprove_dagster.loop.champion import NEWEST, champion_before
     from selfimprove_dagster.loop.taint import tainted_models
+    from selfimprove_dagster.work.budget import dollars
     from selfimprove_dagster.work.progress import ProgressReport
 
     home = Home.from_environment()
@@ -305,6 +306,9 @@ def evaluate(
     for mode, difficulty, measured in accuracy_of_rows(rows):
         table.add_row(mode, difficulty, str(measured))
     console.print(table if rows else "nothing was measured: the evaluation set has no question")
+    PAID.settle()
+    if PAID.money:
+        console.print(f"cost: {dollars(PAID.money)}", markup=False)
     print_failed_answers(rows)
     if judge is not None and not any(row["mode"] == JUDGED for row in rows):
         console.print(

@@ -42,11 +42,27 @@ def models_of(section: Section) -> Iterator[ModelSection]:
                 yield from models_of(one)
 
 
+def find_model(section: ModelSection) -> None:
+    """Raise ModelError if the section's model is missing, or what its engine needs."""
+    if section.is_provided:
+        from selfimprove_dagster.language_model.provider import check_installed
+
+        check_installed(section.chat.api)
+        return
+    from selfimprove_dagster.language_model.folder import model_folder
+
+    model_folder(section.path, trust_remote_code=section.trust_remote_code)
+
+
 def identity_of(section: ModelSection, path: str | Path | None = None) -> str:
     """Return the `model_id` of the model at `path` as the section's engine opens it, without opening it.
 
     Raises ModelError if the model or its adapter is missing.
     """
+    if section.is_provided:
+        from selfimprove_dagster.language_model.provider import provider_id
+
+        return provider_id(str(path or section.path), **section.provider)
     from selfimprove_dagster.language_model.folder import model_folder
     from selfimprove_dagster.language_model.weights import model_id
 

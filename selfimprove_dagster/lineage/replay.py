@@ -18,6 +18,7 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters, placement
+from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.table import Row
@@ -177,6 +178,7 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
     model = _open(home, first)
     try:
         replayed: list[Replayed] = []
+        PAID.begin()
         total = sum(len(one.rows) for one in drawn)
         with ProgressReport("replay", total, "paths", lambda line: None) as report:
             for one in drawn:
@@ -188,6 +190,7 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
                         progress=report.advance,
                     )
                     replayed += [compare(row, paths[0]) for row, paths in zip(batch, again, strict=True)]
+        PAID.settle()
         differences = (line for one in drawn for line in _differences(one.activity, model))
         return Replay(
             activity_id=first.id,
@@ -214,11 +217,20 @@ def _batches(drawn: _Drawn, alone: bool) -> Iterator[tuple[SamplingParameters, l
 def _open(home: Home, activity: Activity) -> LanguageModel:
     """Open the recorded model with the recorded options, or else with those of the experiment."""
     from selfimprove_dagster.language_model.folder import model_folder
+    from selfimprove_dagster.language_model.provider import provider_id
     from selfimprove_dagster.language_model.weights import is_model, model_id
     from selfimprove_dagster.training.folders import DETERMINANTS
 
     about, path = activity.about, activity.about["model_path"]
     options = _options(home, activity)
+    if options["engine"] == "chat":
+        asked = {name: options[name] for name in ("url", "api", "snapshot", "request")}
+        if provider_id(path, **asked) != activity.model_id:
+            raise ModelError(
+                f"{path} at another address, or with another snapshot or request, generated these paths "
+                f"({activity.model_id}): set model.server.url, model.chat.snapshot and model.chat.request back"
+            )
+        return open_language_model(path, **options)
     try:
         folder = model_folder(path)
         if activity.model_id == model_id(folder) and (folder / DETERMINANTS).is_file():
@@ -244,7 +256,7 @@ def _open(home: Home, activity: Activity) -> LanguageModel:
 
 def _options(home: Home, activity: Activity) -> dict[str, Any]:
     recorded = dict(activity.about.get("engine_options", {}))
-    if recorded and recorded["engine"] != "openai":
+    if recorded and recorded["engine"] not in ("openai", "chat"):
         return recorded
     # Options that are not recorded come from the experiment: a server's address, or all of them in old lakes.
     section = home.experiment(activity.partition["experiment"]).model

@@ -20,7 +20,7 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.experiment.sections import ModelSection, ServerSection
-from selfimprove_dagster.language_model import open_language_model, openai_engine
+from selfimprove_dagster.language_model import open_language_model, remote
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.folder import positions_of
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

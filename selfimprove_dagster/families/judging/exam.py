@@ -26,7 +26,7 @@ from selfimprove_dagster.families.dialogues.constitution import Constitution, Pr
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, expected_ratings
 from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
 from selfimprove_dagster.families.judging.settings import JudgeSection
-from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_scores
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_chooses
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Row
 
@@ -69,7 +69,7 @@ class ExamJudge:
         An answer that says nothing is not shown to the judge: it is wrong, or the other one is preferred. Raises
         ModelError if the judge's engine cannot give the probabilities of its options.
         """
-        check_scores(model)
+        check_chooses(model)
         first = next(iter(answers.values()), [])
         judged = (
             self._rated(model, answers) if self.section.by == "rating" else self._compared(model, answers)
