@@ -91,13 +91,15 @@ class ChatLanguageModel(CharacterText):
         request: Mapping[str, Any] | None = None,
         answers: int = 1,
         prices: Mapping[str, float] | None = None,
+        keep_answers: bool = True,
         **sending: Any,
     ) -> None:
         """Connect to the provider of the model that it calls `path`, and find out with one request what it can do.
 
         `api`: `openai` or `litellm`. `request`: fields of every request; None removes one that is sent otherwise.
         `answers`: how often the model is asked to choose among options. `snapshot`: see `provider.provider_id`.
-        `prices`: those of `paid.cost`. `sending`: see `Remote`. Raises ModelError if the provider cannot be reached or
+        `prices`: those of `paid.cost`. `keep_answers`: False to ask again what was answered before. `sending`: see
+        `Remote`. Raises ModelError if the provider cannot be reached or
         refuses the request.
         """
         check_installed(api)
@@ -108,8 +110,9 @@ class ChatLanguageModel(CharacterText):
         self.model_id = provider_id(path, url=url, api=api, snapshot=snapshot, request=request)
         provider = provider_of(url, api)
         self.engine = f"chat completions, {provider}, {path}"
+        journal = Journal.of_home() if keep_answers else None
         self._remote = Remote.of(
-            url or "", self._connect, self.model_id, journal=Journal.of_home(), price=self._price, **sending
+            url or "", self._connect, self.model_id, journal=journal, price=self._price, **sending
         )
         self._shown = f"{path} of {provider}"
         self._limit, self._gives_logprobs, self._gives_likely = "max_tokens", True, True
@@ -278,9 +281,9 @@ class ChatLanguageModel(CharacterText):
         """Find out which field limits the answer, and whether log-probabilities are given."""
         key = self._remote.key_of(Request({"probe": True, "fields": self._fields}, route=ROUTE))
         journal = Journal.of_home()
-        known = journal.find(key, PROBE_SECONDS)
-        if known is None:
-            known = self._probed()
+        stored = journal.find(key, PROBE_SECONDS)
+        known = stored.answer if stored else self._probed()
+        if stored is None:
             journal.add(key, known)
         self._limit = known["limit"]
         self._gives_logprobs, self._gives_likely = known["logprobs"], known["likely"]

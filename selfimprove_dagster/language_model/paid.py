@@ -1,8 +1,10 @@
-"""What providers are paid for answers, and the answers that were paid for and are not yet in the lake.
+"""What providers are paid for answers, and the answers that were paid for, which are not paid for again.
 
-An answer is kept in the file `responses.sqlite` of the home before the next request is sent. When a stage resumes after
-a crash, its requests are answered from this file. The answers of a shard are removed once the shard is written. They
-hold what models wrote, under the hash of the request.
+An answer is kept in the file `responses.sqlite` of the home before the next request is sent. A request that was
+answered before is answered from this file, as when a stage resumes after a crash, or an exam asks for the same first
+answers in several modes. The money that it cost is counted in the shard whose rows it is first stored with: until then
+the answer is not settled. The file holds what models wrote, under the hash of the request, for 30 days; a purge removes
+all of it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def cost(tokens_in: float, tokens_out: float, prices: Mapping[str, float] | None
 
 @dataclass
 class Paid:
-    """The money that this process spent on answers, and the answers whose rows are not yet stored."""
+    """The money that this process spent on answers, and the answers that are not yet settled."""
 
     money: float = 0.0
     _pending: dict[Path, set[str]] = field(default_factory=dict)
@@ -46,25 +48,35 @@ class Paid:
         with self._lock:
             self.money += money
 
-    def used(self, journal: Path, key: str) -> None:
-        """Note that an answer is used for rows that are not yet stored."""
+    def use(self, journal: Path, key: str, money: float) -> None:
+        """Count the money for an answer that is not settled, unless it was used since `begin`."""
         with self._lock:
-            self._pending.setdefault(journal, set()).add(key)
+            used = self._pending.setdefault(journal, set())
+            self.money += 0.0 if key in used else money
+            used.add(key)
 
     def begin(self) -> None:
-        """Start the work on a shard: answers that earlier work used, and did not settle, stay in their files."""
+        """Start the work on a shard: answers that were used before, for rows that were not stored, are not settled."""
         with self._lock:
             self._pending.clear()
 
     def settle(self) -> None:
-        """Remove the answers that were used since `begin` from their files, since their rows are stored."""
+        """Settle the answers that were used since `begin`, as their rows are stored with what they cost."""
         with self._lock:
             pending, self._pending = self._pending, {}
         for path, keys in pending.items():
-            Journal(path).remove([*keys])
+            Journal(path).settle([*keys])
 
 
 PAID = Paid()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An answer of the journal, and whether its money is counted."""
+
+    answer: dict[str, Any]
+    is_settled: bool
 
 
 @dataclass(frozen=True)
@@ -78,30 +90,34 @@ class Journal:
         """Return the journal of this home."""
         return cls(home_folder() / "responses.sqlite")
 
-    def find(self, key: str, newest: float = KEPT_SECONDS) -> dict[str, Any] | None:
+    def find(self, key: str, newest: float = KEPT_SECONDS) -> Stored | None:
         """Return the answer under a key if it is at most `newest` seconds old."""
         if not self.path.exists():
             return None
         with self._open() as opened:
             row = opened.execute(
-                "SELECT answer FROM answers WHERE key = ? AND at > ?", (key, time.time() - newest)
+                "SELECT answer, settled FROM answers WHERE key = ? AND at > ?", (key, time.time() - newest)
             ).fetchone()
-        return json.loads(row[0]) if row else None
+        return Stored(json.loads(row[0]), bool(row[1])) if row else None
 
     def add(self, key: str, answer: Mapping[str, Any]) -> None:
-        """Store an answer durably."""
+        """Store an answer, so that it survives the end of this process at any moment."""
         with self._open() as opened:
             opened.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, time.time(), json.dumps(answer))
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, 0)", (key, time.time(), json.dumps(answer))
             )
 
-    def remove(self, keys: Sequence[str]) -> None:
-        """Remove answers, and all that are older than `KEPT_SECONDS`."""
-        if not self.path.exists():
-            return
+    def settle(self, keys: Sequence[str]) -> None:
+        """Settle answers, and remove all that are older than `KEPT_SECONDS`."""
         with self._open() as opened:
-            opened.executemany("DELETE FROM answers WHERE key = ?", [(key,) for key in keys])
+            opened.executemany("UPDATE answers SET settled = 1 WHERE key = ?", [(key,) for key in keys])
             opened.execute("DELETE FROM answers WHERE at <= ?", (time.time() - KEPT_SECONDS,))
+
+    def clear(self) -> None:
+        """Remove all answers."""
+        if self.path.exists():
+            with self._open() as opened:
+                opened.execute("DELETE FROM answers")
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -111,6 +127,7 @@ class Journal:
             opened.execute("PRAGMA synchronous = NORMAL")
             opened.execute("PRAGMA secure_delete = ON")
             opened.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, at REAL, answer TEXT) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS answers "
+                "(key TEXT PRIMARY KEY, at REAL, answer TEXT, settled INTEGER) WITHOUT ROWID"
             )
             yield opened

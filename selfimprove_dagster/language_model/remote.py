@@ -245,16 +245,16 @@ class Remote:
             return read(answer)
         key = self.key_of(request)
         if found := self.journal.find(key):
-            result = read(found)
-            PAID.add(self.price(found))
-        else:
-            answer = await self._ask(senders, request)
-            PAID.add(self.price(answer))
-            result = read(answer)
-            if not keep(result):
-                return result
+            if not found.is_settled:
+                PAID.use(self.journal.path, key, self.price(found.answer))
+            return read(found.answer)
+        answer = await self._ask(senders, request)
+        result = read(answer)
+        if keep(result):
             self.journal.add(key, answer)
-        PAID.used(self.journal.path, key)
+            PAID.use(self.journal.path, key, self.price(answer))
+        else:
+            PAID.add(self.price(answer))
         return result
 
     async def _ask(self, senders: Mapping[str, Send], request: Request) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters, placement
-from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.lineage.walk import Lineage, RecordNotFound
 from selfimprove_dagster.lots import lots
 from selfimprove_dagster.table import Row
@@ -178,7 +177,6 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
     model = _open(home, first)
     try:
         replayed: list[Replayed] = []
-        PAID.begin()
         total = sum(len(one.rows) for one in drawn)
         with ProgressReport("replay", total, "paths", lambda line: None) as report:
             for one in drawn:
@@ -190,7 +188,6 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
                         progress=report.advance,
                     )
                     replayed += [compare(row, paths[0]) for row, paths in zip(batch, again, strict=True)]
-        PAID.settle()
         differences = (line for one in drawn for line in _differences(one.activity, model))
         return Replay(
             activity_id=first.id,
@@ -230,7 +227,7 @@ def _open(home: Home, activity: Activity) -> LanguageModel:
                 f"{path} at another address, or with another snapshot or request, generated these paths "
                 f"({activity.model_id}): set model.server.url, model.chat.snapshot and model.chat.request back"
             )
-        return open_language_model(path, **options)
+        return open_language_model(path, **options, keep_answers=False)
     try:
         folder = model_folder(path)
         if activity.model_id == model_id(folder) and (folder / DETERMINANTS).is_file():

@@ -100,7 +100,11 @@ def test_messages_calls_and_results_are_sent_as_the_protocol_has_them(provider: 
         ToolResult("Calculator", "4"),
     ]
     tools = [{"type": "function", "function": {"name": "Calculator", "parameters": {}}}]
-    call = {"id": "x", "type": "function", "function": {"name": "Calculator", "arguments": '{"expression": "4"}'}}
+    call = {
+        "id": "x",
+        "type": "function",
+        "function": {"name": "Calculator", "arguments": '{"expression": "4"}'},
+    }
     provider.script = [kit.message("tool_calls", content=None, tool_calls=[call])]
     ((path,),) = model.generate(model.encode_prompts([stored(turns, tools)]), [[1]], GREEDY)
     body = provider.bodies[-1]
@@ -250,7 +254,9 @@ def test_the_id_of_a_model_follows_from_its_section(provider: Provider) -> None:
     model = opened(provider)
     section = section_of(provider)
     assert model.model_id == identity_of(section)
-    same = section_of(provider, server={"concurrency": 3, "key_variable": "OTHER"}, prices={"input": 1, "output": 2})
+    same = section_of(
+        provider, server={"concurrency": 3, "key_variable": "OTHER"}, prices={"input": 1, "output": 2}
+    )
     assert identity_of(same) == model.model_id
     port = provider.server_address[1]
     with_password = {"url": f"http://user:word@127.0.0.1:{port}/v1/"}
@@ -274,8 +280,16 @@ POISONS = {
         "too_long: the server refused with status 400: ",
     ),
     "500": (kit.status(500), "failed", "failed: the server failed 2 times, finally with: status 500"),
-    "half": (kit.half_a_body, "failed", "failed: the server failed 2 times, finally with: RemoteProtocolError"),
-    "nothing": (kit.nothing, "failed", "failed: the server failed 2 times, finally with: RemoteProtocolError"),
+    "half": (
+        kit.half_a_body,
+        "failed",
+        "failed: the server failed 2 times, finally with: RemoteProtocolError",
+    ),
+    "nothing": (
+        kit.nothing,
+        "failed",
+        "failed: the server failed 2 times, finally with: RemoteProtocolError",
+    ),
     "null": (kit.message(content=None), "failed", "failed: the provider returned no text"),
     "no_choices": (kit.no_choices, "failed", "failed: the provider answered without a message"),
     "filtered": (
@@ -401,10 +415,21 @@ def test_answers_are_paid_once(provider: Provider) -> None:
     before = PAID.money
     first = model.generate(asked, [[1], [2]], GREEDY)
     assert PAID.money - before == pytest.approx(2 * (2 * 10 + 3 * 1000) / 1e6)
-    assert model.generate(asked, [[1], [2]], GREEDY) == first and len(provider.bodies) == 2, "as after a crash"
+    assert model.generate(asked, [[1], [2]], GREEDY) == first and len(provider.bodies) == 2, (
+        "as after a crash"
+    )
+    assert PAID.money - before == pytest.approx(2 * (2 * 10 + 3 * 1000) / 1e6), "counted once for these rows"
+    PAID.begin()
+    model.generate(asked, [[1], [2]], GREEDY)
+    assert PAID.money - before == pytest.approx(4 * (2 * 10 + 3 * 1000) / 1e6), "the rows were not stored"
     PAID.settle()
     model.generate(asked, [[1], [2]], GREEDY)
-    assert len(provider.bodies) == 4, "settled answers are forgotten"
+    assert PAID.money - before == pytest.approx(4 * (2 * 10 + 3 * 1000) / 1e6) and len(provider.bodies) == 2
+    replayed = open_language_model(NAME, **opening_options(section_of(provider)), keep_answers=False)
+    assert replayed.generate(asked, [[1], [2]], GREEDY) == first and len(provider.bodies) == 4
+    Journal.of_home().clear()
+    model.generate(asked, [[1], [2]], GREEDY)
+    assert len(provider.bodies) == 6
 
 
 def test_an_answer_that_may_succeed_later_is_not_kept(provider: Provider) -> None:

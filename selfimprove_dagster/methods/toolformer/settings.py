@@ -182,7 +182,9 @@ class ToolformerExperiment(TrainingExperiment):
         if not isinstance(given, str):
             return given or self.model
         # A LoRA adapter belongs to the model that is trained.
-        vllm = self.model.vllm if given == self.model.path else self.model.vllm.model_copy(update={"lora": None})
+        vllm = (
+            self.model.vllm if given == self.model.path else self.model.vllm.model_copy(update={"lora": None})
+        )
         return self.model.model_copy(update={"path": given, "vllm": vllm})
 
     @property
