@@ -73,6 +73,10 @@ _CHARACTERS_PER_TOKEN = 4
 
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "prompt is too long")
 
+_LIKELY: dict[str, Any] = {"logprobs": True, "top_logprobs": MOST_LIKELY}
+
+_NOTHING: dict[str, Any] = {}
+
 _CHOOSE = "Reply with exactly one of the following, and nothing else:"
 
 
@@ -193,7 +197,7 @@ class ChatLanguageModel(CharacterText):
         texts = [self.decode(option) for option in options]
         names = [_bare(text) for text in texts]
         count = 1 if self._gives_likely else self._answers
-        likely = {"logprobs": True, "top_logprobs": MOST_LIKELY} if self._gives_likely else {}
+        likely = _LIKELY if self._gives_likely else _NOTHING
         temperature = 0.0 if count == 1 else 1.0
         longest = max(map(len, names)) + PROBE_TOKENS
         requests = [
@@ -289,14 +293,13 @@ class ChatLanguageModel(CharacterText):
         self._gives_logprobs, self._gives_likely = known["logprobs"], known["likely"]
 
     def _probed(self) -> dict[str, Any]:
-        logprobs = {"logprobs": True, "top_logprobs": MOST_LIKELY}
         asking = replace(self._remote, journal=None)
         refusals: list[Unanswered] = []
         for limit, extra in (
-            ("max_tokens", logprobs),
-            ("max_completion_tokens", logprobs),
-            ("max_tokens", {}),
-            ("max_completion_tokens", {}),
+            ("max_tokens", _LIKELY),
+            ("max_completion_tokens", _LIKELY),
+            ("max_tokens", _NOTHING),
+            ("max_completion_tokens", _NOTHING),
         ):
             self._limit = limit
             asked = self._request(
@@ -313,8 +316,8 @@ class ChatLanguageModel(CharacterText):
             likely = bool(given) and bool(given[0].get("top_logprobs"))
             return {"limit": limit, "logprobs": bool(given), "likely": likely}
         raise ModelError(
-            f"{refusals[-2]}. If it does not know a field of the request, set that field in model.chat.request, to null to "
-            "leave it out"
+            f"{refusals[-2]}. If it does not know a field of the request, set that field in model.chat.request, to "
+            "null to leave it out"
         )
 
     def _how_it_chooses(self) -> str:
@@ -338,7 +341,8 @@ class ChatLanguageModel(CharacterText):
         async with AsyncOpenAI(api_key=key, base_url=server.url, max_retries=0, timeout=None) as client:
 
             async def send(request: Request) -> dict[str, Any]:
-                repeated = {"Idempotency-Key": self._remote.key_of(request)}
+                # Only where an answer is not meant to be a new one, as it is in a replay.
+                repeated = {"Idempotency-Key": self._remote.key_of(request)} if self._remote.journal else {}
                 try:
                     response = await client.post(
                         request.route,
@@ -354,6 +358,7 @@ class ChatLanguageModel(CharacterText):
 
     @asynccontextmanager
     async def _through_litellm(self, server: Server) -> AsyncIterator[Send]:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch a list of prices
         import litellm
         from openai import OpenAIError
 
@@ -380,7 +385,7 @@ class ChatLanguageModel(CharacterText):
         from openai import APIConnectionError, APIStatusError
 
         if isinstance(error, APIConnectionError):
-            cause = error.__cause__ or error
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             return TryAgain(f"{type(cause).__name__}: {first_line(cause)}")
         if not isinstance(error, APIStatusError):
             return ModelError(

@@ -20,8 +20,8 @@ Misbehaviour = Callable[["Handler"], None]
 class Provider(ThreadingHTTPServer):
     """Answers from `script` first, one misbehaviour per request, then by `says`, with a poison by the prompt's words.
 
-    `poisons` maps a word to the misbehaviour for each prompt that contains it. `bodies` are all requests, and `answered`
-    counts the answers by request.
+    `poisons` maps a word to the misbehaviour for each prompt that contains it. `bodies` are all requests, and
+    `answered` counts the answers by request.
     """
 
     daemon_threads = True
