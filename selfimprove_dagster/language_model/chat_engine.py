@@ -360,7 +360,6 @@ class ChatLanguageModel(CharacterText):
     async def _through_litellm(self, server: Server) -> AsyncIterator[Send]:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch a list of prices
         import litellm
-        from openai import OpenAIError
 
         litellm.suppress_debug_info, litellm.telemetry = True, False
 
@@ -374,7 +373,7 @@ class ChatLanguageModel(CharacterText):
                     num_retries=0,
                     timeout=self._remote.deadline,
                 )
-            except OpenAIError as error:
+            except Exception as error:  # LiteLLM's own errors have no common class
                 raise self._refined(server, error) from None
             return _dated(answer.model_dump(mode="json"))
 
@@ -391,11 +390,13 @@ class ChatLanguageModel(CharacterText):
             return ModelError(
                 f"{self._shown} cannot be asked: {first_line(error).replace(self._key or '***', '***')}"
             )
-        text = error.response.text or str(error)
+        response = getattr(error, "response", None)  # LiteLLM raises some errors before it asks
+        text = (response.text if response is not None else "") or str(error)
         if error.status_code == 401:
             text = f"{text} (the key is read from the environment variable {self._key_variable})"
         try:
-            check_status(server, error.status_code, text, error.response.headers, self._key)
+            headers = response.headers if response is not None else {}
+            check_status(server, error.status_code, text, headers, self._key)
         except Unanswered as refused:
             if any(mark in text for mark in _TOO_LONG):
                 problem = str(refused.result.problem).partition(": ")[2]

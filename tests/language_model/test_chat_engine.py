@@ -194,6 +194,15 @@ def test_a_schema_is_asked_for_and_a_regular_expression_is_refused(provider: Pro
         model.generate(asked, [[1]], replace(GREEDY, structure=Structure(regex="[A-D]")))
 
 
+def test_litellm_asks_for_the_same(provider: Provider) -> None:
+    pytest.importorskip("litellm")
+    model = opened(provider, path="openai/small-1", chat={"api": "litellm"})
+    provider.poisons = {"poison": kit.status(400)}
+    drawn = model.generate(model.encode_prompts(conversations("Is it?", "the poison")), [[1], [2]], GREEDY)
+    assert [path.finish_reason for (path,) in drawn] == ["stop", "refused"]
+    assert provider.bodies[0]["model"] == NAME and provider.bodies[0]["seed"] == 1
+
+
 # ---- judging ------------------------------------------------------------------------------------------
 
 
