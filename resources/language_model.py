@@ -14,7 +14,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.language_model import open_language_model
-from selfimprove_dagster.language_model.base import LanguageModel, check_scores
+from selfimprove_dagster.language_model.base import LanguageModel, Scores, check_chooses, check_scores
 
 
 class LanguageModelResource(dg.ConfigurableResource):
@@ -37,16 +37,17 @@ class LanguageModelResource(dg.ConfigurableResource):
 
     @contextmanager
     def open(
-        self, section: ModelSection, path: str | Path | None = None, scores: bool = False
+        self, section: ModelSection, path: str | Path | None = None, scores: Scores = False
     ) -> Iterator[LanguageModel]:
         """Open the model at `path` (default: the section's own model) and close it at the end.
 
-        `scores`: the method needs log-probabilities of given texts. Raises ModelError if the engine does not
-        support them.
+        Raises ModelError if the engine cannot do what `scores` says.
         """
         model = open_language_model(path or section.path, **self.options(section, path))
         try:
-            if scores:
+            if scores == "options":
+                check_chooses(model)
+            elif scores:
                 check_scores(model)
             yield model
         finally:

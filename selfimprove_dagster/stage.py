@@ -27,7 +27,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent, partition_of
 from selfimprove_dagster.lake.records import Activity, Drafts, build_records, content_hash, parents_of
-from selfimprove_dagster.language_model.base import LanguageModel, placement
+from selfimprove_dagster.language_model.base import LanguageModel, Scores, placement
 from selfimprove_dagster.lineage.failures import seed_places
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
 from selfimprove_dagster.method import Stage, Use
@@ -104,7 +104,7 @@ class OpensModels(Protocol):
     """Opens language models with the engine and options of an experiment."""
 
     def open(
-        self, section: ModelSection, path: str | Path | None = None, scores: bool = False
+        self, section: ModelSection, path: str | Path | None = None, scores: Scores = False
     ) -> AbstractContextManager[LanguageModel]:
         """The model at `path` (default: the section's own), closed on leaving."""
 
@@ -126,7 +126,7 @@ class OneModel:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def open(self, section: ModelSection, path: str | None, scores: bool = False) -> LanguageModel:
+    def open(self, section: ModelSection, path: str | None, scores: Scores = False) -> LanguageModel:
         """The model at `path`; the one that was open before is closed unless it is the same."""
         wanted = (section, path, scores)
         if self._open is None or self._open[0] != wanted:
@@ -610,7 +610,7 @@ def _with_later(table: Table, rows: pl.LazyFrame) -> pl.LazyFrame:
 
 def _counted(spent: Spent, opened: Any) -> dict[str, Any]:
     """What a partition says that it took; nothing where nothing was opened to work."""
-    return {} if opened is None else vars(spent)
+    return {} if opened is None else spent.recorded
 
 
 def decision_drafts(decisions: pl.DataFrame, table: Table) -> pl.DataFrame:

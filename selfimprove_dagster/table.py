@@ -177,13 +177,15 @@ def completions(
 ) -> Table:
     """Return a table of completions with log-probabilities of tokens; columns of `content` come first.
 
-    The measure `problem` tells why a completion could not be generated, unless `content` has such a column.
+    The measure `problem` tells why a completion could not be generated, unless `content` has such a column, and
+    `served` which version of a provider's model answered, and when.
     """
     given: Facts = {"noun": "completion", "sentence": words.drawn, **facts}
     columns = {**(content or {}), **DRAWN}
     why = {} if "problem" in columns else {"problem": TEXT}
-    if why and "finish_reason" in (sources := given.get("sources", {})):
-        given["sources"] = {**sources, "problem": sources["finish_reason"]}
+    why["served"] = TEXT
+    if "finish_reason" in (sources := given.get("sources", {})):
+        given["sources"] = {**sources, **dict.fromkeys(why, sources["finish_reason"])}
     return Table(
         name,
         tag,

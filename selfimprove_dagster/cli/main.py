@@ -213,16 +213,16 @@ def compare(
     experiment's own evaluation set. Model time covers generation and scoring. `distinct` is the fraction of
     distinct word 4-grams in the training text.
     """
-    from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, summarise
+    from selfimprove_dagster.loop.comparison import markdown, side_by_side, summarise
 
     home = Home.from_environment()
-    rows = [cells(summarise(home.lake, one)) for name in experiments for one in home.chain(name)]
-    *narrow, _ = HEADINGS
+    rows = side_by_side([summarise(home.lake, one) for name in experiments for one in home.chain(name)])
+    (*narrow, _), *others = rows
     table = Table(*(Column(name, overflow="fold") for name in narrow))
-    for *row, _ in rows:
+    for *row, _ in others:
         table.add_row(*row)
     console.print(table)
-    for name, *_, dropped in rows:
+    for name, *_, dropped in others:
         console.print(f"{name} dropped: {dropped}", markup=False)
     if out is not None:
         out.write_text(markdown(rows), encoding="utf-8")
@@ -265,8 +265,10 @@ def evaluate(
     from selfimprove_dagster.home.exams import open_exam
     from selfimprove_dagster.language_model import open_language_model
     from selfimprove_dagster.language_model.base import LanguageModel
+    from selfimprove_dagster.language_model.paid import PAID
     from selfimprove_dagster.loop.champion import NEWEST, champion_before
     from selfimprove_dagster.loop.taint import tainted_models
+    from selfimprove_dagster.work.budget import dollars
     from selfimprove_dagster.work.progress import ProgressReport
 
     home = Home.from_environment()
@@ -295,6 +297,9 @@ def evaluate(
     for mode, difficulty, measured in accuracy_of_rows(rows):
         table.add_row(mode, difficulty, str(measured))
     console.print(table if rows else "nothing was measured: the evaluation set has no question")
+    PAID.settle()
+    if PAID.money:
+        console.print(f"cost: {dollars(PAID.money)}", markup=False)
     print_failed_answers(rows)
     if judge is not None and not any(row["mode"] == JUDGED for row in rows):
         console.print(

@@ -21,6 +21,7 @@ from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import percent, plain
 from selfimprove_dagster.words import count
+from selfimprove_dagster.work.budget import money_line
 
 
 def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
@@ -52,6 +53,8 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
             console.print(f"{count(len(rejected), 'seed line')} rejected:")
             print_rejected(rejected, _LINES)
         print_failed_prompts([*failed_prompts(lake, name)])
+    if paid := money_line(lake, chain[0]):
+        console.print(paid, markup=False)
     print_state(state)
 
 

@@ -22,6 +22,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import LanguageModel, Progress
+from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.table import Table
@@ -176,15 +177,17 @@ def examine(
                         report.found(part.paths)
                     else:
                         allowance.check(spent, report.so_far)
-                        started, tokens = time.monotonic(), report.tokens
+                        PAID.begin()
+                        started, tokens, paid = time.monotonic(), report.tokens, PAID.money
                         answers = exam.sit_part(model, part, report.advance)
-                        took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
+                        took = _took(report.tokens - tokens, started, paid)
                     about = {"role": examinee.role, "model_id": examinee.model_id}
                     by = Parent(examinee.model_id, "answered_by")
                     drafts = [_draft({**answer, **about}, [by], writer.schema) for answer in answers]
                     writer.write_shard(
                         shard, build_records(writer.schema, drafts, writer.activity), spent=took
                     )
+                    PAID.settle()
                     spent += took
     if exam.judge is not None:
         spent += _judge(writer, exam.judge, examinees, parts, log)
@@ -211,7 +214,8 @@ def _judge(
         ProgressReport(writer.schema.name, total, "judged answers", log, finished) as report,
     ):
         for shard, at in left:
-            started, tokens = time.monotonic(), report.tokens
+            PAID.begin()
+            started, tokens, paid = time.monotonic(), report.tokens, PAID.money
             answers = {
                 examinee.role: writer.read_shard(number * len(parts) + at).to_dicts()
                 for number, examinee in enumerate(examinees)
@@ -221,10 +225,16 @@ def _judge(
                 _draft(row, [*_judged(row["answers"]), Parent(judge.model_id, "judged_by")], writer.schema)
                 for row in rows
             ]
-            took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
+            took = _took(report.tokens - tokens, started, paid)
             writer.write_shard(shard, build_records(writer.schema, drafts, writer.activity), spent=took)
+            PAID.settle()
             spent += took
     return spent
+
+
+def _took(tokens: int, started: float, paid: float) -> Spent:
+    """Return the use of work that began at the monotonic time `started`, when `paid` dollars were paid."""
+    return Spent(tokens, round(time.monotonic() - started, 3), round(PAID.money - paid, 9))
 
 
 def _judged(answers: Sequence[Mapping[str, Any]]) -> list[Parent]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimprove_dagster.experiment.naming import NAME_PATTERN
+from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.sections import (
     BudgetSection,
     CheckpointsSection,
@@ -32,8 +33,8 @@ JUDGED = "judged"
 class Experiment(Section):
     """The settings that every method has."""
 
-    scores: ClassVar[bool] = False
-    """Whether the method needs log-probabilities of given texts, which not every server returns."""
+    scores: ClassVar[bool | Literal["options"]] = False
+    """Whether the method needs log-probabilities of given texts, or of options alone, which some servers lack."""
     ends_with: ClassVar[str] = "promotion"
     """The last stage of an iteration."""
     measured_in: ClassVar[str | None] = None
@@ -58,6 +59,12 @@ class Experiment(Section):
     retries: RetriesSection = RetriesSection()
     on_stop: OnStopSection = OnStopSection()
     loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
+
+    @model_validator(mode="after")
+    def _money_has_prices(self) -> Experiment:
+        if self.budget.money is not None and not any(model.prices for model in models_of(self)):
+            raise ValueError("budget.money limits what models cost, and none has prices: set model.prices")
+        return self
 
     @property
     def drawn_by(self) -> Literal["base", "champion"]:
@@ -123,3 +130,13 @@ class TrainingExperiment(SeededExperiment):
     training: TrainingSection
     promotion: PromotionSection = PromotionSection()
     checkpoints: CheckpointsSection = CheckpointsSection()
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> TrainingExperiment:
+        if self.model.is_provided:
+            raise ValueError(
+                f"model.engine is chat, and {self.method} trains the model, which a provider has: name a folder in "
+                "model.path and another engine; a provider's model can judge (judge.model, evaluation.judge.model) and "
+                "answer questions of tools"
+            )
+        return self

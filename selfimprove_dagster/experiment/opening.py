@@ -47,6 +47,10 @@ def identity_of(section: ModelSection, path: str | Path | None = None) -> str:
 
     Raises ModelError if the model or its adapter is missing.
     """
+    if section.is_provided:
+        from selfimprove_dagster.language_model.provider import provider_id
+
+        return provider_id(str(path or section.path), **section.provider)
     from selfimprove_dagster.language_model.folder import model_folder
     from selfimprove_dagster.language_model.weights import model_id
 

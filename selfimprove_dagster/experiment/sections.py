@@ -35,16 +35,60 @@ class Section(BaseModel):
 
 
 class ServerSection(Section):
-    """A server with the OpenAI completions protocol, for the engine `openai`."""
+    """A server with the OpenAI protocol for completions (engine `openai`) or chat (engine `chat`)."""
 
-    url: str = Field("http://127.0.0.1:8000/v1", description="address of the server's API")
+    url: str | list[str] = Field(
+        "http://127.0.0.1:8000/v1",
+        min_length=1,
+        description="address of the API, or a list of addresses of servers of the same model, of which the least "
+        "busy one is asked; with the engine chat, host and path of the first are part of the model's id",
+    )
     key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the key, if any")
-    concurrency: int = Field(64, ge=1, description="maximum number of parallel requests")
+    concurrency: int = Field(64, ge=1, description="maximum number of parallel requests per server")
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="maximum number of requests per minute, evenly spaced; omit for no limit"
+    )
+    tokens_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="maximum number of tokens per minute, of prompts and of max_tokens; omit for no limit",
+    )
     deadline: float = Field(300.0, gt=0, description="time limit of a request in seconds")
     attempts: int = Field(8, ge=1, description="maximum number of attempts per request")
     send_seeds: bool = Field(
         True, description="false for servers that fail on seeds, such as vLLM on a CPU; runs then differ"
     )
+
+
+class ChatSection(Section):
+    """A provider's model, for the engine `chat`. All of these fields but `answers` are part of the model's id."""
+
+    api: Literal["openai", "litellm"] = Field(
+        "openai",
+        description="`openai`: a provider with /chat/completions at server.url; `litellm`: any provider that LiteLLM "
+        "knows by the prefix of model.path (`anthropic/…`), with server.url only for an address of your own",
+    )
+    snapshot: str = Field(
+        "",
+        description="any text; change it when the provider has changed the model, and results are made anew",
+    )
+    request: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further fields of every request, e.g. `reasoning_effort: low`; null leaves out a field",
+    )
+    answers: int = Field(
+        1,
+        ge=1,
+        description="how often a judge is asked for an option where the provider gives no log-probabilities: once at "
+        "temperature 0, or several times at temperature 1",
+    )
+
+
+class PricesSection(Section):
+    """The prices of a provider's model, in dollars per million tokens."""
+
+    input: float = Field(ge=0, description="price of the tokens of prompts")
+    output: float = Field(ge=0, description="price of the tokens of completions")
 
 
 class VllmSection(Section):
@@ -105,10 +149,11 @@ class ModelSection(Section):
     """The base model and the engine that runs it."""
 
     path: ModelPath = Field(
-        description="folder with safetensors weights, GGUF file, hub name (`owner/model@revision`), or `embedded`"
+        description="folder with safetensors weights, GGUF file, hub name (`owner/model@revision`), or `embedded`; "
+        "with the engine chat, the provider's name of its model"
     )
-    engine: Literal["transformers", "vllm", "openai"] = Field(
-        "transformers", description="engine that runs the model; vllm needs the extra of that name"
+    engine: Literal["transformers", "vllm", "openai", "chat"] = Field(
+        "transformers", description="engine that runs the model; vllm and chat need the extras of these names"
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -137,6 +182,36 @@ class ModelSection(Section):
     )
     vllm: VllmSection = VllmSection()
     server: ServerSection = ServerSection()
+    chat: ChatSection = ChatSection()
+    prices: PricesSection | None = Field(
+        None,
+        description="what the model's answers cost, where they are paid for; for the engines openai and chat",
+    )
+
+    @property
+    def is_provided(self) -> bool:
+        """Return whether a provider has the model, so that there is no folder with its weights."""
+        return self.engine == "chat"
+
+    @property
+    def provider(self) -> dict[str, Any]:
+        """Return the arguments of `provider_id` besides the name."""
+        own = self.chat.api == "litellm" and self.server.url == ServerSection().url
+        url = None if own else self.server.url
+        return {"url": url, **self.chat.model_dump(include={"api", "snapshot", "request"})}
+
+    @model_validator(mode="after")
+    def _asked_as_providers_are(self) -> ModelSection:
+        if self.is_provided and self.prompting == "text" and self.system:
+            raise ValueError(
+                "a prompt in plain text has no system text: leave out system, or set prompting to chat"
+            )
+        if self.is_provided and (self.template or self.template_arguments):
+            raise ValueError(
+                "the engine chat sends messages, which the provider renders: leave out template and "
+                "template_arguments (fields of a request are set in chat.request)"
+            )
+        return self
 
     def prompting_options(self) -> dict[str, Any]:
         """Return the arguments of `prompting_of`."""
@@ -148,6 +223,7 @@ class ModelSection(Section):
             "arguments": self.template_arguments,
             "thinking": self.thinking.model_dump(),
             "trust_remote_code": self.trust_remote_code,
+            **({"is_provided": True} if self.is_provided else {}),
         }
 
     def engine_options(self) -> dict[str, Any]:
@@ -159,8 +235,13 @@ class ModelSection(Section):
         }
         if self.engine == "vllm":
             return {**common, "dtype": self.dtype, **self.vllm.model_dump()}
+        prices = {"prices": self.prices.model_dump()} if self.prices else {}
         if self.engine == "openai":
-            return {**common, **self.server.model_dump()}
+            return {**common, **self.server.model_dump(), **prices}
+        if self.engine == "chat":
+            del common["trust_remote_code"]
+            asked = {"answers": self.chat.answers, **self.provider}
+            return {**common, **self.server.model_dump(), **asked, **prices}
         return {**common, **self.model_dump(include={"device", "dtype", "token_budget"})}
 
 
@@ -266,7 +347,7 @@ class OnStopSection(Section):
 class BudgetSection(Section):
     """The limits that stop the loop, each with a reason as text.
 
-    Tokens and model seconds also stop a stage between two shards; the others are checked after an iteration.
+    Tokens, model seconds and money also stop a stage between two shards; the others are checked after an iteration.
     """
 
     iterations: int = Field(default=3, ge=1, le=999, description="maximum number of iterations")
@@ -275,6 +356,11 @@ class BudgetSection(Section):
     )
     model_seconds: float | None = Field(
         default=None, gt=0, description="maximum model time in seconds over all iterations"
+    )
+    money: float | None = Field(
+        default=None,
+        gt=0,
+        description="maximum cost in dollars over all iterations, of the models with prices",
     )
     hours: float | None = Field(default=None, gt=0, description="maximum hours of work over all iterations")
     minimum_yield: float = Field(

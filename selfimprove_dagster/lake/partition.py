@@ -83,13 +83,23 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Spent:
-    """The cost of model work: generated tokens, and seconds of model time."""
+    """The cost of model work: generated tokens, seconds of model time, and dollars paid for answers."""
 
     tokens: int = 0
     model_seconds: float = 0.0
+    money: float = 0.0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.tokens + other.tokens, self.model_seconds + other.model_seconds)
+        return Spent(
+            self.tokens + other.tokens,
+            self.model_seconds + other.model_seconds,
+            round(self.money + other.money, 9),
+        )
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Return what an activity or a shard records: no money where none was paid."""
+        return {name: value for name, value in vars(self).items() if name != "money" or value}
 
 
 @contextmanager
@@ -149,7 +159,7 @@ class PartitionWriter:
         temporary = self.directory / f".{path.name}.{os.getpid()}.tmp"
         with file_system_errors(path):
             try:
-                metadata = {_SPENT: json.dumps(vars(spent))} if spent else None
+                metadata = {_SPENT: json.dumps(spent.recorded)} if spent else None
                 frame.write_parquet(temporary, compression="zstd", metadata=metadata)
                 sync(temporary)
                 temporary.replace(path)

@@ -24,6 +24,7 @@ ENGINES: dict[str, str] = {
     "transformers": "selfimprove_dagster.language_model.transformers_engine:TransformersLanguageModel",
     "vllm": "selfimprove_dagster.language_model.vllm_engine:VllmLanguageModel",
     "openai": "selfimprove_dagster.language_model.openai_engine:OpenAILanguageModel",
+    "chat": "selfimprove_dagster.language_model.chat_engine:ChatLanguageModel",
 }
 """Maps an engine name to a `module:class` or `module:function`, which is called with the path and the options."""
 

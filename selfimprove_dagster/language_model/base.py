@@ -16,6 +16,10 @@ FinishReason = Literal["stop", "length", "too_long", "refused", "failed"]
 """Why a continuation ended, or, with the last three, why there is none."""
 
 
+Scores = bool | Literal["options"]
+"""What a stage needs: probabilities of given texts (True), of options to choose among, or neither (False)."""
+
+
 Progress = Callable[[int, int], None]
 """Called as `progress(rows finished since the last call, tokens since the last call)`."""
 
@@ -40,6 +44,14 @@ class SamplingParameters:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """The number of tokens that a provider counted in a prompt and in the completion."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True)
 class Generation:
     """A sampled continuation.
 
@@ -54,6 +66,10 @@ class Generation:
 
     The model's own distribution includes tokens that a structure does not allow, but with vLLM, in process or as a
     server, `logprobs` are those among the allowed tokens.
+
+    A provider gives no token ids: there `token_ids` is empty, and `usage` has the number of tokens. `logprobs` has the
+    log-probabilities that it gives, if any. `served` names the version of its system and the time of the answer, and
+    `reply` has the text and the calls of tools, if the model was shown tools.
     """
 
     token_ids: list[int]
@@ -61,6 +77,14 @@ class Generation:
     text: str
     finish_reason: FinishReason
     problem: str | None = None
+    usage: Usage | None = None
+    served: str | None = None
+    reply: Reply | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of sampled tokens."""
+        return self.usage.completion if self.usage else len(self.token_ids)
 
     @classmethod
     def without_text(cls, reason: FinishReason, problem: str) -> Generation:
@@ -203,6 +227,12 @@ def check_scores(model: LanguageModel) -> None:
         raise ModelError(
             f"{reason}; this method needs that: serve the model with vLLM, or use another engine"
         )
+
+
+def check_chooses(model: LanguageModel) -> None:
+    """Raise ModelError with the reason if the engine can neither score nor choose among options."""
+    if getattr(model, "chooses", None) is None:
+        check_scores(model)
 
 
 def placement(model: LanguageModel) -> dict[str, str]:

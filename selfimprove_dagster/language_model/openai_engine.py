@@ -1,30 +1,38 @@
-"""Use language models on a server with the OpenAI completions protocol, such as `vllm serve`.
+"""Use language models on servers with the OpenAI completions protocol, such as `vllm serve`.
 
-Prompts are sent as token ids if the server accepts and returns them (like vLLM), else as text. Requests run
-in parallel up to a limit. If a server is busy or fails, requests are retried at growing intervals. If a request fails
-finally, the server is asked for one token after the shortest prompt: if it answers, the prompt of the request is at
-fault and the others are continued; if not, ModelError is raised.
+Prompts are sent as token ids if the server accepts and returns them (like vLLM), else as text. See
+`language_model.remote` for how requests are sent.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
 import numpy as np
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder, positions_of, revision_of
+from selfimprove_dagster.language_model.paid import Journal, cost
+from selfimprove_dagster.language_model.remote import (
+    Remote,
+    Request,
+    Send,
+    Server,
+    TryAgain,
+    Unanswered,
+    check_status,
+    json_object,
+    none_failed,
+)
 from selfimprove_dagster.language_model.tokens import (
     BANNED,
     TokenText,
@@ -52,19 +60,6 @@ SEEDED = (
 
 UNSEEDED = "no seeds are sent: a repeated or resumed run gives other texts and ids; finished shards are kept"
 
-FIRST_WAIT = 0.5
-"""Upper bound of the first wait in seconds; it doubles with each attempt."""
-
-
-_LONGEST_WAIT = 60.0
-
-
-_BUSY = {408, 409, 425, 429}
-
-
-_REFUSED = {400, 403, 413, 422}
-"""Statuses with which a server refuses one prompt, or every request."""
-
 
 class OpenAILanguageModel(TokenText):
     """A model on a server; implements `base.LanguageModel`.
@@ -77,38 +72,38 @@ class OpenAILanguageModel(TokenText):
         self,
         path: str | Path,
         *,
-        url: str = "http://127.0.0.1:8000/v1",
+        url: str | Sequence[str] = "http://127.0.0.1:8000/v1",
         key_variable: str = "OPENAI_API_KEY",
-        concurrency: int = 64,
-        deadline: float = 300.0,
-        attempts: int = 8,
         send_seeds: bool = True,
         trust_remote_code: bool = False,
+        prices: Mapping[str, float] | None = None,
+        **sending: Any,
     ) -> None:
-        """Connect to the server at `url` and detect its model and features.
+        """Connect to the server at `url`, or to several that serve the same model, and detect model and features.
 
-        `key_variable`: environment variable with the key, if the server needs one. `concurrency`: maximum
-        number of parallel requests. `deadline`: time limit of a request in seconds. `attempts`: maximum
-        number of attempts per request. `send_seeds`: False for servers that fail on seeds. Raises ModelError
-        if the server cannot be reached or serves another model.
+        `key_variable`: environment variable with the key, if the server needs one. `send_seeds`: False for servers
+        that fail on seeds. `prices`: those of `paid.cost`; answers that cost money are stored and not asked for twice.
+        `sending`: see `Remote`. Raises ModelError if no server can be reached or one serves another model.
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
         self.model_id = model_id(folder)
         self.revision = revision_of(folder)
         self.positions = positions_of(folder, trust_remote_code=trust_remote_code)
-        self._url = url.rstrip("/")
-        self._shown = _without_password(self._url)
         self._key = os.environ.get(key_variable, "")
-        self._concurrency, self._deadline, self._attempts = concurrency, deadline, attempts
         self._send_seeds = send_seeds
-        (served,) = self._run([("GET", "/models", None)], lambda answer: answer.get("data") or [])
-        self._name = self._served_name(served, folder)
+        self._remote = Remote.of(url, self._connect, self.model_id, **sending)
+        self._shown = self._remote.shown
+        self._names: dict[str, str] = {}
+        owner = self._find_served(folder)
+        if prices:
+            self._remote.journal = Journal.of_home()
+            self._remote.price = partial(_price, prices)
         self._takes_ids = True
-        (probe,) = self._complete([self._request([self.end_token_id], max_tokens=1)], self._choices)
+        (probe,) = self._complete([Request(self._request([self.end_token_id], max_tokens=1))], self._choices)
         self._takes_ids = probe[0].get("token_ids") is not None
         self.cannot_score = self._why_no_scores()
-        self.engine = f"openai protocol, {served[0].get('owned_by') or 'unnamed server'}"
+        self.engine = f"openai protocol, {owner or 'unnamed server'}"
         if not self._takes_ids:
             _log.warning(
                 f"the server at {self._shown} does not support token ids: prompts are sent as text, and "
@@ -116,8 +111,7 @@ class OpenAILanguageModel(TokenText):
             )
         if not send_seeds:
             _log.warning(
-                f"no seeds are sent to {self._shown}: a resumed run, or a replay, samples other paths than "
-                f"an "
+                f"no seeds are sent to {self._shown}: a resumed run, or a replay, samples other paths than an "
                 "uninterrupted run"
             )
 
@@ -160,18 +154,19 @@ class OpenAILanguageModel(TokenText):
         full = without_room(started, self.positions)
         if progress is not None and full:
             progress(sum(len(seeds[index]) for index in full), 0)
-        bodies = []
+        requests: list[Request] = []
         for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
             if index in full:
                 continue
             room = min(parameters.max_tokens, self.positions - len(prompt))
             asked = self._request(prompt, max_tokens=room, **settings)
+            tokens = len(prompt) + room
             if self._send_seeds:
-                bodies += [{**asked, "seed": seed} for seed in row]
+                requests += [Request({**asked, "seed": seed}, (seed,), tokens) for seed in row]
             elif parameters.temperature == 0:  # vLLM refuses several greedy continuations in one request
-                bodies += [asked] * len(row)
+                requests += [Request(asked, (seed,), tokens) for seed in row]
             elif row:
-                bodies.append({**asked, "n": len(row)})
+                requests.append(Request({**asked, "n": len(row)}, tuple(row), len(prompt) + room * len(row)))
 
         def read(answer: Mapping[str, Any]) -> list[Generation]:
             choices = self._choices(answer)
@@ -182,13 +177,13 @@ class OpenAILanguageModel(TokenText):
                 progress(len(drawn), sum(len(path.token_ids) for path in drawn))
             return drawn
 
-        def failed(error: _Unanswered, body: Mapping[str, Any]) -> list[Generation]:
-            rows = body.get("n", 1)
+        def failed(error: Unanswered, request: Request) -> list[Generation]:
+            rows = (request.body or {}).get("n", 1)
             if progress is not None:
                 progress(rows, 0)
             return [error.result] * rows
 
-        drawn = iter(self._complete(bodies, read, failed, self._choices))
+        drawn = iter(self._complete(requests, read, failed, self._choices, none_failed))
         paths = []
         for index, row in enumerate(seeds):
             if index in full:
@@ -250,17 +245,20 @@ class OpenAILanguageModel(TokenText):
         if self.cannot_score:
             raise ModelError(self.cannot_score)
         started = [self.started(context) for context in contexts]
-        bodies = {
-            index: self._request(
-                [*started[index], *continuation], max_tokens=1, temperature=0.0, prompt_logprobs=most
+        requests = {
+            index: Request(
+                self._request(
+                    [*started[index], *continuation], max_tokens=1, temperature=0.0, prompt_logprobs=most
+                ),
+                tokens=len(started[index]) + len(continuation) + 1,
             )
             for index, continuation in enumerate(continuations)
             if 0 < len(continuation) < self.positions - len(started[index])
         }
         read = self._prompt_logprobs
-        answers = self._complete([*bodies.values()], read, lambda error, body: [], read)
+        answers = self._complete([*requests.values()], read, lambda error, request: [], read)
         places: list[list[Any]] = [[{}] * len(continuation) for continuation in continuations]
-        for index, found in zip(bodies, answers, strict=True):
+        for index, found in zip(requests, answers, strict=True):
             places[index] = found[len(started[index]) :] or places[index]
         return places
 
@@ -281,7 +279,7 @@ class OpenAILanguageModel(TokenText):
         """Do nothing, since the model is on the server."""
 
     def _request(self, prompt: Sequence[int], **settings: Any) -> dict[str, Any]:
-        asked: dict[str, Any] = {"model": self._name, "logprobs": 0, **settings}
+        asked: dict[str, Any] = {"logprobs": 0, **settings}
         if self._takes_ids:
             return {**asked, "prompt": list(prompt), "return_token_ids": True}
         return {**asked, "prompt": self.tokenizer.decode(list(prompt))}
@@ -333,7 +331,7 @@ class OpenAILanguageModel(TokenText):
     def _choices(self, answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         choices: list[Mapping[str, Any]] = answer.get("choices") or []
         if not choices or "text" not in choices[0]:
-            raise _Unanswered(
+            raise Unanswered(
                 f"the server at {self._shown} answered without a completion: does it speak /completions?",
                 Generation.without_text("failed", "the server answered without a completion"),
             )
@@ -346,7 +344,7 @@ class OpenAILanguageModel(TokenText):
         ids = [self.end_token_id] * 2
         asked = self._request(ids, max_tokens=1, temperature=0.0, prompt_logprobs=0)
         try:
-            self._complete([asked], self._prompt_logprobs)
+            self._complete([Request(asked)], self._prompt_logprobs)
         except ModelError as error:
             return str(error)
         return None
@@ -354,16 +352,36 @@ class OpenAILanguageModel(TokenText):
     def _prompt_logprobs(self, answer: Mapping[str, Any]) -> list[Any]:
         places = self._choices(answer)[0].get("prompt_logprobs")
         if not places:
-            raise _Unanswered(
+            raise Unanswered(
                 f"the server at {self._shown} returns no log-probabilities of prompts, so it cannot score",
                 Generation.without_text("failed", "the server returned no log-probabilities of the prompt"),
             )
         return list(places)
 
-    def _served_name(self, served: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    def _find_served(self, folder: Path) -> str | None:
+        """Note under which name each server has the model, and return the owner that the first one names.
+
+        Raises ModelUnavailable if no server answers; one that does not is left out for a while.
+        """
+        owner: str | None = None
+        for server in self._remote.servers:
+            asked = Request(None, method="GET", route="/models")
+            try:
+                (served,) = self._remote.only(server).run([asked], lambda answer: answer.get("data") or [])
+            except ModelUnavailable as error:
+                if server is self._remote.servers[-1] and not self._names:
+                    raise
+                _log.warning(f"{error}; it is left out for a while")
+                continue
+            if not self._names:
+                owner = served[0].get("owned_by") if served else None
+            self._names[server.url] = self._served_name(server.shown, served, folder)
+        return owner
+
+    def _served_name(self, shown: str, served: Sequence[Mapping[str, Any]], folder: Path) -> str:
         """Return the name of the served model that is this folder, or the name of the only model."""
         if not served:
-            raise ModelError(f"the server at {self._shown} serves no model")
+            raise ModelError(f"the server at {shown} serves no model")
         for model in served:
             root = Path(str(model.get("root") or model["id"]))
             if root.is_dir() and model_id(root) == self.model_id:
@@ -372,154 +390,49 @@ class OpenAILanguageModel(TokenText):
         if not unknown:
             names = ", ".join(str(model["id"]) for model in served)
             raise ModelError(
-                f"the server at {self._shown} serves {names}, not the model in {folder}: "
+                f"the server at {shown} serves {names}, not the model in {folder}: "
                 f"start it again with `vllm serve {folder}`"
             )
         return unknown[0]
 
     def _complete(
         self,
-        bodies: Sequence[dict[str, Any]],
+        requests: Sequence[Request],
         read: Callable[[Mapping[str, Any]], Answer],
-        failed: Callable[[_Unanswered, Mapping[str, Any]], Answer] | None = None,
+        failed: Callable[[Unanswered, Request], Answer] | None = None,
         check: Callable[[Mapping[str, Any]], Any] = lambda answer: None,
+        keep: Callable[[Answer], bool] = lambda result: True,
     ) -> list[Answer]:
-        """Apply `read` to each completion, in the order of the requests; `failed` and `check` as in `_run`."""
-        return self._run([("POST", "/completions", body) for body in bodies], read, failed, check)
-
-    def _run(
-        self,
-        requests: Sequence[tuple[str, str, dict[str, Any] | None]],
-        read: Callable[[Mapping[str, Any]], Answer],
-        failed: Callable[[_Unanswered, Mapping[str, Any]], Answer] | None = None,
-        check: Callable[[Mapping[str, Any]], Any] = lambda answer: None,
-    ) -> list[Answer]:
-        """Apply `read` to each answer as it arrives.
-
-        `failed` gives the result of a request whose prompt is at fault, as the server answers the same request with
-        the shortest prompt; `check` reads this answer. Raises ModelError for any other failure, and for each one
-        without `failed`.
-        """
-
-        async def ask_all() -> list[Answer]:
-            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            limits = httpx2.Limits(max_connections=self._concurrency)
-            places = asyncio.Semaphore(self._concurrency)
-            async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
-
-                async def one(method: str, route: str, body: dict[str, Any] | None) -> Answer:
-                    async with places:
-                        try:
-                            return read(await self._ask(client, method, route, body))
-                        except _Unanswered as error:
-                            if failed is None or body is None:
-                                raise
-                            check(await self._ask(client, method, route, self._shortest(body)))
-                            return failed(error, body)
-
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        tasks = [group.create_task(one(*request)) for request in requests]
-                except* ModelError as errors:
-                    raise errors.exceptions[0] from None
-                return [task.result() for task in tasks]
-
-        return asyncio.run(ask_all())
+        """Apply `read` to each completion, in the order of the requests; the rest is as in `Remote.run`."""
+        return self._remote.run(requests, read, failed, check, self._shortest, keep)
 
     def _shortest(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request for one token after the shortest prompt, which is otherwise equal."""
         shortest = self._request([self.end_token_id] * 2)
         return {**body, "prompt": shortest["prompt"], "max_tokens": 1, **({"n": 1} if "n" in body else {})}
 
-    async def _ask(
-        self, client: httpx2.AsyncClient, method: str, route: str, body: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_TryAgain),
-            stop=stop_after_attempt(self._attempts),
-            wait=self._wait,
-            reraise=True,
-        )
-        try:
-            async for attempt in retrying:
-                with attempt:
-                    return await self._ask_once(client, method, route, body)
-        except _TryAgain as error:
-            raise _Unavailable(
-                f"the server at {self._shown} failed {self._attempts} times, finally with: {error}. Check "
-                "its log; committed shards are kept, so run again when it answers",
-                Generation.without_text(
-                    "failed", f"the server failed {self._attempts} times, finally with: {error}"
-                ),
-            ) from None
-        raise AssertionError("unreachable")
+    @asynccontextmanager
+    async def _connect(self, server: Server) -> AsyncIterator[Send]:
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx2.Limits(max_connections=self._remote.concurrency)
+        async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None) as client:
 
-    def _wait(self, state: RetryCallState) -> float:
-        """Return the wait that the server requested, or one that grows with each failure, with jitter."""
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, _TryAgain) else None
-        drawn = wait_random_exponential(multiplier=FIRST_WAIT, max=_LONGEST_WAIT)(state)
-        return drawn if asked is None else min(asked, _LONGEST_WAIT) + drawn
+            async def send(request: Request) -> dict[str, Any]:
+                named = {"model": self._names.get(server.url) or next(iter(self._names.values()), "")}
+                body = None if request.body is None else {**named, **request.body}
+                repeated = {"Idempotency-Key": self._remote.key_of(request)} if self._remote.journal else {}
+                try:
+                    response = await client.request(
+                        request.method, server.url + request.route, json=body, headers=repeated
+                    )
+                except httpx2.InvalidURL as error:
+                    raise ModelError(f"{server.shown} is not the address of a server: {error}") from None
+                except httpx2.TransportError as error:
+                    raise TryAgain(f"{type(error).__name__}: {error}") from None
+                check_status(server, response.status_code, response.text, response.headers, self._key)
+                return json_object(response.content)
 
-    async def _ask_once(
-        self, client: httpx2.AsyncClient, method: str, route: str, body: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(self._deadline):
-                response = await client.request(method, self._url + route, json=body)
-        except TimeoutError:
-            raise _TryAgain(f"no answer within {self._deadline:g} s") from None
-        except httpx2.InvalidURL as error:
-            raise ModelError(f"{self._shown} is not the address of a server: {error}") from None
-        except httpx2.TransportError as error:
-            raise _TryAgain(f"{type(error).__name__}: {error}") from None
-        if response.status_code in _BUSY or response.status_code >= 500:
-            raise _TryAgain(
-                f"status {response.status_code}", after=_seconds(response.headers.get("retry-after"))
-            )
-        if response.status_code >= 300:
-            said = " ".join(response.text.split())
-            if self._key:
-                said = said.replace(self._key, "***")
-            refusal = f"refused with status {response.status_code}: {said[:300]}"
-            message = f"the server at {self._shown} {refusal}"
-            if response.status_code in _REFUSED:
-                raise _Unanswered(message, Generation.without_text("refused", f"the server {refusal}"))
-            raise ModelError(message)
-        try:
-            answer = response.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise _TryAgain("an answer that is not JSON") from None
-        if not isinstance(answer, dict):
-            raise _TryAgain("an answer that is no JSON object")
-        return answer
-
-
-class _Unanswered(ModelError):
-    """A request that failed finally; `result` is that of its row, if the prompt is at fault."""
-
-    def __init__(self, message: str, result: Generation) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class _Unavailable(_Unanswered, ModelUnavailable):
-    """A request that the server did not answer in any attempt."""
-
-
-class _TryAgain(Exception):
-    """A failure that may be temporary; `after` is the requested wait in seconds."""
-
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.after = after
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header is not None else None
-    except ValueError:
-        return None
+            yield send
 
 
 def _padded(paths: Sequence[Generation], count: int) -> list[Generation]:
@@ -528,6 +441,6 @@ def _padded(paths: Sequence[Generation], count: int) -> list[Generation]:
     return [*paths, *[missing] * (count - len(paths))][:count]
 
 
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
+def _price(prices: Mapping[str, float], answer: Mapping[str, Any]) -> float:
+    usage = answer.get("usage") or {}
+    return cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, prices)

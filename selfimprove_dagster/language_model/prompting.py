@@ -117,13 +117,18 @@ def prompting_of(
     arguments: Mapping[str, Any] | None = None,
     thinking: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    is_provided: bool = False,
 ) -> Prompting:
     """Return how the model at `path` is asked; `auto` is chat if its tokenizer has a chat template.
 
-    `template` is a file, or the word `training`. Raises ModelError for a missing model or file, a file that is no
+    `template` is a file, or the word `training`. A model that a provider has (`is_provided`) is asked in messages, or
+    with one message for a text. Raises ModelError for a missing model or file, a file that is no
     template, `chat` without a template, settings of conversations where the model reads text, and arguments that the
     template does not read.
     """
+    marks = Thinking(**thinking) if thinking else THINKING
+    if is_provided:
+        return Prompting(mode != "text", system if mode != "text" else "", thinking=marks)
     own = template or (
         mode != "text" and has_chat_template(model_folder(path, trust_remote_code=trust_remote_code))
     )
@@ -154,7 +159,7 @@ def prompting_of(
         system,
         source,
         json.dumps(dict(arguments or {}), sort_keys=True),
-        Thinking(**thinking) if thinking else THINKING,
+        marks,
     )
 
 

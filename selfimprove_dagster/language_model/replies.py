@@ -135,11 +135,12 @@ def read_reply(text: str, template: Mapping[str, Any]) -> Reply:
     except (ValueError, KeyError, TypeError, RecursionError):
         return Reply("", (_unreadable(text),))
     calls = found.get("tool_calls") or []
-    read = tuple(map(_call, calls if isinstance(calls, list) else [calls]))
+    read = tuple(map(read_call, calls if isinstance(calls, list) else [calls]))
     return Reply(str(found.get("content") or "").strip(), read)
 
 
-def _call(found: Any) -> WrittenCall:
+def read_call(found: Any) -> WrittenCall:
+    """Return a call as the OpenAI protocol has it: a function with a name, and arguments as JSON or as text."""
     function = found.get("function", found) if isinstance(found, Mapping) else found
     if not isinstance(function, Mapping):
         return _unreadable(str(function))

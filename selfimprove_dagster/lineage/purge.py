@@ -17,6 +17,7 @@ from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import held, read_parquet
 from selfimprove_dagster.lake.revocations import Revocation, edges_of, fall, now
+from selfimprove_dagster.language_model.paid import Journal
 
 TELLING = 24
 """Minimum length, in characters, of a text that is searched for after the purge."""
@@ -72,6 +73,7 @@ def purge(lake: Lake, revocation: Revocation) -> Purged:
             with lake.writer(registry.table_of(manifest), manifest.activity) as writer:
                 writer.rewrite_without(lake.manifest(manifest.table, manifest.partition), ids)
     leftovers = _remove_leftovers(lake)
+    Journal.of_home().clear()  # its answers do not name what they were made from
     lake.refresh_catalog()
     remainders = list(_remainders(lake, sorted(texts)))
     if "purged" not in revocation.events:

@@ -216,12 +216,21 @@ def _batches(drawn: _Drawn, alone: bool) -> Iterator[tuple[SamplingParameters, l
 def _open(home: Home, activity: Activity) -> LanguageModel:
     """Open the recorded model with the recorded options, or else with those of the experiment."""
     from selfimprove_dagster.language_model.folder import model_folder
+    from selfimprove_dagster.language_model.provider import provider_id
     from selfimprove_dagster.language_model.weights import is_model, model_id
     from selfimprove_dagster.pruned import check_weights
     from selfimprove_dagster.training.folders import DETERMINANTS
 
     about, path = activity.about, activity.about["model_path"]
     options = _options(home, activity)
+    if options["engine"] == "chat":
+        asked = {name: options[name] for name in ("url", "api", "snapshot", "request")}
+        if provider_id(path, **asked) != activity.model_id:
+            raise ModelError(
+                f"{path} at another address, or with another snapshot or request, generated these paths "
+                f"({activity.model_id}): set model.server.url, model.chat.snapshot and model.chat.request back"
+            )
+        return open_language_model(path, **options, keep_answers=False)
     check_weights(path)
     try:
         folder = model_folder(path)
@@ -248,7 +257,7 @@ def _open(home: Home, activity: Activity) -> LanguageModel:
 
 def _options(home: Home, activity: Activity) -> dict[str, Any]:
     recorded = dict(activity.about.get("engine_options", {}))
-    if recorded and recorded["engine"] != "openai":
+    if recorded and recorded["engine"] not in ("openai", "chat"):
         return recorded
     # Options that are not recorded come from the experiment: a server's address, or all of them in old lakes.
     section = home.experiment(activity.partition["experiment"]).model

@@ -18,6 +18,7 @@ from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.rules import finished_iterations
 from selfimprove_dagster.table import is_measured
 from selfimprove_dagster.text import percent
+from selfimprove_dagster.work.budget import dollars
 from selfimprove_dagster.work.progress import duration
 
 _WRITTEN = ("completion", "chosen", "output")
@@ -31,7 +32,7 @@ class MethodSummary:
     `before` and `after` are the held-out accuracies of the initial model and of the latest champion; `change`
     is the difference on the same questions with its 95% interval. A method that trains no model declares what
     it compares, and `way` names it. `distinct` is the share of distinct word 4-grams in the training text.
-    `dropped` counts the dropped candidates by rule, in descending order.
+    `dropped` counts the dropped candidates by rule, in descending order. `money` are the dollars paid to providers.
     """
 
     experiment: str
@@ -48,6 +49,7 @@ class MethodSummary:
     examples: int
     distinct: float | None
     dropped: tuple[tuple[str, int], ...]
+    money: float = 0.0
 
 
 def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
@@ -94,6 +96,7 @@ def summarise(lake: Lake, experiment: Experiment) -> MethodSummary:
         examples=sum(map(len, datasets)),
         distinct=distinct_ngram_share(written) if written else None,
         dropped=tuple(dropped.most_common()),
+        money=sum(one.money for one in finished),
     )
 
 
@@ -128,6 +131,19 @@ HEADINGS = (
 )
 
 
+COST = "cost"
+"""The heading of the column that is there if something was paid; it precedes the last one."""
+
+
+def side_by_side(summaries: Sequence[MethodSummary]) -> list[list[str]]:
+    """Return the headings, and the `cells` of each summary, with the cost if something was paid."""
+    rows = [[*HEADINGS], *map(cells, summaries)]
+    if any(one.money for one in summaries):
+        for row, cost in zip(rows, [COST, *(dollars(one.money) for one in summaries)], strict=True):
+            row.insert(-1, cost)
+    return rows
+
+
 def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
     """Return a summary as texts, one per heading; of the rules, only those with the most drops."""
     change = "–"
@@ -152,6 +168,7 @@ def cells(one: MethodSummary, most_rules: int = 3) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return the `cells` of summaries as a table; they are numbers and checked names and need no escaping."""
-    lines = (HEADINGS, ["---"] * len(HEADINGS), *rows)
+    """Return rows of `side_by_side` as a table; they are numbers and checked names and need no escaping."""
+    headings, *others = rows
+    lines = (headings, ["---"] * len(headings), *others)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -28,6 +28,7 @@ class IterationSummary:
     tokens: int
     seconds: float
     model_seconds: float = 0.0
+    money: float = 0.0
     decided_by: str = ""
     words: tuple[str, str] = ("candidates", "kept")
 
@@ -71,7 +72,7 @@ def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Co
     if not finished:
         return Continue(0, after="start")
     last = finished[-1]
-    spent = sum((Spent(summary.tokens, summary.model_seconds) for summary in finished), Spent())
+    spent = sum((Spent(one.tokens, one.model_seconds, one.money) for one in finished), Spent())
     hours = sum(summary.seconds for summary in finished) / 3600
     share = last.share
     unpromoted = 0
@@ -119,6 +120,7 @@ def _together(turns: Sequence[IterationSummary]) -> IterationSummary:
         tokens=sum(one.tokens for one in turns),
         seconds=sum(one.seconds for one in turns),
         model_seconds=sum(one.model_seconds for one in turns),
+        money=sum(one.money for one in turns),
         decided_by=turns[-1].decided_by,
     )
 
@@ -176,6 +178,7 @@ def finished_iterations(
                 tokens=spent.tokens,
                 seconds=sum(map(_seconds, abouts)),
                 model_seconds=spent.model_seconds,
+                money=spent.money,
                 decided_by=stages[end].activity.id,
                 words=yields.words if yields else IterationSummary.words,
             )

@@ -33,10 +33,12 @@ def _no_empty_text(subject: Subject) -> Evidence:
 def _logprobs_match_tokens(subject: Subject) -> Evidence:
     logprob = pl.element()
     fine = (logprob.is_finite() & (logprob <= ROUNDING)).fill_null(False)
+    given, logprobs = pl.col("token_ids").list.len(), pl.col("logprobs").list.len()
+    # A provider's model has no token ids, and log-probabilities only if the provider gives them.
     rows = subject.columns("id", "token_ids", "logprobs").select(
         "id",
-        tokens=pl.col("token_ids").list.len(),
-        logprobs=pl.col("logprobs").list.len(),
+        tokens=pl.when(given > 0).then(given).otherwise(logprobs),
+        logprobs=logprobs,
         wrong_values=pl.col("logprobs").list.eval((~fine).cast(pl.UInt32)).list.sum(),
     )
     return Evidence(

@@ -12,7 +12,7 @@ from selfimprove_dagster.experiment.opening import models_of, opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model, promise_of
-from selfimprove_dagster.language_model.base import check_scores
+from selfimprove_dagster.language_model.base import check_chooses, check_scores
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
@@ -44,25 +44,27 @@ def check_engines(home: Home, experiment: Experiment) -> Iterator[Finding]:
                 "prompts.structure needs llguidance with the engine transformers: install the extra "
                 "`selfimprove_dagster[structured]`"
             )
-        if section.engine == "openai":
+        if section.is_provided or section.engine == "openai":
             yield from _served(home, experiment, section)
 
 
 def _served(home: Home, experiment: Experiment, section: ModelSection) -> Iterator[Finding]:
-    """Open the model of a server and close it again.
+    """Open the model of a server or of a provider and close it again.
 
     A server serves one model, and within an iteration several take turns: the experiment's own server is asked only
     before an iteration, for the model that generates.
     """
-    judges = section is not experiment.model or experiment.decided_in == JUDGED
-    path = section.path if section is not experiment.model else _generator(home, experiment)
+    own = section is experiment.model
+    path = _generator(home, experiment) if own else section.path
     if path is None:
         return
     options = opening_options(section, path) | {"attempts": ATTEMPTS}
     try:
         with closing(open_language_model(path, **options)) as model:
-            if experiment.scores or judges:
+            if own and experiment.scores is True:
                 check_scores(model)
+            elif not own or experiment.scores or experiment.decided_in == JUDGED:
+                check_chooses(model)
     except SelfImproveError as error:
         yield Finding(str(error))
 

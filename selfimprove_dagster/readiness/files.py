@@ -20,13 +20,10 @@ from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
 
-WITH_FOLDER = ("transformers", "vllm", "openai")
-"""The engines whose models have a folder on this machine, with a tokenizer and weights."""
-
 
 def local_models(experiment: Experiment) -> list[ModelSection]:
     """Return the models of an experiment that have a folder on this machine."""
-    return [one for one in models_of(experiment) if one.engine in WITH_FOLDER]
+    return [one for one in models_of(experiment) if not one.is_provided]
 
 
 def check_files(home: Home, experiment: Experiment) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.folder import model_folder, positions_of
 from selfimprove_dagster.language_model.prompting import prompting_of
-from selfimprove_dagster.readiness.files import WITH_FOLDER
 from selfimprove_dagster.readiness.finding import Finding
 
 
@@ -44,8 +43,7 @@ def check_lengths(home: Home, experiment: Experiment) -> Iterator[Finding]:
                     f"context; set it below {room:,}, with room for the prompt"
                 )
         elif name == "max_length" and name in owner.model_fields_set and owner is not experiment.model.vllm:
-            is_local = experiment.model.engine in WITH_FOLDER
-            positions = _positions(experiment.model) if is_local else sys.maxsize
+            positions = sys.maxsize if experiment.model.is_provided else _positions(experiment.model)
             if value > positions:
                 yield Finding(
                     f"{where} is {value:,}, but the model has {positions:,} positions: longer examples are left out",
@@ -55,7 +53,7 @@ def check_lengths(home: Home, experiment: Experiment) -> Iterator[Finding]:
 
 def check_asks(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem for each prompt that has no room for its item, or whose demonstrations a stop string ends."""
-    asks = registry.method(experiment.method).asks if experiment.model.engine in WITH_FOLDER else None
+    asks = None if experiment.model.is_provided else registry.method(experiment.method).asks
     for ask in asks(experiment, registry.prompts(experiment)) if asks else ():
         (length,) = _lengths(experiment.model, [ask.prompt])
         room = context_of(experiment.model)
@@ -81,7 +79,7 @@ def check_asks(home: Home, experiment: Experiment) -> Iterator[Finding]:
 
 def context_of(section: ModelSection) -> int:
     """Return how many tokens prompt and completion may have together with the section's engine, as far as known."""
-    if section.engine not in WITH_FOLDER:
+    if section.is_provided:
         return sys.maxsize
     positions = _positions(section)
     if section.engine == "vllm" and section.vllm.max_length is not None:

@@ -109,8 +109,8 @@ def chat_with_tools(
         drawn = model.generate(asked, [[0]] * len(asked), limited)
         pending: list[tuple[int, _Chat, tuple[WrittenCall, ...]]] = []
         for (number, chat), (turn,) in zip(active, drawn, strict=True):
-            reply = model.read_reply(turn.token_ids)
-            chat.tokens += len(turn.token_ids)
+            reply = turn.reply or model.read_reply(turn.token_ids)
+            chat.tokens += turn.tokens
             chat.finish_reason, chat.problem = turn.finish_reason, turn.problem
             chat.text = reply.text if reply.calls else turn.text
             if not reply.calls or len(chat.calls) >= most_calls:

@@ -48,6 +48,9 @@ def _overspent(budget: BudgetSection, spent: Spent) -> _Overspent | None:
     if budget.model_seconds is not None and spent.model_seconds >= budget.model_seconds:
         reason = f"model time spent: {spent.model_seconds:,.1f} of {budget.model_seconds:,.1f} seconds"
         return _Overspent(reason, remedy.format("model_seconds"))
+    if budget.money is not None and spent.money >= budget.money:
+        reason = f"money spent: {dollars(spent.money)} of {dollars(budget.money)}"
+        return _Overspent(reason, remedy.format("money"))
     return None
 
 
@@ -64,4 +67,19 @@ def _seconds(about: Mapping[str, Any]) -> float:
 
 
 def _spent(about: Mapping[str, Any]) -> Spent:
-    return Spent(int(about.get("tokens", 0)), float(about.get("model_seconds", 0.0)))
+    return Spent(
+        int(about.get("tokens", 0)), float(about.get("model_seconds", 0.0)), float(about.get("money", 0.0))
+    )
+
+
+def money_line(lake: Lake, experiment: Experiment) -> str:
+    """Return what the answers of an experiment cost so far, and its limit, in words; empty if nothing is paid."""
+    spent, limit = _committed(lake, experiment).money, experiment.budget.money
+    if not spent and limit is None:
+        return ""
+    return f"cost so far: {dollars(spent)}" + (f" of {dollars(limit)}" if limit is not None else "")
+
+
+def dollars(money: float) -> str:
+    """Format an amount of money, with more places for less than a dollar."""
+    return f"${money:,.2f}" if money >= 1 or money == 0 else f"${money:,.4f}"

@@ -18,6 +18,7 @@ from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts
@@ -201,10 +202,13 @@ def in_shards(
                 continue
             allowance.check(spent, report.so_far)
             started, tokens, before, kept = time.monotonic(), report.tokens, report.done, report.so_far
+            PAID.begin()
+            paid = PAID.money
             made = work(items[part], report)
             if report.done == before:  # work on columns reports nothing on its way
                 report.advance(units[index])
-            took = Spent(report.tokens - tokens, round(time.monotonic() - started, 3))
+            seconds = round(time.monotonic() - started, 3)
+            took = Spent(report.tokens - tokens, seconds, round(PAID.money - paid, 9))
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
             failures.add(rows)
             if failures.may_pass(rows):
@@ -213,6 +217,7 @@ def in_shards(
                 except TooManyFailed as error:
                     raise TooManyUnanswered(str(error)) from None
             writer.write_shard(index, rows, spent=took if timed else None)
+            PAID.settle()
             spent += took
             failures.check(expected, report.so_far)
         failures.check(failures.rows, report.so_far)
@@ -287,6 +292,7 @@ def completer(
                 parents=list(request.parents),
                 measures={
                     "logprobs": path.logprobs,
+                    "served": path.served,
                     **({} if "problem" in added else {"problem": path.problem}),
                 },
                 sample_index=sample,

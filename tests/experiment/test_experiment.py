@@ -296,6 +296,51 @@ def test_a_wrong_field_of_a_tool_is_answered_with_those_that_exist(tmp_path: Pat
     assert "annotation.tools.Calculator.position: there is no such field; allowed here: calls, " in said
 
 
+PROVIDED = {"path": "gpt-4o-mini", "engine": "chat", "server": {"url": "https://api.openai.com/v1"}}
+
+
+def test_a_provider_s_model_can_judge_and_answer_tools_but_not_be_trained(tmp_path: Path) -> None:
+    assert "model.engine is chat, and lmsi trains the model" in complaint(
+        tmp_path, yaml.safe_dump({**SMALLEST, "model": PROVIDED})
+    )
+    judged = load(tmp_path, method="rlaif", judge={"model": PROVIDED})
+    assert judged.judge.model.path == "gpt-4o-mini" and judged.judge.model.is_provided
+    tools = {"names": ["QA"], "answered_by": PROVIDED}
+    experiment = load(tmp_path, method="toolformer", tools=tools)
+    assert isinstance(experiment, ToolformerExperiment) and experiment.answering_model is not None
+    assert experiment.answering_model.path == "gpt-4o-mini" and experiment.answering_model.is_provided
+    other = load(tmp_path, method="toolformer", tools={"names": ["QA"], "answered_by": "./other"})
+    assert isinstance(other, ToolformerExperiment) and other.answering_model is not None
+    assert other.answering_model == other.model.model_copy(update={"path": f"{tmp_path}/other"})
+    assert load(tmp_path, method="refinement", model=PROVIDED).model.path == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"template": "training"}, "the engine chat sends messages, which the provider renders"),
+        ({"prompting": "text", "system": "Be brief."}, "a prompt in plain text has no system text"),
+        ({"prices": {"input": 1.0}}, "model.prices.output"),
+        ({"server": {"url": []}}, "model.server.url"),
+    ],
+)
+def test_what_a_provider_s_model_does_not_have_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    assert said in complaint(
+        tmp_path, yaml.safe_dump({**SMALLEST, "method": "refinement", "model": {**PROVIDED, **changes}})
+    )
+
+
+def test_a_limit_of_money_needs_prices(tmp_path: Path) -> None:
+    budget = {"budget": {"money": 5.0}}
+    assert "budget.money limits what models cost, and none has prices" in complaint(
+        tmp_path, yaml.safe_dump({**SMALLEST, **budget})
+    )
+    priced = {**PROVIDED, "prices": {"input": 0.15, "output": 0.6}}
+    assert load(tmp_path, method="rlaif", judge={"model": priced}, **budget).budget.money == 5.0
+
+
 def test_a_structure_is_in_the_file_or_in_one_next_to_it(tmp_path: Path) -> None:
     schema = {"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}}
     given = {"zero_shot_cot": {"json_schema": schema}, "few_shot_cot": {"json_schema": "schema.json"}}

@@ -20,7 +20,7 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.experiment.sections import ModelSection, ServerSection
-from selfimprove_dagster.language_model import open_language_model, openai_engine
+from selfimprove_dagster.language_model import open_language_model, remote
 from selfimprove_dagster.language_model.base import SamplingParameters
 from selfimprove_dagster.language_model.folder import positions_of
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -494,3 +494,39 @@ def test_a_continuation_that_cannot_be_scored_has_no_numbers(server: Server) -> 
     assert model.among_likeliest([[5], [666]], [[8], [9]], 8, 1) == [[True], [False]]
     likely = model.option_probabilities([[5], [666]], [[8], [9]])
     assert likely[0] == [0.5, 0.5] and np.isnan(likely[1]).all()
+
+
+# ---- several servers, and answers that cost money -------------------------------------------------------
+
+
+def test_a_server_that_is_down_is_left_out_if_another_has_the_model(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = open_language_model(
+        embedded.BASE_MODEL, engine="openai", url=["http://127.0.0.1:9/v1", server.url], attempts=2
+    )
+    assert "it is left out for a while" in caplog.text
+    drawn = model.generate([[5]] * 4, [[1], [2], [3], [4]], PARAMETERS)
+    assert [path.text for (path,) in drawn] == [" 1", " 2", " 3", " 4"]
+    with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:9/v1 failed 2 times"):
+        open_language_model(
+            embedded.BASE_MODEL,
+            engine="openai",
+            url=["http://127.0.0.1:7/v1", "http://127.0.0.1:9/v1"],
+            attempts=2,
+        )
+
+
+def test_answers_that_cost_money_are_stored(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SELFIMPROVE_HOME", str(tmp_path))
+    model = opened(server, prices={"input": 1.0, "output": 2.0})
+    first = model.generate([[5], [6]], [[1], [2]], PARAMETERS)
+    assert (
+        opened(server, prices={"input": 1.0, "output": 2.0}).generate([[5], [6]], [[1], [2]], PARAMETERS)
+        == first
+    )
+    assert server.bodies == []
+    opened(server).generate([[5]], [[1]], PARAMETERS)
+    assert len(server.bodies) == 1, "without prices nothing is stored or read"

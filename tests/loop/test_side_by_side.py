@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from markdown_it import MarkdownIt
 from selfimprove_dagster.evaluation.measurement import PairedComparison
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import Draft
-from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, summarise
+from selfimprove_dagster.loop.comparison import HEADINGS, cells, markdown, side_by_side, summarise
 from selfimprove_dagster.methods.lmsi.tables import DECISIONS, EVALUATION, FILTERED_DATASET, PROMOTION
 
 EXAM: dict[str, Any] = dict.fromkeys(EVALUATION.content)
@@ -89,8 +90,10 @@ def test_what_was_learnt_and_what_was_dropped(lake: Lake, tmp_path: Path) -> Non
     shown = cells(one)
     assert shown[0] == "demo: lmsi" and shown[-1] == "vote_share 2, duplicate 1"
     assert "10.0% → 10.0%" in shown
-    table = MarkdownIt("gfm-like", {"linkify": False}).render(markdown([shown]))
+    table = MarkdownIt("gfm-like", {"linkify": False}).render(markdown(side_by_side([one])))
     assert table.count("<th>") == table.count("<td>") == len(HEADINGS) and "<td>10.0% → 10.0%</td>" in table
+    paid = side_by_side([one, replace(one, money=1.5)])
+    assert [row[-2] for row in paid] == ["cost", "$0.00", "$1.50"] and paid[1][-1] == shown[-1]
 
 
 def test_an_experiment_that_never_ran_is_empty(lake: Lake, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from selfimprove_dagster.families.dialogues.constitution import Constitution, Pr
 from selfimprove_dagster.families.judging.comparing import Pair, compare_pairs, expected_ratings
 from selfimprove_dagster.families.judging.preferences import PAIR, aggregate
 from selfimprove_dagster.families.judging.settings import JudgeSection
-from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_scores
+from selfimprove_dagster.language_model.base import LanguageModel, Progress, check_chooses
 from selfimprove_dagster.language_model.options import Unscored
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Row
@@ -70,7 +70,7 @@ class ExamJudge:
         that could not be made, such as on an answer that is too long for the judge, is wrong with a `problem`. Raises
         ModelError if the judge's engine cannot give the probabilities of its options.
         """
-        check_scores(model)
+        check_chooses(model)
         first = next(iter(answers.values()), [])
         judged = (
             self._rated(model, answers) if self.section.by == "rating" else self._compared(model, answers)

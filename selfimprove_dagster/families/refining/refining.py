@@ -230,6 +230,7 @@ class _Batch:
                 prompt_token_ids=ids,
                 text=path.text,
                 token_ids=path.token_ids,
+                usage=path.usage,
                 logprobs=path.logprobs,
                 finish_reason=path.finish_reason,
                 seed=seed,

@@ -14,7 +14,7 @@ from selfimprove_dagster.families.refining.ways import (
     OUTCOME,
     SENTENCE_ENDS,
 )
-from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.base import SamplingParameters, Usage
 from selfimprove_dagster.language_model.structure import Structure
 
 
@@ -101,16 +101,19 @@ class Step:
     is_fine: bool | None = None
     error: str | None = None
     problem: str | None = None
+    usage: Usage | None = None
 
     @property
     def tokens_in(self) -> int:
         """Tokens read; none where the model was asked nothing, or refused."""
+        if self.usage:
+            return self.usage.prompt
         return len(self.prompt_token_ids) if self.seed is not None or self.score is not None else 0
 
     @property
     def tokens_out(self) -> int:
         """Tokens drawn."""
-        return len(self.token_ids)
+        return self.usage.completion if self.usage else len(self.token_ids)
 
     def to_json(self) -> dict[str, Any]:
         """What a person wants to know of it, as plain data."""

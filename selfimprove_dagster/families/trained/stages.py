@@ -202,7 +202,7 @@ def _evaluate(
             log=context.log,
             allowance=context.allowance,
         )
-        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+        manifest = writer.commit({"seconds": context.seconds, **spent.recorded})
     shown = {"rejected_evaluation_lines": len(opened.rejected), **report(context, manifest)}
     return _report_evaluation(context, manifest, shown)
 

@@ -241,7 +241,7 @@ def decide(shard: Shard[PitExperiment, _Contested]) -> list[Draft]:
         right = preferred_by_truth(part.met, prompts)
         return [_draft(part.judge, *each) for each in zip(part.met, right, strict=True)]
     models: OneModel = shard.opened
-    model = models.open(part.model, part.path, scores=True)
+    model = models.open(part.model, part.path, scores="options")
     seeds_from = (*shard.seeds_from, part.judge)
     constitution, principles = experiment.constitution.load(), experiment.win_rates.principles
     asking = replace(shard.prompts, prompting=model.prompting)

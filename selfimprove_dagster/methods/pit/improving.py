@@ -120,7 +120,7 @@ class Improver:
                     "text": path.text,
                     "finish_reason": path.finish_reason,
                     "prompt_tokens": len(ids),
-                    "tokens": len(path.token_ids),
+                    "tokens": path.tokens,
                 },
                 parents=[writer, *([Parent(before, "improvement_of")] if before else [])],
                 measures={"gap_reward": None, "tie_reward": tie, "problem": path.problem},

@@ -78,7 +78,7 @@ class RefinementExam(Exam):
             # First answers do not depend on when they are drawn, so that no part has to remember those of another.
             lambda rows, tokens: advance(rows * (part.mode == GREEDY), tokens),
         )
-        cost = [(len(ids), len(path.token_ids)) for ids, path in first]
+        cost = [(path.usage.prompt if path.usage else len(ids), path.tokens) for ids, path in first]
         if part.mode == GREEDY:
             return [
                 {

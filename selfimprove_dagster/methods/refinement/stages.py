@@ -165,7 +165,7 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
             log=context.log,
             allowance=context.allowance,
         )
-        manifest = writer.commit({"seconds": context.seconds, **vars(spent)})
+        manifest = writer.commit({"seconds": context.seconds, **spent.recorded})
     shown = {"rejected_evaluation_lines": len(opened.rejected), "champion": generator.name}
     rows = context.lake.read_columns(manifest, MEASURED)
     return context.result(

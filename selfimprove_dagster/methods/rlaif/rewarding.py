@@ -10,7 +10,7 @@ from typing import Any
 from selfimprove_dagster.families.dialogues.constitution import choose_principle, load_constitution
 from selfimprove_dagster.families.judging.comparing import rate
 from selfimprove_dagster.language_model import open_language_model
-from selfimprove_dagster.language_model.base import check_scores
+from selfimprove_dagster.language_model.base import check_chooses
 from selfimprove_dagster.language_model.prompting import Thinking
 from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
@@ -37,7 +37,7 @@ def reward_by_judge(
     names = [principle.name for principle in principles.principles]
     texts = decoder(written_by, Thinking(**thinking))
     with closing(open_language_model(path, **options)) as judge:
-        check_scores(judge)
+        check_chooses(judge)
         shipped = [Path(file) for file in prompts["shipped"]]
         asking = load_prompts(shipped, judge.prompting, prompts["file"], prompts["stop"])
 

@@ -111,7 +111,7 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(RLAIF_RESPONSE_PAIRS)
     judge = section.model or experiment.model
     path = judge.path if section.model else context.generator.path
-    with context.language_model.open(judge, path, scores=True) as model:
+    with context.language_model.open(judge, path, scores="options") as model:
         verdict = heed_measured_gap(context, experiment.self_knowledge, model.model_id, "probability")
         activity = context.activity(
             inputs=[pool_manifest, drawn_manifest],

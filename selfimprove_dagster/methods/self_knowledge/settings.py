@@ -98,7 +98,7 @@ _TASK_FILES = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_
 class SelfKnowledgeExperiment(Experiment):
     """Whether a model can judge itself: generation against discrimination (Jiang et al., 2404.04298)."""
 
-    scores = True
+    scores = "options"
     ends_with = "discrimination_gap"
     measured_in = "of"
     method: Literal["self_knowledge"] = Field(description="the self-improvement method")

@@ -141,7 +141,7 @@ class ToolExam(Exam):
         drawn = model.generate(prompts, [[0]] * len(texts), silent)
         for text, (path,) in zip(texts, drawn, strict=True):
             answer = _answer(text, path.text)
-            yield {"text": path.text, "tokens": len(path.token_ids), **answer, "problem": path.problem}
+            yield {"text": path.text, "tokens": path.tokens, **answer, "problem": path.problem}
 
     def _write_with_tools(
         self, model: LanguageModel, texts: Sequence[HeldOutText]

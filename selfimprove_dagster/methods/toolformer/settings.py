@@ -16,6 +16,7 @@ from selfimprove_dagster.experiment.sections import (
     FilePath,
     GeneratorSection,
     ModelPath,
+    ModelSection,
     Section,
 )
 from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
@@ -49,8 +50,10 @@ class ToolsSection(Section):
     corpus: FilePath | None = Field(
         None, description="JSON Lines or Parquet of title and text, for WikiSearch; none for ours"
     )
-    answered_by: ModelPath | None = Field(
-        None, description="model behind QA and MT, a folder or hub name; none for the base model"
+    answered_by: ModelPath | ModelSection | None = Field(
+        None,
+        description="model behind QA and MT: a folder or hub name, or a section like `model` for another engine; none "
+        "for the base model",
     )
     time_limit: float = Field(
         10.0, gt=0, description="seconds a call may take of a tool that is not built in"
@@ -171,9 +174,18 @@ class ToolformerExperiment(TrainingExperiment):
         return {**values, "tools": {**tools, "names": [_tool(name, folder) for name in tools["names"]]}}
 
     @property
-    def answering_model(self) -> str | None:
+    def answering_model(self) -> ModelSection | None:
         """The model that QA and MT ask; None where neither is among the tools."""
-        return (self.tools.answered_by or self.model.path) if {"QA", "MT"} & {*self.tools.names} else None
+        if not {"QA", "MT"} & {*self.tools.names}:
+            return None
+        given = self.tools.answered_by
+        if not isinstance(given, str):
+            return given or self.model
+        # A LoRA adapter belongs to the model that is trained.
+        vllm = (
+            self.model.vllm if given == self.model.path else self.model.vllm.model_copy(update={"lora": None})
+        )
+        return self.model.model_copy(update={"path": given, "vllm": vllm})
 
     @property
     def decided_in(self) -> str:

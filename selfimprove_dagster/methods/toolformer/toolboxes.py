@@ -37,7 +37,7 @@ def experiment_tools(
     """
     section, asked = experiment.tools, experiment.answering_model
     with ExitStack() as stack:
-        model = stack.enter_context(open_model(asked)) if open_model and asked else None
+        model = stack.enter_context(open_model(asked.path, asked)) if open_model and asked else None
         tools = open_tools(
             section.names,
             model=model,

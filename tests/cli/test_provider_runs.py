@@ -1,0 +1,168 @@
+"""An experiment whose model a provider has, run by the command line, killed, and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit import provider as kit
+from kit.homes import environment_of, make_home
+from kit.pages import client
+from kit.provider import Provider
+
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.work.budget import dollars
+
+KEY = "sk-planted-0815-4711"
+
+PRICES = {"input": 10.0, "output": 100.0}
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "provided",
+    "method": "refinement",
+    "seeds": {"file": "embedded", "licence": "Apache-2.0"},
+    "responses": {"prompts": 24, "max_tokens": 32, "shard": 16},
+    "refining": {
+        "ways": ["self_refine", "reflexion", "pit"],
+        "rounds": 2,
+        "temperature": 0.7,
+        "max_tokens": 32,
+        "shard": 8,
+    },
+    "evaluation": {"file": "embedded", "difficulty_field": "kind", "licence": "Apache-2.0", "rows": "0:8"},
+    "budget": {"iterations": 1, "money": 5.0},
+}
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with kit.running() as running:
+        running.says = lambda body: f"Answer {sum(map(ord, json.dumps(body['messages']))) % 97} to this."
+        yield running
+
+
+def settings(provider: Provider, **changes: Any) -> dict[str, Any]:
+    model = {
+        "path": "small-1",
+        "engine": "chat",
+        "prices": PRICES,
+        "server": {"url": provider.url, "concurrency": 1, "attempts": 2, "key_variable": "PLANTED_KEY"},
+    }
+    return {**EXPERIMENT, "model": model, **changes}
+
+
+def command(home: Home, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        **environment_of(home),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PLANTED_KEY": KEY,
+        "COLUMNS": "300",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "selfimprove_dagster.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def said(home: Home, *arguments: str) -> str:
+    process = command(home, *arguments)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
+    provider: Provider, tmp_path: Path
+) -> None:
+    home = make_home(tmp_path, settings(provider))
+    running = command(home, "run", "provided")
+
+    def kill(number: int) -> None:
+        if number == 100:
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
+
+    provider.before_answer = kill
+    output, _ = running.communicate(timeout=600)
+    assert running.returncode == -signal.SIGKILL, output
+    answered = dict(provider.answered)
+    assert len(provider.bodies) == 100 and sum(answered.values()) <= 100
+    output += said(home, "run", "provided")
+    assert "cost so far: $" in output
+    assert len(provider.bodies) >= 200
+    assert max(provider.answered.values()) == 1, "paid twice"
+
+    committed = [one.activity.about for one in home.lake.manifests("refinement/*", "provided")]
+    cost = sum(about.get("money", 0.0) for about in committed)
+    assert f"cost so far: {dollars(cost)} of $5.00" in output
+    assert cost == pytest.approx(paid(provider), rel=0.02), "all but the question when the model was opened"
+
+    output += said(home, "status", "provided") + said(home, "compare", "provided")
+    assert dollars(cost) in output.rpartition("experiment")[2]
+    (manifest,) = home.lake.manifests("refinement/raw_generations", "provided")
+    first = home.lake.read_ungated(manifest).row(0, named=True)
+    assert first["served"].startswith("small-1-2026-01-01, fp_1, 2026-") and first["token_ids"] == []
+    output += said(home, "replay", first["id"])
+    with client(home) as visitor:
+        pages = [
+            visitor.get(path).text for path in ("/", "/experiments/provided/0", f"/records/{first['id']}")
+        ]
+    assert "Answer" in pages[2]
+    assert KEY not in output + "".join(pages)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
+
+
+def paid(provider: Provider) -> float:
+    """Return what the answers cost by the provider's own count."""
+    total = 0.0
+    for asked, times in provider.answered.items():
+        body: Mapping[str, Any] = json.loads(asked)
+        tokens_in = sum(len(one["content"].split()) for one in body["messages"])
+        total += times * (tokens_in * PRICES["input"] + len(provider.says(body).split()) * PRICES["output"])
+    return total / 1e6
+
+
+@pytest.mark.slow
+def test_a_money_budget_stops_between_shards_and_poisoned_rows_are_named(
+    provider: Provider, tmp_path: Path
+) -> None:
+    poisoned = tmp_path / "prompts.jsonl"
+    texts = [f"Question number {number}?" for number in range(18)] + ["A filtered one?", "A null one?"]
+    poisoned.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    provider.poisons = {
+        "filtered": kit.message("content_filter", content=""),
+        "null one": kit.message(content=None),
+    }
+    changes = {
+        "seeds": {"file": str(poisoned), "licence": "CC0-1.0"},
+        "responses": {"prompts": 20, "max_tokens": 32, "shard": 10},
+        "tolerance": {"failed_share": 0.2},
+        "budget": {"iterations": 1, "money": 0.0001},
+    }
+    home = make_home(tmp_path, settings(provider, **changes))
+    output = said(home, "run", "provided")
+    assert "stopped: money spent: $0." in output and "raise budget.money" in output
+    asked = len(provider.bodies)
+    (home.experiments / "provided.yaml").write_text(
+        json.dumps(settings(provider, **{**changes, "budget": {"iterations": 1}}))
+    )
+    output = said(home, "run", "provided")
+    assert len(provider.bodies) > asked
+    assert "prompts.jsonl, line 19" in output and "content filter" in output
+    assert "prompts.jsonl, line 20" in output and "returned no text" in output
+    assert "2 prompts could not be continued" in output
