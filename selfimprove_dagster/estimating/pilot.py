@@ -47,7 +47,6 @@ from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.stage import OpensModels, StageContext
-from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.memory import peak_memory
 from selfimprove_dagster.work.shards import Rows, StoredRows
 from selfimprove_dagster.work.spec import Spec
@@ -334,7 +333,7 @@ def _run(stage: Stage, context: PilotContext) -> StageForecast:
         stage.name,
         tokens,
         Range(max(time_of.low, 0.0), max(time_of.high, 0.0)),
-        sum(_bytes(table, one, context.made) for table, one in zip(stage.writes, manifests, strict=True))
+        sum(_bytes(context.lake, one, context.made) for one in manifests)
         + sum(training.kept for training in trainings),
         generates=not trainings,
         scratch=max((training.scratch for training in trainings), default=0.0),
@@ -345,14 +344,27 @@ def _run(stage: Stage, context: PilotContext) -> StageForecast:
     )
 
 
-def _bytes(table: Table, manifest: Manifest, made: Mapping[str, _Made]) -> float:
-    """Return the bytes of a table in an iteration: those of its files without rows, and those of its rows."""
+def _bytes(lake: Lake, manifest: Manifest, made: Mapping[str, _Made]) -> float:
+    """Return the bytes of a table in an iteration: so many per row, and so many per file.
+
+    Both follow from two files, of all rows of the pilot and of half of them.
+    """
     expected = made.get(manifest.activity.id, _Made(1.0, len(manifest.files)))
-    empty = io.BytesIO()
-    build_records(table, [], manifest.activity).write_parquet(empty, compression="zstd")
-    nothing = len(empty.getvalue())
-    rows = max(manifest.bytes - nothing * len(manifest.files), 0)
-    return rows * expected.factor + nothing * expected.files
+    if expected.factor == 1.0 or manifest.rows < 2:
+        return manifest.bytes * expected.factor
+    rows = lake.read_whole(manifest)
+    half = len(rows) // 2
+    some, all_rows = (_size(rows.head(count)) for count in (half, len(rows)))
+    per_row = max(all_rows - some, 0) / (len(rows) - half)
+    per_file = max(all_rows - per_row * len(rows), 0.0)
+    return per_row * len(rows) * expected.factor + per_file * expected.files
+
+
+def _size(rows: pl.DataFrame) -> int:
+    """Return the bytes of a file of the lake with these rows."""
+    file = io.BytesIO()
+    rows.write_parquet(file, compression="zstd")
+    return len(file.getvalue())
 
 
 def _reset_gpu_peak() -> None:
