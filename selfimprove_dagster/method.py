@@ -156,6 +156,10 @@ class Method(Generic[E]):
         """Return whether an iteration ends with a promotion decision."""
         return f"{self.name}/promotion" in self.tables
 
+    def code_version(self, stage: Stage) -> str:
+        """Return the version of a stage that rows record; for an external method it includes its distribution."""
+        return f"{stage.version} of {self.distribution}" if self.distribution else stage.version
+
     def table(self, stage: str) -> Table:
         """Return the table of a stage. Raises MethodError if there is no stage with that name."""
         try:

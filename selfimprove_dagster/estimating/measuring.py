@@ -24,6 +24,7 @@ _GROWTH = 3
 _SHARE = 1 / 6
 _FASTER = 1.15
 _LEAST_ERROR = 0.02
+_MOST_ERROR = 0.5
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ class Piece:
             squares = sum(
                 batch.items * (batch.took.tokens / batch.items - mean) ** 2 for batch in self.batches
             )
-            error = max(2 * sqrt(squares / (len(self.batches) - 1) / self.done) / mean, error)
+            spread = 2 * sqrt(squares / (len(self.batches) - 1) / self.done) / mean
+            error = min(max(spread, _LEAST_ERROR), _MOST_ERROR)
         error = 0.0 if self.done >= self.items else error
-        return Range(total * max(1 - error, 0), total * (1 + error))
+        return Range(total * (1 - error), total * (1 + error))
 
     @property
     def seconds(self) -> Range:

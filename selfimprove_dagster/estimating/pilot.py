@@ -266,6 +266,14 @@ def _part(parts: Sequence[Part], chosen: Sequence[int]) -> Part:
     return Part(parts[0].mode, [questions[at] for at in chosen], round(paths * len(chosen)))
 
 
+@dataclass(frozen=True)
+class PilotStage:
+    """The forecast of a stage, and the activities of its tables in the pilot."""
+
+    forecast: StageForecast
+    activities: Sequence[Activity]
+
+
 def run_pilot(
     home: Home,
     experiment: Experiment,
@@ -273,13 +281,13 @@ def run_pilot(
     models: OpensModels,
     trainer: Any,
     say: Say,
-) -> list[StageForecast]:
+) -> list[PilotStage]:
     """Run the stages of an iteration on a few items in a temporary folder, and return the forecast of each.
 
     `say` takes a line per stage. Raises ExperimentError if a stage fails in the pilot.
     """
-    order = registry.pipeline_order()
-    stages = sorted(registry.method(experiment.method).stages, key=lambda one: order[one.table.name])
+    order, method = registry.pipeline_order(), registry.method(experiment.method)
+    stages = sorted(method.stages, key=lambda one: order[one.table.name])
     made: dict[str, _Made] = {}
     forecasts = []
     with scratch_home(home, experiment, iteration) as scratch:
@@ -290,7 +298,7 @@ def run_pilot(
                 table=stage.table,
                 experiment=experiment,
                 iteration=iteration,
-                code_version=stage.version,
+                code_version=method.code_version(stage),
                 language_model=CountingModels(models),
                 trainer=FewSteps(trainer),
                 reporter=_Silent(),
@@ -306,7 +314,7 @@ def run_pilot(
     return forecasts
 
 
-def _run(stage: Stage, context: PilotContext) -> StageForecast:
+def _run(stage: Stage, context: PilotContext) -> PilotStage:
     """Run a stage, and return its forecast."""
     _reset_gpu_peak()
     begun = time.monotonic()
@@ -329,7 +337,7 @@ def _run(stage: Stage, context: PilotContext) -> StageForecast:
         time_of += training.more_seconds
     peaks = peak_memory()
     money = [one for piece in measured.pieces if (one := piece.money) is not None]
-    return StageForecast(
+    forecast = StageForecast(
         stage.name,
         tokens,
         Range(max(time_of.low, 0.0), max(time_of.high, 0.0)),
@@ -342,6 +350,7 @@ def _run(stage: Stage, context: PilotContext) -> StageForecast:
         at_least=any(piece.is_cut for piece in measured.pieces),
         money=sum(money) if money else None,
     )
+    return PilotStage(forecast, [one.activity for one in manifests])
 
 
 def _bytes(lake: Lake, manifest: Manifest, made: Mapping[str, _Made]) -> float:
