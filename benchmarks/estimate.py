@@ -28,10 +28,12 @@ Figures = dict[str, dict[str, Any]]
 
 def forecast(name: str) -> Figures:
     """What a forecast says of each stage: the ends of tokens and seconds, bytes, memory."""
+    from selfimprove_dagster.cli.estimate import load_like_a_run
     from selfimprove_dagster.estimating.estimate import estimate
     from selfimprove_dagster.home.home import Home
     from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
 
+    load_like_a_run()
     home = Home.from_environment()
     found = estimate(home, home.experiment(name), 0, LanguageModelResource(), TrainerResource(), print)
     return {

@@ -23,6 +23,7 @@ def show_estimate(home: Home, experiment: Experiment) -> None:
         console.print(f"nothing to forecast: {step.reason}", markup=False)
         return
     experiment = home.experiment(experiment.name, step.method)
+    load_like_a_run()
     forecast = estimate(
         home,
         experiment,
@@ -43,6 +44,14 @@ def show_estimate(home: Home, experiment: Experiment) -> None:
     )
     for assumption in forecast.assumed:
         console.print(f"  - {assumption}", markup=False, soft_wrap=True)
+
+
+def load_like_a_run() -> None:
+    """Load what a run has in memory besides its stages: Dagster with all assets, and the library of the checks."""
+    import selfimprove_dagster.definitions
+    from selfimprove_dagster.quality.expectations import Validator
+
+    assert selfimprove_dagster.definitions.defs and Validator()
 
 
 def _table(forecast: Forecast, title: str) -> Table:

@@ -93,21 +93,16 @@ class Piece:
     def seconds(self) -> Range:
         """Return the seconds of all items.
 
-        The higher rate is that of the last batch, the lower one that of its growth against the batch before: it has no
-        share in what every batch takes regardless of its size.
+        The higher rate is that of the last batch, as small ones are slower. The lower one is that of its growth against
+        the batch before: it has no share in what every batch takes regardless of its size.
         """
         last = self.batches[-1]
-        high = last.took.seconds / last.items
-        low = high
-        if len(self.batches) > 1:
+        high = low = last.took.seconds / last.items
+        if self.is_cut and len(self.batches) > 1 and last.items > self.batches[-2].items:
             before = self.batches[-2]
-            if last.items > before.items:
-                further = (last.took.seconds - before.took.seconds) / (last.items - before.items)
-                low = min(max(further, high / 2), high)
-        if not self.is_cut:
-            low = high
-        left = max(self.items - self.done, 0.0)
-        return Range(self.took.seconds + low * left, self.took.seconds + high * left)
+            further = (last.took.seconds - before.took.seconds) / (last.items - before.items)
+            low = min(max(further, high / 2), high)
+        return Range(self.items * low, self.items * high)
 
     @property
     def money(self) -> float | None:

@@ -47,6 +47,7 @@ from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.stage import OpensModels, StageContext
+from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.memory import peak_memory
 from selfimprove_dagster.work.shards import Rows, StoredRows
 from selfimprove_dagster.work.spec import Spec
@@ -107,6 +108,11 @@ class PilotContext(StageContext[Any]):
         chosen = [items[at * len(items) // ENOUGH] for at in range(ENOUGH)] if len(items) > ENOUGH else items
         self.measured.scale = len(items) / max(len(chosen), 1)
         return chosen
+
+    @property
+    def allowance(self) -> Allowance:
+        """Return no limit: a pilot counts towards no budget."""
+        return UNLIMITED
 
     def factor(self, activity: Activity) -> float:
         """Return how many times more items an activity has in an iteration than it finds in the pilot."""
