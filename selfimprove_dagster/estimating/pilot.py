@@ -136,48 +136,51 @@ class PilotContext(StageContext[Any]):
         **how: Any,
     ) -> Spent:
         """Make all shards where no model works, and else those of some rows."""
-        factor = self.factor(writer.activity)
-        if opened is None or not isinstance(items, StoredRows):
+        factor, scale = self.factor(writer.activity), 1.0
+        if opened is not None and isinstance(items, StoredRows) and len(items):
+            groups = _groups(items, together)
+            most = max(round(size * len(groups) / len(items)), 1)
+            work = self._worker(writer, function, opened, beside)
+            batches = grow(len(groups), most, self._batches(writer, items, groups, work, record))
+            scale = len(groups) / sum(one.items for one in batches)
+            is_cut = max(one.items for one in batches) < min(most, len(groups) * factor)
+            piece = Piece(len(groups) * factor, batches, is_cut)
+            spent = writer.spent
+        else:
             more: dict[str, Any] = {**how, "size": size, "together": together, "record": record}
             begun, paid = time.monotonic(), self._paid
             spent = super()._in_shards(writer, items, function, opened, beside=beside, **more)
             took = Took(spent.tokens, time.monotonic() - begun, self._since(paid))
-            self.measured.pieces.append(Piece(factor, [Batch(1, took)]))
-            scale = 1.0
-        else:
-            groups = _groups(items, together)
-            order = random.Random(self.experiment.seed).sample(range(len(groups)), len(groups))
-            work, spent, number = self._worker(writer, function, opened, beside), Spent(), 0
-
-            def batch(part: slice) -> Took:
-                nonlocal spent, number
-                rows = Rows(pl.concat([items[groups[at]].frame for at in sorted(order[part])]))
-                report, begun, paid = _Counted(), time.monotonic(), self._paid
-                made = work(rows, report)  # type: ignore[arg-type]
-                drafts = (
-                    record(number, made) if record else build_records(writer.schema, made, writer.activity)
-                )
-                own = Spent(report.tokens, round(time.monotonic() - begun, 3))
-                writer.write_shard(number, drafts, spent=own)
-                spent, number = spent + own, number + 1
-                return Took(own.tokens, time.monotonic() - begun, self._since(paid))
-
-            rows_per_group = len(items) / max(len(groups), 1)
-            most = max(round(size / max(rows_per_group, 1)), 1)
-            batches = grow(len(groups), most, batch)
-            if not batches:
-                return super()._in_shards(
-                    writer, [], function, opened, beside=beside, size=size, record=record, **how
-                )
-            scale = len(groups) / sum(one.items for one in batches)
-            largest = max(one.items for one in batches)
-            is_cut = largest < min(most, len(groups) * factor)
-            self.measured.pieces.append(Piece(len(groups) * factor, batches, is_cut))
+            piece = Piece(factor, [Batch(1, took)])
+        self.measured.pieces.append(piece)
         files = math.ceil(len(items) * factor / size)
         for activity in (writer.activity, *([beside] if beside else [])):
             self.measured.entered[activity.id] = factor
             self.made[activity.id] = _Made(factor * scale, max(files, 1))
         return spent
+
+    def _batches(
+        self,
+        writer: PartitionWriter,
+        items: StoredRows,
+        groups: Sequence[slice],
+        work: Callable[[Any, Any], Any],
+        record: Callable[[int, Any], pl.DataFrame] | None,
+    ) -> Callable[[slice], Took]:
+        """Return a function that makes a shard of the next groups of rows, in random order."""
+        order = random.Random(self.experiment.seed).sample(range(len(groups)), len(groups))
+
+        def batch(part: slice) -> Took:
+            number, report = len(writer.committed_shards), _Counted()
+            rows = Rows(pl.concat([items[groups[at]].frame for at in sorted(order[part])]))
+            begun, paid = time.monotonic(), self._paid
+            made = work(rows, report)
+            frame = record(number, made) if record else build_records(writer.schema, made, writer.activity)
+            seconds = time.monotonic() - begun
+            writer.write_shard(number, frame, spent=Spent(report.tokens, round(seconds, 3)))
+            return Took(report.tokens, seconds, self._since(paid))
+
+        return batch
 
     def _answers(self, writer: PartitionWriter, exam: Exam, examinees: Sequence[Examinee]) -> Spent:
         """Write the answers of all models to some of the questions in each mode, which are the same for all."""
