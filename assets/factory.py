@@ -97,7 +97,7 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                         table=stage.table,
                         experiment=experiment,
                         iteration=iteration,
-                        code_version=_code_version(method, stage),
+                        code_version=method.code_version(stage),
                         language_model=language_model,
                         trainer=trainer,
                         reporter=context.log,
@@ -126,11 +126,6 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
     return step
 
 
-def _code_version(method: Method[Any], stage: Stage) -> str:
-    """Return the version that rows record; for an external method it includes its distribution."""
-    return f"{stage.version} of {method.distribution}" if method.distribution else stage.version
-
-
 def _specs(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> Iterator[dg.AssetSpec]:
     """Yield the assets of a stage; each depends on the one before."""
     descriptions = [stage.description] if isinstance(stage.description, str) else stage.description
@@ -141,7 +136,7 @@ def _specs(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> Ite
             group_name=method.name,
             deps=before,
             description=description,
-            code_version=_code_version(method, stage),
+            code_version=method.code_version(stage),
             kinds={*stage.kinds},
             owners=_OWNERS,
             metadata=table_metadata(table),

@@ -23,15 +23,15 @@ from selfimprove_dagster.text import plural
 if TYPE_CHECKING:
     from selfimprove_dagster.evaluation.exam import Exams
     from selfimprove_dagster.evaluation.results import Results
-    from selfimprove_dagster.lake.lake import Lake
     from selfimprove_dagster.prompts import Prompts
     from selfimprove_dagster.seeds.kind import Seeds
-    from selfimprove_dagster.training.settings import TrainingOutcome
-    from selfimprove_dagster.work.forecast import Forecast
 
 E = TypeVar("E", bound=Experiment)
 
 Use = Literal["language_model", "trainer"]
+
+Grows = Callable[[Any, float], float]
+"""Returns by which factor the rows of a stage's table grow if its input grows by a factor; see `Stage.grows`."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAG = re.compile(r"[a-z][a-z0-9]{0,5}")
@@ -68,7 +68,9 @@ class Stage:
     name. `run` takes a `stage.StageContext` and returns a `stage.Result`, or one for each table that it
     writes. `description` has one text for each of its assets. `after` names the dependencies: stages of the
     same method by stage name, tables of other methods as `<method>/<stage>`. `uses` states whether it needs a
-    model or the trainer.
+    model or the trainer. `grows` takes the `stage.StageContext` of a pilot that ran the stage on a few rows, and the
+    factor by which there are more rows in an iteration, and returns the factor for the stage's own table; without it
+    both are equal.
     """
 
     writes: Sequence[Table]
@@ -78,6 +80,7 @@ class Stage:
     version: str = "1"
     uses: frozenset[Use] = frozenset()
     kinds: frozenset[str] = frozenset({"parquet", "polars"})
+    grows: Grows | None = None
 
     @property
     def table(self) -> Table:
@@ -111,10 +114,10 @@ class Method(Generic[E]):
     `inputs` are tables that its stages read and no stage writes (seeds, demonstrations). `counts` maps
     columns of the results table to the stages whose rows they count. `yields` defines the share of generated
     rows that is kept; the loop stops if it becomes too low, and a method without `yields` is never stopped by
-    it. `embedded` maps the fields that may be `embedded` to files of the package. `seeds`, `exam`, `results`
-    and `estimate` define the seeds of an iteration, the evaluation of models, further columns of the results
-    table, and the forecast of an iteration. `asks` returns the requests with demonstrations, which are checked before a
-    run. `is_default`: experiment files that name no method use this one.
+    it. `embedded` maps the fields that may be `embedded` to files of the package. `seeds`, `exam` and
+    `results` define the seeds of an iteration, the evaluation of models, and further columns of the results table.
+    `asks` returns the requests with demonstrations, which are checked before a run. `is_default`: experiment files that
+    name no method use this one.
     """
 
     name: str
@@ -137,7 +140,6 @@ class Method(Generic[E]):
     pages: Any = None
     card: Any = None
     results: Results | None = None
-    estimate: Callable[[Lake, E, int, Callable[..., TrainingOutcome]], Forecast] | None = None
     asks: Callable[[Any, Prompts], Iterable[Ask]] | None = None
     distribution: str = ""
     """Name and version of the method's package; empty for methods of this package."""
@@ -171,6 +173,10 @@ class Method(Generic[E]):
     def promotes(self) -> bool:
         """Return whether an iteration ends with a promotion decision."""
         return f"{self.name}/promotion" in self.tables
+
+    def code_version(self, stage: Stage) -> str:
+        """Return the version of a stage that rows record; for an external method it includes its distribution."""
+        return f"{stage.version} of {self.distribution}" if self.distribution else stage.version
 
     def table(self, stage: str) -> Table:
         """Return the table of a stage. Raises MethodError if there is no stage with that name."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.drawing import recorded_sampling
 from selfimprove_dagster.errors import MethodError
+from selfimprove_dagster.evaluation.exam import Exam, Examinee, examine
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
@@ -30,15 +31,17 @@ from selfimprove_dagster.lake.records import Activity, Drafts, build_records, co
 from selfimprove_dagster.language_model.base import LanguageModel, Scores, placement
 from selfimprove_dagster.lineage.failures import seed_places
 from selfimprove_dagster.loop.champion import NEWEST, Champion, champion_before
-from selfimprove_dagster.method import Stage, Use
+from selfimprove_dagster.method import Grows, Stage, Use
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
+from selfimprove_dagster.work.memory import peak_memory
 from selfimprove_dagster.work.progress import ProgressReport, per_second
 from selfimprove_dagster.work.shards import (
     Item,
     Items,
     Shard,
+    Work,
     draw_completions,
     in_shards,
     recorded_options,
@@ -280,7 +283,7 @@ class StageContext(Generic[E]):
         Inputs without their withdrawn rows are other inputs: they add a parameter, and `about` says which
         revocations were heeded.
         """
-        about = {"dagster_run_id": self.run_id, **(about or {})}
+        about = {"dagster_run_id": self.run_id, "settings": self.experiment.settings_hash, **(about or {})}
         left_out = pl.concat(
             [
                 self._left_out.get(manifest.activity.id, self.lake.ledger.withdrawn(manifest.activity.id))
@@ -382,7 +385,7 @@ class StageContext(Generic[E]):
                 each=each,
                 together=together,
             )
-            return writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
+            return writer.commit({**self._used(), **_counted(spent, opened)}), spent
 
     def map_together(
         self,
@@ -428,7 +431,7 @@ class StageContext(Generic[E]):
                 record=record,
             )
             first = beside_writer.commit({"seconds": 0.0})
-            return first, writer.commit({"seconds": self.seconds, **_counted(spent, opened)}), spent
+            return first, writer.commit({**self._used(), **_counted(spent, opened)}), spent
 
     def _in_shards(
         self,
@@ -441,6 +444,23 @@ class StageContext(Generic[E]):
         **how: Any,
     ) -> Spent:
         """Hand the items to a function shard by shard; `how` are further arguments of `in_shards`."""
+        return in_shards(
+            writer,
+            items,
+            self._worker(writer, function, opened, beside),
+            timed=opened is not None,
+            log=self.log,
+            allowance=self.allowance,
+            tolerance=ANY_FAILURES
+            if opened is None  # its rows only carry problems of the rows that they are made from
+            else Tolerance(self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)),
+            **how,
+        )
+
+    def _worker(
+        self, writer: PartitionWriter, function: Spec, opened: Any, beside: Activity | None
+    ) -> Work[Item]:
+        """Return the function that makes the rows of a shard, as `in_shards` calls it."""
         call, activity = function.call, writer.activity
 
         def work(part: Sequence[Item], report: ProgressReport) -> Any:
@@ -458,17 +478,34 @@ class StageContext(Generic[E]):
                 )
             )
 
-        return in_shards(
+        return work
+
+    def sample(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return those of the items that this stage works on: all of them, except in a pilot, which takes a few.
+
+        A stage calls it for items that it has at hand, such as held-out questions. Those of a query are sampled by
+        `map`.
+        """
+        return items
+
+    def examine(
+        self, exam: Exam, examinees: Sequence[Examinee], activity: Activity
+    ) -> tuple[Manifest, Spent]:
+        """Let models take an exam: the committed answers, and what they took."""
+        with self.lake.writer(self.table, activity) as writer:
+            spent = self._answers(writer, exam, examinees)
+            return writer.commit({**self._used(), **spent.recorded}), spent
+
+    def _answers(self, writer: PartitionWriter, exam: Exam, examinees: Sequence[Examinee]) -> Spent:
+        """Write the answers of all models, and return what they took."""
+        return examine(
             writer,
-            items,
-            work,
-            timed=opened is not None,
+            exam,
+            examinees,
+            remembered=partial(exam.remembered, self.lake, self.table, self.iteration),
+            open_model=self.open_model,
             log=self.log,
             allowance=self.allowance,
-            tolerance=ANY_FAILURES
-            if opened is None  # its rows only carry problems of the rows that they are made from
-            else Tolerance(self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)),
-            **how,
         )
 
     def open_model(
@@ -556,7 +593,11 @@ class StageContext(Generic[E]):
         records = build_records(self.table, drafts, activity)
         with self.lake.writer(self.table, activity) as writer:
             writer.write_shard(0, records, overwrite=True)
-            return writer.commit({"seconds": self.seconds, **(about or {})})
+            return writer.commit({**self._used(), **(about or {})})
+
+    def _used(self) -> dict[str, float]:
+        """Return the seconds of the stage so far, and the peak of this process's memory in bytes."""
+        return {"seconds": self.seconds, **peak_memory()}
 
     @property
     def seconds(self) -> float:
@@ -632,10 +673,13 @@ def stage(
     version: str = "1",
     uses: Sequence[Use] = (),
     kinds: Sequence[str] = ("parquet", "polars"),
+    grows: Grows | None = None,
 ) -> Callable[[Callable[[StageContext[E]], Result | Sequence[Result]]], Stage]:
     """Decorator that makes a function a `Stage`; the arguments are its fields."""
 
     def declare(run: Callable[[StageContext[E]], Result | Sequence[Result]]) -> Stage:
-        return Stage(writes, run, tuple(after), description, version, frozenset(uses), frozenset(kinds))
+        return Stage(
+            writes, run, tuple(after), description, version, frozenset(uses), frozenset(kinds), grows
+        )
 
     return declare

@@ -22,12 +22,9 @@ from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
 from selfimprove_dagster.cli.running import resumable
 from selfimprove_dagster.errors import SelfImproveError
-from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.loop.rules import Stop, next_turn
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.text import plain
-from selfimprove_dagster.work.progress import duration
 
 app = typer.Typer(
     help="Train language models on their own data, with every training example traceable.",
@@ -92,7 +89,7 @@ def run(
         bool,
         typer.Option(
             "--estimate",
-            help="Only forecast tokens, time and disk, from a pilot or the latest iteration.",
+            help="Only forecast tokens, time, money, disk and memory, from a pilot or from earlier iterations.",
         ),
     ] = False,
 ) -> None:
@@ -118,46 +115,11 @@ def run(
     for promise in dict.fromkeys(promise for one in chain for promise in promises(one)):
         console.print(promise, markup=False, soft_wrap=True)
     if estimate:
-        _show_estimate(home, settled)
+        from selfimprove_dagster.cli.estimate import show_estimate
+
+        show_estimate(home, settled)
         return
     run_loop(home, experiment, iterations)
-
-
-def _show_estimate(home: Home, experiment: Experiment) -> None:
-    from selfimprove_dagster.loop.estimate import estimate
-    from selfimprove_dagster.resources.trainer import TrainerResource
-
-    step = next_turn(home.lake, experiment)
-    if isinstance(step, Stop):
-        console.print(f"nothing to forecast: {step.reason}", markup=False)
-        return
-    experiment = home.experiment(experiment.name, step.method)
-    forecast = estimate(home.lake, experiment, step.iteration, TrainerResource().fine_tune)
-    at_most = "at most " if forecast.at_most else ""
-    table = Table(title=f"forecast of iteration {step.iteration} of {experiment.turn_name}")
-    for heading in ("stage", "tokens", "time", "disk"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for stage in (*forecast.stages, forecast.total):
-        tokens = f"{stage.tokens.low:,.0f} – {stage.tokens.high:,.0f}"
-        table.add_row(
-            stage.stage,
-            at_most + tokens if stage.generates else tokens,
-            f"{duration(stage.seconds.low)} – {duration(stage.seconds.high)}",
-            f"{stage.bytes / 1e6:,.1f} MB",
-        )
-    console.print(table)
-    most, total = forecast.iterations, forecast.total
-    scratch = (
-        f"; training temporarily needs {forecast.scratch / 1e6:,.1f} MB more" if forecast.scratch else ""
-    )
-    console.print(
-        f"{forecast.limited_by} allows {most} more iterations: up to {most * total.tokens.high:,.0f} tokens, "
-        f"{duration(most * total.seconds.high)}, {most * total.bytes / 1e6:,.1f} MB of disk{scratch}",
-        markup=False,
-        soft_wrap=True,
-    )
-    for assumption in forecast.assumed:
-        console.print(f"  - {assumption}", markup=False, soft_wrap=True)
 
 
 @app.command()

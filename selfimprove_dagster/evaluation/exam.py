@@ -25,7 +25,7 @@ from selfimprove_dagster.language_model.base import LanguageModel, Progress
 from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import Row, Table
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
 from selfimprove_dagster.work.progress import ProgressReport
 
@@ -173,7 +173,7 @@ def examine(
                         continue
                     took = Spent()
                     if model is None:
-                        answers = _of_part(rows or [], part)
+                        answers = rows_of_part(rows or [], part)
                         report.found(part.paths)
                     else:
                         allowance.check(spent, report.so_far)
@@ -181,20 +181,25 @@ def examine(
                         started, tokens, paid = time.monotonic(), report.tokens, PAID.money
                         answers = exam.sit_part(model, part, report.advance)
                         took = _took(report.tokens - tokens, started, paid)
-                    about = {"role": examinee.role, "model_id": examinee.model_id}
-                    by = Parent(examinee.model_id, "answered_by")
-                    drafts = [_draft({**answer, **about}, [by], writer.schema) for answer in answers]
-                    writer.write_shard(
-                        shard, build_records(writer.schema, drafts, writer.activity), spent=took
-                    )
+                    write_answers(writer, shard, examinee, answers, took)
                     PAID.settle()
                     spent += took
     if exam.judge is not None:
-        spent += _judge(writer, exam.judge, examinees, parts, log)
+        spent += judge_answers(writer, exam.judge, examinees, parts, log)
     return spent
 
 
-def _judge(
+def write_answers(
+    writer: PartitionWriter, shard: int, examinee: Examinee, answers: Sequence[Row], spent: Spent
+) -> None:
+    """Write the rows of `Exam.sit_part` as the answers of a model, with what they took."""
+    about = {"role": examinee.role, "model_id": examinee.model_id}
+    by = Parent(examinee.model_id, "answered_by")
+    drafts = [_draft({**answer, **about}, [by], writer.schema) for answer in answers]
+    writer.write_shard(shard, build_records(writer.schema, drafts, writer.activity), spent=spent)
+
+
+def judge_answers(
     writer: PartitionWriter,
     judge: AnswerJudge,
     examinees: Sequence[Examinee],
@@ -249,7 +254,8 @@ def _draft(answer: Mapping[str, Any], parents: Sequence[Parent], schema: Table) 
     return Draft({name: answer[name] for name in schema.content}, parents, measures)
 
 
-def _of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
+def rows_of_part(rows: Sequence[dict[str, Any]], part: Part) -> list[dict[str, Any]]:
+    """Return the rows of a part of the exam."""
     places = {(question.source_file, question.source_line) for question in part.questions}
     return [
         row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from json import dumps
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -71,6 +73,14 @@ class Experiment(Section):
         """Return the model that an iteration generates with, from the section of its generator."""
         sections = (getattr(self, name) for name in type(self).model_fields)
         return next((one.drawn_by for one in sections if isinstance(one, GeneratorSection)), "champion")
+
+    @property
+    def settings_hash(self) -> str:
+        """Return `b2:<hex>`, a hash of the settings that affect what an iteration makes, and what it takes."""
+        settings = self.model_dump(
+            mode="json", exclude={"name", "description", "tolerance", "budget", "loop"}
+        )
+        return f"b2:{blake2b(dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()}"
 
     @property
     def chain(self) -> tuple[str, ...]:

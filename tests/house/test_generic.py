@@ -12,7 +12,10 @@ from kit.toy import BEST, TOY, VERSES, SeededToyExperiment, ToyExperiment, seede
 
 from selfimprove_dagster.cli.status import print_status
 from selfimprove_dagster.errors import ExperimentError, MethodError, SeedFileError
+from selfimprove_dagster.estimating.estimate import affordable, finished_stages
+from selfimprove_dagster.estimating.forecast import Range, StageForecast
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.sections import BudgetSection
 from selfimprove_dagster.home.exams import held_out_keys, open_exam
 from selfimprove_dagster.home.files import describe_fields, parse_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
@@ -21,7 +24,6 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft
 from selfimprove_dagster.loop.comparison import cells, summarise
-from selfimprove_dagster.loop.estimate import estimate
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next, finished_iterations
 from selfimprove_dagster.loop.status import results
 from selfimprove_dagster.method import Method, Yield
@@ -136,9 +138,9 @@ def test_seeds_are_imported_and_drawn_as_the_method_declares(
     assert import_file(lake, settled, again)[1:] == (1, 0)
 
 
-def written(lake: Lake, name: str = "mine", iteration: int = 0) -> None:
+def written(lake: Lake, name: str = "mine", iteration: int = 0, **about: Any) -> None:
     """An iteration of the toy: three verses, one of them the best."""
-    about = {"partition": partition_of(name, iteration), "about": {"seconds": 2.0, "tokens": 30}}
+    about = {"partition": partition_of(name, iteration), "about": {"seconds": 2.0, "tokens": 30, **about}}
     store(lake, VERSES, [Draft({"text": text}) for text in "abc"], **about)
     store(lake, BEST, [Draft({"text": "b"})], **about)
 
@@ -179,27 +181,31 @@ def test_experiments_of_an_unknown_method_are_compared_by_what_they_cost(
     assert cells(one)[:4] == ["mine: toy", "–", "–", "–"]
 
 
-def test_an_iteration_is_forecast_by_the_last_finished_one_of_its_method(
+def test_stages_that_finished_with_the_same_settings_are_forecast_by_what_they_took(
     toy: Method[ToyExperiment], tmp_path: Path
 ) -> None:
     lake = Lake(tmp_path / "lake")
     settled = experiment(tmp_path, budget={"iterations": 9, "tokens": 200})
-
-    def forecast(of: ToyExperiment) -> Any:
-        return estimate(lake, of, 0, lambda *args: pytest.fail("nothing is trained"))
-
-    with pytest.raises(
-        ExperimentError, match=r"no iteration of toy is finished yet.*run mine --iterations 1"
-    ):
-        forecast(settled)
     written(lake, "other")
-    assert "iteration 0 of other" in forecast(settled).assumed[0]
-    written(lake, iteration=4)
-    found = forecast(settled)
-    assert [stage.stage for stage in found.stages] == ["verses", "best"]
-    assert (found.total.tokens.high, found.total.seconds.high) == (60, 4.0)
-    assert (found.iterations, found.limited_by) == (2, "budget.tokens")
-    assert "iteration 4 of mine" in found.assumed[0]
+    written(lake, iteration=3)
+    assert finished_stages(lake, settled) == {}, "neither another experiment nor other settings"
+    written(lake, iteration=4, settings=settled.settings_hash)
+    found = finished_stages(lake, settled)
+    assert {stage: one.iteration for stage, (one,) in found.items()} == {"verses": 4, "best": 4}
+    cheaper = settled.model_copy(update={"budget": BudgetSection(iterations=5), "description": "again"})
+    assert finished_stages(lake, cheaper) == found
+    assert finished_stages(lake, settled.model_copy(update={"seed": 1})) == {}
+
+
+def test_a_budget_affords_iterations_of_a_size(toy: Method[ToyExperiment], tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    settled = experiment(tmp_path, budget={"iterations": 9, "tokens": 200})
+    one = StageForecast("one iteration", Range(50, 60), Range(3, 4), 0)
+    assert affordable(lake, settled, one) == (3, "budget.tokens")
+    written(lake)
+    assert affordable(lake, settled, one) == (2, "budget.tokens"), "60 tokens are spent"
+    hours = settled.model_copy(update={"budget": BudgetSection(iterations=9, hours=8 / 3600)})
+    assert affordable(lake, hours, one) == (1, "budget.hours")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ def test_commands_know_it(ran: Stranger, copied: Stranger) -> None:
     copied.write("loud", {**EXPERIMENT, "budget": {"iterations": 5}})
     estimate = copied.ask("run", "loud", "--estimate")
     assert "forecast of iteration 2 of loud" in estimate and "budget.iterations allows 3 more" in estimate
-    assert "each stage is assumed to take as much as in iteration 1 of loud" in estimate
+    assert "every stage: as much as in iteration 1, which had the same settings" in estimate
+    copied.write("loud", {**EXPERIMENT, "budget": {"iterations": 5}, "least_length": 3})
+    assert "pilot: kept, 3 of 3" in copied.ask("run", "loud", "--estimate")
 
 
 def test_lineage_answers_for_every_row(ran: Stranger) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -14,7 +13,6 @@ from selfimprove_dagster.evaluation.exam import (
     accuracy_by_difficulty,
     compare,
     compare_rewards,
-    examine,
     failed_answers,
     failed_verdicts,
 )
@@ -192,17 +190,7 @@ def _evaluate(
         },
         model_id=challenger_id,
     )
-    with context.lake.writer(context.table, activity) as writer:
-        spent = examine(
-            writer,
-            exam,
-            examinees,
-            remembered=partial(exam.remembered, context.lake, context.table, context.iteration),
-            open_model=context.open_model,
-            log=context.log,
-            allowance=context.allowance,
-        )
-        manifest = writer.commit({"seconds": context.seconds, **spent.recorded})
+    manifest, _ = context.examine(exam, examinees, activity)
     shown = {"rejected_evaluation_lines": len(opened.rejected), **report(context, manifest)}
     return _report_evaluation(context, manifest, shown)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from selfimprove_dagster.families.questions.prompts import PROMPTS
 from selfimprove_dagster.method import Method, Paper, Yield
 from selfimprove_dagster.methods.lmsi import exam, explain, pages, settings, stages
-from selfimprove_dagster.methods.lmsi.estimate import estimate
 from selfimprove_dagster.methods.lmsi.sampling import asks
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS, SEED_POOL
 from selfimprove_dagster.seeds.kind import QUESTIONS, Seeds
@@ -30,7 +29,6 @@ METHOD = Method(
     seeds=Seeds(QUESTIONS, SEED_POOL, lambda experiment: experiment.sampling.questions),
     exam=exam.EXAM,
     results=exam.RESULTS,
-    estimate=estimate,
     asks=asks,
     explain=explain.EXPLAIN,
     what_if=explain.WHAT_IF,

@@ -73,7 +73,7 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
     asked = [
         HeldOut(one.question, one.source_file, one.source_line) for one in held_out_questions(experiment)
     ]
-    parts = _parts(asked, section.shard, champion.path, challenger_path)
+    parts = _parts(context.sample(asked), section.shard, champion.path, challenger_path)
     refining = Refining(rounds=experiment.win_rates.rounds, max_tokens=section.max_tokens)
     with OneModel(context.language_model) as models:
         model = models.open(experiment.model, champion.path)

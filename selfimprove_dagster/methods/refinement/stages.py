@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.evaluation.exam import Examinee, examine
+from selfimprove_dagster.evaluation.exam import Examinee
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
 from selfimprove_dagster.families.judging.trust import heed_measured_gap
 from selfimprove_dagster.families.refining.refining import improve
@@ -155,17 +154,8 @@ def evaluation(context: StageContext[RefinementExperiment]) -> Result:
         parameters={"exam": opened.exam.parameters, "champion": model_id},
         model_id=model_id,
     )
-    with context.lake.writer(context.table, activity) as writer:
-        spent = examine(
-            writer,
-            opened.exam,
-            [Examinee("champion", model_id, generator.path)],
-            remembered=partial(opened.exam.remembered, context.lake, context.table, context.iteration),
-            open_model=context.open_model,
-            log=context.log,
-            allowance=context.allowance,
-        )
-        manifest = writer.commit({"seconds": context.seconds, **spent.recorded})
+    examinee = Examinee("champion", model_id, generator.path)
+    manifest, _ = context.examine(opened.exam, [examinee], activity)
     shown = {"rejected_evaluation_lines": len(opened.rejected), "champion": generator.name}
     rows = context.lake.read_columns(manifest, MEASURED)
     return context.result(

@@ -34,6 +34,7 @@ from selfimprove_dagster.methods.self_instruct.admission import (
     scored_candidates,
     similarities,
 )
+from selfimprove_dagster.methods.self_instruct.growth import growth
 from selfimprove_dagster.methods.self_instruct.instance_stages import (
     classified_tasks,
     filtered_dataset,
@@ -236,6 +237,7 @@ def record_similarities(shard: Shard[SelfInstructExperiment, Row]) -> pl.DataFra
     after=["similarity_scores"],
     description="The candidates that pass every rule: they join the pool of the next iteration. The "
     "decision of each rule on each candidate is in self_instruct/task_decisions.",
+    grows=growth,
 )
 def accepted_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     candidates_manifest, candidates = context.scan(SI_CANDIDATE_TASKS)

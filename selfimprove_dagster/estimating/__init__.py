@@ -1,0 +1,1 @@
+"""Forecast what an iteration takes: from finished stages with the same settings, or from a pilot."""

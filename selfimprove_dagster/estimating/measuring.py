@@ -1,0 +1,136 @@
+"""Measure part of a stage's work, and scale it to the whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+
+from selfimprove_dagster.estimating.forecast import Range
+
+ENOUGH = 48
+"""Items that a pilot works on at least, where a stage has so many."""
+
+MOST = 1_500
+"""Items that a pilot works on at most."""
+
+SECONDS = 20.0
+"""Seconds of work on a stage after which a pilot begins no further items."""
+
+_FIRST = 4
+_GROWTH = 3
+_SHARE = 1 / 6
+_FASTER = 1.15
+_LEAST_ERROR = 0.02
+_MOST_ERROR = 0.5
+
+
+@dataclass(frozen=True)
+class Took:
+    """What work took: generated tokens, seconds, and money (None without prices)."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+    money: float | None = None
+
+    def __add__(self, other: Took) -> Took:
+        money = [one for one in (self.money, other.money) if one is not None]
+        return Took(self.tokens + other.tokens, self.seconds + other.seconds, sum(money) if money else None)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the work on some items took."""
+
+    items: int
+    took: Took
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work of a stage, a part of which a pilot did in `batches`; an iteration does `items` of it.
+
+    `is_cut`: the batches of an iteration are larger than those of the pilot.
+    """
+
+    items: float
+    batches: Sequence[Batch]
+    is_cut: bool = False
+
+    @property
+    def done(self) -> int:
+        """Return the number of items that the pilot worked on."""
+        return sum(batch.items for batch in self.batches)
+
+    @property
+    def took(self) -> Took:
+        """Return what the pilot's work took."""
+        return sum((batch.took for batch in self.batches), Took())
+
+    @property
+    def scale(self) -> float:
+        """Return the factor from the pilot's work to all work."""
+        return self.items / max(self.done, 1)
+
+    @property
+    def tokens(self) -> Range:
+        """Return the tokens of all items; the error is twice the standard error between batches."""
+        total = self.took.tokens * self.scale
+        error = _LEAST_ERROR
+        if len(self.batches) > 1 and total:
+            mean = self.took.tokens / self.done
+            squares = sum(
+                batch.items * (batch.took.tokens / batch.items - mean) ** 2 for batch in self.batches
+            )
+            spread = 2 * sqrt(squares / (len(self.batches) - 1) / self.done) / mean
+            error = min(max(spread, _LEAST_ERROR), _MOST_ERROR)
+        error = 0.0 if self.done >= self.items else error
+        return Range(total * (1 - error), total * (1 + error))
+
+    @property
+    def seconds(self) -> Range:
+        """Return the seconds of all items.
+
+        The higher rate is that of the last batch, as small ones are slower. The lower one is that of its growth against
+        the batch before: it has no share in what every batch takes regardless of its size.
+        """
+        last = self.batches[-1]
+        high = low = last.took.seconds / last.items
+        if self.is_cut and len(self.batches) > 1 and last.items > self.batches[-2].items:
+            before = self.batches[-2]
+            further = (last.took.seconds - before.took.seconds) / (last.items - before.items)
+            low = min(max(further, high / 2), high)
+        return Range(self.items * low, self.items * high)
+
+    @property
+    def money(self) -> float | None:
+        """Return the money of all items; None without prices."""
+        money = self.took.money
+        return None if money is None else money * self.scale
+
+
+def grow(count: int, most_at_once: int, work: Callable[[slice], Took]) -> list[Batch]:
+    """Work on growing batches of `count` items, until what an item takes is known.
+
+    Small batches are slower per item than those of an iteration. So they grow, to at most `most_at_once` items, as long
+    as the rate rises; but a pilot that has worked for `SECONDS`, or on `MOST` items or a sixth of all, ends.
+    """
+    batches: list[Batch] = []
+    done, size, started = 0, _FIRST, time.monotonic()
+    while done < min(count, MOST):
+        taken = min(size, most_at_once, count - done)
+        batches.append(Batch(taken, work(slice(done, done + taken))))
+        done, size = done + taken, size * _GROWTH
+        if time.monotonic() - started > SECONDS:
+            break
+        if done >= ENOUGH and (done >= count * _SHARE or not _gets_faster(batches)):
+            break
+    return batches
+
+
+def _gets_faster(batches: Sequence[Batch]) -> bool:
+    """Return whether the last batch took less time per item than the one before."""
+    rates = [batch.items / max(batch.took.seconds, 1e-9) for batch in batches]
+    return all(later > _FASTER * earlier for earlier, later in [*pairwise(rates)][-1:])

@@ -1,0 +1,174 @@
+"""Stand-ins of a stage's model and trainer in a pilot: the model counts its tokens, the trainer stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from selfimprove_dagster.estimating.forecast import Range
+from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.language_model.base import LanguageModel, Scores
+from selfimprove_dagster.stage import OpensModels
+
+STEPS = 6
+"""Training steps of a pilot. A checkpoint is saved before the last two."""
+
+_CHECKPOINTS_AT_ONCE = 3
+"""The trainer keeps two, and deletes an old one after it has written the next."""
+
+
+def cost(section: ModelSection, read: int, drawn: int) -> float | None:
+    """Return the price of `read` tokens of prompts and `drawn` generated ones; None for a model without prices.
+
+    Prices are per million tokens.
+    """
+    prices = getattr(section, "prices", None)
+    if prices is None:
+        return None
+    return float(read * prices.input + drawn * prices.output) / 1e6
+
+
+@dataclass
+class CountingModels:
+    """Opens models like `models`, and adds up the `money` that they cost; None without prices."""
+
+    models: OpensModels
+    money: float | None = None
+
+    def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
+        """Return the arguments of `open_language_model`, besides the path."""
+        return self.models.options(section, path)
+
+    @contextmanager
+    def open(
+        self, section: ModelSection, path: str | Path | None = None, scores: Scores = False
+    ) -> Iterator[LanguageModel]:
+        """Open the model at `path`, by default the section's own."""
+        with self.models.open(section, path, scores) as model:
+            if cost(section, 0, 0) is not None:
+                self._count(section, model)
+            yield model
+
+    def _count(self, section: ModelSection, model: LanguageModel) -> None:
+        def add(read: int, drawn: int) -> None:
+            self.money = (self.money or 0.0) + (cost(section, read, drawn) or 0.0)
+
+        generate = model.generate
+
+        def generated(
+            prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], *rest: Any, **named: Any
+        ) -> Any:
+            found = generate(prompts, seeds, *rest, **named)
+            read = sum(len(ids) * len(own) for ids, own in zip(prompts, seeds, strict=True))
+            add(read, sum(len(one.token_ids) for some in found for one in some))
+            return found
+
+        def scored(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(contexts: Sequence[Sequence[int]], *rest: Any, **named: Any) -> Any:
+                add(sum(map(len, contexts)), 0)
+                return method(contexts, *rest, **named)
+
+            return call
+
+        model.generate = generated  # type: ignore[method-assign]
+        for name in ("score", "option_probabilities", "next_token_probability", "among_likeliest"):
+            setattr(model, name, scored(getattr(model, name)))
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that a pilot cut short after `done` of `steps`.
+
+    `tokens` and `more_seconds` are those of all steps, and of those that are left, with their checkpoints; `kept` and
+    `scratch` are the bytes of the trained model and of checkpoints at one time.
+    """
+
+    steps: int
+    done: int
+    tokens: float
+    more_seconds: Range
+    kept: float
+    scratch: float
+
+    @property
+    def scale(self) -> float:
+        """Return the factor from the pilot's steps to all steps."""
+        return self.steps / self.done
+
+
+@dataclass
+class FewSteps:
+    """Trains like `trainer`, for `STEPS` steps at most, and records each training."""
+
+    trainer: Any
+    trainings: list[Training] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.trainer, name)
+        if name == "device_of":
+            return method
+
+        def train(experiment: Any, section: Any, base: Any, rows: Path, output: Path, **more: Any) -> Any:
+            return self._train(method, experiment, section, base, rows, output, **more)
+
+        return train
+
+    def _train(
+        self,
+        train: Callable[..., Any],
+        experiment: Any,
+        section: Any,
+        base: Any,
+        rows: Path,
+        output: Path,
+        *,
+        on_log: Callable[[dict[str, float]], None] | None = None,
+        **more: Any,
+    ) -> Any:
+        steps, saves_at = min(section.steps, STEPS), STEPS - 2
+        changed = {"steps": steps, "save_every": saves_at}
+        few = section.model_copy(
+            update={name: value for name, value in changed.items() if name in type(section).model_fields}
+        )
+        checkpoint = 0.0
+
+        def watch(entry: dict[str, float]) -> None:
+            nonlocal checkpoint
+            checkpoint = max(checkpoint, bytes_of(output.with_name(f"{output.name}.partial")))
+            if on_log is not None:
+                on_log(entry)
+
+        outcome = train(experiment, few, base, rows, output, on_log=watch, **more)
+        saves = (section.steps - 1) // getattr(section, "save_every", section.steps)
+        self.trainings.append(
+            Training(
+                section.steps,
+                steps,
+                outcome.tokens * section.steps / steps,
+                _more_seconds(outcome.log, section.steps - steps, saves, saves_at),
+                bytes_of(output),
+                checkpoint * min(saves, _CHECKPOINTS_AT_ONCE) + bytes_of(output),
+            )
+        )
+        return outcome
+
+
+def _more_seconds(log: Sequence[dict[str, float]], left: int, saves: int, saves_at: int) -> Range:
+    """Return the seconds of the steps that are `left`, and of all `saves` of checkpoints but the pilot's own."""
+    after = {int(now["step"]): now["seconds"] - before["seconds"] for before, now in pairwise(log)}
+    saving = after.pop(saves_at + 1, None)  # a checkpoint is saved after its step is logged
+    times = sorted(after.values()) or [log[-1]["seconds"]]
+    half = max(len(times) // 2, 1)
+    fast, slow = fmean(times[:half]), fmean(times[-half:])
+    checkpoint = max((saving or 0.0) - fmean(times), 0.0) * max(saves - 1, 0)
+    return Range(fast * left + checkpoint, slow * left + checkpoint)
+
+
+def bytes_of(folder: Path) -> float:
+    """Return the size of all files in a folder; 0 if it is missing."""
+    return float(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))

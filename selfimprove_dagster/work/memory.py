@@ -1,0 +1,29 @@
+"""Measure the memory that this process has used."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the peaks of this process so far in bytes: `peak_memory`, and `peak_gpu_memory` if it uses a GPU.
+
+    The first is the resident memory, the second what Torch allocated on the current GPU.
+    """
+    found = {"peak_memory": float(_resident())}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["peak_gpu_memory"] = float(torch.cuda.max_memory_allocated())
+    return found
+
+
+def _resident() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():  # a child process inherits the peak of its parent in `getrusage`
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

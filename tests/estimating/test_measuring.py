@@ -1,0 +1,89 @@
+"""What is scaled of a pilot's measurements, and how."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfimprove_dagster.estimating.forecast import Forecast, Range, StageForecast
+from selfimprove_dagster.estimating.measuring import ENOUGH, MOST, Batch, Piece, Took, grow
+from selfimprove_dagster.estimating.substitutes import _more_seconds, cost
+from selfimprove_dagster.methods.self_instruct.growth import exponent
+
+
+def test_tokens_and_money_are_scaled_by_items() -> None:
+    piece = Piece(100, [Batch(4, Took(40, 1.0, 0.1)), Batch(6, Took(60, 1.0, 0.2))])
+    assert (piece.done, piece.scale) == (10, 10.0)
+    assert piece.tokens.middle == pytest.approx(1000) and piece.tokens.high > 1000
+    assert piece.money == pytest.approx(3.0)
+    assert Piece(10, piece.batches).tokens == Range(100, 100), "nothing is left to guess"
+
+
+def test_uneven_batches_widen_the_range() -> None:
+    even = Piece(100, [Batch(5, Took(50)), Batch(5, Took(50))]).tokens
+    uneven = Piece(100, [Batch(5, Took(20)), Batch(5, Took(80))]).tokens
+    assert even.middle == pytest.approx(uneven.middle)
+    assert uneven.low < even.low < even.high < uneven.high
+
+
+def test_what_every_batch_takes_is_left_out_of_the_lower_time() -> None:
+    """Batches take one second, and a tenth for each item."""
+    batches = [Batch(count, Took(0, 1 + count / 10)) for count in (4, 12, 36)]
+    found = Piece(1000, batches, is_cut=True).seconds
+    assert found.low == pytest.approx(1000 * 0.1) and found.high == pytest.approx(1000 * 4.6 / 36)
+    assert Piece(1000, batches).seconds.low == found.high, "those of an iteration are as large"
+
+
+@given(st.integers(0, 4000), st.integers(1, 300), st.booleans())
+def test_batches_cover_the_first_items_once(count: int, most: int, gets_faster: bool) -> None:
+    slices: list[slice] = []
+
+    def work(part: slice) -> Took:
+        slices.append(part)
+        return Took(seconds=1e-6 * (1 if gets_faster else part.stop - part.start))
+
+    batches = grow(count, most, work)
+    done = sum(batch.items for batch in batches)
+    ends = [part.stop for part in slices]
+    assert [part.start for part in slices] == [0, *ends[:-1]][: len(slices)]
+    assert min(count, ENOUGH) <= done <= min(count, MOST + most)
+    assert all(batch.items <= most for batch in batches)
+
+
+def test_a_checkpoint_is_not_a_step() -> None:
+    """Steps of a second; the checkpoint after step 4 took three more, and 100 steps have five of them."""
+    log = [{"step": step, "seconds": step + (3 if step > 4 else 0)} for step in range(1, 7)]
+    assert _more_seconds(log, left=94, saves=5, saves_at=4) == Range(94 + 4 * 3, 94 + 4 * 3)
+
+
+def test_prices_are_per_million_tokens() -> None:
+    section = SimpleNamespace(prices=SimpleNamespace(input=0.5, output=2.0))
+    assert cost(section, 1_000_000, 500_000) == 1.5  # type: ignore[arg-type]
+    assert cost(SimpleNamespace(), 1, 1) is None  # type: ignore[arg-type]
+
+
+def test_the_whole_is_the_sum_and_the_highest_peak() -> None:
+    stages = [
+        StageForecast("one", Range(1, 2), Range(3, 4), 5, memory=6, money=0.5),
+        StageForecast(
+            "two", Range(7, 7), Range(1, 1), 10, generates=False, scratch=9, memory=8, at_least=True
+        ),
+    ]
+    total = Forecast(0, stages, 1, "budget.iterations", []).total
+    assert (total.tokens, total.seconds, total.bytes) == (Range(1, 2), Range(4, 5), 15)
+    assert (total.scratch, total.memory, total.gpu_memory, total.money) == (9, 8, None, 0.5)
+    assert total.at_least
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.75, 0.9])
+def test_the_exponent_is_that_of_a_pool_that_grows_by_a_power(beta: float) -> None:
+    kept, size = [], 0
+    for at in range(1, 2001):
+        joined = size < at**beta - 0.5
+        size += joined
+        kept.append(joined)
+    assert exponent(kept) == pytest.approx(beta, abs=0.03)
+    assert exponent([True] * 50) == 1.0 and exponent([False] * 50) == 1.0
