@@ -79,6 +79,7 @@ class VllmServerModel(OpenAILanguageModel):
         ModelError if vLLM is missing, or the server cannot be started.
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
+        self._adapter = {"model": _ADAPTER} if lora else {}
         engine, on_cpu = prepared_vllm()
         port = port or free_port()
         settings = {
@@ -125,8 +126,7 @@ class VllmServerModel(OpenAILanguageModel):
             raise
         self.positions = int(served[0]["max_model_len"])
         self.engine = engine
-        if lora:
-            self.model_id, self._name = model_id(folder, lora), _ADAPTER
+        self.model_id = model_id(folder, lora)
 
     def generate(
         self,
@@ -167,7 +167,8 @@ class VllmServerModel(OpenAILanguageModel):
         self.server.close()
 
     def _request(self, prompt: Sequence[int], **settings: Any) -> dict[str, Any]:
-        return {**super()._request(prompt, **settings), "stop_token_ids": [self.turn_end_id]}
+        asked = super()._request(prompt, **settings)
+        return {**asked, "stop_token_ids": [self.turn_end_id], **self._adapter}
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
