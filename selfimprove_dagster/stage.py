@@ -441,6 +441,7 @@ class StageContext(Generic[E]):
         opened: Any,
         *,
         beside: Activity | None = None,
+        size: int,
         **how: Any,
     ) -> Spent:
         """Hand the items to a function shard by shard; `how` are further arguments of `in_shards`."""
@@ -451,6 +452,7 @@ class StageContext(Generic[E]):
             timed=opened is not None,
             log=self.log,
             allowance=self.allowance,
+            size=size,
             tolerance=ANY_FAILURES
             if opened is None  # its rows only carry problems of the rows that they are made from
             else Tolerance(self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)),

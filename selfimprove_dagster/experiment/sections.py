@@ -91,8 +91,51 @@ class PricesSection(Section):
     output: float = Field(ge=0, description="price of the tokens of completions")
 
 
+_HAVE_FIELDS = {
+    "host": "it is always this machine",
+    "port": "set model.vllm.serve.port",
+    "dtype": "set model.dtype",
+    "trust_remote_code": "set model.trust_remote_code",
+    "tensor_parallel_size": "set model.vllm.tensor_parallel",
+    "data_parallel_size": "set model.vllm.serve.data_parallel",
+    "gpu_memory_utilization": "set model.vllm.memory_share",
+    "max_model_len": "set model.vllm.max_length",
+    "quantization": "set model.vllm.quantisation",
+    "lora_modules": "set model.vllm.lora",
+    "model": "set model.path",
+    "served_model_name": "the server has no other users",
+    "api_key": "the server has no other users",
+}
+"""Options of `vllm serve` that `model.vllm.serve.arguments` must not name, and what to do instead."""
+
+
+class ServeSection(Section):
+    """A `vllm serve` that a stage starts, asks and stops, instead of vLLM in its own process."""
+
+    data_parallel: int = Field(
+        1, ge=1, description="number of copies of the model, each on tensor_parallel GPUs of its own"
+    )
+    port: int = Field(0, ge=0, le=65535, description="port on this machine; 0 for a free one")
+    concurrency: int = Field(256, ge=1, description="maximum number of parallel requests per copy")
+    deadline: float = Field(3600.0, gt=0, description="time limit of a request in seconds")
+    start_limit: float = Field(
+        1200.0, gt=0, description="time limit in seconds for loading the model, until the server answers"
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further options of `vllm serve`, e.g. `max_num_seqs: 512` or `enable_prefix_caching: false`",
+    )
+
+    @model_validator(mode="after")
+    def _no_field_twice(self) -> ServeSection:
+        for name in self.arguments:
+            if remedy := _HAVE_FIELDS.get(name.replace("-", "_")):
+                raise ValueError(f"arguments must not name {name}: {remedy}")
+        return self
+
+
 class VllmSection(Section):
-    """vLLM in this process, for the engine `vllm`."""
+    """vLLM, for the engine `vllm`: in the stage's own process, or as a server that the stage starts."""
 
     tensor_parallel: int = Field(1, ge=1, description="number of GPUs that share the model")
     memory_share: float = Field(0.9, gt=0, le=1, description="share of each GPU's memory that vLLM may take")
@@ -103,6 +146,11 @@ class VllmSection(Section):
         None, description="vLLM quantisation method, e.g. fp8; omit for no quantisation"
     )
     lora: ModelPath | None = Field(None, description="folder of a LoRA adapter over the base model")
+    serve: ServeSection | None = Field(
+        None,
+        exclude_if=lambda serve: serve is None,
+        description="start `vllm serve` for each stage and stop it at the end; omit for vLLM in the stage's process",
+    )
 
 
 class ThinkingSection(Section):

@@ -5,6 +5,7 @@ $SELFIMPROVE_HOME (default ./.selfimprove)
     checkpoints/  <experiment>/<iteration>-<method>-<activity>/
     inbox/        <experiment>/   seed files put here are imported
     models/       GGUF files as folders, and the revisions of models from the hub
+    logs/         output of vLLM servers that stages started
     dagster/      Dagster's own storage (runs, events, schedules)
 $SELFIMPROVE_EXPERIMENTS (default ./experiments)
     <name>.yaml   takes precedence over the experiment of that name in the package

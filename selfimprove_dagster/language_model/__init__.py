@@ -22,7 +22,7 @@ from selfimprove_dagster.language_model.prompting import prompting_of
 
 ENGINES: dict[str, str] = {
     "transformers": "selfimprove_dagster.language_model.transformers_engine:TransformersLanguageModel",
-    "vllm": "selfimprove_dagster.language_model.vllm_engine:VllmLanguageModel",
+    "vllm": "selfimprove_dagster.language_model.vllm_server:open_vllm",
     "openai": "selfimprove_dagster.language_model.openai_engine:OpenAILanguageModel",
     "chat": "selfimprove_dagster.language_model.chat_engine:ChatLanguageModel",
 }

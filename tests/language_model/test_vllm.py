@@ -1,19 +1,15 @@
-"""Real vLLM on this machine, in process and as a server: the three engines agree on the embedded model."""
+"""Real vLLM on this machine, in process and as a server: the engines agree on the embedded model."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,12 +18,14 @@ import yaml
 from kit.small_lake import SMALL_EXPERIMENT
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.conversation import Message, stored
+from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model
-from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
+from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters, positions
+from selfimprove_dagster.language_model.prompting import Thinking
 from selfimprove_dagster.language_model.structure import Structure
-from selfimprove_dagster.language_model.vllm_engine import STRUCTURED_OUTPUTS
+from selfimprove_dagster.language_model.vllm_server import VllmServerModel
 from selfimprove_dagster.language_model.weights import weights_hash
 from selfimprove_dagster.runs import run_iteration
 
@@ -59,49 +57,60 @@ VERDICT = Structure.of_schema(
         "additionalProperties": False,
     }
 )
+TEMPLATE = (
+    "{% for one in messages %}{% if one.role == 'user' %}Q: {{ one.content }}\nA:"
+    "{% else %} {{ one.content }}<|end|>{% endif %}{% endfor %}"
+)
+SHORT = 256
+"""Positions of the engines of the chat model."""
+COPIES = 2
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=60, stop=("\n\nQ:",))
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a `vllm serve` of the embedded model, in a process group of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    options = f"--host 127.0.0.1 --port {port} --dtype float32 --enforce-eager".split()
-    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", embedded.BASE_MODEL]
-    program += ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [*program, *options],
-            env={**os.environ, "VLLM_API_KEY": "a-key", "VLLM_CPU_KVCACHE_SPACE": "1"},
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    try:
-        for _ in range(240):
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def engines(server: str) -> Iterator[Engines]:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """The default engine, vLLM in this process, and a server that is started here, also as any server is asked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", "a-key")
+        patch.setenv("SELFIMPROVE_HOME", str(tmp_path_factory.mktemp("home")))
+        served = open_language_model(embedded.BASE_MODEL, engine="vllm", dtype="float32", serve={})
+        assert isinstance(served, VllmServerModel)
+        url = f"{served.server.url}/v1"
         found = {
             "transformers": open_language_model(embedded.BASE_MODEL, dtype="float32"),
             "vllm": open_language_model(embedded.BASE_MODEL, engine="vllm", dtype="float32"),
-            "openai": open_language_model(embedded.BASE_MODEL, engine="openai", url=server, send_seeds=False),
+            "served": served,
+            "openai": open_language_model(embedded.BASE_MODEL, engine="openai", url=url, send_seeds=False),
+        }
+        yield found
+        for model in found.values():
+            model.close()
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as a chat model whose turns end with another token than its texts do.
+
+    Its generation settings would change what is sampled.
+    """
+    folder = Path(shutil.copytree(embedded.BASE_MODEL, tmp_path_factory.mktemp("models") / "chat"))
+    changed(folder / "config.json", eos_token_id=2)
+    changed(
+        folder / "generation_config.json", eos_token_id=2, repetition_penalty=1.5, top_k=1, temperature=0.1
+    )
+    changed(folder / "tokenizer_config.json", eos_token="<|reserved_0|>", chat_template=TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat_engines(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFIMPROVE_HOME", str(tmp_path_factory.mktemp("home")))
+        options: dict[str, Any] = {"prompting": {"path": str(chat_model)}, "dtype": "float32"}
+        short: dict[str, Any] = {**options, "engine": "vllm", "max_length": SHORT}
+        found = {
+            "transformers": open_language_model(chat_model, **options),
+            "vllm": open_language_model(chat_model, **short),
+            "served": open_language_model(chat_model, **short, serve={"data_parallel": COPIES}),
         }
         yield found
         for model in found.values():
@@ -112,7 +121,7 @@ def engines(server: str) -> Iterator[Engines]:
 def prompts(engines: Engines) -> list[list[int]]:
     texts = [f"Q: {question}\nA: Let's think step by step." for question in QUESTIONS]
     encoded = {name: [model.encode(text) for text in texts] for name, model in engines.items()}
-    assert encoded["transformers"] == encoded["vllm"] == encoded["openai"]
+    assert all(one == encoded["transformers"] for one in encoded.values())
     return encoded["transformers"]
 
 
@@ -124,7 +133,13 @@ def greedy(engines: Engines, prompts: list[list[int]]) -> dict[str, list[Generat
     }
 
 
-PAIRS = list(combinations(("transformers", "vllm", "openai"), 2))
+OTHERS = ["vllm", "served", "openai"]
+PAIRS = list(combinations(("transformers", *OTHERS), 2))
+
+
+def changed(file: Path, **entries: Any) -> None:
+    """Write entries into a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
 
 
 def engine_processes() -> set[psutil.Process]:
@@ -165,7 +180,7 @@ def test_scores_agree(
     assert furthest(one, other) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_scores_do_not_depend_on_what_was_asked_before(
     engines: Engines, prompts: list[list[int]], greedy: dict[str, list[Generation]], name: str
 ) -> None:
@@ -175,7 +190,7 @@ def test_scores_do_not_depend_on_what_was_asked_before(
     assert furthest(forward, backward) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_options_and_next_tokens_have_the_same_probabilities(
     engines: Engines, prompts: list[list[int]], name: str
 ) -> None:
@@ -190,7 +205,7 @@ def test_options_and_next_tokens_have_the_same_probabilities(
     assert furthest(expected, model.next_token_probability(some, token)) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_the_likeliest_tokens_are_the_same(
     engines: Engines, prompts: list[list[int]], greedy: dict[str, list[Generation]], name: str
 ) -> None:
@@ -208,7 +223,7 @@ def test_the_likeliest_tokens_are_the_same(
         model.among_likeliest(some, paths, token, 21)
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_samples_share_their_prompt_and_differ(engines: Engines, prompts: list[list[int]], name: str) -> None:
     sampled = SamplingParameters(temperature=1.0, max_tokens=60, stop=("\n\nQ:",))
     counted: list[tuple[int, int]] = []
@@ -223,7 +238,7 @@ def test_samples_share_their_prompt_and_differ(engines: Engines, prompts: list[l
     assert furthest(scored, [path.logprobs for path in drawn[0]]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("structure", [LETTER, VERDICT], ids=["regex", "schema"])
 def test_texts_match_the_structure_that_was_asked_for(
     engines: Engines, prompts: list[list[int]], name: str, structure: Structure
@@ -236,7 +251,7 @@ def test_texts_match_the_structure_that_was_asked_for(
         assert len(finished) == 32
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_greedy_structured_texts_are_those_of_the_default_engine(
     engines: Engines, prompts: list[list[int]], name: str
 ) -> None:
@@ -260,6 +275,110 @@ def test_what_the_cpu_cannot_do_is_said_at_the_start(caplog: pytest.LogCaptureFi
     model.close()
     _, alive = psutil.wait_procs(list(engine), timeout=60)
     assert not alive
+
+
+@pytest.mark.parametrize("name", ["vllm", "served"])
+def test_conversations_end_with_their_turn(chat_engines: Engines, name: str) -> None:
+    """Prompts are asked as the template renders them, and the model's own sampling settings change nothing."""
+    model, reference = chat_engines[name], chat_engines["transformers"]
+    asked = [stored([Message("user", question)]) for question in QUESTIONS[:20]]
+    prompts = model.encode_prompts(asked)
+    assert prompts == reference.encode_prompts(asked)
+    assert model.turn_end_id != model.end_token_id
+    expected, found = (
+        [
+            path
+            for (path,) in one.generate(
+                prompts, [[0]] * 20, SamplingParameters(temperature=0.0, max_tokens=90)
+            )
+        ]
+        for one in (reference, model)
+    )
+    assert [path.token_ids for path in found] == [path.token_ids for path in expected]
+    assert [(path.text, path.finish_reason) for path in found] == [
+        (path.text, path.finish_reason) for path in expected
+    ]
+    assert sum(path.token_ids[-1] == model.turn_end_id for path in found) > 10
+    drawn = model.generate(prompts[:1], [[*range(8)]], SamplingParameters(temperature=1.0, max_tokens=90))
+    assert len({path.text for path in drawn[0]}) > 1
+
+
+@pytest.mark.parametrize("name", ["vllm", "served"])
+def test_a_conversation_ends_at_a_stop_string_after_its_thoughts(chat_engines: Engines, name: str) -> None:
+    """What comes before the last word of an answer is taken for the thoughts."""
+    model, reference = chat_engines[name], chat_engines["transformers"]
+    prompts = model.encode_prompts([stored([Message("user", question)]) for question in QUESTIONS[:8]])
+    before = model.prompting
+    parameters = SamplingParameters(temperature=0.0, max_tokens=90, stop=(".",))
+    found = {}
+    try:
+        for one in (model, reference):
+            one.prompting = replace(before, thinking=Thinking(open="So", close=" is"))
+            found[one.engine] = [path for (path,) in one.generate(prompts, [[0]] * 8, parameters)]
+    finally:
+        model.prompting = reference.prompting = before
+    ours, theirs = found.values()
+    assert [(path.text, path.token_ids) for path in ours] == [(path.text, path.token_ids) for path in theirs]
+    assert any(path.text and " is" not in path.text for path in ours)
+
+
+@pytest.mark.parametrize("name", ["vllm", "served"])
+def test_rows_that_do_not_fit_are_named_and_the_others_go_on(chat_engines: Engines, name: str) -> None:
+    model = chat_engines[name]
+    fits, full = model.encode(f"Q: {QUESTIONS[0]}\nA:"), [10] * SHORT
+    assert positions(model) == SHORT
+    counted: list[int] = []
+    rows = model.generate(
+        [full, fits, full[:-3]],
+        [[0, 1]] * 3,
+        SamplingParameters(max_tokens=20),
+        lambda rows, _: counted.append(rows),
+    )
+    assert [path.finish_reason for path in rows[0]] == ["too_long"] * 2
+    assert rows[0][0].problem == "too_long: the prompt has 256 tokens, and the model has 256 positions"
+    assert [path.problem for path in (*rows[1], *rows[2])] == [None] * 4
+    assert all(len(path.token_ids) <= 3 for path in rows[2])
+    assert sum(counted) == 6
+    scores = model.score([full, fits, fits], [[11, 12], [11, 12], full])
+    assert [[bool(np.isnan(one)) for one in row] for row in scores] == [
+        [True] * 2,
+        [False] * 2,
+        [True] * SHORT,
+    ]
+    unscored, scored = model.option_probabilities([full, fits], [[11], [12]])
+    assert np.isnan(unscored).all()
+    assert sum(scored) == pytest.approx(1)
+
+
+def test_a_server_that_ends_in_the_middle_is_reported_with_its_log(chat_engines: Engines) -> None:
+    """The last test of these engines: one of the server's copies of the model is killed."""
+    served = chat_engines["served"]
+    assert isinstance(served, VllmServerModel)
+    copies = [
+        one
+        for one in psutil.Process(served.server.process.pid).children(recursive=True)
+        if one in engine_processes()
+    ]
+    assert len(copies) == COPIES
+    copies[0].kill()
+    with pytest.raises(
+        ModelUnavailable, match=r"the vLLM server of .*chat ended with code .* The end of its log"
+    ):
+        served.generate([[10, 11]] * 4, [[0]] * 4, SamplingParameters(max_tokens=20))
+    served.close()
+    _, alive = psutil.wait_procs(copies, timeout=60)
+    assert not alive
+
+
+def test_a_server_that_cannot_start_says_why(
+    chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFIMPROVE_HOME", str(tmp_path))
+    with pytest.raises(
+        ModelError, match=r"(?s)vLLM server of .* ended with code 2.*unrecognized arguments: --no-such"
+    ):
+        open_language_model(chat_model, engine="vllm", serve={"arguments": {"no_such": 1}})
+    assert [file.suffix for file in (tmp_path / "logs").iterdir()] == [".log"]
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
