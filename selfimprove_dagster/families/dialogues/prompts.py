@@ -23,7 +23,8 @@ HUMAN, ASSISTANT, SYSTEM = "Human:", "Assistant:", "System:"
 def spoken(prompt: str) -> dict[str, Any]:
     """Return the fields of the prompts in `PROMPTS` that hold a dialogue, or what a human said."""
     said = prompt.strip()
-    return {"dialogue": said if _is_dialogue(said) else f"{HUMAN} {said}", "turns": turns(said)}
+    dialogue = said if _is_dialogue(said) else f"{HUMAN} {_indented(said)}"
+    return {"dialogue": dialogue, "turns": turns(said)}
 
 
 def turns(dialogue: str) -> list[Message]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.conversation import Message, messages_of
@@ -131,6 +131,7 @@ WORDS = st.lists(PIECES, min_size=1, max_size=9).map("".join).filter(str.strip)
 
 
 @given(st.none() | WORDS, st.lists(WORDS, min_size=1, max_size=5))
+@example(None, ["Assistant:\n\nHuman:"])
 def test_messages_are_read_from_their_text_as_they_were(system: str | None, said: list[str]) -> None:
     messages = [Message(("user", "assistant")[number % 2], text) for number, text in enumerate(said)]
     if system is not None:
