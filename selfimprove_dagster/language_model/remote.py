@@ -111,8 +111,9 @@ class Server:
         self.out_until = time.monotonic() + (doubled if after is None else after)
 
     def answered(self) -> None:
-        """Take the server back."""
-        self.failures, self.out_until = 0, 0.0
+        """Forget earlier failures, unless the answer was under way when the server failed."""
+        if self.out_until <= time.monotonic():
+            self.failures = 0
 
 
 @dataclass
