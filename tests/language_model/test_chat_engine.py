@@ -200,7 +200,7 @@ def test_litellm_asks_for_the_same(provider: Provider) -> None:
     provider.poisons = {"poison": kit.status(400)}
     drawn = model.generate(model.encode_prompts(conversations("Is it?", "the poison")), [[1], [2]], GREEDY)
     assert [path.finish_reason for (path,) in drawn] == ["stop", "refused"]
-    assert provider.bodies[0]["model"] == NAME and provider.bodies[0]["seed"] == 1
+    assert {(body["model"], body["seed"]) for body in provider.bodies} == {(NAME, 1), (NAME, 2)}
 
 
 # ---- judging ------------------------------------------------------------------------------------------
