@@ -178,7 +178,7 @@ def replay_text(replay: Replay) -> Group:
 def _differing(path: Replayed) -> Text:
     text = Text(plain(path.id), style="bold cyan")
     if path.position is None:
-        where = "the text differs, and no token"
+        where = "the tokens are equal, but the text differs"
     else:
         gap = "" if path.gap is None else f", log-probabilities {path.gap:.3g} apart"
         where = f"differs from token {path.position} on{gap}"

@@ -62,7 +62,9 @@ def test_a_judge_by_text_compares_in_both_orders(
         JudgeSection(repeated_share=0.0, reasoning=reasoning),
         (0,),
     )
-    found = [(one.content["prompt_id"], one.content["order"], one.measures["probability_a"]) for one in drafts]
+    found = [
+        (one.content["prompt_id"], one.content["order"], one.measures["probability_a"]) for one in drafts
+    ]
     assert found == [("p:1", 0, 1.0), ("p:1", 1, 0.0), ("p:2", 0, 0.5), ("p:2", 1, 0.5)]
 
 
