@@ -122,7 +122,7 @@ class Journal:
 
     @contextmanager
     def kept_open(self) -> Iterator[Journal]:
-        """Return the journal with its file open, which makes many questions to it 100 times faster."""
+        """Return the journal with its file open, for many questions to it."""
         with closing(self._connected()) as connection:
             yield replace(self, connection=connection)
 
