@@ -61,7 +61,7 @@ class ServerSection(Section):
 
 
 class ChatSection(Section):
-    """A provider's model, for the engine `chat`. All of these fields but `answers` are part of the model's id."""
+    """A provider's model, for the engine `chat`. All of these fields are part of the model's id."""
 
     api: Literal["openai", "litellm"] = Field(
         "openai",
@@ -246,7 +246,13 @@ class ModelSection(Section):
         """Return the arguments of `provider_id` besides the name."""
         own = self.chat.api == "litellm" and self.server.url == ServerSection().url
         url = None if own else self.server.url
-        return {"url": url, **self.chat.model_dump(include={"api", "snapshot", "request"})}
+        return {"url": url, **self.chat.model_dump()}
+
+    @property
+    def determinants(self) -> dict[str, Any]:
+        """Return the settings that an activity records of a judge; others change no text, or are in the model's id."""
+        later = {"chat": True, "prices": True, "server": {"requests_per_minute", "tokens_per_minute"}}
+        return self.model_dump(exclude=later)
 
     @model_validator(mode="after")
     def _asked_as_providers_are(self) -> ModelSection:
@@ -288,8 +294,7 @@ class ModelSection(Section):
             return {**common, **self.server.model_dump(), **prices}
         if self.engine == "chat":
             del common["trust_remote_code"]
-            asked = {"answers": self.chat.answers, **self.provider}
-            return {**common, **self.server.model_dump(), **asked, **prices}
+            return {**common, **self.server.model_dump(), **self.provider, **prices}
         return {**common, **self.model_dump(include={"device", "dtype", "token_budget"})}
 
 

@@ -116,7 +116,9 @@ class ChatLanguageModel(CharacterText):
         self._key_variable, self._key = key_variable, os.environ.get(key_variable, "")
         self._send_seeds, self._answers, self._prices = send_seeds, answers, prices
         self._fields = dict(request or {})
-        self.model_id = provider_id(path, url=url, api=api, snapshot=snapshot, request=request)
+        self.model_id = provider_id(
+            path, url=url, api=api, snapshot=snapshot, request=request, answers=answers
+        )
         provider = provider_of(url, api)
         self.engine = f"chat completions, {provider}, {path}"
         journal = Journal.of_home() if keep_answers else None

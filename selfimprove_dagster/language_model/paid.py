@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Journal:
     """Answers by the key of their request, in a file that several processes can use."""
 
     path: Path
+    connection: sqlite3.Connection | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_home(cls) -> Journal:
@@ -120,14 +121,27 @@ class Journal:
                 opened.execute("DELETE FROM answers")
 
     @contextmanager
+    def kept_open(self) -> Iterator[Journal]:
+        """Return the journal with its file open, for many questions to it."""
+        with closing(self._connected()) as connection:
+            yield replace(self, connection=connection)
+
+    @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        if self.connection is not None:
+            with self.connection:
+                yield self.connection
+            return
+        with closing(self._connected()) as connection, connection:
+            yield connection
+
+    def _connected(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=60)) as opened, opened:
-            opened.execute("PRAGMA journal_mode = WAL")
-            opened.execute("PRAGMA synchronous = NORMAL")
-            opened.execute("PRAGMA secure_delete = ON")
-            opened.execute(
-                "CREATE TABLE IF NOT EXISTS answers "
-                "(key TEXT PRIMARY KEY, at REAL, answer TEXT, settled INTEGER) WITHOUT ROWID"
-            )
-            yield opened
+        connection = sqlite3.connect(self.path, timeout=60)
+        for setting in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
+            connection.execute(f"PRAGMA {setting}")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS answers "
+            "(key TEXT PRIMARY KEY, at REAL, answer TEXT, settled INTEGER) WITHOUT ROWID"
+        )
+        return connection

@@ -22,13 +22,14 @@ def provider_id(
     api: str = "openai",
     snapshot: str = "",
     request: Mapping[str, Any] | None = None,
+    answers: int = 1,
 ) -> str:
     """Return the `model_id` of a provider's model: a hash of all that decides which model answers, and how.
 
     This is host and path of the (first) address, the name, `snapshot`, which users set when they know that the
-    provider has changed the model, and the fields that are added to each request.
+    provider has changed the model, the fields that are added to each request, and how many answers choose an option.
     """
-    asked = [api, provider_of(url, api), name, snapshot, dict(request or {})]
+    asked = [api, provider_of(url, api), name, snapshot, dict(request or {}), answers]
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -40,6 +40,9 @@ _LONGEST_WAIT = 60.0
 
 _LONGEST_LEFT_OUT = 300.0
 
+_TURN = 0.005
+"""Seconds between two looks for a server with room."""
+
 _BUSY = {408, 409, 425, 429}
 
 _REFUSED = {400, 403, 413, 422}
@@ -111,8 +114,9 @@ class Server:
         self.out_until = time.monotonic() + (doubled if after is None else after)
 
     def answered(self) -> None:
-        """Take the server back."""
-        self.failures, self.out_until = 0, 0.0
+        """Forget earlier failures, unless the answer was under way when the server failed."""
+        if self.out_until <= time.monotonic():
+            self.failures = 0
 
 
 @dataclass
@@ -200,6 +204,7 @@ class Remote:
         async def ask_all() -> list[Read]:
             places = asyncio.Semaphore(self.concurrency * len(self.servers))
             async with AsyncExitStack() as stack:
+                journal = stack.enter_context(self.journal.kept_open()) if self.journal else None
                 senders = {
                     server.url: await stack.enter_async_context(self.connect(server))
                     for server in self.servers
@@ -208,7 +213,7 @@ class Remote:
                 async def one(request: Request) -> Read:
                     async with places:
                         try:
-                            return await self._read(senders, request, read, keep)
+                            return await self._read(senders, journal, request, read, keep)
                         except Unanswered as error:
                             if failed is None or request.body is None or shortest is None:
                                 raise
@@ -234,25 +239,26 @@ class Remote:
     async def _read(
         self,
         senders: Mapping[str, Send],
+        journal: Journal | None,
         request: Request,
         read: Callable[[Answer], Read],
         keep: Callable[[Read], bool],
     ) -> Read:
         """Apply `read` to the answer of the journal, or else of a server, which is stored before this returns."""
-        if self.journal is None:
+        if journal is None:
             answer = await self._ask(senders, request)
             PAID.add(self.price(answer))
             return read(answer)
         key = self.key_of(request)
-        if found := self.journal.find(key):
+        if found := journal.find(key):
             if not found.is_settled:
-                PAID.use(self.journal.path, key, self.price(found.answer))
+                PAID.use(journal.path, key, self.price(found.answer))
             return read(found.answer)
         answer = await self._ask(senders, request)
         result = read(answer)
         if keep(result):
-            self.journal.add(key, answer)
-            PAID.use(self.journal.path, key, self.price(answer))
+            journal.add(key, answer)
+            PAID.use(journal.path, key, self.price(answer))
         else:
             PAID.add(self.price(answer))
         return result
@@ -282,7 +288,8 @@ class Remote:
     async def _ask_once(self, senders: Mapping[str, Send], request: Request) -> dict[str, Any]:
         if (wait := self.pace.wait(request.tokens, time.monotonic())) > 0:
             await asyncio.sleep(wait)
-        server = self._least_busy()
+        while (server := self._least_busy()).busy >= self.concurrency:
+            await asyncio.sleep(_TURN)
         server.busy += 1
         try:
             async with asyncio.timeout(self.deadline):

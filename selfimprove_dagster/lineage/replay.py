@@ -224,7 +224,7 @@ def _open(home: Home, activity: Activity) -> LanguageModel:
     about, path = activity.about, activity.about["model_path"]
     options = _options(home, activity)
     if options["engine"] == "chat":
-        asked = {name: options[name] for name in ("url", "api", "snapshot", "request")}
+        asked = {name: options[name] for name in ("url", "api", "snapshot", "request", "answers")}
         if provider_id(path, **asked) != activity.model_id:
             raise ModelError(
                 f"{path} at another address, or with another snapshot or request, generated these paths "

@@ -115,7 +115,7 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
     (manifest,) = home.lake.manifests("refinement/raw_generations", "provided")
     first = home.lake.read_ungated(manifest).row(0, named=True)
     assert first["served"].startswith("small-1-2026-01-01, fp_1, 2026-") and first["token_ids"] == []
-    output += said(home, "replay", first["id"])
+    output += said(home, "lineage", "replay", first["id"])
     with client(home) as visitor:
         pages = [
             visitor.get(path).text for path in ("/", "/experiments/provided/0", f"/records/{first['id']}")

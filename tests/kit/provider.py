@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -32,7 +33,7 @@ class Provider(ThreadingHTTPServer):
         self.poisons: dict[str, Misbehaviour] = {}
         self.says: Callable[[Mapping[str, Any]], str] = lambda body: "It is fine."
         self.bodies: list[dict[str, Any]] = []
-        self.headers: list[Mapping[str, str]] = []
+        self.headers: list[Message] = []
         self.times: list[float] = []
         self.answered: dict[str, int] = {}
         self.gives_logprobs = False
@@ -73,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.bodies.append(body)
-            server.headers.append(dict(self.headers.items()))
+            server.headers.append(self.headers)
             server.times.append(time.monotonic())
             misbehave = server.script.pop(0) if server.script else None
             number = len(server.bodies)

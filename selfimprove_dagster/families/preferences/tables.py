@@ -120,6 +120,7 @@ def policy(
     return fine_tuned_checkpoint(
         method,
         dataset,
+        trained_on=PAIR,
         sources={
             "parents": [*of(dataset, "activity_id"), *models],
             "base_model_id": started,

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.families.dialogues.files import read_held_out_prompts
 from selfimprove_dagster.families.preferences.rewarding import ModelReward, reward_model_of
@@ -198,11 +199,20 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
         for start in range(0, len(asked), section.shard)
     ]
     constitution = experiment.constitution.load()
-    asking = {one.path: registry.prompts(experiment, one).parameters for one in section.judges}
+    asking = {
+        one.path: {
+            **registry.prompts(experiment, one).parameters,
+            **({"model": identity_of(one)} if one.is_provided else {}),
+        }
+        for one in section.judges
+    }
     activity = context.activity(
         inputs=[rounds_manifest],
         parameters={
-            "win_rates": section.model_dump(exclude={"shard"}),
+            "win_rates": {
+                **section.model_dump(exclude={"shard", "judges"}),
+                "judges": [one.determinants for one in section.judges],
+            },
             "constitution": constitution.hash,
             "questions": content_hash({"all": [vars(prompt) for prompt in prompts]}),
             "champion": champion.identity_in(experiment.model),
