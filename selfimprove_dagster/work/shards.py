@@ -195,7 +195,11 @@ def in_shards(
     for index in sorted(done) if failures.are_possible else ():
         failures.add(writer.read_shard(index))
     with ProgressReport(writer.schema.name, expected, unit, log, finished) as report:
-        failures.check(expected, report.so_far)
+
+        def check(kept: str) -> None:
+            failures.check(min(report.done / max(expected, 1), 1.0), kept)
+
+        check(report.so_far)
         for index, part in enumerate(parts):
             if index in done:
                 continue
@@ -208,11 +212,11 @@ def in_shards(
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
             failures.add(rows)
             if failures.may_pass(rows):
-                failures.check(expected, kept)
+                check(kept)
             writer.write_shard(index, rows, spent=took if timed else None)
             spent += took
-            failures.check(expected, report.so_far)
-        failures.check(failures.rows, report.so_far)
+            check(report.so_far)
+        failures.check(1.0, report.so_far)
     if not parts:
         nothing = record(0, ([], [])) if record else build_records(writer.schema, [], writer.activity)
         writer.write_shard(0, nothing, overwrite=True)
