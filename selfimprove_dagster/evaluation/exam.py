@@ -291,7 +291,8 @@ def failed_answers(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def failed_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of verdicts that a judge could not make, which count as wrong, but not those on failed answers."""
+    """Return the rows of verdicts that a judge could not make, which count as wrong, but not those on failed
+    answers."""
     if "problem" not in rows.columns:
         return rows.clear()
     verdicts = rows.filter(pl.col("problem").is_not_null(), pl.col("mode").str.starts_with("judge"))

@@ -76,8 +76,8 @@ class Failures:
         return self.are_possible and bool(rows["problem"].str.starts_with("failed:").any())
 
     def check(self, finished: float, kept: str) -> None:
-        """Raise TooManyFailed if more than the tolerated share of all rows failed, of which there are some for each unit
-        of work.
+        """Raise TooManyFailed if more than the tolerated share of all rows failed, of which there are some for each
+        unit of work.
 
         `finished` is the share of the work that is done, and `kept` says what of it is kept. The rows of a single
         prompt are not too many, unless the tolerated share is 0.
