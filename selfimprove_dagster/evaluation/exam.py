@@ -307,12 +307,12 @@ def failed_answers(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def failed_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of verdicts on answers with text that a judge could not make, which count as wrong."""
+    """Return the rows of verdicts that a judge could not make, which count as wrong, but not those on failed
+    answers."""
     if "problem" not in rows.columns:
         return rows.clear()
-    says_something = pl.col("text").fill_null("").str.contains(r"\S")
-    is_verdict = pl.col("mode").str.starts_with("judge")
-    return rows.filter(pl.col("problem").is_not_null(), is_verdict, says_something)
+    verdicts = rows.filter(pl.col("problem").is_not_null(), pl.col("mode").str.starts_with("judge"))
+    return verdicts.join(failed_answers(rows), on=["role", "source_file", "source_line"], how="anti")
 
 
 def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:

@@ -196,7 +196,11 @@ def in_shards(
     for index in sorted(done) if failures.are_possible else ():
         failures.add(writer.read_shard(index))
     with ProgressReport(writer.schema.name, expected, unit, log, finished) as report:
-        failures.check(expected, report.so_far)
+
+        def check(kept: str) -> None:
+            failures.check(min(report.done / max(expected, 1), 1.0), kept)
+
+        check(report.so_far)
         for index, part in enumerate(parts):
             if index in done:
                 continue
@@ -213,14 +217,14 @@ def in_shards(
             failures.add(rows)
             if failures.may_pass(rows):
                 try:
-                    failures.check(expected, kept)
+                    check(kept)
                 except TooManyFailed as error:
                     raise TooManyUnanswered(str(error)) from None
             writer.write_shard(index, rows, spent=took if timed else None)
             PAID.settle()
             spent += took
-            failures.check(expected, report.so_far)
-        failures.check(failures.rows, report.so_far)
+            check(report.so_far)
+        failures.check(1.0, report.so_far)
     if not parts:
         nothing = record(0, ([], [])) if record else build_records(writer.schema, [], writer.activity)
         writer.write_shard(0, nothing, overwrite=True)

@@ -75,12 +75,14 @@ class Failures:
         """Return whether a server failed on some of the rows, so that they may succeed at another time."""
         return self.are_possible and bool(rows["problem"].str.starts_with("failed:").any())
 
-    def check(self, expected: int, kept: str) -> None:
-        """Raise TooManyFailed if more than the tolerated share of `expected` rows failed.
+    def check(self, finished: float, kept: str) -> None:
+        """Raise TooManyFailed if more than the tolerated share of all rows failed, of which there are some for each
+        unit of work.
 
-        The rows of a single prompt are not too many, unless the share is 0. `kept` tells what is finished.
+        `finished` is the share of the work that is done, and `kept` says what of it is kept. The rows of a single
+        prompt are not too many, unless the tolerated share is 0.
         """
-        share, total = self.tolerance.failed_share, max(expected, self.rows)
+        share, total = self.tolerance.failed_share, round(self.rows / finished) if finished else 0
         count = sum(map(len, self.failed))
         if count <= share * total:
             return

@@ -56,7 +56,9 @@ def materialise(made: Iterations, instance: dg.DagsterInstance) -> dg.ExecuteInP
     """Both stages and the checks between them, with the experiment in a file of its own."""
     settings = made.experiment.model_dump(mode="json")
     for section, field in (("model", "path"), ("seeds", "file"), ("evaluation", "file")):
-        settings[section][field] = "embedded"  # before the first stage works, what an experiment names must be there
+        settings[section][field] = (
+            "embedded"  # before the first stage works, what an experiment names must be there
+        )
     (made.folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
     return dg.materialize(
         assets_of(METHOD, registry.tables()),

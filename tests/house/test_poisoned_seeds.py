@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from kit import judging_home
 from kit.homes import entered, make_home
 from kit.sampling import chosen_methods
 from kit.small_lake import write_lines
@@ -90,9 +89,12 @@ def sums() -> Path:
 
 @pytest.mark.parametrize("method", chosen_methods(registry.methods()))
 def test_rows_that_are_too_long_are_named_and_the_rest_is_kept(method: str, tmp_path: Path) -> None:
+    from selfimprove_dagster.runs import run_iteration
+
     settings, seeds, held_out = settings_of(method, tmp_path)
     home = make_home(tmp_path / "installation", settings)
-    judging_home.run(home, "small")
+    with entered(home):
+        assert run_iteration(home, home.experiment("small"), 0) == []
     named = [*failed_prompts(home.lake, "small")]
     assert {one.place for one in named} == seeds | held_out, [*map(str, named)]
     assert all(one.problem.startswith("too_long: ") for one in named)

@@ -655,7 +655,9 @@ def test_the_hash_is_of_the_files_and_not_of_their_place(
 
 
 def test_errors_say_what_to_do(directory: Path, engine: TransformersLanguageModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"unknown engine 'abacus': use one of chat, openai, transformers, vllm"):
+    with pytest.raises(
+        ModelError, match=r"unknown engine 'abacus': use one of chat, openai, transformers, vllm"
+    ):
         open_language_model(directory, engine="abacus")
     with pytest.raises(ModelError, match=r"no model at .*/nowhere: there is no such directory"):
         open_language_model(tmp_path / "nowhere")

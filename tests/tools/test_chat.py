@@ -20,7 +20,7 @@ from selfimprove_dagster.conversation import (
     tools_of,
 )
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model.base import SamplingParameters
+from selfimprove_dagster.language_model.base import RefusedPrompt, SamplingParameters
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.replies import UNREADABLE, Reply, read_reply, response_template
 from selfimprove_dagster.tools.base import Context
@@ -182,14 +182,17 @@ def test_a_conversation_that_fills_the_context_ends(box: Toolbox) -> None:
 def test_a_conversation_that_the_template_refuses_ends(box: Toolbox) -> None:
     class OneCallOnly(Chatting):
         def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-            for one in prompts:
-                if any(isinstance(turn, ToolCalls) and len(turn.calls) > 1 for turn in messages_of(one)):
-                    raise ModelError("only one call is possible\nmore")
-            return super().encode_prompts(prompts)
+            found = super().encode_prompts(prompts)
+            return [
+                RefusedPrompt("only one call is possible")
+                if any(isinstance(turn, ToolCalls) and len(turn.calls) > 1 for turn in messages_of(one))
+                else ids
+                for one, ids in zip(prompts, found, strict=True)
+            ]
 
     model = OneCallOnly(lambda prompt: 2 * call("Calculator", input="6 * 7"))
     (answer,) = chat_with_tools(model, [QUESTION], box)  # type: ignore[arg-type]
-    assert answer.problem == "only one call is possible" and len(answer.calls) == 2
+    assert answer.problem == "refused: only one call is possible" and len(answer.calls) == 2
 
 
 def test_stop_strings_do_not_cut_calls_and_text_models_are_refused(box: Toolbox) -> None:

@@ -92,7 +92,7 @@ def test_a_stage_stops_once_too_many_failed_and_resumes_where_more_may(tmp_path:
     def places(rows: pl.DataFrame) -> dict[str, str]:
         return {
             id: f"seeds.jsonl, line {1 + ord(prompt) - ord('a')}"
-            for id, prompt in rows[["id", "prompt"]].rows()
+            for id, prompt in rows[["id", "asked"]].rows()
         }
 
     with pytest.raises(TooManyFailed) as stopped:

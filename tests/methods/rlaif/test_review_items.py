@@ -65,6 +65,7 @@ def test_the_judge_is_measured_on_responses_that_differ_and_say_something() -> N
         order=0,
         repeat=False,
         probability_a=0.7,
+        problem=pl.lit(None, pl.String),
         question=pl.lit("Which?"),
     )
     judged, differ = _judged(compared.lazy(), labels.lazy())

@@ -453,7 +453,7 @@ def test_a_transcript_that_fills_the_positions_ends_alone() -> None:
     assert left_out.problem == "its result leaves no room in the model"
     assert no_result.text == no_call.text == " 30%.", "the text goes on without the call"
     assert no_call.calls[0].problem == "not a call of the form Tool(input)"
-    assert (nothing.text, nothing.calls, nothing.finish_reason) == ("", (), "length")
+    assert (nothing.text, nothing.calls, nothing.finish_reason) == ("", (), "too_long")
     assert [transcribed(model, prompt)[0] for prompt in prompts] == [no_result, no_call, nothing]
 
 
