@@ -50,6 +50,9 @@ def open_vllm(path: str | Path, *, serve: Mapping[str, Any] | None = None, **opt
     return VllmServerModel(path, **options, **serve)
 
 
+open_vllm.promised = VllmLanguageModel.promised  # type: ignore[attr-defined]
+
+
 class VllmServerModel(OpenAILanguageModel):
     """A model on a vLLM server of its own, which `close` stops; implements `base.LanguageModel`."""
 
