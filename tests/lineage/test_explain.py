@@ -114,7 +114,7 @@ def test_a_decision_is_explained_by_its_path(lake: Lake) -> None:
 def test_a_path_that_no_filter_has_seen_is_undecided(lake: Lake) -> None:
     known_ancestry(lake)
     path = lake.read(RAW_GENERATIONS.name, partition_of("demo", 0)).drop(
-        *("id", "content_hash", "parents", "activity_id", "sample_index", "logprobs")
+        *("id", "content_hash", "parents", "activity_id", "sample_index"), *RAW_GENERATIONS.measures
     )
     _, (fresh,) = store(
         lake, RAW_GENERATIONS, [Draft(path.row(0, named=True), (), {"logprobs": []})], iteration=1

@@ -217,13 +217,13 @@ def _report_evaluation(
         "failed_answers": (failed_answers(rows), "answers of the {} could not be generated"),
         "failed_verdicts": (failed_verdicts(rows), "verdicts on answers of the {} could not be made"),
     }
-    for name, (failed, told) in kinds.items():
+    for name, (failed, words) in kinds.items():
         for role in roles:
             if count := failed.filter(role=role).height:
                 metadata[f"{role}_{name}"] = count
                 first = failed.filter(role=role).row(0, named=True)
                 context.warn(
-                    f"{count:,} {told.format(role)} and count as wrong; the first: "
+                    f"{count:,} {words.format(role)} and count as wrong; the first: "
                     f"{first['source_file']}, line {first['source_line']}: {first['problem']}"
                 )
     comparison = compare(rows, decided_in)
