@@ -74,7 +74,7 @@ def settings_of(method: str, folder: Path) -> tuple[dict[str, Any], set[str], se
         for task in settings["tasks"]:
             count = int(task.pop("rows").partition(":")[2])
             source = Path(str(files["evaluation", "file"])) if task["kind"] == "dialogues" else sums()
-            task["file"] = str(poisoned(source, count + 8, (2,), folder / f"{task['name']}.jsonl"))
+            task["file"] = str(poisoned(source, count + 16, (2,), folder / f"{task['name']}.jsonl"))
         return settings, {f"{task['name']}.jsonl, line 2" for task in settings["tasks"]}, set()
     held_out = poisoned(Path(str(files["evaluation", "file"])), 16, (3,), folder / "asked.jsonl")
     evaluation = {**settings["evaluation"], "file": str(held_out)}
