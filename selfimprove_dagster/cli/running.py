@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from typing import ParamSpec
 
@@ -18,6 +19,7 @@ from selfimprove_dagster.loop.ending import report_end
 from selfimprove_dagster.loop.rules import Continue, Stop, next_turn
 from selfimprove_dagster.loop.state import state_of
 from selfimprove_dagster.text import plain
+from selfimprove_dagster.work.attempts import save
 from selfimprove_dagster.work.progress import duration
 
 
@@ -68,7 +70,12 @@ def _finish(home: Home, name: str, step: Continue) -> None:
         left = max(state.retry_at - time.time(), 0.0)
         number = state.number
         _say(f"attempt {number} of {state.attempts} starts in {duration(left)}; Ctrl-C stops", "yellow")
-        time.sleep(left)
+        try:
+            time.sleep(left)
+        except KeyboardInterrupt:
+            if state.attempt is not None:
+                save(home.lake, replace(state.attempt, status="stopped"))
+            raise
 
 
 def report(home: Home, name: str) -> None:
