@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -215,29 +213,25 @@ def test_a_revocation_makes_an_older_checkpoint_the_champion_which_is_kept(
     assert left(home) == {(0, "fine_tuned_checkpoint"), (2, "fine_tuned_checkpoint")}
 
 
-def _killed(home: Home, at: str) -> None:
-    """Prune, and die as soon as the mark, or the first weights, of a model are gone."""
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@pytest.mark.parametrize("at", ["mark", "unlink"])
+def test_a_killed_pruning_leaves_no_model_with_a_part_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    home = home_with(tmp_path)
+    run(home, 0, True)
 
     def dies(*arguments: Any) -> None:
         if at == "mark":
             write_atomically(*arguments)
-        os._exit(9)
+        raise Killed
 
-    if at == "mark":
-        pruning.write_atomically = dies
-    else:
-        Path.unlink = dies  # type: ignore[assignment, method-assign]
-    prune(home, "demo")
-
-
-@pytest.mark.parametrize("at", ["mark", "unlink"])
-def test_a_killed_pruning_leaves_no_model_with_a_part_of_its_weights(tmp_path: Path, at: str) -> None:
-    home = home_with(tmp_path)
-    run(home, 0, True)
-    process = multiprocessing.get_context("fork").Process(target=_killed, args=(home, at))
-    process.start()
-    process.join()
-    assert process.exitcode == 9
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(*((pruning, "write_atomically") if at == "mark" else (Path, "unlink")), dies)
+        prune(home, "demo")
     marked = [stage for stage in MODELS if pruned(folder_of(home, 0, stage))]
     assert len(marked) == 1
     with pytest.raises(ModelError, match="were pruned"):

@@ -34,5 +34,5 @@ def test_pruned_models_are_trained_again_to_the_same_weights(tmp_path: Path) -> 
     assert (done.exit_code, done.exception) == (0, None)
     assert [model_id(one.path) for one in middle] == [one.model_id for one in middle]
     assert {one.table: rows(home, one.table, "people")["id"].to_list() for one in middle} == ids
-    assert "pruned" not in listed.stdout
+    assert " pruned " not in listed.stdout
     assert len(prune(home, "people").models) == 2
