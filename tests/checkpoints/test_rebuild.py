@@ -17,7 +17,7 @@ from selfimprove_dagster.pruned import pruned
 pytestmark = [pytest.mark.slow, pytest.mark.train]
 
 
-def test_pruned_models_are_trained_again_to_the_same_weights(tmp_path: Path) -> None:
+def test_deleted_weights_are_trained_again_to_the_same_ones(tmp_path: Path) -> None:
     home = make_home(tmp_path, {**EXPERIMENTS["people"], "name": "people"})
     run(home, "people")
     (experiment,) = home.chain("people")
