@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,9 @@ from kit.small_lake import promotion_draft, store
 from safetensors.numpy import save_file
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.checkpoints import pruning
 from selfimprove_dagster.checkpoints.pruning import prune, to_rebuild
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.lake.disk import write_atomically
 from selfimprove_dagster.lake.partition import held, partition_of
 from selfimprove_dagster.lake.records import Draft
 from selfimprove_dagster.language_model.folder import model_folder
@@ -213,25 +213,39 @@ def test_a_revocation_makes_an_older_checkpoint_the_champion_which_is_kept(
     assert left(home) == {(0, "fine_tuned_checkpoint"), (2, "fine_tuned_checkpoint")}
 
 
-class Killed(BaseException):
-    """The process dies here."""
+KILLED = """
+import os, sys
+from pathlib import Path
+from selfimprove_dagster.checkpoints import pruning
+from selfimprove_dagster.home.home import Home
+
+write, unlink = pruning.write_atomically, Path.unlink
+root, experiments, at = sys.argv[1:]
+
+def write_and_die(*arguments):
+    write(*arguments)
+    os._exit(9)
+
+def unlink_or_die(path, **options):
+    if path.suffix == ".safetensors":
+        os._exit(9)
+    unlink(path, **options)
+
+if at == "mark":
+    pruning.write_atomically = write_and_die
+else:
+    Path.unlink = unlink_or_die
+pruning.prune(Home(root=Path(root), experiments=Path(experiments)), "demo")
+"""
+"""Prunes, and dies as soon as the mark of a model is written, or before the first weights are deleted."""
 
 
 @pytest.mark.parametrize("at", ["mark", "unlink"])
-def test_a_killed_pruning_leaves_no_model_with_a_part_of_its_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
+def test_a_killed_pruning_leaves_no_model_with_a_part_of_its_weights(tmp_path: Path, at: str) -> None:
     home = home_with(tmp_path)
     run(home, 0, True)
-
-    def dies(*arguments: Any) -> None:
-        if at == "mark":
-            write_atomically(*arguments)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(*((pruning, "write_atomically") if at == "mark" else (Path, "unlink")), dies)
-        prune(home, "demo")
+    done = subprocess.run([sys.executable, "-c", KILLED, home.root, home.experiments, at], check=False)
+    assert done.returncode == 9
     marked = [stage for stage in MODELS if pruned(folder_of(home, 0, stage))]
     assert len(marked) == 1
     with pytest.raises(ModelError, match="were pruned"):
