@@ -218,6 +218,8 @@ def no_scores(model: LanguageModel, tokens: int) -> str:
     room = positions(model)
     if tokens >= room:
         return f"too_long: {tokens:,} tokens are to be scored, and the model has {room:,} positions"
+    if getattr(model, "chooses", None) is not None:
+        return "failed: the provider's model refused to answer, or named none of the options"
     return "failed: the engine gave no probabilities"
 
 

@@ -65,7 +65,10 @@ def test_a_judge_by_text_compares_in_both_orders(
     found = [
         (one.content["prompt_id"], one.content["order"], one.measures["probability_a"]) for one in drafts
     ]
-    assert found == [("p:1", 0, 1.0), ("p:1", 1, 0.0), ("p:2", 0, 0.5), ("p:2", 1, 0.5)]
+    assert found == [("p:1", 0, 1.0), ("p:1", 1, 0.0), ("p:2", 0, None), ("p:2", 1, None)]
+    problems = [one.measures["problem"] for one in drafts]
+    assert problems[:2] == [None, None]
+    assert all(problem.endswith("named none of the options") for problem in problems[2:])
 
 
 def test_a_judge_by_text_rates(provider: Provider, judge: LanguageModel) -> None:
