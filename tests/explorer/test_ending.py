@@ -25,7 +25,8 @@ serve_pages(Home.from_environment(), 0, "http://127.0.0.1:3000", beside=[sys.exe
 
 BESIDE = """
 import pathlib, subprocess, sys, time
-run = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"])
+deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+run = subprocess.Popen([sys.executable, "-c", deaf])
 pathlib.Path({file!r}).write_text(str(run.pid))
 time.sleep(600)
 """
