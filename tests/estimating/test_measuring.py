@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from selfimprove_dagster.estimating.forecast import Forecast, Range, StageForecast
 from selfimprove_dagster.estimating.measuring import ENOUGH, MOST, Batch, Piece, Took, grow
 from selfimprove_dagster.estimating.substitutes import _more_seconds, cost
-from selfimprove_dagster.methods.self_instruct.growth import exponent
+from selfimprove_dagster.methods.self_instruct.growth import species_growth
 
 
 def test_tokens_and_money_are_scaled_by_items() -> None:
@@ -78,12 +80,18 @@ def test_the_whole_is_the_sum_and_the_highest_peak() -> None:
     assert total.at_least
 
 
-@pytest.mark.parametrize("beta", [0.5, 0.75, 0.9])
-def test_the_exponent_is_that_of_a_pool_that_grows_by_a_power(beta: float) -> None:
-    kept, size = [], 0
-    for at in range(1, 2001):
-        joined = size < at**beta - 0.5
-        size += joined
-        kept.append(joined)
-    assert exponent(kept) == pytest.approx(beta, abs=0.03)
-    assert exponent([True] * 50) == 1.0 and exponent([False] * 50) == 1.0
+@pytest.mark.parametrize("kinds", [30, 300, 3000])
+def test_species_grow_as_in_a_larger_sample(kinds: int) -> None:
+    """Species of unequal frequency, of which a sample shows some, and three times the sample more."""
+    draw = random.Random(1)
+    weights = [1 / (5 + rank) for rank in range(kinds)]
+    sample = draw.choices(range(kinds), weights, k=1500)
+    counts = Counter(sample[:500])
+    found = species_growth([*counts.values()], 500, 3.0)
+    assert found * len(counts) == pytest.approx(len(set(sample)), rel=0.1)
+
+
+def test_species_without_rare_ones_do_not_grow() -> None:
+    assert species_growth([3, 4, 5], 12, 10.0) == 1.0
+    assert species_growth([], 12, 10.0) == 1.0
+    assert species_growth([1] * 50, 50, 4.0) == pytest.approx(4.0, rel=0.1), "no two were alike"

@@ -1,14 +1,14 @@
 """How many tasks join a pool that refuses what resembles its members.
 
-The more tasks a pool has, the more new ones resemble one of them. As with the words of a text (Heaps 1978), the number
-of distinct ones among n is taken to grow as n^β. With the places m₁ < … < m_k of those that joined among M candidates,
-the maximum likelihood estimate is β = k / Σ ln(M / mᵢ) (Crow 1974, for events whose rate is a power of time).
+The more tasks a pool has, the more new ones resemble one of them. A member, with all candidates that were refused as
+near to it, is taken for a species. The number of species in a larger sample follows from how many were seen once and
+twice (Colwell et al. 2012, Journal of Plant Ecology 5:3; Chao et al. 2014, Ecological Monographs 84:45).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from math import log
 from typing import Any
 
 from selfimprove_dagster.methods.self_instruct.tables import SI_SIMILARITY_SCORES
@@ -18,13 +18,22 @@ from selfimprove_dagster.stage import StageContext
 def growth(context: StageContext[Any], factor: float) -> float:
     """Return by which factor more tasks join the pool if there are `factor` times as many candidates."""
     manifest = context.lake.manifest(SI_SIMILARITY_SCORES.name, context.partition)
-    kept = context.lake.read_columns(manifest, ["kept"])["kept"].to_list()
-    return float(factor ** exponent(kept))
+    rows = context.lake.read_columns(manifest, ["candidate_id", "kept", "neighbours"]).rows(named=True)
+    joined = {row["candidate_id"] for row in rows if row["kept"]}
+    seen = Counter(row["candidate_id"] if row["kept"] else row["neighbours"][0]["id"] for row in rows)
+    return species_growth([count for member, count in seen.items() if member in joined], len(rows), factor)
 
 
-def exponent(kept: Sequence[bool]) -> float:
-    """Return β from 0 to 1, given whether each candidate joined the pool, in order; 1 if none did."""
-    count = len(kept)
-    places = [at + 0.5 for at, joined in enumerate(kept) if joined]
-    logs = sum(log(count / place) for place in places)
-    return min(len(places) / logs, 1.0) if logs else 1.0
+def species_growth(counts: Sequence[int], sample: int, factor: float) -> float:
+    """Return by which factor more species a sample has if it is `factor` times as large; 1 if it has none.
+
+    `counts` are the individuals of each species in a sample of `sample`, some of which may be of no such species.
+    """
+    if not counts:
+        return 1.0
+    once, twice = counts.count(1), counts.count(2)
+    unseen = once**2 / (2 * twice) if twice else once * (once - 1) / 2
+    if unseen == 0:
+        return 1.0
+    more = sample * (factor - 1)
+    return 1 + unseen * (1 - (1 - once / (sample * unseen + once)) ** more) / len(counts)
