@@ -24,7 +24,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import SHIPPED_EXPERIMENTS, Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft
-from selfimprove_dagster.language_model import openai_engine
+from selfimprove_dagster.language_model import remote
 from selfimprove_dagster.methods.lmsi.tables import PROMOTION
 from selfimprove_dagster.pruned import MARK, Pruned
 from selfimprove_dagster.readiness import engines, machine
@@ -304,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -323,7 +323,7 @@ def test_a_method_that_scores_is_refused_with_a_server_that_does_not(tmp_path: P
 
 
 def test_a_server_that_does_not_answer_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_engine, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
     model = {"engine": "openai", "server": {"url": "http://127.0.0.1:9/v1"}}
     error, _ = check(tmp_path, model=model)
     assert "127.0.0.1:9" in error

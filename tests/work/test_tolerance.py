@@ -217,7 +217,13 @@ def test_seeds_that_are_too_long_are_left_out_by_their_lines(tmp_path: Path) -> 
 
 def test_failed_answers_are_printed_with_file_and_line(capsys: pytest.CaptureFixture[str]) -> None:
     def row(line: int, problem: str | None, mode: str = "greedy") -> dict[str, Any]:
-        return {"source_file": "asked.jsonl", "source_line": line, "problem": problem, "mode": mode}
+        return {
+            "source_file": "asked.jsonl",
+            "source_line": line,
+            "problem": problem,
+            "mode": mode,
+            "text": "",
+        }
 
     print_failed_answers([row(1, None), row(2, "failed: the server returned no text")])
     assert capsys.readouterr().out.splitlines() == [
