@@ -104,7 +104,7 @@ def test_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"temprature": 1}, "sede": 4}))
     assert "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, paths" in said
-    assert "sede: there is no such field; allowed here: budget, demonstrations, description" in said
+    assert "sede: there is no such field; allowed here: budget, checkpoints, demonstrations" in said
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
     assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, least_gain," in said
 
