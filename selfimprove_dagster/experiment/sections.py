@@ -251,7 +251,11 @@ class ModelSection(Section):
     @property
     def determinants(self) -> dict[str, Any]:
         """Return the settings that an activity records of a judge; others change no text, or are in the model's id."""
-        later: dict[str, Any] = {"chat": True, "prices": True, "server": {"requests_per_minute", "tokens_per_minute"}}
+        later: dict[str, Any] = {
+            "chat": True,
+            "prices": True,
+            "server": {"requests_per_minute", "tokens_per_minute"},
+        }
         return self.model_dump(exclude=later)
 
     @model_validator(mode="after")

@@ -219,7 +219,7 @@ def no_scores(model: LanguageModel, tokens: int) -> str:
     if tokens >= room:
         return f"too_long: {tokens:,} tokens are to be scored, and the model has {room:,} positions"
     if getattr(model, "chooses", None) is not None:
-        return "failed: the provider's model refused to answer, or named none of the options"
+        return "refused: the provider's model did not answer, or named none of the options"
     return "failed: the engine gave no probabilities"
 
 

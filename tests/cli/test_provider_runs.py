@@ -44,8 +44,13 @@ EXPERIMENT: dict[str, Any] = {
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     with kit.running() as running:
-        running.says = lambda body: f"Answer {sum(map(ord, json.dumps(body['messages']))) % 97} to this."
+        running.says = answer
         yield running
+
+
+def answer(body: Mapping[str, Any]) -> str:
+    number = sum(map(ord, json.dumps(body["messages"]))) % 97
+    return kit.says(body).replace(kit.FINE, f"Answer {number} to this.")
 
 
 def settings(provider: Provider, **changes: Any) -> dict[str, Any]:
@@ -165,4 +170,4 @@ def test_a_money_budget_stops_between_shards_and_poisoned_rows_are_named(
     assert len(provider.bodies) > asked
     assert "prompts.jsonl, line 19" in output and "content filter" in output
     assert "prompts.jsonl, line 20" in output and "returned no text" in output
-    assert "2 prompts could not be continued" in output
+    assert "2 prompts failed" in output

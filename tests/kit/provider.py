@@ -18,6 +18,15 @@ CREATED = 1_790_000_000
 Misbehaviour = Callable[["Handler"], None]
 
 
+FINE = "It is fine."
+
+
+def says(body: Mapping[str, Any]) -> str:
+    """Name the first option where there are some, and say something else where there are none."""
+    _, _, options = body["messages"][-1]["content"].partition("Reply with exactly one of the following")
+    return options.splitlines()[1].removeprefix("- ") if options else FINE
+
+
 class Provider(ThreadingHTTPServer):
     """Answers from `script` first, one misbehaviour per request, then by `says`, with a poison by the prompt's words.
 
@@ -31,7 +40,7 @@ class Provider(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: list[Misbehaviour] = []
         self.poisons: dict[str, Misbehaviour] = {}
-        self.says: Callable[[Mapping[str, Any]], str] = lambda body: "It is fine."
+        self.says: Callable[[Mapping[str, Any]], str] = says
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[Message] = []
         self.times: list[float] = []
@@ -163,7 +172,7 @@ def message(finish_reason: str = "stop", **changes: Any) -> Misbehaviour:
     """Return an answer whose message is changed."""
 
     def answer(handler: Handler) -> None:
-        given = {"role": "assistant", "content": "It is fine.", **changes}
+        given = {"role": "assistant", "content": FINE, **changes}
         body = handler.server.bodies[-1]
         handler.answer(200, completion(given, body, handler.server, finish_reason))
 
