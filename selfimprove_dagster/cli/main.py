@@ -134,7 +134,10 @@ def fields(
     """List every field of a method's experiment file, its meaning, and its value in each preset."""
     from selfimprove_dagster.home.files import describe_fields
 
-    table = Table("field", "paper", "practical", "meaning")
+    table = Table(
+        Column("field", no_wrap=True),
+        *(Column(name, overflow="fold") for name in ("paper", "practical", "meaning")),
+    )
     for field in describe_fields(method):
         table.add_row(field.name, field.paper, field.practical, field.description)
     console.print(table)

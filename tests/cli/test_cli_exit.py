@@ -27,6 +27,16 @@ def test_output_and_exit_code_reach_a_pipe(arguments: list[str], code: int, said
     assert done.returncode == code
 
 
+def test_a_pipe_gets_every_field_with_its_whole_name() -> None:
+    from selfimprove_dagster.home.files import describe_fields
+
+    command = [sys.executable, "-m", "selfimprove_dagster.cli", "fields", "rlaif"]
+    out = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True).stdout
+    cells = {line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")}
+    assert {field.name for field in describe_fields("rlaif")} <= cells
+    assert "owner/model" in out and " … " not in out and "… │" not in out
+
+
 def test_what_is_registered_for_the_exit_runs_and_an_error_that_nobody_foresaw_is_a_failure() -> None:
     program = (
         "import atexit, sys\n"
