@@ -10,7 +10,7 @@ from rich.table import Table
 from selfimprove_dagster import registry
 from selfimprove_dagster.checkpoints.pruning import prune, to_rebuild, trained_models
 from selfimprove_dagster.cli.console import ExperimentName, console
-from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.errors import ExperimentError, ModelError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.pruned import pruned
@@ -54,11 +54,13 @@ def rebuild(
     from selfimprove_dagster.runs import run_iteration
 
     home = Home.from_environment()
-    found = [
-        (settled, models)
-        for settled in home.chain(experiment)
-        if (models := to_rebuild(home, settled, iteration))
-    ]
+    chain = home.chain(experiment)
+    if not any(one.iteration == iteration for settled in chain for one in trained_models(home.lake, settled)):
+        raise ExperimentError(
+            f"iteration {iteration} of {experiment} trained no model; `selfimprove checkpoints list {experiment}` "
+            "shows those that were trained"
+        )
+    found = [(settled, models) for settled in chain if (models := to_rebuild(home, settled, iteration))]
     if not found:
         console.print(f"no weights of iteration {iteration} of {experiment} were pruned", markup=False)
     for settled, models in found:

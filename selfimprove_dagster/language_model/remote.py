@@ -279,8 +279,8 @@ class Remote:
             who = "the server" if len(self.servers) == 1 else "the servers"
             raise Unavailable(
                 f"{who} at {self.shown} {failed}. Check "
-                f"{'its log' if len(self.servers) == 1 else 'their logs'}; committed shards are kept, so run again "
-                "when it answers",
+                f"{'its log' if len(self.servers) == 1 else 'their logs'}; if the address is wrong, correct server.url "
+                "of the model; what is finished is kept, so run again when it answers",
                 Generation.without_text("failed", f"{who} {failed}"),
             ) from None
         raise AssertionError("unreachable")

@@ -63,6 +63,8 @@ def check_models(home: Home, experiment: Experiment) -> Iterator[Finding]:
 def check_prompts(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem for each model for which the prompts or its chat template are wrong."""
     for section in models_of(experiment):
+        if section.template not in (None, TRAINING) and not Path(section.template).is_file():
+            continue  # `check_files` reports it
         try:
             registry.prompts(experiment, section)
         except SelfImproveError as error:
