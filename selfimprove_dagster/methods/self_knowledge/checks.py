@@ -84,7 +84,8 @@ def _orders_are_whole(subject: Subject) -> Evidence:
 
 
 def _probabilities_sum(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "by", "probabilities").filter(by="probability")
+    """A choice that failed lacks the probabilities of the orders that were not answered, so it is left out."""
+    rows = subject.measured("id", "by", "probabilities").filter(by="probability")
     totals = (
         rows.select("id", total=pl.col("probabilities"))
         .explode("total")
