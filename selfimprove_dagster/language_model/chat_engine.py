@@ -130,7 +130,7 @@ class ChatLanguageModel(CharacterText):
         self._find_abilities()
         self.cannot_score = f"{self._shown} does not score given texts, as no provider does"
         self.chooses = self._how_it_chooses()
-        _log.warning(f"{self.cannot_score}. {self.chooses}. {self.promise}")
+        _log.warning(f"{self.cannot_score}. {self.chooses}")
 
     @staticmethod
     def promised(options: Mapping[str, Any]) -> str:
@@ -403,7 +403,8 @@ class ChatLanguageModel(CharacterText):
         response = getattr(error, "response", None)  # LiteLLM raises some errors before it asks
         text = (response.text if response is not None else "") or str(error)
         if error.status_code == 401:
-            text = f"{text} (the key is read from the environment variable {self._key_variable})"
+            found = "is read from" if self._key else "is missing: set"
+            text = f"{text} (the key {found} the environment variable {self._key_variable})"
         try:
             headers = response.headers if response is not None else {}
             check_status(server, error.status_code, text, headers, self._key)

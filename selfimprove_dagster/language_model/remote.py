@@ -12,8 +12,9 @@ import asyncio
 import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -210,8 +211,13 @@ class Remote:
                     for server in self.servers
                 }
 
+                # Of equal requests, the first is sent, and the others find its answer in the journal.
+                turns: defaultdict[str, AbstractAsyncContextManager[Any]] = defaultdict(
+                    asyncio.Lock if journal is not None else nullcontext
+                )
+
                 async def one(request: Request) -> Read:
-                    async with places:
+                    async with turns[self.key_of(request)], places:
                         try:
                             return await self._read(senders, journal, request, read, keep)
                         except Unanswered as error:

@@ -197,8 +197,11 @@ def in_shards(
         failures.add(writer.read_shard(index))
     with ProgressReport(writer.schema.name, expected, unit, log, finished) as report:
 
+        def finished_share() -> float:
+            return min(report.done / max(expected, 1), 1.0)
+
         def check(kept: str) -> None:
-            failures.check(min(report.done / max(expected, 1), 1.0), kept)
+            failures.check(finished_share(), kept)
 
         check(report.so_far)
         for index, part in enumerate(parts):
@@ -215,7 +218,7 @@ def in_shards(
             took = Spent(report.tokens - tokens, seconds, round(PAID.money - paid, 9))
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
             failures.add(rows)
-            if failures.may_pass(rows):
+            if failures.may_pass(rows, finished_share()):
                 try:
                     check(kept)
                 except TooManyFailed as error:

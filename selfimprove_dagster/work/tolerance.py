@@ -71,9 +71,18 @@ class Failures:
             found = rows.filter(failed)
             self.failed.append(found.select("id", "parents", "problem", asked=asked_in(self.table)))
 
-    def may_pass(self, rows: pl.DataFrame) -> bool:
-        """Return whether a server failed on some of the rows, so that they may succeed at another time."""
-        return self.are_possible and bool(rows["problem"].str.starts_with("failed:").any())
+    def may_pass(self, rows: pl.DataFrame, finished: float) -> bool:
+        """Return whether a server failed on some of the rows, which may succeed at another time, and the others that
+        failed are not too many; `finished` as in `check`.
+        """
+        if not self.are_possible or not rows["problem"].str.starts_with("failed:").any():
+            return False
+        lasting = sum((~one["problem"].str.starts_with("failed:")).sum() for one in self.failed)
+        return lasting <= self.tolerance.failed_share * self._total(finished)
+
+    def _total(self, finished: float) -> int:
+        """Return the number of rows of the whole stage, as far as it can be known."""
+        return round(self.rows / finished) if finished else 0
 
     def check(self, finished: float, kept: str) -> None:
         """Raise TooManyFailed if more than the tolerated share of all rows failed, of which there are some for each
@@ -82,7 +91,7 @@ class Failures:
         `finished` is the share of the work that is done, and `kept` says what of it is kept. The rows of a single
         prompt are not too many, unless the tolerated share is 0.
         """
-        share, total = self.tolerance.failed_share, round(self.rows / finished) if finished else 0
+        share, total = self.tolerance.failed_share, self._total(finished)
         count = sum(map(len, self.failed))
         if count <= share * total:
             return

@@ -152,7 +152,8 @@ def test_what_the_provider_cannot_do_is_said_at_start(
         provider.refused_fields = {"logprobs", "max_tokens"}
     model = opened(provider, chat={"answers": 3})
     assert "does not score given texts" in caplog.text
-    assert "asked to write the option, 3 times" in caplog.text and "a replay is not exact" in caplog.text
+    assert "asked to write the option, 3 times" in caplog.text
+    assert "a replay is not exact" in model.promise
     check_chooses(model)
     with pytest.raises(ModelError, match="does not score given texts"):
         check_scores(model)
@@ -449,6 +450,21 @@ def test_an_answer_that_may_succeed_later_is_not_kept(provider: Provider) -> Non
     provider.script = [kit.message(content=None)]
     assert model.generate(asked, [[1]], GREEDY)[0][0].finish_reason == "failed"
     assert model.generate(asked, [[1]], GREEDY)[0][0].text == "It is fine."
+
+
+def test_equal_requests_of_a_batch_are_sent_once(provider: Provider) -> None:
+    model = opened(provider)
+    prompts = model.encode_prompts(conversations(*["Is it?"] * 4, "And this?"))
+    drawn = model.generate(prompts, [[1]] * 5, GREEDY)
+    assert [row[0].text for row in drawn] == [kit.FINE] * 5
+    assert len(provider.bodies) == 2
+
+
+def test_a_key_that_is_not_set_is_named(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    provider.script = [kit.status(401)]
+    with pytest.raises(ModelError, match="the key is missing: set the environment variable OPENAI_API_KEY"):
+        opened(provider)
 
 
 def test_a_journal_holds_no_prompt_and_no_key(provider: Provider) -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from selfimprove_dagster import embedded
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.cli.status import print_failed_answers
-from selfimprove_dagster.errors import TooManyFailed
+from selfimprove_dagster.errors import TooManyFailed, TooManyUnanswered
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Parent
@@ -114,10 +114,19 @@ def test_a_stage_stops_once_too_many_failed_and_resumes_where_more_may(tmp_path:
 
 def test_a_shard_in_which_a_server_failed_is_drawn_again(tmp_path: Path) -> None:
     lake, model = Lake(tmp_path), PoisonedModel(poison=dict.fromkeys("cd", "failed"))
-    with pytest.raises(TooManyFailed, match=r"2 of 4 rows .* 2 of 8 completions are finished and kept"):
+    with pytest.raises(TooManyUnanswered, match=r"2 of 4 rows .* 2 of 8 completions are finished and kept"):
         draw(lake, model, "abcdefgh", Tolerance(0.1))
     rows = draw(lake, PoisonedModel(), "abcdefgh", Tolerance(0.1))
     assert rows["finish_reason"].to_list() == ["stop"] * 8
+
+
+def test_too_many_refused_rows_are_not_drawn_again_because_a_server_also_failed(tmp_path: Path) -> None:
+    poison: dict[str, FinishReason] = {"a": "refused", "b": "refused", "c": "refused", "d": "failed"}
+    with pytest.raises(
+        TooManyFailed, match=r"4 of 4 rows .* 4 of 8 completions are finished and kept"
+    ) as raised:
+        draw(Lake(tmp_path), PoisonedModel(poison=poison), "abcdefgh", Tolerance(0.25))
+    assert not isinstance(raised.value, TooManyUnanswered)
 
 
 def test_the_completions_of_one_prompt_alone_stop_nothing_but_where_none_may_fail(tmp_path: Path) -> None:
