@@ -63,6 +63,8 @@ def test_run_ends_with_the_table_and_the_reason_to_stop(finished: str) -> None:
     assert "iteration budget spent: 1 of 1 iterations are done" in finished
     assert "24" in finished and "192" in finished
     assert "Differences of the preset from the paper" in finished
+    assert "transformers: each row has its own seed" in finished
+    assert "champion: " in finished
 
 
 def test_every_stage_is_committed_and_every_id_can_be_recomputed(home: Home, finished: str) -> None:

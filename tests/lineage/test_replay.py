@@ -19,6 +19,7 @@ from selfimprove_dagster.cli.answers import replay_text
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.language_model import promise_of
 from selfimprove_dagster.language_model.base import Generation
 from selfimprove_dagster.lineage.replay import compare, replay, replay_sample
 from selfimprove_dagster.lineage.walk import RecordNotFound
@@ -58,6 +59,7 @@ def test_a_sample_is_drawn_again_token_by_token(finished_home: Home, iteration: 
     assert (again.agreement.correct, again.agreement.total) == (20, 20)
     assert len({path.id for path in again.paths}) == 20
     assert again.differences == ()
+    assert again.promise == promise_of("transformers")
     assert again.model_id == paths_of(finished_home, iteration).activity.model_id
     assert "20 of 20 paths are identical, token by token: 100.0%" in shown(again)
 
