@@ -14,6 +14,7 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.estimating.forecast import Forecast, Range, StageForecast
+from selfimprove_dagster.estimating.measuring import USUAL, Effort
 from selfimprove_dagster.estimating.pilot import PilotStage, Say, run_pilot
 from selfimprove_dagster.estimating.substitutes import bytes_of
 from selfimprove_dagster.experiment.base import Experiment
@@ -27,7 +28,13 @@ from selfimprove_dagster.work.budget import _seconds, _spent
 
 
 def estimate(
-    home: Home, experiment: Experiment, iteration: int, models: OpensModels, trainer: Any, say: Say
+    home: Home,
+    experiment: Experiment,
+    iteration: int,
+    models: OpensModels,
+    trainer: Any,
+    say: Say,
+    effort: Effort = USUAL,
 ) -> Forecast:
     """Forecast an iteration of the experiment's method, without writing into the home.
 
@@ -44,7 +51,7 @@ def estimate(
             "A pilot runs every stage on a few items, with the settings of the experiment, and trains for a few steps. "
             "It takes a minute or two with a small model, and writes to a temporary folder only."
         )
-        pilot = run_pilot(home, experiment, iteration, models, trainer, say)
+        pilot = run_pilot(home, experiment, iteration, models, trainer, say, effort)
         known = same_stages(home.lake, experiment, pilot)
         measured = [stage.forecast for stage in pilot]
         assumed += [

@@ -10,14 +10,24 @@ from math import sqrt
 
 from selfimprove_dagster.estimating.forecast import Range
 
-ENOUGH = 48
-"""Items that a pilot works on at least, where a stage has so many."""
-
 MOST = 1_500
-"""Items that a pilot works on at most."""
+"""Items of a stage that a pilot works on at most."""
 
-SECONDS = 20.0
-"""Seconds of work on a stage after which a pilot begins no further items."""
+
+@dataclass(frozen=True)
+class Effort:
+    """What a pilot spends on a stage: at least `items`, where there are so many, in about `seconds`."""
+
+    items: int = 48
+    seconds: float = 20.0
+
+    def __mul__(self, factor: int) -> Effort:
+        return Effort(self.items * factor, self.seconds * factor)
+
+
+USUAL = Effort()
+"""The effort of a pilot on each stage."""
+
 
 _FIRST = 4
 _GROWTH = 3
@@ -111,11 +121,12 @@ class Piece:
         return None if money is None else money * self.scale
 
 
-def grow(count: int, most_at_once: int, work: Callable[[slice], Took]) -> list[Batch]:
+def grow(count: int, most_at_once: int, work: Callable[[slice], Took], effort: Effort) -> list[Batch]:
     """Work on growing batches of `count` items, until what an item takes is known.
 
     Small batches are slower per item than those of an iteration. So they grow, to at most `most_at_once` items, as long
-    as the rate rises; but a pilot that has worked for `SECONDS`, or on `MOST` items or a sixth of all, ends.
+    as the rate rises; but with enough items a sixth of all is sufficient. A pilot ends as well after the seconds of the
+    effort, if there were two batches, and in any case after four times as many.
     """
     batches: list[Batch] = []
     done, size, started = 0, _FIRST, time.monotonic()
@@ -123,9 +134,10 @@ def grow(count: int, most_at_once: int, work: Callable[[slice], Took]) -> list[B
         taken = min(size, most_at_once, count - done)
         batches.append(Batch(taken, work(slice(done, done + taken))))
         done, size = done + taken, size * _GROWTH
-        if time.monotonic() - started > SECONDS:
+        seconds = time.monotonic() - started
+        if seconds > effort.seconds * (1 if len(batches) > 1 else 4):
             break
-        if done >= ENOUGH and (done >= count * _SHARE or not _gets_faster(batches)):
+        if done >= effort.items and (done >= count * _SHARE or not _gets_faster(batches)):
             break
     return batches
 

@@ -28,7 +28,7 @@ import psutil
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, SelfImproveError
 from selfimprove_dagster.estimating.forecast import Range, StageForecast
-from selfimprove_dagster.estimating.measuring import ENOUGH, Batch, Piece, Took, grow
+from selfimprove_dagster.estimating.measuring import USUAL, Batch, Effort, Piece, Took, grow
 from selfimprove_dagster.estimating.substitutes import CountingModels, FewSteps
 from selfimprove_dagster.evaluation.exam import (
     Exam,
@@ -53,6 +53,9 @@ from selfimprove_dagster.work.shards import Rows, StoredRows, Work
 from selfimprove_dagster.work.spec import Spec
 
 Say = Callable[[str], None]
+
+_MORE = 8
+"""By which factor a pilot has more items if the first one left no example."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,14 @@ class _Counted:
 class PilotContext(StageContext[Any]):
     """A stage of a pilot while it runs; `made` are the partitions of all its stages so far, by activity."""
 
+    effort: Effort = USUAL
     made: dict[str, _Made] = field(default_factory=dict)
     measured: _Measured = field(default_factory=_Measured)
 
     def sample(self, items: Sequence[Any]) -> Sequence[Any]:
         """Return some of the items, evenly spaced."""
-        chosen = [items[at * len(items) // ENOUGH] for at in range(ENOUGH)] if len(items) > ENOUGH else items
+        count = min(self.effort.items, len(items))
+        chosen = [items[at * len(items) // count] for at in range(count)]
         self.measured.scale = len(items) / max(len(chosen), 1)
         return chosen
 
@@ -141,7 +146,7 @@ class PilotContext(StageContext[Any]):
             groups = _groups(items, together)
             most = max(round(size * len(groups) / len(items)), 1)
             work: Work[Any] = self._worker(writer, function, opened, beside)
-            batches = grow(len(groups), most, self._batches(writer, items, groups, work, record))
+            batches = grow(len(groups), most, self._batches(writer, items, groups, work, record), self.effort)
             scale = len(groups) / sum(one.items for one in batches)
             is_cut = max(one.items for one in batches) < min(most, len(groups) * factor)
             piece = Piece(len(groups) * factor, batches, is_cut)
@@ -237,7 +242,7 @@ class PilotContext(StageContext[Any]):
             done.append((part, sit(part)))
             return done[-1][1]
 
-        grow(count, max(len(part.questions) for part in parts), some)
+        grow(count, max(len(part.questions) for part in parts), some, self.effort)
         return done
 
     def _add_exam(self, parts: Sequence[Part], done: Sequence[tuple[Part, Took]]) -> None:
@@ -290,15 +295,36 @@ def run_pilot(
     models: OpensModels,
     trainer: Any,
     say: Say,
+    effort: Effort = USUAL,
 ) -> list[PilotStage]:
     """Run the stages of an iteration on a few items in a temporary folder, and return the forecast of each.
 
-    `say` takes a line per stage. Raises ExperimentError if a stage fails in the pilot.
+    Where no example is left to train on, the pilot runs again with more items. `say` takes a line per stage. Raises
+    ExperimentError if a stage fails in the pilot.
     """
+    found = _attempt(home, experiment, iteration, models, trainer, say, effort, with_examples=True)
+    if found is None:
+        say("no example is left to train on: the pilot runs again with more items")
+        found = _attempt(home, experiment, iteration, models, trainer, say, effort * _MORE)
+    assert found is not None
+    return found
+
+
+def _attempt(
+    home: Home,
+    experiment: Experiment,
+    iteration: int,
+    models: OpensModels,
+    trainer: Any,
+    say: Say,
+    effort: Effort,
+    with_examples: bool = False,
+) -> list[PilotStage] | None:
+    """Run the stages; None if the dataset of the method must be `with_examples`, and is empty."""
     order, method = registry.pipeline_order(), registry.method(experiment.method)
     stages = sorted(method.stages, key=lambda one: order[one.table.name])
     made: dict[str, _Made] = {}
-    forecasts = []
+    found = []
     with scratch_home(home, experiment, iteration) as scratch:
         for number, stage in enumerate(stages, start=1):
             say(f"pilot: {stage.name}, {number} of {len(stages)}")
@@ -311,16 +337,24 @@ def run_pilot(
                 language_model=CountingModels(models),
                 trainer=FewSteps(trainer),
                 reporter=_Silent(),
+                effort=effort,
                 made=made,
             )
             try:
-                forecasts.append(_run(stage, context))
+                found.append(_run(stage, context))
             except SelfImproveError as error:
                 raise ExperimentError(
                     f"the pilot of experiment {experiment.name} stopped in {stage.table.name}, which a run may do as "
                     f"well: {error}"
                 ) from error
-    return forecasts
+            made_dataset = stage.table == method.dataset
+            if (
+                with_examples
+                and made_dataset
+                and not context.lake.manifest(stage.table.name, context.partition).rows
+            ):
+                return None
+    return found
 
 
 def _run(stage: Stage, context: PilotContext) -> PilotStage:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimprove_dagster.estimating.forecast import Forecast, Range, StageForecast
-from selfimprove_dagster.estimating.measuring import ENOUGH, MOST, Batch, Piece, Took, grow
+from selfimprove_dagster.estimating.measuring import MOST, Batch, Effort, Piece, Took, grow
 from selfimprove_dagster.estimating.substitutes import _more_seconds, cost
 from selfimprove_dagster.methods.self_instruct.growth import species_growth
 
@@ -47,11 +47,11 @@ def test_batches_cover_the_first_items_once(count: int, most: int, gets_faster: 
         slices.append(part)
         return Took(seconds=1e-6 * (1 if gets_faster else part.stop - part.start))
 
-    batches = grow(count, most, work)
+    batches = grow(count, most, work, Effort(48))
     done = sum(batch.items for batch in batches)
     ends = [part.stop for part in slices]
     assert [part.start for part in slices] == [0, *ends[:-1]][: len(slices)]
-    assert min(count, ENOUGH) <= done <= min(count, MOST + most)
+    assert min(count, 48) <= done <= min(count, MOST + most)
     assert all(batch.items <= most for batch in batches)
 
 

@@ -17,9 +17,9 @@ from kit.small_lake import SMALL_EXPERIMENT
 from pins.small_experiments import EXPERIMENTS
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.estimating import measuring
 from selfimprove_dagster.estimating.estimate import estimate
 from selfimprove_dagster.estimating.forecast import Forecast
+from selfimprove_dagster.estimating.measuring import Effort
 from selfimprove_dagster.estimating.pilot import scratch_home
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.slow
 OF_METHOD = {settings["method"]: name for name, settings in EXPERIMENTS.items()}
 
 
-def forecast_of(home: Home, name: str, iteration: int = 0) -> Forecast:
+def forecast_of(home: Home, name: str, effort: Effort) -> Forecast:
     said: list[str] = []
-    experiment = home.experiment(name)
-    return estimate(home, experiment, iteration, LanguageModelResource(), TrainerResource(), said.append)
+    models, trainer = LanguageModelResource(), TrainerResource()
+    return estimate(home, home.experiment(name), 0, models, trainer, said.append, effort)
 
 
 def files_of(folder: Path) -> dict[str, float]:
@@ -42,9 +42,7 @@ def files_of(folder: Path) -> dict[str, float]:
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("method", chosen_methods(registry.methods()))
-def test_tokens_are_forecast_within_a_quarter(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokens_are_forecast_within_a_quarter(method: str, tmp_path: Path) -> None:
     """Of the first iteration, from a pilot of a part of its items."""
     name = OF_METHOD[method]
     wanted = ["people", name] if EXPERIMENTS[name].get("seeds", {}).get("experiment") else [name]
@@ -52,9 +50,7 @@ def test_tokens_are_forecast_within_a_quarter(
     if len(wanted) > 1:
         run(home, wanted[0])
     before = files_of(tmp_path)
-    monkeypatch.setattr(measuring, "ENOUGH", 10)
-    monkeypatch.setattr(measuring, "SECONDS", 0.0 if method == "toolformer" else 20.0)
-    forecast = forecast_of(home, name)
+    forecast = forecast_of(home, name, Effort(10, seconds=600.0))
     assert files_of(tmp_path) == before, "a pilot writes nothing"
 
     run(home, name)
