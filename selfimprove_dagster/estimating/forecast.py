@@ -29,9 +29,10 @@ class StageForecast:
     """The forecast of one stage.
 
     `tokens` are generated, or, if `generates` is False, those that a model is trained on. `bytes` stay on the disk;
-    `scratch` bytes are needed only while the stage runs. `memory` and `gpu_memory` are the peaks of the process in
-    bytes, None if they are unknown; `at_least`: the pilot's batches were smaller than those of an iteration, so that
-    the peaks may be higher. `money` is None if no model of the stage has prices.
+    `scratch` bytes are needed only for a time: while the stage runs, or until the end of the iteration. `memory` and
+    `gpu_memory` are the peaks of the process in bytes, None if they are unknown; `at_least`: the pilot's batches were
+    smaller than those of an iteration, so that the peaks may be higher. `money` is None if no model of the
+    stage has prices.
     """
 
     stage: str

@@ -38,7 +38,7 @@ from selfimprove_dagster.evaluation.exam import (
     rows_of_part,
     write_answers,
 )
-from selfimprove_dagster.experiment.base import GREEDY, Experiment
+from selfimprove_dagster.experiment.base import GREEDY, Experiment, TrainingExperiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
@@ -385,7 +385,7 @@ def _run(stage: Stage, context: PilotContext) -> PilotStage:
         tokens,
         Range(max(time_of.low, 0.0), max(time_of.high, 0.0)),
         sum(_bytes(context.lake, one, context.made) for one in manifests)
-        + sum(training.kept for training in trainings),
+        + (sum(training.kept for training in trainings) if _keeps_model(context.experiment, stage) else 0.0),
         generates=not trainings,
         scratch=max((training.scratch for training in trainings), default=0.0),
         memory=peaks["peak_memory"],
@@ -394,6 +394,15 @@ def _run(stage: Stage, context: PilotContext) -> PilotStage:
         money=sum(money) if money else None,
     )
     return PilotStage(forecast, [one.activity for one in manifests])
+
+
+def _keeps_model(experiment: Experiment, stage: Stage) -> bool:
+    """Return whether the weights that a stage trains stay at the end of the iteration; see `checkpoints.pruning`."""
+    if not isinstance(experiment, TrainingExperiment) or experiment.checkpoints.keep == "all":
+        return True
+    stages = registry.method(experiment.method).stages
+    training = [one.name for one in stages if any(table.holds_model for table in one.writes)]
+    return stage.name == training[-1]
 
 
 def _bytes(lake: Lake, manifest: Manifest, made: Mapping[str, _Made]) -> float:

@@ -121,7 +121,7 @@ def test_its_fields_and_its_status_are_listed(made: Made) -> None:
     fields = made.ask("fields", made.method.name)
     assert "budget.iterations" in fields and "model.path" in fields
     status = made.ask("status", made.experiment)
-    assert made.experiment in status and "next:" in status
+    assert made.experiment in status and "state:" in status
 
 
 def test_every_kind_of_row_is_traced_explained_and_has_descendants(made: Made) -> None:
