@@ -12,6 +12,7 @@ from selfimprove_dagster import embedded, registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.files import describe_fields, load_chain, parse_experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.methods.toolformer.settings import CallSamplingSection, ToolformerExperiment
@@ -380,3 +381,14 @@ def test_responses_of_a_policy_that_learns_from_pairs_may_have_a_structure() -> 
     given = {**yaml.safe_load(file.read_text()), "prompts": {"structure": {"response": {"regex": "a+"}}}}
     found = parse_experiment({**given, "training": {"algorithm": "dpo"}}, folder=file.parent)
     assert found.prompts.structure["response"].regex == "a+"
+
+
+def test_settings_that_change_no_text_are_not_recorded_of_a_judge() -> None:
+    """The ids of rows that a judge made hang on what is recorded of its model: later settings must stay out."""
+    recorded = ModelSection(path="x").determinants
+    assert " ".join(recorded) == (
+        "path engine device dtype trust_remote_code prompting system template template_arguments thinking "
+        "token_budget vllm server"
+    )
+    assert " ".join(recorded["vllm"]) == "tensor_parallel memory_share max_length quantisation lora"
+    assert " ".join(recorded["server"]) == "url key_variable concurrency deadline attempts send_seeds"
