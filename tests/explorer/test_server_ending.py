@@ -16,6 +16,8 @@ from kit.small_lake import make_experiment
 
 from selfimprove_dagster.work.attempts import begin, is_alive, process_name, save
 
+pytestmark = pytest.mark.slow
+
 SERVE = """
 import sys
 from selfimprove_dagster.explorer.server import serve_pages
