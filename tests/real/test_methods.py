@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfimprove_dagster import registry
 from selfimprove_dagster.conversation import Message, merged, messages_of
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.pruned import pruned
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "build" / "models" / "smollm2-135m-instruct"
@@ -69,10 +70,16 @@ def _has_read_conversations_and_trained(home: Home, name: str) -> None:
             _is_rendered_once(row["prompt"], row["prompt_token_ids"], asked.get("system", ""))
         ended = rows.filter(pl.col("finish_reason") == "stop")
         assert ended["text"].str.contains("<|im_", literal=True).sum() == 0, manifest.table
-    for table in (one for one in method.tables.values() if one.holds_model):
-        for row in home.lake.read_whole(manifests[table.name]).iter_rows(named=True):
-            if "reward" not in table.stage:
-                _answers(Path(row["path"]))
+    trained = [
+        Path(row["path"])
+        for table in method.tables.values()
+        if table.holds_model and "reward" not in table.stage
+        for row in home.lake.read_whole(manifests[table.name]).iter_rows(named=True)
+    ]
+    kept = [folder for folder in trained if pruned(folder) is None]
+    assert kept or not trained  # models from the middle of an iteration are pruned after it
+    for folder in kept:
+        _answers(folder)
 
 
 def _is_rendered_once(prompt: str, ids: list[int], system: str) -> None:
