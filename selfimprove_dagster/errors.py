@@ -44,6 +44,12 @@ class ExperimentError(SelfImproveError):
     """An experiment file is wrong."""
 
 
+class NotReadyYet(ExperimentError):
+    """A server that an experiment needs does not answer; nothing else is wrong."""
+
+    may_pass = True
+
+
 class SeedFileError(SelfImproveError):
     """A seed or evaluation file cannot be read at all."""
 

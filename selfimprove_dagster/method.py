@@ -70,7 +70,8 @@ class Stage:
     same method by stage name, tables of other methods as `<method>/<stage>`. `uses` states whether it needs a
     model or the trainer. `grows` takes the `stage.StageContext` of a pilot that ran the stage on a few rows, and the
     factor by which there are more rows in an iteration, and returns the factor for the stage's own table; without it
-    both are equal.
+    both are equal. `sampled_by` is a column of the rows that a model works on: a pilot takes all of those with the same
+    value or none, as a later stage makes one row of them.
     """
 
     writes: Sequence[Table]
@@ -81,6 +82,7 @@ class Stage:
     uses: frozenset[Use] = frozenset()
     kinds: frozenset[str] = frozenset({"parquet", "polars"})
     grows: Grows | None = None
+    sampled_by: str = ""
 
     @property
     def table(self) -> Table:

@@ -676,12 +676,21 @@ def stage(
     uses: Sequence[Use] = (),
     kinds: Sequence[str] = ("parquet", "polars"),
     grows: Grows | None = None,
+    sampled_by: str = "",
 ) -> Callable[[Callable[[StageContext[E]], Result | Sequence[Result]]], Stage]:
     """Decorator that makes a function a `Stage`; the arguments are its fields."""
 
     def declare(run: Callable[[StageContext[E]], Result | Sequence[Result]]) -> Stage:
         return Stage(
-            writes, run, tuple(after), description, version, frozenset(uses), frozenset(kinds), grows
+            writes,
+            run,
+            tuple(after),
+            description,
+            version,
+            frozenset(uses),
+            frozenset(kinds),
+            grows,
+            sampled_by,
         )
 
     return declare

@@ -9,14 +9,16 @@ from rich.table import Table
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.checkpoints.pruning import prune, to_rebuild, trained_models
-from selfimprove_dagster.cli.console import ExperimentName, console
+from selfimprove_dagster.cli.console import Commands, ExperimentName, console
 from selfimprove_dagster.errors import ExperimentError, ModelError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.pruned import pruned
 from selfimprove_dagster.text import plain
 
-checkpoints_app = typer.Typer(help="List, prune and rebuild trained models.", no_args_is_help=True)
+checkpoints_app = typer.Typer(
+    cls=Commands, help="List, prune and rebuild trained models.", no_args_is_help=True
+)
 
 
 @checkpoints_app.command("list")

@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from selfimprove_dagster.cli.console import ExperimentName, console
+from selfimprove_dagster.cli.console import Commands, ExperimentName, console
 from selfimprove_dagster.home.home import Home
 
 lineage_app = typer.Typer(
-    help="Where an example comes from, why it was kept, and what descends from it.", no_args_is_help=True
+    cls=Commands,
+    help="Where an example comes from, why it was kept, and what descends from it.",
+    no_args_is_help=True,
 )
 
 

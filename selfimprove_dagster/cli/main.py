@@ -16,17 +16,18 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from selfimprove_dagster.cli.checkpoints import checkpoints_app
-from selfimprove_dagster.cli.console import ExperimentName, console
+from selfimprove_dagster.cli.console import Commands, ExperimentName, console
 from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
 from selfimprove_dagster.cli.running import resumable
-from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.errors import NotReadyYet, SelfImproveError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.text import plain
 
 app = typer.Typer(
+    cls=Commands,
     help="Train language models on their own data, with every training example traceable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 
-seeds_app = typer.Typer(help="Import seeds: questions, tasks or texts.", no_args_is_help=True)
+seeds_app = typer.Typer(cls=Commands, help="Import seeds: questions, tasks or texts.", no_args_is_help=True)
 
 
 app.add_typer(seeds_app, name="seeds")
@@ -111,7 +112,13 @@ def run(
         )
         for deviation in registry.method(one.method).presets[one.preset].deviations:
             console.print(f"  - {deviation}", markup=False)
-        check_ready(home, one, partial(console.print, style="yellow", markup=False, soft_wrap=True))
+        warn = partial(console.print, style="yellow", markup=False, soft_wrap=True)
+        try:
+            check_ready(home, one, warn)
+        except NotReadyYet as error:
+            if estimate:
+                raise
+            warn(str(error))  # the loop tries as often as the experiment says
     for promise in dict.fromkeys(promise for one in chain for promise in promises(one)):
         console.print(promise, markup=False, soft_wrap=True)
     if estimate:

@@ -10,11 +10,13 @@ from typing import Annotated
 
 import typer
 
-from selfimprove_dagster.cli.console import ExperimentName, console
+from selfimprove_dagster.cli.console import Commands, ExperimentName, console
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.text import plain
 
-review_app = typer.Typer(help="Label the least certain decisions by hand.", no_args_is_help=True)
+review_app = typer.Typer(
+    cls=Commands, help="Label the least certain decisions by hand.", no_args_is_help=True
+)
 
 
 Iteration = Annotated[int | None, typer.Option(min=0, help="Index of the iteration; default: the latest.")]

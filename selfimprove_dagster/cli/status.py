@@ -47,7 +47,8 @@ def print_status(lake: Lake, chain: Sequence[Experiment]) -> None:
         for line in warnings_of(rows):
             console.print(plain(line), style="yellow", markup=False, soft_wrap=True)
     if any(registry.method(settled.method).promotes for settled in chain):
-        console.print(f"champion: {_champion(lake, chain[-1])}", markup=False, soft_wrap=True)
+        words = ", ".join(_champion(lake, chain[-1]).values())
+        console.print(f"champion: {words}", markup=False, soft_wrap=True)
     for name in dict.fromkeys(settled.name for settled in chain):
         if len(rejected := rejected_lines(lake, name)):
             console.print(f"{count(len(rejected), 'seed line')} rejected:")
@@ -85,9 +86,11 @@ def status_json(lake: Lake, chain: Sequence[Experiment]) -> str:
         for one, found in rows
         for row in found
     ]
+    promotes = any(registry.method(one.method).promotes for one in chain)
     return json.dumps(
         {
             **state_of(lake, chain).to_json(),
+            **({"champion": _champion(lake, chain[-1])} if promotes else {}),
             "iterations": iterations,
             "warnings": [line for _, found in rows for line in warnings_of(found)],
             "failed_prompts": [str(one) for one in failed_prompts(lake, name)],
@@ -142,13 +145,13 @@ def print_failed_answers(rows: Sequence[Row]) -> None:
             console.print(f"  … and {len(found) - _LINES:,} more")
 
 
-def _champion(lake: Lake, experiment: Experiment) -> str:
+def _champion(lake: Lake, experiment: Experiment) -> dict[str, str]:
     """Return the name and the folder of the champion, or why it is not known."""
     try:
         champion = champion_before(lake, experiment, NEWEST)
     except LakeError as error:
-        return f"not known: {plain(str(error))}"
-    return f"{champion.name}, {champion.path}"
+        return {"problem": f"not known: {plain(str(error))}"}
+    return {"name": champion.name, "path": champion.path}
 
 
 def _table(settled: Experiment, rows: Sequence[IterationResult]) -> Table:

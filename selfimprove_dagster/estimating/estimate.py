@@ -61,7 +61,9 @@ def estimate(
         ]
     stages = [_as_before(known[stage.stage], stage) if stage.stage in known else stage for stage in measured]
     if any(stage.at_least for stage in stages):
-        assumed.append("≥: a stage with batches that are larger than the pilot's may need more memory")
+        assumed.append(
+            "≥: a stage with batches that are larger than the pilot's, which did not grow, may need more"
+        )
     if known:
         count = "every stage" if len(known) == len(method.stages) else ", ".join(known)
         words = ", ".join(map(str, sorted({manifests[-1].iteration for manifests in known.values()})))

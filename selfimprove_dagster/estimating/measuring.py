@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import sqrt
 
@@ -37,17 +37,32 @@ _LEAST_ERROR = 0.02
 _MOST_ERROR = 0.5
 
 
+Peaks = Mapping[str, float]
+"""Peaks of memory in bytes, as `work.memory.peak_memory` names them."""
+
+
+def highest(*peaks: Peaks) -> Peaks:
+    """Return the higher one of each of the peaks."""
+    return {name: max(one.get(name, 0.0) for one in peaks) for one in peaks for name in one}
+
+
 @dataclass(frozen=True)
 class Took:
-    """What work took: generated tokens, seconds, and money (None without prices)."""
+    """What work took: generated tokens, seconds, money (None without prices), and peaks of memory."""
 
     tokens: float = 0.0
     seconds: float = 0.0
     money: float | None = None
+    peaks: Peaks = field(default_factory=dict)
 
     def __add__(self, other: Took) -> Took:
         money = [one for one in (self.money, other.money) if one is not None]
-        return Took(self.tokens + other.tokens, self.seconds + other.seconds, sum(money) if money else None)
+        return Took(
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            sum(money) if money else None,
+            highest(self.peaks, other.peaks),
+        )
 
 
 @dataclass(frozen=True)
@@ -62,12 +77,36 @@ class Batch:
 class Piece:
     """Work of a stage, a part of which a pilot did in `batches`; an iteration does `items` of it.
 
-    `is_cut`: the batches of an iteration are larger than those of the pilot.
+    The largest batch of an iteration has `largest` items, 0 if it is not larger than those of the pilot.
     """
 
     items: float
     batches: Sequence[Batch]
-    is_cut: bool = False
+    largest: float = 0.0
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether a batch of an iteration is larger than those of the pilot."""
+        return self.largest > max(batch.items for batch in self.batches)
+
+    @property
+    def is_extrapolated(self) -> bool:
+        """Return whether the peaks of larger batches follow from the growth of the pilot's batches."""
+        return len(self.batches) > 1 and self.batches[-1].items > self.batches[-2].items
+
+    @property
+    def peaks(self) -> Peaks:
+        """Return the peaks of the largest batch: beyond the pilot's, they grow as between its last two batches."""
+        most = self.took.peaks
+        if not (self.is_cut and self.is_extrapolated):
+            return most
+        before, last = self.batches[-2:]
+        further = (self.largest - last.items) / (last.items - before.items)
+        grown = {
+            name: peak + further * max(peak - before.took.peaks.get(name, peak), 0.0)
+            for name, peak in last.took.peaks.items()
+        }
+        return highest(most, grown)
 
     @property
     def done(self) -> int:
@@ -108,7 +147,7 @@ class Piece:
         """
         last = self.batches[-1]
         high = low = last.took.seconds / last.items
-        if self.is_cut and len(self.batches) > 1 and last.items > self.batches[-2].items:
+        if self.is_cut and self.is_extrapolated:
             before = self.batches[-2]
             further = (last.took.seconds - before.took.seconds) / (last.items - before.items)
             low = min(max(further, high / 2), high)

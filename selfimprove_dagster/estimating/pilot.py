@@ -28,7 +28,7 @@ import psutil
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, SelfImproveError
 from selfimprove_dagster.estimating.forecast import Range, StageForecast
-from selfimprove_dagster.estimating.measuring import USUAL, Batch, Effort, Piece, Took, grow
+from selfimprove_dagster.estimating.measuring import USUAL, Batch, Effort, Peaks, Piece, Took, grow, highest
 from selfimprove_dagster.estimating.substitutes import CountingModels, FewSteps
 from selfimprove_dagster.evaluation.exam import (
     Exam,
@@ -48,7 +48,7 @@ from selfimprove_dagster.method import Stage
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.stage import OpensModels, StageContext
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
-from selfimprove_dagster.work.memory import peak_memory
+from selfimprove_dagster.work.memory import peak_memory, reset_peak_memory
 from selfimprove_dagster.work.shards import Rows, StoredRows, Work
 from selfimprove_dagster.work.spec import Spec
 
@@ -75,6 +75,8 @@ class _Measured:
     """The factor of what is made from items that the stage has at hand."""
     entered: dict[str, float] = field(default_factory=dict)
     """By activity: the factor of the items that it works on."""
+    seen: Peaks = field(default_factory=dict)
+    """The peaks of memory so far."""
 
 
 class _Silent:
@@ -104,6 +106,7 @@ class PilotContext(StageContext[Any]):
     """A stage of a pilot while it runs; `made` are the partitions of all its stages so far, by activity."""
 
     effort: Effort = USUAL
+    sampled_by: str = ""
     made: dict[str, _Made] = field(default_factory=dict)
     measured: _Measured = field(default_factory=_Measured)
 
@@ -143,20 +146,19 @@ class PilotContext(StageContext[Any]):
         """Make all shards where no model works, and else those of some rows."""
         factor, scale = self.factor(writer.activity), 1.0
         if opened is not None and isinstance(items, StoredRows) and len(items):
-            groups = _groups(items, together)
+            groups = _groups(items, together or self.sampled_by)
             most = max(round(size * len(groups) / len(items)), 1)
             work: Work[Any] = self._worker(writer, function, opened, beside)
             batches = grow(len(groups), most, self._batches(writer, items, groups, work, record), self.effort)
             scale = len(groups) / sum(one.items for one in batches)
-            is_cut = max(one.items for one in batches) < min(most, len(groups) * factor)
-            piece = Piece(len(groups) * factor, batches, is_cut)
+            largest = min(most, len(groups) * factor, _most_at_once(opened, batches[-1]))
+            piece = Piece(len(groups) * factor, batches, largest)
             spent = writer.spent
         else:
             more: dict[str, Any] = {**how, "size": size, "together": together, "record": record}
-            begun, paid = time.monotonic(), self._paid
-            spent = super()._in_shards(writer, items, function, opened, beside=beside, **more)
-            took = Took(spent.tokens, time.monotonic() - begun, self._since(paid))
-            piece = Piece(factor, [Batch(1, took)])
+            with self._timed() as measured:
+                spent = super()._in_shards(writer, items, function, opened, beside=beside, **more)
+            piece = Piece(factor, [Batch(1, measured(spent.tokens))])
         self.measured.pieces.append(piece)
         files = math.ceil(len(items) * factor / size)
         for activity in (writer.activity, *([beside] if beside else [])):
@@ -178,12 +180,14 @@ class PilotContext(StageContext[Any]):
         def batch(part: slice) -> Took:
             number, report = len(writer.committed_shards), _Counted()
             rows = Rows(pl.concat([items[groups[at]].frame for at in sorted(order[part])]))
-            begun, paid = time.monotonic(), self._paid
-            made = work(rows, report)
-            frame = record(number, made) if record else build_records(writer.schema, made, writer.activity)
-            seconds = time.monotonic() - begun
-            writer.write_shard(number, frame, spent=Spent(report.tokens, round(seconds, 3)))
-            return Took(report.tokens, seconds, self._since(paid))
+            with self._timed() as measured:
+                made = work(rows, report)
+                frame = (
+                    record(number, made) if record else build_records(writer.schema, made, writer.activity)
+                )
+            took = measured(report.tokens)
+            writer.write_shard(number, frame, spent=Spent(report.tokens, round(took.seconds, 3)))
+            return took
 
         return batch
 
@@ -207,11 +211,10 @@ class PilotContext(StageContext[Any]):
                 for mode, parts in modes.items():
                     self._add_exam(parts, [(part, took) for part, took in done if part.mode == mode])
         if exam.judge is not None:
-            begun, paid = time.monotonic(), self._paid
-            judged = judge_answers(writer, exam.judge, examinees, taken, self.log)
-            took = Took(judged.tokens, time.monotonic() - begun, self._since(paid))
+            with self._timed() as measured:
+                judged = judge_answers(writer, exam.judge, examinees, taken, self.log)
             asked, sampled = (_questions(parts, GREEDY) for parts in (exam.parts, taken))
-            self.measured.pieces.append(Piece(asked, [Batch(max(sampled, 1), took)]))
+            self.measured.pieces.append(Piece(asked, [Batch(max(sampled, 1), measured(judged.tokens))]))
         factor = _questions(exam.parts) / max(_questions(taken), 1)
         self.made[writer.activity.id] = _Made(factor, len(examinees) * len(exam.parts))
         return writer.spent
@@ -226,11 +229,15 @@ class PilotContext(StageContext[Any]):
         part: Part,
     ) -> Took:
         """Write the answers to a part, by a model or as they are known."""
-        shard, report, begun, paid = len(writer.committed_shards), _Counted(), time.monotonic(), self._paid
-        answers = rows_of_part(known, part) if model is None else exam.sit_part(model, part, report.advance)
-        seconds = 0.0 if model is None else time.monotonic() - begun
-        write_answers(writer, shard, examinee, answers, Spent(report.tokens, round(seconds, 3)))
-        return Took(report.tokens, seconds, self._since(paid))
+        shard, report = len(writer.committed_shards), _Counted()
+        if model is None:
+            write_answers(writer, shard, examinee, rows_of_part(known, part), Spent())
+            return Took()
+        with self._timed() as measured:
+            answers = exam.sit_part(model, part, report.advance)
+        took = measured(report.tokens)
+        write_answers(writer, shard, examinee, answers, Spent(report.tokens, round(took.seconds, 3)))
+        return took
 
     def _sample_of(self, parts: Sequence[Part], sit: Callable[[Part], Took]) -> list[tuple[Part, Took]]:
         """Let a model answer some of the questions of a mode, in growing batches, which it returns."""
@@ -249,15 +256,34 @@ class PilotContext(StageContext[Any]):
         """Add what a model's answers to some of the questions of a mode took."""
         if batches := [Batch(len(part.questions), took) for part, took in done]:
             largest = max(len(part.questions) for part in parts)
-            is_cut = max(batch.items for batch in batches) < largest
-            self.measured.pieces.append(Piece(_questions(parts), batches, is_cut))
+            self.measured.pieces.append(Piece(_questions(parts), batches, largest))
+
+    @contextmanager
+    def _timed(self) -> Iterator[Callable[[float], Took]]:
+        """Measure work inside; the function returns what it took, given its tokens."""
+        self.measured.seen = highest(self.measured.seen, peak_memory())
+        reset_peak_memory()
+        begun, paid = time.monotonic(), self._paid
+        found = Took()
+
+        def took(tokens: float) -> Took:
+            return replace(found, tokens=tokens)
+
+        yield took
+        money = None if self._paid is None else self._paid - (paid or 0.0)
+        found = Took(0.0, time.monotonic() - begun, money, peak_memory())
 
     @property
     def _paid(self) -> float | None:
         return self.language_model.money if isinstance(self.language_model, CountingModels) else None
 
-    def _since(self, paid: float | None) -> float | None:
-        return None if self._paid is None else self._paid - (paid or 0.0)
+
+def _most_at_once(opened: Any, batch: Batch) -> float:
+    """Return how many items a model holds in memory at once at most, judging by the tokens of a batch."""
+    budget = getattr(opened, "token_budget", None)
+    if budget is None or not batch.took.tokens:
+        return math.inf
+    return max(2 * budget * batch.items / batch.took.tokens, batch.items)
 
 
 def _groups(items: StoredRows, together: str) -> list[slice]:
@@ -324,7 +350,7 @@ def _attempt(
     order, method = registry.pipeline_order(), registry.method(experiment.method)
     stages = sorted(method.stages, key=lambda one: order[one.table.name])
     made: dict[str, _Made] = {}
-    found = []
+    found: list[PilotStage] = []
     with scratch_home(home, experiment, iteration) as scratch:
         for number, stage in enumerate(stages, start=1):
             say(f"pilot: {stage.name}, {number} of {len(stages)}")
@@ -338,10 +364,11 @@ def _attempt(
                 trainer=FewSteps(trainer),
                 reporter=_Silent(),
                 effort=effort,
+                sampled_by=stage.sampled_by,
                 made=made,
             )
             try:
-                found.append(_run(stage, context))
+                found.append(_after(found, _run(stage, context)))
             except SelfImproveError as error:
                 raise ExperimentError(
                     f"the pilot of experiment {experiment.name} stopped in {stage.table.name}, which a run may do as "
@@ -359,7 +386,7 @@ def _attempt(
 
 def _run(stage: Stage, context: PilotContext) -> PilotStage:
     """Run a stage, and return its forecast."""
-    _reset_gpu_peak()
+    reset_peak_memory()
     begun = time.monotonic()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # its progress is not that of a run
         stage.run(context)
@@ -378,7 +405,7 @@ def _run(stage: Stage, context: PilotContext) -> PilotStage:
     for training in trainings:
         tokens += Range(training.tokens, training.tokens)
         time_of += training.more_seconds
-    peaks = peak_memory()
+    peaks = highest(measured.seen, peak_memory(), *(piece.peaks for piece in measured.pieces))
     money = [one for piece in measured.pieces if (one := piece.money) is not None]
     forecast = StageForecast(
         stage.name,
@@ -390,10 +417,16 @@ def _run(stage: Stage, context: PilotContext) -> PilotStage:
         scratch=max((training.scratch for training in trainings), default=0.0),
         memory=peaks["peak_memory"],
         gpu_memory=peaks.get("peak_gpu_memory"),
-        at_least=any(piece.is_cut for piece in measured.pieces),
+        at_least=any(piece.is_cut and not piece.is_extrapolated for piece in measured.pieces),
         money=sum(money) if money else None,
     )
     return PilotStage(forecast, [one.activity for one in manifests])
+
+
+def _after(before: Sequence[PilotStage], stage: PilotStage) -> PilotStage:
+    """Return a stage with at least the peak of the stages before it, as the process of an iteration reports it."""
+    memory = max((one.forecast.memory or 0.0 for one in (*before[-1:], stage)), default=0.0)
+    return replace(stage, forecast=replace(stage.forecast, memory=memory))
 
 
 def _keeps_model(experiment: Experiment, stage: Stage) -> bool:
@@ -426,13 +459,6 @@ def _size(rows: pl.DataFrame) -> int:
     file = io.BytesIO()
     rows.write_parquet(file, compression="zstd")
     return len(file.getvalue())
-
-
-def _reset_gpu_peak() -> None:
-    if "peak_gpu_memory" in peak_memory():
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
-from selfimprove_dagster.loop.rules import Continue, Stop, decide_next
+from selfimprove_dagster.loop.rules import Continue, Stop, decide_next, next_turn
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.attempts import Attempt, attempt_at, attempts
@@ -132,6 +132,8 @@ def state_of(lake: Lake, chain: Sequence[Experiment]) -> State:
     if live := [one for one in known if one.is_alive]:
         return _at_work(lake, chain, max(live, key=lambda one: one.since))
     step = decide_next(lake, first)
+    if isinstance(step, Stop) and not step.started and _ended_early(lake, first):
+        step = next_turn(lake, first)
     latest = max(known, key=lambda one: one.since, default=None)
     if requested := [one for one in known if time.time() - one.asked_at < REQUEST_SECONDS]:
         return _requested(lake, chain, step, max(requested, key=lambda one: one.asked_at))
@@ -155,6 +157,14 @@ def state_of(lake: Lake, chain: Sequence[Experiment]) -> State:
     if last is not None and (last.status == "failed" or last.was_killed) and last.inputs == inputs:
         return _failed(first.name, step, last, settled, common)
     return State(first.name, "ready", step, f"{_turn(step)} can run", **common)
+
+
+def _ended_early(lake: Lake, experiment: Experiment) -> bool:
+    """Return whether the first attempt was stopped or failed before it had imported seeds, and nothing has changed."""
+    begun = attempt_at(lake, experiment.name, 0, experiment.method)
+    if begun is None or not (begun.status in ("failed", "stopped") or begun.was_killed):
+        return False
+    return begun.status == "stopped" or begun.inputs == inputs_of(lake, experiment, 0)
 
 
 def _failed(

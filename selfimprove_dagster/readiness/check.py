@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from selfimprove_dagster.errors import ExperimentError, SelfImproveError
+from selfimprove_dagster.errors import ExperimentError, NotReadyYet, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.readiness.engines import check_engines
@@ -36,18 +36,19 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
 def check_ready(home: Home, experiment: Experiment, warn: Callable[[str], None] = lambda line: None) -> None:
     """Raise ExperimentError with all problems with which a run of the experiment's method would fail.
 
-    `warn` is called with each finding that need not be one.
+    It is NotReadyYet if all of them may pass without a change. `warn` is called with each finding that need not be one.
     """
-    problems: dict[str, None] = {}
+    problems: dict[str, bool] = {}
     for check in CHECKS:
         try:
             for finding in check(home, experiment):
                 if finding.is_warning:
                     warn(finding.text)
                 else:
-                    problems[finding.text] = None
+                    problems[finding.text] = finding.may_pass
         except SelfImproveError as error:  # several checks find the same model or file missing
-            problems[str(error)] = None
+            problems[str(error)] = error.may_pass
     if problems:
         lines = "".join(f"\n  - {text}" for text in problems)
-        raise ExperimentError(f"experiment {experiment.turn_name} cannot run yet:{lines}")
+        kind = NotReadyYet if all(problems.values()) else ExperimentError
+        raise kind(f"experiment {experiment.turn_name} cannot run yet:{lines}")

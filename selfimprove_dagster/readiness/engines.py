@@ -66,7 +66,7 @@ def _served(home: Home, experiment: Experiment, section: ModelSection) -> Iterat
             elif not own or experiment.scores or experiment.decided_in == JUDGED:
                 check_chooses(model)
     except SelfImproveError as error:
-        yield Finding(str(error))
+        yield Finding(str(error), may_pass=error.may_pass)
 
 
 def _generator(home: Home, experiment: Experiment) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.prompting import Prompting
-from selfimprove_dagster.training.settings import check_tokens, longer_than
+from selfimprove_dagster.training.settings import check_tokens, longer_than, none_usable
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Comparison:
 
     `probability` is that of the first being the better one, 0 to 1: 1.0 is a hard label, 0.5 says nothing.
     The second completion follows the same prompt, or one of its own where `second_prompt_token_ids` is given.
+    `problem` is why a prompt cannot be asked; such a comparison is left out of the training.
     """
 
     prompt_token_ids: list[int]
@@ -27,6 +28,7 @@ class Comparison:
     second_token_ids: list[int]
     probability: float
     second_prompt_token_ids: list[int] | None = None
+    problem: str = ""
 
     @property
     def prompts(self) -> tuple[list[int], list[int]]:
@@ -73,6 +75,7 @@ def tokenise_sides(
             second.completion_token_ids,
             row[4],
             None if row[0] == row[2] else second.prompt_token_ids,
+            first.problem or second.problem,
         )
 
 
@@ -96,8 +99,11 @@ def usable_comparisons(
     """
     if not comparisons:
         raise TrainingError("There are no comparisons to train on. See what the filters before it dropped.")
-    lengths = {}
+    lengths, refused = {}, []
     for number, comparison in enumerate(comparisons):
+        if comparison.problem:
+            refused.append((number, comparison.problem))
+            continue
         for side, prompt, completion in zip(
             ("first", "second"), comparison.prompts, comparison.completions, strict=True
         ):
@@ -109,5 +115,6 @@ def usable_comparisons(
         lengths[number] = comparison.lengths
     usable = {number: sides for number, sides in lengths.items() if max(sides) <= max_length}
     if not usable:
-        raise TrainingError(f"All {len(comparisons)} comparisons are longer than {max_length} tokens.")
-    return usable, longer_than(max_length, {number: max(sides) for number, sides in lengths.items()})
+        raise none_usable("comparisons", refused, len(lengths), max_length)
+    longer = longer_than(max_length, {number: max(sides) for number, sides in lengths.items()})
+    return usable, [*refused, *longer]

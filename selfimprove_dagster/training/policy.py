@@ -278,6 +278,9 @@ def _usable(
     usable: list[int] = []
     left_out: list[tuple[int, str]] = []
     for number, prompt in enumerate(prompts):
+        if prompt.problem:
+            left_out.append((number, prompt.problem))
+            continue
         if not prompt.token_ids:
             raise TrainingError(f"Prompt {number} is empty; a completion must follow at least one token.")
         check_vocabulary(f"Prompt {number}", prompt.token_ids, config.vocab_size)
@@ -288,7 +291,7 @@ def _usable(
             left_out.append((number, f"too_long: {problem}, less than its completion"))
     if not usable:
         raise TrainingError(
-            f"None of the {len(prompts)} prompts has at most {room} tokens, which leave room for "
-            f"max_completion_tokens, {settings.max_completion_tokens}."
+            f"None of the {len(prompts)} prompts can be trained on, the first since {left_out[0][1]}. They may have "
+            f"{room} tokens, which leave room for max_completion_tokens, {settings.max_completion_tokens}."
         )
     return usable, left_out

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TokenisedPrompt:
-    """A prompt to complete. `question` is what it asks, for rewards that read text."""
+    """A prompt to complete. `question` is what it asks, for rewards that read text.
+
+    `problem` is why it cannot be asked, such as that the chat template refuses it; it is left out of the training.
+    """
 
     token_ids: list[int]
     question: str = ""
+    problem: str = ""
 
 
 Reward = Callable[[Sequence[TokenisedPrompt], Sequence[list[int]]], list[float]]

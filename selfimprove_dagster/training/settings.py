@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,8 +40,8 @@ class TrainingOutcome:
     """What a training run did.
 
     `tokens` counts prompt and completion tokens over all steps, padding left out; `examples` those trained on, each
-    once however often it was seen; `dropped` those longer than `max_length`, which `left_out` has by index, each with
-    the problem. `seconds` is the time in training, interrupted attempts up to the checkpoint they left included.
+    once however often it was seen; `dropped` those that are too long or cannot be asked, which `left_out` has by index,
+    with the problem. `seconds` is the time in training, interrupted attempts up to the checkpoint they left included.
     Losses are means, in nats: `first_loss` of step 1, `final_loss` of the steps since the entry before the last in
     `log`. The entries of `log` have step, loss, learning_rate, grad_norm and seconds, and what the kind of training
     adds to them.
@@ -67,6 +67,15 @@ def longer_than(most: float, lengths: Mapping[int, int]) -> list[tuple[int, str]
         for number, length in lengths.items()
         if length > most
     ]
+
+
+def none_usable(
+    what: str, refused: Sequence[tuple[int, str]], longer: int, max_length: float
+) -> TrainingError:
+    """Return the error for data of which nothing can be trained on."""
+    said = [f"{longer:,} {what} are longer than {max_length:,} tokens"] if longer else []
+    said += [f"{len(refused):,} cannot be asked, the first since {refused[0][1]}"] if refused else []
+    return TrainingError(f"There is nothing to train on: {', and '.join(said)}.")
 
 
 def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:

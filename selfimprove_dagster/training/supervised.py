@@ -35,6 +35,7 @@ from selfimprove_dagster.training.settings import (
     TrainingSettings,
     check_tokens,
     longer_than,
+    none_usable,
 )
 from selfimprove_dagster.training.surroundings import deterministic_kernels
 
@@ -55,10 +56,15 @@ class SupervisedSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class TokenisedExample:
-    """A prompt, which carries no loss, and the completion to learn, its end-of-sequence token included."""
+    """A prompt, which carries no loss, and the completion to learn, its end-of-sequence token included.
+
+    `problem` is why the prompt cannot be asked, such as that the chat template refuses it; such an example is left out
+    of the training.
+    """
 
     prompt_token_ids: list[int]
     completion_token_ids: list[int]
+    problem: str = ""
 
     @property
     def length(self) -> int:
@@ -167,8 +173,11 @@ def _usable(
 
     Raises TrainingError where one is malformed or none fits.
     """
-    lengths = {}
+    lengths, refused = {}, []
     for number, example in enumerate(examples):
+        if example.problem:
+            refused.append((number, example.problem))
+            continue
         check_tokens(
             f"Example {number}", example.prompt_token_ids, example.completion_token_ids, config.vocab_size
         )
@@ -178,5 +187,5 @@ def _usable(
     if not examples:
         raise TrainingError("There are no examples to train on. See what the filters before it dropped.")
     if not usable:
-        raise TrainingError(f"All {len(examples)} examples are longer than {max_length} tokens.")
-    return usable, longer_than(max_length, lengths)
+        raise none_usable("examples", refused, len(lengths), max_length)
+    return usable, [*refused, *longer_than(max_length, lengths)]

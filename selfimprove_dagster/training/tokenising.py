@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import RefusedPrompt
 from selfimprove_dagster.language_model.prompting import Prompting, Thinking
 from selfimprove_dagster.training.rewards import TokenisedPrompt
@@ -27,8 +26,9 @@ def tokenise_prompts(
     """Yield (prompt, question) pairs with the tokenizer of `base`, as a model that is asked so reads them."""
     renderer = _renderer(base, prompting)
     for batch in batched(prompts):
-        ids = _encoded(renderer, [prompt for prompt, _ in batch])
-        yield from (TokenisedPrompt(one, question) for one, (_, question) in zip(ids, batch, strict=True))
+        ids = renderer.encode([prompt for prompt, _ in batch])
+        for one, (_, question) in zip(ids, batch, strict=True):
+            yield TokenisedPrompt(one, question, problem_of(one))
 
 
 def turn_end(base: str | Path, prompting: Prompting) -> int | None:
@@ -57,19 +57,15 @@ def tokenise_examples(
 
     renderer = _renderer(base, prompting)
     for batch in batched(pairs):
-        prompts = _encoded(renderer, [prompt for prompt, _ in batch])
+        prompts = renderer.encode([prompt for prompt, _ in batch])
         completions = renderer.encode_completions([completion for _, completion in batch])
         for prompt, completion in zip(prompts, completions, strict=True):
-            yield TokenisedExample(prompt, [*completion, renderer.end_token_id])
+            yield TokenisedExample(prompt, [*completion, renderer.end_token_id], problem_of(prompt))
 
 
-def _encoded(renderer: Renderer, prompts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of prompts. Raises ModelError for a conversation that the chat template refuses."""
-    found = renderer.encode(prompts)
-    for ids in found:
-        if isinstance(ids, RefusedPrompt):
-            raise ModelError(ids.problem)
-    return found
+def problem_of(prompt: Sequence[int]) -> str:
+    """Return why a prompt cannot be asked; empty if it can."""
+    return prompt.problem if isinstance(prompt, RefusedPrompt) else ""
 
 
 def _renderer(base: str | Path, prompting: Prompting) -> Renderer:

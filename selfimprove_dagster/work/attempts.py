@@ -166,6 +166,14 @@ def save(lake: Lake, attempt: Attempt) -> Attempt:
     return attempt
 
 
+def _delete_unfinished(path: Path) -> None:
+    """Delete what processes that were killed left of writing a file."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = left.name.removeprefix(f".{path.name}.").split(".")[0]
+        if pid.isdigit() and not process_name(int(pid)):
+            left.unlink(missing_ok=True)
+
+
 def begin(
     lake: Lake,
     experiment: Experiment,
@@ -187,6 +195,7 @@ def begin(
             f"{known.turn} is being run by another process, {known.process.split('@')[0]}; "
             "wait until it ends, or stop it, then run again"
         )
+    _delete_unfinished(_file(lake, experiment.name, iteration, experiment.method))
     now = time.time()
     host, process = socket.gethostname(), process_name(os.getpid())
     if known is not None and known.run_id == run_id:

@@ -19,6 +19,21 @@ def peak_memory() -> dict[str, float]:
     return found
 
 
+def reset_peak_memory() -> bool:
+    """Let the peaks start again from what this process uses now; return whether the system can do that.
+
+    Only Linux can, of the resident memory.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def _resident() -> int:
     status = Path("/proc/self/status")
     if status.is_file():  # a child process inherits the peak of its parent in `getrusage`

@@ -152,14 +152,12 @@ def test_a_server_that_does_not_answer_is_tried_as_often_as_the_experiment_says(
     home = make_home(tmp_path, settings)
     out = run(home, "run", "offline", code=1)
     assert "attempt 2 of 2 starts in" in out and "attempt 3" not in out
-    assert out.count("127.0.0.1:9") == 2
+    assert out.count("127.0.0.1:9") == 3, "before the first attempt, and in both"
     found = state(home, "offline")
     assert found.kind == "failed" and found.has_ended and "no attempt is left" in found.reason
     (line,) = told.read_text().splitlines()
     assert json.loads(line)["state"] == "failed"
-    assert "state: failed: iteration 0 of lmsi, attempt 2 of 2: raw_generations:" in run(
-        home, "status", "offline"
-    )
+    assert "state: failed: iteration 0 of lmsi, attempt 2 of 2: seed_pool:" in run(home, "status", "offline")
 
 
 def test_a_blocking_check_is_not_tried_again(tmp_path: Path) -> None:

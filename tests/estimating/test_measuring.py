@@ -34,9 +34,17 @@ def test_uneven_batches_widen_the_range() -> None:
 def test_what_every_batch_takes_is_left_out_of_the_lower_time() -> None:
     """Batches take one second, and a tenth for each item."""
     batches = [Batch(count, Took(0, 1 + count / 10)) for count in (4, 12, 36)]
-    found = Piece(1000, batches, is_cut=True).seconds
+    found = Piece(1000, batches, largest=100).seconds
     assert found.low == pytest.approx(1000 * 0.1) and found.high == pytest.approx(1000 * 4.6 / 36)
     assert Piece(1000, batches).seconds.low == found.high, "those of an iteration are as large"
+
+
+def test_the_memory_of_larger_batches_grows_as_between_the_last_two() -> None:
+    batches = [Batch(count, Took(0, 1, peaks={"peak_memory": 500 + 2.0 * count})) for count in (4, 12, 36)]
+    assert Piece(1000, batches, largest=100).peaks == {"peak_memory": 700}
+    assert Piece(1000, batches, largest=36).peaks == Piece(1000, batches).peaks == {"peak_memory": 572}
+    alone = Piece(1000, batches[:1], largest=100)
+    assert alone.peaks == {"peak_memory": 508} and alone.is_cut and not alone.is_extrapolated
 
 
 @given(st.integers(0, 4000), st.integers(1, 300), st.booleans())

@@ -19,6 +19,8 @@ from selfimprove_dagster.language_model.base import RefusedPrompt
 from selfimprove_dagster.language_model.prompting import TEXT, TRAINING, Prompting, Thinking, prompting_of
 from selfimprove_dagster.language_model.rendering import Renderer
 from selfimprove_dagster.language_model.tokens import TokenText, without_room
+from selfimprove_dagster.training.comparisons import tokenise_comparisons
+from selfimprove_dagster.training.tokenising import tokenise_examples, tokenise_prompts
 
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"
@@ -145,6 +147,20 @@ def test_a_conversation_that_a_template_refuses_fails_alone() -> None:
     assert {0: ("refused", refused.problem)} == {
         index: (one.finish_reason, one.problem) for index, one in drawn.items()
     }
+
+
+def test_an_example_that_a_template_refuses_has_the_problem(tmp_path: Path) -> None:
+    mistral = renderer("mistral")
+    mistral.tokenizer.save_pretrained(tmp_path)
+    prompting = Prompting(chat=True)
+    shown = stored([Message("assistant", "Hi"), Message("user", "What?")]), stored([Message("user", "What?")])
+    refused, other = tokenise_examples(tmp_path, [(one, "That.") for one in shown], prompting)
+    assert refused.problem.startswith("refused: the chat template") and not refused.prompt_token_ids
+    assert other.prompt_token_ids and not other.problem
+    (prompt, _) = tokenise_prompts(tmp_path, [(one, "") for one in shown], prompting)
+    assert prompt.problem == refused.problem
+    sides = [(one, "That.", "This.", 1.0) for one in shown]
+    assert [one.problem for one in tokenise_comparisons(tmp_path, sides, prompting)] == [refused.problem, ""]
 
 
 def test_a_template_that_refuses_every_conversation_is_an_error() -> None:

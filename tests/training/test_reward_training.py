@@ -289,7 +289,10 @@ def test_a_language_model_is_not_a_reward_model(base: Path) -> None:
         ([Comparison([1, 5], [6], [7], 1.0, [-1])], "second, has token id -1"),
         ([Comparison([1, 5], [6], [7], 1.2)], r"probability 1\.2; it must lie between 0 and 1"),
         ([Comparison([1, 5], [6], [7], math.nan)], "probability nan"),
-        ([Comparison([1] * 70, [END], [6], 1.0)], "All 1 comparisons are longer than 64 tokens"),
+        (
+            [Comparison([1] * 70, [END], [6], 1.0)],
+            "nothing to train on: 1 comparisons are longer than 64 tokens",
+        ),
     ],
 )
 def test_comparisons_that_cannot_be_trained_on(

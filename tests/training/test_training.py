@@ -354,6 +354,17 @@ def test_a_line_chart_is_a_png() -> None:
     assert int.from_bytes(png[16:20], "big") == 800
 
 
+def test_a_conversation_that_the_template_refuses_is_left_out(base: Path, tmp_path: Path) -> None:
+    refused = TokenisedExample([], [END], "refused: the chat template refuses the roles assistant, user")
+    examples = [refused, *make_examples()]
+    outcome = fine_tune(base, examples, tmp_path / "m", dataclasses.replace(SETTINGS, steps=2), seed=0)
+    assert [*map(tuple, outcome.left_out)] == [(0, refused.problem)] and outcome.dropped == 1
+    with pytest.raises(
+        TrainingError, match="nothing to train on: 1 cannot be asked, the first since refused"
+    ):
+        fine_tune(base, [refused], tmp_path / "none", SETTINGS, seed=0)
+
+
 # What is refused
 
 
@@ -382,7 +393,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
         ([], "no examples"),
         ([TokenisedExample([1, 5], [])], "Example 0 has no completion"),
         ([TokenisedExample([1, 5], [600])], "token id 600; the model's vocabulary has 259"),
-        ([TokenisedExample([1] * 70, [END])], "All 1 examples are longer than 64 tokens"),
+        ([TokenisedExample([1] * 70, [END])], "nothing to train on: 1 examples are longer than 64 tokens"),
     ],
 )
 def test_examples_that_cannot_be_trained_on(

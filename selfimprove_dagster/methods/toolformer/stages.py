@@ -155,6 +155,7 @@ def search_index(context: StageContext[ToolformerExperiment]) -> Result:
     "one forward pass. Calls are sampled at the most likely positions.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
+    sampled_by="id",
 )
 def call_positions(context: StageContext[ToolformerExperiment]) -> Result:
     section = context.experiment.annotation
@@ -211,6 +212,7 @@ def find_positions(shard: Shard[ToolformerExperiment, Row]) -> list[Draft]:
     "their input.",
     kinds=["parquet", "pytorch"],
     uses=["language_model"],
+    sampled_by="text_id",
 )
 def raw_generations(context: StageContext[ToolformerExperiment]) -> Result:
     section = context.experiment.annotation
@@ -269,6 +271,7 @@ def _annotated(shard: Shard[ToolformerExperiment, Row], row: Row) -> Annotated:
     description="The call in each completion and the result of the tool, or the problem: the call could not "
     "be parsed, was refused, failed, took too long, or gave no result.",
     uses=["language_model"],
+    sampled_by="text_id",
 )
 def tool_results(context: StageContext[ToolformerExperiment]) -> Result:
     pool_manifest, pool = context.scan(t.TF_SEED_POOL)
