@@ -151,6 +151,7 @@ class PilotContext(StageContext[Any]):
             work: Work[Any] = self._worker(writer, function, opened, beside)
             batches = grow(len(groups), most, self._batches(writer, items, groups, work, record), self.effort)
             scale = len(groups) / sum(one.items for one in batches)
+            files = len(groups) * factor / most
             largest = min(most, len(groups) * factor, _most_at_once(opened, batches[-1]))
             piece = Piece(len(groups) * factor, batches, largest)
             spent = writer.spent
@@ -159,11 +160,11 @@ class PilotContext(StageContext[Any]):
             with self._timed() as measured:
                 spent = super()._in_shards(writer, items, function, opened, beside=beside, **more)
             piece = Piece(factor, [Batch(1, measured(spent.tokens))])
+            files = len(items) * factor / size
         self.measured.pieces.append(piece)
-        files = math.ceil(len(items) * factor / size)
         for activity in (writer.activity, *([beside] if beside else [])):
             self.measured.entered[activity.id] = factor
-            self.made[activity.id] = _Made(factor * scale, max(files, 1))
+            self.made[activity.id] = _Made(factor * scale, max(math.ceil(files), 1))
         return spent
 
     def _batches(
