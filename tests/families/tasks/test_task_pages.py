@@ -259,7 +259,7 @@ def test_exports_hold_the_columns_of_the_method_and_the_layouts_of_other_tools(
     lake, experiment = task_home.lake, task_home.experiment(name)
     lines = {}
     for layout in ("jsonl", "alpaca", "chat"):
-        written = export_dataset(lake, experiment, tmp_path / layout, None, layout)
+        written = len(export_dataset(lake, experiment, tmp_path / layout, None, layout).records)
         text = (tmp_path / layout / "train.jsonl").read_text(encoding="utf-8")
         lines[layout] = [json.loads(line) for line in text.splitlines()]
         assert written == len(lines[layout]) > 20
