@@ -11,6 +11,7 @@ that of the environment variable HF_TOKEN. It is passed to the hub's client and 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Collection
@@ -193,7 +194,9 @@ def _begin(home: Home, planned: Push, records: pl.Series) -> Push:
         return _load(path)
     with file_system_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        records.to_frame("id").write_parquet(path.with_suffix(".records.parquet"))
+    stream = io.BytesIO()
+    records.to_frame("id").write_parquet(stream, compression="zstd")
+    write_atomically(path.with_suffix(".records.parquet"), stream.getvalue())
     data = {name: value for name, value in vars(planned).items() if name != "revisions"}
     write_atomically(path, json.dumps(data, indent=1).encode())
     return planned
