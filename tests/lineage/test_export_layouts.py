@@ -292,8 +292,9 @@ def trained(kind: str, file: Path, folder: Path) -> float:
         save_strategy="no",
         logging_steps=1,
     )
+    model = AutoModelForCausalLM.from_pretrained(base)
     trainer = getattr(trl, f"{kind}Trainer")(
-        AutoModelForCausalLM.from_pretrained(base), settings, train_dataset=rows, processing_class=tokenizer
+        model, args=settings, train_dataset=rows, processing_class=tokenizer
     )
     return float(trainer.train().training_loss)
 
