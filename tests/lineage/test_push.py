@@ -24,6 +24,7 @@ from selfimprove_dagster.errors import PushError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.hub import pushes
 from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.language_model.weights import model_id
 
 DATASET, MODEL = "datasets/ada/sums", "models/ada/adder"
 
@@ -290,6 +291,20 @@ def test_a_tainted_checkpoint_is_not_exported(home: Home, hub: Hub) -> None:
         found.exception
     )
     assert hub.moments == []
+
+
+def test_a_checkpoint_is_exported_as_a_folder_that_transformers_opens(home: Home, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    said("export", "small", str(tmp_path / "out"), "--format", "checkpoint", "--iteration", "0")
+    row = home.lake.read("lmsi/fine_tuned_checkpoint", partition_of("small", 0)).row(0, named=True)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir()), "it is a copy"
+    assert model_id(tmp_path / "out") == row["model_id"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == 512
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|end|>"
+    found = ask("export", "small", str(tmp_path / "other"), "--format", "checkpoint", "--iteration", "7")
+    assert "experiment small has no checkpoint in iteration 7" in str(found.exception)
+    assert not (tmp_path / "other").exists()
 
 
 def test_records_of_pushes_are_plain_files(home: Home, hub: Hub) -> None:
