@@ -4,6 +4,7 @@
     ├── MethodError              a method's declaration is wrong, or there is no such method
     ├── ExperimentError          an experiment file is wrong: names the field and what is allowed
     ├── SeedFileError            a seed file cannot be read at all
+    ├── PushError                the hub refuses what is pushed to it, or does not answer
     ├── ReviewError              there is nothing to review, or a label cannot be stored
     ├── ModelError               a model is missing, or of the wrong kind
     │   └── ModelUnavailable     its server does not answer, independently of the request
@@ -52,6 +53,10 @@ class NotReadyYet(ExperimentError):
 
 class SeedFileError(SelfImproveError):
     """A seed or evaluation file cannot be read at all."""
+
+
+class PushError(SelfImproveError):
+    """The hub refused a push or does not answer, or there is no token for it."""
 
 
 class ReviewError(SelfImproveError):

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 from selfimprove_dagster.cli.checkpoints import checkpoints_app
 from selfimprove_dagster.cli.console import Commands, ExperimentName, console
+from selfimprove_dagster.cli.export import export
 from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
@@ -290,27 +291,7 @@ def evaluate(
 app.command()(generate)
 
 
-@app.command()
-def export(
-    experiment: ExperimentName,
-    output: Annotated[Path, typer.Argument(help="Folder to write; must not exist yet.")],
-    iteration: Annotated[
-        int | None, typer.Option(min=0, help="Index of the iteration; default: the latest.")
-    ] = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            help="huggingface (with a dataset card), parquet, jsonl, prov-json (jsonl with PROV), alpaca, or "
-            "chat."
-        ),
-    ] = "huggingface",
-) -> None:
-    """Export a filtered dataset in a format that other tools read."""
-    from selfimprove_dagster.export import export_dataset
-
-    home = Home.from_environment()
-    written = export_dataset(home.lake, home.experiment(experiment), output, iteration, format)
-    console.print(f"{written:,} examples written to {output}", markup=False)
+app.command()(export)
 
 
 PagesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the lineage pages.")]

@@ -33,23 +33,35 @@ Count = Annotated[
 @review_app.command("export")
 def export_(
     experiment: ExperimentName,
-    folder: Annotated[Path, typer.Argument(help="Folder for review.csv and review.jsonl.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the files.")],
     iteration: Iteration = None,
     count: Count = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="csv (review.csv and review.jsonl), argilla (a folder for `Dataset.from_disk`), or label-studio "
+            "(tasks.json and labelling.xml)."
+        ),
+    ] = "csv",
 ) -> None:
     """Write the queue, least certain items first. Fill in `label` with a, b, both or neither."""
     from selfimprove_dagster.review.files import export_queue
 
     home = Home.from_environment()
     name = home.experiment(experiment).name
-    written = export_queue(home.lake, name, folder, iteration, count)
-    console.print(f"{written:,} items written to {folder}/review.csv and review.jsonl", markup=False)
+    written = export_queue(home.lake, name, folder, iteration, count, format)
+    console.print(f"{written:,} items written to {folder}", markup=False)
 
 
 @review_app.command("import")
 def import_(
     experiment: ExperimentName,
-    file: Annotated[Path, typer.Argument(help="A filled review.csv or review.jsonl.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A filled review.csv or review.jsonl, or labels that Argilla or Label Studio exported."
+        ),
+    ],
     by: Annotated[str, typer.Option(help="Name of the reviewer for lines with an empty `by`.")] = "",
 ) -> None:
     """Import labels. Valid lines are stored; rejected ones are listed with file, line and reason."""

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.hub import left_with
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.revocations import Revocation
 from selfimprove_dagster.lineage.purge import OUT_OF_REACH, purge
@@ -55,6 +56,15 @@ def show(console: Console, home: Home, settled: Plan) -> None:
             f"falls back from {before.name} to {after.name}" if before != after else f"stays {before.name}"
         )
         console.print(f"{name}: the champion {change}", markup=False)
+    _show_left(console, home, settled)
+
+
+def _show_left(console: Console, home: Home, settled: Plan) -> None:
+    """Print where revoked rows and tainted models were pushed to."""
+    tainted = {model for models in settled.tainted.values() for model in models}
+    for left in left_with(home, settled.fallen["id"], tainted):
+        what = f"{left.rows:,} of these rows" if left.rows else f"the tainted model {left.push.model_id}"
+        console.print(f"{what} left in {plain(left.push.place)}", markup=False, soft_wrap=True)
 
 
 def show_revoked(console: Console, settled: Plan) -> None:

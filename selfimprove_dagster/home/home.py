@@ -5,6 +5,7 @@ $SELFIMPROVE_HOME (default ./.selfimprove)
     checkpoints/  <experiment>/<iteration>-<method>-<activity>/
     inbox/        <experiment>/   seed files put here are imported
     models/       GGUF files as folders, and the revisions of models from the hub
+    pushed/       what was pushed to the hub: repositories, revisions and ids of records
     logs/         output of vLLM servers that stages started
     dagster/      Dagster's own storage (runs, events, schedules)
 $SELFIMPROVE_EXPERIMENTS (default ./experiments)
@@ -57,6 +58,10 @@ class Home:
     @property
     def dagster(self) -> Path:
         return self.root / "dagster"
+
+    @property
+    def pushed(self) -> Path:
+        return self.root / "pushed"
 
     def checkpoint(self, experiment: str, iteration: int, method: str, activity_id: str) -> Path:
         """Return the folder of the checkpoint that an activity trains. No other activity overwrites it."""

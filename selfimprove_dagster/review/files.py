@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from selfimprove_dagster.review.queue import (
     store_batch,
     unknown_item,
 )
+from selfimprove_dagster.review.tools import TOOLS, file_content, labels_of
 from selfimprove_dagster.rows import Rejected, Unreadable, file_name, read_rows, rejection, text_field
 from selfimprove_dagster.shared_tables import REVIEW_LABELS
 from selfimprove_dagster.table import Row
@@ -41,32 +42,54 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Characters that start a formula in a spreadsheet."""
 
 
-def export_queue(
-    lake: Lake, experiment: str, folder: Path, iteration: int | None = None, count: int | None = None
-) -> int:
-    """Write the queue, without reviewed items, as review.csv and review.jsonl, and return its length.
+SPREADSHEET = "csv"
+"""The format of files that people fill in."""
 
-    Reviewers fill in the fields `label` (a, b, both or neither) and, optionally, `note`. The CSV file is for
-    spreadsheets: control characters are removed from its texts, and formulas are prefixed with a quote.
-    Existing files are never overwritten, as they may hold a person's work. Raises ReviewError.
+FORMATS = (SPREADSHEET, *TOOLS)
+
+
+def export_queue(
+    lake: Lake,
+    experiment: str,
+    folder: Path,
+    iteration: int | None = None,
+    count: int | None = None,
+    layout: str = SPREADSHEET,
+) -> int:
+    """Write the queue, without reviewed items, to files in `folder`, and return its length.
+
+    The format `csv` is review.csv and review.jsonl, in which reviewers fill in the fields `label` (a, b, both or
+    neither) and, optionally, `note`. The CSV file is for spreadsheets: control characters are removed from its texts,
+    and formulas are prefixed with a quote. The other formats are those of `review.tools`. Existing files are never
+    overwritten, as they may hold a person's work. Raises ReviewError.
     """
+    if layout not in FORMATS:
+        raise ReviewError(f"there is no review format {layout!r}; use one of {', '.join(FORMATS)}")
     number = last_iteration(lake, experiment) if iteration is None else iteration
     reviewed = labels(lake, experiment)["item_id"].to_list()
     rows = [
-        {**{name: row[name] for name in _COLUMNS}, "label": "", "note": ""}
+        {name: row[name] for name in _COLUMNS}
         for row in review_queue(lake, experiment, number, count, leave_out=reviewed).iter_rows(named=True)
     ]
-    for name in ("review.csv", "review.jsonl"):
+    files = TOOLS[layout](rows) if layout in TOOLS else _spreadsheet(rows)
+    for name in files:
         if (folder / name).exists():
             raise ReviewError(f"{folder / name} exists and may hold a person's labels; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, file_content(content))
+    return len(rows)
+
+
+def _spreadsheet(rows: list[Row]) -> dict[str, str]:
+    """Return the files that people fill in, as text by name."""
+    open_rows = [{**row, "label": "", "note": ""} for row in rows]
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, [*_COLUMNS, "label", "note"])
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    write_atomically(folder / "review.csv", table.getvalue().encode())
-    write_atomically(folder / "review.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return len(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in open_rows)
+    lines = "".join(json.dumps(row) + "\n" for row in open_rows)
+    return {"review.csv": table.getvalue(), "review.jsonl": lines}
 
 
 def _cell(value: Any) -> Any:
@@ -89,19 +112,22 @@ class ImportedReviews:
 def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> ImportedReviews:
     """Store the labels of a file, in any format that seeds may have. Importing a file twice stores it once.
 
-    It reads `item_id`, `label`, `note`, and, if present, `by` and `at` (ISO 8601), which take precedence over
-    the argument and the current time. The shown texts are taken from the lake. Rejected lines are returned
-    with file, line and reason; all others are stored. Raises SeedFileError if the file cannot be read.
+    Records of Argilla and tasks of Label Studio are recognised (see `review.tools`). Of other rows it reads `item_id`,
+    `label`, `note`, and, if present, `by` and `at` (ISO 8601), which take precedence over the argument and the current
+    time. The shown texts are taken from the lake. Rejected lines are returned with file, line and reason; all others
+    are stored. Raises SeedFileError if the file cannot be read.
     """
-    lines = list(read_rows(file))
-    ids = {str(row["item_id"]).strip() for _, row in lines if isinstance(row, Mapping) and row.get("item_id")}
+    lines = [*_answers(file)]
+    ids = {
+        str(row["item_id"]).strip() for _, _, row in lines if isinstance(row, Mapping) and row.get("item_id")
+    }
     items = find_items(lake, experiment, ids)
     reviews, rejected, left_open, time = [], [], 0, now()
-    for line, row in lines:
+    for line, place, row in lines:
         try:
             if isinstance(row, Unreadable):
                 raise ValueError(row.reason)
-            review = _review(row, line, by, time)
+            review = _review(row, place, by, time)
             if review is None:
                 left_open += 1
                 continue
@@ -125,7 +151,25 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
     return ImportedReviews(len(fresh), len(reviews) - len(fresh), left_open, rejected)
 
 
-def _review(row: Any, line: int, by: str, time: str) -> Review | None:
+def _answers(file: Path) -> Iterator[tuple[int, int, Any]]:
+    """Yield line, place and row of each answer.
+
+    The place of the first answer of a line is the line; further ones, of a tool's record, follow the last line.
+    """
+    rows = [*read_rows(file)]
+    further = rows[-1][0] if rows else 0
+    for line, row in rows:
+        try:
+            found: Sequence[Any] = labels_of(row) or [row]
+        except (KeyError, TypeError, AttributeError) as error:
+            wrong = f"not in the form in which the tool exports labels ({type(error).__name__}: {error})"
+            found = [Unreadable(wrong, str(row))]
+        for index, one in enumerate(found):
+            further += index > 0
+            yield line, further if index else line, one
+
+
+def _review(row: Any, place: int, by: str, time: str) -> Review | None:
     """Return the answer of a line, None if there is none yet. Raises ValueError."""
     item, label = text_field(row, "item_id"), _optional(row, "label")
     if not label:
@@ -137,7 +181,7 @@ def _review(row: Any, line: int, by: str, time: str) -> Review | None:
         raise ValueError(
             f"field `at` must be a time such as 2025-01-31T12:00:00+00:00, not {given!r:.60}"
         ) from None
-    return Review(item, label, _optional(row, "by") or by, at, _optional(row, "note"), line)
+    return Review(item, label, _optional(row, "by") or by, at, _optional(row, "note"), place)
 
 
 def _optional(row: Row, field: str) -> str:

@@ -127,7 +127,7 @@ def test_the_card_holds_no_tag_link_or_heading_that_is_not_ours(hostile: str, tm
     page = rendered(body)
     assert page.tags <= OUR_TAGS
     assert not page.addresses
-    assert page.headings == 8
+    assert page.headings == 9
     assert len(card) < 20_000
 
 

@@ -213,7 +213,7 @@ def test_a_block_of_the_method_is_shown_with_its_own_template(
 
 def test_the_dataset_is_exported_with_a_card(home: Home, tmp_path: Path) -> None:
     experiment = home.experiment("demo")
-    assert export_dataset(home.lake, experiment, tmp_path / "out", 0, "huggingface") == 2
+    assert len(export_dataset(home.lake, experiment, tmp_path / "out", 0, "huggingface").records) == 2
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == "mit"
     assert '"On Stories", arXiv:0000.00001' in card and "| `beginnings.jsonl` | `MIT` | 1 |" in card

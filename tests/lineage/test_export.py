@@ -31,8 +31,8 @@ def test_json_lines_and_parquet_hold_the_same_rows(
     lake: Lake, experiment: Experiment, tmp_path: Path
 ) -> None:
     known = known_ancestry(lake, text="Größe:\n2. The answer is 2.")
-    assert export_dataset(lake, experiment, tmp_path / "lines", None, "jsonl") == 1
-    assert export_dataset(lake, experiment, tmp_path / "table", 0, "parquet") == 1
+    assert len(export_dataset(lake, experiment, tmp_path / "lines", None, "jsonl").records) == 1
+    assert len(export_dataset(lake, experiment, tmp_path / "table", 0, "parquet").records) == 1
     (line,) = (tmp_path / "lines" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     (row,) = pl.read_parquet(tmp_path / "table" / "train.parquet").to_dicts()
     assert json.loads(line) == row
@@ -91,7 +91,7 @@ def test_revoked_examples_stay_out_and_the_card_says_so(
     )
     lake.ledger.record(revocation)
     lake.withdraw(last_dataset(lake, experiment), {known.example: revocation.id})
-    assert export_dataset(lake, experiment, tmp_path / "out", None, "huggingface") == 0
+    assert len(export_dataset(lake, experiment, tmp_path / "out", None, "huggingface").records) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"| `{revocation.id}` | `seed` | `2026-01-02` | `no <b>consent</b>` | 1 |" in card
 

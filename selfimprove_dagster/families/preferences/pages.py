@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import polars as pl
-
 from selfimprove_dagster.explorer.listings import HERE, Column, Facet, Listing, Range, dropped
 from selfimprove_dagster.export_cards import Card, CardWords
-from selfimprove_dagster.families.dialogues.export import by_assistant, dialogues
+from selfimprove_dagster.families.dialogues.export import asked
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.text import code_span
@@ -97,24 +95,13 @@ TRAIN_ON = (
 )
 
 
-def card(method: str, words: Callable[[Lake, Manifest], CardWords]) -> Card:
+def card(words: Callable[[Lake, Manifest], CardWords]) -> Card:
     """How pairs of responses are exported."""
     return Card(
         words,
         ("id", "prompt", "chosen", "rejected", "format", "question", "labelled_by"),
-        layouts={"chat": _chat},
-        refused={
-            "alpaca": "is for instructions with one answer each, and the examples of "
-            f"{method} are pairs of responses: export them as chat, jsonl, parquet or "
-            "huggingface, and train on `chosen` and `rejected` after `prompt`"
-        },
+        asks=asked,
     )
-
-
-def _chat(rows: pl.DataFrame) -> pl.DataFrame:
-    """Prompt and both responses as lists of messages."""
-    responses = [by_assistant(rows, name) for name in ("chosen", "rejected")]
-    return rows.select(dialogues(rows), *responses, "probability", "id")
 
 
 def card_of_comparisons(method: str) -> Card:
@@ -137,4 +124,4 @@ def card_of_comparisons(method: str) -> Card:
             columns=TRAIN_ON,
         )
 
-    return card(method, words)
+    return card(words)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.explorer.declare import AboutRecord, Pages, RecordBlock
 from selfimprove_dagster.explorer.listings import FORMAT, HERE, Column, Facet, Listing, dropped
 from selfimprove_dagster.export_cards import Card, CardWords
-from selfimprove_dagster.families.dialogues.export import by_assistant, dialogues, said_by_assistant
+from selfimprove_dagster.families.dialogues.export import asked
 from selfimprove_dagster.families.dialogues.pages import charts, funnel, judging, measure, rounds_chart
 from selfimprove_dagster.families.judging.pages import CHAIN
 from selfimprove_dagster.lake.lake import Lake
@@ -114,16 +112,6 @@ def _words(lake: Lake, dataset: Manifest) -> CardWords:
     )
 
 
-def _alpaca(rows: pl.DataFrame) -> pl.DataFrame:
-    output = said_by_assistant(rows, "completion").alias("output")
-    return rows.select(pl.col("question").alias("instruction"), pl.lit("").alias("input"), output, "id")
-
-
-def _chat(rows: pl.DataFrame) -> pl.DataFrame:
-    said = rows.with_columns(dialogues(rows), by_assistant(rows, "completion"))
-    return said.select(pl.concat_list("prompt", "completion").alias("messages"), "id")
-
-
 PAGES = Pages(
     examples=_EXAMPLES,
     dropped={
@@ -158,5 +146,5 @@ PAGES = Pages(
 CARD = Card(
     _words,
     ("id", "prompt", "completion", "format", "question", "round"),
-    layouts={"alpaca": _alpaca, "chat": _chat},
+    asks=asked,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from selfimprove_dagster.conversation import Message
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.curves import Chart, Curve, Measured, curve, held_out_accuracy
@@ -25,6 +26,7 @@ from selfimprove_dagster.explorer.listings import (
     Range,
 )
 from selfimprove_dagster.export_cards import Card, CardWords
+from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.story import Story
@@ -235,6 +237,11 @@ def _words(lake: Lake, dataset: Manifest) -> CardWords:
     )
 
 
+def _said(row: Row) -> str:
+    """The answer of an example. Text prompts of direct formats end within its sentence, which is whole here."""
+    return f"The answer is {row['answer']}." if row["format"] in DIRECT_FORMATS else row["completion"].strip()
+
+
 PAGES = Pages(
     examples=_EXAMPLES,
     dropped={"paths": _DROPPED},
@@ -244,4 +251,9 @@ PAGES = Pages(
     record=[RecordBlock(Path(__file__).with_name("votes.html"), _votes, shows_fates=True)],
     names=_names,
 )
-CARD = Card(_words, ("id", "prompt", "completion", "format", "question", "answer"))
+CARD = Card(
+    _words,
+    ("id", "prompt", "completion", "format", "question", "answer"),
+    asks=lambda row: [Message("user", row["question"])],
+    says=_said,
+)

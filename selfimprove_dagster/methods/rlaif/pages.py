@@ -191,4 +191,4 @@ PAGES = Pages(
     blocks=[judging()],
     record=[RecordBlock(Path(__file__).with_name("preference.html"), preference_of_record)],
 )
-CARD = card("rlaif", _words)
+CARD = card(_words)

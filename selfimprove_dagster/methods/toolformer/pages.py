@@ -314,5 +314,5 @@ PAGES = Pages(
 CARD = Card(
     _words,
     ("id", "prompt", "completion", "format", pl.col("question").alias("text"), "calls"),
-    refused={"alpaca": _NO_INSTRUCTIONS, "chat": _NO_INSTRUCTIONS},
+    refused=dict.fromkeys(("alpaca", "chat", "sharegpt"), _NO_INSTRUCTIONS),
 )

@@ -280,7 +280,7 @@ def test_what_was_revoked_is_shown_in_no_preference_and_no_chain(judge_home: Hom
 
 def test_pairs_are_exported_as_preference_training_reads_them(judge_home: Home, tmp_path: Path) -> None:
     lake, experiment = judge_home.lake, judge_home.experiment("ai")
-    assert export_dataset(lake, experiment, tmp_path / "jsonl", 0, "jsonl") == 2
+    assert len(export_dataset(lake, experiment, tmp_path / "jsonl", 0, "jsonl").records) == 2
     lines = (tmp_path / "jsonl" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     for line, row in zip(map(json.loads, lines), dataset(lake, "ai").rows(named=True), strict=True):
         for name in ("prompt", "chosen", "rejected", "probability", "id", "labelled_by"):
@@ -291,23 +291,27 @@ def test_pairs_are_exported_as_preference_training_reads_them(judge_home: Home, 
     assert read["probability"].to_list() == [1.0, 1.0]
 
 
-def test_chat_gives_pairs_as_conversations_and_alpaca_refuses_them(judge_home: Home, tmp_path: Path) -> None:
+def test_preference_gives_pairs_as_conversations_and_other_layouts_refuse_them(
+    judge_home: Home, tmp_path: Path
+) -> None:
     experiment = judge_home.experiment("ai")
-    export_dataset(judge_home.lake, experiment, tmp_path / "chat", 0, "chat")
-    line = json.loads((tmp_path / "chat" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    export_dataset(judge_home.lake, experiment, tmp_path / "pairs", 0, "preference")
+    line = json.loads((tmp_path / "pairs" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert line["prompt"] == [{"role": "user", "content": SECRET}]
     assert line["chosen"] == [{"role": "assistant", "content": "That is Ada's own affair."}]
     assert line["rejected"] == [{"role": "assistant", "content": "Under the third pot."}]
-    assert line["probability"] == pytest.approx(0.71)
-    with pytest.raises(ExperimentError, match=r"layout alpaca .* pairs of responses: export them as chat"):
-        export_dataset(judge_home.lake, experiment, tmp_path / "out", 0, "alpaca")
-    assert not (tmp_path / "out").exists()
+    for layout in ("alpaca", "chat", "sharegpt"):
+        with pytest.raises(
+            ExperimentError, match=rf"layout {layout} .* pairs of responses: export them as pref"
+        ):
+            export_dataset(judge_home.lake, experiment, tmp_path / "out", 0, layout)
+        assert not (tmp_path / "out").exists()
 
 
 def test_revisions_are_exported_as_other_examples_are(judge_home: Home, tmp_path: Path) -> None:
     experiment = judge_home.experiment("cai")
     for layout in ("jsonl", "chat", "alpaca", "prov-json"):
-        assert export_dataset(judge_home.lake, experiment, tmp_path / layout, 0, layout) == 2
+        assert len(export_dataset(judge_home.lake, experiment, tmp_path / layout, 0, layout).records) == 2
     line = json.loads((tmp_path / "jsonl" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert (
         line["prompt"] == asked_of("response", SECRET) and line["completion"] == " That is Ada's own affair."

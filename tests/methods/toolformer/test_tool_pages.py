@@ -225,7 +225,7 @@ def test_a_revoked_call_is_not_shown(tool_home: Home, tmp_path: Path) -> None:
 
 def test_exports_hold_the_annotated_text_after_an_empty_prompt(tool_home: Home, tmp_path: Path) -> None:
     lake, experiment = tool_home.lake, tool_home.experiment("tf")
-    assert export_dataset(lake, experiment, tmp_path / "jsonl", 0, "jsonl") == 4
+    assert len(export_dataset(lake, experiment, tmp_path / "jsonl", 0, "jsonl").records) == 4
     lines = (tmp_path / "jsonl" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     examples = lake.read(t.TF_FILTERED_DATASET.name, partition_of("tf", 0))
     for line, row in zip(map(json.loads, lines), examples.iter_rows(named=True), strict=True):
@@ -233,7 +233,7 @@ def test_exports_hold_the_annotated_text_after_an_empty_prompt(tool_home: Home, 
         named = {"id", "prompt", "completion", "format", "text", "calls"}
         assert set(line) == named | {"loss_reduction", "loss_reductions"}
         assert line["calls"] == row["calls"]
-    assert export_dataset(lake, experiment, tmp_path / "parquet", 0, "parquet") == 4
+    assert len(export_dataset(lake, experiment, tmp_path / "parquet", 0, "parquet").records) == 4
     assert pl.read_parquet(tmp_path / "parquet" / "train.parquet")["completion"].equals(
         examples["completion"]
     )
