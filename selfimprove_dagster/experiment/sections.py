@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -302,12 +302,44 @@ class ModelSection(Section):
         return {**common, **self.model_dump(include={"device", "dtype", "token_budget"})}
 
 
+class TeacherSection(Section):
+    """Mixed into the section of a generator, whose texts may be those of another model than the trained one."""
+
+    model: ModelSection | None = Field(
+        None,
+        exclude_if=lambda model: model is None,
+        description="another model that generates in every iteration, such as a provider's, while `model` is trained; "
+        "omit for the model that is trained",
+    )
+
+    @property
+    def determinants(self) -> dict[str, Any]:
+        """Return the settings that an activity records; it names the model by its id."""
+        return self.model_dump(exclude={"model"})
+
+
 class GeneratorSection(Section):
     """The model that generates."""
+
+    learns_from_itself: ClassVar[str] = ""
+    """Why no other model can generate, where the section has no field `model`."""
 
     drawn_by: Literal["base", "champion"] = Field(
         "base", description="the base model, as in the papers, or the latest promoted checkpoint"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_teacher(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "model" in values and "model" not in cls.model_fields:
+            raise ValueError(f"no other model can generate here: {cls.learns_from_itself}")
+        return values
+
+    @model_validator(mode="after")
+    def _one_generator(self) -> GeneratorSection:
+        if self.drawn_by == "champion" and getattr(self, "model", None) is not None:
+            raise ValueError("drawn_by is champion, but model names another generator: leave out one of them")
+        return self
 
 
 class TrainingSection(Section):

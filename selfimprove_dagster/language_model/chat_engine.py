@@ -29,7 +29,7 @@ from selfimprove_dagster.language_model.base import (
     SamplingParameters,
     Usage,
 )
-from selfimprove_dagster.language_model.characters import CharacterText
+from selfimprove_dagster.language_model.characters import CHARACTERS_PER_TOKEN, CharacterText
 from selfimprove_dagster.language_model.paid import Journal, cost
 from selfimprove_dagster.language_model.provider import check_installed, provider_id, provider_of
 from selfimprove_dagster.language_model.remote import (
@@ -68,8 +68,6 @@ LEAST_MASS = 0.5
 
 _SEED_BITS = 31
 """Number of bits that every provider accepts in a seed."""
-
-_CHARACTERS_PER_TOKEN = 4
 
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "prompt is too long")
 
@@ -284,7 +282,7 @@ class ChatLanguageModel(CharacterText):
             body["seed"] = seed % 2**_SEED_BITS
         sent = {name: value for name, value in {**body, **self._fields}.items() if value is not None}
         characters = sum(len(str(message.get("content"))) for message in messages)
-        tokens = characters // _CHARACTERS_PER_TOKEN + max_tokens
+        tokens = characters // CHARACTERS_PER_TOKEN + max_tokens
         return Request(sent, () if seed is None else (seed,), tokens, route=ROUTE)
 
     def _shortest(self, body: Mapping[str, Any]) -> dict[str, Any]:

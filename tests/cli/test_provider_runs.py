@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit import provider as kit
-from kit.homes import environment_of, make_home
+from kit.homes import make_home
 from kit.pages import client
-from kit.provider import Provider
+from kit.provider import KEY, Provider, command, paid, said
 
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.work.budget import dollars
-
-KEY = "sk-planted-0815-4711"
 
 PRICES = {"input": 10.0, "output": 100.0}
 
@@ -63,30 +58,6 @@ def settings(provider: Provider, **changes: Any) -> dict[str, Any]:
     return {**EXPERIMENT, "model": model, **changes}
 
 
-def command(home: Home, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        **environment_of(home),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PLANTED_KEY": KEY,
-        "COLUMNS": "300",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "selfimprove_dagster.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-
-
-def said(home: Home, *arguments: str) -> str:
-    process = command(home, *arguments)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.slow
 @pytest.mark.kill
 def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
@@ -113,7 +84,9 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
     committed = [one.activity.about for one in home.lake.manifests("refinement/*", "provided")]
     cost = sum(about.get("money", 0.0) for about in committed)
     assert f"cost so far: {dollars(cost)} of $5.00" in output
-    assert cost == pytest.approx(paid(provider), rel=0.02), "all but the question when the model was opened"
+    assert cost == pytest.approx(paid(provider, PRICES), rel=0.02), (
+        "all but the question when the model was opened"
+    )
 
     output += said(home, "status", "provided") + said(home, "compare", "provided")
     assert dollars(cost) in output.rpartition("experiment")[2]
@@ -130,16 +103,6 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 20
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
-
-
-def paid(provider: Provider) -> float:
-    """Return what the answers cost by the provider's own count."""
-    total = 0.0
-    for asked, times in provider.answered.items():
-        body: Mapping[str, Any] = json.loads(asked)
-        tokens_in = sum(len(one["content"].split()) for one in body["messages"])
-        total += times * (tokens_in * PRICES["input"] + len(provider.says(body).split()) * PRICES["output"])
-    return total / 1e6
 
 
 @pytest.mark.slow

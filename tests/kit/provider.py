@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from kit.homes import environment_of
+from selfimprove_dagster.home.home import Home
 
 CREATED = 1_790_000_000
 """The time of every answer, in seconds since 1970."""
@@ -19,6 +26,9 @@ Misbehaviour = Callable[["Handler"], None]
 
 
 FINE = "It is fine."
+
+KEY = "sk-planted-0815-4711"
+"""The key in the variable PLANTED_KEY of `command`."""
 
 
 def says(body: Mapping[str, Any]) -> str:
@@ -45,6 +55,7 @@ class Provider(ThreadingHTTPServer):
         self.headers: list[Message] = []
         self.times: list[float] = []
         self.answered: dict[str, int] = {}
+        self.costs: dict[str, tuple[int, int]] = {}
         self.gives_logprobs = False
         self.refused_fields: set[str] = set()
         self.likely: list[tuple[str, float]] = []
@@ -100,9 +111,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def complete(self, body: Mapping[str, Any]) -> None:
         message = {"role": "assistant", "content": self.server.says(body)}
-        self.answer(200, completion(message, body, self.server))
+        content = completion(message, body, self.server)
+        self.answer(200, content)
         with self.server.lock:
             asked = json.dumps(body, sort_keys=True)
+            usage = content["usage"]
+            self.server.costs[asked] = (usage["prompt_tokens"], usage["completion_tokens"])
             self.server.answered[asked] = self.server.answered.get(asked, 0) + 1
 
 
@@ -147,6 +161,41 @@ def running() -> Iterator[Provider]:
         finally:
             provider.shutdown()
             thread.join()
+
+
+def command(home: Home, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    environment = {
+        **os.environ,
+        **environment_of(home),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PLANTED_KEY": KEY,
+        "COLUMNS": "300",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "selfimprove_dagster.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def said(home: Home, *arguments: str) -> str:
+    """Run the command line, and return what it printed."""
+    process = command(home, *arguments)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def paid(provider: Provider, prices: Mapping[str, float]) -> float:
+    """Return what the answers cost by the provider's own count."""
+    total = 0.0
+    for asked, costs in provider.costs.items():
+        tokens_in, tokens_out = costs
+        total += provider.answered[asked] * (tokens_in * prices["input"] + tokens_out * prices["output"])
+    return total / 1e6
 
 
 # ---- misbehaviours ----------------------------------------------------------------------------------
