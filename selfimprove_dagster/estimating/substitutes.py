@@ -84,7 +84,8 @@ class Training:
     """A training that a pilot cut short after `done` of `steps`.
 
     `tokens` and `more_seconds` are those of all steps, and of those that are left, with their checkpoints; `kept` and
-    `scratch` are the bytes of the trained model and of checkpoints at one time.
+    `scratch` are the bytes of the trained model and of checkpoints at one time. `money` is that of all steps, None
+    where no reward is paid for.
     """
 
     steps: int
@@ -93,6 +94,7 @@ class Training:
     more_seconds: Range
     kept: float
     scratch: float
+    money: float | None = None
 
     @property
     def scale(self) -> float:
@@ -143,6 +145,7 @@ class FewSteps:
                 on_log(entry)
 
         outcome = train(experiment, few, base, rows, output, on_log=watch, **more)
+        money = outcome.log[-1].get("money")
         saves = (section.steps - 1) // getattr(section, "save_every", section.steps)
         self.trainings.append(
             Training(
@@ -152,6 +155,7 @@ class FewSteps:
                 _more_seconds(outcome.log, section.steps - steps, saves, saves_at),
                 bytes_of(output),
                 checkpoint * min(saves, _CHECKPOINTS_AT_ONCE) + bytes_of(output),
+                None if money is None else money * section.steps / steps,
             )
         )
         return outcome

@@ -15,6 +15,7 @@ from kit.homes import make_home
 from kit.pages import client
 from kit.provider import KEY, Provider, command, paid, said
 
+from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.work.budget import dollars
 
 PRICES = {"input": 10.0, "output": 100.0}
@@ -134,3 +135,70 @@ def test_a_money_budget_stops_between_shards_and_poisoned_rows_are_named(
     assert "prompts.jsonl, line 19" in output and "content filter" in output
     assert "prompts.jsonl, line 20" in output and "returned no text" in output
     assert "2 prompts failed" in output
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+@pytest.mark.train
+def test_rewards_of_a_provider_s_judge_are_paid_once_counted_and_limited(
+    provider: Provider, tmp_path: Path
+) -> None:
+    judge = settings(provider)["model"]
+    changes: dict[str, Any] = {
+        "method": "rlaif",
+        "model": {"path": "embedded"},
+        "responses": {"prompts": 12, "max_tokens": 24},
+        "judge": {"principles": 1, "repeated_share": 0.5, "shard": 8, "model": judge},
+        "judge_checks": {"on_failure": "warn"},
+        "preferences": {"minimum_margin": 0.0, "held_out_share": 0.2},
+        "training": {
+            "reward": "judge",
+            "steps": 5,
+            "batch_size": 8,
+            "group_size": 4,
+            "max_tokens": 16,
+            "save_every": 2,
+        },
+        "promotion": {"rule": "not_worse", "margin": 1.0},
+    }
+
+    def write(money: float) -> None:
+        given = {**settings(provider, **changes), "budget": {"iterations": 1, "money": money}}
+        del given["refining"]
+        (home.experiments / "provided.yaml").write_text(json.dumps(given))
+
+    home = make_home(tmp_path)
+    write(9.0)
+    running = command(home, "run", "provided")
+    ratings: list[int] = []
+
+    def kill(number: int) -> None:
+        if "\n- 10" in provider.asked[number - 1]:
+            ratings.append(number)
+        if len(ratings) == 27:  # in the fourth step, after the checkpoint of the second
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
+
+    provider.before_answer = kill
+    output, _ = running.communicate(timeout=600)
+    assert running.returncode == -signal.SIGKILL, output
+    provider.before_answer = lambda number: None
+    asked, before = len(provider.bodies), spent(home)
+
+    write(before + 1e-6)
+    output = said(home, "run", "provided")
+    assert "stopped: money spent: $0." in output and "raise budget.money" in output
+    assert spent(home) == before and len(provider.bodies) - asked <= 8, "at most the rest of a step"
+
+    write(9.0)
+    said(home, "run", "provided")
+    assert max(provider.answered.values()) == 1, "paid twice"
+    (trained,) = home.lake.manifests("rlaif/fine_tuned_checkpoint", "provided")
+    assert trained.activity.about["money"] > 0
+    assert spent(home) == pytest.approx(paid(provider, PRICES), rel=0.02)
+
+
+def spent(home: Home) -> float:
+    """Return the money that the committed stages record."""
+    found = home.lake.manifests("rlaif/*", "provided")
+    return float(sum(one.activity.about.get("money", 0.0) for one in found))
