@@ -39,17 +39,20 @@ class CountingModels:
     def open(
         self, section: ModelSection, path: str | Path | None = None, scores: Scores = False
     ) -> Iterator[LanguageModel]:
-        """Open the model at `path`, by default the section's own."""
+        """Open the model at `path`, by default the section's own; nothing is sent in batches."""
+        if in_batch := section.server.batch is not None:
+            server = section.server.model_copy(update={"batch": None})
+            section = section.model_copy(update={"server": server})
         with self.models.open(section, path, scores) as model:
             if section.prices is not None:
-                self._count(section, model)
+                self._count(section, model, in_batch)
             yield model
 
-    def _count(self, section: ModelSection, model: LanguageModel) -> None:
+    def _count(self, section: ModelSection, model: LanguageModel, in_batch: bool) -> None:
         prices = section.prices.model_dump() if section.prices else {}
 
         def add(read: int, drawn: int) -> None:
-            self.money = (self.money or 0.0) + cost(read, drawn, prices)
+            self.money = (self.money or 0.0) + cost(read, drawn, prices, in_batch)
 
         generate = model.generate
 

@@ -34,6 +34,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class BatchSection(Section):
+    """How requests are sent in batches (`/batches`), which a provider answers within a day and for less money."""
+
+    poll: float = Field(30.0, gt=0, description="seconds between two looks at a batch")
+    most: int = Field(50_000, ge=1, description="maximum number of requests in a batch")
+
+
 class ServerSection(Section):
     """A server with the OpenAI protocol for completions (engine `openai`) or chat (engine `chat`)."""
 
@@ -58,6 +65,16 @@ class ServerSection(Section):
     send_seeds: bool = Field(
         True, description="false for servers that fail on seeds, such as vLLM on a CPU; runs then differ"
     )
+    batch: BatchSection | None = Field(
+        None,
+        exclude_if=lambda batch: batch is None,
+        description="send a shard's requests in batches (`batch: {}`), which take up to a day; with the engine chat",
+    )
+
+    @property
+    def urls(self) -> list[str]:
+        """Return all addresses."""
+        return [self.url] if isinstance(self.url, str) else self.url
 
 
 class ChatSection(Section):
@@ -89,6 +106,13 @@ class PricesSection(Section):
 
     input: float = Field(ge=0, description="price of the tokens of prompts")
     output: float = Field(ge=0, description="price of the tokens of completions")
+    batch: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        exclude_if=lambda batch: batch is None,
+        description="share of these prices that answers in batches cost, e.g. 0.5; omit for all of it",
+    )
 
 
 _HAVE_FIELDS = {
@@ -254,7 +278,7 @@ class ModelSection(Section):
         later: dict[str, Any] = {
             "chat": True,
             "prices": True,
-            "server": {"requests_per_minute", "tokens_per_minute"},
+            "server": {"requests_per_minute", "tokens_per_minute", "batch"},
         }
         return self.model_dump(exclude=later)
 
@@ -268,6 +292,16 @@ class ModelSection(Section):
             raise ValueError(
                 "the engine chat sends messages, which the provider renders: leave out template and "
                 "template_arguments (fields of a request are set in chat.request)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_batches(self) -> ModelSection:
+        if self.server.batch is not None and (self.engine, self.chat.api) != ("chat", "openai"):
+            raise ValueError("server.batch is for the engine chat with chat.api openai: leave it out")
+        if self.server.batch is not None and len(self.server.urls) > 1:
+            raise ValueError(
+                "server.batch needs one address in server.url, since a batch stays where it was sent"
             )
         return self
 
