@@ -107,6 +107,38 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
 
 
 @pytest.mark.slow
+@pytest.mark.kill
+def test_a_run_that_is_killed_while_it_waits_for_a_batch_waits_for_the_same(
+    provider: Provider, tmp_path: Path
+) -> None:
+    model = settings(provider)["model"]
+    model["server"]["batch"] = {"poll": 0.05}
+    model["prices"] = {**PRICES, "batch": 0.5}
+    refining = {**EXPERIMENT["refining"], "ways": ["self_refine"], "rounds": 1, "shard": 64}
+    home = make_home(tmp_path, {**EXPERIMENT, "model": model, "refining": refining})
+    running = command(home, "run", "provided")
+    looks: list[str] = []
+    provider.looks = 4
+
+    def kill(call: str) -> None:
+        looks.extend([call] if call.startswith("GET /batches/") else [])
+        if len(looks) == 7:  # two looks at the second batch
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
+
+    provider.before_call = kill
+    output, _ = running.communicate(timeout=600)
+    assert running.returncode == -signal.SIGKILL, output
+    waiting = len(provider.batches)
+    output = said(home, "run", "provided")
+    assert "batch batch_1 of small-1" in output and waiting == 2
+    assert len(provider.batched) == len({*provider.batched}) > 24, "sent twice"
+    assert max(provider.answered.values()) == 1, "paid twice"
+    cost = sum(one.activity.about.get("money", 0.0) for one in home.lake.manifests("*/*", "provided"))
+    assert cost == pytest.approx(0.5 * paid(provider, PRICES), rel=0.03), "all but the question at the start"
+
+
+@pytest.mark.slow
 def test_a_money_budget_stops_between_shards_and_poisoned_rows_are_named(
     provider: Provider, tmp_path: Path
 ) -> None:
