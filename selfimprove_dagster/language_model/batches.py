@@ -95,7 +95,7 @@ class Batches:
                         at = answer.get("created") or int(time.time())
                         journal.add(key, {**answer, "created": at, BATCHED: True})
                         answered += missing.pop(key, None) is not None
-                    fatal = self._refusal(ended, len(answers))
+                    fatal: Exception | None = self._refusal(ended, len(answers))
                     for key in missing.keys() & errors.keys():
                         error = errors[key]
                         if isinstance(error, Unanswered):
