@@ -43,7 +43,8 @@ class LanguageModelResource(dg.ConfigurableResource):
 
         Raises ModelError if the engine cannot do what `scores` says.
         """
-        model = open_language_model(path or section.path, **self.options(section, path))
+        options = opening_options(section, path, self.device, in_batches=True)
+        model = open_language_model(path or section.path, **options)
         try:
             if scores == "options":
                 check_chooses(model)

@@ -117,10 +117,12 @@ class TrainerResource(dg.ConfigurableResource):
         stop: Sequence[str] = (),
         turn_end: int | None = None,
         on_log: OnLog | None = None,
+        on_paid: Callable[[float], None] | None = None,
     ) -> PolicyOutcome:
         """GRPO or RLOO on `TokenisedPrompt`s; `reward` names what opens the reward.
 
-        `stop` strings and the token `turn_end` end what the policy writes.
+        `on_paid` is called with the money so far before each step's rewards are asked for. `stop` strings and the token
+        `turn_end` end what the policy writes.
         """
         from selfimprove_dagster.training import jobs
         from selfimprove_dagster.training.policy import PolicySettings
@@ -138,7 +140,7 @@ class TrainerResource(dg.ConfigurableResource):
         )
         rewarded = {"reward": reward.to_json(), "reward_id": reward_id}
         job = self._job(experiment, jobs.policy, base, rows, output, settings, seed=seed, **rewarded)
-        outcome: PolicyOutcome = job.call(on_log=on_log)
+        outcome: PolicyOutcome = job.call(on_log=on_log, on_paid=on_paid)
         return outcome
 
     def _job(

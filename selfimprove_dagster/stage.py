@@ -204,9 +204,16 @@ class StageContext(Generic[E]):
     @property
     def generator(self) -> Champion:
         """The model that this iteration generates with."""
+        if teacher := self.experiment.teacher:
+            return Champion(teacher.path, section=teacher)
         return (
             self.champion if self.experiment.drawn_by == "champion" else Champion(self.experiment.model.path)
         )
+
+    @property
+    def scorer(self) -> Champion:
+        """The model under which texts are probable: the generator, or the base model where another generates."""
+        return self.generator if self.experiment.teacher is None else Champion(self.experiment.model.path)
 
     @property
     def allowance(self) -> Allowance:
@@ -217,6 +224,11 @@ class StageContext(Generic[E]):
     def prompts(self) -> Prompts:
         """The method's prompts, in the form that the experiment's model reads."""
         return registry.prompts(self.experiment)
+
+    @cached_property
+    def generator_prompts(self) -> Prompts:
+        """The method's prompts, in the form that the generator reads."""
+        return registry.prompts(self.experiment, self.experiment.teacher)
 
     def _asking(self, opened: Any) -> Prompts:
         """The prompts in the form that what is opened reads: the experiment's model, or another that judges."""
@@ -348,7 +360,7 @@ class StageContext(Generic[E]):
             about={
                 "model_path": generator.path,
                 "champion": generator.name,
-                "engine_options": recorded_options(self.experiment.model),
+                "engine_options": recorded_options(generator.section or self.experiment.model),
                 **({"suggested_sampling": suggested} if suggested else {}),
                 **placement(model),
             },
@@ -533,8 +545,11 @@ class StageContext(Generic[E]):
 
         Returns the partition and the metadata of the work.
         """
-        path = (by or self.generator).path
-        with self.language_model.open(self.experiment.model, path, self.experiment.scores) as model:
+        by = by or self.generator
+        section, scores = self.experiment.model, self.experiment.scores
+        if by.section is not None:  # the texts are scored by `scorer`
+            section, scores = by.section, "options" if scores else False
+        with self.language_model.open(section, by.path, scores) as model:
             activity = self.drawing(model, inputs, settings, by)
             manifest, spent = self.map(
                 items,
@@ -568,7 +583,7 @@ class StageContext(Generic[E]):
         function = Spec.of(
             draw_completions,
             ask=ask.to_json(),
-            sampling=asdict(recorded_sampling(self.table, settings, self.prompts)),
+            sampling=asdict(recorded_sampling(self.table, settings, self.generator_prompts)),
             read=read.to_json() if read else None,
         )
         return self.work(inputs, settings, items, function, size=size, each=each, by=by)

@@ -92,5 +92,5 @@ def trained(row: Row, what: str = "model") -> str:
 def perplexity(row: Row, of: str = "") -> str:
     """Describe the perplexity of a text, with the number of its tokens."""
     if row["perplexity"] is None:
-        return f"not scored: {row['problem']}"
+        return f"not scored: {row.get('problem') or 'the model gave no log-probabilities'}"
     return f"perplexity {row['perplexity']:.4g} over {row['tokens']} tokens{of}"

@@ -162,6 +162,9 @@ def affordable(lake: Lake, experiment: Experiment, one: StageForecast) -> tuple[
     if budget.tokens is not None:
         left = budget.tokens - sum(summary.tokens for summary in finished)
         limits["budget.tokens"] = left / max(one.tokens.high, 1)
+    if budget.money is not None and one.money:
+        left_money = budget.money - sum(summary.money for summary in finished)
+        limits["budget.money"] = left_money / one.money
     seconds = max(one.seconds.high, 1e-9)
     if budget.model_seconds is not None:
         left_seconds = budget.model_seconds - sum(summary.model_seconds for summary in finished)

@@ -407,7 +407,7 @@ def _run(stage: Stage, context: PilotContext) -> PilotStage:
         tokens += Range(training.tokens, training.tokens)
         time_of += training.more_seconds
     peaks = highest(measured.seen, peak_memory(), *(piece.peaks for piece in measured.pieces))
-    money = [one for piece in measured.pieces if (one := piece.money) is not None]
+    money = [one.money for one in (*measured.pieces, *trainings) if one.money is not None]
     forecast = StageForecast(
         stage.name,
         tokens,

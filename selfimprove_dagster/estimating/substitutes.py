@@ -13,6 +13,8 @@ from typing import Any
 from selfimprove_dagster.estimating.forecast import Range
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.language_model.base import LanguageModel, Scores
+from selfimprove_dagster.language_model.characters import CHARACTERS_PER_TOKEN
+from selfimprove_dagster.language_model.paid import cost
 from selfimprove_dagster.stage import OpensModels
 
 STEPS = 6
@@ -20,17 +22,6 @@ STEPS = 6
 
 _CHECKPOINTS_AT_ONCE = 3
 """The trainer keeps two, and deletes an old one after it has written the next."""
-
-
-def cost(section: ModelSection, read: int, drawn: int) -> float | None:
-    """Return the price of `read` tokens of prompts and `drawn` generated ones; None for a model without prices.
-
-    Prices are per million tokens.
-    """
-    prices = getattr(section, "prices", None)
-    if prices is None:
-        return None
-    return float(read * prices.input + drawn * prices.output) / 1e6
 
 
 @dataclass
@@ -48,15 +39,20 @@ class CountingModels:
     def open(
         self, section: ModelSection, path: str | Path | None = None, scores: Scores = False
     ) -> Iterator[LanguageModel]:
-        """Open the model at `path`, by default the section's own."""
+        """Open the model at `path`, by default the section's own; nothing is sent in batches."""
+        if in_batch := section.server.batch is not None:
+            server = section.server.model_copy(update={"batch": None})
+            section = section.model_copy(update={"server": server})
         with self.models.open(section, path, scores) as model:
-            if cost(section, 0, 0) is not None:
-                self._count(section, model)
+            if section.prices is not None:
+                self._count(section, model, in_batch)
             yield model
 
-    def _count(self, section: ModelSection, model: LanguageModel) -> None:
+    def _count(self, section: ModelSection, model: LanguageModel, in_batch: bool) -> None:
+        prices = section.prices.model_dump() if section.prices else {}
+
         def add(read: int, drawn: int) -> None:
-            self.money = (self.money or 0.0) + (cost(section, read, drawn) or 0.0)
+            self.money = (self.money or 0.0) + cost(read, drawn, prices, in_batch)
 
         generate = model.generate
 
@@ -64,13 +60,19 @@ class CountingModels:
             prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], *rest: Any, **named: Any
         ) -> Any:
             found = generate(prompts, seeds, *rest, **named)
-            read = sum(len(ids) * len(own) for ids, own in zip(prompts, seeds, strict=True))
-            add(read, sum(len(one.token_ids) for some in found for one in some))
+            for ids, some in zip(prompts, found, strict=True):
+                for one in some:
+                    add(one.usage.prompt if one.usage else len(ids), one.tokens)
             return found
 
         def scored(method: Callable[..., Any]) -> Callable[..., Any]:
             def call(contexts: Sequence[Sequence[int]], *rest: Any, **named: Any) -> Any:
-                add(sum(map(len, contexts)), 0)
+                read = sum(map(len, contexts))
+                if section.is_provided:  # contexts are characters, and options are asked for
+                    answers = section.chat.answers
+                    add(answers * read // CHARACTERS_PER_TOKEN, answers * len(contexts))
+                else:
+                    add(read, 0)
                 return method(contexts, *rest, **named)
 
             return call
@@ -85,7 +87,8 @@ class Training:
     """A training that a pilot cut short after `done` of `steps`.
 
     `tokens` and `more_seconds` are those of all steps, and of those that are left, with their checkpoints; `kept` and
-    `scratch` are the bytes of the trained model and of checkpoints at one time.
+    `scratch` are the bytes of the trained model and of checkpoints at one time. `money` is that of all steps, None
+    where no reward is paid for.
     """
 
     steps: int
@@ -94,6 +97,7 @@ class Training:
     more_seconds: Range
     kept: float
     scratch: float
+    money: float | None = None
 
     @property
     def scale(self) -> float:
@@ -144,6 +148,7 @@ class FewSteps:
                 on_log(entry)
 
         outcome = train(experiment, few, base, rows, output, on_log=watch, **more)
+        money = outcome.log[-1].get("money")
         saves = (section.steps - 1) // getattr(section, "save_every", section.steps)
         self.trainings.append(
             Training(
@@ -153,6 +158,7 @@ class FewSteps:
                 _more_seconds(outcome.log, section.steps - steps, saves, saves_at),
                 bytes_of(output),
                 checkpoint * min(saves, _CHECKPOINTS_AT_ONCE) + bytes_of(output),
+                None if money is None else money * section.steps / steps,
             )
         )
         return outcome

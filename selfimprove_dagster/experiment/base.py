@@ -21,6 +21,7 @@ from selfimprove_dagster.experiment.sections import (
     PromptsSection,
     RetriesSection,
     Section,
+    TeacherSection,
     ToleranceSection,
     TrainingSection,
 )
@@ -73,6 +74,18 @@ class Experiment(Section):
         """Return the model that an iteration generates with, from the section of its generator."""
         sections = (getattr(self, name) for name in type(self).model_fields)
         return next((one.drawn_by for one in sections if isinstance(one, GeneratorSection)), "champion")
+
+    @property
+    def teacher(self) -> ModelSection | None:
+        """Return the model that generates in every iteration, if it is not the one that is trained."""
+        teaches = self._teaching
+        return teaches[1].model if teaches else None
+
+    @property
+    def _teaching(self) -> tuple[str, TeacherSection] | None:
+        """Return name and section of the generator, where another model may generate."""
+        sections = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return next(((name, one) for name, one in sections if isinstance(one, TeacherSection)), None)
 
     @property
     def settings_hash(self) -> str:
@@ -144,9 +157,11 @@ class TrainingExperiment(SeededExperiment):
     @model_validator(mode="after")
     def _can_be_trained(self) -> TrainingExperiment:
         if self.model.is_provided:
+            teaches = self._teaching
+            generates = f"generate ({teaches[0]}.model), " if teaches else ""
             raise ValueError(
                 f"model.engine is chat, and {self.method} trains the model, which a provider has: name a folder in "
-                "model.path and another engine; a provider's model can judge (judge.model, evaluation.judge.model) and "
-                "answer questions of tools"
+                f"model.path and another engine; a provider's model can {generates}judge (judge.model, "
+                "evaluation.judge.model) and answer questions of tools"
             )
         return self

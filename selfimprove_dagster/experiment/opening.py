@@ -10,14 +10,17 @@ from selfimprove_dagster.experiment.sections import ModelSection, Section
 
 
 def opening_options(
-    section: ModelSection, path: str | Path | None = None, device: str = ""
+    section: ModelSection, path: str | Path | None = None, device: str = "", in_batches: bool = False
 ) -> dict[str, Any]:
     """Return the arguments of `open_language_model`, besides the path, for the model at `path`.
 
     By default this is the section's own model. A LoRA adapter belongs to that model, so a checkpoint is opened
-    without it. `device` overrides the section's, where the engine has one.
+    without it. `device` overrides the section's, where the engine has one. `in_batches`: send requests in
+    batches where the section says so, i.e. where nothing waits for a single answer.
     """
     options = section.engine_options()
+    if not in_batches:
+        options.pop("batch", None)
     if "lora" in options:
         options["lora"] = adapter_of(section, path)
     if device and "device" in options:

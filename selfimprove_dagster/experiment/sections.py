@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -34,6 +34,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class BatchSection(Section):
+    """How requests are sent in batches (`/batches`), which a provider answers within a day and for less money."""
+
+    poll: float = Field(30.0, gt=0, description="seconds between two looks at a batch")
+    most: int = Field(50_000, ge=1, description="maximum number of requests in a batch")
+
+
 class ServerSection(Section):
     """A server with the OpenAI protocol for completions (engine `openai`) or chat (engine `chat`)."""
 
@@ -58,6 +65,16 @@ class ServerSection(Section):
     send_seeds: bool = Field(
         True, description="false for servers that fail on seeds, such as vLLM on a CPU; runs then differ"
     )
+    batch: BatchSection | None = Field(
+        None,
+        exclude_if=lambda batch: batch is None,
+        description="send a shard's requests in batches (`batch: {}`), which take up to a day; with the engine chat",
+    )
+
+    @property
+    def urls(self) -> list[str]:
+        """Return all addresses."""
+        return [self.url] if isinstance(self.url, str) else self.url
 
 
 class ChatSection(Section):
@@ -89,6 +106,13 @@ class PricesSection(Section):
 
     input: float = Field(ge=0, description="price of the tokens of prompts")
     output: float = Field(ge=0, description="price of the tokens of completions")
+    batch: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        exclude_if=lambda batch: batch is None,
+        description="share of these prices that answers in batches cost, e.g. 0.5; omit for all of it",
+    )
 
 
 _HAVE_FIELDS = {
@@ -254,7 +278,7 @@ class ModelSection(Section):
         later: dict[str, Any] = {
             "chat": True,
             "prices": True,
-            "server": {"requests_per_minute", "tokens_per_minute"},
+            "server": {"requests_per_minute", "tokens_per_minute", "batch"},
         }
         return self.model_dump(exclude=later)
 
@@ -268,6 +292,16 @@ class ModelSection(Section):
             raise ValueError(
                 "the engine chat sends messages, which the provider renders: leave out template and "
                 "template_arguments (fields of a request are set in chat.request)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_batches(self) -> ModelSection:
+        if self.server.batch is not None and (self.engine, self.chat.api) != ("chat", "openai"):
+            raise ValueError("server.batch is for the engine chat with chat.api openai: leave it out")
+        if self.server.batch is not None and len(self.server.urls) > 1:
+            raise ValueError(
+                "server.batch needs one address in server.url, since a batch stays where it was sent"
             )
         return self
 
@@ -302,12 +336,44 @@ class ModelSection(Section):
         return {**common, **self.model_dump(include={"device", "dtype", "token_budget"})}
 
 
+class TeacherSection(Section):
+    """Mixed into the section of a generator, whose texts may be those of another model than the trained one."""
+
+    model: ModelSection | None = Field(
+        None,
+        exclude_if=lambda model: model is None,
+        description="another model that generates in every iteration, such as a provider's, while `model` is trained; "
+        "omit for the model that is trained",
+    )
+
+    @property
+    def determinants(self) -> dict[str, Any]:
+        """Return the settings that an activity records; it names the model by its id."""
+        return self.model_dump(exclude={"model"})
+
+
 class GeneratorSection(Section):
     """The model that generates."""
+
+    learns_from_itself: ClassVar[str] = ""
+    """Why no other model can generate, where the section has no field `model`."""
 
     drawn_by: Literal["base", "champion"] = Field(
         "base", description="the base model, as in the papers, or the latest promoted checkpoint"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_teacher(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "model" in values and "model" not in cls.model_fields:
+            raise ValueError(f"no other model can generate here: {cls.learns_from_itself}")
+        return values
+
+    @model_validator(mode="after")
+    def _one_generator(self) -> GeneratorSection:
+        if self.drawn_by == "champion" and getattr(self, "model", None) is not None:
+            raise ValueError("drawn_by is champion, but model names another generator: leave out one of them")
+        return self
 
 
 class TrainingSection(Section):

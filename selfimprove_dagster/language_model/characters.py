@@ -8,6 +8,9 @@ from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.replies import Reply
 
+CHARACTERS_PER_TOKEN = 4
+"""Number of characters that are counted as a token before the provider has counted them."""
+
 
 class CharacterText:
     """The tokenizer part of `base.LanguageModel` for a provider's model, whose tokenizer is unknown.

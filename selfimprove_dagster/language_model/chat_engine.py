@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import exp, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfimprove_dagster.conversation import Message, Turn, merged, messages_of, row_of, tools_of
 from selfimprove_dagster.errors import ModelError, first_line
@@ -29,7 +29,8 @@ from selfimprove_dagster.language_model.base import (
     SamplingParameters,
     Usage,
 )
-from selfimprove_dagster.language_model.characters import CharacterText
+from selfimprove_dagster.language_model.batches import BATCHED, Batches
+from selfimprove_dagster.language_model.characters import CHARACTERS_PER_TOKEN, CharacterText
 from selfimprove_dagster.language_model.paid import Journal, cost
 from selfimprove_dagster.language_model.provider import check_installed, provider_id, provider_of
 from selfimprove_dagster.language_model.remote import (
@@ -47,6 +48,9 @@ from selfimprove_dagster.language_model.replies import Reply, read_call
 from selfimprove_dagster.language_model.stopping import cut_after_thoughts
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.tokens import check_contexts, check_options, check_sampling
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +72,6 @@ LEAST_MASS = 0.5
 
 _SEED_BITS = 31
 """Number of bits that every provider accepts in a seed."""
-
-_CHARACTERS_PER_TOKEN = 4
 
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "prompt is too long")
 
@@ -101,15 +103,16 @@ class ChatLanguageModel(CharacterText):
         answers: int = 1,
         prices: Mapping[str, float] | None = None,
         keep_answers: bool = True,
+        batch: Mapping[str, Any] | None = None,
         **sending: Any,
     ) -> None:
         """Connect to the provider of the model that it calls `path`, and find out with one request what it can do.
 
         `api`: `openai` or `litellm`. `request`: fields of every request; None removes one that is sent otherwise.
         `answers`: how often the model is asked to choose among options. `snapshot`: see `provider.provider_id`.
-        `prices`: those of `paid.cost`. `keep_answers`: False to ask again what was answered before. `sending`: see
-        `Remote`. Raises ModelError if the provider cannot be reached or
-        refuses the request.
+        `prices`: those of `paid.cost`. `keep_answers`: False to ask again what was answered before. `batch`:
+        `poll` and `most` of `Batches`, to send requests in batches. `sending`: see `Remote`. Raises ModelError if the
+        provider cannot be reached or refuses the request.
         """
         check_installed(api)
         self._api, self._name = api, path
@@ -126,6 +129,17 @@ class ChatLanguageModel(CharacterText):
             url or "", self._connect, self.model_id, journal=journal, price=self._price, **sending
         )
         self._shown = f"{path} of {provider}"
+        if batch is not None:
+            server = self._remote.servers[0]
+            self._remote.batches = Batches(
+                lambda: self._client(server),
+                lambda error: self._refined(server, error),
+                lambda status, text: self._meaning(server, status, text, {}),
+                f"/v1{ROUTE}",
+                self._shown,
+                attempts=self._remote.attempts,
+                **batch,
+            )
         self._limit, self._gives_logprobs, self._gives_likely = "max_tokens", True, True
         self._find_abilities()
         self.cannot_score = f"{self._shown} does not score given texts, as no provider does"
@@ -284,7 +298,7 @@ class ChatLanguageModel(CharacterText):
             body["seed"] = seed % 2**_SEED_BITS
         sent = {name: value for name, value in {**body, **self._fields}.items() if value is not None}
         characters = sum(len(str(message.get("content"))) for message in messages)
-        tokens = characters // _CHARACTERS_PER_TOKEN + max_tokens
+        tokens = characters // CHARACTERS_PER_TOKEN + max_tokens
         return Request(sent, () if seed is None else (seed,), tokens, route=ROUTE)
 
     def _shortest(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,13 +356,17 @@ class ChatLanguageModel(CharacterText):
     def _connect(self, server: Server) -> AbstractAsyncContextManager[Send]:
         return self._through_litellm(server) if self._api == "litellm" else self._through_sdk(server)
 
+    def _client(self, server: Server) -> AsyncOpenAI:
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(api_key=self._key or "none", base_url=server.url, max_retries=0, timeout=None)
+
     @asynccontextmanager
     async def _through_sdk(self, server: Server) -> AsyncIterator[Send]:
         import httpx2
-        from openai import AsyncOpenAI, OpenAIError
+        from openai import OpenAIError
 
-        key = self._key or "none"
-        async with AsyncOpenAI(api_key=key, base_url=server.url, max_retries=0, timeout=None) as client:
+        async with self._client(server) as client:
 
             async def send(request: Request) -> dict[str, Any]:
                 # Only where an answer is not meant to be a new one, as it is in a replay.
@@ -402,12 +420,16 @@ class ChatLanguageModel(CharacterText):
             )
         response = getattr(error, "response", None)  # LiteLLM raises some errors before it asks
         text = (response.text if response is not None else "") or str(error)
-        if error.status_code == 401:
+        headers = response.headers if response is not None else {}
+        return self._meaning(server, error.status_code, text, headers)
+
+    def _meaning(self, server: Server, status: int, text: str, headers: Mapping[str, str]) -> Exception:
+        """Return what an answer with a status that is not 200 means for its request."""
+        if status == 401:
             found = "is read from" if self._key else "is missing: set"
             text = f"{text} (the key {found} the environment variable {self._key_variable})"
         try:
-            headers = response.headers if response is not None else {}
-            check_status(server, error.status_code, text, headers, self._key)
+            check_status(server, status, text, headers, self._key)
         except Unanswered as refused:
             if any(mark in text for mark in _TOO_LONG):
                 problem = str(refused.result.problem).partition(": ")[2]
@@ -415,13 +437,14 @@ class ChatLanguageModel(CharacterText):
             return refused
         except (TryAgain, ModelError) as found:
             return found
-        return ModelError(f"{self._shown} answered with status {error.status_code}")
+        return ModelError(f"{self._shown} answered with status {status}")
 
     # ---- answers ---------------------------------------------------------------------------------------
 
     def _price(self, answer: Mapping[str, Any]) -> float:
         usage = _usage(answer)
-        return cost(usage.prompt, usage.completion, self._prices) if usage else 0.0
+        in_batch = bool(answer.get(BATCHED))
+        return cost(usage.prompt, usage.completion, self._prices, in_batch) if usage else 0.0
 
     def _choice(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the one completion of an answer. Raises Unanswered if there is none."""

@@ -28,11 +28,18 @@ KEPT_SECONDS = 30 * 24 * 3600.0
 """Time after which an answer that no stage used is removed."""
 
 
-def cost(tokens_in: float, tokens_out: float, prices: Mapping[str, float] | None) -> float:
-    """Return what tokens cost in dollars. `prices` are `input` and `output`, in dollars per million tokens."""
+def cost(
+    tokens_in: float, tokens_out: float, prices: Mapping[str, float] | None, in_batch: bool = False
+) -> float:
+    """Return what tokens cost in dollars.
+
+    `prices` are `input` and `output`, in dollars per million tokens, and `batch`, the share of them that is paid
+    `in_batch`, by default all.
+    """
     if not prices:
         return 0.0
-    return (tokens_in * prices["input"] + tokens_out * prices["output"]) / PER
+    share = prices.get("batch", 1.0) if in_batch else 1.0
+    return share * (tokens_in * prices["input"] + tokens_out * prices["output"]) / PER
 
 
 @dataclass
@@ -80,6 +87,15 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class StoredBatch:
+    """A batch of requests by their keys; `id` is the provider's, None before it is created."""
+
+    name: str
+    keys: Sequence[str]
+    id: str | None = None
+
+
+@dataclass(frozen=True)
 class Journal:
     """Answers by the key of their request, in a file that several processes can use."""
 
@@ -108,17 +124,43 @@ class Journal:
                 "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, 0)", (key, time.time(), json.dumps(answer))
             )
 
+    def remove(self, key: str) -> None:
+        """Remove an answer, so that it is asked for again."""
+        with self._open() as opened:
+            opened.execute("DELETE FROM answers WHERE key = ?", (key,))
+
+    def batches(self) -> list[StoredBatch]:
+        """Return the batches whose answers are not stored."""
+        with self._open() as opened:
+            rows = opened.execute("SELECT name, keys, id FROM batches ORDER BY at").fetchall()
+        return [StoredBatch(name, json.loads(keys), id) for name, keys, id in rows]
+
+    def add_batch(self, batch: StoredBatch) -> None:
+        """Store a batch, or the id that its name now has."""
+        with self._open() as opened:
+            opened.execute(
+                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)",
+                (batch.name, time.time(), json.dumps([*batch.keys]), batch.id),
+            )
+
+    def drop_batch(self, name: str) -> None:
+        """Remove a batch whose answers are stored."""
+        with self._open() as opened:
+            opened.execute("DELETE FROM batches WHERE name = ?", (name,))
+
     def settle(self, keys: Sequence[str]) -> None:
         """Settle answers, and remove all that are older than `KEPT_SECONDS`."""
         with self._open() as opened:
             opened.executemany("UPDATE answers SET settled = 1 WHERE key = ?", [(key,) for key in keys])
-            opened.execute("DELETE FROM answers WHERE at <= ?", (time.time() - KEPT_SECONDS,))
+            for table in ("answers", "batches"):
+                opened.execute(f"DELETE FROM {table} WHERE at <= ?", (time.time() - KEPT_SECONDS,))
 
     def clear(self) -> None:
         """Remove all answers."""
         if self.path.exists():
             with self._open() as opened:
-                opened.execute("DELETE FROM answers")
+                for table in ("answers", "batches"):
+                    opened.execute(f"DELETE FROM {table}")
 
     @contextmanager
     def kept_open(self) -> Iterator[Journal]:
@@ -143,5 +185,8 @@ class Journal:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS answers "
             "(key TEXT PRIMARY KEY, at REAL, answer TEXT, settled INTEGER) WITHOUT ROWID"
+        )
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, at REAL, keys TEXT, id TEXT) WITHOUT ROWID"
         )
         return connection

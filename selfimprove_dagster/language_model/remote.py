@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
@@ -94,6 +94,25 @@ Connect = Callable[["Server"], AbstractAsyncContextManager[Send]]
 """Opens the connections to one server."""
 
 
+Repeated = TypeVar("Repeated")
+
+
+class Asks(Protocol):
+    """Makes a call until it does not raise TryAgain, as often as a request is attempted."""
+
+    async def __call__(self, ask: Callable[[], Coroutine[Any, Any, Repeated]]) -> Repeated:
+        """Return what the call returns. Raises Unavailable if it fails each time."""
+
+
+class InBatches(Protocol):
+    """Sends many requests at once."""
+
+    async def ask(
+        self, requests: Mapping[str, Request], journal: Journal, asks: Asks
+    ) -> dict[str, Unanswered]:
+        """Store the answers to requests, by their keys, in the journal, and return those that failed."""
+
+
 @dataclass
 class Server:
     """One server of the model: the number of its open requests, and until when it is left out."""
@@ -145,7 +164,7 @@ class Remote:
     """The servers of one model, and how they are asked.
 
     `model_id` and `journal`: with a journal, answers are stored in it, and requests that it can answer are not sent.
-    `price` returns what an answer costs, in dollars.
+    `price` returns what an answer costs, in dollars. With `batches` and a journal, requests are sent in batches.
     """
 
     servers: list[Server]
@@ -157,6 +176,7 @@ class Remote:
     pace: Pace = field(default_factory=Pace)
     journal: Journal | None = None
     price: Callable[[Answer], float] = lambda answer: 0.0
+    batches: InBatches | None = None
 
     @classmethod
     def of(
@@ -216,13 +236,27 @@ class Remote:
                     asyncio.Lock if journal is not None else nullcontext
                 )
 
+                refused: dict[str, Unanswered] = {}
+                asked: dict[str, Request] = {}
+                if self.batches is not None and journal is not None:
+                    keyed = {self.key_of(request): request for request in requests}
+                    asked = {key: request for key, request in keyed.items() if not journal.find(key)}
+                    refused = await self.batches.ask(asked, journal, self._retried) if asked else {}
+
                 async def one(request: Request) -> Read:
-                    async with turns[self.key_of(request)], places:
+                    key = self.key_of(request)
+                    async with turns[key], places:
                         try:
+                            if key in refused:
+                                raise refused[key]
+                            if journal is not None and key in asked and (found := journal.find(key)):
+                                return self._read_once(journal, key, found.answer, read, keep)
                             return await self._read(senders, journal, request, read, keep)
                         except Unanswered as error:
                             if failed is None or request.body is None or shortest is None:
                                 raise
+                            if key in refused and len(refused) < len(asked):
+                                return failed(error, request)  # others of the batch were answered
                             short = replace(request, body=shortest(request.body), tokens=0)
                             check(await self._ask(senders, short))
                             return failed(error, request)
@@ -269,7 +303,25 @@ class Remote:
             PAID.add(self.price(answer))
         return result
 
+    def _read_once(
+        self,
+        journal: Journal,
+        key: str,
+        answer: Answer,
+        read: Callable[[Answer], Read],
+        keep: Callable[[Read], bool],
+    ) -> Read:
+        """Apply `read` to an answer that a batch stored, and remove it if asking again may help."""
+        PAID.use(journal.path, key, self.price(answer))
+        result = read(answer)
+        if not keep(result):
+            journal.remove(key)
+        return result
+
     async def _ask(self, senders: Mapping[str, Send], request: Request) -> dict[str, Any]:
+        return await self._retried(lambda: self._ask_once(senders, request))
+
+    async def _retried(self, ask: Callable[[], Coroutine[Any, Any, Repeated]]) -> Repeated:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(TryAgain),
             stop=stop_after_attempt(self.attempts),
@@ -279,7 +331,7 @@ class Remote:
         try:
             async for attempt in retrying:
                 with attempt:
-                    return await self._ask_once(senders, request)
+                    return await ask()
         except TryAgain as error:
             failed = f"failed {self.attempts} times, finally with: {error}"
             who = "the server" if len(self.servers) == 1 else "the servers"

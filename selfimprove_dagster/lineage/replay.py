@@ -13,6 +13,7 @@ from selfimprove_dagster.drawing import drawn_with
 from selfimprove_dagster.errors import ModelError, PartitionMissing
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.experiment.naming import experiment_of_key
+from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Activity
@@ -260,8 +261,11 @@ def _options(home: Home, activity: Activity) -> dict[str, Any]:
     if recorded and recorded["engine"] not in ("openai", "chat"):
         return recorded
     # Options that are not recorded come from the experiment: a server's address, or all of them in old lakes.
-    section = home.experiment(activity.partition["experiment"]).model
-    return {**section.engine_options(), **recorded}
+    experiment, path = home.experiment(activity.partition["experiment"]), activity.about["model_path"]
+    others = (
+        one for one in models_of(experiment) if (one.path, one.engine) == (path, recorded.get("engine"))
+    )
+    return {**next(others, experiment.model).engine_options(), **recorded}
 
 
 def _differences(activity: Activity, model: LanguageModel) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import identity_of
@@ -23,7 +24,7 @@ class Champion:
 
     `model_id` is set for promoted checkpoints, and None for the base model before it is opened. `iteration`
     is the iteration that promoted it, None for the base model. `method` is the method that promoted it, in a
-    chain.
+    chain. `section` opens it if it is another model than the experiment's, which generates and is not trained.
     """
 
     path: str
@@ -31,10 +32,13 @@ class Champion:
     iteration: int | None = None
     promotion_activity_id: str | None = None
     method: str | None = None
+    section: ModelSection | None = None
 
     @property
     def name(self) -> str:
         """Return a description for people."""
+        if self.section is not None:
+            return f"another model, {Path(self.path).name}"
         if self.iteration is None:
             return "the base model"
         by = f"{self.method}, " if self.method else ""

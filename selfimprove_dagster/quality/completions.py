@@ -89,7 +89,10 @@ def _none_failed(subject: Subject) -> Evidence:
 
 
 def _perplexity_range(subject: Subject) -> Evidence:
-    rows = subject.measured("id", "perplexity").with_columns(finite=pl.col("perplexity").is_finite())
+    perplexity = pl.col("perplexity")
+    unknown = perplexity.is_null() & (pl.col("tokens") == 0)  # the generator gave no log-probabilities
+    rows = subject.measured("id", "tokens", "perplexity").filter(~unknown)
+    rows = rows.with_columns(finite=perplexity.is_finite())
     finite = rows.filter("finite")["perplexity"]
     return Evidence(
         rows,

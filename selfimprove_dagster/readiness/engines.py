@@ -63,7 +63,11 @@ def _served(home: Home, experiment: Experiment, section: ModelSection) -> Iterat
         with closing(open_language_model(path, **options)) as model:
             if own and experiment.scores is True:
                 check_scores(model)
-            elif not own or experiment.scores or experiment.decided_in == JUDGED:
+            elif (
+                bool(experiment.scores)
+                or experiment.decided_in == JUDGED
+                or not (own or section is experiment.teacher)
+            ):
                 check_chooses(model)
     except SelfImproveError as error:
         yield Finding(str(error), may_pass=error.may_pass)

@@ -10,7 +10,7 @@ from pathlib import Path
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import fields_of
-from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.experiment.sections import ModelSection, Section
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.folder import model_folder, positions_of
 from selfimprove_dagster.language_model.prompting import prompting_of
@@ -35,8 +35,7 @@ def check_lengths(home: Home, experiment: Experiment) -> Iterator[Finding]:
         if not isinstance(value, int):
             continue
         if name.endswith(("max_tokens", "max_call_tokens", "reasoning_tokens")):
-            section = getattr(owner, "model", None)
-            room = context_of(section if isinstance(section, ModelSection) else experiment.model)
+            room = min(context_of(section) for section in _writers(experiment, where, owner))
             if value >= room:
                 yield Finding(
                     f"{where} is {value:,}, but prompt and completion together have {room:,} tokens in the model's "
@@ -51,12 +50,23 @@ def check_lengths(home: Home, experiment: Experiment) -> Iterator[Finding]:
                 )
 
 
+def _writers(experiment: Experiment, where: str, owner: Section) -> Sequence[ModelSection]:
+    """Return the models that write as many tokens as the field `where` of the section `owner` allows."""
+    named = getattr(owner, "model", None)
+    if isinstance(named, ModelSection):
+        return [named]
+    if experiment.teacher is None or where.startswith("evaluation."):
+        return [experiment.model]
+    return [experiment.teacher]
+
+
 def check_asks(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem for each prompt that has no room for its item, or whose demonstrations a stop string ends."""
-    asks = None if experiment.model.is_provided else registry.method(experiment.method).asks
-    for ask in asks(experiment, registry.prompts(experiment)) if asks else ():
-        (length,) = _lengths(experiment.model, [ask.prompt])
-        room = context_of(experiment.model)
+    generator = experiment.teacher or experiment.model
+    asks = None if generator.is_provided else registry.method(experiment.method).asks
+    for ask in asks(experiment, registry.prompts(experiment, generator)) if asks else ():
+        (length,) = _lengths(generator, [ask.prompt])
+        room = context_of(generator)
         if length >= room:
             yield Finding(
                 f"the prompt for {ask.field} has {length:,} tokens before any question, but the model's context has "

@@ -2,8 +2,8 @@
 
 `base` is the model to start from, `rows` a file that `write_rows` wrote, `output` the folder of the trained model, and
 `settings` has the fields of the training's settings. The rest (`where`) is the seed, the device, the number format,
-and whether code of the base may run. `on_log` is not part of a job: the caller adds it. A job that is run again
-resumes, or returns what it made.
+and whether code of the base may run. `on_log` and `on_paid` are not part of a job: the caller adds them. A job that is
+run again resumes, or returns what it made.
 """
 
 from __future__ import annotations
@@ -58,9 +58,12 @@ def policy(
     settings: Settings,
     reward: Mapping[str, Any],
     on_log: OnLog = None,
+    on_paid: Callable[[float], None] | None = None,
     **where: Any,
 ) -> PolicyOutcome:
     """`optimise_policy` on `TokenisedPrompt`s; `reward` is the spec of a function that opens the reward."""
     prompts, how = RowFile(rows, TokenisedPrompt), PolicySettings(**settings)
     with Spec(**reward).call() as rewards:
-        return optimise_policy(base, prompts, rewards, Path(output), how, on_log=on_log, **where)
+        return optimise_policy(
+            base, prompts, rewards, Path(output), how, on_log=on_log, on_paid=on_paid, **where
+        )

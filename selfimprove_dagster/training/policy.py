@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.training import folders
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.rollouts import ROLLOUTS, Rollout, RolloutFiles, read_rollouts
@@ -103,6 +104,7 @@ def optimise_policy(
     trust_remote_code: bool = False,
     on_log: Callable[[LogEntry], None] | None = None,
     on_rollouts: Callable[[list[Rollout]], None] | None = None,
+    on_paid: Callable[[float], None] | None = None,
 ) -> PolicyOutcome:
     """Train `base` towards completions of higher reward and write the policy to `output`.
 
@@ -115,6 +117,9 @@ def optimise_policy(
     The log has also, as means over an entry's steps: `reward` and `reward_deviation` over all completions,
     `kl` (from the base, nats a token; not where β is 0), `entropy` (nats a token), `completion_tokens`, and
     `unfinished`, the share of completions without an end.
+
+    Where rewards are paid for, the log has the `money` so far, in dollars, killed attempts included. `on_paid` is
+    called with it before each step's rewards are asked for, and may raise to stop training there.
 
     A reward of NaN says that a completion could not be rewarded: it counts like the mean of its group. Raises
     TrainingError also where the reward is not one number a completion, or infinite, or NaN for all of a step.
@@ -132,7 +137,11 @@ def optimise_policy(
     asked = hash_token_ids(prompt.token_ids for prompt in prompts)
     determinants = run.determinants(kind="policy", prompts=asked, reward=reward_id)
     determinants["settings"] = _set_only(determinants["settings"])
-    outcome = complete(run, determinants, lambda: _train(run, settings, prompts, reward, on_log, on_rollouts))
+    PAID.begin()
+    outcome = complete(
+        run, determinants, lambda: _train(run, settings, prompts, reward, on_log, on_rollouts, on_paid)
+    )
+    PAID.settle()  # the log of the outcome counts all answers
     return PolicyOutcome(path=run.output, **outcome)
 
 
@@ -153,6 +162,7 @@ def _train(
     reward: Reward,
     on_log: Callable[[LogEntry], None] | None,
     on_rollouts: Callable[[list[Rollout]], None] | None,
+    on_paid: Callable[[float], None] | None,
 ) -> None:
     from datasets import Dataset
     from trl import GRPOConfig, RLOOConfig
@@ -204,6 +214,7 @@ def _train(
             seed=run.seed,
             on_log=log_with_tokens,
             on_rollouts=on_rollouts,
+            on_paid=on_paid,
         )
         train_to_the_end(run, trainer)
     log = trainer.training_log

@@ -123,12 +123,13 @@ class PolicyTrainer(ResumableTrainer):
         files: RolloutFiles,
         seed: int,
         on_rollouts: Callable[[list[Rollout]], None] | None,
+        on_paid: Callable[[float], None] | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, reward_funcs=_no_reward, **kwargs)
         self._prompts, self._reward, self._sampler = prompts, reward, sampler
         self._files, self._seed = files, seed
-        self._on_rollouts = on_rollouts
+        self._on_rollouts, self._on_paid = on_rollouts, on_paid
         self._completions: list[list[int]] = []
         self._said: list[list[int]] = []
         self._rewards: list[float] = []
@@ -168,6 +169,8 @@ class PolicyTrainer(ResumableTrainer):
 
         A row without a reward (NaN) has the mean of its group, so that it is neither reinforced nor discouraged.
         """
+        if self._on_paid is not None:
+            self._on_paid(self.money)
         rewards = self._reward([self._prompts[index] for index in prompts], self._said)
         if len(rewards) != len(completions) or any(map(math.isinf, rewards)) or all(map(math.isnan, rewards)):
             raise TrainingError(

@@ -22,6 +22,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.training.folders import COMPLETE, sync
 
 
@@ -29,7 +30,8 @@ class ResumableTrainer:
     """Mixed in before one of TRL's trainers: one process, one device.
 
     `on_log` is called with step, loss (mean since the last call), learning_rate, grad_norm (before clipping),
-    seconds of training, those of interrupted attempts included, and the trainer's `measures`.
+    seconds of training, those of interrupted attempts included, and the trainer's `measures`; where answers of
+    providers were paid for, also with their `money` so far.
     """
 
     measures: tuple[tuple[str, str], ...] = ()
@@ -43,7 +45,7 @@ class ResumableTrainer:
     def __init__(self, *args: Any, on_log: Callable[[dict[str, float]], None] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._on_log = on_log
-        self._started = time.monotonic()
+        self._started, self._paid = time.monotonic(), PAID.money
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)  # type: ignore[attr-defined]
         self.add_callback(_Steps(self.before_commit))  # type: ignore[attr-defined]
@@ -65,7 +67,12 @@ class ResumableTrainer:
         names = {key: key for key in ("step", "loss", "learning_rate", "grad_norm", "seconds")}
         names |= dict(self.measures)
         return [
-            {key: row[name] for key, name in names.items()} for row in self.state.log_history if "loss" in row
+            {
+                **{key: row[name] for key, name in names.items()},
+                **({"money": row["money"]} if "money" in row else {}),
+            }
+            for row in self.state.log_history
+            if "loss" in row
         ]
 
     def before_commit(self, step: int) -> None:
@@ -86,11 +93,22 @@ class ResumableTrainer:
         """Add the seconds of training and hand the entry on; the trainer's closing summary is left out."""
         if "loss" not in logs:
             return
-        earlier = next((row["seconds"] for row in self.state.log_history[: self._resumed_entries][-1:]), 0.0)
-        logs["seconds"] = round(earlier + time.monotonic() - self._started, 3)
+        logs["seconds"] = round(self._earlier("seconds") + time.monotonic() - self._started, 3)
+        if money := self.money:
+            logs["money"] = money
         super().log(logs, start_time)  # type: ignore[misc]
         if self._on_log is not None:
             self._on_log(self.training_log[-1])
+
+    @property
+    def money(self) -> float:
+        """Return the dollars that the training has cost so far, up to the last checkpoint of earlier attempts."""
+        return round(self._earlier("money") + PAID.money - self._paid, 9)
+
+    def _earlier(self, name: str) -> float:
+        """Return a value of the log at the checkpoint that training resumed at; 0 without one."""
+        entries = self.state.log_history[: self._resumed_entries]
+        return float(entries[-1].get(name, 0.0)) if entries else 0.0
 
     @property
     def _resumed_entries(self) -> int:
@@ -124,3 +142,4 @@ class _Steps(TrainerCallback):
         self._before_commit(state.global_step)
         (checkpoint / COMPLETE).touch()
         sync(checkpoint)
+        PAID.settle()  # the log of the checkpoint counts the answers so far

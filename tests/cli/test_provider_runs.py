@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit import provider as kit
-from kit.homes import environment_of, make_home
+from kit.homes import make_home
 from kit.pages import client
-from kit.provider import Provider
+from kit.provider import KEY, Provider, command, paid, said
 
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.work.budget import dollars
-
-KEY = "sk-planted-0815-4711"
 
 PRICES = {"input": 10.0, "output": 100.0}
 
@@ -63,30 +59,6 @@ def settings(provider: Provider, **changes: Any) -> dict[str, Any]:
     return {**EXPERIMENT, "model": model, **changes}
 
 
-def command(home: Home, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        **environment_of(home),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PLANTED_KEY": KEY,
-        "COLUMNS": "300",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "selfimprove_dagster.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-
-
-def said(home: Home, *arguments: str) -> str:
-    process = command(home, *arguments)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.slow
 @pytest.mark.kill
 def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
@@ -113,7 +85,9 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
     committed = [one.activity.about for one in home.lake.manifests("refinement/*", "provided")]
     cost = sum(about.get("money", 0.0) for about in committed)
     assert f"cost so far: {dollars(cost)} of $5.00" in output
-    assert cost == pytest.approx(paid(provider), rel=0.02), "all but the question when the model was opened"
+    assert cost == pytest.approx(paid(provider, PRICES), rel=0.02), (
+        "all but the question when the model was opened"
+    )
 
     output += said(home, "status", "provided") + said(home, "compare", "provided")
     assert dollars(cost) in output.rpartition("experiment")[2]
@@ -132,14 +106,36 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 
-def paid(provider: Provider) -> float:
-    """Return what the answers cost by the provider's own count."""
-    total = 0.0
-    for asked, times in provider.answered.items():
-        body: Mapping[str, Any] = json.loads(asked)
-        tokens_in = sum(len(one["content"].split()) for one in body["messages"])
-        total += times * (tokens_in * PRICES["input"] + len(provider.says(body).split()) * PRICES["output"])
-    return total / 1e6
+@pytest.mark.slow
+@pytest.mark.kill
+def test_a_run_that_is_killed_while_it_waits_for_a_batch_waits_for_the_same(
+    provider: Provider, tmp_path: Path
+) -> None:
+    model = settings(provider)["model"]
+    model["server"]["batch"] = {"poll": 0.05}
+    model["prices"] = {**PRICES, "batch": 0.5}
+    refining = {**EXPERIMENT["refining"], "ways": ["self_refine"], "rounds": 1, "shard": 64}
+    home = make_home(tmp_path, {**EXPERIMENT, "model": model, "refining": refining})
+    running = command(home, "run", "provided")
+    looks: list[str] = []
+    provider.looks = 4
+
+    def kill(call: str) -> None:
+        looks.extend([call] if call.startswith("GET /batches/") else [])
+        if len(looks) == 7:  # two looks at the second batch
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
+
+    provider.before_call = kill
+    output, _ = running.communicate(timeout=600)
+    assert running.returncode == -signal.SIGKILL, output
+    waiting = len(provider.batches)
+    output = said(home, "run", "provided")
+    assert "batch batch_1 of small-1" in output and waiting == 2
+    assert len(provider.batched) == len({*provider.batched}) > 24, "sent twice"
+    assert max(provider.answered.values()) == 1, "paid twice"
+    cost = sum(one.activity.about.get("money", 0.0) for one in home.lake.manifests("*/*", "provided"))
+    assert cost == pytest.approx(0.5 * paid(provider, PRICES), rel=0.03), "all but the question at the start"
 
 
 @pytest.mark.slow
@@ -171,3 +167,70 @@ def test_a_money_budget_stops_between_shards_and_poisoned_rows_are_named(
     assert "prompts.jsonl, line 19" in output and "content filter" in output
     assert "prompts.jsonl, line 20" in output and "returned no text" in output
     assert "2 prompts failed" in output
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+@pytest.mark.train
+def test_rewards_of_a_provider_s_judge_are_paid_once_counted_and_limited(
+    provider: Provider, tmp_path: Path
+) -> None:
+    judge = settings(provider)["model"]
+    changes: dict[str, Any] = {
+        "method": "rlaif",
+        "model": {"path": "embedded"},
+        "responses": {"prompts": 12, "max_tokens": 24},
+        "judge": {"principles": 1, "repeated_share": 0.5, "shard": 8, "model": judge},
+        "judge_checks": {"on_failure": "warn"},
+        "preferences": {"minimum_margin": 0.0, "held_out_share": 0.2},
+        "training": {
+            "reward": "judge",
+            "steps": 5,
+            "batch_size": 8,
+            "group_size": 4,
+            "max_tokens": 16,
+            "save_every": 2,
+        },
+        "promotion": {"rule": "not_worse", "margin": 1.0},
+    }
+
+    def write(money: float) -> None:
+        given = {**settings(provider, **changes), "budget": {"iterations": 1, "money": money}}
+        del given["refining"]
+        (home.experiments / "provided.yaml").write_text(json.dumps(given))
+
+    home = make_home(tmp_path)
+    write(9.0)
+    running = command(home, "run", "provided")
+    ratings: list[int] = []
+
+    def kill(number: int) -> None:
+        if "\n- 10" in provider.asked[number - 1]:
+            ratings.append(number)
+        if len(ratings) == 27:  # in the fourth step, after the checkpoint of the second
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
+
+    provider.before_answer = kill
+    output, _ = running.communicate(timeout=600)
+    assert running.returncode == -signal.SIGKILL, output
+    provider.before_answer = lambda number: None
+    asked, before = len(provider.bodies), spent(home)
+
+    write(before + 1e-6)
+    output = said(home, "run", "provided")
+    assert "stopped: money spent: $0." in output and "raise budget.money" in output
+    assert spent(home) == before and len(provider.bodies) - asked <= 8, "at most the rest of a step"
+
+    write(9.0)
+    said(home, "run", "provided")
+    assert max(provider.answered.values()) == 1, "paid twice"
+    (trained,) = home.lake.manifests("rlaif/fine_tuned_checkpoint", "provided")
+    assert trained.activity.about["money"] > 0
+    assert spent(home) == pytest.approx(paid(provider, PRICES), rel=0.02)
+
+
+def spent(home: Home) -> float:
+    """Return the money that the committed stages record."""
+    found = home.lake.manifests("rlaif/*", "provided")
+    return float(sum(one.activity.about.get("money", 0.0) for one in found))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from types import SimpleNamespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,10 @@ from hypothesis import strategies as st
 
 from selfimprove_dagster.estimating.forecast import Forecast, Range, StageForecast
 from selfimprove_dagster.estimating.measuring import MOST, Batch, Effort, Piece, Took, grow
-from selfimprove_dagster.estimating.substitutes import _more_seconds, cost
+from selfimprove_dagster.estimating.substitutes import CountingModels, _more_seconds
+from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.language_model.base import Generation, Usage
+from selfimprove_dagster.language_model.paid import cost
 from selfimprove_dagster.methods.self_instruct.growth import species_growth
 
 
@@ -70,9 +75,38 @@ def test_a_checkpoint_is_not_a_step() -> None:
 
 
 def test_prices_are_per_million_tokens() -> None:
-    section = SimpleNamespace(prices=SimpleNamespace(input=0.5, output=2.0))
-    assert cost(section, 1_000_000, 500_000) == 1.5  # type: ignore[arg-type]
-    assert cost(SimpleNamespace(), 1, 1) is None  # type: ignore[arg-type]
+    assert cost(1_000_000, 500_000, {"input": 0.5, "output": 2.0}) == 1.5
+    assert cost(1, 1, None) == 0.0
+
+
+class Answers:
+    """A model whose answers cost 7 tokens of the prompt, and 3 of their own."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], _: Any) -> Any:
+        path = Generation([], [], "Yes, it is.", "stop", usage=Usage(7, 3))
+        return [[path] * len(row) for row in seeds]
+
+    def option_probabilities(self, contexts: Sequence[Sequence[int]], options: Any) -> Any:
+        return [[0.5, 0.5] for _ in contexts]
+
+    score = next_token_probability = among_likeliest = option_probabilities
+
+
+def test_a_pilot_counts_the_tokens_that_a_provider_counts() -> None:
+    class Opens:
+        @contextmanager
+        def open(self, *_: Any) -> Iterator[Answers]:
+            yield Answers()
+
+    models = CountingModels(Opens())  # type: ignore[arg-type]
+    section = ModelSection.model_validate(
+        {"path": "small-1", "engine": "chat", "prices": {"input": 10, "output": 100}, "chat": {"answers": 3}}
+    )
+    with models.open(section) as model:
+        model.generate([[0] * 40, [0] * 20], [[1, 2], [3]], None)  # type: ignore[arg-type]
+        assert models.money == pytest.approx(3 * (7 * 10 + 3 * 100) / 1e6), "characters are no tokens"
+        model.option_probabilities([[0] * 40], [[1], [2]])
+    assert models.money == pytest.approx((21 * 10 + 9 * 100 + 3 * (10 * 10 + 100)) / 1e6)
 
 
 def test_the_whole_is_the_sum_and_the_highest_peak() -> None:

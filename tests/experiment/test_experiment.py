@@ -104,7 +104,10 @@ def test_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"temprature": 1}, "sede": 4}))
-    assert "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, paths" in said
+    assert (
+        "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, model, paths"
+        in said
+    )
     assert "sede: there is no such field; allowed here: budget, checkpoints, demonstrations" in said
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
     assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, least_gain," in said
@@ -314,6 +317,51 @@ def test_a_provider_s_model_can_judge_and_answer_tools_but_not_be_trained(tmp_pa
     assert isinstance(other, ToolformerExperiment) and other.answering_model is not None
     assert other.answering_model == other.model.model_copy(update={"path": f"{tmp_path}/other"})
     assert load(tmp_path, method="refinement", model=PROVIDED).model.path == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize(
+    ("method", "section"),
+    [("self_instruct", "generation"), ("unnatural_instructions", "generation"), ("lmsi", "sampling")],
+)
+def test_another_model_can_generate_what_a_model_is_trained_on(
+    method: str, section: str, tmp_path: Path
+) -> None:
+    alone = load(tmp_path, method=method)
+    taught = load(tmp_path, method=method, **{section: {"model": PROVIDED}})
+    assert alone.teacher is None and taught.teacher is not None
+    assert taught.teacher.path == "gpt-4o-mini" and taught.settings_hash != alone.settings_hash
+    assert "model" not in getattr(alone, section).model_dump(), "hashed only if it is set"
+    assert getattr(taught, section).determinants == getattr(alone, section).determinants
+    said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "method": method, "model": PROVIDED}))
+    assert f"can generate ({section}.model), judge" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"method": "toolformer", "annotation": {"model": PROVIDED}},
+            "no other model can generate here: `model` ",
+        ),
+        (
+            {"method": "rlaif", "responses": {"model": PROVIDED}},
+            "no other model can generate here: what is judged",
+        ),
+        ({"method": "constitutional", "responses": {"model": PROVIDED}}, "another model can judge them"),
+        (
+            {"method": "self_instruct", "generation": {"model": PROVIDED, "drawn_by": "champion"}},
+            "drawn_by is champion, but model names another generator",
+        ),
+        (
+            {"method": "lmsi", "sampling": {"model": PROVIDED}, "filter": {"maximum_perplexity": 3.0}},
+            "filter.maximum_perplexity needs the probabilities of all paths",
+        ),
+    ],
+)
+def test_another_model_is_refused_where_it_cannot_generate(
+    settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    assert said in complaint(tmp_path, yaml.safe_dump({**SMALLEST, **settings}))
 
 
 @pytest.mark.parametrize(

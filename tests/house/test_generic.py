@@ -206,6 +206,11 @@ def test_a_budget_affords_iterations_of_a_size(toy: Method[ToyExperiment], tmp_p
     assert affordable(lake, settled, one) == (2, "budget.tokens"), "60 tokens are spent"
     hours = settled.model_copy(update={"budget": BudgetSection(iterations=9, hours=8 / 3600)})
     assert affordable(lake, hours, one) == (1, "budget.hours")
+    priced = {"path": "small-1", "engine": "chat", "prices": {"input": 1.0, "output": 1.0}}
+    paid = experiment(tmp_path, model=priced, budget={"iterations": 9, "money": 1.0})
+    written(lake, iteration=1, money=0.125)
+    assert affordable(lake, paid, replace(one, money=0.3)) == (2, "budget.money"), "0.25 are spent"
+    assert affordable(lake, paid, one) == (7, "budget.iterations")
 
 
 @pytest.mark.parametrize(

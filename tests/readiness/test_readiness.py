@@ -19,6 +19,7 @@ from kit.homes import entered, make_home
 from kit.small_lake import SMALL_EXPERIMENT, promotion_draft, store, write_lines
 from safetensors import safe_open
 
+from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import SHIPPED_EXPERIMENTS, Home
@@ -327,6 +328,22 @@ def test_a_server_that_does_not_answer_is_a_problem(tmp_path: Path, monkeypatch:
     model = {"engine": "openai", "server": {"url": "http://127.0.0.1:9/v1"}}
     error, _ = check(tmp_path, model=model)
     assert "127.0.0.1:9" in error
+
+
+def test_what_another_model_generates_is_checked_against_that_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    provided = {"path": "small-1", "engine": "chat", "server": {"url": "http://127.0.0.1:9/v1"}}
+    sampling = {"max_tokens": 4096, "prompt_format": "zero_shot_cot"}
+    error, _ = check(tmp_path / "a", sampling={**sampling, "model": provided})
+    assert "127.0.0.1:9" in error and "max_tokens" not in error, "nobody knows the context of a provider"
+    with_weights = {"path": str(embedded.TASK_MODEL)}
+    error, _ = check(tmp_path / "b", sampling={**sampling, "model": with_weights})
+    assert "sampling.max_tokens is 4,096" in error
+    missing = {"path": str(tmp_path / "nowhere")}
+    error, _ = check(tmp_path / "c", sampling={"model": missing})
+    assert "sampling.model.path: " in error
 
 
 # ---- where it is called ----------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ class ConstitutionSection(Section):
 class ResponseSection(GeneratorSection):
     """How responses to prompts are sampled."""
 
+    learns_from_itself = (
+        "what is judged, criticised or improved are responses of `model` itself; another model can judge them"
+    )
+
     drawn_by: Literal["base", "champion"] = Field(
         "champion", description="the base model, or the last promoted checkpoint"
     )

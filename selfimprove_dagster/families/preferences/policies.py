@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.experiment.sections import BudgetSection
 from selfimprove_dagster.families.preferences.settings import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
+from selfimprove_dagster.lake.partition import Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.stage import Picture, Result, StageContext, number
 from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.shards import Shard
 from selfimprove_dagster.work.spec import Spec
 
@@ -29,13 +32,14 @@ class Rewarded:
     """What rewards completions.
 
     `opens` names a function that opens the reward, as `rewards.OpensReward`; `model_id` is the model that gives it.
-    `parameters` shape the rewards, and `measured` was found out about the model.
+    `parameters` shape the rewards, and `measured` was found out about the model. `is_paid`: rewards cost money.
     """
 
     opens: Spec
     model_id: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, str] = field(default_factory=dict)
+    is_paid: bool = False
 
 
 def rewarded_by_model(context: StageContext[Any], table: Table) -> Rewarded:
@@ -100,6 +104,7 @@ def optimise_policy(
         reward_id=rewarded.model_id,
         stop=stop,
         turn_end=turn_end(training.base.path, prompting),
+        on_paid=_within_budget(context.allowance, section) if rewarded.is_paid else None,
     )
     rollouts = pl.scan_parquet(outcome.rollouts)
     by = [Parent(training.base_id, "written_by"), Parent(rewarded.model_id, "rewarded_by")]
@@ -133,6 +138,17 @@ def optimise_policy(
             **rewarded.measured,
         },
     )
+
+
+def _within_budget(allowance: Allowance, section: PolicyTrainingSection) -> Callable[[float], None]:
+    """Return what raises BudgetSpent before a step whose rewards the budget of money has nothing for."""
+    only_money = replace(allowance, budget=BudgetSection(money=allowance.budget.money))
+    kept = f"checkpoints every {section.save_every:,} steps, and all rewards that were paid for,"
+
+    def check(money: float) -> None:
+        only_money.check(Spent(money=money), kept)
+
+    return check
 
 
 def rollouts_activity(training: TrainingStage, table: Table) -> Activity:

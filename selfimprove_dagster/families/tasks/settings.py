@@ -89,6 +89,7 @@ _TASK_TRAINING_PRACTICAL = {
 
 EMBEDDED: dict[tuple[str, ...], Path] = {
     ("model", "path"): embedded.TASK_MODEL,
+    ("generation", "model", "path"): embedded.TASK_MODEL,
     ("evaluation", "file"): embedded.TASK_EVALUATION,
     ("evaluation", "judge", "model", "path"): embedded.DIALOGUE_MODEL,
 }

@@ -156,6 +156,7 @@ def score_instructions(schema: Table, candidates: Table, prompt: str, **fields: 
             Spec.of(score_instruction, prompt=prompt, asked=asked),
             size=_SCORED,
             unit="tasks",
+            by=context.scorer,
         )
         perplexity = pl.col("perplexity")
         measured = context.measure(

@@ -159,7 +159,8 @@ class TrainingStage:
                 **(measures or {}),
             },
         )
-        spent = {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds}
+        paid = {"money": money} if (money := outcome.log[-1].get("money")) else {}
+        spent = {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds, **paid}
         return self.context.store(self.activity, [draft], spent)
 
     def result(

@@ -13,6 +13,7 @@ from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
     Section,
+    TeacherSection,
     TrainingSection,
     Whole,
 )
@@ -49,7 +50,7 @@ class AdaptiveSection(Section):
     step: int = Field(4, ge=1, description="paths sampled per question before its vote is checked again")
 
 
-class SamplingSection(Section):
+class SamplingSection(TeacherSection):
     """How reasoning paths are sampled."""
 
     questions: int = Field(ge=1, description="questions in one iteration")
@@ -134,6 +135,16 @@ class LmsiExperiment(TrainingExperiment):
     voting: VotingSection = VotingSection()
     filter: FilterSection
     training: PathTrainingSection
+
+    @model_validator(mode="after")
+    def _probabilities_where_needed(self) -> LmsiExperiment:
+        teacher = self.teacher
+        if teacher is not None and teacher.is_provided and self.filter.maximum_perplexity is not None:
+            raise ValueError(
+                "filter.maximum_perplexity needs the probabilities of all paths, which a provider (sampling.model) may "
+                "not give: leave it out, or take a generator with weights"
+            )
+        return self
 
     @model_validator(mode="after")
     def _demonstrations_where_needed(self) -> LmsiExperiment:
@@ -227,6 +238,7 @@ PRESETS = {
 
 EMBEDDED: dict[tuple[str, ...], Path] = {
     ("model", "path"): embedded.BASE_MODEL,
+    ("sampling", "model", "path"): embedded.BASE_MODEL,
     ("seeds", "file"): embedded.SEEDS,
     ("evaluation", "file"): embedded.EVALUATION,
     ("demonstrations", "file"): embedded.DEMONSTRATIONS,

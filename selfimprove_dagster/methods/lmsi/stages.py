@@ -50,19 +50,19 @@ seed_pool = drawn_pool(
     uses=["language_model"],
 )
 def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
-    champion, section = context.champion, context.experiment.sampling
+    section, improved = context.experiment.sampling, context.generator.iteration is not None
     pool_manifest, pool = context.scan(SEED_POOL)
     demonstrations, shown_manifests = seeds_demonstrations(
         context.lake, context.experiment, section.prompt_format
     )
-    parameters = sampling_parameters(section, context.prompts, improved=champion.iteration is not None)
+    parameters = sampling_parameters(section, context.prompts, improved=improved)
     manifest, shown = context.work(
         [pool_manifest, *shown_manifests],
-        {"sampling": section.model_dump(), "temperature": parameters.temperature},
+        {"sampling": section.determinants, "temperature": parameters.temperature},
         pool.select("id", "question"),
         Spec.of(
             draw_paths,
-            improved=champion.iteration is not None,
+            improved=improved,
             demonstrations=[vars(one) for one in demonstrations],
         ),
         size=section.shard_questions,
@@ -88,6 +88,9 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
 def score(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
     """The perplexity of each path (`id`, `logprobs`)."""
     scores = shard.frame.select(pl.col("id").alias("path_id"), **perplexity_of(pl.col("logprobs")))
+    if shard.experiment.teacher is not None:  # a provider may give no log-probabilities
+        given = pl.when(pl.col("tokens") > 0)
+        scores = scores.with_columns(given.then(pl.col(name)) for name in ("mean_logprob", "perplexity"))
     return scores.with_columns(parents_of(path_id="scored"))
 
 

@@ -360,7 +360,7 @@ def judged(context: StageContext[RlaifExperiment], base: Champion) -> Rewarded:
         thinking=experiment.model.thinking.model_dump(),
     )
     parameters = {"constitution": constitution.hash, **({"judged_by": asking} if asking else {})}
-    return Rewarded(opens, model_id, parameters, verdict)
+    return Rewarded(opens, model_id, parameters, verdict, is_paid=section.prices is not None)
 
 
 STAGES = [

@@ -12,6 +12,7 @@ from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
+    TeacherSection,
 )
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
@@ -22,7 +23,7 @@ from selfimprove_dagster.families.tasks.settings import (
 )
 
 
-class TaskGenerationSection(GeneratorSection):
+class TaskGenerationSection(GeneratorSection, TeacherSection):
     """How new instructions are sampled: prompts of eight demonstrations, continued as a numbered list."""
 
     prompts: int = Field(ge=1, description="prompts in one iteration")
@@ -53,7 +54,9 @@ class TaskFilterSection(Section):
 
     maximum_rouge_l: float = Field(0.7, gt=0, le=1, description="highest ROUGE-L F1 to any task of the pool")
     maximum_perplexity: float | None = Field(
-        None, gt=1, description="highest perplexity of the instruction under the model; none when left empty"
+        None,
+        gt=1,
+        description="highest perplexity of the instruction under the trained model; none when left empty",
     )
     least_words: int = Field(4, ge=1, description="fewest words of an instruction")
     most_words: int = Field(150, ge=1, description="maximum number of words of an instruction")

@@ -75,7 +75,7 @@ def raw_generations(context: StageContext[SelfInstructExperiment]) -> Result:
     pool_manifest, pool = context.scan(SI_SEED_POOL)
     manifest, shown = context.complete(
         [pool_manifest],
-        {"generation": section.model_dump()},
+        {"generation": section.determinants},
         _prompts(context, pool),
         Spec.of(ask_for_tasks),
         size=section.shard,
@@ -132,7 +132,7 @@ def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     drawn_manifest, drawn = context.scan(SI_RAW_GENERATIONS)
     manifest, _ = context.map(
         drawn.select("id", "text", "finish_reason", "first_number", "problem"),
-        Spec.of(read_tasks),
+        Spec.of(read_tasks, answers=context.generator_prompts.prompting.chat),
         context.activity(inputs=[drawn_manifest], parameters={}),
     )
     problem = pl.col("problem")
@@ -149,14 +149,16 @@ def candidate_tasks(context: StageContext[SelfInstructExperiment]) -> Result:
     )
 
 
-def read_tasks(shard: Shard[SelfInstructExperiment, Row]) -> list[Draft]:
-    """The tasks of each list (`id`, `text`, `finish_reason`, `first_number`, `problem`)."""
-    chat = shard.prompts.prompting.chat
+def read_tasks(shard: Shard[SelfInstructExperiment, Row], *, answers: bool) -> list[Draft]:
+    """The tasks of each list (`id`, `text`, `finish_reason`, `first_number`, `problem`).
+
+    `answers`: the lists are answers in conversations.
+    """
 
     def read(row: Row) -> list[parsing.ParsedTask]:
         if row["problem"]:
             return [parsing.ParsedTask("", 0, 0, row["problem"])]
-        return parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"], answers=chat)
+        return parsing.parse_tasks(row["text"], row["finish_reason"], row["first_number"], answers=answers)
 
     return [
         Draft(

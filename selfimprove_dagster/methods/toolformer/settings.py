@@ -78,6 +78,11 @@ class CallSamplingSection(Section):
 class AnnotationSection(GeneratorSection):
     """How texts are annotated with calls."""
 
+    learns_from_itself = (
+        "`model` learns the calls that help it predict the text (Schick et al., 2302.04761, section 2), so it has to "
+        "write them itself"
+    )
+
     texts: int = Field(ge=1, description="texts in one iteration")
     tools: dict[str, CallSamplingSection] = Field(
         default_factory=dict, description="by tool: positions, calls, threshold"

@@ -12,6 +12,7 @@ from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     GeneratorSection,
     Section,
+    TeacherSection,
 )
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
@@ -21,7 +22,7 @@ from selfimprove_dagster.families.tasks.settings import (
 )
 
 
-class ElicitationSection(GeneratorSection):
+class ElicitationSection(GeneratorSection, TeacherSection):
     """How a new task is elicited: three demonstrations, the model writes the fourth."""
 
     prompts: int = Field(ge=1, description="prompts in one iteration")

@@ -88,7 +88,7 @@ def raw_generations(context: StageContext[UnnaturalInstructionsExperiment]) -> R
     ]
     stored, about = context.complete(
         [manifest],
-        {"generation": section.model_dump()},
+        {"generation": section.determinants},
         shown_tasks(seeds, chosen),
         Spec.of(ask_for_examples),
         size=section.shard,
