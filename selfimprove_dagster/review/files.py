@@ -97,11 +97,11 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
     ids = {str(row["item_id"]).strip() for _, row in lines if isinstance(row, Mapping) and row.get("item_id")}
     items = find_items(lake, experiment, ids)
     reviews, rejected, left_open, time = [], [], 0, now()
-    for line, row in lines:
+    for at, row in lines:
         try:
             if isinstance(row, Unreadable):
                 raise ValueError(row.reason)
-            review = _review(row, line, by, time)
+            review = _review(row, at.line, by, time)
             if review is None:
                 left_open += 1
                 continue
@@ -109,7 +109,7 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
                 raise ValueError(unknown_item(review.item_id, experiment))
             reviews.append(checked(review))
         except (ValueError, ReviewError) as error:
-            rejected.append(rejection(file, line, row, ValueError(str(error))))
+            rejected.append(rejection(at, row, ValueError(str(error))))
     source = {"file": file_name(file), "checksum": file_checksum(file), "by": by.strip()}
     same = {name: source[name] for name in ("checksum", "by")}
     earlier = [

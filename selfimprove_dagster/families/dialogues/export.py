@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import polars as pl
 
-from selfimprove_dagster.families.dialogues.prompts import turns
+from selfimprove_dagster.families.dialogues.prompts import said_in, turns
 
 
 def dialogues(rows: pl.DataFrame) -> pl.Series:
     """Each prompt as a list of messages, one for each turn; those of chat models are such lists already."""
     if rows.schema["prompt"] == _MESSAGES:
         return rows["prompt"]
-    asked = [[one._asdict() for one in turns(prompt)] for prompt in rows["prompt"]]
+    asked = [
+        [{"role": one.role, "content": said_in(one)} for one in turns(prompt)] for prompt in rows["prompt"]
+    ]
     return pl.Series("prompt", asked, _MESSAGES)
 
 
