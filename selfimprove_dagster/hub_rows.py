@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.rows import Place
+from selfimprove_dagster.text import one_line
 
 _NAME = re.compile(
     r"hf:(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[^/@]+))??(/(?P<split>[^/@]+))?(@(?P<commit>[^@]+))?"
@@ -77,6 +79,13 @@ class HubDataset:
                     revision=self.commit,
                     streaming=_STREAMED.get(),
                 )
+                # Without a network, `datasets` takes whatever commit is in its cache.
+                if not _STREAMED.get() and not all(
+                    self.commit in Path(file["filename"]).parts for file in found.cache_files
+                ):
+                    raise SeedFileError(
+                        f"{self} cannot be read: this commit is not in the cache, and the Hub cannot be reached"
+                    )
                 for table in found.with_format("arrow").iter(batch_size=_ROWS_OF_A_BATCH):
                     frame = pl.from_arrow(table)
                     assert isinstance(table, pa.Table) and isinstance(frame, pl.DataFrame)
@@ -119,26 +128,14 @@ def _complete(name: str, config: str | None, revision: str | None) -> list[str]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return the errors of `datasets` and its servers that a person can do something about."""
-    import httpx
+    """Return the errors of `datasets` and its servers, those of the network among them (OSError)."""
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from requests import RequestException
 
-    return (
-        DatasetsError,
-        HfHubHTTPError,
-        HFValidationError,
-        httpx.HTTPError,
-        RequestException,
-        OSError,
-        ValueError,
-        RuntimeError,
-    )
+    return DatasetsError, OSError, ValueError, RuntimeError
 
 
 def _said(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return one_line(str(error))[:300] or type(error).__name__
 
 
 @contextmanager

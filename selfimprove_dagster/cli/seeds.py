@@ -27,8 +27,8 @@ LOOKED_AT = 1_000
 Source = Annotated[
     Path,
     typer.Argument(
-        help="A file (JSON Lines, JSON, CSV, TSV, Parquet or text; .gz or .zst), a folder, a pattern, or a data set of the "
-        "Hugging Face Hub: hf:owner/name/split@commit."
+        help="A file (JSON Lines, JSON, CSV, TSV, Parquet or text; .gz or .zst), a folder, a pattern, or a data set of "
+        "the Hugging Face Hub: hf:owner/name/split@commit."
     ),
 ]
 
@@ -99,7 +99,8 @@ def _print_reading(title: str, found: Iterator[Any]) -> None:
     from selfimprove_dagster.rows import Rejected
     from selfimprove_dagster.text import plain
 
-    accepted, rejected = [], []
+    accepted: list[Any] = []
+    rejected: list[Rejected] = []
     try:
         for row in islice(found, LOOKED_AT):
             (rejected if isinstance(row, Rejected) else accepted).append(row)

@@ -131,7 +131,8 @@ def read_each(
     rows: str | None = None,
 ) -> tuple[list[Read], list[Rejected]]:
     """Return all results of `each`, and all rejected lines."""
-    return split(each(path, parse, keys, rows))
+    found: Iterator[Read | Rejected] = each(path, parse, keys, rows)
+    return split(found)
 
 
 def each(

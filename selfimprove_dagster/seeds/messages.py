@@ -43,7 +43,7 @@ def listed(value: Any, field: str) -> Sequence[Any]:
             raise ValueError(f"field `{field}` must hold a list of messages, as JSON") from None
     if not is_list(value):
         raise ValueError(f"field `{field}` must hold a list of messages, not {type(value).__name__}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def turns_in(messages: Sequence[Any], field: str) -> list[Turn]:

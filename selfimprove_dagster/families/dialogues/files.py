@@ -206,7 +206,7 @@ def _asked(row: Any, field: str, longest: int | None, answered: bool = False) ->
     if named and _is_given(row, INSTRUCTION) and not is_list(row[INSTRUCTION]):
         return _of_instruction(row, longest)
     given = value_at(row, field) if isinstance(row, Mapping) else None
-    if is_list(given):
+    if given is not None and is_list(given):
         return _of_messages(given, field, longest, "", answered)
     text = _filled(row, field, longest)
     return _Asked(list(turns(text)), text)
