@@ -112,9 +112,9 @@ def questions(source: QuestionFile) -> Iterator[Question | Rejected]:
     )
 
 
-def split(found: Iterable[Read | Rejected]) -> tuple[list[Read], list[Rejected]]:
+def split(found: Iterable[Any]) -> tuple[list[Any], list[Rejected]]:
     """Return what was read, and the rejected lines."""
-    read: list[Read] = []
+    read = []
     rejected: list[Rejected] = []
     for one in found:
         if isinstance(one, Rejected):
@@ -131,8 +131,7 @@ def read_each(
     rows: str | None = None,
 ) -> tuple[list[Read], list[Rejected]]:
     """Return all results of `each`, and all rejected lines."""
-    found: Iterator[Read | Rejected] = each(path, parse, keys, rows)
-    return split(found)
+    return split(each(path, parse, keys, rows))
 
 
 def each(
