@@ -18,7 +18,6 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import SeedFileError
-from selfimprove_dagster.rows import Place
 from selfimprove_dagster.text import one_line
 
 _NAME = re.compile(
@@ -63,11 +62,10 @@ class HubDataset:
         config = f"/{self.config}" if self.config else ""
         return f"hf:{self.name}{config}/{self.split}@{self.commit}"
 
-    def rows(self) -> Iterator[tuple[Place, Any]]:
-        """Yield the places and rows of the split. Raises SeedFileError if it cannot be read."""
+    def rows(self) -> Iterator[Any]:
+        """Yield the rows of the split. Raises SeedFileError if it cannot be read."""
         import pyarrow as pa
 
-        line = 0
         try:
             with _quiet():
                 from datasets import load_dataset
@@ -89,9 +87,7 @@ class HubDataset:
                 for table in found.with_format("arrow").iter(batch_size=_ROWS_OF_A_BATCH):
                     frame = pl.from_arrow(table)
                     assert isinstance(table, pa.Table) and isinstance(frame, pl.DataFrame)
-                    for row in frame.iter_rows(named=True):
-                        line += 1
-                        yield Place(str(self), line), row
+                    yield from frame.iter_rows(named=True)
         except _errors() as error:
             raise SeedFileError(f"{self} cannot be read: {_said(error)}") from error
 

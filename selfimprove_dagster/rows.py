@@ -104,7 +104,8 @@ def read_rows(source: Path) -> Iterator[tuple[Place, Any]]:
     if is_on_hub(source):
         from selfimprove_dagster.hub_rows import HubDataset
 
-        yield from HubDataset.of(str(source)).rows()
+        for line, row in enumerate(HubDataset.of(str(source)).rows(), start=1):
+            yield Place(str(source), line), row
         return
     for name, path in files_of(source).items():
         for line, row in _read_file(path):

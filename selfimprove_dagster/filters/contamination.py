@@ -8,7 +8,6 @@ point within one. Each character of a script without spaces (Chinese, Japanese, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ WORDS = 13
 _BATCH = 25_000
 """Texts that one thread reads at a time."""
 
-_THREADS = os.cpu_count() or 1
+_THREADS = pl.thread_pool_size()
 
 _SLOTS = 1 << 24
 

@@ -174,7 +174,7 @@ def test_questions_and_answers_are_read_from_fields_within_others(tmp_path: Path
     pl.DataFrame([row]).write_parquet(tmp_path / "q.parquet")
     for name in (path, tmp_path / "q.parquet"):
         source = QuestionFile(file=str(name), question_field="data.0.q", answer_field="data.0.answers.text.0")
-        found, rejected = read_questions(source)
+        found, _ = read_questions(source)
         assert [(one.question, one.answer) for one in found] == [("a?", "4")]
     source = QuestionFile(file=str(path), question_field="data.0.q")
     assert [bad.reason for bad in read_questions(source)[1]] == [
