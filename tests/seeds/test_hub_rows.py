@@ -106,7 +106,7 @@ def test_a_name_without_a_commit_is_answered_with_complete_names(
     )
     assert shown.returncode == 0 and "question: main/train 2?" in shown.stdout, shown.stderr
     assert "main/train 3?" not in shown.stdout
-    assert not Path(environment["HF_HOME"] + "-2", "datasets").exists(), "nothing is downloaded whole"
+    assert not [*Path(environment["HF_HOME"] + "-2").rglob("*.arrow")], "nothing is downloaded whole"
     assert asked
 
 
