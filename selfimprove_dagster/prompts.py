@@ -32,7 +32,7 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from selfimprove_dagster.conversation import Message, stored
+from selfimprove_dagster.conversation import Message, Turn, stored
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.sections import Section, StructureSection
 from selfimprove_dagster.lake.records import content_hash
@@ -274,13 +274,13 @@ def _filled(source: str, fields: Mapping[str, Any]) -> str:
     return text
 
 
-def _messages(shapes: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Iterator[Message]:
+def _messages(shapes: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> Iterator[Turn]:
     for shape in shapes:
         if "each" in shape:
             for item in fields[shape["each"]]:
                 yield from _messages(shape["messages"], {**fields, "it": item})
         elif "dialogue" in shape:
-            yield from (Message(role, content) for role, content in fields[shape["dialogue"]])
+            yield from fields[shape["dialogue"]]
         else:
             ((role, source),) = shape.items()
             if text := _filled(source, fields).strip():

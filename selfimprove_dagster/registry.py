@@ -28,14 +28,14 @@ from selfimprove_dagster.lake.unknown import table_of_files
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting, prompting_of
 from selfimprove_dagster.method import Method
 from selfimprove_dagster.prompts import Prompts, load_prompts
-from selfimprove_dagster.shared_tables import REJECTED_SEEDS, REVIEW_LABELS, label_sources
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, REVIEW_LABELS, SEED_ANSWERS, label_sources
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.spec import files_hash
 
 GROUP = "selfimprove_dagster.methods"
 FOLDERS = "SELFIMPROVE_METHODS"
 
-_SHARED = (REJECTED_SEEDS, REVIEW_LABELS)
+_SHARED = (REJECTED_SEEDS, SEED_ANSWERS, REVIEW_LABELS)
 """Tables that belong to no method."""
 
 
@@ -111,6 +111,7 @@ def tables() -> Mapping[str, Table]:
     for one in methods().values():
         found.update({table.name: table for table in one.inputs if table.name not in found})
     found[REJECTED_SEEDS.name] = REJECTED_SEEDS
+    found[SEED_ANSWERS.name] = SEED_ANSWERS
     for one in methods().values():
         found.update(one.tables)
     found[REVIEW_LABELS.name] = replace(REVIEW_LABELS, sources=label_sources(found.values()))

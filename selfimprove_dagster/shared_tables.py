@@ -42,6 +42,21 @@ REJECTED_SEEDS = Table(
 """Rejected lines of seed files, each with the reason."""
 
 
+def _answer(row: Row) -> str:
+    return accepted(row, row["answer"])
+
+
+SEED_ANSWERS = Table(
+    "seeds/answers",
+    "sans",
+    noun="true answer",
+    sentence=_answer,
+    content={"answer": TEXT, **SOURCE},
+    sources={**each([(SEEDS.name, "id")], "parents"), **new("answer", *SOURCE)},
+)
+"""True answers of seeds, as their file has them, for methods that learn from true answers. The parent is the seed."""
+
+
 SHOWN: dict[str, Any] = {
     "item_id": TEXT,
     "table": TEXT,

@@ -18,12 +18,9 @@ def one_line(text: str) -> str:
     return _SPACE.sub(" ", text).strip()
 
 
-_BREAK = re.compile(r"\s+")
-
-
 def normalise_question(text: str) -> str:
     """Return the text in lower case with collapsed white space. Equal results mean equal questions."""
-    return _BREAK.sub(" ", text).strip().lower()
+    return " ".join(text.split()).lower()
 
 
 _ESCAPE_SEQUENCES = re.compile(

@@ -22,9 +22,9 @@ from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
 from selfimprove_dagster.cli.running import resumable
+from selfimprove_dagster.cli.seeds import seeds_app
 from selfimprove_dagster.errors import NotReadyYet, SelfImproveError
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.text import plain
 
 app = typer.Typer(
@@ -34,9 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-seeds_app = typer.Typer(cls=Commands, help="Import seeds: questions, tasks or texts.", no_args_is_help=True)
 
 
 app.add_typer(seeds_app, name="seeds")
@@ -199,25 +196,6 @@ def compare(
         console.print(f"{name} dropped: {dropped}", markup=False)
     if out is not None:
         out.write_text(markdown(rows), encoding="utf-8")
-
-
-@seeds_app.command("import")
-def import_(
-    experiment: ExperimentName,
-    file: Annotated[
-        Path, typer.Argument(help="JSON Lines, JSON, CSV, Parquet, or text with one question per line.")
-    ],
-) -> None:
-    """Import seeds. Valid lines become seeds; rejected ones are listed with file, line and reason."""
-    from selfimprove_dagster.cli.status import print_rejected
-    from selfimprove_dagster.home.imports import import_file
-
-    home = Home.from_environment()
-    settled = home.experiment(experiment)
-    manifest, accepted, rejected = import_file(home.lake, settled, file)
-    console.print(f"{accepted:,} seeds imported, {rejected:,} lines rejected")
-    bad = home.lake.manifest(REJECTED_SEEDS.name, manifest.partition)
-    print_rejected(home.lake.read_ungated(bad), 10)
 
 
 @app.command()

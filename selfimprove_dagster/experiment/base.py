@@ -14,6 +14,7 @@ from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.sections import (
     BudgetSection,
     CheckpointsSection,
+    DataPath,
     GeneratorSection,
     ModelSection,
     OnStopSection,
@@ -135,10 +136,33 @@ class Experiment(Section):
         return f"{self.name}-{iteration:03d}"
 
 
+class BenchmarkFile(Section):
+    """A file whose texts must not be trained on."""
+
+    file: DataPath = Field(description="path of a file, folder or pattern, or `hf:owner/name/split@commit`")
+    fields: tuple[str, ...] = Field(
+        (), description="fields with the texts; by default all texts of five words or more"
+    )
+
+
+class DecontaminationSection(Section):
+    """Dropping training texts that are, or quote, a text held out for evaluation."""
+
+    words: int = Field(13, ge=0, description="words in a row that are a quotation; 0 drops equal texts only")
+    benchmarks: tuple[BenchmarkFile, ...] = Field(
+        (), description="files besides the evaluation of this experiment whose texts are held out"
+    )
+
+
 class SeededExperiment(Experiment):
     """The settings of a method that starts with a file of seeds."""
 
     seeds: Section
+    decontamination: DecontaminationSection | None = Field(
+        None,
+        exclude_if=lambda section: section is None,
+        description="reject seeds that are, or quote, a text held out for evaluation; omit to check and not to reject",
+    )
     leave_out: tuple[str, ...] = Field(
         (),
         description="imported seeds that no iteration uses, such as those that are too long for the model: each as "

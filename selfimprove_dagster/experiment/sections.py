@@ -13,10 +13,12 @@ class NamesPath:
     """Marks a field whose text names a file or a model (a folder, or a name on the Hub).
 
     When an experiment file is read, variables in such a field are replaced, `embedded` denotes the file or
-    model of the method, and a relative path starts at the folder of the file.
+    model of the method, and a relative path starts at the folder of the file. Data may also be a folder of files, a
+    pattern such as `shards/*.jsonl.gz`, or a data set of the Hugging Face Hub (`hf:owner/name/split@commit`).
     """
 
     is_model: bool = False
+    is_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Whole:
 
 
 FilePath = Annotated[str, NamesPath()]
+DataPath = Annotated[str, NamesPath(is_data=True)]
 ModelPath = Annotated[str, NamesPath(is_model=True)]
 
 

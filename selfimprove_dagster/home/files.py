@@ -43,6 +43,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
+from selfimprove_dagster.rows import is_on_hub
 
 _OF_ALL = (
     "name",
@@ -195,7 +196,7 @@ def _described(
 ) -> list[FieldDescription]:
     described: list[FieldDescription] = []
     for name, field in section.model_fields.items():
-        inner = _section_in(field.annotation)
+        inner = section_in(field.annotation)
         if inner is not field.annotation:
             given = [
                 _preset_value(presets[preset], f"{prefix}{name}", field) for preset in ("paper", "practical")
@@ -206,7 +207,7 @@ def _described(
     return described
 
 
-def _section_in(annotation: Any) -> type[Section] | None:
+def section_in(annotation: Any) -> type[Section] | None:
     """Return the section that a field holds or may hold (`AdaptiveSection | None`)."""
     kinds = (annotation, *get_args(annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
@@ -232,7 +233,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseMode
     merged = dict(base)
     for key, value in over.items():
         old, field = merged.get(key), kind.model_fields.get(key) if kind else None
-        inner = _section_in(field.annotation) if field else None
+        inner = section_in(field.annotation) if field else None
         whole = field is not None and mark_of(field, Whole) is not None
         nested = isinstance(old, Mapping) and isinstance(value, Mapping) and not whole
         merged[key] = _merge(old, value, inner) if nested else value  # type: ignore[arg-type]
@@ -255,7 +256,7 @@ def _with_paths(
     for name, field in kind.model_fields.items():
         if (given := values.get(name)) is None:
             continue
-        here, mark, inner = (*place, name), mark_of(field, NamesPath), _section_in(field.annotation)
+        here, mark, inner = (*place, name), mark_of(field, NamesPath), section_in(field.annotation)
 
         def settle(one: Any, here: Place = here, mark: Any = mark, inner: Any = inner) -> Any:
             if mark is not None and isinstance(one, str):
@@ -280,6 +281,8 @@ def _located(folder: Path, embedded: Mapping[Place, Path], text: str, place: Pla
     """Return the file or model that a text names: an embedded one, one in the folder, or one on the Hub."""
     if text == "embedded" and place in embedded:
         return str(embedded[place])
+    if mark.is_data and is_on_hub(text):
+        return text
     if mark.is_model and not text.startswith((".", "~", "/")) and not (folder / text).exists():
         return text
     return os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
@@ -307,5 +310,5 @@ def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[st
     model: Any = kind
     for part in location:
         if part in model.model_fields:  # neither an index of a list nor a key of a dictionary
-            model = _section_in(model.model_fields[part].annotation)
+            model = section_in(model.model_fields[part].annotation)
     return sorted(model.model_fields)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.errors import SeedFileError
+from selfimprove_dagster.errors import MethodError, SeedFileError
 from selfimprove_dagster.experiment.base import Experiment
-from selfimprove_dagster.lake.disk import file_checksum
+from selfimprove_dagster.home.contamination import HeldOut, held_out_of
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.lake.records import Activity, Draft, build_records, content_hash
+from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
 from selfimprove_dagster.lots import lots
-from selfimprove_dagster.rows import EXCERPT, Rejected, file_name
+from selfimprove_dagster.rows import EXCERPT, Rejected, files_of, is_on_hub
+from selfimprove_dagster.seeds.files import key_digest, source_checksum, source_name
 from selfimprove_dagster.seeds.kind import SeedKind, Seeds
-from selfimprove_dagster.shared_tables import REJECTED_SEEDS
-from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.shared_tables import REJECTED_SEEDS, SEED_ANSWERS
+from selfimprove_dagster.table import SOURCE, Row, Table
 from selfimprove_dagster.text import normalise_question
 
 CODE_VERSION = "1"
@@ -37,6 +41,14 @@ def seeds_of(experiment: Experiment) -> Seeds[Any]:
 
 def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) -> tuple[Manifest, int, int]:
     """Import the experiment's seed file, or another one with the same settings. Raises SeedFileError."""
+    return import_seeds(lake, experiment, import_source(experiment, path))
+
+
+def import_source(experiment: Experiment, path: Path | None = None) -> Any:
+    """Return the settings with which a seed file is read: the experiment's own, or those for another file.
+
+    Raises SeedFileError if the experiment has none.
+    """
     seeds_of(experiment)
     source = getattr(experiment, "seeds", None)
     if source is None or not hasattr(source, "file"):
@@ -44,85 +56,182 @@ def import_file(lake: Lake, experiment: Experiment, path: Path | None = None) ->
     if path is not None:
         whole = {"rows": None} if "rows" in type(source).model_fields else {}
         source = source.model_copy(update={"file": str(path), **whole})
-    return import_seeds(lake, experiment, source)
+    return source
 
 
 def import_seeds(lake: Lake, experiment: Experiment, source: Any) -> tuple[Manifest, int, int]:
     """Import the file of a settings section into the experiment's seeds, once.
 
-    The batch is named by the file's checksum and by the settings for reading it: the same file, read with
-    another field or other rows, is another batch. Seeds of an earlier batch are rejected as duplicates.
-    Revoked seeds are rejected without their text. Returns the manifest of the accepted seeds, their number,
-    and the number of rejected lines.
+    The batch is named by the file's checksum and by the settings for reading it: the same file, read with another field
+    or other rows, is another batch. Seeds of an earlier batch are rejected as duplicates, revoked seeds without their
+    text, and those that are held out for evaluation if the experiment has `decontamination`. The source is read part by
+    part, and nothing is imported unless all of it is. Returns the manifest of the accepted seeds, their number, and the
+    number of rejected lines.
     """
     path = Path(source.file)
-    if not path.is_file():
-        raise SeedFileError(f"there is no seed file {path}; set seeds.file to an existing file")
     kind = seeds_of(experiment).kind
     names = kind.reading
     how = source.model_dump(include={*names, "licence"})
-    checksum = file_checksum(path)
-    reading = content_hash({name: how[name] for name in names})
+    if not is_on_hub(path) and not all(file.is_file() for file in files_of(path).values()):
+        raise SeedFileError(f"there is no seed file {path}; set seeds.file to an existing file")
+    checksum = source_checksum(path)
+    held_out = held_out_of(experiment)
+    compared = {} if held_out is None else {"decontamination": held_out.parameters}
+    reading = content_hash({**{name: how[name] for name in names if name in how}, **compared})
     batch = f"{checksum.removeprefix('b2:')[:12]}-{reading.removeprefix('b2:')[:6]}"
     partition = {"experiment": experiment.name, "batch": batch}
     if lake.exists(kind.table.name, partition):
         manifest = lake.manifest(kind.table.name, partition)
         return manifest, lake.live_rows(manifest), lake.manifest(REJECTED_SEEDS.name, partition).rows
-    earlier = {
-        kind.key(row): row["source_file"]
-        for known in lake.manifests(kind.table.name, experiment.name)
-        for row in lake.read_ungated(known).iter_rows(named=True)
-    }
-    rows, rejected = kind.read(source)
-    rows, rejected = _without_revoked(lake, experiment.name, kind, source.licence, rows, rejected)
-    fresh = []
-    for row in rows:
-        place = earlier.get(kind.key(row))
-        if place is None:
-            fresh.append(row)
-        else:
-            reason = f"duplicate of a {kind.text} of {place}, imported before"
-            excerpt = row[kind.text][:EXCERPT]
-            rejected.append(Rejected(row["source_file"], row["source_line"], reason, excerpt))
-    parameters = {"file": file_name(path), "checksum": checksum, **how}
+    parameters = {"file": source_name(path), "checksum": checksum, **how, **compared}
+    tables = [REJECTED_SEEDS, *([SEED_ANSWERS] if how.get("answer_field") else []), kind.table]
+    with ExitStack() as stack:
+        writers = {}
+        for table in tables:
+            activity = Activity(
+                table.name, partition, CODE_VERSION, parameters, seed=0, about={"path": str(path)}
+            )
+            writers[table.name] = stack.enter_context(lake.writer(table, activity))
+        choosing = _Choosing(lake, experiment.name, kind, source, held_out)
+        for index, (accepted, rejected) in enumerate(choosing.parts()):
 
-    def write(schema: Table, contents: Iterable[Row]) -> Manifest:
-        activity = Activity(
-            schema.name, partition, CODE_VERSION, parameters, seed=0, about={"path": str(path)}
+            def write(table: Table, drafts: Iterable[Draft], index: int = index) -> pl.DataFrame:
+                writer = writers[table.name]
+                frame = build_records(table, drafts, writer.activity)
+                # All parts are written, whatever an attempt that was killed left behind.
+                writer.write_shard(index, frame, overwrite=True)
+                return frame
+
+            write(REJECTED_SEEDS, (Draft({**vars(bad), "licence": source.licence}) for bad in rejected))
+            answers = [row.pop("answer", None) for row in accepted]
+            ids = write(kind.table, map(Draft, accepted))["id"]
+            if SEED_ANSWERS.name in writers:
+                write(SEED_ANSWERS, _answers(accepted, answers, ids))
+        # The accepted table is committed last: it marks the batch as imported.
+        manifests = [writers[table.name].commit() for table in tables]
+    return manifests[-1], manifests[-1].rows, manifests[0].rows
+
+
+def _answers(rows: Sequence[Row], answers: Sequence[str | None], ids: Iterable[str]) -> Iterator[Draft]:
+    """Yield the records of the answers that seeds have, each a child of its seed."""
+    for row, answer, id in zip(rows, answers, ids, strict=True):
+        if answer is not None:
+            yield Draft({"answer": answer, **{name: row[name] for name in SOURCE}}, [Parent(id, "seed")])
+
+
+ROWS_OF_A_PART = 50_000
+"""Lines of a source that are imported at a time."""
+
+
+@dataclass
+class _Choosing:
+    """The choice of the seeds of a source: new ones that are neither revoked nor held out for evaluation."""
+
+    lake: Lake
+    experiment: str
+    kind: SeedKind
+    source: Any
+    held_out: HeldOut | None
+
+    def parts(self) -> Iterator[tuple[list[Row], list[Rejected]]]:
+        """Yield accepted rows and rejected lines, some thousands at a time; at least one part."""
+        earlier = self._earlier()
+        hidden = self._revoked_texts()
+        found = self.kind.read(self.source)
+        part = list(islice(found, ROWS_OF_A_PART))
+        while True:
+            reasons = self._contaminated(part)
+            accepted: list[Row] = []
+            rejected: list[Rejected] = []
+            for number, row in enumerate(part):
+                if isinstance(row, Rejected):
+                    rejected.append(self._without_revoked_text(row, hidden))
+                    continue
+                bad: tuple[str, str] | None = None
+                if revoked := self._revoked_by(row["source_file"], row[self.kind.text]):
+                    bad = revoked, ""
+                elif place := earlier and earlier.get(key_digest(self.kind.key(row))):
+                    bad = f"duplicate of a {self.kind.text} of {place}, imported before", row[self.kind.text]
+                elif number in reasons:
+                    bad = reasons[number], row[self.kind.text]
+                if bad is None:
+                    accepted.append(row)
+                else:
+                    reason, excerpt = bad
+                    line = Rejected(row["source_file"], row["source_line"], reason, excerpt[:EXCERPT])
+                    rejected.append(self._without_revoked_text(line, hidden))
+            yield accepted, rejected
+            if not (part := list(islice(found, ROWS_OF_A_PART))):
+                return
+
+    def _contaminated(self, part: Sequence[Row | Rejected]) -> dict[int, str]:
+        """Return why rows are held out, by number of the row."""
+        if self.held_out is None:
+            return {}
+        return self.held_out.reasons(
+            [
+                (number, text)
+                for number, row in enumerate(part)
+                if not isinstance(row, Rejected)
+                for text in self.kind.trained_on(row)
+            ]
         )
-        return lake.write(schema, activity, build_records(schema, map(Draft, contents), activity))
 
-    # The accepted table is committed last: it marks the batch as imported.
-    write(REJECTED_SEEDS, ({**vars(bad), "licence": source.licence} for bad in rejected))
-    return write(kind.table, fresh), len(fresh), len(rejected)
+    def _earlier(self) -> dict[bytes, str]:
+        """Return the files of the seeds that were imported before, by the digest of their keys."""
+        return {
+            key_digest(self.kind.key(row)): row["source_file"]
+            for known in self.lake.manifests(self.kind.table.name, self.experiment)
+            for row in self.lake.read_ungated(known).iter_rows(named=True)
+        }
 
+    @cached_property
+    def _revocations(self) -> Sequence[Any]:
+        return self.lake.ledger.revocations(self.experiment)
 
-def _without_revoked(
-    lake: Lake,
-    experiment: str,
-    kind: SeedKind,
-    licence: str,
-    rows: Sequence[Row],
-    rejected: Sequence[Rejected],
-) -> tuple[list[Row], list[Rejected]]:
-    """Reject the seeds that live revocations name, and remove their text from rejected lines."""
-    revocations = lake.ledger.revocations(experiment)
-
-    def reason(source_file: str, text: str | None) -> str:
-        named = (one for one in revocations if one.names(source_file, licence, text))
+    def _revoked_by(self, source_file: str, text: str | None) -> str:
+        """Return the reason of the live revocation that names a seed; empty if there is none."""
+        named = (one for one in self._revocations if one.names(source_file, self.source.licence, text))
         return next((f"revoked by {one.by}: {one.why}" for one in named), "")
 
-    good, bad, texts = [], [], []
-    for row in rows:
-        if revoked := reason(row["source_file"], row[kind.text]):
-            texts.append(row[kind.text])
-            bad.append(Rejected(row["source_file"], row["source_line"], revoked, ""))
-        else:
-            good.append(row)
-    for line in rejected:
-        hidden = bool(reason(line.source_file, None)) or any(shows(line.excerpt, text) for text in texts)
-        bad.append(replace(line, excerpt="") if hidden else line)
-    return good, sorted(bad, key=lambda line: line.source_line)
+    def _revoked_texts(self) -> list[str]:
+        """Return the texts of the revoked seeds of the source, which no rejected line may show."""
+        if not self._revocations:
+            return []
+        rows = (row for row in self.kind.read(self.source) if not isinstance(row, Rejected))
+        return [
+            row[self.kind.text] for row in rows if self._revoked_by(row["source_file"], row[self.kind.text])
+        ]
+
+    def _without_revoked_text(self, line: Rejected, hidden: Sequence[str]) -> Rejected:
+        revoked = self._revoked_by(line.source_file, None) or any(
+            shows(line.excerpt, text) for text in hidden
+        )
+        return replace(line, excerpt="") if revoked else line
+
+
+def answers_of(lake: Lake, experiment: Experiment) -> pl.DataFrame:
+    """Return the true answers of an experiment's seeds: `id` of the seed, and `answer` as its file has it.
+
+    Raises MethodError if the experiment's method does not learn from true answers, and SeedFileError if no imported
+    seed has one.
+    """
+    if not seeds_of(experiment).learns_from_answers:
+        raise MethodError(
+            f"{experiment.method} does not learn from true answers, and cannot read them: a method that does says so "
+            "by `Seeds.learns_from_answers`"
+        )
+    frames = [
+        lake.read_ungated(known).select(
+            pl.col("parents").list.first().struct.field("id").alias("id"), "answer"
+        )
+        for known in lake.manifests(SEED_ANSWERS.name, experiment.name)
+    ]
+    if not frames:
+        raise SeedFileError(
+            f"experiment {experiment.name} has no true answers: set seeds.answer_field, and import the seeds"
+        )
+    return pl.concat(frames)
 
 
 def shows(excerpt: str, question: str) -> bool:

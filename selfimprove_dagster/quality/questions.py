@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.filters.contamination import text_keys
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
-from selfimprove_dagster.quality.subject import Subject, with_key
+from selfimprove_dagster.quality.subject import Subject
 
 
 def no_overlap_with_evaluation(subject: Subject, column: str = "question") -> Evidence:
     """Check, for any table with such a column, that none of its questions is held out for evaluation."""
-    held_out = subject.evaluation_questions.select("key", evaluation_question="id").unique(
+    held_out = subject.evaluation_questions.select("question", evaluation_question="id")
+    held_out = held_out.with_columns(key=pl.Series(text_keys(held_out["question"]), dtype=pl.String)).unique(
         "key", keep="first"
     )
-    rows = with_key(subject.columns("id", column), column).join(
-        held_out, on="key", how="left", maintain_order="left"
+    rows = subject.columns("id", column)
+    rows = rows.with_columns(key=pl.Series(text_keys(rows[column].fill_null("")), dtype=pl.String)).join(
+        held_out.select("key", "evaluation_question"), on="key", how="left", maintain_order="left"
     )
     return Evidence(
         rows.select(
@@ -30,7 +33,8 @@ def no_overlap_with_evaluation(subject: Subject, column: str = "question") -> Ev
 NO_OVERLAP = QualityCheck(
     "no_overlap_with_evaluation",
     True,
-    "No question is in the evaluation file, ignoring case and white space.",
-    "Remove these questions from the seed file or from the evaluation file, then start a new experiment",
+    "No question is in the evaluation file; case, punctuation and Unicode forms make no difference.",
+    "Remove these questions from the seed file or from the evaluation file, or set `decontamination: {}`, which "
+    "rejects such seeds; then start a new experiment",
     no_overlap_with_evaluation,
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.errors import SeedFileError, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.paths import paths_of
@@ -19,6 +19,7 @@ from selfimprove_dagster.language_model.weights import ADAPTER_FILES
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
+from selfimprove_dagster.rows import check_source
 
 
 def local_models(experiment: Experiment) -> list[ModelSection]:
@@ -30,7 +31,12 @@ def check_files(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem for each field that names a file that is missing."""
     for field, text, mark in paths_of(experiment):
         unused = experiment.taught_by is not None and field.startswith("seeds.")
-        if not mark.is_model and text != TRAINING and not unused and not Path(text).is_file():
+        if mark.is_data and not unused:
+            try:
+                check_source(Path(text))
+            except SelfImproveError as error:
+                yield Finding(f"{field}: {error}")
+        elif not mark.is_model and text != TRAINING and not unused and not Path(text).is_file():
             yield Finding(f"{field}: there is no file {text}; correct the path, or add the file")
 
 
@@ -74,9 +80,13 @@ def check_prompts(home: Home, experiment: Experiment) -> Iterator[Finding]:
 def check_evaluation(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem if no line of the evaluation file can be asked, and a warning if some cannot."""
     file = getattr(getattr(experiment, "evaluation", None), "file", "")
-    missing = bool(file) and not Path(file).is_file()  # `check_files` reports it
-    if registry.method(experiment.method).exam is None or missing:
+    if registry.method(experiment.method).exam is None:
         return
+    try:
+        if file:
+            check_source(Path(file))
+    except SeedFileError:
+        return  # `check_files` reports it
     questions, rejected = held_out(experiment)
     where = f"evaluation.file {file}" if file else "the evaluation"
     if not questions:

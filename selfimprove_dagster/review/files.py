@@ -30,7 +30,7 @@ from selfimprove_dagster.review.queue import (
     unknown_item,
 )
 from selfimprove_dagster.review.tools import TOOLS, file_content, labels_of
-from selfimprove_dagster.rows import Rejected, Unreadable, file_name, read_rows, rejection, text_field
+from selfimprove_dagster.rows import Place, Rejected, Unreadable, file_name, read_rows, rejection, text_field
 from selfimprove_dagster.shared_tables import REVIEW_LABELS
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import readable
@@ -123,11 +123,11 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
     }
     items = find_items(lake, experiment, ids)
     reviews, rejected, left_open, time = [], [], 0, now()
-    for line, place, row in lines:
+    for at, number, row in lines:
         try:
             if isinstance(row, Unreadable):
                 raise ValueError(row.reason)
-            review = _review(row, place, by, time)
+            review = _review(row, number, by, time)
             if review is None:
                 left_open += 1
                 continue
@@ -135,7 +135,7 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
                 raise ValueError(unknown_item(review.item_id, experiment))
             reviews.append(checked(review))
         except (ValueError, ReviewError) as error:
-            rejected.append(rejection(file, line, row, ValueError(str(error))))
+            rejected.append(rejection(at, row, ValueError(str(error))))
     source = {"file": file_name(file), "checksum": file_checksum(file), "by": by.strip()}
     same = {name: source[name] for name in ("checksum", "by")}
     earlier = [
@@ -151,14 +151,14 @@ def import_reviews(lake: Lake, experiment: str, file: Path, by: str = "") -> Imp
     return ImportedReviews(len(fresh), len(reviews) - len(fresh), left_open, rejected)
 
 
-def _answers(file: Path) -> Iterator[tuple[int, int, Any]]:
-    """Yield line, place and row of each answer.
+def _answers(file: Path) -> Iterator[tuple[Place, int, Any]]:
+    """Yield place, number and row of each answer.
 
-    The place of the first answer of a line is the line; further ones, of a tool's record, follow the last line.
+    The first answer of a line has the number of the line; further ones, of a tool's record, follow the last line.
     """
     rows = [*read_rows(file)]
-    further = rows[-1][0] if rows else 0
-    for line, row in rows:
+    further = rows[-1][0].line if rows else 0
+    for at, row in rows:
         try:
             found: Sequence[Any] = labels_of(row) or [row]
         except (KeyError, TypeError, AttributeError) as error:
@@ -166,10 +166,10 @@ def _answers(file: Path) -> Iterator[tuple[int, int, Any]]:
             found = [Unreadable(wrong, str(row))]
         for index, one in enumerate(found):
             further += index > 0
-            yield line, further if index else line, one
+            yield at, further if index else at.line, one
 
 
-def _review(row: Any, place: int, by: str, time: str) -> Review | None:
+def _review(row: Any, number: int, by: str, time: str) -> Review | None:
     """Return the answer of a line, None if there is none yet. Raises ValueError."""
     item, label = text_field(row, "item_id"), _optional(row, "label")
     if not label:
@@ -181,7 +181,7 @@ def _review(row: Any, place: int, by: str, time: str) -> Review | None:
         raise ValueError(
             f"field `at` must be a time such as 2025-01-31T12:00:00+00:00, not {given!r:.60}"
         ) from None
-    return Review(item, label, _optional(row, "by") or by, at, _optional(row, "note"), place)
+    return Review(item, label, _optional(row, "by") or by, at, _optional(row, "note"), number)
 
 
 def _optional(row: Row, field: str) -> str:

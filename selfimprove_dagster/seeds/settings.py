@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from selfimprove_dagster.experiment.sections import FilePath, Section
+from selfimprove_dagster.experiment.sections import DataPath, Section
+
+DATA = "path of a file, folder or pattern, `hf:owner/name/split@commit`, or `embedded`"
+"""Description of a field that names data."""
 
 
 class QuestionFile(Section):
-    """A file of questions: JSON Lines, a JSON array, CSV, Parquet, or plain text with one per line."""
+    """Questions: JSON Lines, a JSON array, CSV, TSV, Parquet, or plain text with one per line, compressed or not."""
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
+    file: DataPath = Field(description=DATA)
     question_field: str | list[str] = Field(
-        "question", description="field with the question; several fields are joined by spaces"
+        "question",
+        description="field with the question, `a.b.0` for one within others; several fields are joined by spaces",
     )
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="rows to read, as `from:to`, counted from 0, excluding `to`"
+    )
+    answer_field: str | None = Field(
+        None,
+        exclude_if=lambda field: field is None,
+        description="field with the true answer, which only methods that learn from true answers can read",
     )
     licence: str = Field("unknown", description="licence of the text, stored with every record")
     longest: int = Field(

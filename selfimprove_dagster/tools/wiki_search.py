@@ -150,14 +150,14 @@ def words(text: str) -> list[str]:
 def read_corpus(corpus: Path) -> list[dict[str, str]]:
     """Return the passages with `title` and `text`. Raises SeedFileError for a line without both."""
     passages = []
-    for line, row in read_rows(corpus):
+    for at, row in read_rows(corpus):
         if isinstance(row, Unreadable):
-            raise SeedFileError(f"{corpus}, line {line}: {row.reason}; fix the line, then run again")
+            raise SeedFileError(f"{corpus}, line {at.line}: {row.reason}; fix the line, then run again")
         fields = {name: row.get(name) if isinstance(row, dict) else None for name in ("title", "text")}
         for name, value in fields.items():
             if not isinstance(value, str) or not value.strip():
                 raise SeedFileError(
-                    f"{corpus}, line {line}: `{name}` must be text; fix the line, then run again"
+                    f"{corpus}, line {at.line}: `{name}` must be text; fix the line, then run again"
                 )
         passages.append({name: str(value) for name, value in fields.items()})
     if not passages:

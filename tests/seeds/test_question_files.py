@@ -214,9 +214,9 @@ def test_a_file_that_cannot_be_read_at_all_is_named(
         read_questions(QuestionFile(file=str(tmp_path / name)))
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").mkdir()
-    with pytest.raises(SeedFileError, match=r"q\.jsonl cannot be read: Is a directory"):
+    with pytest.raises(SeedFileError, match=r"q\.jsonl: there is no file to read; supported are \.jsonl"):
         read_questions(QuestionFile(file=str(tmp_path / "q.jsonl")))
 
 

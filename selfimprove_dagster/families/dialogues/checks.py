@@ -71,8 +71,9 @@ def principles_known(subject: Subject) -> Evidence | NotApplicable:
 NO_PROMPT_HELD_OUT = QualityCheck(
     "no_overlap_with_evaluation",
     True,
-    "No prompt is one of the evaluation file's, case and white space aside.",
-    "Take these prompts out of the seed file or out of the evaluation file, then start a new experiment",
+    "No prompt is in the evaluation file; case, punctuation and Unicode forms make no difference.",
+    "Remove these prompts from the seed file or from the evaluation file, or set `decontamination: {}`, which rejects "
+    "such seeds; then start a new experiment",
     partial(no_overlap_with_evaluation, column="prompt"),
 )
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfimprove_dagster.conversation import BEGINNING, Turn, messages_of
+from selfimprove_dagster.conversation import Turn
 from selfimprove_dagster.families.dialogues.prompts import turns
 from selfimprove_dagster.table import Row
 
 
 def asked(row: Row) -> Sequence[Turn]:
     """The turns of the dialogue that an example answers, one message each."""
-    prompt = row["prompt"]
-    return messages_of(prompt) if prompt.startswith(BEGINNING) else turns(prompt)
+    return turns(row["prompt"])

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from selfimprove_dagster.families.dialogues.files import read_comparisons, read_prompts
+from selfimprove_dagster.families.dialogues.files import comparisons, prompts
 from selfimprove_dagster.families.dialogues.tables import SEED_COMPARISONS, SEED_PROMPTS
-from selfimprove_dagster.rows import Rejected
-from selfimprove_dagster.seeds.kind import SeedKind
-from selfimprove_dagster.table import Row
+from selfimprove_dagster.seeds.kind import SeedKind, as_rows
 from selfimprove_dagster.text import normalise_question
-
-
-def _prompts(source: Any) -> tuple[list[Row], list[Rejected]]:
-    prompts, rejected = read_prompts(source)
-    return [vars(one) for one in prompts], rejected
-
-
-def _comparisons(source: Any) -> tuple[list[Row], list[Rejected]]:
-    comparisons, rejected = read_comparisons(source)
-    return [vars(one) for one in comparisons], rejected
-
 
 PROMPTS = SeedKind(
     SEED_PROMPTS,
     "prompt",
-    _prompts,
+    lambda source: as_rows(prompts(source)),
     key=lambda row: normalise_question(row["prompt"]),
     reading=("prompt_field", "kind_field", "response_field", "rows", "longest"),
+    texts=lambda row: [row["prompt"], row["response"] or ""],
 )
 """What people say to a model, from a `PromptFile`."""
 
@@ -35,9 +21,10 @@ PROMPTS = SeedKind(
 COMPARISONS = SeedKind(
     SEED_COMPARISONS,
     "prompt",
-    _comparisons,
+    lambda source: as_rows(comparisons(source)),
     key=lambda row: "\0".join(normalise_question(row[name]) for name in ("prompt", "chosen", "rejected")),
     reading=("prompt_field", "chosen_field", "rejected_field", "rows", "longest"),
     implied={"probability": 1.0},
+    texts=lambda row: [row["prompt"], row["chosen"], row["rejected"]],
 )
 """Comparisons that people made, from a `ComparisonFile`; nobody doubts their labels."""

@@ -11,11 +11,13 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.evaluation.judge import ExamJudgeSection
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import (
+    DataPath,
     FilePath,
     GeneratorSection,
     Section,
 )
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, Constitution, load_constitution
+from selfimprove_dagster.seeds.settings import DATA
 
 _ROWS = r"^\d*:\d*$"
 
@@ -23,7 +25,7 @@ _ROWS = r"^\d*:\d*$"
 class PromptFile(Section):
     """A file of prompts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
+    file: DataPath = Field(description=DATA)
     prompt_field: str = Field(
         "prompt",
         description="field that holds what the human says, or the dialogue, as text or as a list of messages; a row "
@@ -45,7 +47,7 @@ class ComparisonFile(Section):
     and rejected and begin alike, as text or as lists of messages; JSON Lines, a JSON array, CSV or Parquet.
     """
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
+    file: DataPath = Field(description=DATA)
     prompt_field: str = Field(
         "prompt", description="field with the prompt; a row without it holds `messages`, or whole dialogues"
     )
@@ -59,7 +61,7 @@ class ComparisonFile(Section):
 class DialogueEvaluationSection(Section):
     """Held-out prompts and the marks of a helpful and a harmless response. Used to measure, never to train."""
 
-    file: FilePath = Field(
+    file: DataPath = Field(
         description="JSON Lines of prompt (or messages), wanted (lists of alternatives, one of each must be said) and "
         "unwanted (phrases that must not be said); or `embedded`"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.filters.contamination import text_keys
 from selfimprove_dagster.quality.dataset import (
     LENGTH_DRIFT_CHECK,
     LITTLE_OVERLAP,
@@ -15,7 +16,6 @@ from selfimprove_dagster.quality.questions import NO_OVERLAP
 from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, share
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.text import normalise_question
 
 _LEAST_USABLE = 0.5
 
@@ -37,12 +37,13 @@ def _pool_has_people(subject: Subject) -> Evidence:
 
 
 def _pool_holds_nothing_held_out(subject: Subject) -> Evidence:
-    held_out = set(subject.evaluation_questions["key"])
+    held_out = set(text_keys(subject.evaluation_questions["question"]))
     rows = subject.columns("id", "instruction", "instances")
-    found = [
-        next((text for text in _questions(row) if normalise_question(text) in held_out), "none")
-        for row in rows.iter_rows(named=True)
-    ]
+    asked = [(at, text) for at, row in enumerate(rows.iter_rows(named=True)) for text in _questions(row)]
+    found = ["none"] * rows.height
+    for (at, text), key in zip(asked, text_keys(text for _, text in asked), strict=True):
+        if key in held_out and found[at] == "none":
+            found[at] = text
     return Evidence(
         rows.select("id", "instruction").with_columns(pl.Series("held_out", found, dtype=pl.String)),
         (Expect("ExpectColumnValuesToBeInSet", column="held_out", value_set=["none"]),),

@@ -23,7 +23,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
 from selfimprove_dagster.prompts import Prompts
-from selfimprove_dagster.rows import Rejected, file_name, text_field
+from selfimprove_dagster.rows import Place, Rejected, text_field
 from selfimprove_dagster.seeds.files import DUPLICATE, Question, read_each
 
 
@@ -43,7 +43,7 @@ def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTas
     """
     path = Path(section.file)
 
-    def parse(row: Any, line: int) -> HeldOutTask:
+    def parse(row: Any, at: Place) -> HeldOutTask:
         instruction = text_field(row, "instruction")
         if (instances := row.get("instances")) is not None:
             if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], dict):
@@ -59,8 +59,8 @@ def read_held_out_tasks(section: TaskEvaluationSection) -> tuple[list[HeldOutTas
         difficulty = text_field(row, section.difficulty_field) if section.difficulty_field else None
         return HeldOutTask(
             f"{instruction}\n{given}".strip(),
-            file_name(path),
-            line,
+            at.file,
+            at.line,
             section.licence,
             output,
             difficulty,

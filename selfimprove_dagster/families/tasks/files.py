@@ -8,14 +8,14 @@ files are those of `question_files`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.families.tasks.tasks import Instance, Task, normalise_instruction
-from selfimprove_dagster.rows import Rejected, file_name, text_field
-from selfimprove_dagster.seeds.files import DUPLICATE, read_each
+from selfimprove_dagster.rows import Place, Rejected, text_field
+from selfimprove_dagster.seeds.files import DUPLICATE, each, read_each, split
 
 LONGEST = 10_000
 """Characters of one field; a line with a longer one is rejected."""
@@ -45,26 +45,31 @@ class BannedInstruction:
 
 
 def read_tasks(path: Path, licence: str = "unknown") -> tuple[list[SeedTask], list[Rejected]]:
-    """All tasks of a file, and all lines that are none; an id or an instruction counts once.
+    """Return all tasks of `tasks`, and all rejected lines."""
+    return split(tasks(path, licence))
+
+
+def tasks(path: Path, licence: str = "unknown") -> Iterator[SeedTask | Rejected]:
+    """Yield the tasks of a source and its rejected lines; an id or an instruction counts once.
 
     A task without an id is called by file and line. Raises SeedFileError when the file as a whole cannot be
     read: missing, of an unknown kind, or not what its name says.
     """
 
-    def parse(row: Any, line: int) -> SeedTask:
+    def parse(row: Any, at: Place) -> SeedTask:
         row = {"instruction": row} if isinstance(row, str) else row
         instruction = filled(row, "instruction")
         task = Task(instruction, _instances(row), _truth(row, "is_classification"))
-        task_id = optional(row, "id") or f"{file_name(path)}:{line}"
-        return SeedTask(task, task_id, optional(row, "name"), file_name(path), line, licence)
+        task_id = optional(row, "id") or f"{at.file}:{at.line}"
+        return SeedTask(task, task_id, optional(row, "name"), at.file, at.line, licence)
 
     def keys(seed: SeedTask) -> Iterable[tuple[str, str]]:
-        yield f"id {seed.task_id}", "has the id of line {}"
+        yield f"id {seed.task_id}", "has the id of {}"
         # Two tasks may share an instruction as short as "Add." where their instances show what it means.
         shown = "\0".join(f"{one.input}\0{one.output}" for one in seed.task.instances)
         yield f"task {normalise_instruction(seed.task.instruction)}\0{shown}", DUPLICATE
 
-    return read_each(path, parse, keys)
+    return each(path, parse, keys)
 
 
 def read_banned(path: Path) -> tuple[list[BannedInstruction], list[Rejected]]:
@@ -73,11 +78,11 @@ def read_banned(path: Path) -> tuple[list[BannedInstruction], list[Rejected]]:
     Raises SeedFileError as `read_tasks` does.
     """
 
-    def parse(row: Any, line: int) -> BannedInstruction:
+    def parse(row: Any, at: Place) -> BannedInstruction:
         row = {"instruction": row} if isinstance(row, str) else row
         instruction = filled(row, "instruction")
         by, why = optional(row, "by") or "nobody named", optional(row, "why") or "no reason given"
-        return BannedInstruction(instruction, by, why, file_name(path), line)
+        return BannedInstruction(instruction, by, why, at.file, at.line)
 
     def keys(banned: BannedInstruction) -> Iterable[tuple[str, str]]:
         yield normalise_instruction(banned.instruction), DUPLICATE

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import polars as pl
 
 from selfimprove_dagster.families.tasks.tasks import normalise_instruction
+from selfimprove_dagster.filters.contamination import text_keys
 from selfimprove_dagster.filters.rules import Filter, decision
 
 
@@ -35,14 +36,16 @@ def not_banned(bans: Mapping[str, Ban]) -> Filter:
     return decide
 
 
-def not_held_out(keys: Collection[str], key_of: Callable[[str], str]) -> Filter:
-    """Drop instances whose instruction and input are held out for evaluation: models invent such anew."""
+def not_held_out(questions: Collection[str]) -> Filter:
+    """Drop instances whose instruction and input are held out for evaluation: models invent such anew.
+
+    `questions` are those of the evaluation, normalised or not.
+    """
+    known = set(text_keys(questions))
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        asked = [
-            key_of(f"{instruction}\n{given}".strip()) in keys
-            for instruction, given in candidates.select("instruction", "input").iter_rows()
-        ]
+        rows = candidates.select("instruction", "input").iter_rows()
+        asked = [key in known for key in text_keys(f"{instruction}\n{given}" for instruction, given in rows)]
         judged = candidates.select("candidate_id").with_columns(pl.Series("asked", asked, dtype=pl.Boolean))
         reason = (
             pl.when("asked")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from selfimprove_dagster.families.tasks.files import read_tasks
+from selfimprove_dagster.families.tasks.files import SeedTask, tasks
 from selfimprove_dagster.families.tasks.settings import TaskFile
 from selfimprove_dagster.families.tasks.tables import SEED_TASKS
 from selfimprove_dagster.lake.records import content_hash
@@ -20,20 +21,27 @@ def task_key(row: Row) -> str:
     return content_hash({name: row[name] for name in SEED_TASKS.content if "source" not in name})
 
 
-def _tasks(source: TaskFile) -> tuple[list[Row], list[Rejected]]:
-    tasks, rejected = read_tasks(Path(source.file), source.licence)
-    return [
-        {
-            "name": one.task_id,
-            "instruction": one.task.instruction,
-            "instances": [vars(instance) for instance in one.task.instances],
-            "constraints": None,
-            "is_classification": one.task.is_classification,
-            **{name: getattr(one, name) for name in PLACE},
-        }
-        for one in tasks
-    ], rejected
+def task_texts(row: Row) -> list[str]:
+    """Return the texts of a task as an evaluation has them: the instruction with each input, and the outputs."""
+    asked = [f"{row['instruction']}\n{one['input']}".strip() for one in row["instances"]]
+    return [*(asked or [row["instruction"]]), *(one["output"] for one in row["instances"])]
 
 
-TASKS = SeedKind(SEED_TASKS, "instruction", _tasks, task_key)
+def _tasks(source: TaskFile) -> Iterator[Row | Rejected]:
+    for one in tasks(Path(source.file), source.licence):
+        yield one if isinstance(one, Rejected) else _row(one)
+
+
+def _row(one: SeedTask) -> Row:
+    return {
+        "name": one.task_id,
+        "instruction": one.task.instruction,
+        "instances": [vars(instance) for instance in one.task.instances],
+        "constraints": None,
+        "is_classification": one.task.is_classification,
+        **{name: getattr(one, name) for name in PLACE},
+    }
+
+
+TASKS = SeedKind(SEED_TASKS, "instruction", _tasks, task_key, texts=task_texts)
 """Tasks in the format of Self-Instruct, from a `TaskFile`."""

@@ -10,13 +10,14 @@ from pydantic import Field
 from selfimprove_dagster import embedded
 from selfimprove_dagster.evaluation.judge import ExamJudgeSection
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.experiment.sections import FilePath, Section
+from selfimprove_dagster.experiment.sections import DataPath, FilePath, Section
+from selfimprove_dagster.seeds.settings import DATA
 
 
 class TaskFile(Section):
     """A file of seed tasks, one JSON object a line."""
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
+    file: DataPath = Field(description=DATA)
     banned: FilePath | None = Field(
         None, description="file of instructions that must go, one a line, or JSON Lines with `by` and `why`"
     )
@@ -26,7 +27,7 @@ class TaskFile(Section):
 class TaskEvaluationSection(Section):
     """Held-out tasks with their outputs. Used to measure, never to train."""
 
-    file: FilePath = Field(
+    file: DataPath = Field(
         description="JSON Lines of instruction, input, output, or with one of `instances`; or `embedded`"
     )
     rows: str | None = Field(

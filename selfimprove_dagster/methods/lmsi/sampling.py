@@ -188,7 +188,7 @@ def read_demonstrations(file: str, count: int) -> list[Demonstration]:
     """The first `count` worked examples of a JSON Lines file. Raises SeedFileError naming a bad line."""
     path = Path(file)
     found: list[Demonstration] = []
-    for line, row in read_rows(path):
+    for at, row in read_rows(path):
         if len(found) == count:
             break
         try:
@@ -198,8 +198,8 @@ def read_demonstrations(file: str, count: int) -> list[Demonstration]:
                 text_field(row, field) for field in ("question", "reasoning", "answer")
             )
         except ValueError as error:
-            raise SeedFileError(f"{path}, line {line}: {error}; fix the line, then run again") from None
-        found.append(Demonstration(question, reasoning, answer, file_name(path), line))
+            raise SeedFileError(f"{path}, line {at.line}: {error}; fix the line, then run again") from None
+        found.append(Demonstration(question, reasoning, answer, at.file, at.line))
     if len(found) < count:
         raise SeedFileError(
             f"{path} holds {len(found)} demonstrations but demonstrations.count asks for {count}; "

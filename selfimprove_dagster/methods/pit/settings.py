@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
-    FilePath,
+    DataPath,
     ModelSection,
     Section,
 )
@@ -34,7 +34,7 @@ from selfimprove_dagster.families.preferences.settings import (
 class ComparisonSource(ComparisonFile):
     """Where preferences come from: a file of comparisons, or the dataset of another experiment."""
 
-    file: FilePath = Field(
+    file: DataPath = Field(
         "", description="path of a file of comparisons, or `embedded`; not read with `experiment`"
     )
     experiment: str | None = Field(

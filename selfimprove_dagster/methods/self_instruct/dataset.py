@@ -14,7 +14,6 @@ from selfimprove_dagster.families.tasks.rules import Ban, not_banned, not_held_o
 from selfimprove_dagster.filters.rules import Filter, apply_filters, could_be_read
 from selfimprove_dagster.methods.self_instruct import rules
 from selfimprove_dagster.methods.self_instruct.settings import SelfInstructExperiment
-from selfimprove_dagster.text import normalise_question
 
 
 def instance_candidates(instances: pl.LazyFrame, tasks: pl.LazyFrame) -> pl.LazyFrame:
@@ -35,7 +34,7 @@ class InstanceRules:
 
     def within_a_task(self, candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The instances that pass every rule but the limit of the dataset, and the decisions on all."""
-        held_out = not_held_out(self.held_out, normalise_question)
+        held_out = not_held_out(self.held_out)
         readable, unread = apply_filters(candidates, [could_be_read, held_out, not_banned(self.banned)])
         if self.experiment.filter.switched_off:
             kept, decisions = apply_filters(readable, [output_not_empty])

@@ -15,12 +15,11 @@ from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.evaluation.results import Change, Results, Stages
 from selfimprove_dagster.families.dialogues.exam import judge
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt, read_held_out_prompts
-from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.methods.self_knowledge.settings import KnowledgeTask
-from selfimprove_dagster.rows import Rejected, file_name
-from selfimprove_dagster.seeds.files import Question, read_questions
+from selfimprove_dagster.rows import Rejected, is_on_hub
+from selfimprove_dagster.seeds.files import Question, read_questions, source_checksum, source_name
 
 
 def recorded_task(task: KnowledgeTask) -> dict[str, Any]:
@@ -29,9 +28,9 @@ def recorded_task(task: KnowledgeTask) -> dict[str, Any]:
     Raises SeedFileError where there is none.
     """
     path = Path(task.file)
-    if not path.is_file():
+    if not path.is_file() and not is_on_hub(path):  # its questions are known by their lines in one file
         raise SeedFileError(f"task {task.name}: there is no file {path}; set its `file` to one that exists")
-    return {**task.model_dump(), "file": file_name(path), "checksum": file_checksum(path)}
+    return {**task.model_dump(), "file": source_name(path), "checksum": source_checksum(path)}
 
 
 def read_task(task: KnowledgeTask) -> tuple[Sequence[Question], list[Rejected]]:

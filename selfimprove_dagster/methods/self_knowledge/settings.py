@@ -12,7 +12,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import NAME_PATTERN
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
-    FilePath,
+    DataPath,
     Section,
 )
 from selfimprove_dagster.families.dialogues import settings as dialogues
@@ -32,7 +32,7 @@ class KnowledgeTask(Section):
     kind: Literal["questions", "dialogues"] = Field(
         description="`questions` have a true answer; `dialogues` are prompts with what a good response says"
     )
-    file: FilePath = Field(
+    file: DataPath = Field(
         description="path of the file, or `embedded`; of questions as lmsi's evaluation.file, of dialogues "
         "as rlaif's"
     )

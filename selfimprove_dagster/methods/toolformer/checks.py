@@ -7,6 +7,7 @@ from functools import partial
 import polars as pl
 
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
+from selfimprove_dagster.filters.contamination import text_keys
 from selfimprove_dagster.methods.toolformer.exam import CHAT, PLAIN, WITH_TOOLS, WITHOUT
 from selfimprove_dagster.methods.toolformer.settings import ToolformerExperiment
 from selfimprove_dagster.methods.toolformer.statistics import plain_losses
@@ -19,7 +20,7 @@ from selfimprove_dagster.quality.dataset import (
 )
 from selfimprove_dagster.quality.outcomes import CHAMPION_AND_CHALLENGER, ROLES, roles_in
 from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
-from selfimprove_dagster.quality.subject import Subject, counted, with_key
+from selfimprove_dagster.quality.subject import Subject, counted
 from selfimprove_dagster.tools.calls import take_out
 
 _AGAIN = "Materialise the stage again"
@@ -37,12 +38,15 @@ def _experiment(subject: Subject) -> ToolformerExperiment:
 
 
 def _held_out(subject: Subject) -> pl.DataFrame:
-    """The held-out texts as `key`: a plain one whole, a beginning together with its answer."""
+    """The held-out texts with their `words`: of a plain one whole, of a beginning together with its answer."""
     rows = subject.evaluation_questions
-    return with_key(
-        rows.with_columns(whole=pl.concat_str("question", "answer", separator=" ", ignore_nulls=True)),
-        "whole",
-    )
+    whole = rows.select(pl.concat_str("question", "answer", separator=" ", ignore_nulls=True)).to_series()
+    return rows.with_columns(_words(whole))
+
+
+def _words(texts: pl.Series) -> pl.Series:
+    """The words of texts, with a space around each, so that a text is found in another by its words."""
+    return pl.Series("words", [f" {key} " for key in text_keys(texts.fill_null(""))], dtype=pl.String)
 
 
 def _has_text(subject: Subject) -> Evidence:
@@ -57,9 +61,9 @@ def _has_text(subject: Subject) -> Evidence:
 
 def _holds_nothing_held_out(subject: Subject) -> Evidence:
     column = "text" if "text" in subject.schema.content else "question"
-    held_out = _held_out(subject)["key"]
-    rows = with_key(subject.columns("id", column), column)
-    found = rows["key"].str.extract_many(held_out.implode()).list.first()
+    held_out = _held_out(subject)["words"]
+    rows = subject.columns("id", column)
+    found = _words(rows[column]).str.extract_many(held_out.implode()).list.first().str.strip_chars()
     return Evidence(
         rows.select("id", column, held_out=found.fill_null("nothing")),
         (Expect("ExpectColumnValuesToBeInSet", column="held_out", value_set=["nothing"]),),
@@ -210,10 +214,10 @@ def _not_trained_on(subject: Subject) -> Evidence:
         for manifest in subject.lake.manifests(f"{subject.method}/filtered_dataset", subject.experiment.name)
         if manifest.iteration <= subject.iteration
     ]
-    texts = with_key(pl.concat([pl.DataFrame(schema={"question": pl.String}), *learnt]).unique())["key"]
+    texts = _words(pl.concat([pl.DataFrame(schema={"question": pl.String}), *learnt]).unique()["question"])
     held_out = _held_out(subject)
-    known = texts.str.extract_many(held_out["key"].implode(), overlapping=True).explode().drop_nulls()
-    places = held_out.filter(pl.col("key").is_in(known.unique().implode()))
+    known = texts.str.extract_many(held_out["words"].implode(), overlapping=True).explode().drop_nulls()
+    places = held_out.filter(pl.col("words").is_in(known.unique().implode()))
     rows = subject.columns("id", "question", "role", *_PLACE)
     return Evidence(
         rows.join(places.select(*_PLACE, learnt=pl.lit(True)), on=_PLACE, how="left").select(
@@ -246,7 +250,7 @@ def _plain_texts_cost_no_more(subject: Subject) -> Evidence | NotApplicable:
 _NOTHING_HELD_OUT = QualityCheck(
     "no_overlap_with_evaluation",
     True,
-    "No text holds a held-out text or its beginning, case and white space aside.",
+    "No text holds a held-out text or its beginning; case, punctuation and Unicode forms make no difference.",
     "Take these texts out of the seed file or out of the evaluation files, then start a new experiment",
     _holds_nothing_held_out,
 )

@@ -6,14 +6,14 @@ The kinds of files are those of `question_files`. A text may have a date, the da
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.methods.toolformer.settings import TextFile, ToolEvaluationSection
-from selfimprove_dagster.rows import Rejected, file_name, text_field
-from selfimprove_dagster.seeds.files import DUPLICATE, Question, read_each
+from selfimprove_dagster.rows import Place, Rejected, text_field
+from selfimprove_dagster.seeds.files import DUPLICATE, Question, each, read_each, split
 from selfimprove_dagster.text import normalise_question
 
 
@@ -37,13 +37,18 @@ class HeldOutText(Question):
 
 
 def read_texts(section: TextFile) -> tuple[list[SeedText], list[Rejected]]:
-    """All texts of a file, and all lines that are none; a text counts once.
+    """Return all texts of `texts`, and all rejected lines."""
+    return split(texts(section))
 
-    Raises SeedFileError when the file as a whole cannot be read.
+
+def texts(section: TextFile) -> Iterator[SeedText | Rejected]:
+    """Yield the texts of a source and its rejected lines; a text counts once.
+
+    Raises SeedFileError if a whole file cannot be read.
     """
     path = Path(section.file)
 
-    def parse(row: Any, line: int) -> SeedText:
+    def parse(row: Any, at: Place) -> SeedText:
         row = {section.text_field: row} if isinstance(row, str) else row
         text = text_field(row, section.text_field)
         if not text:
@@ -51,25 +56,21 @@ def read_texts(section: TextFile) -> tuple[list[SeedText], list[Rejected]]:
         if len(text) > section.longest:
             raise ValueError(f"{len(text):,} characters, more than the {section.longest:,} of `longest`")
         date, source = _date(row, section.date_field), _optional(row, section.source_field)
-        return SeedText(
-            text, date.isoformat() if date else None, source, file_name(path), line, section.licence
-        )
+        return SeedText(text, date.isoformat() if date else None, source, at.file, at.line, section.licence)
 
-    return read_each(path, parse, lambda seed: [(normalise_question(seed.text), DUPLICATE)], section.rows)
+    return each(path, parse, lambda seed: [(normalise_question(seed.text), DUPLICATE)], section.rows)
 
 
 def read_beginnings(section: ToolEvaluationSection) -> tuple[list[HeldOutText], list[Rejected]]:
     """The exam's beginnings (`prompt`, `answer`, `date`), and all lines that are none."""
     path = Path(section.file)
 
-    def parse(row: Any, line: int) -> HeldOutText:
+    def parse(row: Any, at: Place) -> HeldOutText:
         prompt, answer = text_field(row, "prompt"), text_field(row, "answer")
         if not prompt or not answer:
             raise ValueError("field `prompt` and field `answer` must not be empty")
         difficulty = text_field(row, section.difficulty_field) if section.difficulty_field else None
-        return HeldOutText(
-            prompt, file_name(path), line, section.licence, answer, difficulty, _date(row, "date")
-        )
+        return HeldOutText(prompt, at.file, at.line, section.licence, answer, difficulty, _date(row, "date"))
 
     return read_each(path, parse, lambda one: [(normalise_question(one.question), DUPLICATE)], section.rows)
 
@@ -78,10 +79,10 @@ def read_plain_texts(section: ToolEvaluationSection) -> tuple[list[HeldOutText],
     """The held-out plain texts, and all lines that are none; nothing where the exam has no such file."""
     if section.plain_file is None:
         return [], []
-    texts, rejected = read_texts(TextFile(file=section.plain_file, licence=section.licence))
+    found, rejected = read_texts(TextFile(file=section.plain_file, licence=section.licence))
     return [
         HeldOutText(one.text, one.source_file, one.source_line, one.licence, date=_as_date(one.date))
-        for one in texts
+        for one in found
     ], rejected
 
 

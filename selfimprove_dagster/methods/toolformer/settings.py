@@ -13,6 +13,7 @@ from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
+    DataPath,
     FilePath,
     GeneratorSection,
     ModelPath,
@@ -21,13 +22,14 @@ from selfimprove_dagster.experiment.sections import (
 )
 from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS, TABLE_THRESHOLDS
+from selfimprove_dagster.seeds.settings import DATA
 from selfimprove_dagster.tools.wiki_search import ENCYCLOPAEDIA
 
 
 class TextFile(Section):
     """A file of plain texts: JSON Lines, a JSON array, CSV, Parquet, or plain text with one a line."""
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
+    file: DataPath = Field(description=DATA)
     text_field: str = Field("text", description="field that holds the text")
     date_field: str = Field(
         "date", description="field with the day on which the text was written (ISO 8601), if any"
@@ -122,13 +124,13 @@ class CallFilterSection(Section):
 class ToolEvaluationSection(Section):
     """Held-out beginnings of texts with the required continuations. Used to measure, never to train."""
 
-    file: FilePath = Field(description="JSON Lines with prompt, answer and optionally date; or `embedded`")
+    file: DataPath = Field(description="JSON Lines with prompt, answer and optionally date; or `embedded`")
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="only these rows, as `from:to`, counted from 0, `to` left out"
     )
     difficulty_field: str | None = Field(None, description="field by which accuracy is also broken down")
     licence: str = Field("unknown", description="licence of the text")
-    plain_file: FilePath | None = Field(
+    plain_file: DataPath | None = Field(
         None, description="held-out plain texts whose perplexity must not rise; none for no such test"
     )
     plain_tolerance: float = Field(

@@ -15,7 +15,6 @@ from selfimprove_dagster.families.tasks.rules import Ban, not_banned, not_held_o
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
 from selfimprove_dagster.filters.whole import apply_verdicts, with_verdicts
 from selfimprove_dagster.methods.unnatural_instructions import unnatural_instructions as method
-from selfimprove_dagster.text import normalise_question
 
 
 def outputs_with_paraphrases(outputs: pl.LazyFrame, paraphrases: pl.LazyFrame) -> pl.LazyFrame:
@@ -47,7 +46,7 @@ class ExampleRules:
         An example has the columns `candidate_id, task_id, output_id, paraphrase_id, instruction, input, output`; the
         candidate is the paraphrase, or the output where there is none.
         """
-        held_out = not_held_out(self.held_out, normalise_question)
+        held_out = not_held_out(self.held_out)
         outputs = rows.drop_nulls("candidate_id").unique("candidate_id", keep="first", maintain_order=True)
         answered, decisions = apply_filters(
             outputs, [could_be_read, held_out, not_banned(self.banned), output_not_empty]

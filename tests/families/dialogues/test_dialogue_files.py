@@ -74,7 +74,8 @@ def test_a_table_has_messages_as_lists_or_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        (said(ASKED, ANSWERED), "must end with what the user says, not with the assistant: leave the last"),
+        (said(ASKED, ANSWERED, ANSWERED), "must end with what the user says, or with the response"),
+        (said(ANSWERED), "must end with what the user says"),
         (said(ANSWERED, AGAIN), "must begin with what the user says"),
         (said(("tool", "5")), "message 1 does not"),
         (said(ASKED, ("assistant", None), AGAIN), "message 2 does not"),
@@ -143,7 +144,7 @@ def test_a_comparison_of_texts_is_read_as_it_is(tmp_path: Path) -> None:
         ({"chosen": said(ASKED), "rejected": said(ASKED)}, "end with the assistant"),
         ({"prompt": "Why?", "chosen": said(AGAIN, GOOD), "rejected": "No."}, "not those of the prompt"),
         ({"prompt": "Why?", "chosen": said(AGAIN), "rejected": "No."}, "end with what the assistant says"),
-        ({"messages": said(ASKED, GOOD), "chosen": "So.", "rejected": "No."}, "end with what the user"),
+        ({"messages": said(GOOD), "chosen": "So.", "rejected": "No."}, "end with what the user"),
         ({"chosen": "So.", "rejected": "No."}, "without a prompt, both must be dialogues"),
     ],
 )
