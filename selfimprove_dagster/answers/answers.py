@@ -39,6 +39,7 @@ import polars as pl
 
 from selfimprove_dagster.answers.canonical import (
     MAX_ANSWER,
+    canonical_answer,
     form_of,
     is_formula,
     plain_characters,
@@ -305,6 +306,15 @@ def read_answer(text: str, conventions: Conventions = DEFAULT) -> Reading | None
         if reading is not None:
             return reading
     return _read(text, lowered, complete)
+
+
+def true_answer(raw: str, conventions: Conventions = DEFAULT) -> str | None:
+    """Return the canonical form of a ground truth, which is the answer alone or a worked solution that states it.
+
+    A text with a box is a solution: if the box cannot be read, there is no answer.
+    """
+    stated = extract_answer(raw, conventions)
+    return stated if stated is not None or _BOX.search(raw) else canonical_answer(raw, conventions)
 
 
 def _after_thoughts(text: str, conventions: Conventions) -> str | None:

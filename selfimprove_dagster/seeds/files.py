@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfimprove_dagster.answers.answers import extract_answer
-from selfimprove_dagster.answers.canonical import canonical_answer
+from selfimprove_dagster.answers.answers import true_answer
+from selfimprove_dagster.answers.languages import DEFAULT, Conventions
 from selfimprove_dagster.rows import (
     Rejected,
     Unreadable,
@@ -46,8 +46,12 @@ class Question:
     difficulty: str | None = None
 
 
-def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
+def read_questions(
+    source: QuestionFile, conventions: Conventions = DEFAULT
+) -> tuple[list[Question], list[Rejected]]:
     """Return all questions of a file, and all rejected lines. An unchanged file is read once.
+
+    `conventions` say how the answers of an evaluation file are written.
 
     Raises SeedFileError if the whole file cannot be read: it is missing, of an unknown format, or its content
     does not match its extension.
@@ -56,12 +60,12 @@ def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]
     try:
         state = path.stat()
     except OSError:
-        return _read_questions(source)
-    key = repr(source), state.st_mtime_ns, state.st_size
+        return _read_questions(source, conventions)
+    key = repr((source, conventions)), state.st_mtime_ns, state.st_size
     if key not in _READ:
         while len(_READ) >= _MOST_READ:
             _READ.pop(next(iter(_READ)))
-        _READ[key] = _read_questions(source)
+        _READ[key] = _read_questions(source, conventions)
     found, rejected = _READ[key]
     return list(found), list(rejected)
 
@@ -73,10 +77,10 @@ _READ: dict[tuple[str, int, int], tuple[list[Question], list[Rejected]]] = {}
 _MOST_READ = 4
 
 
-def _read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
+def _read_questions(source: QuestionFile, conventions: Conventions) -> tuple[list[Question], list[Rejected]]:
     return read_each(
         Path(source.file),
-        lambda row, line: _question(row, line, source),
+        lambda row, line: _question(row, line, source, conventions),
         lambda question: [(normalise_question(question.question), DUPLICATE)],
         source.rows,
     )
@@ -115,7 +119,7 @@ def read_each(
     return found, rejected
 
 
-def _question(row: Any, line: int, source: QuestionFile) -> Question:
+def _question(row: Any, line: int, source: QuestionFile, conventions: Conventions) -> Question:
     name = file_name(Path(source.file))
     fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
     if isinstance(row, str):  # a line of plain text is the question, whatever the field settings are
@@ -128,7 +132,7 @@ def _question(row: Any, line: int, source: QuestionFile) -> Question:
     answer = difficulty = None
     if isinstance(source, HeldOutQuestionFile):
         raw = text_field(row, source.answer_field)
-        answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state the answer at the end
+        answer = true_answer(raw, conventions)
         if answer is None:
             raise ValueError(f"no answer can be read from field `{source.answer_field}`: {raw[:80]!r}")
         if source.difficulty_field:

@@ -36,7 +36,7 @@ from selfimprove_dagster.work.spec import Spec
 def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     drafts, rejected = [], 0
     for task in context.experiment.tasks:
-        asked, bad = read_task(task)
+        asked, bad = read_task(task, context.experiment.conventions)
         rejected += len(bad)
         place = ("question", "source_file", "source_line", "licence")
         drafts += [
@@ -44,7 +44,9 @@ def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
             for one in asked
         ]
     tasks = [recorded_task(task) for task in context.experiment.tasks]
-    manifest = context.store(context.activity(inputs=[], parameters={"tasks": tasks}), drafts)
+    manifest = context.store(
+        context.activity(inputs=[], parameters={"tasks": tasks, **context.experiment.answers_read}), drafts
+    )
     return context.result(
         manifest,
         preview=["task", "question", "source_file", "source_line"],
@@ -124,12 +126,13 @@ def score(
 
     `recorded` are the tasks as their questions were asked.
     """
-    known = truth(shard.experiment.tasks, recorded)
+    conventions = shard.experiment.conventions
+    known = truth(shard.experiment.tasks, recorded, conventions)
     drafts = []
     for question_id, rows in groupby(shard.items, itemgetter("question_id")):
         answered = [*rows]
         task, line = answered[0]["task"], answered[0]["source_line"]
-        judged = [is_right(known[task, line], one["text"]) for one in answered]
+        judged = [is_right(known[task, line], one["text"], conventions) for one in answered]
         right = [correct for correct, _ in judged]
         drafts.append(
             Draft(
