@@ -111,6 +111,9 @@ _LATEX = [
 _BOLD = re.compile(r"(?<![\w)])\*\*+|\*\*+(?![\d(])|__+|`+")  # not the power in 2**3 or x**2
 
 
+_MATRIX = re.compile(r"\\begin\s?\{([a-zA-Z]?matrix)\}.{0,400}?\\end\s?\{\1\}", re.DOTALL)
+
+
 _DISPLAYED = re.compile(r"\$\$\s*([^$]{1,400}?)\s*\$\$")
 
 
@@ -129,6 +132,7 @@ def plain_latex(text: str) -> str:
         text = _DISPLAYED.sub(lambda found: f"${' '.join(found[1].split())}$", text)
     if "\\" not in text and "$" not in text:
         return text
+    text = _MATRIX.sub(lambda found: found[0].replace("\\\\", r"\cr ").replace("\n", " "), text)
     text = text.replace("\\!", "").replace("\\\\", "\n")
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.answers.answers import VERSION, extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part, accuracy
 from selfimprove_dagster.evaluation.results import Results, Stages
@@ -67,6 +67,7 @@ class QuestionExam(Exam):
             "seed": self.experiment.seed,
             "majority": [section.majority_questions, section.majority_paths],
             "temperature": sampling.temperature,
+            "answers_version": VERSION,
             **self.prompts.parameters,
             **sampling.model_dump(include={"top_p", "top_k", "max_tokens", "prompt_format", "stop"}),
             **({"weights": self.experiment.voting.weights} if self.experiment.voting.weights else {}),

@@ -78,18 +78,24 @@ def vote(
         if paths[name].null_count():
             raise ValueError(f"vote: {paths[name].null_count()} paths have no {name}")
 
-    weight = pl.lit(1) if "weight" not in paths.columns else (pl.col("weight") * _UNIT).round().fill_null(0)
-    ordered = _in_sample_order(paths.with_columns(drawn_by=drawn_by, weight=weight.cast(pl.Int64)))
+    rows = paths.with_columns(drawn_by=drawn_by)
+    weight = pl.len().cast(pl.Int64)
+    if "weight" in paths.columns:
+        rows = rows.with_columns((pl.col("weight") * _UNIT).round().fill_null(0).cast(pl.Int64))
+        weight = pl.col("weight").sum()
+    ordered = _in_sample_order(rows)
     questions = ordered.group_by("question", maintain_order=True).agg(
         pl.col("question_id", "drawn_by").first(),
         pl.len().alias("n_paths"),
         pl.col("answer").count().alias("n_valid"),
-        pl.col("weight").sum().alias("all"),
+        weight.alias("all"),
         pl.col("text_key").n_unique().alias("n_distinct_paths"),
         pl.col("path_id").alias("path_ids"),
         pl.col("answer").alias("answers"),
     )
-    votes = questions.join(_tally(ordered), on="question", how="left", maintain_order="left").with_columns(
+    votes = questions.join(
+        _tally(ordered, weight), on="question", how="left", maintain_order="left"
+    ).with_columns(
         pl.col("votes").fill_null(pl.lit([], dtype=SCHEMA["votes"])),
         pl.col("weights").fill_null(pl.lit([], dtype=pl.List(pl.Int64))),
         pl.col("n_distinct_answers", "first", "second").fill_null(0),
@@ -117,7 +123,7 @@ def _in_sample_order(paths: pl.DataFrame) -> pl.DataFrame:
         "path_id",
         pl.col("answer").cast(pl.String),  # a column of nothing but null may have no type
         "text_key",
-        "weight",
+        pl.col("^weight$"),
         _question_numbers(paths["question_id"]).alias("question"),
         pl.col("sample_index").cast(pl.Int64),
     )
@@ -148,13 +154,13 @@ def _question_numbers(ids: pl.Series) -> pl.Series:
     return ids.to_frame().join(numbers, on="question_id", how="left", maintain_order="left")["question"]
 
 
-def _tally(ordered: pl.DataFrame) -> pl.DataFrame:
+def _tally(ordered: pl.DataFrame, weight: pl.Expr) -> pl.DataFrame:
     """Each question's answers, most weight first, then by first appearance; none without a vote."""
     return (
         ordered.lazy()
         .filter(pl.col("answer").is_not_null())
         .group_by("question", "answer")
-        .agg(pl.len().alias("count"), pl.col("weight").sum(), pl.col("position").min())
+        .agg(pl.len().alias("count"), weight.alias("weight"), pl.col("position").min())
         .sort("question", "weight", "position", descending=[False, True, False])
         .group_by("question", maintain_order=True)
         .agg(

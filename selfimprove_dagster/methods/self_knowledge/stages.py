@@ -44,9 +44,7 @@ def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
             for one in asked
         ]
     tasks = [recorded_task(task) for task in context.experiment.tasks]
-    manifest = context.store(
-        context.activity(inputs=[], parameters={"tasks": tasks, **context.experiment.answers_read}), drafts
-    )
+    manifest = context.store(context.activity(inputs=[], parameters={"tasks": tasks}), drafts)
     return context.result(
         manifest,
         preview=["task", "question", "source_file", "source_line"],
@@ -95,12 +93,15 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
     after=["candidates"],
     description="Which candidates are right, and how often one picked at random is. Reads true answers, to "
     "measure.",
+    version="2",
 )
 def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     asked_manifest, asked = context.scan(t.SK_QUESTIONS)
     drawn_manifest, drawn = context.scan(t.SK_CANDIDATES)
     activity = context.activity(
-        inputs=[asked_manifest, drawn_manifest], parameters={}, model_id=drawn_manifest.activity.model_id
+        inputs=[asked_manifest, drawn_manifest],
+        parameters=context.experiment.answers_read,
+        model_id=drawn_manifest.activity.model_id,
     )
     manifest, _ = context.map(
         drawn.select("id", "question_id", "text").join(
