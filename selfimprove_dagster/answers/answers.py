@@ -110,7 +110,7 @@ _LABEL = re.compile(r"\n[ \t]*(?:a|ans)[ \t]*:[ \t]*")
 
 
 _BOX = re.compile(
-    r"\\(?:f?boxed|fbox|framebox)(?![a-z])\s*(?:\{|([-+]?(?:\w+(?:\.\d+)?|\\[a-z]+(?:\{[^{}]{0,80}\}){0,2})))"
+    r"\\(?:f?boxed|fbox|framebox)(?![a-z])\s*(?:\{|([-+]?(?:\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])|\\[a-z]+(?:\{[^{}]{0,80}\}){1,2})))"
 )
 
 
@@ -148,6 +148,10 @@ _TITLE = re.compile(
     r"|[Ee]q)$"
 )
 """Abbreviations that something follows."""
+
+
+_STREET = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+$")
+"""A name that ends in an abbreviation, such as Main St."""
 
 
 _NUMBERED = re.compile(r"\b(?:N[or]s?)$")
@@ -556,7 +560,7 @@ def _sentence_end(text: str, begin: int) -> re.Match[str] | None:
 def _abbreviates(before: str, after: str) -> bool:
     """Return whether a point between two texts belongs to an abbreviation or to the initials of a name."""
     if _TITLE.search(before):
-        return bool(after.strip())
+        return bool(after.strip()) and not _STREET.search(before)
     if _NUMBERED.search(before):
         return after.lstrip()[:1].isdigit()
     initial = _INITIAL.search(before)
