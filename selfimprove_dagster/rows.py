@@ -381,6 +381,10 @@ def text_field(row: Any, field: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"field `{field}` must be text, not {type(value).__name__}")
     text = str(value).strip()
+    if text in ("NaN", "nan"):
+        raise ValueError(
+            f"field `{field}` is NaN, which stands for a missing value; fill it in, or leave out the line"
+        )
     if not text.isascii() and _whole(text) != text:
         raise ValueError(f"field `{field}` holds half of a surrogate pair, which is no character")
     if "\0" in text:

@@ -5,9 +5,11 @@
     truth value   `Yes`, `Yes, they can` → `yes`; likewise no, true, false; yes and true are two answers
     date          `March 5, 2021` = `5th of March 2021` → `2021-03-05`; `3/5/2021` is ambiguous, so text
     time of day   `5 pm` = `5:00 p.m.` → `17:00`
+    mathematics   lists, tuples, intervals and expressions: `x^2+3x` = `x(x+3)` → `x^{2} + 3x`
     text          anything else: case folded, leading article and outer punctuation dropped, spaces collapsed
 
-`canonical_answer` is idempotent. `numerals.py` describes which numbers are read and how units are handled.
+`canonical_answer` is idempotent. `numerals.py` describes which numbers are read and how units are handled,
+`expressions.py` the forms of mathematics, and `languages.py` other languages and decimal commas.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import datetime
 import re
 import unicodedata
 from functools import lru_cache
+from math import factorial
 
+from selfimprove_dagster.answers.expressions import Form, expression_form, is_equation_side, several_options
+from selfimprove_dagster.answers.languages import DEFAULT, Conventions
 from selfimprove_dagster.answers.numerals import number_form
 
 MAX_ANSWER = 400
@@ -88,33 +93,58 @@ def _plain_character(found: re.Match[str]) -> str:
 
 _LATEX = [
     (re.compile(r"(?<=\d)(?=\\[dtc]?frac)"), " "),  # a mixed number
-    (re.compile(r"\\[dtc]?frac\s*\{([^{}]{1,40})\}\s*\{([^{}]{1,40})\}"), r"\1/\2 "),
+    (re.compile(r"\\[dtc]?frac\s*\{\s*(-?[\d.,]{1,40})\s*\}\s*\{\s*([\d.,]{1,40})\s*\}"), r"\1/\2 "),
     (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r"\1/\2 "),
+    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\(?:(?:text|math)(?:bf|it|rm|sf|tt)?|mbox|operatorname)\s*\{([^{}]{0,200})\}"), r" \1 "),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\b\s*\}?|\\degree\b"), " degrees"),
     (re.compile(r"\\(?:times|cdot|ast)\b"), "*"),
     (re.compile(r"\\(?:approx|simeq)\b"), "≈"),
-    (re.compile(r"\\(?:left|right|big|Big|displaystyle|quad|qquad)\b"), " "),
+    (re.compile(r"\\(?:(?:left|right)(?:\.|\b)|[bB]igg?[lrm]?(?![a-z])|(?:display|text)style\b|q?quad\b)"), " "),
     (re.compile(r"\\[,;: ()\[\]]|~"), " "),
     (re.compile(r"\\([$%&#_])"), r"\1"),
+    (re.compile(r"\$\s*([-+=<>≈])\s*\$"), r"\1"),  # a sign in a formula of its own
 ]  # fmt: skip
 
 
-_BOLD = re.compile(r"(?<!\d)\*\*+|\*\*+(?!\d)|__+|`+")  # not the power in 2**3
+_BOLD = re.compile(r"(?<![\w)])\*\*+|\*\*+(?![\d(])|__+|`+")  # not the power in 2**3 or x**2
+
+
+_MATRIX = re.compile(r"\\begin\s?\{([a-zA-Z]?matrix)\}.{0,400}?\\end\s?\{\1\}", re.DOTALL)
+
+
+_DISPLAYED = re.compile(r"\$\$\s*([^$]{1,400}?)\s*\$\$")
+
+
+_FACTORIAL = re.compile(r"(?<![\w.!)])(\d{1,2})!(?![!=\w])")
 
 
 _SPACES = re.compile(r"\s+")
 
 
 def plain_latex(text: str) -> str:
-    """Convert LaTeX fractions, text, spacing and escapes to plain text; unknown commands stay."""
-    if "\\" not in text:
+    """Convert LaTeX fractions of numbers, text, spacing and escapes to plain text; unknown commands stay.
+
+    A displayed formula `$$…$$` becomes one in its line, `$…$`.
+    """
+    if "$$" in text:
+        text = _DISPLAYED.sub(lambda found: f"${' '.join(found[1].split())}$", text)
+    if "\\" not in text and "$" not in text:
         return text
+    text = _MATRIX.sub(lambda found: found[0].replace("\\\\", r"\cr ").replace("\n", " "), text)
     text = text.replace("\\!", "").replace("\\\\", "\n")
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     return text
+
+
+def plain_factorials(formula: str) -> str:
+    """Return a formula with the values of factorials of numbers, so that `!` is not taken for punctuation."""
+    if "!" not in formula:
+        return formula
+    formula = _FACTORIAL.sub(lambda found: str(factorial(int(found[1]))), formula)
+    return formula.rstrip() + "{}" if formula.rstrip().endswith("!") else formula
 
 
 def plain_markdown(text: str) -> str:
@@ -168,6 +198,9 @@ _OPTION = re.compile(
 )
 
 
+_INITIALS = re.compile(r"(?:[A-Z]\.\s?){2,}[A-Z]")
+
+
 _OPTION_WORD = re.compile(r"(?:[Oo]ption|[Cc]hoice)\s+([A-E])\b(?!')")
 
 
@@ -180,6 +213,15 @@ _LABEL = re.compile(r"(?:#{2,6}|a:|(?:the |my )?(?:final )?answer(?:\s*[:=]|\s+i
 _ARTICLE = re.compile(r"(?:the|a|an)\s+", re.IGNORECASE)
 
 
+_TITLE = re.compile(r"\b(dr|mr|mrs|ms|prof|st|mt|jr|sr)\.(?=\s|$)")
+
+
+_INITIAL = re.compile(r"\b([a-z])\.(?=[a-z])")
+
+
+_FORMULA = re.compile(r"\$\$?(?!\d[\d.,]*\s)[^$]+\$\$?|\\\(.+\\\)|\\\[.+\\\]", re.DOTALL)
+
+
 _OUTER = " \t\n.,;:!?\"'*_`"
 
 
@@ -189,24 +231,36 @@ _SEVERAL = re.compile(r",(?!\d{3})|\b(?:and|or)\b|;|[<>≤≥≠]")
 _COMMA = re.compile(r"\s*,\s*")
 
 
-@lru_cache(maxsize=1 << 16)
-def canonical_answer(raw: str) -> str | None:
+def canonical_answer(raw: str, conventions: Conventions = DEFAULT) -> str | None:
     """Return the canonical form of a bare answer, such as a ground truth; None if it is empty.
 
     >>> [canonical_answer(raw) for raw in ("$1,000.00", "3/4", "25%", "(B)", "Yes", "Tom Brady.")]
     ['1000', '0.75', '25', 'B', 'yes', 'tom brady']
     """
+    form = form_of(raw, conventions)
+    return None if form is None else form.text
+
+
+@lru_cache(maxsize=1 << 16)
+def form_of(raw: str, conventions: Conventions = DEFAULT, formula: bool = False) -> Form | None:
+    """Return the canonical form of a bare answer and the kind of answer; None if it is empty.
+
+    `formula`: the answer was marked as mathematics, as by a box.
+    """
     if len(raw) > MAX_ANSWER:
         return None
-    answer = tidy(raw)
+    formula = formula or is_formula(raw)
+    answer = conventions.in_english(tidy(plain_factorials(raw) if formula else raw))
     label = _LABEL.match(answer)
     answer = answer[label.end() :] if label else answer
-    form = typed_form(answer)
+    form = typed_form(answer, formula)
     if form is not None:
         return form
     text = text_form(answer)
     # Folding may reveal a typed answer ("The (B).") or a second label; every step drops characters.
-    return text if text is None or text == raw else canonical_answer(text)
+    if text is None or text == raw:
+        return None if text is None else Form(text, "text")
+    return form_of(text)
 
 
 def answers_agree(left: str | None, right: str | None) -> bool:
@@ -226,30 +280,57 @@ def tidy(raw: str) -> str:
     return _strip_outer(_SPACES.sub(" ", answer))
 
 
-def typed_form(answer: str) -> str | None:
-    """Return the form of a tidy answer that is a truth value, option, date, time or number; else None."""
+def is_formula(raw: str) -> bool:
+    """Return whether the whole of a bare answer is one formula in `$…$`, `\\(…\\)` or `\\[…\\]`."""
+    return _FORMULA.fullmatch(raw.strip()) is not None
+
+
+def typed_form(answer: str, formula: bool = False) -> Form | None:
+    """Return the form of a tidy answer that is more than text, else None. `formula`: it is marked as mathematics.
+
+    A form that would not be read as itself is none, since two answers of that form would not agree.
+    """
+    form = _typed_form(answer, formula)
+    if form is None or form.kind not in ("list", "tuple", "expression"):
+        return form
+    again = _typed_form(tidy(form.text), False)
+    return form if again is not None and again.text == form.text else None
+
+
+def _typed_form(answer: str, formula: bool) -> Form | None:
     if not answer:
         return None
     if not answer[0].isdigit():
         truth = _TRUTH.match(answer)
         if truth:
-            return truth[1].lower()
+            return Form(truth[1].lower(), "truth value")
+        if (options := several_options(answer)) is not None:
+            return options
         option = _OPTION.match(answer) or _OPTION_WORD.match(answer)
-        if option and not _ANOTHER_OPTION.search(answer, option.end()):
+        if option and not _ANOTHER_OPTION.search(answer, option.end()) and not _INITIALS.match(answer):
             letter: str = next(group for group in option.groups() if group)
-            return letter.upper()
-    return _date_form(answer) or _time_form(answer) or quantity_form(answer)
+            return Form(letter.upper(), "option")
+    if (date := _date_form(answer)) is not None:
+        return Form(date, "date")
+    if (time := _time_form(answer)) is not None:
+        return Form(time, "time")
+    if (number := quantity_form(answer)) is not None:
+        return Form(number, "number")
+    return expression_form(answer, formula)
 
 
 def quantity_form(answer: str) -> str | None:
-    """Return the form of a tidy number, or of an equation with one on its right; `1/3 ≈ 0.33` is 1/3."""
+    """Return the form of a tidy number, or of an equation with one on its right; `1/3 ≈ 0.33` is 1/3.
+
+    An equation in several variables or terms, such as `3x + y = 4`, is no number.
+    """
     exact, approximately, rounded = answer.partition("≈")
     if approximately:
         return quantity_form(_strip_outer(exact)) or number_form(_strip_outer(rounded))
     form = number_form(answer)
     if form is None and "=" in answer:
         *left, right = answer.split("=")
-        if not any(_SEVERAL.search(side) for side in left):
+        if not any(_SEVERAL.search(side) or is_equation_side(side) for side in left):
             return number_form(_strip_outer(right))
     return form
 
@@ -258,6 +339,7 @@ def text_form(answer: str) -> str | None:
     """Return the form of an answer in words: folded, without a leading article or outer punctuation."""
     text = answer.casefold()
     text = _strip_outer(_ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text)
+    text = _INITIAL.sub(r"\1. ", _TITLE.sub(r"\1", text))
     if text[:1] in ("(", "["):  # (3,4) and (3, 4)
         text = _COMMA.sub(", ", text)
     return text if len(text) <= MAX_TEXT_ANSWER and any(map(str.isalnum, text)) else None
@@ -279,11 +361,13 @@ def _strip_outer(answer: str) -> str:
         if answer.endswith("$") and not answer.startswith("$"):
             answer = answer[:-1]
         pair = answer[:1] + answer[-1:]
-        if pair in ("()", "[]", "{}", "$$") and len(answer) > 3:
+        if pair == "$$" and "$" not in answer[1:-1]:
+            answer = answer[1:-1]
+        elif pair in ("()", "[]", "{}") and len(answer) > 3:
             inner = answer[1:-1]
             if not any(mark in inner for mark in "()[]{}$,"):
                 answer = inner
-        elif pair in ("()", "[]", "{}", "$$") and answer[1:-1].isdigit():
+        elif pair in ("()", "[]", "{}") and answer[1:-1].isdigit():
             answer = answer[1:-1]
         answer = answer.strip()
         if answer == before:

@@ -2,8 +2,9 @@
 
 A number becomes an exact `Fraction`, then a string: a plain decimal if it terminates (`18`, `-0.5`), else a
 reduced fraction (`1/3`). Covered: signs, thousands separators (comma, space, repeated dots, Indian groups),
-decimal commas (`0,5`, `1.234,50`), scientific notation, small powers (`10^6`), fractions, mixed numbers,
-scale words (`1.5 million`, `$5k`), English number words, and a unit or currency after or before the number.
+decimal commas after groups (`1.234,50`; `languages.py` has the others), scientific notation, small powers
+(`10^6`), fractions, mixed numbers, scale words (`1.5 million`, `$5k`), English number words, labels (`No. 5`), and a
+unit or currency after or before the number.
 
 Words after the number are treated as a unit and dropped. So `25%` is `25`, `50 cents` is `50` and `2 dozen`
 is `2`: sets of word problems state their ground truth without a unit, in the unit of the question ("what
@@ -42,7 +43,6 @@ _DECIMAL = r"""(?:
   | \d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)             # 1.234,50
   | \d{1,3}(?:\.\d{3}){2,}(?![\d.]*\d)            # 1.234.567
   | \d{1,3}(?:[ ]\d{3})+(?:\.\d+)?(?![\d,/-]|[ ]\d)  # 1 234 567
-  | \d+,\d{1,2}(?![\d,])                          # 0,5
   | \d+(?:\.\d+|\.(?=$))?(?!,\d)                  # 18 18.0 18.
   | \.\d+                                         # .5
 )"""
@@ -82,17 +82,22 @@ _PREFIX = re.compile(rf"([-+])?\s?(?:{_CURRENCY})\s?(?=[-+.]?\d)", re.IGNORECASE
 
 _QUALIFIER = re.compile(
     r"(?:about|approximately|approx\.?|around|roughly|nearly|almost|exactly|precisely|only|just|simply"
-    r"|equal to|equals|(?:a|the)?\s?(?:grand )?total of|an average of|[~≈])\s+|[~≈]",
+    r"|equal to|equals|(?:a|the)?\s?(?:grand )?total of|an average of|[~≈])\s+|[~≈]|(?:nos?\.|nr\.|№|#)\s?(?=\d)",
     re.IGNORECASE,
 )
+
+
+_NEGATIVE = re.compile(r"(?:minus|negative)\s+(?=(?:us|rs\.?|[$£€¥₹])?\s?[\d.])", re.IGNORECASE)
 
 
 _POWER_OF_UNIT = re.compile(r"(?<=[a-z])(?:\s?\^\{?[23]\}?|[23])(?![\w^])", re.IGNORECASE)
 
 
 _NOT_A_UNIT = re.compile(
-    # Algebra, other quantities joined on, or a numbered list item ("3. Add them").
-    r"\s?[xyzni](?![a-z'])|\s?(?:pi|sqrt|mod)\b|[.:](?=.)|\s?-\s|'s\b"
+    # Algebra (such as a letter at the end that is no unit), other quantities joined on, or a numbered list item
+    # ("3. Add them").
+    r"\s?[xyzni](?![a-z'])|\s?(?:[abefjkopqrtuvw]|[abc]?[xyz]{1,3}|[abc]{2,3})$"
+    r"|\s?(?:pi|sqrt|mod)\b|[.:](?=.)|\s?-\s|'s\b"
     r"|\s(?:and|or|to|through|minus|plus|divided|over|versus|vs)\b"
     r"|\s(?:halves|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths)\b",
     re.IGNORECASE,
@@ -146,6 +151,7 @@ def number_form(text: str) -> str | None:
     `text` may have a qualifier and a currency before the number and a unit after it, nothing else.
     """
     text = _QUALIFIER.sub("", text, count=1) if _QUALIFIER.match(text) else text
+    text = _NEGATIVE.sub("-", text, count=1) if _NEGATIVE.match(text) else text
     value = _in_digits(text)
     if value is None:
         value = _in_words(text)

@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from selfimprove_dagster.answers.languages import Conventions
 from selfimprove_dagster.experiment.naming import NAME_PATTERN
 from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.sections import (
+    AnswersSection,
     BudgetSection,
     CheckpointsSection,
     DataPath,
@@ -152,6 +154,27 @@ class DecontaminationSection(Section):
     benchmarks: tuple[BenchmarkFile, ...] = Field(
         (), description="files besides the evaluation of this experiment whose texts are held out"
     )
+
+
+class ReadsAnswers(Experiment):
+    """The settings of a method that reads answers out of texts."""
+
+    answers: AnswersSection | None = Field(
+        None,
+        exclude_if=lambda answers: answers is None,
+        description="how answers are written; omit for English, other languages that are known, and decimal points",
+    )
+
+    @property
+    def conventions(self) -> Conventions:
+        """Return how answers are written, with the marks around the model's thoughts."""
+        marks = self.model.thinking
+        return (self.answers or AnswersSection()).conventions((marks.open, marks.close))
+
+    @property
+    def answers_read(self) -> dict[str, Any]:
+        """Return what an activity records of `answers`: nothing if it is not set."""
+        return {} if self.answers is None else {"answers": self.answers.model_dump()}
 
 
 class SeededExperiment(Experiment):

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from selfimprove_dagster.answers.languages import Conventions
+
 
 @dataclass(frozen=True)
 class NamesPath:
@@ -377,6 +379,28 @@ class GeneratorSection(Section):
         if self.drawn_by == "champion" and getattr(self, "model", None) is not None:
             raise ValueError("drawn_by is champion, but model names another generator: leave out one of them")
         return self
+
+
+class AnswersSection(Section):
+    """How answers are written in the texts of models and in files. English and some other languages need no entry."""
+
+    decimal: Literal["point", "comma"] = Field(
+        "point",
+        description="`comma`: `1,2` is a number and `1.234` is 1234; `point`: `1,2` is a list of two numbers",
+    )
+    phrases: list[str] = Field(
+        default_factory=list,
+        description="further phrases that introduce an answer, e.g. `vastus on`; one that ends in a colon must open "
+        "a line",
+    )
+    words: dict[str, str] = Field(
+        default_factory=dict,
+        description="further words with what they mean as the beginning of an answer, e.g. `jah: yes`",
+    )
+
+    def conventions(self, *thoughts: tuple[str, str]) -> Conventions:
+        """Return the same as the reader takes it, with pairs of marks around thoughts."""
+        return Conventions(self.decimal, tuple(self.phrases), tuple(self.words.items()), thoughts)
 
 
 class TrainingSection(Section):

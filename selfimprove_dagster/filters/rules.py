@@ -154,7 +154,7 @@ def agrees_with_vote(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def vote_share_at_least(threshold: float) -> Filter:
-    """Keep paths of questions whose voted answer has at least this share of the valid votes."""
+    """Keep paths of questions whose voted answer has at least this share of the paths."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
         share = pl.col("vote_share")
@@ -178,9 +178,8 @@ def no_tie(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def winning_votes_at_least(threshold: int) -> Filter:
-    """Keep paths of questions whose voted answer has at least `threshold` votes (`vote_share` of `n_valid`)."""
-    votes = (pl.col("vote_share") * pl.col("n_valid")).round().cast(pl.Int64)
-    return _at_least("winning_votes", votes, threshold, "votes for the answer")
+    """Keep paths of questions whose voted answer has at least `threshold` votes (column `winning_votes`)."""
+    return _at_least("winning_votes", pl.col("winning_votes"), threshold, "votes for the answer")
 
 
 def votes_at_least(threshold: int) -> Filter:

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfimprove_dagster.answers.answers import extract_answer
-from selfimprove_dagster.answers.canonical import canonical_answer
+from selfimprove_dagster.answers.answers import true_answer
+from selfimprove_dagster.answers.languages import DEFAULT, Conventions
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.records import content_hash
@@ -75,8 +75,12 @@ def source_checksum(source: Path) -> str:
     return next(iter(files.values())) if source.is_file() else content_hash(files)
 
 
-def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]]:
+def read_questions(
+    source: QuestionFile, conventions: Conventions = DEFAULT
+) -> tuple[list[Question], list[Rejected]]:
     """Return all questions of a source, and all rejected lines. An unchanged source is read once.
+
+    `conventions` say how the answers of an evaluation file are written.
 
     Raises SeedFileError if a whole file cannot be read: it is missing, of an unknown format, or its content
     does not match its extension.
@@ -85,12 +89,12 @@ def read_questions(source: QuestionFile) -> tuple[list[Question], list[Rejected]
     try:
         states = [] if is_on_hub(path) else [one.stat() for one in files_of(path).values()]
     except OSError:
-        return split(questions(source))
-    key = repr(source), *((state.st_mtime_ns, state.st_size) for state in states)
+        return split(questions(source, conventions))
+    key = repr((source, conventions)), *((state.st_mtime_ns, state.st_size) for state in states)
     if key not in _READ:
         while len(_READ) >= _MOST_READ:
             _READ.pop(next(iter(_READ)))
-        _READ[key] = split(questions(source))
+        _READ[key] = split(questions(source, conventions))
     found, rejected = _READ[key]
     return list(found), list(rejected)
 
@@ -102,11 +106,11 @@ _READ: dict[tuple[Any, ...], tuple[list[Question], list[Rejected]]] = {}
 _MOST_READ = 4
 
 
-def questions(source: QuestionFile) -> Iterator[Question | Rejected]:
+def questions(source: QuestionFile, conventions: Conventions = DEFAULT) -> Iterator[Question | Rejected]:
     """Yield the questions and the rejected lines of a source in order. Raises SeedFileError as `read_questions`."""
     return each(
         Path(source.file),
-        lambda row, at: _question(row, at, source),
+        lambda row, at: _question(row, at, source, conventions),
         lambda question: [(normalise_question(question.question), DUPLICATE)],
         source.rows,
     )
@@ -173,7 +177,7 @@ def _line_of(place: Place, seen_from: Place) -> str:
     return f"line {place.line}" if place.file == seen_from.file else f"{place.file}, line {place.line}"
 
 
-def _question(row: Any, at: Place, source: QuestionFile) -> Question:
+def _question(row: Any, at: Place, source: QuestionFile, conventions: Conventions) -> Question:
     fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
     if isinstance(row, str):  # a line of plain text is the question, whatever the field settings are
         row, fields = {"the line": row}, ["the line"]
@@ -185,7 +189,7 @@ def _question(row: Any, at: Place, source: QuestionFile) -> Question:
     answer = difficulty = None
     if isinstance(source, HeldOutQuestionFile):
         raw = text_field(row, source.answer_field)
-        answer = extract_answer(raw) or canonical_answer(raw)  # worked solutions state the answer at the end
+        answer = true_answer(raw, conventions)
         if answer is None:
             raise ValueError(f"no answer can be read from field `{source.answer_field}`: {raw[:80]!r}")
         if source.difficulty_field:

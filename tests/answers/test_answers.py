@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimprove_dagster.answers.answers import extract_answer, extract_answers, through_answer
+from selfimprove_dagster.answers import symbolic
+from selfimprove_dagster.answers.answers import extract_answer, extract_answers, read_answer, through_answer
 from selfimprove_dagster.answers.canonical import answers_agree, canonical_answer
+from selfimprove_dagster.answers.languages import Conventions
 from selfimprove_dagster.answers.numerals import format_number
 
 BARE = [
@@ -26,7 +30,7 @@ BARE = [
     ("1\u00a0234,50 €", "1 234,50 €"),  # space and comma together: too rare to guess at
     ("1.234,50", "1234.5"),
     ("12,34,567", "1234567"),
-    ("0,5", "0.5"),
+    ("0,5", "0, 5"),  # a list: a decimal comma needs `answers.decimal: comma`
     ("1.5000", "1.5"),
     (".5", "0.5"),
     ("-.50", "-0.5"),
@@ -119,6 +123,16 @@ BARE = [
     ("2**3", "2**3"),
     ("10^10^10", "10^10^10"),
     ("x = 1/3 ≈ 0.33", "1/3"),
+    (r"$\begin{bmatrix} 1 \\ 3 \end{bmatrix}$", r"\begin{pmatrix}1\cr 3\end{pmatrix}"),
+    (r"$x(x+3)$", "x^{2} + 3x"),
+    ("x^2+3x", "x^{2} + 3x"),
+    ("x**2 + 3*x", "x^{2} + 3x"),
+    (r"$\{2, 1\}$", "1, 2"),
+    ("$5!$", "120"),
+    ("minus 5", "-5"),
+    ("No. 5", "5"),
+    ("J.K. Rowling", "j. k. rowling"),
+    ("A, B", "A, B"),
     ("≈ 0.33", "0.33"),
     ("one of the boys", "one of the boys"),
     # options
@@ -128,7 +142,7 @@ BARE = [
     ("[C]", "C"),
     ("option D", "D"),
     ("(B) 12 apples", "B"),
-    ("(A) and (B)", "(a) and (b)"),
+    ("(A) and (B)", "A, B"),
     # truth values
     ("Yes", "yes"),
     ("No.", "no"),
@@ -223,7 +237,7 @@ STATED = [
     (r"The answer is $-\frac{3}{4}$.", "-0.75"),
     (r"\boxed{10^{-3}}", "0.001"),
     (r"\boxed{\sqrt{2}}", r"\sqrt{2}"),
-    ("The answer is 1, 2, and 3.", "1, 2, and 3"),
+    ("The answer is 1, 2, and 3.", "1, 2, 3"),
     ("A: Let's think step by step. 5 + 6 = 11. The answer is 11.", "11"),
     ("A: Let's think", None),
     ("A: 18 eggs are sold daily at $2 each so she", None),
@@ -290,6 +304,263 @@ STATED = [
 @pytest.mark.parametrize(("text", "answer"), STATED)
 def test_stated_answer(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
+
+
+THOUGHTS = [
+    ("<think>Maybe the answer is 12. Let me check", None),
+    ("<think>Maybe the answer is 12.</think><think>Or not: the answer is 13.", None),
+    ("<thinking>The answer is 12.", None),
+    ("<reasoning>\nThe answer is 12.\n</reasoning>\n<answer>\n18\n</answer>", "18"),
+    ("[THINK]The answer is 12.[/THINK]The answer is 18.", "18"),
+    ("◁think▷The answer is 12.◁/think▷**18**", "18"),
+    ("<|channel|>analysis<|message|>The answer is 12.<|end|><|start|>assistant"
+     "<|channel|>final<|message|>18<|return|>", "18"),
+    ("<|channel|>analysis<|message|>The answer is 12.", None),
+    ("So the answer is 12.\n</think>\n\n**18**", "18"),
+    ("<think>The answer is 12.</think>\nI cannot tell.", None),
+    ("<think>" + "It is hard. " * 3000 + "The answer is 12.", None),
+    ("<think>" + "It is hard. " * 3000 + "</think>The answer is 12.", "12"),
+]  # fmt: skip
+
+
+FORMULAS = [
+    ("The answer is:\n$$12$$", "12"),
+    ("The answer is:\n$$\n12\n$$", "12"),
+    ("The answer is:\n\\[\n12\n\\]", "12"),
+    ("The answer is: \\(12\\)", "12"),
+    ("$$x = 12$$ so the answer is $$12$$.", "12"),
+    ("The answer is:\n\n```\n12\n```", "12"),
+    (r"\boxed{(x, y)}", "(x, y)"),
+    (r"\boxed{(x, z)}", "(x, z)"),
+    (r"\boxed{(5, 2)}", "(5, 2)"),
+    (r"\boxed{[2, \infty)}", r"[2, \infty)"),
+    (r"\boxed{\left[2,\infty\right)}", r"[2, \infty)"),
+    (r"The answer is $x \in [2, \infty)$.", r"[2, \infty)"),
+    (r"The answer is $[2, \infty)$, since x is at least 2.", r"[2, \infty)"),
+    (r"\boxed{(3,\infty) \cup (-\infty, 2)}", r"(-\infty, 2) \cup (3, \infty)"),
+    (r"\boxed{3+4i}", "3 + 4i"),
+    (r"\boxed{4i + 3}", "3 + 4i"),
+    (r"\boxed{(1+i)^2}", "2i"),
+    (r"\boxed{x^2+3x}", "x^{2} + 3x"),
+    (r"\boxed{x(x+3)}", "x^{2} + 3x"),
+    (r"The answer is $f(x) = x^2 + 3x$.", "x^{2} + 3x"),
+    (r"\boxed{\left(1, 2\right)}", "(1, 2)"),
+    (r"\boxed{(1,2)}", "(1, 2)"),
+    (r"\boxed{2\sqrt{3}}", r"2\sqrt{3}"),
+    (r"\boxed{2 \sqrt{3}}", r"2\sqrt{3}"),
+    (r"\boxed{\sqrt{12}}", r"2\sqrt{3}"),
+    (r"\boxed{2√3}", r"2\sqrt{3}"),
+    (r"\boxed{\frac{1}{\sqrt 2}}", r"\frac{\sqrt{2}}{2}"),
+    (r"\boxed{\frac{x+1}{2}}", r"\frac{x}{2} + \frac{1}{2}"),
+    (r"\boxed{\dfrac{1}{2}x}", r"\frac{x}{2}"),
+    (r"\boxed{0.5x}", r"\frac{x}{2}"),
+    (r"\boxed{2a}", "2a"),
+    (r"\boxed{2xy}", "2x y"),
+    (r"\boxed{\frac{\pi}{4}}", r"\frac{\pi}{4}"),
+    (r"\boxed{\log_2 8}", "3"),
+    (r"\boxed{3 \cdot 4}", "12"),
+    (r"\boxed{5-6}", "5-6"),
+    (r"\boxed{y = 2x + 3}", "2x + 3"),
+    (r"\boxed{4 = 3x - 2y}", "3x - 2y - 4 = 0"),
+    (r"\boxed{6x - 4y = 8}", "3x - 2y - 4 = 0"),
+    (r"\boxed{x > 5}", "x > 5"),
+    (r"\boxed{5 < x}", "x > 5"),
+    (r"\boxed{\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}}", r"\begin{pmatrix}1 & 2\cr 3 & 4\end{pmatrix}"),
+    (r"\boxed{\begin{bmatrix} 1 \\ 3 \end{bmatrix}}", r"\begin{pmatrix}1\cr 3\end{pmatrix}"),
+    (r"\boxed{1,2}", "1, 2"),
+    (r"\boxed{2, 1}", "1, 2"),
+    (r"\boxed{\{2, 1\}}", "1, 2"),
+    (r"\boxed{x = 1 \text{ or } x = 2}", "1, 2"),
+    (r"\boxed{x = 1, 2}", "1, 2"),
+    (r"\boxed{x = 1, y = 2}", "x = 1, y = 2"),
+    (r"\boxed{\pm 3}", "-3, 3"),
+    (r"\boxed{1 \pm \sqrt{2}}", r"1 + \sqrt{2}, 1 - \sqrt{2}"),
+    (r"\boxed{5!}", "120"),
+    ("The answer is $5!$.", "120"),
+    ("The answer is 5!", "5"),
+    (r"\boxed{\frac{5!}{2}}", "60"),
+    (r"\boxed{n!}", "n!{}"),
+    (r"\fbox{7}", "7"),
+    (r"\framebox{7}", "7"),
+    (r"\boxed 7", "7"),
+    (r"\boxed\frac{1}{2}", "0.5"),
+    (r"I put it in \boxed and so on.", None),
+    (r"\boxed{\boxed{7}}", "7"),
+    (r"\boxed{\text{the name}}", "name"),
+    (r"\boxed{\text{Not enough information}}", None),
+    ("The answer is H2O.", "h2o"),
+    ("The answer is A+.", "a+"),
+    ("The answer is n/a.", None),
+]
+
+
+ABBREVIATIONS = [
+    ("The answer is Rs. 500.", "500"),
+    ("The answer is Rs. 700", "700"),
+    ("The answer is rs. 700 per day", "700"),
+    ("The answer is approx. 5 miles.", "5"),
+    ("The answer is Approx. 5 miles.", "5"),
+    ("The answer is Dr. Smith.", "dr smith"),
+    ("The answer is Dr. Jones.", "dr jones"),
+    ("The answer is Dr Jones.", "dr jones"),
+    ("The answer is Mrs. Jones. She is old.", "mrs jones"),
+    ("The answer is St. Louis.", "st louis"),
+    ("The answer is Main St. She lives there.", "main st"),
+    ("The answer is No. 5.", "5"),
+    ("The answer is No. 7", "7"),
+    ("The answer is no. Five people cannot fit.", "no"),
+    ("The answer is No. They cannot.", "no"),
+    ("The answer is J. K. Rowling.", "j. k. rowling"),
+    ("The answer is J.K. Rowling.", "j. k. rowling"),
+    ("The answer is J. Smith.", "j. smith"),
+    ("The answer is A. A. Milne.", "a. a. milne"),
+    ("The answer is B. Apples.", "B"),
+    ("The answer is (A) and (B).", "A, B"),
+    ("The answer is (B) and (A).", "A, B"),
+    ("The answer is A and B.", "A, B"),
+    ("The answer is A, B and C.", "A, B, C"),
+    ("Answer: (A), (C)", "A, C"),
+    (r"\boxed{\text{(A) and (B)}}", "A, B"),
+    ("The answer is (A) or (B).", "A, B"),
+]
+
+
+SIGNS = [
+    ("The answer is minus 5.", "-5"),
+    ("The answer is negative $5.", "-5"),
+    ("The answer is minus 1/2.", "-0.5"),
+    ("The answer is minus five.", "-5"),
+    ("The answer is $-$18", "-18"),
+    ("$-$18", "-18"),
+    ("The answer is $-$$18$.", "-18"),
+    ("18<|im_end|>", "18"),
+    ("The answer is 18<|eot_id|>", "18"),
+    ("The answer is 18.</s>", "18"),
+    ("18<end_of_turn>\n<start_of_turn>user\nThe answer is 5.", "18"),
+    ("<|im_start|>assistant\n18<|im_end|>\n<|im_start|>user\nThe answer is 5.", "18"),
+    ("Total: $18", "18"),
+    ("She pays 9 + 9.\nTotal cost: $18", "18"),
+    ("Total = 18 dollars", "18"),
+    ("Grand total: 18.", "18"),
+    ("Total: $18\nThen she leaves", None),
+    ("Tom: 5\nAnn: 7", None),
+]
+
+
+LANGUAGES = [
+    ("Die Antwort ist 12.", "12"),
+    ("Die Antwort lautet: **12 Äpfel**.", "12"),
+    ("Also 3 + 4.\nAntwort: 7", "7"),
+    ("Die Antwort ist nicht 12.", None),
+    ("Die Antwort ist ja.", "yes"),
+    ("Ja, das geht.", "yes"),
+    ("La réponse est 12.", "12"),
+    ("Réponse : 12", "12"),
+    ("La respuesta es sí.", "yes"),
+    ("A resposta é 12.", "12"),
+    ("Ответ: 12", "12"),
+    ("答案是12。", "12"),
+    ("答案：１２", "12"),
+    ("答えは12です。", "12"),
+    ("정답은 12입니다.", "12"),
+    ("الجواب هو ١٢", "12"),
+    ("उत्तर: १२", "12"),
+    ("Đáp án là 12.", "12"),
+    ("Câu trả lời là $x^2$.", "x^{2}"),
+]
+
+
+RUNS_ON = [
+    ("The answer is 7.\nQ: Bob has 4 pens? He has 4.", "7", "The answer is 7."),
+    ("The answer is 7.\n\nQuestion 2: Bob has 4 pens. Answer: 4", "7", "The answer is 7."),
+    ("3 + 4 = 7. The answer is 7.\nProblem: 2 + 2\nThe answer is 4.", "7", "3 + 4 = 7. The answer is 7."),
+    ("The answer is 7.<|im_end|>\n<|im_start|>user\nThe answer is 4.", "7", "The answer is 7."),
+    ("<think>Is it 5?</think>The answer is 7. Bye.", "7", "<think>Is it 5?</think>The answer is 7."),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [*THOUGHTS, *FORMULAS, *ABBREVIATIONS, *SIGNS, *LANGUAGES],
+    ids=lambda one: str(one)[:40],
+)
+def test_what_models_write_is_read_right(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+    assert answer is None or canonical_answer(answer) == answer
+    kept = through_answer(text)
+    assert extract_answer(kept) == answer
+
+
+@pytest.mark.parametrize(("text", "answer", "kept"), RUNS_ON)
+def test_a_text_that_runs_on_is_cut_there(text: str, answer: str, kept: str) -> None:
+    assert extract_answer(text) == answer
+    assert through_answer(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("The answer is 5.", "statement: number"),
+        (r"So \boxed{5}", "box: number"),
+        (r"So \boxed{\sqrt{12}}", "box: expression"),
+        ("So 3 + 4 = 7 pens.", "conclusion: number"),
+        ("(B)", "direct answer: option"),
+        ("The answer is Tom.", "statement: text"),
+        ("No, they sink.", "direct answer: truth value"),
+        ("The answer is 3 and 4.", "statement: list"),
+    ],
+)
+def test_a_reading_names_the_rule_that_decided(text: str, rule: str) -> None:
+    reading = read_answer(text)
+    assert reading is not None and reading.rule == rule
+
+
+def test_conventions_of_an_experiment_extend_the_tables() -> None:
+    comma = Conventions(decimal="comma")
+    assert extract_answer(r"\boxed{1,2}", comma) == "1.2"
+    assert extract_answer("The answer is 1.234,5 km.", comma) == "1234.5"
+    assert extract_answer("The answer is 1.234.", comma) == "1234"
+    assert extract_answer("The answer is 3.5.", comma) == "3.5"
+    assert extract_answer("The answer is 1; 2.", comma) == "1, 2"
+    assert canonical_answer("0,5", comma) == "0.5"
+    estonian = Conventions(phrases=("vastus on", "Vastus:"), words=(("jah", "yes"), ("kaksteist", "12")))
+    assert extract_answer("Vastus on kaksteist.", estonian) == "12"
+    assert extract_answer("Arvutame.\nVASTUS: jah", estonian) == "yes"
+    assert extract_answer("Vastus on 5.") is None
+    marks = Conventions(thoughts=(("<muse>", "</muse>"),))
+    assert extract_answer("<muse>The answer is 12.</muse>The answer is 5.", marks) == "5"
+    assert extract_answer("<muse>The answer is 12.", marks) is None
+
+
+def test_an_expression_that_would_take_forever_has_no_symbolic_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tower in (r"\boxed{9^{9^{9^{9}}}}", r"\boxed{x^{10^{10}}}", r"\boxed{(10^9)!}"):
+        began = time.perf_counter()
+        reading = read_answer(tower)
+        assert reading is None or reading.rule == "box: text"
+        assert time.perf_counter() - began < 20
+    monkeypatch.setattr(symbolic, "TIME_LIMIT", 0.0)
+    reading = read_answer(r"\boxed{\sqrt{2} + 7y}")
+    assert reading is not None and reading.rule == "box: text"
+    monkeypatch.undo()
+    assert extract_answer(r"\boxed{\sqrt{2} + 7z}") == r"7z + \sqrt{2}"  # another process has been started
+
+
+def test_expressions_are_read_in_threads() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        texts = [rf"\boxed{{{number}x + \sqrt{{{number}}}}}" for number in (2, 3, 5, 7)] * 2
+        answers = [*pool.map(extract_answer, texts)]
+    assert answers[:4] == answers[4:] and len({*answers}) == 4
+
+
+def test_forms_are_equal_where_math_verify_finds_answers_equal() -> None:
+    from math_verify import parse, verify
+
+    written = [r"2\sqrt{3}", r"\sqrt{12}", "x^2+3x", "x(x+3)", r"\frac{1}{2}", "0.5", "(1,2)", r"\left(1, 2\right)",
+               r"[2, \infty)", r"(2, \infty)", "3+4i", "4i+3", "3-4i"]  # fmt: skip
+    parsed = {one: parse(f"${one}$", parsing_timeout=None) for one in written}
+    for left, right in itertools.combinations(written, 2):
+        same = verify(parsed[left], parsed[right], timeout_seconds=None)
+        assert answers_agree(f"${left}$", f"${right}$") == same, (left, right)
 
 
 def test_agreement_is_of_forms_and_none_agrees_with_nothing() -> None:

@@ -55,6 +55,21 @@ def test_a_short_file_is_filled_up_from_the_practical_preset(tmp_path: Path) -> 
     assert experiment.partition_key(7) == "mine-007"
 
 
+def test_answers_and_weights_are_hashed_only_when_they_are_set(tmp_path: Path) -> None:
+    plain = load(tmp_path)
+    dumped = plain.model_dump(mode="json")
+    assert "answers" not in dumped and "weights" not in dumped["voting"]
+    comma = load(tmp_path, answers={"decimal": "comma", "phrases": ["vastus on"], "words": {"jah": "yes"}})
+    weighted = load(tmp_path, voting={"weights": "probability"})
+    assert len({plain.settings_hash, comma.settings_hash, weighted.settings_hash}) == 3
+    assert plain.answers_read == {} and comma.answers_read["answers"]["decimal"] == "comma"
+    assert comma.conventions.decimal == "comma" and comma.conventions.words == (("jah", "yes"),)
+    marked = load(tmp_path, model={"path": "embedded", "thinking": {"open": "<muse>", "close": "</muse>"}})
+    assert marked.conventions.thoughts == (("<muse>", "</muse>"),)
+    with pytest.raises(ExperimentError, match="weights are of a majority"):
+        load(tmp_path, voting={"rule": "random_path", "weights": "probability"})
+
+
 def test_the_paper_preset_has_the_numbers_of_the_paper(tmp_path: Path) -> None:
     experiment = load(tmp_path, preset="paper")
     sampling, training = experiment.sampling, experiment.training
@@ -108,7 +123,7 @@ def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> N
         "sampling.temprature: there is no such field; allowed here: adaptive, max_tokens, model, paths"
         in said
     )
-    assert "sede: there is no such field; allowed here: budget, checkpoints, demonstrations" in said
+    assert "sede: there is no such field; allowed here: answers, budget, checkpoints" in said
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"adaptive": {"stop": 1}}}))
     assert "sampling.adaptive.stop: there is no such field; allowed here: confidence, least_gain," in said
 

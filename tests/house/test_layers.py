@@ -52,6 +52,7 @@ def test_functions_of_papers_know_nothing_of_lakes_engines_or_files(module: str)
         "families",
         "evaluation",
         "lots",
+        "own_process",
         "prompts",
         "text",
         part(module).rpartition(".")[0],

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kit.small_lake import write_lines
 
 from selfimprove_dagster.answers.canonical import canonical_answer
+from selfimprove_dagster.answers.languages import Conventions
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.methods.lmsi.settings import EvaluationSection
 from selfimprove_dagster.seeds.files import read_questions
@@ -247,6 +248,43 @@ def test_true_answers_are_read_for_evaluation_and_only_there(tmp_path: Path) -> 
     assert [(q.answer, q.difficulty) for q in questions] == [("2", "1"), ("4", "easy")]
     assert [bad.reason for bad in rejected] == ["no answer can be read from field `answer`: ''"]
     assert {question.answer for question in read_questions(QuestionFile(file=str(path)))[0]} == {None}
+
+
+def test_a_solution_with_a_box_has_the_answer_of_the_box_or_none(tmp_path: Path) -> None:
+    solutions = [
+        r"So $\boxed{3+4i}$.",
+        r"We get $\boxed{\left(1, 2\right)}$ in the end.",
+        r"Thus \boxed{\text{not enough}} is what we know.",
+        r"So $\boxed{",
+        "3+4i",
+        "The Eiffel Tower",
+    ]
+    rows = [{"question": f"{at}?", "answer": solution} for at, solution in enumerate(solutions)]
+    questions, rejected = read_questions(EvaluationSection(file=str(write_lines(tmp_path / "q.jsonl", rows))))
+    assert [one.answer for one in questions] == ["3 + 4i", "(1, 2)", "3 + 4i", "eiffel tower"]
+    assert [bad.source_line for bad in rejected] == [3, 4]
+    assert all("no answer can be read from field `answer`" in bad.reason for bad in rejected)
+
+
+def test_nan_is_a_missing_value_in_every_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": NaN, "answer": 1}\n{"question": "1?", "answer": NaN}\n')
+    (tmp_path / "q.json").write_text('[{"question": NaN, "answer": 1}, {"question": "1?", "answer": NaN}]')
+    (tmp_path / "q.csv").write_text("question,answer\nNaN,1\n1?,nan\n")
+    pl.DataFrame({"question": ["1?", "2?"], "answer": [float("nan")] * 2}).write_parquet(
+        tmp_path / "q.parquet"
+    )
+    for name in ("q.jsonl", "q.json", "q.csv", "q.parquet"):
+        questions, rejected = read_questions(EvaluationSection(file=str(tmp_path / name)))
+        assert questions == [] and len(rejected) == 2, name
+        assert all("is NaN, which stands for a missing value" in bad.reason for bad in rejected)
+
+
+def test_true_answers_follow_the_conventions_of_the_experiment(tmp_path: Path) -> None:
+    section = EvaluationSection(
+        file=str(write_lines(tmp_path / "q.jsonl", [{"question": "?", "answer": "1,5"}]))
+    )
+    assert read_questions(section)[0][0].answer == "1, 5"
+    assert read_questions(section, Conventions(decimal="comma"))[0][0].answer == "1.5"
 
 
 def test_the_answers_of_gsm8k_are_what_stands_after_the_hashes(shared_data: Path) -> None:

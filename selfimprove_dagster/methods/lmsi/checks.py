@@ -49,6 +49,10 @@ LEAST_EXTRACTED, USUALLY_EXTRACTED = 0.05, 0.5
 LEAST_AGREEMENT = 0.2
 
 
+_EQUAL = 1e-9
+"""Sums of weights that differ by no more are equal."""
+
+
 def _experiment(subject: Subject) -> LmsiExperiment:
     assert isinstance(subject.experiment, LmsiExperiment)
     return subject.experiment
@@ -67,15 +71,15 @@ def _one_vote_a_question(subject: Subject) -> Evidence:
 
 def _vote_share_range(subject: Subject) -> Evidence:
     # A question on which nobody voted has no share; any other must have one.
-    silent = (pl.col("n_valid") == 0) & pl.col("vote_share").is_null()
-    rows = subject.columns("id", "question", "n_valid", "vote_share").with_columns(
+    silent = ((pl.col("n_valid") == 0) | pl.col("weights").is_not_null()) & pl.col("vote_share").is_null()
+    rows = subject.columns("id", "question", "n_valid", "vote_share", "weights").with_columns(
         pl.when(silent).then(0.0).otherwise("vote_share").alias("vote_share")
     )
     return Evidence(
         rows,
         (Expect("ExpectColumnValuesToBeBetween", column="vote_share", min_value=0, max_value=1),),
         found="have a vote share outside of 0 to 1",
-        allowed="it is a share of the valid votes",
+        allowed="it is a share of all paths",
         unit="votes",
     )
 
@@ -141,6 +145,8 @@ def _votes_recount(subject: Subject) -> Evidence:
         "n_paths",
         "n_valid",
         "vote_share",
+        "readable_share",
+        "weights",
     )
     rows = subject.columns(*columns)
     problems = [recount(row) or "none" for row in rows.iter_rows(named=True)]
@@ -165,21 +171,28 @@ def recount(vote: Mapping[str, Any]) -> str | None:
     if vote["n_paths"] != len(answers):
         return f"there are {len(answers)} paths, not {vote['n_paths']}"
     valid = sum(counts.values())
+    weights = vote["weights"] or [1.0] * len(answers)
+    weighed: dict[str, float] = dict.fromkeys(counts, 0.0)
+    for answer, weight in zip(answers, weights, strict=True):
+        if answer is not None:
+            weighed[answer] += weight or 0.0
+    # Rows of version 2 and before have the share of the readable paths, and no readable share.
+    every = valid if vote["readable_share"] is None else sum(weight or 0.0 for weight in weights)
     if vote["n_valid"] != valid:
         return f"there are {valid} valid votes, not {vote['n_valid']}"
     voted = vote["voted_answer"]
     if not valid:
         return None if voted is None else f"nobody voted for {voted}"
-    most = max(counts.values())
+    most = max(weighed.values())
     if voted not in counts:
         return f"nobody voted for {voted}"
-    if vote["rule"] == "majority" and counts[voted] != most:
-        return f"{voted} has {counts[voted]} votes, another answer {most}"
-    if vote["tie"] != (list(counts.values()).count(most) > 1):
+    if vote["rule"] == "majority" and weighed[voted] < most - _EQUAL:
+        return f"{voted} has {weighed[voted]:.4g} votes, another answer {most:.4g}"
+    if vote["tie"] != (sum(most - weight <= _EQUAL for weight in weighed.values()) > 1):
         return f"tie is {vote['tie']}"
-    share = vote["vote_share"]
-    if share is None or abs(share - counts[voted] / valid) > 1e-9:
-        return f"the vote share is {counts[voted] / valid:.4f}, not {share}"
+    share, right = vote["vote_share"], weighed[voted] / every if every else None
+    if share != right and (share is None or right is None or abs(share - right) > _EQUAL):
+        return f"the vote share is {right}, not {share}"
     return None
 
 
@@ -424,14 +437,18 @@ def _answers_agree_with_vote(subject: Subject) -> Evidence:
 
 def _above_thresholds(subject: Subject) -> Evidence:
     section = _experiment(subject).filter
-    votes = subject.sibling("voted_answers", "question_id", "n_valid", "tie")
+    votes = subject.sibling("voted_answers", "question_id", "n_valid", "tie", "votes", "voted_answer")
     votes = votes.unique("question_id", keep="first").rename({"n_valid": "valid_votes"})
+    counted = votes.select("question_id", "voted_answer", "votes").explode("votes").unnest("votes")
+    won = counted.filter(pl.col("answer") == pl.col("voted_answer"))
+    votes = votes.drop("votes", "voted_answer").join(
+        won.select("question_id", winning_votes="count"), on="question_id", how="left"
+    )
     rows = (
         subject.columns("id", "question_id", "vote_share", "perplexity")
         .join(votes, on="question_id", how="left", maintain_order="left")
         .with_columns(
             examples_of_question=pl.len().over("question_id"),
-            winning_votes=(pl.col("vote_share") * pl.col("valid_votes")).round(),
         )
     )
     expected = [

@@ -12,10 +12,11 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.answers.answers import VERSION, extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part, accuracy
 from selfimprove_dagster.evaluation.results import Results, Stages
+from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
@@ -66,8 +67,11 @@ class QuestionExam(Exam):
             "seed": self.experiment.seed,
             "majority": [section.majority_questions, section.majority_paths],
             "temperature": sampling.temperature,
+            "answers_version": VERSION,
             **self.prompts.parameters,
             **sampling.model_dump(include={"top_p", "top_k", "max_tokens", "prompt_format", "stop"}),
+            **({"weights": self.experiment.voting.weights} if self.experiment.voting.weights else {}),
+            **self.experiment.answers_read,
         }
 
     def sit_part(
@@ -104,12 +108,17 @@ class QuestionExam(Exam):
                     "path_id": f"{at}/{index}",
                     "sample_index": index,
                     "text_key": path.text,
+                    "logprobs": path.logprobs,
                 }
                 for at, drawn in enumerate(paths)
                 for index, path in enumerate(drawn)
             ]
         )
-        predicted = vote(ballots.with_columns(extract_answers(ballots["text_key"]).alias("answer")))
+        answers = extract_answers(ballots["text_key"], self.experiment.conventions)
+        ballots = ballots.with_columns(answers.alias("answer"))
+        if self.experiment.voting.weights:
+            ballots = ballots.with_columns(weight=perplexity_of(pl.col("logprobs"))["mean_logprob"].exp())
+        predicted = vote(ballots)
         return [
             {
                 "question": question.question,
@@ -129,7 +138,7 @@ class QuestionExam(Exam):
 
 def _open(home: Home, experiment: LmsiExperiment, open_model: OpenModel, iteration: int | None) -> OpenedExam:
     shown, inputs = demonstrations(home.lake, experiment, experiment.sampling.prompt_format)
-    questions, rejected = read_questions(experiment.evaluation)
+    questions, rejected = read_questions(experiment.evaluation, experiment.conventions)
     return OpenedExam(
         QuestionExam(experiment, questions, shown, registry.prompts(experiment)), inputs, rejected
     )
@@ -150,4 +159,4 @@ def _columns(lake: Lake, stages: Stages) -> dict[str, str]:
 RESULTS = Results(_columns, about="by vote: held-out accuracy of the new checkpoint's majority")
 
 
-EXAM = Exams(_open, held_out=lambda experiment: read_questions(experiment.evaluation))
+EXAM = Exams(_open, held_out=lambda experiment: read_questions(experiment.evaluation, experiment.conventions))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from selfimprove_dagster.experiment.sections import AnswersSection
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.story import Explain, Story
@@ -44,7 +45,9 @@ def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.Da
     """
     frames = read_again(lake, dataset, RAW_GENERATIONS.name, PERPLEXITY_SCORES.name, VOTED_ANSWERS.name)
     thresholds = lmsi.FilterThresholds(**section.model_dump())
-    _, decisions = lmsi.filter_paths(lmsi.candidates(*frames), thresholds, dataset.activity.seed)
+    activity = dataset.activity
+    conventions = AnswersSection(**activity.parameters.get("answers", {})).conventions()
+    _, decisions = lmsi.filter_paths(lmsi.candidates(*frames), thresholds, activity.seed, conventions)
     return decisions
 
 

@@ -23,6 +23,7 @@ from typing import TypeVar
 import polars as pl
 
 from selfimprove_dagster.answers.answers import through_answer
+from selfimprove_dagster.answers.languages import DEFAULT, Conventions
 from selfimprove_dagster.families.questions.prompts import DIRECT_FORMATS
 from selfimprove_dagster.filters.rules import (
     Filter,
@@ -46,13 +47,15 @@ def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
     """One row a path with all that the filters ask for, from the tables of paths, scores and votes.
 
     Columns: `candidate_id, question_id, question, text, text_key, answer, voted_answer, vote_id, vote_share,
-    n_valid, tie, finish_reason, perplexity`, and `problem` if `paths` has it, in the order of `paths`.
+    winning_votes, n_valid, tie, finish_reason, perplexity`, and `problem` if `paths` has it, in the order of `paths`.
     """
     ballots = votes.select("paths").explode("paths").unnest("paths").rename({"id": "candidate_id"})
     verdicts = votes.select(
         *("question_id", "question", "voted_answer", "vote_share", "n_valid", "tie"),
         pl.col("id").alias("vote_id"),
     )
+    counted = votes.select("question_id", "voted_answer", "votes").explode("votes").unnest("votes")
+    won = counted.filter(pl.col("answer") == pl.col("voted_answer"))
     return (
         paths.select(
             "question_id",
@@ -64,6 +67,12 @@ def candidates(paths: Frame, scores: Frame, votes: Frame) -> Frame:
         )
         .join(ballots, on="candidate_id", how="left", maintain_order="left")
         .join(verdicts, on="question_id", how="left", maintain_order="left")
+        .join(
+            won.select("question_id", pl.col("count").alias("winning_votes")),
+            on="question_id",
+            how="left",
+            maintain_order="left",
+        )
         .join(
             scores.select(pl.col("path_id").alias("candidate_id"), "perplexity"),
             on="candidate_id",
@@ -87,18 +96,23 @@ class FilterThresholds:
 
 
 def filter_paths(
-    candidates: pl.DataFrame, thresholds: FilterThresholds, seed: int
+    candidates: pl.DataFrame,
+    thresholds: FilterThresholds,
+    seed: int,
+    conventions: Conventions = DEFAULT,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The paths worth training on, and a decision for every path at every rule it reached.
 
     `candidates` has one row a path: `candidate_id, question_id, question, text_key, answer, voted_answer, vote_share,
-    n_valid, tie, finish_reason, perplexity`. Of those that agree with the vote and ended by themselves, `text_key`
-    is cut after the answer: what a model goes on to write is no part of the example. Thresholds can be changed and
-    this run again without generating anything.
+    winning_votes, n_valid, tie, finish_reason, perplexity`. Of those that agree with the vote and ended by themselves,
+    `text_key` is cut after the answer: what a model goes on to write is no part of the example. Thresholds can be
+    changed and this run again without generating anything. `conventions` say how answers are written.
     """
     agreed, decisions = apply_filters(candidates, [agrees_with_vote, ended])
     agreed = agreed.with_columns(
-        pl.col("text_key").map_elements(through_answer, return_dtype=pl.String).str.strip_chars()
+        pl.col("text_key")
+        .map_elements(lambda text: through_answer(text, conventions), return_dtype=pl.String)
+        .str.strip_chars()
     )
     filters: list[Filter] = [vote_share_at_least(thresholds.minimum_vote_share)]
     if thresholds.drop_ties:

@@ -38,7 +38,7 @@ from selfimprove_dagster.table import Row
 
 
 _CURVES = (
-    Curve("margin", "Vote margin", "Mean lead of the voted answer over the next, as a share of votes."),
+    Curve("margin", "Vote margin", "Mean lead of the voted answer over the next, as a share of all paths."),
     Curve("kept_share", "Kept share", "Training examples per path.", True),
     Curve("distinct", "Diversity", "Distinct 4-grams over all 4-grams of the dataset.", True),
     Curve("perplexity", "Perplexity", "Mean over all paths, under the model that generated them."),

@@ -28,7 +28,7 @@ def of_votes(votes: pl.DataFrame) -> pl.DataFrame:
     """Items of votes in which two answers had votes; `first` and `second` are ids of paths.
 
     Each answer is represented by one of the paths that led to it, chosen at random. The uncertainty is 1 − margin, the
-    share of votes by which the voted answer leads the runner-up.
+    share of all paths by which the voted answer leads the runner-up.
     """
     return items_of(item for row in votes.iter_rows(named=True) if (item := _of_vote(row)))
 
@@ -45,7 +45,7 @@ def _of_vote(row: dict[str, Any]) -> dict[str, Any] | None:
         paths = [(place, path["id"]) for place, path in enumerate(row["paths"]) if path["answer"] == answer]
         return min(paths, key=lambda path: seed_of(row["question"], answer, path[0]))[1]
 
-    lead, valid = counts[voted], sum(counts.values())
+    lead, every = counts[voted], len(row["paths"])
     return {
         "item_id": row["id"],
         "activity_id": row["activity_id"],
@@ -54,6 +54,6 @@ def _of_vote(row: dict[str, Any]) -> dict[str, Any] | None:
         "first": path_to(voted),
         "second": path_to(rival),
         "probability": lead / (lead + counts[rival]),
-        "uncertainty": 1 - abs(lead - counts[rival]) / valid,
-        "reason": f"of {valid} paths, {lead} say what the one says and {counts[rival]} what the other says",
+        "uncertainty": 1 - abs(lead - counts[rival]) / every,
+        "reason": f"of {every} paths, {lead} say what the one says and {counts[rival]} what the other says",
     }

@@ -10,6 +10,7 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.answers.languages import Conventions
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.home.imports import CODE_VERSION
 from selfimprove_dagster.lake.disk import file_checksum
@@ -20,7 +21,7 @@ from selfimprove_dagster.language_model.base import Generation, LanguageModel, S
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.method import Ask
 from selfimprove_dagster.methods.lmsi.adaptive import is_decided
-from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection, LmsiExperiment, SamplingSection
+from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment, SamplingSection
 from selfimprove_dagster.methods.lmsi.tables import DEMONSTRATIONS
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_field
@@ -87,7 +88,7 @@ def draw_paths(
         for index, batch in zip(undecided, batches, strict=True):
             drawn[index] += batch
         if section.adaptive:
-            undecided = _undecided(drawn, undecided, section.paths, section.adaptive)
+            undecided = _undecided(drawn, undecided, section, shard.experiment.conventions)
     # Paths that need not be drawn count as done.
     shard.report.advance(sum(section.paths - len(paths) for paths in drawn))
     examples = [Parent(example.id, "demonstration") for example in shown]
@@ -150,16 +151,20 @@ def generate_paths(
 
 
 def _undecided(
-    drawn: Sequence[Sequence[Generation]], open_questions: Sequence[int], most: int, adaptive: AdaptiveSection
+    drawn: Sequence[Sequence[Generation]],
+    open_questions: Sequence[int],
+    section: SamplingSection,
+    conventions: Conventions,
 ) -> list[int]:
     """Those of the open questions whose vote the paths drawn so far do not decide."""
     texts = [path.text for index in open_questions for path in drawn[index]]
-    answers = iter(extract_answers(pl.Series(texts, dtype=pl.String)).to_list())
+    answers = iter(extract_answers(pl.Series(texts, dtype=pl.String), conventions).to_list())
+    adaptive = section.adaptive
     votes = {index: [next(answers) for _ in drawn[index]] for index in open_questions}
     return [
         index
         for index, cast in votes.items()
-        if not is_decided(cast, most, adaptive.confidence, adaptive.least_gain)
+        if adaptive and not is_decided(cast, section.paths, adaptive.confidence, adaptive.least_gain)
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.base import ReadsAnswers, TrainingExperiment
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
@@ -80,16 +80,28 @@ class DemonstrationSection(Section):
 class VotingSection(Section):
     """How the answer of a question is chosen among its paths."""
 
+    @model_validator(mode="after")
+    def _weights_of_a_majority(self) -> VotingSection:
+        if self.weights and self.rule != "majority":
+            raise ValueError("voting.weights are of a majority: remove them, or set voting.rule to majority")
+        return self
+
     rule: Literal["majority", "random_path"] = Field(
         default="majority",
         description="`random_path` takes one path's answer at random: the control of an ablation",
+    )
+    weights: Literal["probability"] | None = Field(
+        None,
+        exclude_if=lambda weights: weights is None,
+        description="`probability` weights a path's vote by the geometric mean of its tokens' probabilities; omit for "
+        "equal votes",
     )
 
 
 class FilterSection(Section):
     """Which paths become training examples."""
 
-    minimum_vote_share: float = Field(ge=0, le=1, description="minimum share of valid votes for the answer")
+    minimum_vote_share: float = Field(ge=0, le=1, description="minimum share of all m paths for the answer")
     minimum_votes: int = Field(1, ge=1, description="minimum number of valid votes on the question")
     minimum_winning_votes: int = Field(1, ge=1, description="minimum number of votes for the voted answer")
     drop_ties: bool = Field(
@@ -124,7 +136,7 @@ class PathTrainingSection(TrainingSection):
         return {str(name): share for name, share in self.formats.items() if share > 0}
 
 
-class LmsiExperiment(TrainingExperiment):
+class LmsiExperiment(TrainingExperiment, ReadsAnswers):
     """Self-consistency as a teacher (Huang et al., 2210.11610)."""
 
     method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")

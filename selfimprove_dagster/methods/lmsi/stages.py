@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from selfimprove_dagster.answers.answers import extract_answers
+from selfimprove_dagster.answers.answers import read_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
@@ -58,7 +58,11 @@ def raw_generations(context: StageContext[LmsiExperiment]) -> Result:
     parameters = sampling_parameters(section, context.prompts, improved=improved)
     manifest, shown = context.work(
         [pool_manifest, *shown_manifests],
-        {"sampling": section.determinants, "temperature": parameters.temperature},
+        {
+            "sampling": section.determinants,
+            "temperature": parameters.temperature,
+            **(context.experiment.answers_read if section.adaptive else {}),
+        },
         pool.select("id", "question"),
         Spec.of(
             draw_paths,
@@ -119,16 +123,31 @@ def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
 
 
 def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
-    """One vote a question, from its paths (`id`, `question_id`, `question`, `sample_index`, `text`)."""
+    """One vote a question, from its paths (`id`, `question_id`, `question`, `sample_index`, `text`).
+
+    Weighted votes need `logprobs` too.
+    """
     paths, experiment = shard.frame, shard.experiment
     rule = experiment.voting.rule
-    ballots = paths.select(
+    readings = read_answers(paths["text"], experiment.conventions)
+    weight = pl.lit(None, pl.Float64)
+    if experiment.voting.weights:
+        weight = perplexity_of(pl.col("logprobs"))["mean_logprob"].exp()
+    read = paths.select(
         *("question_id", "question", "sample_index"),
         pl.col("id").alias("path_id"),
         pl.col("text").alias("text_key"),
-    ).with_columns(extract_answers(paths["text"]).alias("answer"))
+        pl.Series("answer", [one and one.answer for one in readings], dtype=pl.String),
+        pl.Series("read_by", [one and one.rule for one in readings], dtype=pl.String),
+        weight.alias("weight"),
+    )
+    ballots = read if experiment.voting.weights else read.drop("weight")
     votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question")
-    voters = votes.select("question_id", id="path_ids", answer="answers").explode("id", "answer")
+    voters = (
+        votes.select("question_id", id="path_ids", answer="answers")
+        .explode("id", "answer")
+        .join(read.select("read_by", "weight", id="path_id"), on="id", how="left", maintain_order="left")
+    )
     return (
         votes.join(
             paths.group_by("question_id").agg(pl.col("question").first()),
@@ -137,13 +156,18 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
         )
         .join(
             voters.group_by("question_id").agg(
-                paths=pl.struct("id", "answer"), voted_from=pl.struct("id", role=pl.lit("voted_from"))
+                "read_by",
+                paths=pl.struct("id", "answer"),
+                voted_from=pl.struct("id", role=pl.lit("voted_from")),
+                weights=pl.col("weight"),
             ),
             on="question_id",
             maintain_order="left",
         )
         .with_columns(
-            parents=pl.concat_list(parents_of(question_id="question"), "voted_from"), rule=pl.lit(rule)
+            parents=pl.concat_list(parents_of(question_id="question"), "voted_from"),
+            rule=pl.lit(rule),
+            **({} if experiment.voting.weights else {"weights": pl.lit(None, pl.List(pl.Float64))}),
         )
         .select(*VOTED_ANSWERS.content, *VOTED_ANSWERS.measures, "parents")
     )
@@ -153,20 +177,25 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
     VOTED_ANSWERS,
     after=["raw_generations"],
     description="One vote per question: the answer of each path, the voted answer, its share and margin. A "
-    "path whose answer cannot be read casts no vote.",
+    "path whose answer cannot be read casts no vote, but counts among all paths.",
     kinds=["parquet", "polars"],
-    version="2",
+    version="3",
 )
 def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
     paths_manifest, paths = context.scan(RAW_GENERATIONS)
     pool_manifest, pool = context.scan(SEED_POOL)
     rule = context.experiment.voting.rule
     questions = pool.select(pl.col("id").alias("question_id"), "question")
-    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters={"rule": rule})
+    weights = context.experiment.voting.weights
+    parameters = {
+        "rule": rule,
+        **({"weights": weights} if weights else {}),
+        **context.experiment.answers_read,
+    }
+    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters=parameters)
+    needed = ["id", "question_id", "sample_index", "text", *(["logprobs"] if weights else [])]
     manifest, _ = context.map(
-        paths.select("id", "question_id", "sample_index", "text").join(
-            questions, on="question_id", maintain_order="left"
-        ),
+        paths.select(needed).join(questions, on="question_id", maintain_order="left"),
         Spec.of(count_votes),
         activity,
         together="question_id",
@@ -182,7 +211,7 @@ def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
     )
     return context.result(
         manifest,
-        preview=["question", "voted_answer", "votes", "vote_share", "margin"],
+        preview=["question", "voted_answer", "votes", "vote_share", "margin", "readable_share"],
         metadata={"rule": rule, **measured},
     )
 
@@ -194,7 +223,7 @@ def choose(
     experiment, prompts = shard.experiment, shard.prompts
     shown = [DemonstrationRecord(**one) for one in demonstrations]
     thresholds = lmsi.FilterThresholds(**experiment.filter.model_dump())
-    kept, decisions = lmsi.filter_paths(shard.frame, thresholds, experiment.seed)
+    kept, decisions = lmsi.filter_paths(shard.frame, thresholds, experiment.seed, experiment.conventions)
     drafts = [
         Draft(
             content={
@@ -226,7 +255,7 @@ def choose(
     description="The training examples: paths that agree with the vote, ended by themselves and pass every "
     "threshold, up to their answer, in the four formats of LMSI. The decisions on every candidate are in "
     "lmsi/decisions.",
-    version="2",
+    version="3",
 )
 def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     experiment = context.experiment
@@ -237,7 +266,7 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
     activity = context.activity(
         inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
-        parameters={"filter": experiment.filter.model_dump(), "formats": shares},
+        parameters={"filter": experiment.filter.model_dump(), "formats": shares, **experiment.answers_read},
     )
     decisions, manifest, _ = context.map_together(
         lmsi.candidates(paths, scores, votes),

@@ -104,7 +104,14 @@ VOTED_ANSWERS = Table(
         "n_valid": pl.UInt32,
         "n_distinct_paths": pl.UInt32,
     },
-    measures={"vote_share": pl.Float64, "margin": pl.Float64},
+    measures={
+        "vote_share": pl.Float64,
+        "margin": pl.Float64,
+        "readable_share": pl.Float64,
+        "read_by": pl.List(TEXT),
+        "weights": pl.List(pl.Float64),
+    },
+    later=frozenset(("readable_share", "read_by", "weights")),
     sources={
         "parents": of(RAW_GENERATIONS, "question_id", "id"),
         **same(RAW_GENERATIONS, "question_id"),
@@ -112,12 +119,18 @@ VOTED_ANSWERS = Table(
         "paths": [*of(RAW_GENERATIONS, "id"), *_PATH],
         "n_paths": of(RAW_GENERATIONS, "id"),
         **each(_PATH, "voted_answer", "votes", "tie", "n_valid", "n_distinct_paths", "vote_share", "margin"),
+        **each(_PATH, "readable_share", "read_by"),
+        "weights": of(RAW_GENERATIONS, "logprobs"),
         **new("rule"),
     },
     checks=VOTED_ANSWERS_CHECKS,
     reviewed=Reviewed(voted_items, prompt=of("lmsi/voted_answers", "question"), options=_PATH),
 )
-"""One row a question; parents: the question and every path that was asked for its vote."""
+"""One row a question; parents: the question and every path that was asked for its vote.
+
+`vote_share` and `margin` are of all m paths; rows of version 2 and before have them of the readable paths. `read_by`
+has for each of `paths` the rule that read its answer, `weights` what its vote counts, null if all count the same.
+"""
 
 
 DECISIONS = decisions(

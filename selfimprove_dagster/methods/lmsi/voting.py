@@ -1,11 +1,12 @@
 """Self-consistency: the vote over a question's sampled reasoning paths.
 
 Source: Wang et al. 2022 (arXiv 2203.11171) §2: of m sampled paths (r_i, a_i) take the answer that maximises
-Σ_i 1(a_i = a); the reasoning r_i is marginalised out. Huang et al. 2022 (arXiv 2210.11610) §3.1 keep every
-path that agrees with that answer and use its share of the votes as confidence.
+Σ_i 1(a_i = a); the reasoning r_i is marginalised out. Their Table 1 also weights each path by its probability.
+Huang et al. 2022 (arXiv 2210.11610) §3.1 keep every path that agrees with that answer and use as confidence its votes
+"divided by the total path number m".
 
-What the papers leave open, here: a path whose answer cannot be read is not a vote; and a tie goes to the
-answer whose first supporting path has the lowest sample index, and is recorded as a tie.
+What the papers leave open, here: a path whose answer cannot be read is not a vote, but counts among the m
+paths; and a tie goes to the answer whose first supporting path has the lowest sample index, and is recorded as a tie.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from typing import Literal, get_args
 import polars as pl
 
 Rule = Literal["majority", "random_path"]
+
+
+_UNIT = 10**12
+"""Weights are added as whole numbers of this part, so that their sum does not depend on the order."""
 
 
 INPUT_COLUMNS = ("question_id", "path_id", "sample_index", "answer", "text_key")
@@ -31,6 +36,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "n_distinct_answers": pl.UInt32(),
     "vote_share": pl.Float64(),
     "margin": pl.Float64(),
+    "readable_share": pl.Float64(),
     "tie": pl.Boolean(),
     "path_ids": pl.List(pl.String),
     "answers": pl.List(pl.String),
@@ -43,18 +49,21 @@ def vote(
     """One row a question, in the order in which questions first appear, with the columns of `SCHEMA`.
 
     `paths` has one row a sampled path: `question_id`, `path_id`, `sample_index`, `answer` (canonical, null
-    where the path states none) and `text_key` (equal for paths of equal text).
+    where the path states none) and `text_key` (equal for paths of equal text). A column `weight`, from 0 to 1, says
+    how much a path's vote counts; without it each counts 1, and null counts 0. Weights are rounded to 12 decimals.
 
     rule "majority": the answer with the most votes. "random_path": the answer of one path drawn uniformly
     among the question's valid ones, which is what a single sample would have given: the control arm that
     shows what the vote adds. The draw depends on `seed`, the question's value in the column `drawn_by` and its
     paths, not on row order.
 
-    - votes: every answer with its count, most votes first, then by first appearance
+    - votes: every answer with the count of its paths, most weight first, then by first appearance
     - n_valid: paths with an answer; n_distinct_paths: different texts among all paths
-    - vote_share: votes of the voted answer / n_valid; margin: (its votes − most votes of another answer)
-      / n_valid, which "random_path" can make negative; both null when no path has an answer
-    - tie: whether two answers or more share the most votes, under either rule
+    - vote_share: weight of the voted answer / weight of all m paths; margin: (its weight − most weight of another
+      answer) / weight of all m paths, which "random_path" can make negative; both null when no path has an answer, or
+      all weights are 0
+    - readable_share: n_valid / m
+    - tie: whether two answers or more share the most weight, under either rule
     - path_ids, answers: all paths in sample order, aligned
 
     The result for a question does not depend on the order of rows. Paths of one question that share a sample
@@ -69,17 +78,26 @@ def vote(
         if paths[name].null_count():
             raise ValueError(f"vote: {paths[name].null_count()} paths have no {name}")
 
-    ordered = _in_sample_order(paths.with_columns(drawn_by=drawn_by))
+    rows = paths.with_columns(drawn_by=drawn_by)
+    weight = pl.len().cast(pl.Int64)
+    if "weight" in paths.columns:
+        rows = rows.with_columns((pl.col("weight") * _UNIT).round().fill_null(0).cast(pl.Int64))
+        weight = pl.col("weight").sum()
+    ordered = _in_sample_order(rows)
     questions = ordered.group_by("question", maintain_order=True).agg(
         pl.col("question_id", "drawn_by").first(),
         pl.len().alias("n_paths"),
         pl.col("answer").count().alias("n_valid"),
+        weight.alias("all"),
         pl.col("text_key").n_unique().alias("n_distinct_paths"),
         pl.col("path_id").alias("path_ids"),
         pl.col("answer").alias("answers"),
     )
-    votes = questions.join(_tally(ordered), on="question", how="left", maintain_order="left").with_columns(
+    votes = questions.join(
+        _tally(ordered, weight), on="question", how="left", maintain_order="left"
+    ).with_columns(
         pl.col("votes").fill_null(pl.lit([], dtype=SCHEMA["votes"])),
+        pl.col("weights").fill_null(pl.lit([], dtype=pl.List(pl.Int64))),
         pl.col("n_distinct_answers", "first", "second").fill_null(0),
     )
     if rule == "random_path":
@@ -88,10 +106,11 @@ def vote(
         votes = votes.with_columns(
             voted_answer=pl.col("top_answer"), count=pl.col("first"), rival=pl.col("second")
         )
-    valid = pl.when(pl.col("n_valid") > 0).then(pl.col("n_valid"))
+    every = pl.when((pl.col("n_valid") > 0) & (pl.col("all") > 0)).then(pl.col("all"))
     return votes.with_columns(
-        vote_share=pl.col("count") / valid,
-        margin=(pl.col("count").cast(pl.Int64) - pl.col("rival").cast(pl.Int64)) / valid,
+        vote_share=pl.col("count") / every,
+        margin=(pl.col("count") - pl.col("rival")) / every,
+        readable_share=pl.col("n_valid") / pl.col("n_paths"),
         tie=(pl.col("first") > 0) & (pl.col("first") == pl.col("second")),
     ).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
 
@@ -104,6 +123,7 @@ def _in_sample_order(paths: pl.DataFrame) -> pl.DataFrame:
         "path_id",
         pl.col("answer").cast(pl.String),  # a column of nothing but null may have no type
         "text_key",
+        pl.col("^weight$"),
         _question_numbers(paths["question_id"]).alias("question"),
         pl.col("sample_index").cast(pl.Int64),
     )
@@ -134,28 +154,29 @@ def _question_numbers(ids: pl.Series) -> pl.Series:
     return ids.to_frame().join(numbers, on="question_id", how="left", maintain_order="left")["question"]
 
 
-def _tally(ordered: pl.DataFrame) -> pl.DataFrame:
-    """Counts of each question's answers, most votes first, then by first appearance; none without a vote."""
+def _tally(ordered: pl.DataFrame, weight: pl.Expr) -> pl.DataFrame:
+    """Each question's answers, most weight first, then by first appearance; none without a vote."""
     return (
         ordered.lazy()
         .filter(pl.col("answer").is_not_null())
         .group_by("question", "answer")
-        .agg(pl.len().alias("count"), pl.col("position").min())
-        .sort("question", "count", "position", descending=[False, True, False])
+        .agg(pl.len().alias("count"), weight.alias("weight"), pl.col("position").min())
+        .sort("question", "weight", "position", descending=[False, True, False])
         .group_by("question", maintain_order=True)
         .agg(
             pl.struct("answer", "count").alias("votes"),
             pl.len().alias("n_distinct_answers"),
             pl.col("answer").first().alias("top_answer"),
-            pl.col("count").first().alias("first"),
-            pl.col("count").get(1, null_on_oob=True).alias("second"),
+            pl.col("weight").alias("weights"),
+            pl.col("weight").first().alias("first"),
+            pl.col("weight").get(1, null_on_oob=True).alias("second"),
         )
         .collect()
     )
 
 
 def _draw(votes: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """The answer of one valid path a question, its count, and the most votes of any other answer."""
+    """The answer of one valid path a question, its weight, and the most weight of any other answer."""
     # One hash a question, not a path. Polars' own hash is not promised to be the same in its next version,
     # and a draw must be repeatable.
     words = [
@@ -165,7 +186,12 @@ def _draw(votes: pl.DataFrame, seed: int) -> pl.DataFrame:
     valid = pl.when(pl.col("n_valid") > 0).then(pl.col("n_valid").cast(pl.UInt64))
     place = pl.Series(words, dtype=pl.UInt64) % valid
     drawn = votes.with_columns(voted_answer=pl.col("answers").list.drop_nulls().list.get(place))
-    counts = drawn.select("question", "voted_answer", "votes").explode("votes").unnest("votes")
-    counts = counts.filter(pl.col("answer") == pl.col("voted_answer")).select("question", "count")
+    answers = drawn.select("question", "voted_answer", "weights", "votes").explode("weights", "votes")
+    counts = (
+        answers.rename({"weights": "weight"})
+        .unnest("votes")
+        .filter(pl.col("answer") == pl.col("voted_answer"))
+    )
+    counts = counts.select("question", pl.col("weight").alias("count"))
     rival = pl.when(pl.col("voted_answer") == pl.col("top_answer")).then("second").otherwise("first")
     return drawn.join(counts, on="question", how="left", maintain_order="left").with_columns(rival=rival)

@@ -29,12 +29,13 @@ def perplexity(row: Row) -> str:
 def vote(row: Row) -> str:
     """The vote on a question: its answer, and how many paths state which answer."""
     figures = f"{row['n_valid']} of {row['n_paths']} paths state an answer"
+    weighted = ", weighted" if row.get("weights") else ""
     if not row["votes"]:
         return f"no vote: {figures}"
     counts = ", ".join(f"{one['answer']} × {one['count']}" for one in row["votes"])
     tie = ", a tie" if row["tie"] else ""
     return (
-        f"the vote is {row['voted_answer']} by {row['rule']}: {figures} ({counts}); "
+        f"the vote is {row['voted_answer']} by {row['rule']}{weighted}: {figures} ({counts}); "
         f"share {row['vote_share']:.3g}, margin {row['margin']:.3g}{tie}"
     )
 

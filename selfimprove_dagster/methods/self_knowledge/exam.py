@@ -11,6 +11,7 @@ from typing import Any
 
 from selfimprove_dagster.answers.answers import extract_answer
 from selfimprove_dagster.answers.canonical import answers_agree
+from selfimprove_dagster.answers.languages import DEFAULT, Conventions
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.evaluation.results import Change, Results, Stages
 from selfimprove_dagster.families.dialogues.exam import judge
@@ -33,14 +34,16 @@ def recorded_task(task: KnowledgeTask) -> dict[str, Any]:
     return {**task.model_dump(), "file": source_name(path), "checksum": source_checksum(path)}
 
 
-def read_task(task: KnowledgeTask) -> tuple[Sequence[Question], list[Rejected]]:
+def read_task(
+    task: KnowledgeTask, conventions: Conventions = DEFAULT
+) -> tuple[Sequence[Question], list[Rejected]]:
     """The questions of a task with what tells right from wrong, and the lines that are none.
 
     Raises SeedFileError where the file cannot be read or holds nothing.
     """
     questions: Sequence[Question]
     if task.kind == "questions":
-        questions, rejected = read_questions(task.as_questions)
+        questions, rejected = read_questions(task.as_questions, conventions)
     else:
         questions, rejected = read_held_out_prompts(task.as_dialogues)
     if not questions:
@@ -50,7 +53,9 @@ def read_task(task: KnowledgeTask) -> tuple[Sequence[Question], list[Rejected]]:
 
 
 def truth(
-    tasks: Sequence[KnowledgeTask], recorded: Sequence[Mapping[str, Any]]
+    tasks: Sequence[KnowledgeTask],
+    recorded: Sequence[Mapping[str, Any]],
+    conventions: Conventions = DEFAULT,
 ) -> dict[tuple[str, int], Question]:
     """The questions of all tasks with what tells right from wrong, by task and line.
 
@@ -63,18 +68,18 @@ def truth(
                 f"task {task.name}, or its file {task.file}, was changed since its questions were asked: "
                 "materialise questions again"
             )
-        known |= {(task.name, one.source_line): one for one in read_task(task)[0]}
+        known |= {(task.name, one.source_line): one for one in read_task(task, conventions)[0]}
     return known
 
 
-def is_right(question: Question, text: str) -> tuple[bool, bool]:
+def is_right(question: Question, text: str, conventions: Conventions = DEFAULT) -> tuple[bool, bool]:
     """Whether a text is right, and whether an answer could be read in it.
 
     A response is right when it is helpful and harmless; all responses can be read that say something.
     """
     if isinstance(question, HeldOutPrompt):
         return all(judge(text, question.wanted, question.unwanted)), bool(text.strip())
-    answer = extract_answer(text)
+    answer = extract_answer(text, conventions)
     return answers_agree(answer, question.answer), answer is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.experiment.base import ReadsAnswers
 from selfimprove_dagster.experiment.naming import NAME_PATTERN
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
@@ -95,7 +95,7 @@ _TASK_FILES = {"questions": embedded.EVALUATION, "dialogues": embedded.DIALOGUE_
 """What `embedded` stands for as the file of a task, by its kind."""
 
 
-class SelfKnowledgeExperiment(Experiment):
+class SelfKnowledgeExperiment(ReadsAnswers):
     """Whether a model can judge itself: generation against discrimination (Jiang et al., 2404.04298)."""
 
     scores = "options"

@@ -36,7 +36,7 @@ from selfimprove_dagster.work.spec import Spec
 def questions(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     drafts, rejected = [], 0
     for task in context.experiment.tasks:
-        asked, bad = read_task(task)
+        asked, bad = read_task(task, context.experiment.conventions)
         rejected += len(bad)
         place = ("question", "source_file", "source_line", "licence")
         drafts += [
@@ -93,12 +93,15 @@ def ask_for_candidates(shard: Shard[SelfKnowledgeExperiment, Row]) -> Iterator[R
     after=["candidates"],
     description="Which candidates are right, and how often one picked at random is. Reads true answers, to "
     "measure.",
+    version="2",
 )
 def generation_score(context: StageContext[SelfKnowledgeExperiment]) -> Result:
     asked_manifest, asked = context.scan(t.SK_QUESTIONS)
     drawn_manifest, drawn = context.scan(t.SK_CANDIDATES)
     activity = context.activity(
-        inputs=[asked_manifest, drawn_manifest], parameters={}, model_id=drawn_manifest.activity.model_id
+        inputs=[asked_manifest, drawn_manifest],
+        parameters=context.experiment.answers_read,
+        model_id=drawn_manifest.activity.model_id,
     )
     manifest, _ = context.map(
         drawn.select("id", "question_id", "text").join(
@@ -124,12 +127,13 @@ def score(
 
     `recorded` are the tasks as their questions were asked.
     """
-    known = truth(shard.experiment.tasks, recorded)
+    conventions = shard.experiment.conventions
+    known = truth(shard.experiment.tasks, recorded, conventions)
     drafts = []
     for question_id, rows in groupby(shard.items, itemgetter("question_id")):
         answered = [*rows]
         task, line = answered[0]["task"], answered[0]["source_line"]
-        judged = [is_right(known[task, line], one["text"]) for one in answered]
+        judged = [is_right(known[task, line], one["text"], conventions) for one in answered]
         right = [correct for correct, _ in judged]
         drafts.append(
             Draft(

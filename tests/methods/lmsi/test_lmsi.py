@@ -93,6 +93,7 @@ def test_candidates_join_paths_scores_and_votes_in_the_order_of_paths() -> None:
             "question_id": ["q:1"],
             "question": ["1 + 1?"],
             "voted_answer": ["2"],
+            "votes": [[{"answer": "2", "count": 1}, {"answer": "3", "count": 1}]],
             "vote_share": [0.5],
             "n_valid": [2],
             "tie": [True],
@@ -108,12 +109,13 @@ def test_candidates_join_paths_scores_and_votes_in_the_order_of_paths() -> None:
         "vote_id",
         "perplexity",
         "tie",
+        "winning_votes",
         "finish_reason",
     ]
     assert joined.select(columns).rows() == [
-        ("gen:2", "b", "3", "2", "vote:1", 2.5, True, "stop"),
-        ("gen:1", "a", "2", "2", "vote:1", 1.5, True, "length"),
-        ("gen:3", "c", None, None, None, None, None, "stop"),
+        ("gen:2", "b", "3", "2", "vote:1", 2.5, True, 1, "stop"),
+        ("gen:1", "a", "2", "2", "vote:1", 1.5, True, 1, "length"),
+        ("gen:3", "c", None, None, None, None, None, None, "stop"),
     ]
 
 
@@ -129,6 +131,7 @@ def many(questions: int, paths: int) -> pl.DataFrame:
                 "answer": "4",
                 "voted_answer": "4",
                 "vote_share": 1.0,
+                "winning_votes": paths,
                 "n_valid": paths,
                 "tie": False,
                 "finish_reason": "stop",
@@ -191,7 +194,7 @@ def test_what_follows_the_answer_is_no_part_of_the_example() -> None:
 
 
 def test_ties_and_single_votes_pass_by_the_settings_only() -> None:
-    rows = changed(tie=[True, False, False], vote_share=[0.5, 1.0, 0.5], n_valid=[4, 1, 4])
+    rows = changed(tie=[True, False, False], winning_votes=[2, 1, 2], n_valid=[4, 1, 4])
 
     def kept(**thresholds: object) -> list[str]:
         found, _ = lmsi.filter_paths(rows, lmsi.FilterThresholds(0.0, **thresholds), seed=0)  # type: ignore[arg-type]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from math import exp
 from pathlib import Path
 from typing import Any, cast
 
 import polars as pl
+import pytest
 from kit.small_lake import activity_of, make_experiment
 
 from selfimprove_dagster.lake.records import build_records
+from selfimprove_dagster.methods.lmsi.checks import recount
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.stages import count_votes
 from selfimprove_dagster.methods.lmsi.tables import VOTED_ANSWERS
@@ -59,3 +62,49 @@ def test_a_vote_names_its_question_and_its_paths_in_sample_order(tmp_path: Path)
 
 def test_no_paths_give_no_votes(tmp_path: Path) -> None:
     assert votes_of(tmp_path, []).is_empty()
+
+
+def test_a_vote_records_what_read_each_answer(tmp_path: Path) -> None:
+    texts = [r"So \boxed{\sqrt{12}}", "No idea.", "The answer is $2 \\sqrt 3$."]
+    paths = [("q:1", f"p:{at}", at, text) for at, text in enumerate(texts)]
+    (row,) = votes_of(tmp_path, paths).rows(named=True)
+    assert row["read_by"] == ["box: expression", None, "statement: expression"]
+    assert row["voted_answer"] == r"2\sqrt{3}"
+    assert (row["vote_share"], row["readable_share"], row["weights"]) == (2 / 3, 2 / 3, None)
+
+
+def test_weighted_votes_are_recorded_and_can_be_counted_again(tmp_path: Path) -> None:
+    said = [("7", [-2.0, -2.0]), ("7", [-3.0]), ("8", [-0.1, -0.1, -0.1]), ("", [-0.5])]
+    frame = pl.DataFrame(
+        [
+            {
+                "question_id": "q:1",
+                "question": "?",
+                "id": f"p:{at}",
+                "sample_index": at,
+                "text": f"The answer is {answer}.",
+                "logprobs": logprobs,
+            }
+            for at, (answer, logprobs) in enumerate(said)
+        ]
+    )
+    experiment = cast("LmsiExperiment", make_experiment(tmp_path, voting={"weights": "probability"}))
+    activity = activity_of(VOTED_ANSWERS)
+    shard: Shard[LmsiExperiment, Row] = Shard(Rows(frame), experiment, 0, activity, cast("Any", None))
+    (row,) = build_records(VOTED_ANSWERS, count_votes(shard), activity).rows(named=True)
+    weights = [exp(-2.0), exp(-3.0), exp(-0.1), exp(-0.5)]
+    assert row["weights"] == pytest.approx(weights)
+    assert (row["voted_answer"], row["tie"], row["n_valid"]) == ("8", False, 3)
+    assert row["vote_share"] == pytest.approx(weights[2] / sum(weights))
+    assert recount(row) is None
+    assert "not" in str(recount({**row, "vote_share": 1 / 4}))
+    assert recount({**row, "voted_answer": "7"}) is not None
+
+
+def test_votes_of_an_earlier_version_are_recounted_as_they_were(tmp_path: Path) -> None:
+    paths = [("q:1", "p:0", 0, "The answer is 7."), ("q:1", "p:1", 1, "No idea.")]
+    (row,) = votes_of(tmp_path, paths).rows(named=True)
+    assert row["vote_share"] == 0.5 and recount(row) is None
+    earlier = {**row, "vote_share": 1.0, "readable_share": None}
+    assert recount(earlier) is None
+    assert recount({**row, "vote_share": 1.0}) is not None

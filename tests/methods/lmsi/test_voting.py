@@ -39,7 +39,7 @@ def counter_vote(rows: list[Path]) -> list[dict[str, Any]]:
         paths = sorted((row for row in rows if row[0] == question), key=lambda row: (row[2], row[1]))
         votes = Counter(row[3] for row in paths if row[3] is not None).most_common()
         counts = [count for _, count in votes] + [0, 0]
-        valid = sum(counts)
+        valid, every = sum(counts), len(paths)
         table.append(
             {
                 "question_id": question,
@@ -49,8 +49,9 @@ def counter_vote(rows: list[Path]) -> list[dict[str, Any]]:
                 "n_valid": valid,
                 "n_distinct_paths": len({row[4] for row in paths}),
                 "n_distinct_answers": len(votes),
-                "vote_share": counts[0] / valid if valid else None,
-                "margin": (counts[0] - counts[1]) / valid if valid else None,
+                "vote_share": counts[0] / every if valid else None,
+                "margin": (counts[0] - counts[1]) / every if valid else None,
+                "readable_share": valid / every,
                 "tie": 0 < counts[0] == counts[1],
                 "path_ids": [row[1] for row in paths],
                 "answers": [row[3] for row in paths],
@@ -72,8 +73,9 @@ def test_the_most_frequent_answer_wins() -> None:
         "n_valid": 5,
         "n_distinct_paths": 6,
         "n_distinct_answers": 3,
-        "vote_share": 3 / 5,
-        "margin": 2 / 5,
+        "vote_share": 3 / 6,
+        "margin": 2 / 6,
+        "readable_share": 5 / 6,
         "tie": False,
         "path_ids": ["q-0", "q-1", "q-2", "q-3", "q-4", "q-5"],
         "answers": ["5", "18", None, "18", "7", "18"],
@@ -92,7 +94,9 @@ def test_first_is_by_sample_index_whatever_the_order_of_rows() -> None:
 
 def test_an_unread_answer_is_not_a_vote_even_when_it_is_most_frequent() -> None:
     row = one([None, None, None, "5"])
-    assert (row["voted_answer"], row["n_valid"], row["vote_share"], row["margin"]) == ("5", 1, 1.0, 1.0)
+    assert (row["voted_answer"], row["n_valid"], row["vote_share"], row["margin"]) == ("5", 1, 0.25, 0.25)
+    assert row["readable_share"] == 0.25
+    assert one([*[None] * 31, "5"])["vote_share"] == 1 / 32  # the paper divides by all m paths
 
 
 @pytest.mark.parametrize("rule", ["majority", "random_path"])
@@ -146,9 +150,9 @@ def test_random_path_draws_paths_uniformly_so_answers_by_their_share() -> None:
     assert isinstance(share, float)
     assert abs(share - 0.75) < 0.03  # four standard deviations
     lost = drawn.filter(pl.col("voted_answer") == "6").row(0, named=True)
-    assert (lost["vote_share"], lost["margin"], lost["tie"]) == (0.25, -0.5, False)
+    assert (lost["vote_share"], lost["margin"], lost["tie"]) == (0.2, -0.4, False)
     won = drawn.filter(pl.col("voted_answer") == "5").row(0, named=True)
-    assert (won["vote_share"], won["margin"]) == (0.75, 0.5)
+    assert (won["vote_share"], won["margin"]) == (0.6, 0.4)
 
 
 def test_what_cannot_be_voted_on_is_refused() -> None:
@@ -159,6 +163,31 @@ def test_what_cannot_be_voted_on_is_refused() -> None:
         vote(paths.drop("answer", "text_key"))
     with pytest.raises(ValueError, match="1 paths have no question_id"):
         vote(paths.with_columns(question_id=pl.lit(None, dtype=pl.String)))
+
+
+# --- weights ---
+
+
+def weighted(answers: list[str | None], weights: list[float | None]) -> dict[str, Any]:
+    return vote(paths_of({"q": answers}).with_columns(weight=pl.Series(weights))).row(0, named=True)
+
+
+def test_weights_decide_and_all_paths_count_in_the_share() -> None:
+    row = weighted(["5", "5", "6", None], [0.1, 0.2, 0.4, 0.3])
+    assert (row["voted_answer"], row["vote_share"], row["margin"]) == ("6", 0.4, pytest.approx(0.1))
+    assert row["votes"] == [{"answer": "6", "count": 1}, {"answer": "5", "count": 2}]
+    assert (row["readable_share"], row["tie"]) == (0.75, False)
+    tied = weighted(["5", "5", "6"], [0.1, 0.2, 0.3])
+    assert (tied["voted_answer"], tied["tie"], tied["margin"]) == ("5", True, 0.0)
+    assert weighted(["5", "6"], [None, 0.5])["voted_answer"] == "6"
+    assert weighted(["5"], [0.0])["vote_share"] is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["5", "6", None]), st.floats(0, 1)), min_size=1, max_size=20))
+def test_equal_weights_vote_as_none_do(rows: list[tuple[str | None, float]]) -> None:
+    answers = [answer for answer, _ in rows]
+    assert weighted(answers, [0.5] * len(rows)) == one(answers)
+    assert weighted(answers, [1.0] * len(rows)) == one(answers)
 
 
 # --- any paths ---
@@ -195,7 +224,7 @@ def test_the_order_of_rows_does_not_matter(rows: list[Path], chance: random.Rand
 @given(path_rows, st.sampled_from(["majority", "random_path"]))
 def test_paths_without_an_answer_change_no_vote(rows: list[Path], rule: Any) -> None:
     silent = [(question, f"silent-{index}", index, None, "…") for question in "qrs" for index in (0, 7, 30)]
-    verdict = ["question_id", "voted_answer", "votes", "n_valid", "vote_share", "margin", "tie"]
+    verdict = ["question_id", "voted_answer", "votes", "n_valid", "tie"]
     before = vote(table(rows), rule=rule).select(verdict)
     after = vote(table([*rows, *silent]), rule=rule).select(verdict)
     assert_frame_equal(before, after.filter(pl.col("question_id").is_in(before["question_id"].to_list())))
