@@ -98,9 +98,7 @@ class NoveltyPool:
     Members are stored as tokens; 1,000,000 instructions take about 0.4 GB.
     """
 
-    def __init__(
-        self, texts: Sequence[str] = (), *, nearest: int = 10, tokeniser: Tokeniser = rouge
-    ) -> None:
+    def __init__(self, texts: Sequence[str] = (), *, nearest: int = 10, tokeniser: Tokeniser = rouge) -> None:
         """Create a pool of these texts without any check.
 
         `nearest` is the number of neighbours in a verdict.

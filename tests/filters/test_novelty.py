@@ -154,7 +154,9 @@ def test_tokens_in_other_scripts(name: TokeniserName, text: str, expected: list[
 
 
 @pytest.mark.parametrize("name", ["words", "characters"])
-@pytest.mark.parametrize("text", ["请写一首关于秋天的诗。", "秋について詩を書いて", "Напиши стихи", "اكتب قصيدة"])
+@pytest.mark.parametrize(
+    "text", ["请写一首关于秋天的诗。", "秋について詩を書いて", "Напиши стихи", "اكتب قصيدة"]
+)
 def test_equal_instructions_are_equal_in_every_script(name: TokeniserName, text: str) -> None:
     assert rouge_l_f1(text, text) == 0.0, "`rouge_score` reads ASCII alone"
     assert rouge_l_f1(text, text, TOKENISERS[name]) == 1.0

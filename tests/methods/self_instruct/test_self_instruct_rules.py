@@ -273,7 +273,9 @@ def test_what_is_kept_breaks_no_rule(rows: list[tuple[str, str, str]], most: int
     assert kept.group_by("task_id").len()["len"].max() in (None, *range(1, most + 1))
 
 
-@pytest.mark.parametrize("text", ["请写一首关于秋天的诗。", "Übersetze diesen kurzen Satz.", "秋について詩を書いて"])
+@pytest.mark.parametrize(
+    "text", ["请写一首关于秋天的诗。", "Übersetze diesen kurzen Satz.", "秋について詩を書いて"]
+)
 def test_instructions_in_every_language_pass_with_a_tokeniser_for_them(text: str) -> None:
     english, _ = rules.filter_instructions(instructions(text), rules.InstructionThresholds())
     every, decisions = rules.filter_instructions(
