@@ -54,7 +54,7 @@ def read_steps(entries: Sequence[Any], provided: frozenset[str] | None = None) -
     """Return the steps that a list names, each by name or as `{name: settings}`.
 
     `provided` are the columns that candidates have besides `steps.COLUMNS`, None for all. Raises ValueError that names
-    the step for an unknown name, for wrong settings, and for a step that reads columns which the candidates do not have.
+    the step for an unknown name, for wrong settings, and for a step that reads columns that candidates do not have.
     """
     found: list[NamedStep] = []
     for entry in entries:

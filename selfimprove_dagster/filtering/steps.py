@@ -75,7 +75,7 @@ class Step(Section):
         return {**self.model_dump(mode="json"), **({} if self.version == "1" else {"version": self.version})}
 
 
-_COMPARE = Field("both", description="what is compared: the `question`, the `answer`, or `both`")
+_COMPARE: Any = Field("both", description="what is compared: the `question`, the `answer`, or `both`")
 
 
 def _tokeniser(what: str = "compares") -> Any:

@@ -101,10 +101,9 @@ def novel_by_rouge(threshold: float, what: Compared = "both", tokeniser: Tokenis
         ids.extend(one for one, verdict in own if verdict.kept)
         found = []
         for verdict in verdicts:
-            index, score = verdict.neighbours[0] if verdict.neighbours else (None, 0.0)
+            index, score = verdict.neighbours[0] if verdict.neighbours else (0, 0.0)
             # Of texts without a common token none is the nearest.
-            near = index is not None and score > 0
-            found.append((verdict.kept, score if near else None, ids[index] if near else None))
+            found.append((verdict.kept, score or None, ids[index] if score else None))
         return unlike("novelty", candidates, found, threshold, "ROUGE-L")
 
     return decide

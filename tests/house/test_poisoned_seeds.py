@@ -33,6 +33,7 @@ SEEDS = {
     "pit": 60,
     "refinement": 20,
     "toolformer": 20,
+    "curate": 20,
 }
 """How many seeds a method gets, all of which its iteration uses; the others get all embedded ones."""
 

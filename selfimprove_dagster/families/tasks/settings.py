@@ -9,8 +9,8 @@ from pydantic import Field
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.evaluation.judge import ExamJudgeSection
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import FilePath, Section
+from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.filters.tokenisers import TokeniserName
 
 
@@ -55,7 +55,7 @@ class TaskEvaluationSection(Section):
     )
 
 
-class TaskExperiment(TrainingExperiment):
+class TaskExperiment(FilteringExperiment):
     """What the methods have whose model writes tasks."""
 
     seeds: TaskFile

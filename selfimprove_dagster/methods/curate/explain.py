@@ -36,8 +36,8 @@ def _score(row: Row) -> float | None:
 def filter_again(lake: Lake, dataset: Manifest, section: RecordedSteps) -> pl.DataFrame:
     """Return every decision on the candidates of an iteration, with other settings of its filters.
 
-    The rules that come before them (can be read, not held out, not empty) have no settings, so their recorded decisions
-    stay. Raises LakeError if the tables that the filters read were made again since.
+    The rules that come before them (readable, not held out, not banned, not empty) have no settings, so their recorded
+    decisions stay. Raises LakeError if the tables that the filters read were made again since.
     """
     tables = (CANDIDATE_ANSWERS, PERPLEXITY_SCORES, RATINGS, VOTED_ANSWERS)
     rows = curate.judged(*read_again(lake, dataset, *(table.name for table in tables)))

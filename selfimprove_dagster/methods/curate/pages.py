@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from selfimprove_dagster.drawing import drawn_with
@@ -40,13 +42,14 @@ def _measure(lake: Lake, stages: Stages) -> Row:
     }
 
 
-def _charts(experiment: Experiment, rows: list[Measured]) -> list[Chart]:
+def _charts(experiment: Experiment, rows: Sequence[Measured]) -> list[Chart]:
     return [held_out_accuracy(rows, decided_by(experiment)), *(curve(one, rows) for one in _CURVES)]
 
 
 _RULES = {
     "readable": "could be read",
     "held_out": "not held out for evaluation",
+    "banned": "banned by nobody",
     "empty_output": "say something",
 }
 

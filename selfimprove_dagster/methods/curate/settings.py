@@ -9,18 +9,16 @@ from pydantic import Field
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import GATED, Preset
-from selfimprove_dagster.experiment.sections import FilePath, GeneratorSection, ModelSection, Section
+from selfimprove_dagster.experiment.sections import GeneratorSection, ModelSection, Section
 from selfimprove_dagster.families.tasks import settings as tasks
-from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection
+from selfimprove_dagster.families.tasks.settings import TaskExperiment, TaskFile
 from selfimprove_dagster.filtering.registry import NamedStep
-from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.filtering.steps import PERPLEXITY, RATING, VOTE
 
 
-class ExampleFile(Section):
+class ExampleFile(TaskFile):
     """A file of prompts or of finished examples: JSON Lines, a JSON array, CSV, Parquet, or one prompt per line."""
 
-    file: FilePath = Field(description="path of the file, or `embedded`")
     instruction_field: str = Field("instruction", description="field with the prompt")
     input_field: str = Field("input", description="field with what the prompt is about, where it is separate")
     output_field: str = Field(
@@ -30,7 +28,6 @@ class ExampleFile(Section):
     rows: str | None = Field(
         None, pattern=r"^\d*:\d*$", description="rows to read, as `from:to`, counted from 0, excluding `to`"
     )
-    licence: str = Field("unknown", description="licence of the text, stored with every record")
 
 
 class PoolSection(Section):
@@ -68,19 +65,18 @@ class JudgeSection(Section):
     shard: int = Field(256, ge=1, description="answers per shard; a killed run loses at most one shard")
 
 
-class CurateExperiment(FilteringExperiment):
+class CurateExperiment(TaskExperiment):
     """A file of prompts or of finished examples, judged by filters."""
 
     provided: ClassVar[frozenset[str]] = PERPLEXITY | RATING | VOTE
     method: Literal["curate"] = Field(description="the self-improvement method")
     seeds: ExampleFile
-    evaluation: TaskEvaluationSection
     pool: PoolSection
     generation: GenerationSection
     judge: JudgeSection = JudgeSection()
 
     @property
-    def scores(self) -> Any:
+    def scores(self) -> Any:  # type: ignore[override]
         """Return what is needed of the model: log-probabilities of texts, or of options if it rates."""
         if self.measures_perplexity:
             return True
@@ -130,8 +126,8 @@ PRESETS = {
             },
         },
         deviations=(
-            "the rating is the expected one from 1 to 10, read off probabilities, and at least 9: the paper's judge writes "
-            "a number from 0 to 5, at least 4.5",
+            "the rating is the expected one from 1 to 10, read off probabilities, and at least 9: the paper's judge "
+            "writes a number from 0 to 5, at least 4.5",
             "the judge is the model itself where judge.model names no other: the paper's is ChatGPT",
             "three epochs are given as steps: 9,229 examples in batches of 128",
             GATED,

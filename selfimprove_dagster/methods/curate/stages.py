@@ -16,8 +16,9 @@ from typing import Literal
 import polars as pl
 
 from selfimprove_dagster.families.judging.comparing import expected_ratings
+from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.prompts import TEMPLATES
-from selfimprove_dagster.families.tasks.rules import not_held_out, output_not_empty
+from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
 from selfimprove_dagster.families.tasks.stages import example_draft
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filtering.running import decisions_on, located, recorded
@@ -309,14 +310,15 @@ def rate(shard: Shard[CurateExperiment, Row]) -> list[Draft]:
 
 @stage(
     VOTED_ANSWERS,
-    after=["candidate_answers"],
+    after=["seed_pool", "candidate_answers"],
     description="One vote per question over all its answers. Empty if no filter reads it.",
 )
 def voted_answers(context: StageContext[CurateExperiment]) -> Result:
     candidates_manifest, candidates = context.scan(CANDIDATE_ANSWERS)
+    pool_manifest, _ = context.scan(SEED_POOL)
     how = context.experiment.votes_by
     rows = candidates.select("id", "question_id", "output")
-    activity = context.activity(inputs=[candidates_manifest], parameters={"answer": how})
+    activity = context.activity(inputs=[candidates_manifest, pool_manifest], parameters={"answer": how})
     manifest, _ = context.map(
         rows if how else rows.head(0), Spec.of(count_votes, how=how), activity, together="question_id"
     )
@@ -353,14 +355,18 @@ def filtered_dataset(context: StageContext[CurateExperiment]) -> Result:
     inputs, frames = zip(
         *map(context.scan, (CANDIDATE_ANSWERS, PERPLEXITY_SCORES, RATINGS, VOTED_ANSWERS)), strict=True
     )
-    keys = held_out_keys(experiment)
+    keys, banned = held_out_keys(experiment), bans(experiment)
     rows = curate.judged(*frames)
     activity = context.activity(
         inputs=inputs,
-        parameters={**recorded(steps), "held_out": content_hash({"keys": sorted(keys)})},
+        parameters={
+            **recorded(steps),
+            "held_out": content_hash({"keys": sorted(keys)}),
+            "banned": sorted(banned),
+        },
         about=located(steps),
     )
-    before = [could_be_read, not_held_out(keys, normalise_question), output_not_empty]
+    before = [could_be_read, not_held_out(keys, normalise_question), not_banned(banned), output_not_empty]
     decided = decisions_on(in_parts(rows, "question_id"), steps, before)
     decisions, manifest, _ = context.map_together(
         with_verdicts(rows, decided),
