@@ -28,7 +28,10 @@ def kept(decide: Filter, rows: pl.DataFrame) -> list[bool]:
     return decisions["kept"].to_list()
 
 
-said = st.lists(st.sampled_from(["a b c", "A, b c!", "a b", "b c d e", "x", "我们 喜欢", "我们喜欢", "?", "??", ""]), max_size=12)
+said = st.lists(
+    st.sampled_from(["a b c", "A, b c!", "a b", "b c d e", "x", "我们 喜欢", "我们喜欢", "?", "??", ""]),
+    max_size=12,
+)
 
 
 @pytest.mark.parametrize("make", [first_of_equal, lambda: novel_by_rouge(0.6, "answer")])
