@@ -113,6 +113,18 @@ def known() -> Iterator[str]:
     yield from sorted(point.name for point in entry_points(group=GROUP))
 
 
+def described() -> Iterator[str]:
+    """Yield lines that describe every known step and its settings."""
+    for name in known():
+        kind, _ = step_of(name)
+        reads = f" (reads {', '.join(sorted(kind.reads))})" if kind.reads else ""
+        needs = f" (extra {kind.extra})" if kind.extra else ""
+        yield f"{name}: {(kind.__doc__ or '').partition(chr(10))[0]}{reads}{needs}"
+        for setting, about in kind.model_fields.items():
+            default = "required" if about.is_required() else about.get_default(call_default_factory=True)
+            yield f"    {setting} ({default}): {about.description or ''}"
+
+
 def _in_file(path: Path, attribute: str) -> tuple[type[Step], str]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give an existing file")

@@ -69,12 +69,15 @@ def _located(entry: Any, folder: Path) -> Any:
     """Return a filter with absolute paths; what is no filter stays as it is, and validation reports it."""
     try:
         name, settings = named(entry)
-        path, separator, attribute = name.rpartition(":")
-        if separator and path.endswith(".py"):
-            name = f"{os.path.normpath(folder / os.path.expanduser(path))}:{attribute}"  # noqa: PTH111
-        kind, _ = step_of(name)
     except ValueError:
         return entry
+    path, separator, attribute = name.rpartition(":")
+    if separator and path.endswith(".py"):
+        name = f"{os.path.normpath(folder / os.path.expanduser(path))}:{attribute}"  # noqa: PTH111
+    try:
+        kind, _ = step_of(name)
+    except ValueError:
+        return {name: settings}
     for field, about in kind.model_fields.items():
         mark, text = mark_of(about, NamesPath), settings.get(field)
         if mark is None or not isinstance(text, str):

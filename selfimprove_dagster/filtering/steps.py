@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from selfimprove_dagster.experiment.sections import Section
+from selfimprove_dagster.experiment.sections import ModelPath, Section
 from selfimprove_dagster.filters import pools
 from selfimprove_dagster.filters.rules import (
     Filter,
@@ -159,8 +159,160 @@ class SelfConsistency(Step):
         return agrees_clearly(self.at_least, self.drop_ties)
 
 
+class NearDuplicates(Step):
+    """Keep examples that share few n-grams with those that were kept: MinHash with LSH, for large sets."""
+
+    name = "near_duplicates"
+    modules = ("rensa",)
+    extra = "filters"
+    at_most: float = Field(0.8, gt=0, lt=1, description="highest estimated Jaccard similarity of n-grams")
+    ngram: int = Field(3, ge=1, description="tokens of an n-gram")
+    compare: pools.Compared = _COMPARE
+    tokeniser: TokeniserName = _tokeniser()
+
+    def open(self) -> Filter:
+        from selfimprove_dagster.filters.near import unlike_by_minhash
+
+        return unlike_by_minhash(self.at_most, self.compare, TOKENISERS[self.tokeniser], self.ngram)
+
+
+class Meaning(Step):
+    """Semantic novelty: keep examples whose meaning resembles none that was kept, by embeddings."""
+
+    name = "meaning"
+    extra = "filters"
+    model: ModelPath = Field(
+        description="embedding model: a folder, or a name on the Hub such as `minishlab/potion-base-8M`"
+    )
+    library: Literal["model2vec", "transformers"] = Field(
+        "model2vec",
+        description="`model2vec` for static embeddings; `transformers` for any encoder, with the mean over its tokens",
+    )
+    at_most: float = Field(
+        0.9, gt=0, lt=1, description="highest cosine similarity to an example that was kept"
+    )
+    compare: pools.Compared = _COMPARE
+
+    @property
+    def missing(self) -> list[str]:
+        """Return the modules that are not installed."""
+        return [] if find_spec(self.library) else [self.library]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Return what determines its decisions; the model by its files."""
+        from selfimprove_dagster.filtering.models import folder_hash
+
+        return {**super().recorded, "model": folder_hash(self.model)}
+
+    def open(self) -> Filter:
+        from selfimprove_dagster.filtering.models import embedder
+        from selfimprove_dagster.filters.near import unlike_in_meaning
+
+        return unlike_in_meaning(self.at_most, embedder(self.model, self.library), self.compare)
+
+
+class Language(Step):
+    """Keep examples in some languages, by lingua."""
+
+    name = "language"
+    modules = ("lingua",)
+    extra = "filters"
+    keep: list[str] = Field(min_length=1, description="languages to keep, as ISO 639-1 codes such as `en`")
+    among: list[str] = Field(
+        default_factory=list,
+        description="languages to tell apart, which should contain those to keep; empty for all that lingua knows",
+    )
+    at_least: float = Field(0.5, ge=0, le=1, description="minimum probability of the languages to keep")
+    accuracy: Literal["high", "low"] = Field(
+        "high",
+        description="`low` needs a tenth of the memory (0.1 instead of 1 GB for all languages) and errs on short texts",
+    )
+
+    def open(self) -> Filter:
+        from selfimprove_dagster.filtering.detectors import language_scores
+        from selfimprove_dagster.filters.content import score_within
+
+        scores = language_scores(self.keep, self.among, self.accuracy)
+        return score_within(self.name, scores, f"probability of {', '.join(self.keep)}", least=self.at_least)
+
+
+class PersonalData(Step):
+    """Drop examples with personal data that has a pattern, such as mail addresses and card numbers, by Presidio."""
+
+    name = "personal_data"
+    modules = ("presidio_analyzer", "spacy")
+    extra = "personal-data"
+    language: str = Field("en", description="language of the texts, as an ISO 639-1 code")
+    entities: list[str] = Field(
+        default_factory=lambda: [
+            *("EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "CRYPTO", "US_SSN"),
+        ],
+        min_length=1,
+        description="entities of Presidio; those that need a language model, such as PERSON, need `model`",
+    )
+    model: str | None = Field(
+        None, description="installed spaCy pipeline for names and places; null for patterns alone"
+    )
+    at_least: float = Field(0.4, gt=0, le=1, description="score from which a finding counts")
+
+    def open(self) -> Filter:
+        from selfimprove_dagster.filtering.detectors import personal_data
+        from selfimprove_dagster.filters.content import holds_none
+
+        find = personal_data(self.language, self.entities, self.model, self.at_least)
+        return holds_none(self.name, find, "personal data")
+
+
+class Secrets(Step):
+    """Drop examples with passwords, keys and tokens, by detect-secrets."""
+
+    name = "secrets"
+    modules = ("detect_secrets",)
+    extra = "filters"
+
+    def open(self) -> Filter:
+        from selfimprove_dagster.filtering.detectors import secrets
+        from selfimprove_dagster.filters.content import holds_none
+
+        return holds_none(self.name, secrets, "secrets")
+
+
+class Toxicity(Step):
+    """Drop examples that a text classifier finds toxic."""
+
+    name = "toxicity"
+    model: ModelPath = Field(
+        description="classifier for transformers: a folder, or a name on the Hub such as `unitary/toxic-bert`"
+    )
+    labels: list[str] = Field(
+        default_factory=lambda: ["toxic"],
+        min_length=1,
+        description="labels of the model whose highest score counts",
+    )
+    at_most: float = Field(0.5, ge=0, le=1, description="highest score of these labels")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Return what determines its decisions; the model by its files."""
+        from selfimprove_dagster.filtering.models import folder_hash
+
+        return {**super().recorded, "model": folder_hash(self.model)}
+
+    def open(self) -> Filter:
+        from selfimprove_dagster.filtering.models import classifier
+        from selfimprove_dagster.filters.content import score_within
+
+        return score_within(self.name, classifier(self.model, self.labels), "toxicity", most=self.at_most)
+
+
 BUILT_IN: Mapping[str, type[Step]] = {
-    step.name: step for step in (Words, Duplicates, Novelty, Perplexity, Annotation, SelfConsistency)
+    step.name: step
+    for step in (
+        *(Words, Duplicates, NearDuplicates, Novelty, Meaning),
+        *(Perplexity, Annotation, SelfConsistency),
+        *(Language, PersonalData, Secrets, Toxicity),
+    )
 }
 """The steps of this package by name."""
 

@@ -98,16 +98,17 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
 
     `subject` is a partition key, or (the start of) the id of a candidate, or of a record that led to
     candidates or was made from some. The recorded thresholds and seed are those of the filter's activity. For
-    a method without `what_if` the answer is derived from its decisions: each rule with a recorded score and
-    threshold may be changed. Raises ExperimentError for invalid settings and for a method without thresholds,
-    and LakeError if the tables do not belong to one dataset.
+    a method without `what_if`, and for the filters that an experiment lists, the answer is derived from decisions:
+    each rule with a recorded score and threshold may be changed. Raises ExperimentError for invalid settings and for a
+    method without thresholds, and LakeError if the tables do not belong to one dataset.
     """
     iteration, story = _subject(lake, subject)
     method = registry.methods().get(iteration.method)
     refilter = method.what_if if method else None
-    if isinstance(refilter, str):
+    filtered = any(RECORDED in one.activity.parameters for one in iteration.manifests.values())
+    if isinstance(refilter, str) and not filtered:
         raise ExperimentError(f"{iteration.method} has no thresholds: {refilter}")
-    if refilter is None:
+    if refilter is None or isinstance(refilter, str):
         return _by_recorded_scores(lake, iteration, story, settings)
     made = lake.manifest(f"{iteration.method}/{refilter.stage}", iteration.partition)
     section = _validated(refilter.kind, made.activity.parameters[refilter.section], "")
