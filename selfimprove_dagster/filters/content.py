@@ -22,7 +22,7 @@ Scores = Callable[[Sequence[str]], list[float | None]]
 def texts_of(candidates: pl.DataFrame) -> list[str]:
     """Return question and answer of each candidate as one text."""
     both = pl.concat_str(pl.col("question").fill_null(""), pl.col("text").fill_null(""), separator="\n")
-    return candidates.select(both).to_series().to_list()
+    return candidates.select(both.str.strip_chars()).to_series().to_list()
 
 
 def holds_none(rule: str, find: Spans, what: str) -> Filter:
