@@ -39,6 +39,8 @@ SEEDS = {
 
 OWN: dict[str, dict[str, Any]] = {
     "lmsi": {"sampling": {"questions": 20, "paths": 8, "shard_questions": 6}},
+    # Each instance of a line is answered three times.
+    "curate": {"pool": {"examples": 100}, "tolerance": {"failed_share": 0.2}},
     "refinement": {"responses": {"prompts": 20, "max_tokens": 32}},
     # A seed task is shown in several prompts.
     "self_instruct": {"tolerance": {"failed_share": 0.4}},
