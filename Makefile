@@ -37,7 +37,7 @@ demo: install
 	$(BIN)/selfimprove lineage example demo
 
 METHODS := demo self_instruct unnatural_instructions toolformer constitutional rlaif rlhf pit refinement \
-	self_knowledge
+	self_knowledge curate
 demo-all: install
 	set -e; for name in $(METHODS); do $(BIN)/selfimprove run $$name; done
 	$(BIN)/selfimprove compare $(METHODS) --out $(SELFIMPROVE_HOME)/comparison.md

@@ -158,6 +158,15 @@ def prompts(method: Annotated[str, typer.Argument(help="Name of a method, as in 
 
 
 @app.command()
+def filters() -> None:
+    """Print the filters that an experiment may list under `filters`, with their settings."""
+    from selfimprove_dagster.filtering.registry import described
+
+    for line in described():
+        typer.echo(line)
+
+
+@app.command()
 def status(
     experiment: ExperimentName,
     as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON, for programs.")] = False,

@@ -2,8 +2,9 @@
 2212.10560).
 
 ROUGE-L F1 of two texts is 2pr / (p + r), where p and r are the length of their longest common subsequence
-of tokens over the length of each (Lin 2004). Tokens, formula and order of operations are those of the
-package `rouge_score` without stemming, so scores are bitwise equal.
+of tokens over the length of each (Lin 2004). Formula and order of operations are those of the package
+`rouge_score`, so with the tokeniser `rouge` scores are bitwise equal to its scores without stemming. The other
+tokenisers (see `tokenisers`) are for texts that are not English.
 
 The pool is exact without aligning every pair, since the overlap of a candidate and a member is bounded first:
 
@@ -21,7 +22,6 @@ bounds.
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +32,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 from scipy import sparse
 
-_TOKEN = re.compile("[a-z0-9]+")
-
+from selfimprove_dagster.filters.tokenisers import Tokeniser, rouge
 
 _BUCKETS = 255  # one less than a power of two: the matrix product also has a column of lengths
 
@@ -79,14 +78,9 @@ class Verdict:
     neighbours: tuple[tuple[int, float], ...]
 
 
-def tokens(text: str) -> list[str]:
-    """Return the runs of ASCII letters and digits of the text in lower case, like `rouge_score`."""
-    return _TOKEN.findall(text.lower())
-
-
-def rouge_l_f1(a: str, b: str) -> float:
+def rouge_l_f1(a: str, b: str, tokeniser: Tokeniser = rouge) -> float:
     """Return the ROUGE-L F1 of two texts, 0 if one has no tokens. It is symmetric."""
-    first, second = tokens(a), tokens(b)
+    first, second = tokeniser(a), tokeniser(b)
     common = LCSseq.similarity(first, second)
     return float(_f1(np.array([common]), np.array([len(first)]), np.array([len(second)]))[0])
 
@@ -104,14 +98,14 @@ class NoveltyPool:
     Members are stored as tokens; 1,000,000 instructions take about 0.4 GB.
     """
 
-    def __init__(self, texts: Sequence[str] = (), *, nearest: int = 10) -> None:
+    def __init__(self, texts: Sequence[str] = (), *, nearest: int = 10, tokeniser: Tokeniser = rouge) -> None:
         """Create a pool of these texts without any check.
 
         `nearest` is the number of neighbours in a verdict.
         """
         if nearest < 1:
             raise ValueError(f"nearest must be at least 1, not {nearest}: one neighbour decides")
-        self._nearest = nearest
+        self._nearest, self._tokens = nearest, tokeniser
         self._ids: dict[str | tuple[int, int], int] = {}
         self._sequences = _Growing(np.empty(0, object))
         self._lengths = _Growing(np.empty(0, np.int32))
@@ -159,7 +153,7 @@ class NoveltyPool:
         sequences, lengths, features = np.empty(len(texts), object), [], []
         ids = self._ids
         for at, text in enumerate(texts):
-            found = [ids.setdefault(token, len(ids)) for token in tokens(text)]
+            found = [ids.setdefault(token, len(ids)) for token in self._tokens(text)]
             sequences[at] = _sequence(found)
             lengths.append(len(found))
             if len(set(found)) < len(found):

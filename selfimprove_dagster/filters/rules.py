@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
+from selfimprove_dagster.filters.tokenisers import Tokeniser
 from selfimprove_dagster.lots import lots
 
 Filter = Callable[[pl.DataFrame], pl.DataFrame]
@@ -195,5 +196,72 @@ def _at_least(rule: str, count: pl.Expr, threshold: int, what: str) -> Filter:
         return decision(
             candidates, rule, kept=count >= threshold, reason=reason, score=count, threshold=threshold
         )
+
+    return decide
+
+
+def rating_at_least(threshold: float) -> Filter:
+    """Keep candidates whose `rating`, from 1 to 10, is at least `threshold`; `unrated` says why there is none."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        score = pl.col("rating")
+        rated = pl.format("rating {} against at least {}", score.round(2), pl.lit(threshold))
+        return decision(
+            candidates,
+            "annotation",
+            kept=score >= threshold,
+            reason=pl.coalesce(rated, "unrated"),
+            score=score,
+            threshold=threshold,
+        )
+
+    return decide
+
+
+def agrees_clearly(threshold: float, drop_ties: bool = True) -> Filter:
+    """Keep candidates that answer as the vote on their question does, with at least this share of the valid votes.
+
+    Columns: `answer`, `voted_answer`, `vote_share`, `tie`.
+    """
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        share, torn = pl.col("vote_share"), pl.col("tie") if drop_ties else pl.lit(False)
+        agrees = (pl.col("answer") == pl.col("voted_answer")).fill_null(False)
+        said = pl.format("vote share {} against at least {}", share.round(4), pl.lit(threshold))
+        reason = (
+            pl.when(pl.col("answer").is_null())
+            .then(pl.lit("states no answer that can be read"))
+            .when(~agrees)
+            .then(pl.format("answers {}; the vote is {}", "answer", "voted_answer"))
+            .when(torn)
+            .then(pl.lit("another answer has as many votes"))
+            .otherwise(said)
+        )
+        kept = agrees & ~torn & (share >= threshold)
+        return decision(
+            candidates, "self_consistency", kept=kept, reason=reason, score=share, threshold=threshold
+        )
+
+    return decide
+
+
+def words_between(least: int, most: int | None, tokeniser: Tokeniser) -> Filter:
+    """Keep candidates whose `text` has at least `least` and at most `most` tokens of the tokeniser."""
+
+    def decide(candidates: pl.DataFrame) -> pl.DataFrame:
+        counted = candidates.with_columns(
+            words=pl.col("text").map_elements(lambda text: len(tokeniser(text)), return_dtype=pl.Int64)
+        )
+        count, above = pl.col("words"), pl.lit(None, pl.Int64) if most is None else pl.lit(most)
+        is_long = (count > above).fill_null(False)
+        bound, side = pl.when(is_long).then(above).otherwise(least), pl.when(is_long).then(pl.lit("most"))
+        decided = decision(
+            counted,
+            "words",
+            kept=(count >= least) & ~is_long,
+            reason=pl.format("{} words against at {} {}", count, side.otherwise(pl.lit("least")), bound),
+            score=count,
+        )
+        return decided.with_columns(threshold=counted.select(bound.cast(pl.Float64)).to_series())
 
     return decide

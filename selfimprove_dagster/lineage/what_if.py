@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, LakeError
 from selfimprove_dagster.experiment.naming import PARTITION_KEY
+from selfimprove_dagster.filtering.running import RECORDED
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.iteration import (
@@ -97,33 +98,68 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
 
     `subject` is a partition key, or (the start of) the id of a candidate, or of a record that led to
     candidates or was made from some. The recorded thresholds and seed are those of the filter's activity. For
-    a method without `what_if` the answer is derived from its decisions: each rule with a recorded score and
-    threshold may be changed. Raises ExperimentError for invalid settings and for a method without thresholds,
-    and LakeError if the tables do not belong to one dataset.
+    a method without `what_if`, and for the filters that an experiment lists, the answer is derived from decisions:
+    each rule with a recorded score and threshold may be changed. Raises ExperimentError for invalid settings and for a
+    method without thresholds, and LakeError if the tables do not belong to one dataset.
     """
     iteration, story = _subject(lake, subject)
     method = registry.methods().get(iteration.method)
     refilter = method.what_if if method else None
-    if isinstance(refilter, str):
+    filtered = any(RECORDED in one.activity.parameters for one in iteration.manifests.values())
+    if isinstance(refilter, str) and not filtered:
         raise ExperimentError(f"{iteration.method} has no thresholds: {refilter}")
-    if refilter is None:
+    if refilter is None or isinstance(refilter, str):
         return _by_recorded_scores(lake, iteration, story, settings)
     made = lake.manifest(f"{iteration.method}/{refilter.stage}", iteration.partition)
     section = _validated(refilter.kind, made.activity.parameters[refilter.section], "")
     thresholds = refilter.thresholds or (lambda lake, made, section: section.model_dump())
     recorded = thresholds(lake, made, section)
-    given = _given(settings, list(recorded), refilter.aliases)
-    values = (
-        refilter.fields({**recorded, **given}, section)
-        if refilter.fields
-        else {**section.model_dump(), **given}
-    )
-    proposed = _validated(refilter.kind, values, _known(list(recorded), refilter.aliases))
     decisions = lake.manifest(f"{iteration.method}/{refilter.decisions}", iteration.partition)
     then = _recorded_decisions(lake, made, decisions)
+    filters = _of_filters(then, made, refilter)
+    by_filter = {rule: threshold for rule, (threshold, _) in _numeric_rules(filters).items()}
+    given = _given(settings, [*recorded, *by_filter], refilter.aliases)
+    own = {name: value for name, value in given.items() if name in recorded}
+    values = (
+        refilter.fields({**recorded, **own}, section) if refilter.fields else {**section.model_dump(), **own}
+    )
+    proposed = _validated(refilter.kind, values, _known(list(recorded), refilter.aliases))
     asked = _asked(story, then, iteration)
     now = refilter.filter_again(lake, made, proposed)
-    return _answer(iteration.key, recorded, thresholds(lake, made, proposed), then, now, asked, refilter.noun)
+    changed = {
+        name: _number(name, value)
+        for name, value in given.items()
+        if name in by_filter and name not in recorded
+    }
+    if not filters.is_empty():
+        now = _filtered_again(now, filters, changed)
+    return _answer(
+        iteration.key,
+        {**by_filter, **recorded},
+        {**by_filter, **changed, **thresholds(lake, made, proposed)},
+        then,
+        now,
+        asked,
+        refilter.noun,
+        note=_NOTE if not filters.is_empty() else "",
+    )
+
+
+def _of_filters(decisions: pl.DataFrame, made: Manifest, refilter: Refilter) -> pl.DataFrame:
+    """Return the decisions of an experiment's filters, which came after those of the method's own rules.
+
+    None of them where the method runs its filters again itself.
+    """
+    steps = made.activity.parameters.get(RECORDED, {}).get("steps", [])
+    rules = [] if refilter.section == RECORDED else [step["rule"] for step in steps]
+    return decisions.filter(pl.col("rule").is_in(rules))
+
+
+def _filtered_again(now: pl.DataFrame, filters: pl.DataFrame, given: Mapping[str, float]) -> pl.DataFrame:
+    """Return decisions of a method's rules with those of filters on the candidates that pass, by recorded scores."""
+    dropped = now.filter(~pl.col("kept")).select("candidate_id")
+    further = _again(filters.join(dropped, on="candidate_id", how="anti", maintain_order="left"), given)
+    return pl.concat([now.select(further.columns), further])
 
 
 def refuse_newer(made: Manifest, manifest: Manifest) -> None:
@@ -217,16 +253,22 @@ def _by_recorded_scores(
     given = {name: _number(name, value) for name, value in _given(settings, list(recorded), {}).items()}
     asked = _asked(story, then, iteration)
     proposed = {**recorded, **given}
+    again = _again(then, given)
+    noun = declared(iteration.method).noun
+    return _answer(iteration.key, recorded, proposed, then, again, asked, noun, note=_NOTE)
+
+
+def _again(then: pl.DataFrame, given: Mapping[str, float]) -> pl.DataFrame:
+    """Return recorded decisions with other thresholds, given by rule."""
+    rules = _numeric_rules(then)
     now = [
         decision
         for _, rows in then.group_by("candidate_id", maintain_order=True)
         for decision in _decided_again(rows.rows(named=True), rules, given)
     ]
-    again = pl.DataFrame(
+    return pl.DataFrame(
         now, schema={"candidate_id": pl.String, "kept": pl.Boolean, "rule": pl.String, "reason": pl.String}
     )
-    noun = declared(iteration.method).noun
-    return _answer(iteration.key, recorded, proposed, then, again, asked, noun, note=_NOTE)
 
 
 def _numeric_rules(decisions: pl.DataFrame) -> dict[str, tuple[float, bool]]:

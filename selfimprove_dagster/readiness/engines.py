@@ -10,6 +10,7 @@ from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import JUDGED, Experiment
 from selfimprove_dagster.experiment.opening import models_of, opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model, promise_of
 from selfimprove_dagster.language_model.base import check_chooses, check_scores
@@ -46,6 +47,14 @@ def check_engines(home: Home, experiment: Experiment) -> Iterator[Finding]:
             )
         if section.is_provided or section.engine == "openai":
             yield from _served(home, experiment, section)
+
+
+def check_filters(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each filter that lacks a library."""
+    for step in experiment.steps if isinstance(experiment, FilteringExperiment) else ():
+        if missing := step.step.missing:
+            extra = f": install the extra `selfimprove_dagster[{step.step.extra}]`" if step.step.extra else ""
+            yield Finding(f"filters: {step.name} needs {', '.join(missing)}{extra}")
 
 
 def _served(home: Home, experiment: Experiment, section: ModelSection) -> Iterator[Finding]:

@@ -20,7 +20,8 @@ from rouge_score import tokenize  # type: ignore[import-untyped]
 from rouge_score.rouge_scorer import _score_lcs  # type: ignore[import-untyped]
 
 from selfimprove_dagster.filters import novelty
-from selfimprove_dagster.filters.novelty import NoveltyPool, Verdict, rouge_l_f1, tokens
+from selfimprove_dagster.filters.novelty import NoveltyPool, Verdict, rouge_l_f1
+from selfimprove_dagster.filters.tokenisers import TOKENISERS, TokeniserName, rouge
 
 # rouge_score's log would close the stream that it found, pytest's own, as soon as a test runs a command.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
@@ -126,8 +127,47 @@ texts = st.one_of(st.text(max_size=30), st.lists(words, max_size=80).map(" ".joi
 
 @given(texts, texts)
 def test_any_two_texts_score_as_in_rouge_score(a: str, b: str) -> None:
-    assert tokens(a) == read(a)
+    assert rouge(a) == read(a)
     assert rouge_l_f1(a, b) == rouge_score_f1(a, b) == rouge_score_f1(b, a) == quick_f1(a, b)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_on_ascii_the_tokens_of_every_language_are_those_of_rouge_score(text: str) -> None:
+    assert TOKENISERS["words"](text) == rouge(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("words", "请写一首诗。", ["请", "写", "一", "首", "诗"]),
+        ("words", "カレーを2皿", ["カ", "レ", "ー", "を", "2", "皿"]),
+        ("words", "เขียนบท", ["เ", "ขี", "ย", "น", "บ", "ท"]),
+        ("words", "हिन्दी में लिखो", ["हिन्दी", "में", "लिखो"]),
+        ("words", "Напиши стихи", ["напиши", "стихи"]),
+        ("words", "한국어 문장", ["한국어", "문장"]),
+        ("words", "ＡＢＣ naı̈ve STRASSE", ["abc", "naı̈ve", "strasse"]),
+        ("characters", "Ça va", ["ç", "a", "v", "a"]),
+    ],
+)
+def test_tokens_in_other_scripts(name: TokeniserName, text: str, expected: list[str]) -> None:
+    assert TOKENISERS[name](text) == expected
+
+
+@pytest.mark.parametrize("name", ["words", "characters"])
+@pytest.mark.parametrize(
+    "text", ["请写一首关于秋天的诗。", "秋について詩を書いて", "Напиши стихи", "اكتب قصيدة"]
+)
+def test_equal_instructions_are_equal_in_every_script(name: TokeniserName, text: str) -> None:
+    assert rouge_l_f1(text, text) == 0.0, "`rouge_score` reads ASCII alone"
+    assert rouge_l_f1(text, text, TOKENISERS[name]) == 1.0
+
+
+def test_a_pool_of_another_script_refuses_what_resembles_its_members() -> None:
+    pool = NoveltyPool(["请写一首关于秋天的诗。"], tokeniser=TOKENISERS["words"])
+    near, far = pool.admit(["请写一首关于春天的诗。", "把这句话翻译成英文。"])
+    assert (near.kept, near.neighbours) == (False, ((0, 0.9),))
+    assert far.kept and len(pool) == 2
+    assert pool.admit(["Translate this."])[0].kept
 
 
 # --- decisions and neighbours ---

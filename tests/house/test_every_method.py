@@ -61,6 +61,7 @@ def _untrained(name: str) -> Callable[[Path], Home]:
 
 
 OWN: dict[str, tuple[Callable[[Path], Home], str]] = {
+    "curate": (_untrained("curator"), "curator"),
     "pit": (_improver, "pit"),
     "refinement": (_untrained("refiner"), "refiner"),
     "self_knowledge": (_untrained("knows"), "knows"),

@@ -33,11 +33,14 @@ SEEDS = {
     "pit": 60,
     "refinement": 20,
     "toolformer": 20,
+    "curate": 20,
 }
 """How many seeds a method gets, all of which its iteration uses; the others get all embedded ones."""
 
 OWN: dict[str, dict[str, Any]] = {
     "lmsi": {"sampling": {"questions": 20, "paths": 8, "shard_questions": 6}},
+    # Each instance of a line is answered three times.
+    "curate": {"pool": {"examples": 100}, "tolerance": {"failed_share": 0.2}},
     "refinement": {"responses": {"prompts": 20, "max_tokens": 32}},
     # A seed task is shown in several prompts.
     "self_instruct": {"tolerance": {"failed_share": 0.4}},

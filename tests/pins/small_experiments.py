@@ -43,6 +43,20 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "generation": {"prompts": 20},
         "training": {"steps": 2, "batch_size": 4},
     },
+    "curator": {
+        **_TASKS,
+        "method": "curate",
+        "pool": {"examples": 40},
+        "generation": {"samples": 3, "questions": "all", "max_tokens": 24},
+        "judge": {"model": {"path": "embedded"}},
+        "filters": [
+            "duplicates",
+            {"self_consistency": {"at_least": 0.3, "answer": "text", "drop_ties": False}},
+            {"perplexity": {"at_most": 20.0}},
+            {"annotation": {"at_least": 2.0}},
+        ],
+        "training": {"steps": 2, "batch_size": 4},
+    },
     "caller": {
         **_SHARED,
         "method": "toolformer",

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.evaluation.judge import ExamJudgeSection
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import (
     DataPath,
     FilePath,
@@ -17,6 +16,7 @@ from selfimprove_dagster.experiment.sections import (
     Section,
 )
 from selfimprove_dagster.families.dialogues.constitution import HOUSEHOLD, Constitution, load_constitution
+from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.seeds.settings import DATA
 
 _ROWS = r"^\d*:\d*$"
@@ -112,7 +112,7 @@ class ResponseSection(GeneratorSection):
     shard: int = Field(128, ge=1, description="prompts per shard; a killed run loses at most one shard")
 
 
-class DialogueExperiment(TrainingExperiment):
+class DialogueExperiment(FilteringExperiment):
     """What the methods have in which responses to people are judged."""
 
     evaluation: DialogueEvaluationSection

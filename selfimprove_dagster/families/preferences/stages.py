@@ -23,6 +23,7 @@ from selfimprove_dagster.families.preferences.policies import (
     without_reward,
 )
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage, rows_of
+from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import named
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -57,8 +58,14 @@ def store_pairs(
     column of `oriented` that has the parent's id.
     """
     section = context.experiment.preferences
-    activity = context.activity(inputs=inputs, parameters={"preferences": section.model_dump()})
-    decisions, manifest, _ = context.map_together(
+    filters = filter_parameters(context.experiment)
+    activity = context.activity(
+        inputs=inputs,
+        parameters={"preferences": section.model_dump(), **filters["parameters"]},
+        about=filters["about"],
+    )
+    decisions, manifest = map_filtered(
+        context,
         candidates,
         Spec.of(choose_pairs, labelled_by=labelled_by, roles=dict(roles)),
         activity,

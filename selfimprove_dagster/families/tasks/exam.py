@@ -19,6 +19,7 @@ from selfimprove_dagster.families.tasks.files import filled
 from selfimprove_dagster.families.tasks.prompts import TEMPLATES
 from selfimprove_dagster.families.tasks.settings import TaskEvaluationSection, TaskExperiment
 from selfimprove_dagster.filters.novelty import rouge_l_f1
+from selfimprove_dagster.filters.tokenisers import TOKENISERS
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.language_model.base import LanguageModel, Progress, SamplingParameters
@@ -101,7 +102,7 @@ class TaskExam(Exam):
         return {
             "questions": content_hash({"all": asked}),
             **self.prompts.parameters,
-            **section.model_dump(include={"measure", "least_rouge_l", "max_tokens"}),
+            **section.model_dump(include={"measure", "least_rouge_l", "max_tokens", "tokeniser"}),
             "stop": self.stops,
         }
 
@@ -149,7 +150,7 @@ class TaskExam(Exam):
     def _is_correct(self, found: str, expected: str) -> bool:
         section = self.experiment.evaluation
         if section.measure == "rouge_l":
-            return rouge_l_f1(found, expected) >= section.least_rouge_l
+            return rouge_l_f1(found, expected, TOKENISERS[section.tokeniser]) >= section.least_rouge_l
         return found.split() == expected.split()
 
 

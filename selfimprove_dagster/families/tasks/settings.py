@@ -9,8 +9,9 @@ from pydantic import Field
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.evaluation.judge import ExamJudgeSection
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.sections import DataPath, FilePath, Section
+from selfimprove_dagster.filtering.settings import FilteringExperiment
+from selfimprove_dagster.filters.tokenisers import TokeniserName
 from selfimprove_dagster.seeds.settings import DATA
 
 
@@ -39,6 +40,12 @@ class TaskEvaluationSection(Section):
         "exact", description="an output is correct if it is the same, or near enough by ROUGE-L"
     )
     least_rouge_l: float = Field(0.7, gt=0, le=1, description="how near, for `measure: rouge_l`")
+    tokeniser: TokeniserName = Field(
+        "rouge",
+        exclude_if=lambda name: name == "rouge",
+        description="what ROUGE-L compares: `rouge`, runs of ASCII letters and digits; `words` or `characters` for "
+        "outputs in other languages",
+    )
     max_tokens: int = Field(ge=1, description="longest output in tokens")
     judge: ExamJudgeSection | None = Field(
         None, description="a model that judges the outputs; the file then needs none"
@@ -49,7 +56,7 @@ class TaskEvaluationSection(Section):
     )
 
 
-class TaskExperiment(TrainingExperiment):
+class TaskExperiment(FilteringExperiment):
     """What the methods have whose model writes tasks."""
 
     seeds: TaskFile

@@ -15,6 +15,7 @@ from selfimprove_dagster.families.tasks.prompts import sampled_template
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS
 from selfimprove_dagster.families.tasks.tasks import Instance
+from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.partition import Manifest
@@ -229,8 +230,12 @@ def store_examples(
     parameters: dict[str, Any],
 ) -> Result:
     """Commit the decisions and the examples that `choose` makes of the items, those of a `task_id` together."""
-    activity = context.activity(inputs=inputs, parameters=parameters)
-    decisions, manifest, _ = context.map_together(
+    filters = filter_parameters(context.experiment)
+    activity = context.activity(
+        inputs=inputs, parameters=parameters | filters["parameters"], about=filters["about"]
+    )
+    decisions, manifest = map_filtered(
+        context,
         items,
         choose,
         activity,

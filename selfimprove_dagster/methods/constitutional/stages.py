@@ -18,6 +18,7 @@ from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.revising import Draw, Record, Response, revise
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
+from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.methods.constitutional import constitutional
@@ -190,8 +191,14 @@ def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
     chosen = context.experiment.revisions.rounds if section.round is None else section.round
     candidates = constitutional.revision_candidates(pool, first, revised, section.human_responses)
     ranks = constitutional.rank(candidates, chosen_round=chosen, seed=context.experiment.seed)
-    activity = context.activity(inputs=inputs, parameters={"filter": section.model_dump(), "round": chosen})
-    decisions, manifest, _ = context.map_together(
+    filters = filter_parameters(context.experiment)
+    activity = context.activity(
+        inputs=inputs,
+        parameters={"filter": section.model_dump(), "round": chosen, **filters["parameters"]},
+        about=filters["about"],
+    )
+    decisions, manifest = map_filtered(
+        context,
         constitutional.with_ranks(candidates, ranks),
         Spec.of(choose, chosen_round=chosen, revisions=constitutional.revisions_in(ranks)),
         activity,

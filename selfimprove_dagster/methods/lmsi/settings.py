@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import ReadsAnswers, TrainingExperiment
+from selfimprove_dagster.experiment.base import ReadsAnswers
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     FilePath,
@@ -17,6 +17,8 @@ from selfimprove_dagster.experiment.sections import (
     TrainingSection,
     Whole,
 )
+from selfimprove_dagster.filtering.settings import FilteringExperiment
+from selfimprove_dagster.filtering.steps import PERPLEXITY
 from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 
 PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
@@ -136,9 +138,10 @@ class PathTrainingSection(TrainingSection):
         return {str(name): share for name, share in self.formats.items() if share > 0}
 
 
-class LmsiExperiment(TrainingExperiment, ReadsAnswers):
+class LmsiExperiment(FilteringExperiment, ReadsAnswers):
     """Self-consistency as a teacher (Huang et al., 2210.11610)."""
 
+    provided: ClassVar[frozenset[str]] = PERPLEXITY
     method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")
     seeds: QuestionFile
     evaluation: EvaluationSection

@@ -12,6 +12,7 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import read_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
+from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
@@ -264,11 +265,19 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     votes_manifest, votes = context.scan(VOTED_ANSWERS)
     shares = experiment.training.format_shares
     shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
+    filters = filter_parameters(experiment)
     activity = context.activity(
         inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
-        parameters={"filter": experiment.filter.model_dump(), "formats": shares, **experiment.answers_read},
+        parameters={
+            "filter": experiment.filter.model_dump(),
+            "formats": shares,
+            **experiment.answers_read,
+            **filters["parameters"],
+        },
+        about=filters["about"],
     )
-    decisions, manifest, _ = context.map_together(
+    decisions, manifest = map_filtered(
+        context,
         lmsi.candidates(paths, scores, votes),
         Spec.of(choose, demonstrations=[vars(one) for one in shown]),
         activity,

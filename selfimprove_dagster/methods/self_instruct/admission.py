@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 
 from selfimprove_dagster.families.tasks.rules import Ban
 from selfimprove_dagster.filters.novelty import NoveltyPool, Verdict
 from selfimprove_dagster.filters.rules import apply_filters, could_be_read
+from selfimprove_dagster.filters.tokenisers import TOKENISERS
 from selfimprove_dagster.methods.self_instruct import rules
 from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
 
@@ -42,7 +43,7 @@ def apply_rules(
     if section.switched_off:
         return readable, unread
     thresholds = rules.InstructionThresholds(
-        **section.model_dump(include={"least_words", "most_words", "maximum_perplexity"})
+        **section.model_dump(include={"least_words", "most_words", "maximum_perplexity", "tokeniser"})
     )
     kept, decisions = rules.filter_instructions(readable, thresholds, bans)
     return kept, pl.concat([unread, decisions])
@@ -51,6 +52,14 @@ def apply_rules(
 def novelty_threshold(section: TaskFilterSection) -> float:
     """The highest ROUGE-L F1 to the pool."""
     return 1.0 if section.switched_off else section.maximum_rouge_l
+
+
+def novelty_parameters(section: TaskFilterSection) -> dict[str, Any]:
+    """What determines the verdicts besides the texts."""
+    return {
+        "maximum_rouge_l": novelty_threshold(section),
+        **section.model_dump(include={"tokeniser"}),
+    }
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def admit(
     progress: Callable[[int], None] | None = None,
 ) -> Admission:
     """Let candidates (`candidate_id, instruction`) join the pool (`id, instruction`), each that is new."""
-    members = NoveltyPool(pool["instruction"].to_list())
+    members = NoveltyPool(pool["instruction"].to_list(), tokeniser=TOKENISERS[section.tokeniser])
     verdicts = members.admit(candidates["instruction"].to_list(), novelty_threshold(section), progress)
     judged = dict(zip(candidates["candidate_id"], verdicts, strict=True))
     joined = [candidate for candidate, verdict in judged.items() if verdict.kept]

@@ -17,6 +17,7 @@ import polars as pl
 
 from selfimprove_dagster.families.tasks.rules import Ban, not_banned, output_not_empty
 from selfimprove_dagster.filters.rules import Filter, apply_filters, decision, perplexity_at_most
+from selfimprove_dagster.filters.tokenisers import TOKENISERS, Tokeniser, TokeniserName
 from selfimprove_dagster.lots import lots, seed_of
 
 FORBIDDEN_OPENINGS = ("Write a program",)
@@ -52,6 +53,7 @@ class InstructionThresholds:
     drop_opening_punctuation: bool = True
     drop_opening_non_ascii: bool = True
     maximum_perplexity: float | None = None
+    tokeniser: TokeniserName = "rouge"
 
 
 def filter_instructions(
@@ -60,14 +62,20 @@ def filter_instructions(
     """The instructions worth comparing with the pool, and a decision for each at every rule it reached.
 
     `bans` are keyed by `normalise_instruction`. With a maximum perplexity the column `perplexity` is needed.
-    Novelty is judged after this, since each instruction that is admitted changes the pool for the next.
+    Novelty is judged after this, since each instruction that is admitted changes the pool for the next. With a
+    tokeniser for every language, words are its tokens, and instructions may open with any letter.
     """
-    filters: list[Filter] = [words_at_least(thresholds.least_words), words_at_most(thresholds.most_words)]
+    english = thresholds.tokeniser == "rouge"
+    tokeniser = None if english else TOKENISERS[thresholds.tokeniser]
+    filters: list[Filter] = [
+        words_at_least(thresholds.least_words, tokeniser),
+        words_at_most(thresholds.most_words, tokeniser),
+    ]
     if thresholds.forbidden_openings:
         filters.append(opens_with_none_of(thresholds.forbidden_openings))
     if thresholds.drop_opening_punctuation:
         filters.append(opens_without_punctuation)
-    if thresholds.drop_opening_non_ascii:
+    if thresholds.drop_opening_non_ascii and english:
         filters.append(opens_in_ascii)
     if thresholds.forbidden_words:
         filters.append(holds_none_of(thresholds.forbidden_words))
@@ -78,11 +86,14 @@ def filter_instructions(
     return apply_filters(candidates, filters)
 
 
-def words_at_least(threshold: int) -> Filter:
-    """Keep instructions of at least so many words, parted by white space (the published code's 4)."""
+def words_at_least(threshold: int, tokeniser: Tokeniser | None = None) -> Filter:
+    """Keep instructions of at least so many words (the published code's 4).
+
+    Words are the tokens of the tokeniser, or without one what is parted by white space, as in the published code.
+    """
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        words = _words()
+        words = _words(tokeniser)
         reason = pl.format("{} words against at least {}", words, pl.lit(threshold))
         kept = words >= threshold
         return decision(candidates, "least_words", kept=kept, reason=reason, score=words, threshold=threshold)
@@ -90,11 +101,11 @@ def words_at_least(threshold: int) -> Filter:
     return decide
 
 
-def words_at_most(threshold: int) -> Filter:
-    """Keep instructions of at most so many words, parted by white space (the published code's 150)."""
+def words_at_most(threshold: int, tokeniser: Tokeniser | None = None) -> Filter:
+    """Keep instructions of at most so many words (the published code's 150), counted as by `words_at_least`."""
 
     def decide(candidates: pl.DataFrame) -> pl.DataFrame:
-        words = _words()
+        words = _words(tokeniser)
         reason = pl.format("{} words against at most {}", words, pl.lit(threshold))
         kept = words <= threshold
         return decision(candidates, "most_words", kept=kept, reason=reason, score=words, threshold=threshold)
@@ -197,8 +208,11 @@ def novel(verdicts: Mapping[str, NoveltyVerdict], pool_ids: Sequence[str], thres
     return decide
 
 
-def _words() -> pl.Expr:
-    return pl.col("instruction").str.count_matches(r"\S+")
+def _words(tokeniser: Tokeniser | None) -> pl.Expr:
+    text = pl.col("instruction")
+    if tokeniser is None:
+        return text.str.count_matches(r"\S+")
+    return text.map_elements(lambda one: len(tokeniser(one)), return_dtype=pl.UInt32)
 
 
 def _spaced(phrase: str) -> str:

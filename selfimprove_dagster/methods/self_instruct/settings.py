@@ -21,6 +21,7 @@ from selfimprove_dagster.families.tasks.settings import (
     ShotSection,
     TaskExperiment,
 )
+from selfimprove_dagster.filters.tokenisers import TokeniserName
 
 
 class TaskGenerationSection(GeneratorSection, TeacherSection):
@@ -60,6 +61,13 @@ class TaskFilterSection(Section):
     )
     least_words: int = Field(4, ge=1, description="fewest words of an instruction")
     most_words: int = Field(150, ge=1, description="maximum number of words of an instruction")
+    tokeniser: TokeniserName = Field(
+        "rouge",
+        exclude_if=lambda name: name == "rouge",
+        description="what ROUGE-L compares: `rouge`, runs of ASCII letters and digits as in the paper, for English; "
+        "`words` for every language, with one token per character of scripts without spaces; `characters`. With the "
+        "last two, the rules on words count these tokens too, and an instruction may open with any letter",
+    )
     seed_instances: bool = Field(description="train on the seed tasks' own instances too")
     switched_off: bool = Field(
         False, description="keep all tasks and instances that can be read: the control of an ablation"

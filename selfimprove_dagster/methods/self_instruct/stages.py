@@ -30,7 +30,7 @@ from selfimprove_dagster.methods.self_instruct.admission import (
     admit,
     apply_novelty,
     apply_rules,
-    novelty_threshold,
+    novelty_parameters,
     scored_candidates,
     similarities,
 )
@@ -203,7 +203,7 @@ def similarity_scores(context: StageContext[SelfInstructExperiment]) -> Result:
         Spec.of(record_similarities),
         context.activity(
             inputs=[candidates_manifest, scores_manifest, pool_manifest],
-            parameters={"maximum_rouge_l": novelty_threshold(section)},
+            parameters=novelty_parameters(section),
         ),
     )
     measured = context.measure(

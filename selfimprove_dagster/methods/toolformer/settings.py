@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
-from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     DataPath,
@@ -20,6 +19,7 @@ from selfimprove_dagster.experiment.sections import (
     ModelSection,
     Section,
 )
+from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS, TABLE_THRESHOLDS
 from selfimprove_dagster.seeds.settings import DATA
@@ -153,7 +153,7 @@ def _tool(name: Any, folder: Path) -> Any:
     return f"{os.path.normpath(folder / file)}:{attribute}" if separator and file.endswith(".py") else name
 
 
-class ToolformerExperiment(TrainingExperiment):
+class ToolformerExperiment(FilteringExperiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
     scores = True
@@ -175,6 +175,7 @@ class ToolformerExperiment(TrainingExperiment):
     @classmethod
     def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Give the whole path of tools in files of one's own, such as `my_tools.py:Weather`."""
+        values = super().prepare(values, folder)
         tools = values.get("tools")
         if not isinstance(tools, Mapping) or not isinstance(tools.get("names"), list):
             return values

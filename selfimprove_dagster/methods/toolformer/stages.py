@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.drawing import recorded_sampling
+from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.lake.partition import Manifest
@@ -417,16 +418,20 @@ def filtered_dataset(context: StageContext[ToolformerExperiment]) -> Result:
     candidates = call_candidates(results, scores, pool)
     on_all = filter_over_texts(in_parts(candidates, "text_id"), call_thresholds(section), seed)
     texts = pool.select("text", text_id="id")
+    filters = filter_parameters(context.experiment)
     activity = context.activity(
         inputs=[pool_manifest, results_manifest, scores_manifest],
-        parameters={"filter": section.model_dump(), "seed": seed},
+        parameters={"filter": section.model_dump(), "seed": seed, **filters["parameters"]},
+        about=filters["about"],
     )
-    decisions, manifest, _ = context.map_together(
+    decisions, manifest = map_filtered(
+        context,
         with_verdicts(candidates, on_all).join(texts, on="text_id", how="left", maintain_order="left"),
         Spec.of(annotate),
         activity,
         (t.TF_DECISIONS, context.deciding(t.TF_DECISIONS, [results_manifest], activity.id)),
         together="text_id",
+        decided="each",
     )
     tool = pl.col("calls").explode(empty_as_null=False).struct.field("tool")
     kept = context.lake.scan_ungated(manifest).select(tool=tool).collect()["tool"]

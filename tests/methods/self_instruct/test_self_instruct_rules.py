@@ -15,6 +15,8 @@ from selfimprove_dagster.families.tasks.tasks import normalise_instruction
 from selfimprove_dagster.filters.novelty import NoveltyPool
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS, Filter
 from selfimprove_dagster.methods.self_instruct import rules
+from selfimprove_dagster.methods.self_instruct.admission import novelty_parameters
+from selfimprove_dagster.methods.self_instruct.settings import TaskFilterSection
 
 
 @dataclass(frozen=True)
@@ -269,3 +271,28 @@ def test_what_is_kept_breaks_no_rule(rows: list[tuple[str, str, str]], most: int
         for _, given, output in kept.select("task_id", "input", "output").iter_rows()
     )
     assert kept.group_by("task_id").len()["len"].max() in (None, *range(1, most + 1))
+
+
+@pytest.mark.parametrize(
+    "text", ["请写一首关于秋天的诗。", "Übersetze diesen kurzen Satz.", "秋について詩を書いて"]
+)
+def test_instructions_in_every_language_pass_with_a_tokeniser_for_them(text: str) -> None:
+    english, _ = rules.filter_instructions(instructions(text), rules.InstructionThresholds())
+    every, decisions = rules.filter_instructions(
+        instructions(text), rules.InstructionThresholds(tokeniser="words")
+    )
+    assert english.is_empty(), "the published code's rules are for English"
+    assert every.height == 1 and decisions["score"][0] >= 4
+
+
+def test_too_few_words_of_another_language_are_dropped() -> None:
+    thresholds = rules.InstructionThresholds(tokeniser="words")
+    kept, decisions = rules.filter_instructions(instructions("写诗！"), thresholds)
+    assert kept.is_empty() and decisions["reason"].to_list() == ["2 words against at least 4"]
+
+
+def test_a_tokeniser_is_recorded_only_where_it_is_set() -> None:
+    usual = TaskFilterSection(seed_instances=False)
+    assert novelty_parameters(usual) == {"maximum_rouge_l": 0.7} and "tokeniser" not in usual.model_dump()
+    other = TaskFilterSection(seed_instances=False, tokeniser="characters")
+    assert novelty_parameters(other) == {"maximum_rouge_l": 0.7, "tokeniser": "characters"}

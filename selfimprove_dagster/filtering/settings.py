@@ -1,0 +1,89 @@
+"""The field `filters` of experiments whose datasets pass through filters by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from selfimprove_dagster.experiment.base import TrainingExperiment
+from selfimprove_dagster.experiment.paths import mark_of
+from selfimprove_dagster.experiment.sections import NamesPath
+from selfimprove_dagster.filtering.registry import NamedStep, named, read_steps, step_of
+
+Entry = dict[str, dict[str, Any]]
+"""A filter in an experiment: its name with its settings."""
+
+
+def _entries(given: Any) -> Any:
+    if not isinstance(given, list | tuple):
+        raise ValueError("give a list of filters, such as [duplicates, {novelty: {at_most: 0.7}}]")
+    return tuple({name: settings} for name, settings in map(named, given))
+
+
+class FilteringExperiment(TrainingExperiment):
+    """The settings of a method whose dataset passes through filters by name."""
+
+    provided: ClassVar[frozenset[str]] = frozenset()
+    """The columns with scores that the method gives its candidates; see `steps.Step.reads`."""
+
+    filters: Annotated[tuple[Entry, ...], BeforeValidator(_entries)] = Field(
+        (),
+        exclude_if=lambda entries: not entries,
+        description="further filters by name, in their order, each alone or with settings as `name: {setting: value}`; "
+        "`selfimprove filters` lists them",
+    )
+
+    @property
+    def steps(self) -> list[NamedStep]:
+        """Return the filters in their order. Raises ValueError as `registry.read_steps` does."""
+        return read_steps(self.filters, self.provided)
+
+    @model_validator(mode="after")
+    def _filters_can_be_applied(self) -> FilteringExperiment:
+        try:
+            steps = self.steps
+        except ValueError as error:
+            raise ValueError(f"filters: {error}") from None
+        for step in steps:
+            if problem := self.refuses(step):
+                raise ValueError(f"filters: {step.name}: {problem}")
+        return self
+
+    def refuses(self, step: NamedStep) -> str:
+        """Return why a step cannot be combined with the other settings; empty if it can."""
+        return ""
+
+    @classmethod
+    def prepare(cls, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Resolve the paths of users' filters, and those in settings, from the folder of the experiment file."""
+        given = values.get("filters")
+        if not isinstance(given, list | tuple):
+            return values
+        return {**values, "filters": [_located(entry, folder) for entry in given]}
+
+
+def _located(entry: Any, folder: Path) -> Any:
+    """Return a filter with absolute paths; what is no filter stays as it is, and validation reports it."""
+    try:
+        name, settings = named(entry)
+    except ValueError:
+        return entry
+    path, separator, attribute = name.rpartition(":")
+    if separator and path.endswith(".py"):
+        name = f"{os.path.normpath(folder / os.path.expanduser(path))}:{attribute}"  # noqa: PTH111
+    try:
+        kind, _ = step_of(name)
+    except ValueError:
+        return {name: settings}
+    for field, about in kind.model_fields.items():
+        mark, text = mark_of(about, NamesPath), settings.get(field)
+        if mark is None or not isinstance(text, str):
+            continue
+        text = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111
+        if not mark.is_model or text.startswith((".", "/")) or (folder / text).exists():
+            text = os.path.normpath(folder / text)
+        settings[field] = text
+    return {name: settings}

@@ -1,0 +1,145 @@
+"""Checks of the tables of the method `curate`: lines, candidates, scores, votes, dataset."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import polars as pl
+
+from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
+from selfimprove_dagster.methods.curate.settings import CurateExperiment
+from selfimprove_dagster.quality.completions import PERPLEXITY_RANGE
+from selfimprove_dagster.quality.dataset import (
+    AGAIN,
+    LENGTH_DRIFT_CHECK,
+    LITTLE_OVERLAP,
+    NO_EMPTY_TEXT,
+    NOT_EMPTY,
+    VOCABULARY_DRIFT_CHECK,
+    decisions_complete,
+)
+from selfimprove_dagster.quality.questions import NO_OVERLAP
+from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
+from selfimprove_dagster.quality.subject import Subject, counted
+
+_AGAIN = "Materialise the stage again"
+
+_UNUSED = NotApplicable("no filter of this experiment asks for it")
+
+
+def _experiment(subject: Subject) -> CurateExperiment:
+    assert isinstance(subject.experiment, CurateExperiment)
+    return subject.experiment
+
+
+def _has_text(subject: Subject) -> Evidence:
+    return Evidence(
+        subject.columns("id", "instruction", "source_file", "source_line"),
+        (Expect("ExpectColumnValuesToMatchRegex", column="instruction", regex=r"\S"),),
+        found="have no text",
+        allowed="every line must have some",
+        unit="lines",
+    )
+
+
+def _one_per_candidate(subject: Subject, used: str) -> Evidence | NotApplicable:
+    if not getattr(_experiment(subject), used):
+        return _UNUSED
+    usable = subject.sibling("candidate_answers", "id", "problem").filter(pl.col("problem").is_null())
+    found = subject.columns("candidate_id").group_by(id="candidate_id").agg(rows=pl.len())
+    return Evidence(
+        counted(usable.select("id"), found, "rows"),
+        (Expect("ExpectColumnValuesToBeBetween", column="rows", min_value=1, max_value=1),),
+        found="have no row, several, or are not among the usable answers",
+        allowed="each must have one",
+        unit="answers",
+    )
+
+
+def _rating_range(subject: Subject) -> Evidence:
+    return Evidence(
+        subject.measured("id", "rating"),
+        (Expect("ExpectColumnValuesToBeBetween", column="rating", min_value=1, max_value=10),),
+        found="have a rating outside of 1 to 10",
+        allowed="a rating is the expected one of 1 to 10",
+        unit="ratings",
+    )
+
+
+def _votes_add_up(subject: Subject) -> Evidence | NotApplicable:
+    if _experiment(subject).votes_by is None:
+        return _UNUSED
+    answers = pl.col("paths").list.eval(pl.element().struct.field("answer").drop_nulls())
+    counts = pl.col("votes").list.eval(pl.element().struct.field("count"))
+    own = answers.list.eval(pl.element().value_counts(sort=True).struct.field("count")).list.first()
+    rows = subject.columns("id", "paths", "votes", "n_paths", "n_valid", "vote_share").select(
+        "id",
+        follows=(pl.col("n_paths") == pl.col("paths").list.len())
+        & (pl.col("n_valid") == answers.list.len())
+        & (pl.col("n_valid") == counts.list.sum())
+        & (own.fill_null(0) == counts.list.first().fill_null(0))
+        & ((pl.col("n_valid") == 0) | (pl.col("vote_share") == own / pl.col("n_valid"))),
+    )
+    return Evidence(
+        rows,
+        (Expect("ExpectColumnValuesToBeInSet", column="follows", value_set=[True]),),
+        found="do not follow from their answers",
+        allowed="counting the answers again must give the same vote",
+        unit="votes",
+    )
+
+
+POOL_CHECKS = (
+    QualityCheck("has_text", True, "Every line has text.", "Fix the lines that the table names", _has_text),
+)
+
+
+CANDIDATES_CHECKS = PARSED_CHECKS
+
+
+PERPLEXITY_CHECKS = (
+    QualityCheck(
+        "one_score_a_candidate",
+        True,
+        "Each usable answer has one score, if a filter asks for perplexities.",
+        _AGAIN,
+        partial(_one_per_candidate, used="measures_perplexity"),
+    ),
+    PERPLEXITY_RANGE,
+)
+
+
+RATINGS_CHECKS = (
+    QualityCheck(
+        "one_rating_a_candidate",
+        True,
+        "Each usable answer has one rating, if a filter asks for ratings.",
+        _AGAIN,
+        partial(_one_per_candidate, used="rates"),
+    ),
+    QualityCheck("range", True, "Every rating lies between 1 and 10.", _AGAIN, _rating_range),
+)
+
+
+VOTES_CHECKS = (
+    QualityCheck(
+        "votes_recount", True, "Counting the answers again gives the same vote.", _AGAIN, _votes_add_up
+    ),
+)
+
+
+DATASET_CHECKS = (
+    NOT_EMPTY,
+    NO_EMPTY_TEXT,
+    NO_OVERLAP,
+    LITTLE_OVERLAP,
+    LENGTH_DRIFT_CHECK,
+    VOCABULARY_DRIFT_CHECK,
+    QualityCheck(
+        "decisions_complete",
+        True,
+        "Every answer has a decision, and no dropped answer is in the dataset.",
+        AGAIN,
+        partial(decisions_complete, candidates="candidate_answers"),
+    ),
+)

@@ -1,0 +1,7 @@
+"""The exam of held-out tasks, as its family has it."""
+
+from __future__ import annotations
+
+from selfimprove_dagster.families.tasks.exam import EXAM
+
+__all__ = ["EXAM"]

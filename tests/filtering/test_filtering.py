@@ -1,0 +1,188 @@
+"""Filters by name: what an experiment may list, what is refused, and how a user's own are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from kit.small_lake import SMALL_EXPERIMENT
+
+from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.filtering import registry, running
+from selfimprove_dagster.filtering.registry import read_steps
+from selfimprove_dagster.filtering.steps import BUILT_IN, PERPLEXITY
+from selfimprove_dagster.home.files import parse_experiment
+from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.readiness.engines import check_filters
+
+OWN = '''
+import polars as pl
+from selfimprove_dagster.filtering import Step
+from selfimprove_dagster.filters.rules import decision
+
+
+class Short(Step):
+    """Keep short answers."""
+
+    name = "short"
+    most: int = 3
+
+    def open(self):
+        def decide(candidates):
+            length = pl.col("text").str.len_chars()
+            return decision(candidates, "any", kept=length <= self.most, reason=pl.lit("short"), score=length)
+
+        return decide
+'''
+
+CURATED: dict[str, Any] = {
+    "name": "mine",
+    "method": "curate",
+    "model": {"path": "embedded"},
+    "seeds": {"file": "embedded"},
+    "evaluation": {"file": "embedded"},
+}
+
+
+def candidates(*texts: str, **columns: Any) -> pl.DataFrame:
+    ids = [f"c:{number}" for number in range(len(texts))]
+    rows = pl.DataFrame(
+        {"candidate_id": ids, "question_id": ids, "question": ["Why?"] * len(texts), "text": texts}
+    )
+    return rows.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+
+
+def parsed(folder: Path, *filters: Any, **settings: Any) -> Any:
+    return parse_experiment({**CURATED, "filters": [*filters], **settings}, folder=folder)
+
+
+# ---- names and settings --------------------------------------------------------------------------------
+
+
+def test_steps_run_in_the_order_of_the_list_and_see_what_is_left() -> None:
+    rows = candidates("a b", "a b", "a", "c d e", perplexity=[2.0, 2.0, 2.0, 9.0])
+    perplexity = {"perplexity": {"at_most": 5}}
+    for entries, counts in (
+        (["duplicates", perplexity, {"words": {"at_least": 2}}], [4, 3, 2]),
+        ([{"words": {"at_least": 2}}, "duplicates", perplexity], [4, 3, 2]),
+        ([perplexity, {"words": {"at_least": 2}}, "duplicates"], [4, 3, 2]),
+    ):
+        steps = read_steps(entries, PERPLEXITY)
+        decisions = running.decisions_on([rows], steps)
+        rules = decisions["rule"].unique(maintain_order=True).to_list()
+        assert rules == [one if isinstance(one, str) else next(iter(one)) for one in entries]
+        assert [len(of) for _, of in decisions.group_by("rule", maintain_order=True)] == counts
+        dropped = decisions.filter(~pl.col("kept"))["candidate_id"]
+        assert sorted(set(rows["candidate_id"]) - set(dropped)) == ["c:0"]
+
+
+def test_a_step_that_is_listed_twice_has_two_rules() -> None:
+    steps = read_steps([{"words": {"at_least": 2}}, {"words": {"at_most": 4}}])
+    assert [one.rule for one in steps] == ["words", "words 2"]
+    decisions = running.decisions_on([candidates("a b", "a")], steps)
+    assert decisions["rule"].to_list() == ["words", "words", "words 2"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("diversity", r"'diversity' is none of words, duplicates, .*toxicity; .*my_filters\.py:Short"),
+        ({"words": {"least": 3}}, "words: there is no setting least; there are at_least, at_most, tokeniser"),
+        ("perplexity", "perplexity: the setting at_most is missing"),
+        ({"novelty": {"at_most": 3}}, "novelty: at_most: .*less than or equal to 1, not 3"),
+        ({"a": {}, "b": {}}, "is no filter: write its name"),
+        ("gone.py:Short", "there is no file .*gone.py"),
+    ],
+)
+def test_a_wrong_filter_is_refused_when_the_experiment_is_read(entry: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=f"filters: .*{said}"):
+        parsed(tmp_path, entry)
+
+
+def test_a_filter_whose_scores_a_method_does_not_have_is_refused(tmp_path: Path) -> None:
+    small = {**SMALL_EXPERIMENT, "method": "lmsi"}
+    kept = parse_experiment({**small, "filters": [{"perplexity": {"at_most": 9}}]}, folder=tmp_path)
+    assert [one.rule for one in kept.steps] == ["perplexity"]  # type: ignore[attr-defined]
+    with pytest.raises(
+        ExperimentError, match="annotation reads rating, unrated, which the candidates of this"
+    ):
+        parse_experiment({**small, "filters": ["annotation"]}, folder=tmp_path)
+
+
+def test_a_vote_without_several_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="self_consistency: a vote needs several answers"):
+        parsed(tmp_path, "self_consistency", generation={"samples": 0})
+    with pytest.raises(ExperimentError, match="one vote is taken per question"):
+        parsed(tmp_path, "self_consistency", {"self_consistency": {"answer": "text"}})
+
+
+def test_filters_are_recorded_only_where_they_are_set(tmp_path: Path) -> None:
+    usual = parse_experiment({**SMALL_EXPERIMENT, "method": "lmsi"}, folder=tmp_path)
+    none = parse_experiment({**SMALL_EXPERIMENT, "method": "lmsi", "filters": []}, folder=tmp_path)
+    assert "filters" not in usual.model_dump() and usual.settings_hash == none.settings_hash
+    assert parsed(tmp_path, "duplicates").model_dump()["filters"] == ({"duplicates": {}},)
+
+
+def test_every_filter_is_described() -> None:
+    lines = "\n".join(registry.described())
+    for name, kind in BUILT_IN.items():
+        assert f"{name}: " in lines and kind.__doc__
+        assert all(field.description for field in kind.model_fields.values()), name
+
+
+# ---- a user's own --------------------------------------------------------------------------------------
+
+
+def test_a_filter_in_a_file_is_found_from_the_folder_of_the_experiment(tmp_path: Path) -> None:
+    (tmp_path / "my_filters.py").write_text(OWN)
+    experiment = parsed(tmp_path, {"my_filters.py:Short": {"most": 2}}, "duplicates")
+    own, other = experiment.steps
+    assert (own.rule, own.step.most, other.rule) == ("short", 2, "duplicates")
+    decisions = running.decisions_on([candidates("ab", "abc")], [own])
+    assert decisions.select("rule", "kept").rows() == [("short", True), ("short", False)]
+    recorded = own.recorded
+    assert recorded["name"] == "my_filters.py:Short" and recorded["source"].startswith("b2:")
+    assert str(tmp_path) not in str(recorded), "where a file lies is no part of an id"
+    (tmp_path / "my_filters.py").write_text(OWN + "\n# another version\n")
+    assert experiment.steps[0].recorded["source"] != recorded["source"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("1 / 0", "cannot be loaded: ZeroDivisionError"), ("Short = 3", "Short is no filter: .* subclass of")],
+)
+def test_a_file_without_a_filter_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "my_filters.py").write_text(text)
+    with pytest.raises(ExperimentError, match=said):
+        parsed(tmp_path, "my_filters.py:Short")
+
+
+def test_a_filter_of_an_installed_package_is_found_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_filters.py").write_text(OWN)
+    about = tmp_path / "their_filters-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-filters\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text(f"[{registry.GROUP}]\nshort = their_filters:Short\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (step,) = parsed(tmp_path, {"short": {"most": 1}}).steps
+    assert (step.source, step.step.most) == ("their-filters-1.2", 1)
+    assert "short" in [*registry.known()]
+
+
+# ---- before a run --------------------------------------------------------------------------------------
+
+
+def test_a_library_that_is_missing_is_named_before_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = parsed(tmp_path, "near_duplicates", "duplicates")
+    home = Home(tmp_path, tmp_path)
+    monkeypatch.setattr(BUILT_IN["near_duplicates"], "modules", ("no_such_module",))
+    (finding,) = check_filters(home, experiment)
+    assert finding.text == (
+        "filters: near_duplicates needs no_such_module: install the extra `selfimprove_dagster[filters]`"
+    )
