@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.conversation import Message, ToolCall, ToolCalls, ToolResult, messages_of
-from selfimprove_dagster.families.dialogues.export import dialogues
+from selfimprove_dagster.families.dialogues.export import asked as exported
 from selfimprove_dagster.families.dialogues.files import read_comparisons, read_held_out_prompts, read_prompts
 from selfimprove_dagster.families.dialogues.prompts import PROMPTS, spoken, turns
 from selfimprove_dagster.families.dialogues.settings import (
@@ -233,8 +233,7 @@ def test_calls_of_tools_are_kept(tmp_path: Path, row: dict[str, Any]) -> None:
         "System: Be brief.\n\nHuman: Weather?\n\n"
         'Assistant: → weather(city: "Ulm")\n\nResult of weather: rain\n\nAssistant:'
     )
-    exported = dialogues(pl.DataFrame({"prompt": [found.prompt]})).to_list()[0]
-    assert [one["content"] for one in exported] == ["Be brief.", "Weather?", '→ weather(city: "Ulm")', "rain"]
+    assert list(exported({"prompt": found.prompt})) == asked
 
 
 def test_a_table_has_the_same_messages(tmp_path: Path) -> None:
