@@ -64,17 +64,35 @@ def instruction(row: Row) -> str:
 def with_messages(rows: pl.DataFrame, system: str) -> pl.DataFrame:
     """Return rows whose prompts are conversations with lists of messages, as TRL reads them.
 
-    `system` is the text that comes first in every conversation.
+    `system` is the text that comes first in every conversation. Arguments of tool calls are JSON, as OpenAI has them.
     """
-    messages = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
     first = [Message("system", system)] if system else []
-    asked = [[row_of(one) for one in merged([*first, *messages_of(prompt)])] for prompt in rows["prompt"]]
+    asked = [[_cell(one) for one in merged([*first, *messages_of(prompt)])] for prompt in rows["prompt"]]
+    calls = any(len(one) > len(_SAID) for messages in asked for one in messages)
+    messages = pl.List(pl.Struct(_SAID | _CALLS if calls else _SAID))
     said = [
         pl.concat_list(pl.struct(role=pl.lit("assistant"), content=name)).alias(name)
         for name in ("completion", *_PAIR)
         if name in rows.columns
     ]
     return rows.with_columns(pl.Series("prompt", asked, messages), *said)
+
+
+_SAID: dict[str, pl.DataType] = {"role": pl.String(), "content": pl.String()}
+_CALLS: dict[str, pl.DataType] = {
+    "tool_calls": pl.List(
+        pl.Struct({"type": pl.String, "function": pl.Struct({"name": pl.String, "arguments": pl.String})})
+    ),
+    "name": pl.String(),
+}
+
+
+def _cell(turn: Turn) -> Row:
+    """Return a message as a cell of a table, in which all messages have the same types."""
+    row = row_of(turn)
+    for call in row.get("tool_calls", ()):
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return row
 
 
 def _answers(layout: str, columns: set[str]) -> Sequence[str]:

@@ -303,7 +303,24 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
         allowed = ", ".join(_allowed(detail["loc"][:-1], kind))
         return f"{field}: there is no such field; allowed here: {allowed}"
     given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
-    return f"{field}: {detail['msg'].removeprefix('Value error, ')}{given if len(given) < 120 else ''}"
+    wanted = ""
+    if detail["type"] in ("string_type", "string_pattern_mismatch"):  # a pattern says little to people
+        wanted = f" ({_description(detail['loc'], kind)})"
+    return (
+        f"{field}: {detail['msg'].removeprefix('Value error, ')}{given if len(given) < 120 else ''}{wanted}"
+    )
+
+
+def _description(location: tuple[int | str, ...], kind: type[Experiment]) -> str:
+    """Return the description of the field at a place, empty if there is none."""
+    model: Any = kind
+    found = ""
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            found = fields[part].description or ""
+            model = section_in(fields[part].annotation)
+    return found
 
 
 def _allowed(location: tuple[int | str, ...], kind: type[Experiment]) -> list[str]:

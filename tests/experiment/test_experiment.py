@@ -117,6 +117,14 @@ def test_variables_are_replaced_in_paths(tmp_path: Path, monkeypatch: pytest.Mon
         seeds("${UNSET}/q.jsonl")
 
 
+def test_a_value_of_the_wrong_form_is_answered_with_what_the_field_means(tmp_path: Path) -> None:
+    seeds = {**SMALLEST["seeds"], "rows": 40}
+    said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "seeds": seeds}))
+    assert "seeds.rows: Input should be a valid string, not 40 (rows to read, as `from:to`" in said
+    said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "seeds": {**seeds, "rows": "first 40"}}))
+    assert "'first 40' (rows to read, as `from:to`" in said
+
+
 def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"temprature": 1}, "sede": 4}))
     assert (

@@ -148,6 +148,18 @@ def test_calls_of_tools_stay_with_the_schemas_of_the_tools() -> None:
     assert json.loads(shared["tools"]) == [schema]
 
 
+def test_calls_of_tools_stay_in_parquet(tmp_path: Path) -> None:
+    calls = ToolCalls("", (ToolCall("Sum", {"terms": [1, 1]}),))
+    asked = stored([Message("user", "1 + 1?"), calls, ToolResult("Sum", "2")])
+    rows = pl.DataFrame({"id": ["ex:1"], "prompt": [asked], "completion": ["Two."]})
+    with_messages(rows, "").write_parquet(tmp_path / "rows.parquet")
+    (messages,) = pl.read_parquet(tmp_path / "rows.parquet")["prompt"].to_list()
+    assert messages[0] == {"role": "user", "content": "1 + 1?", "tool_calls": None, "name": None}
+    (call,) = messages[1]["tool_calls"]
+    assert call == {"type": "function", "function": {"name": "Sum", "arguments": '{"terms": [1, 1]}'}}
+    assert messages[2] == {"role": "tool", "content": "2", "tool_calls": None, "name": "Sum"}
+
+
 PAIRS = pl.DataFrame({"id": ["ex:1"], "prompt": ["Why?"], "chosen": [" So."], "rejected": [" No."]})
 
 
