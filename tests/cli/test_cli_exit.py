@@ -16,7 +16,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ("arguments", "code", "said"),
     [
         (["fields", "lmsi"], 0, "┘\n"),
-        (["fields", "nope"], 1, "error: method: 'nope' is not one of 'constitutional', 'lmsi'"),
+        (["fields", "nope"], 1, "error: method: 'nope' is not one of 'constitutional'"),
         (["--nope"], 2, "No such option: --nope"),
     ],
 )

@@ -37,13 +37,13 @@ def takes_turn(file: Path, root: Path = ROOT, turns: int = TURNS) -> bool:
     return all_methods() or name in changed_files(root) or int(rank(head(root), name), 16) % turns == 0
 
 
-def chosen_methods(methods: Iterable[str], root: Path = ROOT) -> list[str]:
-    """Those of `methods` that a matrix runs now, in the order given."""
+def chosen_methods(methods: Iterable[str], root: Path = ROOT, rotating: int = ROTATING) -> list[str]:
+    """Those of `methods` that a matrix runs now, in the order given: `rotating` of those that are not touched."""
     known = list(methods)
     if all_methods():
         return known
     touched = touched_methods(changed_files(root), known, root)
-    turn = sorted(set(known) - touched, key=lambda method: rank(head(root), method))[:ROTATING]
+    turn = sorted(set(known) - touched, key=lambda method: rank(head(root), method))[:rotating]
     return [method for method in known if method in touched or method in turn]
 
 

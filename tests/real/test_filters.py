@@ -21,6 +21,7 @@ SHIPPED = ROOT / "experiments" / "real" / "curate.yaml"
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.rotates,
     pytest.mark.skipif(not (MODEL / "config.json").is_file(), reason="no real model here: make real-model"),
 ]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from kit.sampling import chosen_methods
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfimprove_dagster import registry
@@ -36,7 +37,11 @@ def test_every_method_has_an_experiment() -> None:
     assert {path.stem for path in EXPERIMENTS.glob("*.yaml")} == {*registry.methods()}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
+# All of them take longer than the twelve minutes of these tests.
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    "name", chosen_methods(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")), rotating=6)
+)
 def test_an_iteration_runs_to_its_end(name: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     surroundings = {
