@@ -54,7 +54,7 @@ FIELDS = {
     "name": "Ann",
     "others": [{"name": "Bo"}],
     "manner": "",
-    "turns": [("user", "x"), ("assistant", "y")],
+    "turns": [Message("user", "x"), Message("assistant", "y")],
 }
 
 
