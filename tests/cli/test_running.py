@@ -103,6 +103,7 @@ def test_a_run_says_who_has_the_model_and_when_it_is_free(tmp_path: Path) -> Non
             waiting = state(home, "second")
             assert waiting.holder is not None and waiting.holder.experiment == "first"
             assert f"process {first.pid}" in waiting.reason
+            time.sleep(3)  # it says so at its next look, twice a second
             os.kill(first.pid, signal.SIGINT)
             assert first.wait(60) == 130
             until(lambda: at_work(home, "second"), second)
