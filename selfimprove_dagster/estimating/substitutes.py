@@ -165,12 +165,15 @@ class FewSteps:
 
 
 def _more_seconds(log: Sequence[dict[str, float]], left: int, saves: int, saves_at: int) -> Range:
-    """Return the seconds of the steps that are `left`, and of all `saves` of checkpoints but the pilot's own."""
+    """Return the seconds of the steps that are `left`, and of all `saves` of checkpoints but the pilot's own.
+
+    The first steps of a process are slow, so the range goes from the mean of the faster half to that of all.
+    """
     after = {int(now["step"]): now["seconds"] - before["seconds"] for before, now in pairwise(log)}
     saving = after.pop(saves_at + 1, None)  # a checkpoint is saved after its step is logged
     times = sorted(after.values()) or [log[-1]["seconds"]]
     half = max(len(times) // 2, 1)
-    fast, slow = fmean(times[:half]), fmean(times[-half:])
+    fast, slow = fmean(times[:half]), fmean(times)
     checkpoint = max((saving or 0.0) - fmean(times), 0.0) * max(saves - 1, 0)
     return Range(fast * left + checkpoint, slow * left + checkpoint)
 
