@@ -58,7 +58,7 @@ class StopStrings:
         return self.cut(text) != text
 
     def length(self, token_ids: Sequence[int]) -> int | None:
-        """Return the number of tokens with which the row would have ended, had it been watched; None if it would not."""
+        """Return the number of tokens at which a watched row would have ended; None if it would not have."""
         for index in self.candidates(np.array(token_ids, dtype=np.int64)):
             if self.completed(token_ids[: index + 1]):
                 return int(index) + 1
