@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain, islice
 from math import nan
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,7 +133,8 @@ class OpenAILanguageModel(TokenText):
         parameters: SamplingParameters,
         progress: Progress | None = None,
     ) -> list[list[Generation]]:
-        """Sample `len(seeds[i])` continuations of `prompts[i]`, with one request each; without seeds, one for all.
+        """Sample `len(seeds[i])` continuations of `prompts[i]`, with one request each; without seeds, one for all
+        of them, unless the temperature is 0.
 
         A structure is sent as `structured_outputs`, a field of vLLM's server. Raises ModelError if the server ignores
         or refuses it.
@@ -154,6 +156,7 @@ class OpenAILanguageModel(TokenText):
         full = without_room(started, self.positions)
         if progress is not None and full:
             progress(sum(len(seeds[index]) for index in full), 0)
+        stops = self.stop_strings(parameters.stop)
         requests: list[Request] = []
         for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
             if index in full:
@@ -172,27 +175,25 @@ class OpenAILanguageModel(TokenText):
             choices = self._choices(answer)
             found = [self._generation(choice) for choice in choices]
             self._check_answers(choices, found, parameters)
-            drawn = [path if path.problem else self.ended(path, parameters.stop) for path in found]
+            drawn = [path if path.problem else self.ended(path, stops) for path in found]
             if progress is not None:
                 progress(len(drawn), sum(len(path.token_ids) for path in drawn))
             return drawn
 
         def failed(error: Unanswered, request: Request) -> list[Generation]:
-            rows = (request.body or {}).get("n", 1)
+            rows = len(request.seeds)
             if progress is not None:
                 progress(rows, 0)
             return [error.result] * rows
 
-        drawn = iter(self._complete(requests, read, failed, self._choices, none_failed))
-        paths = []
-        for index, row in enumerate(seeds):
-            if index in full:
-                paths.append([full[index]] * len(row))
-            elif self._send_seeds:
-                paths.append([next(drawn)[0] for _ in row])
-            else:
-                paths.append(_padded(next(drawn) if row else [], len(row)))
-        return paths
+        answers = self._complete(requests, read, failed, self._choices, none_failed)
+        drawn = chain.from_iterable(
+            _padded(paths, len(request.seeds)) for request, paths in zip(requests, answers, strict=True)
+        )
+        return [
+            [full[index]] * len(row) if index in full else [*islice(drawn, len(row))]
+            for index, row in enumerate(seeds)
+        ]
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]

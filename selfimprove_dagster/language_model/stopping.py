@@ -57,6 +57,13 @@ class StopStrings:
         text = self.decode(token_ids)
         return self.cut(text) != text
 
+    def length(self, token_ids: Sequence[int]) -> int | None:
+        """Return the number of tokens at which a watched row would have ended; None if it would not have."""
+        for index in self.candidates(np.array(token_ids, dtype=np.int64)):
+            if self.completed(token_ids[: index + 1]):
+                return int(index) + 1
+        return None
+
     def cut(self, text: str) -> str:
         """Return `text` up to its first stop string after its thoughts, or all of it."""
         return cut_after_thoughts(text, self.stop, self.thinking, self.begun)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from selfimprove_dagster.language_model.base import Generation, RefusedPrompt, S
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
 from selfimprove_dagster.language_model.rendering import Renderer
 from selfimprove_dagster.language_model.replies import Reply
-from selfimprove_dagster.language_model.stopping import StopStrings, cut_after_thoughts
+from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.language_model.weights import suggested_sampling
 
 Token = TypeVar("Token", int, str)
@@ -144,19 +143,18 @@ class TokenText:
         """Return the stop strings to pass to an engine that would end thoughts by them too: none in conversations."""
         return [] if self.prompting.chat else list(stop)
 
-    def ended(self, drawn: Generation, stop: Sequence[str]) -> Generation:
-        """Return a completion of such an engine up to its first stop string after the thoughts, without these."""
-        begun = self._renderer.begins_in_thought
+    def ended(self, drawn: Generation, stops: StopStrings) -> Generation:
+        """Return a completion of such an engine as if the stop strings had ended it, without its thoughts.
 
-        def ends(text: str) -> bool:
-            return cut_after_thoughts(text, stop, self.prompting.thinking, begun) != text
-
-        if not ends(drawn.text):
+        It ends at the token at which an engine that watches every token ends it. Later tokens count for nothing, not
+        even a mark that closes thoughts.
+        """
+        appears = any(text in drawn.text for text in stops.stop)
+        length = stops.length(drawn.token_ids) if appears else None
+        if length is None:
             return replace(drawn, text=self.said(drawn.text))
-        ids = drawn.token_ids
-        count = bisect_left(range(len(ids)), True, key=lambda last: ends(self.decode(ids[: last + 1]))) + 1
-        text = self.said(cut_after_thoughts(drawn.text, stop, self.prompting.thinking, begun))
-        return Generation(ids[:count], drawn.logprobs[:count], text, "stop")
+        ids = drawn.token_ids[:length]
+        return Generation(ids, drawn.logprobs[:length], self.said(stops.cut(self.decode(ids))), "stop")
 
     @cached_property
     def token_texts(self) -> list[str]:

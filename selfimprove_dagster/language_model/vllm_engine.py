@@ -165,10 +165,11 @@ class VllmLanguageModel(TokenText):
             raise ModelError(
                 f"vLLM cannot keep texts within {parameters.structure}: {_reason(error)}"
             ) from error
+        stops = self.stop_strings(parameters.stop)
         generations = [
             [full[index]] * len(row)
             if index in full
-            else [self.ended(_generation(next(outputs).outputs[0]), parameters.stop) for _ in row]
+            else [self.ended(_generation(next(outputs).outputs[0]), stops) for _ in row]
             for index, row in enumerate(seeds)
         ]
         if progress is not None:

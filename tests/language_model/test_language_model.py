@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kit.torch_threads import torch_threads
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -44,7 +44,8 @@ from selfimprove_dagster.language_model.lanes import merged
 from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.prompting import Prompting, Thinking
 from selfimprove_dagster.language_model.sampling import draw, uniforms
-from selfimprove_dagster.language_model.stopping import StopStrings
+from selfimprove_dagster.language_model.stopping import StopStrings, cut_after_thoughts
+from selfimprove_dagster.language_model.tokens import TokenText
 from selfimprove_dagster.language_model.transformers_engine import TransformersLanguageModel
 from selfimprove_dagster.language_model.weights import weights_hash
 
@@ -356,6 +357,22 @@ def test_what_is_sampled_ends_at_the_first_stop_string_after_the_thoughts() -> N
     assert drawn.token_ids == free.token_ids[: len(drawn.token_ids)]
     assert stop in model.decode(drawn.token_ids).partition(closed)[2]
     assert stop not in model.decode(drawn.token_ids[:-1]).partition(closed)[2]
+
+
+@given(st.lists(st.sampled_from([*"ab.<>", " a", ". ", "<t>", "</t>", ".</t>"]), max_size=24).map("".join))
+@example("a. b</t>a. b")  # ends before a mark that closes thoughts which nothing opened
+def test_a_finished_completion_is_cut_where_watching_it_would_have_ended_it(text: str) -> None:
+    model = TokenText(BASE_MODEL)
+    model.prompting = Prompting(thinking=Thinking("<t>", "</t>", keep=True))
+    ids = model.encode_continuation(text)
+    prefixes = [model.decode(ids[:length]) for length in range(1, len(ids) + 1)]
+    cuts = [cut_after_thoughts(prefix, (".",), model.prompting.thinking) for prefix in prefixes]
+    ends = next((length for length, one in enumerate(cuts, 1) if one != prefixes[length - 1]), None)
+    found = model.ended(Generation(ids, [-0.5] * len(ids), text, "length"), model.stop_strings((".",)))
+    if ends is None:
+        assert found == Generation(ids, [-0.5] * len(ids), text, "length")
+    else:
+        assert found == Generation(ids[:ends], [-0.5] * ends, cuts[ends - 1], "stop")
 
 
 # Truncation

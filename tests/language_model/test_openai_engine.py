@@ -257,6 +257,33 @@ def test_without_seeds_one_request_draws_all_paths_of_a_prompt(server: Server) -
     assert not any("seed" in body for body in server.bodies)
 
 
+@pytest.mark.parametrize("send_seeds", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_path_belongs_to_the_prompt_that_it_follows(
+    server: Server, send_seeds: bool, temperature: float
+) -> None:
+    """A prompt without rows, and one that does not fit, take no answer of the others."""
+
+    def complete(handler: Handler, body: dict[str, Any]) -> None:
+        (token,) = body["prompt"]
+        path = {"text": f" {token}", "token_ids": [token], "logprobs": {"token_logprobs": [-0.5]}}
+        handler.answer(200, {"choices": [path] * body.get("n", 1)})
+
+    model = opened(server, send_seeds=send_seeds)
+    server.RequestHandlerClass = type("Parrot", (Handler,), {"complete": complete})
+    prompts, counts = [[5], [6], [7] * model.positions, [8], [9]], [3, 0, 2, 1, 4]
+    counted: list[tuple[int, int]] = []
+    drawn = model.generate(
+        prompts,
+        [[*range(count)] for count in counts],
+        SamplingParameters(temperature=temperature, max_tokens=16),
+        lambda rows, tokens: counted.append((rows, tokens)),
+    )
+    assert [[path.text for path in row] for row in drawn] == [[" 5"] * 3, [], [""] * 2, [" 8"], [" 9"] * 4]
+    assert [path.finish_reason for row in drawn for path in row if path.problem] == ["too_long"] * 2
+    assert [sum(column) for column in zip(*counted, strict=True)] == [10, 8]
+
+
 def test_scores_are_those_of_the_continuation_alone(server: Server) -> None:
     model = opened(server)
     assert model.score([[5, 6], [7]], [[8, 9], []]) == [[-2.0, -3.0], []]

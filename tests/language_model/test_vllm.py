@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import yaml
-from kit.small_lake import SMALL_EXPERIMENT
+from kit.homes import entered, make_home
+from kit.small_lake import SMALL_EXPERIMENT, write_lines
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
-from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters, positions
 from selfimprove_dagster.language_model.prompting import Thinking
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.vllm_server import VllmServerModel
 from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.lineage.failures import failed_prompts
 from selfimprove_dagster.runs import run_iteration
 
 pytestmark = [
@@ -63,6 +63,8 @@ TEMPLATE = (
 )
 SHORT = 256
 """Positions of the engines of the chat model."""
+LONG = "Nina has 37 plums. " * 200
+"""More tokens than any engine here has positions."""
 COPIES = 2
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=60, stop=("\n\nQ:",))
 
@@ -145,6 +147,7 @@ def changed(file: Path, **entries: Any) -> None:
 def engine_processes() -> set[psutil.Process]:
     """This process's vLLM engines that live, those of the other tests' fixtures among them.
 
+    An engine has a process for its scheduler (EngineCore) and one for each worker; a server has more.
     One that has ended holds no memory, though nobody may have asked yet how it ended.
     """
     children = psutil.Process().children(recursive=True)
@@ -304,8 +307,14 @@ def test_conversations_end_with_their_turn(chat_engines: Engines, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["vllm", "served"])
-def test_a_conversation_ends_at_a_stop_string_after_its_thoughts(chat_engines: Engines, name: str) -> None:
-    """What comes before the last word of an answer is taken for the thoughts."""
+@pytest.mark.parametrize("opened", [" Let's", "So"], ids=["thoughts", "no_thoughts"])
+def test_a_conversation_ends_at_a_stop_string_after_its_thoughts(
+    chat_engines: Engines, name: str, opened: str
+) -> None:
+    """Answers begin with "Let's think step by step." Where that opens thoughts, a later " is" closes them.
+
+    Where nothing opens them, the answer ends there: the default engine cannot know that " is" would follow.
+    """
     model, reference = chat_engines[name], chat_engines["transformers"]
     prompts = model.encode_prompts([stored([Message("user", question)]) for question in QUESTIONS[:8]])
     before = model.prompting
@@ -313,13 +322,18 @@ def test_a_conversation_ends_at_a_stop_string_after_its_thoughts(chat_engines: E
     found = {}
     try:
         for one in (model, reference):
-            one.prompting = replace(before, thinking=Thinking(open="So", close=" is"))
+            one.prompting = replace(before, thinking=Thinking(open=opened, close=" is"))
             found[one.engine] = [path for (path,) in one.generate(prompts, [[0]] * 8, parameters)]
     finally:
         model.prompting = reference.prompting = before
     ours, theirs = found.values()
-    assert [(path.text, path.token_ids) for path in ours] == [(path.text, path.token_ids) for path in theirs]
-    assert any(path.text and " is" not in path.text for path in ours)
+    assert [(path.text, path.token_ids, path.finish_reason) for path in ours] == [
+        (path.text, path.token_ids, path.finish_reason) for path in theirs
+    ]
+    if opened == "So":
+        assert {path.text for path in ours} == {" Let's think step by step"}
+    else:
+        assert any(path.text and model.decode(path.token_ids).count(".") > 1 for path in ours)
 
 
 @pytest.mark.parametrize("name", ["vllm", "served"])
@@ -354,19 +368,20 @@ def test_a_server_that_ends_in_the_middle_is_reported_with_its_log(chat_engines:
     """The last test of these engines: one of the server's copies of the model is killed."""
     served = chat_engines["served"]
     assert isinstance(served, VllmServerModel)
-    copies = [
+    processes = [
         one
         for one in psutil.Process(served.server.process.pid).children(recursive=True)
         if one in engine_processes()
     ]
-    assert len(copies) == COPIES
+    copies = [one for one in processes if "EngineCore" in one.name()]
+    assert len(copies) == COPIES, [one.name() for one in processes]
     copies[0].kill()
     with pytest.raises(
         ModelUnavailable, match=r"the vLLM server of .*chat ended with code .* The end of its log"
     ):
         served.generate([[10, 11]] * 4, [[0]] * 4, SamplingParameters(max_tokens=20))
     served.close()
-    _, alive = psutil.wait_procs(copies, timeout=60)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
 
 
@@ -386,23 +401,35 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         open_language_model(tmp_path, engine="vllm")
 
 
+@pytest.mark.parametrize("serve", [None, {}], ids=["in_process", "served"])
 def test_a_whole_iteration_runs_on_it_with_a_fresh_engine_a_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve: dict[str, Any] | None
 ) -> None:
-    """The paths are the base model's, the challenger's answers those of the checkpoint that was just made."""
-    home = Home(root=tmp_path / "home", experiments=tmp_path / "experiments")
-    home.experiments.mkdir()
+    """The paths are the base model's, the challenger's answers those of the checkpoint that was just made.
+
+    Lines that are too long or empty are named, and no others.
+    """
+    rows = [json.loads(line) for line in embedded.SEEDS.read_text().splitlines()[:8]]
+    rows[1]["question"], rows[3]["question"] = " ", LONG + rows[3]["question"]
+    asked = [json.loads(line) for line in embedded.EVALUATION.read_text().splitlines()[:10]]
+    asked[2]["question"], asked[4]["question"] = LONG + asked[2]["question"], ""
     settings = {
         **SMALL_EXPERIMENT,
-        "model": {"path": "embedded", "engine": "vllm", "vllm": {"max_length": 512}},
-        "sampling": {"questions": 6, "paths": 4, "shard_questions": 3, "adaptive": {"step": 2}},
+        "model": {"path": "embedded", "engine": "vllm", "vllm": {"max_length": 512, "serve": serve}},
+        "seeds": {"file": str(write_lines(tmp_path / "mine.jsonl", rows)), "licence": "MIT"},
+        "evaluation": {
+            "file": str(write_lines(tmp_path / "asked.jsonl", asked)),
+            "majority_questions": 4,
+            "majority_paths": 2,
+        },
+        "sampling": {"questions": 7, "paths": 4, "shard_questions": 3, "adaptive": {"step": 2}},
+        "filter": {"minimum_vote_share": 0.0, "minimum_votes": 1},
+        "tolerance": {"failed_share": 0.2},
     }
-    (home.experiments / "small.yaml").write_text(yaml.safe_dump(settings))
-    monkeypatch.setenv("SELFIMPROVE_HOME", str(home.root))
-    monkeypatch.setenv("SELFIMPROVE_EXPERIMENTS", str(home.experiments))
-    monkeypatch.setenv("DAGSTER_HOME", str(home.dagster))
+    home = make_home(tmp_path / "installation", settings)
     before = engine_processes()
-    assert run_iteration(home, home.experiment("small"), 0) == []
+    with entered(home):
+        assert run_iteration(home, home.experiment("small"), 0) == []
     (generations,) = home.lake.manifests("lmsi/raw_generations")
     (evaluation,) = home.lake.manifests("lmsi/evaluation")
     (checkpoint,) = home.lake.manifests("lmsi/fine_tuned_checkpoint")
@@ -412,3 +439,11 @@ def test_a_whole_iteration_runs_on_it_with_a_fresh_engine_a_step(
     models = home.lake.read(evaluation.table, evaluation.partition)["model_id"].unique().to_list()
     assert sorted(models) == sorted([generations.activity.model_id, trained])
     assert engine_processes() == before
+    named = [*failed_prompts(home.lake, "small")]
+    assert {one.place for one in named} == {"mine.jsonl, line 4", "asked.jsonl, line 3"}, [*map(str, named)]
+    assert all(one.problem.startswith("too_long: the prompt has ") for one in named)
+    (imported,) = home.lake.manifests("seeds/rejected")
+    rejected = home.lake.read(imported.table, imported.partition)
+    assert rejected.select("source_file", "source_line", "reason").rows() == [
+        ("mine.jsonl", 2, "the question is empty")
+    ]
