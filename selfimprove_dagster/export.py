@@ -195,5 +195,9 @@ def _made_whole(output: Path) -> Iterator[Path]:
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed export
     temporary.mkdir(parents=True)
-    yield temporary
-    temporary.rename(output)
+    try:
+        yield temporary
+        temporary.rename(output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -368,6 +368,19 @@ def value_at(row: Any, field: str) -> Any:
 _INDEX = re.compile(r"-?\d{1,9}")
 
 
+def with_first_instance(row: Any) -> Any:
+    """Return a row in Self-Instruct's form as one with the `input` and the `output` of its first instance.
+
+    Rows without `instances`, and those with an `input` or an `output` of their own, stay as they are.
+    """
+    if not isinstance(row, Mapping) or row.get("input") or row.get("output"):
+        return row
+    instances = row.get("instances")
+    if not isinstance(instances, list) or not instances or not isinstance(instances[0], Mapping):
+        return row
+    return {**row, **{name: instances[0].get(name) for name in ("input", "output")}}
+
+
 def text_field(row: Any, field: str) -> str:
     """Return a field's text without outer white space. Raises ValueError if it is missing or not text.
 

@@ -19,7 +19,7 @@ def language_scores(keep: Sequence[str], among: Sequence[str], accuracy: Literal
     """
     from lingua import LanguageDetectorBuilder
 
-    codes = {code: _language(code) for code in dict.fromkeys([*keep, *among])}
+    codes = {code: language_of(code) for code in dict.fromkeys([*keep, *among])}
     if among and len(codes) > 1:
         builder = LanguageDetectorBuilder.from_iso_codes_639_1(*codes.values())
     else:
@@ -38,12 +38,13 @@ def language_scores(keep: Sequence[str], among: Sequence[str], accuracy: Literal
     return score
 
 
-def _language(code: str) -> Any:
+def language_of(code: str) -> Any:
+    """Return lingua's code of a language. Raises ValueError if there is none."""
     from lingua import IsoCode639_1
 
     found = getattr(IsoCode639_1, code.upper(), None)
     if found is None:
-        raise ValueError(f"language: lingua knows no language {code!r}; give ISO 639-1 codes such as en")
+        raise ValueError(f"lingua knows no language {code!r}; give ISO 639-1 codes such as en")
     return found
 
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimprove_dagster.experiment.sections import ModelPath, Section
 from selfimprove_dagster.filters import pools
@@ -93,6 +93,12 @@ class Words(Step):
     at_least: int = Field(1, ge=0, description="minimum number of words of the answer")
     at_most: int | None = Field(None, ge=1, description="maximum number of words; null for no limit")
     tokeniser: TokeniserName = _tokeniser("counts")
+
+    @model_validator(mode="after")
+    def _some_length_is_kept(self) -> Words:
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise ValueError(f"at_most {self.at_most} is less than at_least {self.at_least}: nothing is kept")
+        return self
 
     def open(self) -> Filter:
         return words_between(self.at_least, self.at_most, TOKENISERS[self.tokeniser])
@@ -228,6 +234,15 @@ class Language(Step):
         "high",
         description="`low` needs a tenth of the memory (0.1 instead of 1 GB for all languages) and errs on short texts",
     )
+
+    @model_validator(mode="after")
+    def _languages_are_known(self) -> Language:
+        if not self.missing:
+            from selfimprove_dagster.filtering.detectors import language_of
+
+            for code in (*self.keep, *self.among):
+                language_of(code)
+        return self
 
     def open(self) -> Filter:
         from selfimprove_dagster.filtering.detectors import language_scores

@@ -37,6 +37,8 @@ _WORD = (
     rf"|[[\p{{Sm}}^/%]--[|~]]"
 )
 _WORD_IN_ASCII = r"[-*]?[0-9]+(?:[.,][0-9]+)*|[a-z0-9]+|[+<=>^/%]"
+_INVISIBLE = r"\p{Cf}"
+"""Characters that are not seen, such as soft hyphens and zero-width spaces."""
 _DASH, _SIGN, _SIGN_IN_ASCII = r"[\p{Pd}−]", r"([-*])\s+(\p{N})", r"([-*])[ \t\n\r]+([0-9])"
 
 
@@ -58,7 +60,13 @@ def _words_in_ascii(texts: pl.Series) -> pl.Series:
 
 def _words(texts: pl.Series) -> pl.Series:
     # By way of upper case, `ß` is the same as `ss`, and `ς` as `σ`.
-    lowered = texts.str.normalize("NFC").str.to_uppercase().str.to_lowercase().str.normalize("NFC")
+    lowered = (
+        texts.str.replace_all(_INVISIBLE, "")
+        .str.normalize("NFC")
+        .str.to_uppercase()
+        .str.to_lowercase()
+        .str.normalize("NFC")
+    )
     lowered = lowered.str.replace_all("ς", "σ", literal=True).str.replace_all(_DASH, "-")
     return lowered.str.replace_all(_SIGN, "$1$2").str.extract_all(_WORD)
 

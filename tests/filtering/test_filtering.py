@@ -90,6 +90,8 @@ def test_a_step_that_is_listed_twice_has_two_rules() -> None:
     [
         ("diversity", r"'diversity' is none of words, duplicates, .*toxicity; .*my_filters\.py:Short"),
         ({"words": {"least": 3}}, "words: there is no setting least; there are at_least, at_most, tokeniser"),
+        ({"words": {"at_least": 5, "at_most": 2}}, "at_most 2 is less than at_least 5: nothing is kept"),
+        ({"language": {"keep": ["klingon"]}}, "lingua knows no language 'klingon'"),
         ("perplexity", "perplexity: the setting at_most is missing"),
         ({"novelty": {"at_most": 3}}, "novelty: at_most: .*less than or equal to 1, not 3"),
         ({"a": {}, "b": {}}, "is no filter: write its name"),

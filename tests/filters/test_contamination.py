@@ -33,6 +33,7 @@ HELD_OUT = "Zoë's café sells 3 cakes at $1.50, and 4 at “half price”. How 
         HELD_OUT.replace(" ", "\n\t "),
         HELD_OUT.replace(",", "").replace(". How", ": how"),
         f"  **{HELD_OUT}**\u00a0",
+        HELD_OUT.replace("o", "o\u00ad").replace(" ", "\u200b "),
     ],
 )
 def test_a_held_out_text_is_found_however_it_is_written(text: str) -> None:

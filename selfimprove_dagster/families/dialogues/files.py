@@ -19,7 +19,7 @@ from selfimprove_dagster.families.dialogues.settings import (
     JudgedDialogueEvaluationSection,
     PromptFile,
 )
-from selfimprove_dagster.rows import Place, Rejected, text_field, value_at
+from selfimprove_dagster.rows import Place, Rejected, text_field, value_at, with_first_instance
 from selfimprove_dagster.seeds.files import DUPLICATE, Question, each, read_each, split
 from selfimprove_dagster.seeds.messages import LISTS, is_list, is_message, listed, turns_in
 from selfimprove_dagster.text import normalise_question
@@ -231,7 +231,11 @@ def _of_messages(
 
 
 def _of_instruction(row: Mapping[str, Any], longest: int | None) -> _Asked:
-    """Return the prompt of a row of Alpaca: `instruction` and `input`, after `system` and `history` if it has them."""
+    """Return the prompt of a row of Alpaca: `instruction` and `input`, after `system` and `history` if it has them.
+
+    Of a row of Self-Instruct the input is that of its first instance.
+    """
+    row = with_first_instance(row)
     parts = [_filled(row, INSTRUCTION, longest)]
     if _is_given(row, "input"):
         parts.append(_filled(row, "input", longest))

@@ -16,7 +16,7 @@ from selfimprove_dagster.methods.unnatural_instructions.unnatural_instructions i
     ElicitedTask,
     example_key,
 )
-from selfimprove_dagster.rows import Place, Rejected
+from selfimprove_dagster.rows import Place, Rejected, with_first_instance
 from selfimprove_dagster.seeds.files import DUPLICATE, each, split
 from selfimprove_dagster.seeds.kind import SeedKind
 from selfimprove_dagster.table import Row
@@ -44,6 +44,7 @@ def examples(path: Path, licence: str = "unknown") -> Iterator[SeedExample | Rej
     """
 
     def parse(row: Any, at: Place) -> SeedExample:
+        row = with_first_instance(row)
         instruction = filled(row, "instruction")
         constraints = optional(row, "constraints") or NO_CONSTRAINTS
         task = ElicitedTask(instruction, optional(row, "input"), constraints, optional(row, "output"))

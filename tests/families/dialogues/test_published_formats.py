@@ -26,6 +26,7 @@ from selfimprove_dagster.families.dialogues.settings import (
     PromptFile,
 )
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.methods.unnatural_instructions.seeds import read_examples
 from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.rows import Rejected
 
@@ -218,6 +219,13 @@ LLAMA_FACTORY = shared(
     ("observation", "rain"),
     ("gpt", "It rains."),
 )
+
+
+def test_a_task_of_self_instruct_has_the_input_of_its_first_instance(tmp_path: Path) -> None:
+    row = {"instruction": "Translate.", "instances": [{"input": "cat", "output": "Katze"}, {"input": "dog"}]}
+    assert prompt(tmp_path, row) == ([Message("user", "Translate.\n\ncat")], "Katze")
+    (found,), _ = read_examples(Path(file_of(tmp_path, row)))
+    assert (found.task.input, found.task.output) == ("cat", "Katze")
 
 
 @pytest.mark.parametrize("row", [{"messages": OPENAI}, {"messages": TRL}, {"conversations": LLAMA_FACTORY}])
