@@ -40,7 +40,7 @@ def test_every_method_has_an_experiment() -> None:
 # All of them take longer than the twelve minutes of these tests.
 @pytest.mark.matrix
 @pytest.mark.parametrize(
-    "name", chosen_methods(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")), rotating=6)
+    "name", chosen_methods(sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")), rotating=9)
 )
 def test_an_iteration_runs_to_its_end(name: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
