@@ -200,9 +200,10 @@ def revoke(
         raise typer.BadParameter("give one of --seed, --record, --source-file and --licence")
     home, (kind, value) = Home.from_environment(), named[0]
     arguments = (home.lake, kind, value, experiment, by or revoke_text.user(), why)
-    revoke_text.show(console, home, plan(*arguments))
+    planned = plan(*arguments)
+    revoke_text.show(console, home, planned)
     if yes:
-        settled = apply(*arguments)
+        settled = apply(*arguments, planned.revocation.at)
         if purge:
             revoke_text.purge_and_verify(console, home.lake, settled.revocation)
         else:

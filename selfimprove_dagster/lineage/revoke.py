@@ -50,12 +50,14 @@ class Plan:
         return counted.sort(pl.col("table").replace_strict(order, return_dtype=pl.Int64), "iteration")
 
 
-def plan(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Plan:
+def plan(
+    lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str, at: str | None = None
+) -> Plan:
     """Return what would be revoked. Raises RevocationError, or RecordNotFound if nothing matches.
 
     `kind` is seed, record, source-file or licence; `value` is an id or the start of one, a file's name, or a
     licence. Without an experiment it applies to all. An existing live revocation of the same value is
-    resumed.
+    resumed. `at` is the time of the revocation, by default now: its id depends on it.
     """
     if kind not in KINDS:
         raise RevocationError(f"a {kind} cannot be revoked; use one of {', '.join(KINDS)}")
@@ -64,7 +66,7 @@ def plan(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
     revocation = _standing(lake, kind, value, experiment)
     known = revocation is not None
     if revocation is None:
-        revocation = _new(lake, kind, value, experiment, by, why)
+        revocation = _new(lake, kind, value, experiment, by, why, at or now())
     fallen = _closure(lake, revocation)
     pairs = fallen.select("id", "activity_id", revocation=pl.lit(revocation.id))
     tainted = {
@@ -75,14 +77,16 @@ def plan(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
     return Plan(revocation, fallen, tainted, known)
 
 
-def revoke(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Plan:
-    """Apply a revocation. It resumes if it was interrupted or is called twice.
+def revoke(
+    lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str, at: str | None = None
+) -> Plan:
+    """Apply a revocation, as `plan` has it. It resumes if it was interrupted or is called twice.
 
     No commit can interleave, since partitions are committed under the same lock: each partition is either in
     the lake before the walk, or is committed after the revocation is recorded.
     """
     with lake.ledger.lock():
-        settled = plan(lake, kind, value, experiment, by, why)
+        settled = plan(lake, kind, value, experiment, by, why, at)
         if not settled.known:
             lake.ledger.record(settled.revocation)
         pairs = settled.fallen.select("id", "activity_id", revocation=pl.lit(settled.revocation.id))
@@ -149,7 +153,7 @@ def _standing(lake: Lake, kind: str, value: str, experiment: str | None) -> Revo
     return next((one for one in candidates if one.value == value), None)
 
 
-def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str) -> Revocation:
+def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why: str, at: str) -> Revocation:
     """Return a revocation with its roots: the record, or all matching rows of the seed tables."""
     roots: set[str] = set()
     place = None
@@ -165,7 +169,7 @@ def _new(lake: Lake, kind: str, value: str, experiment: str | None, by: str, why
     ]
     texts = [text for row in rows if row["id"] in roots and (text := seed_text(row)) is not None]
     hashes = tuple(question_hash(text) for text in texts)
-    revocation = Revocation(kind, value, experiment, (), hashes, by, why, now())
+    revocation = Revocation(kind, value, experiment, (), hashes, by, why, at)
     for row in rows:
         excerpt = row.get("excerpt")
         revealed = any(shows(excerpt or "", text) for text in texts)
