@@ -64,6 +64,11 @@ def held_out_of(experiment: Experiment) -> HeldOut | None:
     return None if section is None else HeldOut(experiment, section)
 
 
+def recorded(held_out: HeldOut | None) -> dict[str, Any]:
+    """Return what an activity records of the texts that were compared; nothing without any."""
+    return {} if held_out is None else {"decontamination": held_out.parameters}
+
+
 def _texts_of(benchmark: BenchmarkFile) -> Iterator[tuple[str, int, str]]:
     for at, row in read_rows(Path(benchmark.file)):
         try:

@@ -15,7 +15,7 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import MethodError, SeedFileError
 from selfimprove_dagster.experiment.base import Experiment
-from selfimprove_dagster.home.contamination import HeldOut, held_out_of
+from selfimprove_dagster.home.contamination import HeldOut, held_out_of, recorded
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records, content_hash
@@ -76,7 +76,7 @@ def import_seeds(lake: Lake, experiment: Experiment, source: Any) -> tuple[Manif
         raise SeedFileError(f"there is no seed file {path}; set seeds.file to an existing file")
     checksum = source_checksum(path)
     held_out = held_out_of(experiment)
-    compared = {} if held_out is None else {"decontamination": held_out.parameters}
+    compared = recorded(held_out)
     reading = content_hash({**{name: how[name] for name in names if name in how}, **compared})
     batch = f"{checksum.removeprefix('b2:')[:12]}-{reading.removeprefix('b2:')[:6]}"
     partition = {"experiment": experiment.name, "batch": batch}

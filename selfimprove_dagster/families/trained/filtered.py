@@ -16,7 +16,7 @@ from selfimprove_dagster.filtering.steps import COLUMNS
 from selfimprove_dagster.filters.contamination import not_contaminated
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS, Filter
 from selfimprove_dagster.filters.whole import in_parts
-from selfimprove_dagster.home.contamination import held_out_of
+from selfimprove_dagster.home import contamination as comparison
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft
 from selfimprove_dagster.stage import StageContext, decision_drafts
@@ -50,7 +50,7 @@ def filter_parameters(experiment: FilteringExperiment) -> dict[str, Any]:
     They are `parameters` and `about`, to be merged with others.
     """
     steps = experiment.steps
-    _, compared = decontamination(experiment)
+    compared = comparison.recorded(comparison.held_out_of(experiment))
     if not steps:
         return {"parameters": compared, "about": {}}
     return {"parameters": {**recorded(steps), **compared}, "about": located(steps)}
@@ -61,11 +61,11 @@ def decontamination(experiment: FilteringExperiment) -> tuple[list[Filter], dict
 
     Both are empty for an experiment without `decontamination`.
     """
-    held_out = held_out_of(experiment)
+    held_out = comparison.held_out_of(experiment)
     if held_out is None:
         return [], {}
     drops = not_contaminated(held_out.texts, held_out.names, ("question", "text"))
-    return [drops], {"decontamination": held_out.parameters}
+    return [drops], comparison.recorded(held_out)
 
 
 def map_filtered(
