@@ -58,15 +58,30 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "logs" / "server.log"
 
 
+class Started:
+    """The processes that this test process has started since the object was made.
+
+    Other tests may have left processes that live as long as the test process, such as that of math-verify.
+    """
+
+    def __init__(self) -> None:
+        self._before = set(psutil.Process().children(recursive=True))
+
+    def __call__(self, *, recursive: bool = False) -> list[psutil.Process]:
+        return [one for one in psutil.Process().children(recursive) if one not in self._before]
+
+
 @pytest.fixture(autouse=True)
-def _no_process_remains() -> Iterator[None]:
-    yield
-    assert psutil.Process().children() == []
+def started() -> Iterator[Started]:
+    """Give the processes that a test has started, and fail the test if one remains."""
+    started = Started()
+    yield started
+    assert started() == []
 
 
-def test_a_server_is_stopped_with_all_its_processes(log: Path) -> None:
+def test_a_server_is_stopped_with_all_its_processes(log: Path, started: Started) -> None:
     server = start(log)
-    processes = psutil.Process().children(recursive=True)
+    processes = started(recursive=True)
     assert len(processes) == 3
     assert server.problem is None
     server.close()
@@ -75,10 +90,12 @@ def test_a_server_is_stopped_with_all_its_processes(log: Path) -> None:
     server.close()
 
 
-def test_a_server_that_ignores_the_signal_is_killed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_ignores_the_signal_is_killed(
+    log: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving, "GRACE", 0.5)
     server = start(log, "deaf")
-    processes = psutil.Process().children(recursive=True)
+    processes = started(recursive=True)
     server.close()
     assert ended(processes)
 
@@ -130,13 +147,13 @@ def test_a_server_that_never_answers_is_stopped_and_reported(
     )
 
 
-def test_a_server_that_ends_later_is_no_fault_of_a_request(log: Path) -> None:
+def test_a_server_that_ends_later_is_no_fault_of_a_request(log: Path, started: Started) -> None:
     """A ModelError stays as it is while the server runs; afterwards it is that the model is unavailable."""
     server = start(log)
     with pytest.raises(ModelError, match="one wrong request") as plain, server.watched():
         raise ModelError("one wrong request")
     assert not isinstance(plain.value, ModelUnavailable)
-    (guard,) = psutil.Process().children()
+    (guard,) = started()
     (process,) = guard.children()
     os.kill(process.pid, signal.SIGKILL)
     server.process.wait(30)
