@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from selfimprove_dagster import own_code
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.sections import NamesPath
@@ -71,9 +72,7 @@ def _located(entry: Any, folder: Path) -> Any:
         name, settings = named(entry)
     except ValueError:
         return entry
-    path, separator, attribute = name.rpartition(":")
-    if separator and path.endswith(".py"):
-        name = f"{os.path.normpath(folder / os.path.expanduser(path))}:{attribute}"  # noqa: PTH111
+    name = own_code.located(name, folder)
     try:
         kind, _ = step_of(name)
     except ValueError:

@@ -37,7 +37,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from selfimprove_dagster import registry
+from selfimprove_dagster import own_code, registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import mark_of
@@ -283,6 +283,8 @@ def _located(folder: Path, embedded: Mapping[Place, Path], text: str, place: Pla
         return str(embedded[place])
     if mark.is_data and is_on_hub(text):
         return text
+    if mark.is_code:
+        return own_code.located(text, folder)
     if mark.is_model and not text.startswith((".", "~", "/")) and not (folder / text).exists():
         return text
     return os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import GeneratorSection, ModelSection, Section
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import TaskExperiment, TaskFile
+from selfimprove_dagster.families.voting.settings import WeightsSection
 from selfimprove_dagster.filtering.registry import NamedStep
 from selfimprove_dagster.filtering.steps import PERPLEXITY, RATING, VOTE
 
@@ -74,6 +75,11 @@ class CurateExperiment(TaskExperiment):
     pool: PoolSection
     generation: GenerationSection
     judge: JudgeSection = JudgeSection()
+    voting: WeightsSection = Field(
+        WeightsSection(),
+        exclude_if=lambda section: not section.weights,
+        description="what an answer's vote counts, for the filter `self_consistency`",
+    )
 
     @property
     def scores(self) -> Any:  # type: ignore[override]
@@ -89,14 +95,23 @@ class CurateExperiment(TaskExperiment):
 
     @property
     def measures_perplexity(self) -> bool:
-        """Return whether a filter needs perplexities."""
-        return any(one.step.reads & PERPLEXITY for one in self.steps)
+        """Return whether a filter, or the vote, needs perplexities."""
+        weighed = self.voting.weights == "probability" and self.votes_by is not None
+        return weighed or any(one.step.reads & PERPLEXITY for one in self.steps)
 
     @property
     def votes_by(self) -> str | None:
         """Return what votes, `stated` or `text`; None if no filter needs a vote."""
         steps = [one.step for one in self.steps if one.step.reads & VOTE]
         return getattr(steps[0], "answer", "stated") if steps else None
+
+    @model_validator(mode="after")
+    def _weights_of_a_vote(self) -> CurateExperiment:
+        if self.voting.weights and self.votes_by is None:
+            raise ValueError(
+                "voting.weights: no filter reads a vote; list self_consistency, or remove voting"
+            )
+        return self
 
     def refuses(self, step: NamedStep) -> str:
         """Return why a filter cannot be combined with the other settings; empty if it can."""

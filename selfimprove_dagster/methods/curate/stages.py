@@ -22,6 +22,8 @@ from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, o
 from selfimprove_dagster.families.tasks.stages import example_draft
 from selfimprove_dagster.families.trained.filtered import decontamination
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
+from selfimprove_dagster.families.voting.verifying import open_verifier, weighed_by, weighing
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.filtering.running import decisions_on, located, recorded
 from selfimprove_dagster.filters.rules import could_be_read, perplexity_of
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
@@ -310,18 +312,35 @@ def rate(shard: Shard[CurateExperiment, Row]) -> list[Draft]:
 
 @stage(
     VOTED_ANSWERS,
-    after=["seed_pool", "candidate_answers"],
-    description="One vote per question over all its answers. Empty if no filter reads it.",
+    after=["seed_pool", "candidate_answers", "perplexity_scores"],
+    description="One vote per question over all its answers, by number or by weight. Empty if no filter reads it.",
+    version="2",
 )
 def voted_answers(context: StageContext[CurateExperiment]) -> Result:
     candidates_manifest, candidates = context.scan(CANDIDATE_ANSWERS)
     pool_manifest, _ = context.scan(SEED_POOL)
-    how = context.experiment.votes_by
-    rows = candidates.select("id", "question_id", "output")
-    activity = context.activity(inputs=[candidates_manifest, pool_manifest], parameters={"answer": how})
-    manifest, _ = context.map(
-        rows if how else rows.head(0), Spec.of(count_votes, how=how), activity, together="question_id"
-    )
+    inputs = [candidates_manifest, pool_manifest]
+    how, section = context.experiment.votes_by, context.experiment.voting
+    rows = candidates.select("id", "question_id", "instruction", "input", "output")
+    if section.weights == "probability":
+        scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
+        inputs.append(scores_manifest)
+        scored = scores.select(id="candidate_id", weight=pl.col("mean_logprob").exp())
+        rows = rows.join(scored, on="id", how="left", maintain_order="left")
+    with open_verifier(section.verifier if how else None) as verifier:
+        activity = context.activity(
+            inputs=inputs,
+            parameters={"answer": how, **weighing(section, verifier)},
+            about=weighed_by(verifier),
+        )
+        manifest, _ = context.map(
+            rows if how else rows.head(0),
+            Spec.of(count_votes, how=how),
+            activity,
+            unit="answers",
+            together="question_id",
+            opened=verifier,
+        )
     measured = context.measure(
         manifest, mean_vote_share=pl.col("vote_share").mean(), ties=pl.col("tie").sum()
     )
@@ -331,15 +350,42 @@ def voted_answers(context: StageContext[CurateExperiment]) -> Result:
 
 
 def count_votes(shard: Shard[CurateExperiment, Row], *, how: Literal["stated", "text"]) -> pl.DataFrame:
-    """Return the vote on each question, from its answers (`id`, `question_id`, `output`)."""
+    """Return the vote on each question, from its answers (`id`, `question_id`, `instruction`, `input`, `output`).
+
+    Votes weighted by probability need a column `weight`, and those weighted by a verifier need it open.
+    """
     rows = shard.frame
-    answers = rows.select("question_id", candidate_id="id", answer=curate.short_answers(rows["output"], how))
-    voters = pl.col("paths").list.eval(
-        pl.struct(id=pl.element().struct.field("id"), role=pl.lit("voted_from"))
+    if shard.opened is not None:
+        rows = rows.with_columns(weight=_verified(shard))
+    ballots = rows.select(
+        *("question_id", pl.col("^weight$")),
+        path_id="id",
+        sample_index=pl.int_range(pl.len()),
+        answer=curate.short_answers(rows["output"], how),
+        text_key=pl.col("output").fill_null(""),
     )
-    return curate.votes(answers).with_columns(
-        parents=pl.concat_list(parents_of(question_id="question"), voters)
+    voters = ballots.group_by("question_id", maintain_order=True).agg(
+        paths=pl.struct(id="path_id", answer="answer"),
+        voters=pl.struct(id="path_id", role=pl.lit("voted_from")),
+        weights=pl.col("weight") if "weight" in ballots.columns else pl.lit(None, pl.List(pl.Float64)),
     )
+    votes = vote(ballots).join(voters, on="question_id", maintain_order="left")
+    return votes.with_columns(parents=pl.concat_list(parents_of(question_id="question"), "voters")).select(
+        *VOTED_ANSWERS.content, *VOTED_ANSWERS.measures, "parents"
+    )
+
+
+def _verified(shard: Shard[CurateExperiment, Row]) -> pl.Series:
+    """Return the verifier's score of each answer, null for one that is unusable."""
+    usable = shard.frame.with_row_index("place").drop_nulls("output")
+    scores = shard.opened.scores(
+        [_question(row) for row in usable.iter_rows(named=True)], usable["output"].to_list()
+    )
+    shard.report.advance(len(shard.items))
+    found: list[float | None] = [None] * len(shard.items)
+    for place, score in zip(usable["place"], scores, strict=True):
+        found[place] = score
+    return pl.Series("weight", found, dtype=pl.Float64)
 
 
 @stage(

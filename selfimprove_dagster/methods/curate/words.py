@@ -47,7 +47,9 @@ def vote(row: Row) -> str:
     if not row["votes"]:
         return f"no vote: {figures}"
     counts = ", ".join(f"{quoted(one['answer'])} × {one['count']}" for one in row["votes"])
-    return f"the vote is {quoted(row['voted_answer'])}: {figures} ({counts}); share {row['vote_share']:.3g}"
+    weighted = ", weighted" if row.get("weights") else ""
+    share = "all weights are 0" if row["vote_share"] is None else f"share {row['vote_share']:.3g}"
+    return f"the vote is {quoted(row['voted_answer'])}{weighted}: {figures} ({counts}); {share}"
 
 
 def voted(row: Row) -> str:

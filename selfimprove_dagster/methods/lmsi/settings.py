@@ -17,6 +17,7 @@ from selfimprove_dagster.experiment.sections import (
     TrainingSection,
     Whole,
 )
+from selfimprove_dagster.families.voting.settings import WeightsSection
 from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.filtering.steps import PERPLEXITY
 from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
@@ -79,25 +80,19 @@ class DemonstrationSection(Section):
     count: int = Field(ge=0, le=64, description="demonstrations in a few-shot prompt")
 
 
-class VotingSection(Section):
+class VotingSection(WeightsSection):
     """How the answer of a question is chosen among its paths."""
+
+    rule: Literal["majority", "random_path"] = Field(
+        default="majority",
+        description="`random_path` takes one path's answer at random: the control of an ablation",
+    )
 
     @model_validator(mode="after")
     def _weights_of_a_majority(self) -> VotingSection:
         if self.weights and self.rule != "majority":
             raise ValueError("voting.weights are of a majority: remove them, or set voting.rule to majority")
         return self
-
-    rule: Literal["majority", "random_path"] = Field(
-        default="majority",
-        description="`random_path` takes one path's answer at random: the control of an ablation",
-    )
-    weights: Literal["probability"] | None = Field(
-        None,
-        exclude_if=lambda weights: weights is None,
-        description="`probability` weights a path's vote by the geometric mean of its tokens' probabilities; omit for "
-        "equal votes",
-    )
 
 
 class FilterSection(Section):

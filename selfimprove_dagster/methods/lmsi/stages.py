@@ -14,6 +14,8 @@ from selfimprove_dagster.answers.answers import read_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
 from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
+from selfimprove_dagster.families.voting.verifying import open_verifier, weighed_by, weighing
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.methods.lmsi import lmsi
@@ -29,7 +31,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
     TABLES,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.shards import Shard
@@ -126,14 +127,19 @@ def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
 def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
     """One vote a question, from its paths (`id`, `question_id`, `question`, `sample_index`, `text`).
 
-    Weighted votes need `logprobs` too.
+    Votes weighted by probability need `logprobs` too; those weighted by a verifier need it open.
     """
     paths, experiment = shard.frame, shard.experiment
+    weights = experiment.voting.weights
     rule = experiment.voting.rule
     readings = read_answers(paths["text"], experiment.conventions)
-    weight = pl.lit(None, pl.Float64)
-    if experiment.voting.weights:
+    weight: pl.Expr | pl.Series = pl.lit(None, pl.Float64)
+    if weights == "probability":
         weight = perplexity_of(pl.col("logprobs"))["mean_logprob"].exp()
+    elif weights == "verifier":
+        scores = shard.opened.scores(paths["question"].to_list(), paths["text"].to_list())
+        weight = pl.Series("weight", scores, dtype=pl.Float64)
+        shard.report.advance(len(scores))
     read = paths.select(
         *("question_id", "question", "sample_index"),
         pl.col("id").alias("path_id"),
@@ -142,7 +148,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
         pl.Series("read_by", [one and one.rule for one in readings], dtype=pl.String),
         weight.alias("weight"),
     )
-    ballots = read if experiment.voting.weights else read.drop("weight")
+    ballots = read if weights else read.drop("weight")
     votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question")
     voters = (
         votes.select("question_id", id="path_ids", answer="answers")
@@ -168,7 +174,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
         .with_columns(
             parents=pl.concat_list(parents_of(question_id="question"), "voted_from"),
             rule=pl.lit(rule),
-            **({} if experiment.voting.weights else {"weights": pl.lit(None, pl.List(pl.Float64))}),
+            **({} if weights else {"weights": pl.lit(None, pl.List(pl.Float64))}),
         )
         .select(*VOTED_ANSWERS.content, *VOTED_ANSWERS.measures, "parents")
     )
@@ -187,20 +193,23 @@ def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
     pool_manifest, pool = context.scan(SEED_POOL)
     rule = context.experiment.voting.rule
     questions = pool.select(pl.col("id").alias("question_id"), "question")
-    weights = context.experiment.voting.weights
-    parameters = {
-        "rule": rule,
-        **({"weights": weights} if weights else {}),
-        **context.experiment.answers_read,
-    }
-    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters=parameters)
-    needed = ["id", "question_id", "sample_index", "text", *(["logprobs"] if weights else [])]
-    manifest, _ = context.map(
-        paths.select(needed).join(questions, on="question_id", maintain_order="left"),
-        Spec.of(count_votes),
-        activity,
-        together="question_id",
-    )
+    section = context.experiment.voting
+    needed = ["id", "question_id", "sample_index", "text"]
+    needed += ["logprobs"] if section.weights == "probability" else []
+    with open_verifier(section.verifier) as verifier:
+        activity = context.activity(
+            inputs=[paths_manifest, pool_manifest],
+            parameters={"rule": rule, **weighing(section, verifier), **context.experiment.answers_read},
+            about=weighed_by(verifier),
+        )
+        manifest, _ = context.map(
+            paths.select(needed).join(questions, on="question_id", maintain_order="left"),
+            Spec.of(count_votes),
+            activity,
+            unit="paths",
+            together="question_id",
+            opened=verifier,
+        )
     valid, drawn = pl.col("n_valid").sum(), pl.col("n_paths").sum()
     measured = context.measure(
         manifest,

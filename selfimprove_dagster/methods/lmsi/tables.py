@@ -120,7 +120,7 @@ VOTED_ANSWERS = Table(
         "n_paths": of(RAW_GENERATIONS, "id"),
         **each(_PATH, "voted_answer", "votes", "tie", "n_valid", "n_distinct_paths", "vote_share", "margin"),
         **each(_PATH, "readable_share", "read_by"),
-        "weights": of(RAW_GENERATIONS, "logprobs"),
+        "weights": [*of(RAW_GENERATIONS, "logprobs", "text"), *of(SEED_POOL, "question")],
         **new("rule"),
     },
     checks=VOTED_ANSWERS_CHECKS,

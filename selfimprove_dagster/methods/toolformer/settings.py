@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from selfimprove_dagster import embedded
+from selfimprove_dagster import embedded, own_code
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     DataPath,
@@ -148,11 +147,6 @@ class ToolEvaluationSection(Section):
     )
 
 
-def _tool(name: Any, folder: Path) -> Any:
-    file, separator, attribute = str(name).rpartition(":")
-    return f"{os.path.normpath(folder / file)}:{attribute}" if separator and file.endswith(".py") else name
-
-
 class ToolformerExperiment(FilteringExperiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
@@ -179,7 +173,16 @@ class ToolformerExperiment(FilteringExperiment):
         tools = values.get("tools")
         if not isinstance(tools, Mapping) or not isinstance(tools.get("names"), list):
             return values
-        return {**values, "tools": {**tools, "names": [_tool(name, folder) for name in tools["names"]]}}
+        return {
+            **values,
+            "tools": {
+                **tools,
+                "names": [
+                    own_code.located(name, folder) if isinstance(name, str) else name
+                    for name in tools["names"]
+                ],
+            },
+        }
 
     @property
     def answering_model(self) -> ModelSection | None:
