@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -46,11 +47,16 @@ class NamedStep:
         return {self.name: self.step.model_dump(mode="json")}
 
 
-def read_steps(entries: Sequence[Any], provided: frozenset[str] | None = None) -> list[NamedStep]:
+def read_steps(
+    entries: Sequence[Any],
+    provided: frozenset[str] | None = None,
+    lacking: Mapping[str, str] = MappingProxyType({}),
+) -> list[NamedStep]:
     """Return the steps that a list names, each by name or as `{name: settings}`.
 
-    `provided` are the columns that candidates have besides `steps.COLUMNS`, None for all. Raises ValueError that names
-    the step for an unknown name, for wrong settings, and for a step that reads columns that candidates do not have.
+    `provided` are the columns that candidates have besides `steps.COLUMNS`, None for all; `lacking` says why they have
+    no others. Raises ValueError that names the step for an unknown name, for wrong settings, and for a step that reads
+    columns that candidates do not have.
     """
     found: list[NamedStep] = []
     for entry in entries:
@@ -62,8 +68,9 @@ def read_steps(entries: Sequence[Any], provided: frozenset[str] | None = None) -
             raise ValueError(f"{name}: {_complaint(error, kind)}") from None
         missing = frozenset() if provided is None else step.reads - {*COLUMNS, *provided}
         if missing:
+            why = next((f": {lacking[one]}" for one in sorted(missing) if one in lacking), "")
             raise ValueError(
-                f"{name} reads {', '.join(sorted(missing))}, which the candidates of this experiment do not have"
+                f"{name} reads {', '.join(sorted(missing))}, which the candidates of this experiment do not have{why}"
             )
         rule = step.name or name.rpartition(":")[2].lower()
         count = sum(one.rule.partition(" ")[0] == rule for one in found)

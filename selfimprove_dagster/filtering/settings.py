@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -29,6 +30,8 @@ class FilteringExperiment(TrainingExperiment):
 
     provided: ClassVar[frozenset[str]] = frozenset()
     """The columns with scores that the method gives its candidates; see `steps.Step.reads`."""
+    lacking: ClassVar[Mapping[str, str]] = {}
+    """Why the method does not give its candidates a column."""
 
     filters: Annotated[tuple[Entry, ...], BeforeValidator(_entries)] = Field(
         (),
@@ -40,7 +43,7 @@ class FilteringExperiment(TrainingExperiment):
     @property
     def steps(self) -> list[NamedStep]:
         """Return the filters in their order. Raises ValueError as `registry.read_steps` does."""
-        return read_steps(self.filters, self.provided)
+        return read_steps(self.filters, self.provided, self.lacking)
 
     @model_validator(mode="after")
     def _filters_can_be_applied(self) -> FilteringExperiment:

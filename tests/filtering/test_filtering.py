@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from kit.small_lake import SMALL_EXPERIMENT
+from pins.small_experiments import EXPERIMENTS
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.filtering import registry, running
@@ -107,10 +109,44 @@ def test_a_filter_whose_scores_a_method_does_not_have_is_refused(tmp_path: Path)
     small = {**SMALL_EXPERIMENT, "method": "lmsi"}
     kept = parse_experiment({**small, "filters": [{"perplexity": {"at_most": 9}}]}, folder=tmp_path)
     assert [one.rule for one in kept.steps] == ["perplexity"]  # type: ignore[attr-defined]
-    with pytest.raises(
-        ExperimentError, match="annotation reads rating, unrated, which the candidates of this"
-    ):
-        parse_experiment({**small, "filters": ["annotation"]}, folder=tmp_path)
+    with pytest.raises(ExperimentError, match=r"self_consistency reads .*: the rules of the method are this"):
+        parse_experiment({**small, "filters": ["self_consistency"]}, folder=tmp_path)
+
+
+ANSWERS = {"lmsi", "self_instruct", "unnatural_instructions", "constitutional", "curate"}
+"""The methods whose examples are answers to questions."""
+
+READ_SCORES: list[Any] = [{"perplexity": {"at_most": 9.0}}, "annotation", "self_consistency"]
+
+
+@pytest.mark.parametrize(
+    "filter", READ_SCORES, ids=lambda one: one if isinstance(one, str) else next(iter(one))
+)
+@pytest.mark.parametrize(
+    "settings", [one for one in EXPERIMENTS.values() if "training" in one], ids=lambda one: one["method"]
+)
+def test_each_method_has_scores_or_says_why_not(
+    settings: dict[str, Any], filter: Any, tmp_path: Path
+) -> None:
+    mine = {**deepcopy(settings), "name": "mine", "filters": [filter]}
+    if settings["method"] == "pit":
+        mine["seeds"] = {"file": "embedded", "licence": "Apache-2.0"}
+    if settings["method"] in ANSWERS and (filter != "self_consistency" or settings["method"] == "curate"):
+        experiment: Any = parse_experiment(mine, folder=tmp_path)
+        assert [one.step.name for one in experiment.steps] == [
+            filter if isinstance(filter, str) else "perplexity"
+        ]
+        return
+    with pytest.raises(ExperimentError, match=r"filters: .* do not have: .*\w") as error:
+        parse_experiment(mine, folder=tmp_path)
+    assert "set " in str(error.value) or "see " in str(error.value) or " and " in str(error.value)
+
+
+def test_a_judge_is_hashed_only_where_it_is_set(tmp_path: Path) -> None:
+    usual = parse_experiment({**SMALL_EXPERIMENT, "method": "lmsi"}, folder=tmp_path)
+    judged = {"question": "How well?"}
+    other = parse_experiment({**SMALL_EXPERIMENT, "method": "lmsi", "judge": judged}, folder=tmp_path)
+    assert "judge" not in usual.model_dump() and usual.settings_hash != other.settings_hash
 
 
 def test_a_vote_without_several_answers_is_refused(tmp_path: Path) -> None:

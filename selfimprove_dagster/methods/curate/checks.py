@@ -9,7 +9,7 @@ import polars as pl
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
 from selfimprove_dagster.families.voting.counting import COUNTED, recount
 from selfimprove_dagster.methods.curate.settings import CurateExperiment
-from selfimprove_dagster.quality.completions import PERPLEXITY_RANGE
+from selfimprove_dagster.quality.completions import PERPLEXITY_RANGE, RATING_RANGE
 from selfimprove_dagster.quality.dataset import (
     AGAIN,
     LENGTH_DRIFT_CHECK,
@@ -57,16 +57,6 @@ def _one_per_candidate(subject: Subject, used: str) -> Evidence | NotApplicable:
     )
 
 
-def _rating_range(subject: Subject) -> Evidence:
-    return Evidence(
-        subject.measured("id", "rating"),
-        (Expect("ExpectColumnValuesToBeBetween", column="rating", min_value=1, max_value=10),),
-        found="have a rating outside of 1 to 10",
-        allowed="a rating is the expected one of 1 to 10",
-        unit="ratings",
-    )
-
-
 def _votes_add_up(subject: Subject) -> Evidence | NotApplicable:
     if _experiment(subject).votes_by is None:
         return _UNUSED
@@ -109,7 +99,7 @@ RATINGS_CHECKS = (
         _AGAIN,
         partial(_one_per_candidate, used="rates"),
     ),
-    QualityCheck("range", True, "Every rating lies between 1 and 10.", _AGAIN, _rating_range),
+    RATING_RANGE,
 )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import GATED, Preset
-from selfimprove_dagster.experiment.sections import GeneratorSection, ModelSection, Section
+from selfimprove_dagster.experiment.sections import GeneratorSection, Section
+from selfimprove_dagster.families.scored.settings import JudgeSection, ScoredExperiment
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import TaskExperiment, TaskFile
 from selfimprove_dagster.families.voting.settings import WeightsSection
@@ -56,17 +57,7 @@ class GenerationSection(GeneratorSection):
     shard: int = Field(256, ge=1, description="answers per shard; a killed run loses at most one shard")
 
 
-class JudgeSection(Section):
-    """The model that rates answers for the filter `annotation`."""
-
-    model: ModelSection | None = Field(None, description="the judge; none for the generator itself")
-    question: str = Field(
-        "How well does the response do what was asked?", min_length=1, description="what the judge is asked"
-    )
-    shard: int = Field(256, ge=1, description="answers per shard; a killed run loses at most one shard")
-
-
-class CurateExperiment(TaskExperiment):
+class CurateExperiment(TaskExperiment, ScoredExperiment):
     """A file of prompts or of finished examples, judged by filters."""
 
     provided: ClassVar[frozenset[str]] = PERPLEXITY | RATING | VOTE
@@ -74,7 +65,7 @@ class CurateExperiment(TaskExperiment):
     seeds: ExampleFile
     pool: PoolSection
     generation: GenerationSection
-    judge: JudgeSection = JudgeSection()
+    judge: JudgeSection = JudgeSection()  # hashed in any case, unlike elsewhere
     voting: WeightsSection = Field(
         WeightsSection(),
         exclude_if=lambda section: not section.weights,
@@ -82,22 +73,10 @@ class CurateExperiment(TaskExperiment):
     )
 
     @property
-    def scores(self) -> Any:  # type: ignore[override]
-        """Return what is needed of the model: log-probabilities of texts, or of options if it rates."""
-        if self.measures_perplexity:
-            return True
-        return "options" if self.rates and self.judge.model is None else False
-
-    @property
-    def rates(self) -> bool:
-        """Return whether a filter needs ratings."""
-        return any(one.step.reads & RATING for one in self.steps)
-
-    @property
     def measures_perplexity(self) -> bool:
         """Return whether a filter, or the vote, needs perplexities."""
         weighed = self.voting.weights == "probability" and self.votes_by is not None
-        return weighed or any(one.step.reads & PERPLEXITY for one in self.steps)
+        return weighed or super().measures_perplexity
 
     @property
     def votes_by(self) -> str | None:
@@ -174,6 +153,5 @@ PRESETS = {
 EMBEDDED: dict[tuple[str, ...], Path] = {
     **tasks.EMBEDDED,
     ("seeds", "file"): embedded.TASK_SEEDS,
-    ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
 }
 """The shipped files that the word `embedded` means."""

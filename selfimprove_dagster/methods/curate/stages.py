@@ -9,13 +9,12 @@ Scores, ratings and votes are made only if a filter of the experiment reads them
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import isnan
 from typing import Literal
 
 import polars as pl
 
-from selfimprove_dagster.families.judging.comparing import expected_ratings
+from selfimprove_dagster.families.scored.stages import nothing, rated
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.prompts import TEMPLATES
 from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
@@ -29,8 +28,7 @@ from selfimprove_dagster.filters.rules import could_be_read, perplexity_of
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, parents_of
-from selfimprove_dagster.language_model.base import no_scores, placement
-from selfimprove_dagster.language_model.options import Unscored
+from selfimprove_dagster.language_model.base import no_scores
 from selfimprove_dagster.methods.curate import curate
 from selfimprove_dagster.methods.curate.settings import CurateExperiment
 from selfimprove_dagster.methods.curate.tables import (
@@ -46,7 +44,7 @@ from selfimprove_dagster.methods.curate.tables import (
 )
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.work.shards import Request, Shard, recorded_options
+from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
 _SCORED = 256
@@ -102,11 +100,6 @@ def raw_generations(context: StageContext[CurateExperiment]) -> Result:
         preview=["prompt", "text", "finish_reason"],
         metadata={**about, **context.measure(manifest, cut_off_share=cut_off)},
     )
-
-
-def nothing(shard: Shard[CurateExperiment, Row]) -> list[Draft]:
-    """Return no rows: the stage is empty, since nothing asks for it."""
-    return []
 
 
 def ask_for_answers(shard: Shard[CurateExperiment, Row]) -> Iterator[Request]:
@@ -246,68 +239,13 @@ def score_answer(shard: Shard[CurateExperiment, Row]) -> pl.DataFrame:
     uses=["language_model"],
 )
 def ratings(context: StageContext[CurateExperiment]) -> Result:
-    experiment, section = context.experiment, context.experiment.judge
     candidates_manifest, candidates = context.scan(CANDIDATE_ANSWERS)
-    rows = _usable(candidates, experiment.rates)
-    if not experiment.rates:
+    rows = _usable(candidates, context.experiment.rates)
+    if not context.experiment.rates:
         activity = context.activity(inputs=[candidates_manifest], parameters={"used": False})
         return context.result(context.map(rows, Spec.of(nothing), activity)[0], preview=["rating"])
-    judge = section.model or experiment.model
-    path = judge.path if section.model else context.generator.path
-    with context.language_model.open(judge, path, scores="options") as model:
-        activity = context.activity(
-            inputs=[candidates_manifest],
-            parameters={
-                **replace(context.prompts, prompting=model.prompting).parameters,
-                "judge": section.model_dump(exclude={"model", "shard"}),
-                "engine": model.engine,
-            },
-            model_id=model.model_id,
-            about={
-                "model_path": path,
-                "champion": "the judge of judge.model" if section.model else context.generator.name,
-                "engine_options": recorded_options(judge),
-                **placement(model),
-            },
-        )
-        manifest, spent = context.map(
-            rows, Spec.of(rate), activity, size=section.shard, unit="answers", opened=model
-        )
-    return context.result(
-        manifest,
-        preview=["candidate_id", "rating"],
-        metadata={
-            **context.drawn_metadata(activity, spent),
-            **context.measure(
-                manifest,
-                mean_rating=pl.col("rating").mean(),
-                failed=pl.col("problem").is_not_null().sum(),
-            ),
-        },
-    )
-
-
-def rate(shard: Shard[CurateExperiment, Row]) -> list[Draft]:
-    """Return the rating of each answer (`id`, `instruction`, `input`, `output`), or why there is none."""
-    asked = shard.experiment.judge.question
-    found = expected_ratings(
-        shard.model,
-        shard.prompts,
-        [_question(row) for row in shard.items],
-        [asked] * len(shard.items),
-        [row["output"] for row in shard.items],
-    )
-    shard.report.advance(len(found))
-    return [
-        Draft(
-            content={"candidate_id": row["id"], "asked": asked},
-            parents=[Parent(row["id"], "scored")],
-            measures={"rating": None, "problem": one.problem}
-            if isinstance(one, Unscored)
-            else {"rating": one, "problem": None},
-        )
-        for row, one in zip(shard.items, found, strict=True)
-    ]
+    question = pl.concat_str("instruction", "input", separator="\n").str.strip_chars()
+    return rated(context, [candidates_manifest], rows.select("id", question=question, response="output"))
 
 
 @stage(

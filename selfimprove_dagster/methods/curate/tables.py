@@ -20,6 +20,7 @@ from selfimprove_dagster.methods.curate.checks import (
 )
 from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.table import PROBLEM, SOURCE, TEXT, Draw, Table, completions, decisions
+from selfimprove_dagster.words import rating
 
 _LINE: dict[str, Any] = {"instruction": TEXT, "input": TEXT, "output": TEXT, **SOURCE}
 
@@ -120,7 +121,7 @@ RATINGS = Table(
     "curate/ratings",
     "rating",
     noun="rating",
-    sentence=words.rating,
+    sentence=rating,
     content={"candidate_id": TEXT, "asked": TEXT},
     measures={"rating": pl.Float64, **PROBLEM},
     later=frozenset(PROBLEM),

@@ -34,13 +34,6 @@ def perplexity(row: Row) -> str:
     return words.perplexity(row, " of the answer")
 
 
-def rating(row: Row) -> str:
-    """Describe the rating of an answer, or why there is none."""
-    if row["rating"] is None:
-        return f"not rated: {row['problem']}"
-    return f"rated {row['rating']:.2f} from 1 to 10"
-
-
 def vote(row: Row) -> str:
     """Describe the vote on a question."""
     figures = f"{row['n_valid']} of {row['n_paths']} answers can be read"

@@ -1,7 +1,7 @@
 """LMSI: from unlabelled questions, by self-consistency, to a dataset. Group `lmsi`.
 
 seed_pool → raw_generations → perplexity_scores ─┐
-                           └→ voted_answers ─────┴→ filtered_dataset → (shared stages)
+                           └→ voted_answers ─────┴→ example_ratings → filtered_dataset → (shared stages)
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import read_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
-from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
+from selfimprove_dagster.families.scored.stages import rating_stage, scores_of
+from selfimprove_dagster.families.trained.filtered import Candidates, filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.families.voting.verifying import open_verifier, weighed_by, weighing
 from selfimprove_dagster.families.voting.voting import vote
@@ -24,6 +25,7 @@ from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_de
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
+    EXAMPLE_RATINGS,
     FILTERED_DATASET,
     PERPLEXITY_SCORES,
     RAW_GENERATIONS,
@@ -258,28 +260,45 @@ def choose(
     return decision_drafts(decisions, FILTERED_DATASET), drafts
 
 
+def candidates(context: StageContext[LmsiExperiment]) -> Candidates:
+    """Return the paths that the dataset is made of, with their scores and votes."""
+    paths_manifest, paths = context.scan(RAW_GENERATIONS)
+    scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
+    votes_manifest, votes = context.scan(VOTED_ANSWERS)
+    shares = context.experiment.training.format_shares
+    shown, shown_manifests = seeds_demonstrations(context.lake, context.experiment, *shares)
+    return Candidates(
+        [paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
+        lmsi.candidates(paths, scores, votes),
+        Spec.of(choose, demonstrations=[vars(one) for one in shown]),
+        together="question_id",
+    )
+
+
+_AFTER = ["voted_answers", "perplexity_scores"]
+
+example_ratings = rating_stage(EXAMPLE_RATINGS, candidates, _AFTER)
+
+
 @stage(
     DECISIONS,
     FILTERED_DATASET,
-    after=["voted_answers", "perplexity_scores"],
+    after=[*_AFTER, "example_ratings"],
     description="The training examples: paths that agree with the vote, ended by themselves and pass every "
     "threshold, up to their answer, in the four formats of LMSI. The decisions on every candidate are in "
     "lmsi/decisions.",
     version="3",
 )
 def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
-    experiment = context.experiment
-    paths_manifest, paths = context.scan(RAW_GENERATIONS)
-    scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
-    votes_manifest, votes = context.scan(VOTED_ANSWERS)
-    shares = experiment.training.format_shares
-    shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
+    experiment, found = context.experiment, candidates(context)
+    paths_manifest = found.inputs[0]
+    scored, scores = scores_of(context, None, EXAMPLE_RATINGS)
     filters = filter_parameters(experiment)
     activity = context.activity(
-        inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
+        inputs=[*found.inputs, *scored],
         parameters={
             "filter": experiment.filter.model_dump(),
-            "formats": shares,
+            "formats": experiment.training.format_shares,
             **experiment.answers_read,
             **filters["parameters"],
         },
@@ -287,20 +306,21 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     )
     decisions, manifest = map_filtered(
         context,
-        lmsi.candidates(paths, scores, votes),
-        Spec.of(choose, demonstrations=[vars(one) for one in shown]),
+        found.items,
+        found.choose,
         activity,
         (DECISIONS, context.deciding(DECISIONS, [paths_manifest], activity.id)),
-        together="question_id",
+        together=found.together,
+        scores=scores,
     )
-    candidates = context.lake.live_rows(paths_manifest)
+    drawn = context.lake.live_rows(paths_manifest)
     completions = (text for rows in context.batches(manifest, "completion") for text in rows["completion"])
     return context.result(
         manifest,
         preview=["format", "prompt", "completion", "vote_share"],
         metadata={
-            "candidates": candidates,
-            "kept_share": number(manifest.rows / max(candidates, 1)),
+            "candidates": drawn,
+            "kept_share": number(manifest.rows / max(drawn, 1)),
             **context.measure(manifest, questions_kept=pl.col("question_id").n_unique()),
             "distinct_4grams": round(distinct_ngram_share(completions), 4),
             **context.dropped(decisions),
@@ -315,6 +335,7 @@ STAGES = [
     raw_generations,
     perplexity_scores,
     voted_answers,
+    example_ratings,
     filtered_dataset,
     *training_stages(TABLES),
 ]

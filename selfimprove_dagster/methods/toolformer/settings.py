@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from selfimprove_dagster.experiment.sections import (
     Section,
 )
 from selfimprove_dagster.filtering.settings import FilteringExperiment
+from selfimprove_dagster.filtering.steps import PERPLEXITY, RATING, VOTE
 from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS, TABLE_THRESHOLDS
 from selfimprove_dagster.seeds.settings import DATA
@@ -151,6 +152,12 @@ class ToolformerExperiment(FilteringExperiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
     scores = True
+    lacking: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            PERPLEXITY, "calls are kept by how much they lower the loss of their text: see `filter`"
+        ),
+        **dict.fromkeys(RATING | VOTE, "its examples are texts with calls, and no answers to a question"),
+    }
     method: Literal["toolformer"] = Field(description="the self-improvement method")
     seeds: TextFile
     evaluation: ToolEvaluationSection
