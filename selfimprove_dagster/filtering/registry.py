@@ -55,27 +55,45 @@ def read_steps(
     """Return the steps that a list names, each by name or as `{name: settings}`.
 
     `provided` are the columns that candidates have besides `steps.COLUMNS`, None for all; `lacking` says why they have
-    no others. Raises ValueError that names the step for an unknown name, for wrong settings, and for a step that reads
-    columns that candidates do not have.
+    no others. Raises ValueError that names each wrong step, with its place if there are several: for an unknown name,
+    for wrong settings, and for a step that reads columns that candidates do not have.
     """
     found: list[NamedStep] = []
-    for entry in entries:
-        name, settings = named(entry)
-        kind, source = step_of(name)
+    problems: list[str] = []
+    for number, entry in enumerate(entries, start=1):
         try:
-            step = kind(**settings)
-        except (ValidationError, TypeError) as error:
-            raise ValueError(f"{name}: {_complaint(error, kind)}") from None
-        missing = frozenset() if provided is None else step.reads - {*COLUMNS, *provided}
-        if missing:
-            why = next((f": {lacking[one]}" for one in sorted(missing) if one in lacking), "")
-            raise ValueError(
-                f"{name} reads {', '.join(sorted(missing))}, which the candidates of this experiment do not have{why}"
-            )
+            name, settings = named(entry)
+            kind, source = step_of(name)
+            step = _opened(name, kind, settings, provided, lacking)
+        except ValueError as error:
+            problems.append(f"filter {number}: {error}" if len(entries) > 1 else str(error))
+            continue
         rule = step.name or name.rpartition(":")[2].lower()
         count = sum(one.rule.partition(" ")[0] == rule for one in found)
         found.append(NamedStep(f"{rule} {count + 1}" if count else rule, name, step, source))
+    if problems:
+        raise ValueError("; ".join(problems))
     return found
+
+
+def _opened(
+    name: str,
+    kind: type[Step],
+    settings: Mapping[str, Any],
+    provided: frozenset[str] | None,
+    lacking: Mapping[str, str],
+) -> Step:
+    try:
+        step = kind(**settings)
+    except (ValidationError, TypeError) as error:
+        raise ValueError(f"{name}: {_complaint(error, kind)}") from None
+    missing = frozenset() if provided is None else step.reads - {*COLUMNS, *provided}
+    if missing:
+        why = next((f": {lacking[one]}" for one in sorted(missing) if one in lacking), "")
+        raise ValueError(
+            f"{name} reads {', '.join(sorted(missing))}, which the candidates of this experiment do not have{why}"
+        )
+    return step
 
 
 def named(entry: Any) -> tuple[str, dict[str, Any]]:

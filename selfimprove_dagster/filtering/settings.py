@@ -22,7 +22,16 @@ Entry = dict[str, dict[str, Any]]
 def _entries(given: Any) -> Any:
     if not isinstance(given, list | tuple):
         raise ValueError("give a list of filters, such as [duplicates, {novelty: {at_most: 0.7}}]")
-    return tuple({name: settings} for name, settings in map(named, given))
+    found, problems = [], []
+    for number, entry in enumerate(given, start=1):
+        try:
+            name, settings = named(entry)
+            found.append({name: settings})
+        except ValueError as error:
+            problems.append(f"filter {number}: {error}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(found)
 
 
 class FilteringExperiment(TrainingExperiment):
@@ -51,9 +60,9 @@ class FilteringExperiment(TrainingExperiment):
             steps = self.steps
         except ValueError as error:
             raise ValueError(f"filters: {error}") from None
-        for step in steps:
-            if problem := self.refuses(step):
-                raise ValueError(f"filters: {step.name}: {problem}")
+        problems = [f"{step.name}: {problem}" for step in steps if (problem := self.refuses(step))]
+        if problems:
+            raise ValueError(f"filters: {'; '.join(problems)}")
         return self
 
     def refuses(self, step: NamedStep) -> str:

@@ -299,6 +299,9 @@ def _variable(match: re.Match[str]) -> str:
     return value
 
 
+_NAMED = re.compile(r"([a-z_.]+): ")
+
+
 def _complaint(detail: Any, kind: type[Experiment]) -> str:
     field = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "the file as a whole"
     if detail["type"] == "extra_forbidden":
@@ -308,9 +311,14 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
     wanted = ""
     if detail["type"] in ("string_type", "string_pattern_mismatch"):  # a pattern says little to people
         wanted = f" ({_description(detail['loc'], kind)})"
-    return (
-        f"{field}: {detail['msg'].removeprefix('Value error, ')}{given if len(given) < 120 else ''}{wanted}"
-    )
+    said = detail["msg"].removeprefix("Value error, ")
+    if (
+        not detail["loc"]
+        and (named := _NAMED.match(said))
+        and named[1].partition(".")[0] in kind.model_fields
+    ):
+        return said  # a rule over several fields, which names the one to change
+    return f"{field}: {said}{given if len(given) < 120 else ''}{wanted}"
 
 
 def _description(location: tuple[int | str, ...], kind: type[Experiment]) -> str:

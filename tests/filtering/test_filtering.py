@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -103,6 +103,42 @@ def test_a_step_that_is_listed_twice_has_two_rules() -> None:
 def test_a_wrong_filter_is_refused_when_the_experiment_is_read(entry: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=f"filters: .*{said}"):
         parsed(tmp_path, entry)
+
+
+def test_all_wrong_filters_are_named_at_once_each_with_its_place(tmp_path: Path) -> None:
+    wrong = ({"words": {"least": 3}}, "duplicates", {"novelty": {"at_most": 3}}, "gone")
+    with pytest.raises(ExperimentError) as error:
+        parsed(tmp_path, *wrong)
+    said = str(error.value)
+    assert "as a whole" not in said and said.count("filters: ") == 1
+    for place, problem in [
+        (1, "words: there is no setting"),
+        (3, "novelty: at_most"),
+        (4, "'gone' is none of"),
+    ]:
+        assert f"filter {place}: {problem}" in said
+    assert "filter 2" not in said
+    pairs = ("self_consistency", {"self_consistency": {"answer": "text"}})
+    with pytest.raises(ExperimentError, match=r"a vote needs .*a vote needs"):
+        parsed(tmp_path, *pairs, generation={"samples": 0})
+    with pytest.raises(
+        ExperimentError, match=r"filters: filter 1: .* is no filter.*; filter 3: 7 is no filter"
+    ):
+        parsed(tmp_path, {"a": {}, "b": {}}, "duplicates", 7)
+
+
+def test_only_numbers_are_thresholds() -> None:
+    steps = read_steps(
+        [{"personal_data": {}}, {"words": {"at_most": None}}, {"self_consistency": {"drop_ties": True}}]
+    )
+    section = running.RecordedSteps(**running.recorded(steps)["filters"])
+    assert running.thresholds(None, cast("Any", None), section) == {
+        "personal_data.at_least": 0.4,
+        "words.at_least": 1,
+        "words.at_most": None,
+        "self_consistency.at_least": 0.5,
+        "self_consistency.drop_ties": True,
+    }
 
 
 def test_a_filter_whose_scores_a_method_does_not_have_is_refused(tmp_path: Path) -> None:

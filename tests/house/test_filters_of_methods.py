@@ -47,7 +47,12 @@ def settings_of(method: str) -> dict[str, Any]:
 
 def scored_settings(method: str, name: str, rating: float, perplexity: float) -> dict[str, Any]:
     filters = [{"annotation": {"at_least": rating}}, {"perplexity": {"at_most": perplexity}}]
-    return {**settings_of(method), "name": name, "filters": filters, "judge": {"model": {"path": "embedded"}}}
+    settings = {**settings_of(method), "name": name, "filters": filters}
+    if (
+        method == "constitutional"
+    ):  # whichever the judge likes better: the check of their share is not the subject
+        settings["filter"] = {**settings.get("filter", {}), "helpful_share": 0.95}
+    return {**settings, "judge": {"model": {"path": "embedded"}}}
 
 
 SCORED = [name for name in TRAIN if issubclass(registry.method(name).experiment, ScoredExperiment)]
