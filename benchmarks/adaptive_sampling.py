@@ -43,6 +43,7 @@ import polars as pl
 from selfimprove_dagster.answers.answers import extract_answer, extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import partition_of
@@ -53,7 +54,6 @@ from selfimprove_dagster.methods.lmsi.adaptive import is_settled
 from selfimprove_dagster.methods.lmsi.sampling import generate_paths
 from selfimprove_dagster.methods.lmsi.settings import AdaptiveSection
 from selfimprove_dagster.methods.lmsi.tables import RAW_GENERATIONS
-from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.seeds.files import read_questions
 
 ROOT = Path(__file__).parent.parent

@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimprove_dagster.methods.lmsi.voting import INPUT_COLUMNS, SCHEMA, vote
+from selfimprove_dagster.families.voting.voting import INPUT_COLUMNS, SCHEMA, vote
 
 RESULTS = Path(__file__).parent / "results" / "voting.md"
 

@@ -1,6 +1,7 @@
 """Read rows from files, and keep rejected lines with file, line and reason.
 
-Supported formats are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects), CSV and TSV with a header
+Supported formats are JSON Lines (`.jsonl`, `.ndjson`), JSON (`.json`, an array of objects, also as the one list of an
+object such as `{"data": [...]}`), CSV (with commas or semicolons) and TSV with a header
 (`.csv`, `.tsv`), Parquet (`.parquet`) and plain text with one question per line (`.txt`). All but Parquet may be
 compressed (`.gz`, `.zst`). Lines are numbered from 1; elements of a JSON array and rows of a table count as lines.
 
@@ -19,6 +20,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -136,6 +138,8 @@ def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
         )
     try:
         with _opened(path) as stream:
+            if reader is not _parquet and cast(Any, stream).peek(2)[:2] in _UTF_16:
+                raise SeedFileError(f"{path} is UTF-16; save it as UTF-8")
             yield from reader(path, stream)
     except FileNotFoundError:
         raise SeedFileError(f"there is no file {path}; give an existing file") from None
@@ -202,8 +206,8 @@ def _json_array(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Any]]:
     text = _Json(io.TextIOWrapper(stream, encoding="utf-8-sig"))
     try:
         if text.next_mark() != "[":
-            kind = type(text.value()).__name__
-            raise SeedFileError(f"{path} must contain a JSON array of objects, not one {kind}")
+            yield from enumerate(_listed_in(text.value(), path), start=1)
+            return
         text.skip()
         line = 0
         while text.next_mark() != "]":
@@ -216,6 +220,22 @@ def _json_array(path: Path, stream: BinaryIO) -> Iterator[tuple[int, Any]]:
             raise ValueError("there is more after the end of the array")
     except (ValueError, RecursionError) as error:
         raise SeedFileError(f"{path} is not JSON: {error}") from None
+
+
+def _listed_in(value: Any, path: Path) -> Sequence[Any]:
+    """Return the rows of an object that holds them in one list. Raises SeedFileError for anything else."""
+    lists = (
+        [value[name] for name in _LISTS if isinstance(value.get(name), list)]
+        if isinstance(value, dict)
+        else []
+    )
+    if len(lists) == 1:
+        found: list[Any] = lists[0]
+        return found
+    raise SeedFileError(
+        f"{path} must contain a JSON array of objects, not one {type(value).__name__}: write the rows as `[…]`, one "
+        f"object a line in a file .jsonl, or one list in a field {', '.join(f'`{name}`' for name in _LISTS)}"
+    )
 
 
 class _Json:
@@ -270,6 +290,12 @@ class _Json:
             return found
 
 
+_LISTS = ("data", "rows", "examples", "items", "records", "train")
+"""Fields of an object in which published JSON files hold their rows."""
+
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How a file in UTF-16 begins."""
+
 _DECODER = json.JSONDecoder()
 _SPACES = re.compile(r"[ \t\n\r]*")
 _LONGEST_VALUE = 1 << 28
@@ -297,13 +323,16 @@ def _table(path: Path, stream: BinaryIO, delimiter: str) -> Iterator[tuple[int, 
                 raise SeedFileError(f"{path} is not UTF-8 (line {number}); save it as UTF-8")
             yield line
 
-    reader = csv.DictReader(lines(), delimiter=delimiter)
+    rows = lines()
     try:
+        header = next(rows, "")
+        if delimiter == "," and "," not in header and ";" in header:
+            delimiter = ";"  # as spreadsheets save CSV where numbers have a decimal comma
+        reader = csv.DictReader(chain([header] if header else [], rows), delimiter=delimiter)
         for row in reader:
             if None in row:
-                reason = "more cells than the header names; put text that holds commas in double quotes"
-                if delimiter != ",":
-                    reason = "more cells than the header names; put text that holds tabs in double quotes"
+                marks = {",": "commas", ";": "semicolons"}.get(delimiter, "tabs")
+                reason = f"more cells than the header names; put text that holds {marks} in double quotes"
                 yield reader.line_num, Unreadable(reason, _shown(list(row.values())))
             else:
                 yield reader.line_num, row

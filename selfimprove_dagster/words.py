@@ -89,6 +89,18 @@ def trained(row: Row, what: str = "model") -> str:
     return f"{text}, at {row['path']}" + (f"; its {gone}" if gone else "")
 
 
+def rating(row: Row) -> str:
+    """Describe the rating of an answer, or why there is none."""
+    if row["rating"] is None:
+        return f"not rated: {row['problem']}"
+    return f"rated {row['rating']:.2f} from 1 to 10"
+
+
+def example_perplexity(row: Row) -> str:
+    """Describe the perplexity of an example."""
+    return perplexity(row, " of the example")
+
+
 def perplexity(row: Row, of: str = "") -> str:
     """Describe the perplexity of a text, with the number of its tokens."""
     if row["perplexity"] is None:

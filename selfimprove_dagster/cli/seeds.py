@@ -47,6 +47,25 @@ def import_(experiment: ExperimentName, file: Source) -> None:
     console.print(f"{accepted:,} seeds imported, {rejected:,} lines rejected")
     bad = home.lake.manifest(REJECTED_SEEDS.name, manifest.partition)
     print_rejected(home.lake.read_ungated(bad), 10)
+    if rejected and not accepted:
+        console.print(
+            "no line became a seed: `selfimprove seeds inspect` shows how the file is read", markup=False
+        )
+        raise typer.Exit(1)
+
+
+@seeds_app.command()
+def rejected(experiment: ExperimentName) -> None:
+    """Print all rejected lines of all imports of an experiment, with file, line and reason."""
+    from selfimprove_dagster.cli.status import print_rejected
+
+    home = Home.from_environment()
+    home.experiment(experiment)
+    found = home.lake.manifests(REJECTED_SEEDS.name, experiment)
+    lines = sum(one.rows for one in found)
+    console.print(f"{lines:,} rejected lines of {len(found):,} imports")
+    for manifest in found:
+        print_rejected(home.lake.read_ungated(manifest))
 
 
 @seeds_app.command()

@@ -17,7 +17,6 @@ from selfimprove_dagster.lineage.failures import FailedPrompt, failed_prompts
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.loop.state import State, state_of
 from selfimprove_dagster.loop.status import IterationResult, rejected_lines, results, warnings_of
-from selfimprove_dagster.shared_tables import REJECTED_SEEDS
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.text import percent, plain
 from selfimprove_dagster.words import count
@@ -104,13 +103,16 @@ _LINES = 3
 """Number of rejected seed lines that are printed."""
 
 
-def print_rejected(lines: pl.DataFrame, limit: int) -> None:
-    """Print the first rejected seed lines with file, line and reason, and how many more there are."""
-    for row in lines.head(limit).iter_rows(named=True):
+def print_rejected(lines: pl.DataFrame, limit: int | None = None) -> None:
+    """Print rejected seed lines with file, line and reason: all, or the first and how many more there are."""
+    for row in (lines if limit is None else lines.head(limit)).iter_rows(named=True):
         where = f"{row['source_file']}, line {row['source_line']}"
         console.print(f"  {plain(where, 200)}: {plain(row['reason'], 200)}", markup=False, soft_wrap=True)
-    if len(lines) > limit:
-        console.print(f"  … and {len(lines) - limit:,} more in the table {REJECTED_SEEDS.name}")
+    if limit is not None and len(lines) > limit:
+        console.print(
+            f"  … and {len(lines) - limit:,} more, which `selfimprove seeds rejected NAME` prints",
+            markup=False,
+        )
 
 
 def print_failed_prompts(failed: Sequence[FailedPrompt]) -> None:

@@ -16,11 +16,13 @@ class NamesPath:
 
     When an experiment file is read, variables in such a field are replaced, `embedded` denotes the file or
     model of the method, and a relative path starts at the folder of the file. Data may also be a folder of files, a
-    pattern such as `shards/*.jsonl.gz`, or a data set of the Hugging Face Hub (`hf:owner/name/split@commit`).
+    pattern such as `shards/*.jsonl.gz`, or a data set of the Hugging Face Hub (`hf:owner/name/split@commit`). Code is
+    an object in a Python file, such as `my_file.py:thing`, or a name that an installed package offers.
     """
 
     is_model: bool = False
     is_data: bool = False
+    is_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Whole:
 FilePath = Annotated[str, NamesPath()]
 DataPath = Annotated[str, NamesPath(is_data=True)]
 ModelPath = Annotated[str, NamesPath(is_model=True)]
+CodeName = Annotated[str, NamesPath(is_code=True)]
 
 
 class Section(BaseModel):

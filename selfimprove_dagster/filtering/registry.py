@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
+from selfimprove_dagster import own_code
 from selfimprove_dagster.filtering.steps import BUILT_IN, COLUMNS, Step, renamed
 from selfimprove_dagster.filters.rules import Filter
 
@@ -41,7 +38,7 @@ class NamedStep:
     def recorded(self) -> dict[str, Any]:
         """Return what determines its decisions; the folder of a user's file is no part of it."""
         source = {"source": self.source} if self.source else {}
-        name = Path(self.name).name if ".py:" in self.name else self.name
+        name = own_code.without_folder(self.name)
         return {"rule": self.rule, "name": name, "settings": self.step.recorded, **source}
 
     @property
@@ -50,29 +47,53 @@ class NamedStep:
         return {self.name: self.step.model_dump(mode="json")}
 
 
-def read_steps(entries: Sequence[Any], provided: frozenset[str] | None = None) -> list[NamedStep]:
+def read_steps(
+    entries: Sequence[Any],
+    provided: frozenset[str] | None = None,
+    lacking: Mapping[str, str] = MappingProxyType({}),
+) -> list[NamedStep]:
     """Return the steps that a list names, each by name or as `{name: settings}`.
 
-    `provided` are the columns that candidates have besides `steps.COLUMNS`, None for all. Raises ValueError that names
-    the step for an unknown name, for wrong settings, and for a step that reads columns that candidates do not have.
+    `provided` are the columns that candidates have besides `steps.COLUMNS`, None for all; `lacking` says why they have
+    no others. Raises ValueError that names each wrong step, with its place if there are several: for an unknown name,
+    for wrong settings, and for a step that reads columns that candidates do not have.
     """
     found: list[NamedStep] = []
-    for entry in entries:
-        name, settings = named(entry)
-        kind, source = step_of(name)
+    problems: list[str] = []
+    for number, entry in enumerate(entries, start=1):
         try:
-            step = kind(**settings)
-        except (ValidationError, TypeError) as error:
-            raise ValueError(f"{name}: {_complaint(error, kind)}") from None
-        missing = frozenset() if provided is None else step.reads - {*COLUMNS, *provided}
-        if missing:
-            raise ValueError(
-                f"{name} reads {', '.join(sorted(missing))}, which the candidates of this experiment do not have"
-            )
+            name, settings = named(entry)
+            kind, source = step_of(name)
+            step = _opened(name, kind, settings, provided, lacking)
+        except ValueError as error:
+            problems.append(f"filter {number}: {error}" if len(entries) > 1 else str(error))
+            continue
         rule = step.name or name.rpartition(":")[2].lower()
         count = sum(one.rule.partition(" ")[0] == rule for one in found)
         found.append(NamedStep(f"{rule} {count + 1}" if count else rule, name, step, source))
+    if problems:
+        raise ValueError("; ".join(problems))
     return found
+
+
+def _opened(
+    name: str,
+    kind: type[Step],
+    settings: Mapping[str, Any],
+    provided: frozenset[str] | None,
+    lacking: Mapping[str, str],
+) -> Step:
+    try:
+        step = kind(**settings)
+    except (ValidationError, TypeError) as error:
+        raise ValueError(f"{name}: {_complaint(error, kind)}") from None
+    missing = frozenset() if provided is None else step.reads - {*COLUMNS, *provided}
+    if missing:
+        why = next((f": {lacking[one]}" for one in sorted(missing) if one in lacking), "")
+        raise ValueError(
+            f"{name} reads {', '.join(sorted(missing))}, which the candidates of this experiment do not have{why}"
+        )
+    return step
 
 
 def named(entry: Any) -> tuple[str, dict[str, Any]]:
@@ -94,13 +115,8 @@ def step_of(name: str) -> tuple[type[Step], str]:
     """
     if name in BUILT_IN:
         return BUILT_IN[name], ""
-    path, _, attribute = name.rpartition(":")
-    if path.endswith(".py"):
-        return _in_file(Path(path), attribute)
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            release = f"{point.dist.name}-{point.dist.version}" if point.dist else point.value
-            return _checked(point.load(), name), release
+    if own := own_code.found(name, GROUP):
+        return _checked(own[0], name), own[1]
     raise ValueError(
         f"{name!r} is none of {', '.join(known())}; for your own filter give its file and class, e.g. "
         "my_filters.py:Short"
@@ -110,7 +126,7 @@ def step_of(name: str) -> tuple[type[Step], str]:
 def known() -> Iterator[str]:
     """Yield the names of the steps of this package and of installed ones."""
     yield from BUILT_IN
-    yield from sorted(point.name for point in entry_points(group=GROUP))
+    yield from own_code.offered(GROUP)
 
 
 def described() -> Iterator[str]:
@@ -123,27 +139,6 @@ def described() -> Iterator[str]:
         for setting, about in kind.model_fields.items():
             default = "required" if about.is_required() else about.get_default(call_default_factory=True)
             yield f"    {setting} ({default}): {about.description or ''}"
-
-
-def _in_file(path: Path, attribute: str) -> tuple[type[Step], str]:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give an existing file")
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    return _checked(getattr(_module(path, digest), attribute, None), f"{path}:{attribute}"), f"b2:{digest}"
-
-
-@cache
-def _module(path: Path, digest: str) -> Any:
-    """Return the module in a file; it is loaded again when its content has changed."""
-    spec = importlib.util.spec_from_file_location(f"selfimprove_filters_{digest}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be loaded as Python")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # any error of a user's file
-        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _checked(found: Any, name: str) -> type[Step]:

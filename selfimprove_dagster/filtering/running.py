@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 from pydantic import BaseModel
 
 from selfimprove_dagster.errors import ExperimentError
-from selfimprove_dagster.filtering.registry import NamedStep, named, read_steps
+from selfimprove_dagster.filtering.registry import NamedStep, named, read_steps, step_of
 from selfimprove_dagster.filters.rules import DECISION_COLUMNS, Filter, apply_filters
 from selfimprove_dagster.lake.partition import Manifest
 
@@ -92,5 +92,16 @@ def _numbers(step: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in step["settings"].items()
-        if name != "version" and isinstance(value, int | float | None)
+        if name != "version"
+        and (isinstance(value, int | float) or (value is None and _may_be_number(step["name"], name)))
     }
+
+
+def _may_be_number(step: str, setting: str) -> bool:
+    """Return whether a setting without a value, such as the limit of a length, could be a number."""
+    try:
+        kind, _ = step_of(step)
+    except ValueError:  # a user's filter, which is recorded without its folder
+        return False
+    field = kind.model_fields.get(setting)
+    return field is not None and not {int, float}.isdisjoint(get_args(field.annotation))

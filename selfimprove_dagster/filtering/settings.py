@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from selfimprove_dagster import own_code
 from selfimprove_dagster.experiment.base import TrainingExperiment
 from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.sections import NamesPath
@@ -20,7 +22,16 @@ Entry = dict[str, dict[str, Any]]
 def _entries(given: Any) -> Any:
     if not isinstance(given, list | tuple):
         raise ValueError("give a list of filters, such as [duplicates, {novelty: {at_most: 0.7}}]")
-    return tuple({name: settings} for name, settings in map(named, given))
+    found, problems = [], []
+    for number, entry in enumerate(given, start=1):
+        try:
+            name, settings = named(entry)
+            found.append({name: settings})
+        except ValueError as error:
+            problems.append(f"filter {number}: {error}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(found)
 
 
 class FilteringExperiment(TrainingExperiment):
@@ -28,6 +39,8 @@ class FilteringExperiment(TrainingExperiment):
 
     provided: ClassVar[frozenset[str]] = frozenset()
     """The columns with scores that the method gives its candidates; see `steps.Step.reads`."""
+    lacking: ClassVar[Mapping[str, str]] = {}
+    """Why the method does not give its candidates a column."""
 
     filters: Annotated[tuple[Entry, ...], BeforeValidator(_entries)] = Field(
         (),
@@ -39,7 +52,7 @@ class FilteringExperiment(TrainingExperiment):
     @property
     def steps(self) -> list[NamedStep]:
         """Return the filters in their order. Raises ValueError as `registry.read_steps` does."""
-        return read_steps(self.filters, self.provided)
+        return read_steps(self.filters, self.provided, self.lacking)
 
     @model_validator(mode="after")
     def _filters_can_be_applied(self) -> FilteringExperiment:
@@ -47,9 +60,9 @@ class FilteringExperiment(TrainingExperiment):
             steps = self.steps
         except ValueError as error:
             raise ValueError(f"filters: {error}") from None
-        for step in steps:
-            if problem := self.refuses(step):
-                raise ValueError(f"filters: {step.name}: {problem}")
+        problems = [f"{step.name}: {problem}" for step in steps if (problem := self.refuses(step))]
+        if problems:
+            raise ValueError(f"filters: {'; '.join(problems)}")
         return self
 
     def refuses(self, step: NamedStep) -> str:
@@ -71,9 +84,7 @@ def _located(entry: Any, folder: Path) -> Any:
         name, settings = named(entry)
     except ValueError:
         return entry
-    path, separator, attribute = name.rpartition(":")
-    if separator and path.endswith(".py"):
-        name = f"{os.path.normpath(folder / os.path.expanduser(path))}:{attribute}"  # noqa: PTH111
+    name = own_code.located(name, folder)
     try:
         kind, _ = step_of(name)
     except ValueError:

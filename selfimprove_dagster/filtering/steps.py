@@ -153,7 +153,9 @@ class SelfConsistency(Step):
 
     name = "self_consistency"
     reads = VOTE
-    at_least: float = Field(0.5, ge=0, le=1, description="minimum share of the votes for the voted answer")
+    at_least: float = Field(
+        0.5, ge=0, le=1, description="minimum share of a question's answers for the voted one"
+    )
     drop_ties: bool = Field(True, description="drop questions on which two answers share the most votes")
     answer: Literal["stated", "text"] = Field(
         "stated",

@@ -219,7 +219,7 @@ def rating_at_least(threshold: float) -> Filter:
 
 
 def agrees_clearly(threshold: float, drop_ties: bool = True) -> Filter:
-    """Keep candidates that answer as the vote on their question does, with at least this share of the valid votes.
+    """Keep candidates that answer as the vote on their question does, with at least this share of all its answers.
 
     Columns: `answer`, `voted_answer`, `vote_share`, `tie`.
     """

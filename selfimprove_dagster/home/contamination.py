@@ -70,7 +70,9 @@ def recorded(held_out: HeldOut | None) -> dict[str, Any]:
 
 
 def _texts_of(benchmark: BenchmarkFile) -> Iterator[tuple[str, int, str]]:
-    for at, row in read_rows(Path(benchmark.file)):
+    for number, (at, row) in enumerate(read_rows(Path(benchmark.file))):
+        if number == 0 and isinstance(row, Mapping):
+            _check_fields(benchmark, row)
         try:
             if isinstance(row, Unreadable):
                 raise ValueError(row.reason)
@@ -83,6 +85,16 @@ def _texts_of(benchmark: BenchmarkFile) -> Iterator[tuple[str, int, str]]:
                 f"decontamination: {benchmark.file}, {at.file}, line {at.line}: {error}; fix the line"
             ) from None
         yield from ((at.file, at.line, text) for text in texts)
+
+
+def _check_fields(benchmark: BenchmarkFile, row: Mapping[str, Any]) -> None:
+    """Raise SeedFileError for a field that the first row of a benchmark lacks."""
+    for field in benchmark.fields:
+        if value_at(row, field) is None and field not in row:
+            raise SeedFileError(
+                f"decontamination.benchmarks: {benchmark.file} has no field `{field}`; its fields are "
+                f"{', '.join(map(str, row)) or 'none'}: correct `fields`, or omit it for all texts"
+            )
 
 
 def _named(row: Mapping[str, Any], field: str) -> list[str]:

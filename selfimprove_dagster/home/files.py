@@ -37,7 +37,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from selfimprove_dagster import registry
+from selfimprove_dagster import own_code, registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import mark_of
@@ -283,6 +283,8 @@ def _located(folder: Path, embedded: Mapping[Place, Path], text: str, place: Pla
         return str(embedded[place])
     if mark.is_data and is_on_hub(text):
         return text
+    if mark.is_code:
+        return own_code.located(text, folder)
     if mark.is_model and not text.startswith((".", "~", "/")) and not (folder / text).exists():
         return text
     return os.path.normpath(folder / Path(os.path.expanduser(text)))  # noqa: PTH111 (never raises)
@@ -297,6 +299,9 @@ def _variable(match: re.Match[str]) -> str:
     return value
 
 
+_NAMED = re.compile(r"([a-z_.]+): ")
+
+
 def _complaint(detail: Any, kind: type[Experiment]) -> str:
     field = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "the file as a whole"
     if detail["type"] == "extra_forbidden":
@@ -306,9 +311,14 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
     wanted = ""
     if detail["type"] in ("string_type", "string_pattern_mismatch"):  # a pattern says little to people
         wanted = f" ({_description(detail['loc'], kind)})"
-    return (
-        f"{field}: {detail['msg'].removeprefix('Value error, ')}{given if len(given) < 120 else ''}{wanted}"
-    )
+    said = detail["msg"].removeprefix("Value error, ")
+    if (
+        not detail["loc"]
+        and (named := _NAMED.match(said))
+        and named[1].partition(".")[0] in kind.model_fields
+    ):
+        return said  # a rule over several fields, which names the one to change
+    return f"{field}: {said}{given if len(given) < 120 else ''}{wanted}"
 
 
 def _description(location: tuple[int | str, ...], kind: type[Experiment]) -> str:

@@ -110,6 +110,8 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
         raise ExperimentError(f"{iteration.method} has no thresholds: {refilter}")
     if refilter is None or isinstance(refilter, str):
         return _by_recorded_scores(lake, iteration, story, settings)
+    if _names_filters_of_dataset(iteration, refilter, settings):
+        return _by_recorded_scores(lake, iteration, story, settings)
     made = lake.manifest(f"{iteration.method}/{refilter.stage}", iteration.partition)
     section = _validated(refilter.kind, made.activity.parameters[refilter.section], "")
     thresholds = refilter.thresholds or (lambda lake, made, section: section.model_dump())
@@ -143,6 +145,16 @@ def what_if(lake: Lake, subject: str, settings: Sequence[str]) -> WhatIf:
         refilter.noun,
         note=_NOTE if not filters.is_empty() else "",
     )
+
+
+def _names_filters_of_dataset(iteration: Iteration, refilter: Refilter, settings: Sequence[str]) -> bool:
+    """Return whether all settings name filters of the dataset, and the method's thresholds are of another table."""
+    dataset = iteration.manifests.get(dataset_table(iteration.method, iteration.manifests))
+    if dataset is None or dataset.table == f"{iteration.method}/{refilter.stage}":
+        return False
+    steps = dataset.activity.parameters.get(RECORDED, {}).get("steps", [])
+    rules = {step["rule"] for step in steps} - {*refilter.aliases}
+    return bool(settings) and all(setting.partition("=")[0].strip() in rules for setting in settings)
 
 
 def _of_filters(decisions: pl.DataFrame, made: Manifest, refilter: Refilter) -> pl.DataFrame:

@@ -133,6 +133,16 @@ FINISHED = QualityCheck(
 )
 
 
+def _rating_range(subject: Subject) -> Evidence:
+    return Evidence(
+        subject.measured("id", "rating"),
+        (Expect("ExpectColumnValuesToBeBetween", column="rating", min_value=1, max_value=10),),
+        found="have a rating outside of 1 to 10",
+        allowed="a rating is the expected one of 1 to 10",
+        unit="ratings",
+    )
+
+
 NONE_FAILED = QualityCheck(
     "none_failed",
     False,
@@ -151,4 +161,9 @@ PERPLEXITY_RANGE = QualityCheck(
     "Every perplexity is finite and at least 1.",
     "Check the log-probabilities of the listed paths",
     _perplexity_range,
+)
+
+
+RATING_RANGE = QualityCheck(
+    "range", True, "Every rating lies between 1 and 10.", "Materialise the stage again", _rating_range
 )

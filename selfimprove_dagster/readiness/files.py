@@ -36,7 +36,12 @@ def check_files(home: Home, experiment: Experiment) -> Iterator[Finding]:
                 check_source(Path(text))
             except SelfImproveError as error:
                 yield Finding(f"{field}: {error}")
-        elif not mark.is_model and text != TRAINING and not unused and not Path(text).is_file():
+        elif (
+            not (mark.is_model or mark.is_code)
+            and text != TRAINING
+            and not unused
+            and not Path(text).is_file()
+        ):
             yield Finding(f"{field}: there is no file {text}; correct the path, or add the file")
 
 

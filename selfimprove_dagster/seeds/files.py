@@ -5,7 +5,7 @@ The formats are those of `rows`. Rows are read as they are needed: `each` and `q
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -28,7 +28,9 @@ from selfimprove_dagster.rows import (
     rejection,
     row_bounds,
     text_field,
+    value_at,
 )
+from selfimprove_dagster.seeds.messages import LISTS, listed, turns_in
 from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 from selfimprove_dagster.text import normalise_question
 
@@ -177,11 +179,30 @@ def _line_of(place: Place, seen_from: Place) -> str:
     return f"line {place.line}" if place.file == seen_from.file else f"{place.file}, line {place.line}"
 
 
+def _asked_in(row: Any, fields: Sequence[str]) -> str:
+    """Return what the one user's message of a dialogue asks; empty for rows with one of the fields, or no dialogue.
+
+    Raises ValueError for messages that cannot be read, and for more than one exchange.
+    """
+    if not isinstance(row, Mapping) or any(value_at(row, field) is not None for field in fields):
+        return ""
+    name = next((one for one in LISTS if row.get(one) not in (None, "")), None)
+    if name is None:
+        return ""
+    turns = turns_in(listed(row[name], name), name)
+    roles = [turn.role for turn in turns]
+    if roles not in (["user"], ["user", "assistant"]):
+        raise ValueError(
+            f"field `{name}` holds {', '.join(roles)}: a question is one message of the user, with at most one answer"
+        )
+    return text_field({name: turns[0].content}, name)
+
+
 def _question(row: Any, at: Place, source: QuestionFile, conventions: Conventions) -> Question:
     fields = [source.question_field] if isinstance(source.question_field, str) else source.question_field
     if isinstance(row, str):  # a line of plain text is the question, whatever the field settings are
         row, fields = {"the line": row}, ["the line"]
-    text = " ".join(text_field(row, field) for field in fields)
+    text = _asked_in(row, fields) or " ".join(text_field(row, field) for field in fields)
     if not text.strip():
         raise ValueError("the question is empty")
     if len(text) > source.longest:

@@ -19,6 +19,8 @@ def format_of(row: Any) -> str:
         return f"not an object with fields, but {type(row).__name__}"
     fields = ", ".join(f"`{name}`" for name in row)
     asked = _prompt_of(row)
+    if is_list(row.get("completions")) and "instruction" in row:
+        return "`instruction` and `completions` with `overall_score` (UltraFeedback)"
     if {"chosen", "rejected"} <= row.keys():
         return f"comparisons: {_compared(row)}" + (f", and {asked} as the prompt" if asked else "")
     if asked:

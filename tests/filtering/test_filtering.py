@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
 from kit.small_lake import SMALL_EXPERIMENT
+from pins.small_experiments import EXPERIMENTS
 
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.filtering import registry, running
@@ -103,14 +105,84 @@ def test_a_wrong_filter_is_refused_when_the_experiment_is_read(entry: Any, said:
         parsed(tmp_path, entry)
 
 
+def test_all_wrong_filters_are_named_at_once_each_with_its_place(tmp_path: Path) -> None:
+    wrong = ({"words": {"least": 3}}, "duplicates", {"novelty": {"at_most": 3}}, "gone")
+    with pytest.raises(ExperimentError) as error:
+        parsed(tmp_path, *wrong)
+    said = str(error.value)
+    assert "as a whole" not in said and said.count("filters: ") == 1
+    for place, problem in [
+        (1, "words: there is no setting"),
+        (3, "novelty: at_most"),
+        (4, "'gone' is none of"),
+    ]:
+        assert f"filter {place}: {problem}" in said
+    assert "filter 2" not in said
+    pairs = ("self_consistency", {"self_consistency": {"answer": "text"}})
+    with pytest.raises(ExperimentError, match=r"a vote needs .*a vote needs"):
+        parsed(tmp_path, *pairs, generation={"samples": 0})
+    with pytest.raises(
+        ExperimentError, match=r"filters: filter 1: .* is no filter.*; filter 3: 7 is no filter"
+    ):
+        parsed(tmp_path, {"a": {}, "b": {}}, "duplicates", 7)
+
+
+def test_only_numbers_are_thresholds() -> None:
+    steps = read_steps(
+        [{"personal_data": {}}, {"words": {"at_most": None}}, {"self_consistency": {"drop_ties": True}}]
+    )
+    section = running.RecordedSteps(**running.recorded(steps)["filters"])
+    assert running.thresholds(None, cast("Any", None), section) == {
+        "personal_data.at_least": 0.4,
+        "words.at_least": 1,
+        "words.at_most": None,
+        "self_consistency.at_least": 0.5,
+        "self_consistency.drop_ties": True,
+    }
+
+
 def test_a_filter_whose_scores_a_method_does_not_have_is_refused(tmp_path: Path) -> None:
     small = {**SMALL_EXPERIMENT, "method": "lmsi"}
     kept = parse_experiment({**small, "filters": [{"perplexity": {"at_most": 9}}]}, folder=tmp_path)
     assert [one.rule for one in kept.steps] == ["perplexity"]  # type: ignore[attr-defined]
-    with pytest.raises(
-        ExperimentError, match="annotation reads rating, unrated, which the candidates of this"
-    ):
-        parse_experiment({**small, "filters": ["annotation"]}, folder=tmp_path)
+    with pytest.raises(ExperimentError, match=r"self_consistency reads .*: the rules of the method are this"):
+        parse_experiment({**small, "filters": ["self_consistency"]}, folder=tmp_path)
+
+
+ANSWERS = {"lmsi", "self_instruct", "unnatural_instructions", "constitutional", "curate"}
+"""The methods whose examples are answers to questions."""
+
+READ_SCORES: list[Any] = [{"perplexity": {"at_most": 9.0}}, "annotation", "self_consistency"]
+
+
+@pytest.mark.parametrize(
+    "filter", READ_SCORES, ids=lambda one: one if isinstance(one, str) else next(iter(one))
+)
+@pytest.mark.parametrize(
+    "settings", [one for one in EXPERIMENTS.values() if "training" in one], ids=lambda one: one["method"]
+)
+def test_each_method_has_scores_or_says_why_not(
+    settings: dict[str, Any], filter: Any, tmp_path: Path
+) -> None:
+    mine = {**deepcopy(settings), "name": "mine", "filters": [filter]}
+    if settings["method"] == "pit":
+        mine["seeds"] = {"file": "embedded", "licence": "Apache-2.0"}
+    if settings["method"] in ANSWERS and (filter != "self_consistency" or settings["method"] == "curate"):
+        experiment: Any = parse_experiment(mine, folder=tmp_path)
+        assert [one.step.name for one in experiment.steps] == [
+            filter if isinstance(filter, str) else "perplexity"
+        ]
+        return
+    with pytest.raises(ExperimentError, match=r"filters: .* do not have: .*\w") as error:
+        parse_experiment(mine, folder=tmp_path)
+    assert "set " in str(error.value) or "see " in str(error.value) or " and " in str(error.value)
+
+
+def test_a_judge_is_hashed_only_where_it_is_set(tmp_path: Path) -> None:
+    usual = parse_experiment({**SMALL_EXPERIMENT, "method": "lmsi"}, folder=tmp_path)
+    judged = {"question": "How well?"}
+    other = parse_experiment({**SMALL_EXPERIMENT, "method": "lmsi", "judge": judged}, folder=tmp_path)
+    assert "judge" not in usual.model_dump() and usual.settings_hash != other.settings_hash
 
 
 def test_a_vote_without_several_answers_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from kit.homes import entered, make_home
 from kit.judging_home import materialise
 from kit.sampling import chosen_methods
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.explorer.methods import funnel_of
+from selfimprove_dagster.families.scored.settings import ScoredExperiment
 from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import Manifest
@@ -41,6 +43,73 @@ def settings_of(method: str) -> dict[str, Any]:
     if method == "pit":
         settings["seeds"] = {"file": "embedded", "licence": "Apache-2.0"}
     return settings
+
+
+def scored_settings(method: str, name: str, rating: float, perplexity: float) -> dict[str, Any]:
+    filters = [{"annotation": {"at_least": rating}}, {"perplexity": {"at_most": perplexity}}]
+    settings = {**settings_of(method), "name": name, "filters": filters}
+    if (
+        method == "constitutional"
+    ):  # whichever the judge likes better: the check of their share is not the subject
+        settings["filter"] = {**settings.get("filter", {}), "helpful_share": 0.95}
+    return {**settings, "judge": {"model": {"path": "embedded"}}}
+
+
+SCORED = [name for name in TRAIN if issubclass(registry.method(name).experiment, ScoredExperiment)]
+
+
+def test_methods_with_answers_score_their_examples() -> None:
+    assert {*SCORED} == {"lmsi", "self_instruct", "unnatural_instructions", "constitutional", "curate"}
+
+
+@pytest.mark.parametrize("method", chosen_methods([name for name in SCORED if name != "curate"]))
+def test_examples_pass_filters_that_read_scores_of_models(method: str, tmp_path: Path) -> None:
+    home = make_home(
+        tmp_path,
+        scored_settings(method, "small", rating=1.0, perplexity=1e9),
+        {**settings_of(method), "filters": [], "name": "none"},
+    )
+    stages = registry.method(method).stages
+    until = [one.name for one in stages].index("filtered_dataset")
+    tables = [table.name for one in stages[: until + 1] for table in one.assets]
+    for name in ("none", "small"):
+        materialise(home, name, *tables)
+    lake, made, unused = home.lake, made_by(home, method), made_by(home, method, "none")
+    own, key = (
+        ("perplexity_scores", "path_id") if method == "lmsi" else ("example_perplexities", "candidate_id")
+    )
+    scores = {
+        "annotation": lake.read_whole(made["example_ratings"]).select(id="candidate_id", score="rating"),
+        "perplexity": lake.read_whole(made[own]).select(id=key, score="perplexity"),
+    }
+    for stage in {"example_ratings", own} - {"perplexity_scores"}:
+        assert lake.read_whole(unused[stage]).is_empty(), stage
+        assert unused[stage].activity.id not in unused["filtered_dataset"].activity.inputs
+        assert made[stage].activity.id in made["filtered_dataset"].activity.inputs
+    # Other thresholds keep the scores.
+    middle = {rule: float(one["score"].median()) for rule, one in scores.items()}  # type: ignore[arg-type]
+    stricter = scored_settings(method, "small", rating=middle["annotation"], perplexity=middle["perplexity"])
+    (home.experiments / "small.yaml").write_text(yaml.safe_dump(stricter))
+    materialise(home, "small", f"{method}/filtered_dataset")
+    made = made_by(home, method)
+    decisions = lake.read_whole(made["decisions"])
+    for rule, found in scores.items():
+        rows = decisions.filter(rule=rule).join(found, left_on="candidate_id", right_on="id", suffix="_made")
+        assert len(rows) == len(decisions.filter(rule=rule)) > 0
+        assert rows["score"].to_list() == rows["score_made"].to_list()
+    assert not decisions.filter(rule="annotation")["kept"].all()
+    everything = lake.read_whole(unused["filtered_dataset"])
+    dataset = lake.read_whole(made["filtered_dataset"])
+    assert 0 < len(dataset) < len(everything)
+    labels = {one.label for one in funnel_of(lake, made)}
+    assert {"pass the rule annotation", "pass the rule perplexity"} & labels, labels
+    looser = what_if(lake, "small-000", ["annotation=1"])
+    assert looser.kept_now > looser.kept_then and looser.gained["annotation"] > 0
+    with entered(home):
+        verified = CliRunner().invoke(app, ["lineage", "verify", "small"], catch_exceptions=False)
+        told = CliRunner().invoke(app, ["lineage", "explain", dataset["id"][0]], catch_exceptions=False)
+    assert "no findings" in " ".join(verified.output.split()), verified.output
+    assert "rated " in told.output, told.output
 
 
 def made_by(home: Home, method: str, experiment: str = "small") -> dict[str, Manifest]:

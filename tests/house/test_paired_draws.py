@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kit.homes import entered, make_home
 from kit.small_lake import SMALL_EXPERIMENT, write_lines
 
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.filters.rules import at_most_per_question
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.home.imports import import_file, pool
@@ -20,7 +21,6 @@ from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.prompting import TEXT
 from selfimprove_dagster.methods.lmsi import lmsi
 from selfimprove_dagster.methods.lmsi.reviewing import of_votes
-from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.methods.self_instruct import rules as instance_rules
 from selfimprove_dagster.methods.toolformer import rules as call_rules
 from selfimprove_dagster.methods.toolformer.toolboxes import call_candidates

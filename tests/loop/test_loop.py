@@ -182,7 +182,7 @@ def test_status_says_what_was_rejected_and_which_checks_only_warn(
     assert "half" not in printed and "it loads" not in printed
     said = printed[printed.index("5 seed lines rejected:") :].splitlines()
     assert [line.partition(", line ")[2] for line in said[1:4]] == [f"{n}: reason {n}" for n in (1, 2, 3)]
-    assert said[4] == "  … and 2 more in the table seeds/rejected"
+    assert said[4] == "  … and 2 more, which `selfimprove seeds rejected NAME` prints"
 
 
 # ---- progress -------------------------------------------------------------------------------------------

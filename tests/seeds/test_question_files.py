@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
@@ -215,6 +216,39 @@ def test_a_file_that_cannot_be_read_at_all_is_named(
         read_questions(QuestionFile(file=str(tmp_path / name)))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.csv", 'question;answer\n"How many, in all?";1,5\nAnd "b"?;2\n'),
+        (
+            "q.json",
+            '{"version": 1, "data": [{"question": "How many, in all?"}, {"question": "And \\"b\\"?"}]}',
+        ),
+        (
+            "q.json",
+            '{"rows": [{"question": "How many, in all?"}, {"question": "And \\"b\\"?"}], "tags": ["x"]}',
+        ),
+    ],
+)
+def test_tables_as_spreadsheets_and_servers_write_them_are_read(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found, rejected = read_questions(QuestionFile(file=str(tmp_path / name)))
+    assert ([one.question for one in found], rejected) == (["How many, in all?", 'And "b"?'], [])
+
+
+@pytest.mark.parametrize(
+    "content", ['{"instances": [{"question": "a?"}]}', '{"data": [], "rows": []}', '"a?"']
+)
+def test_an_object_that_is_no_list_of_rows_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(
+        SeedFileError, match=r"write the rows as `\[…\]`, one object a line .* `data`, `rows`"
+    ):
+        read_questions(QuestionFile(file=str(tmp_path / "q.json")))
+
+
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").mkdir()
     with pytest.raises(SeedFileError, match=r"q\.jsonl: there is no file to read; supported are \.jsonl"):
@@ -227,11 +261,18 @@ def test_an_empty_file_holds_no_question(tmp_path: Path) -> None:
         assert read_questions(QuestionFile(file=str(tmp_path / name))) == ([], [])
 
 
-def test_a_file_in_another_encoding_is_refused_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "q.jsonl"
-    path.write_bytes('{"question": "a?"}\n{"question": "b?"}\n'.encode("utf-16"))
-    questions, rejected = read_questions(QuestionFile(file=str(path)))
-    assert (questions, rejected[0].source_line) == ([], 1)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["q.jsonl", "q.json", "q.csv", "q.tsv", "q.txt", "q.jsonl.gz"])
+def test_a_file_in_utf_16_is_named_with_the_remedy(tmp_path: Path, name: str, encoding: str) -> None:
+    text = '{"question": "a?"}\n'.encode(encoding)
+    if encoding == "utf-16-be":
+        text = b"\xfe\xff" + text
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(SeedFileError, match="is UTF-16; save it as UTF-8"):
+        read_questions(QuestionFile(file=str(tmp_path / name)))
+
+
+def test_a_file_in_utf_16_without_a_mark_is_refused_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "q.txt"
     path.write_bytes("a?\n".encode("utf-16-le"))
     assert "if the file is UTF-16, save it as UTF-8" in refused(QuestionFile(file=str(path)))[0][1]

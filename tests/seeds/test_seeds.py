@@ -6,8 +6,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from kit.small_lake import make_experiment, seed_draft, store, write_lines
+from kit.homes import entered, make_home
+from kit.small_lake import SMALL_EXPERIMENT, make_experiment, seed_draft, store, write_lines
+from typer.testing import CliRunner
 
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.home.imports import import_seeds, pool
 from selfimprove_dagster.lake.disk import file_checksum
@@ -178,3 +181,22 @@ def test_too_few_or_broken_demonstrations_are_named(tmp_path: Path) -> None:
     write_lines(path, worked(1))
     with pytest.raises(SeedFileError, match=r"holds 1 demonstrations but demonstrations.count asks for 2"):
         read_demonstrations(str(path), 2)
+
+
+def test_all_rejected_lines_can_be_printed_and_an_import_of_nothing_fails(tmp_path: Path) -> None:
+    home = make_home(tmp_path, {**SMALL_EXPERIMENT, "name": "small"})
+    bad, good = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
+    write_lines(bad, [{"text": f"no question {number}"} for number in range(15)])
+    write_lines(good, [{"question": "How many?"}, {"question": ""}])
+    with entered(home):
+        nothing = CliRunner().invoke(app, ["seeds", "import", "small", str(bad)])
+        again = CliRunner().invoke(app, ["seeds", "import", "small", str(bad)])
+        some = CliRunner().invoke(app, ["seeds", "import", "small", str(good)])
+        printed = CliRunner().invoke(app, ["seeds", "rejected", "small"])
+    assert [nothing.exit_code, again.exit_code, some.exit_code, printed.exit_code] == [1, 1, 0, 0]
+    assert "0 seeds imported, 15 lines rejected" in nothing.output and "seeds inspect" in nothing.output
+    assert "… and 5 more, which `selfimprove seeds rejected NAME` prints" in nothing.output
+    assert "16 rejected lines of 2 imports" in printed.output
+    for number in range(1, 16):
+        assert f"bad.jsonl, line {number}: there is no field `question`" in printed.output
+    assert "good.jsonl, line 2: the question is empty" in printed.output

@@ -393,9 +393,19 @@ def test_nothing_is_compared_or_recorded_without_the_setting(lake: Lake, tmp_pat
     assert "decontamination" not in experiment.model_dump()
 
 
-def test_a_benchmark_line_without_the_named_field_is_an_error(lake: Lake, tmp_path: Path) -> None:
+def test_a_benchmark_without_the_named_field_blames_the_setting(lake: Lake, tmp_path: Path) -> None:
     experiment = contaminated(
         tmp_path, decontamination={"benchmarks": [{"file": "bench.jsonl", "fields": ["question"]}]}
     )
-    with pytest.raises(SeedFileError, match=r"bench\.jsonl, line 1: there is no field `question`"):
+    said = r"decontamination\.benchmarks: .*bench\.jsonl has no field `question`; its fields are id, q, yes: correct"
+    with pytest.raises(SeedFileError, match=said):
+        import_seeds(lake, experiment, experiment.seeds)
+
+
+def test_a_later_benchmark_line_without_the_named_field_is_named(lake: Lake, tmp_path: Path) -> None:
+    experiment = contaminated(
+        tmp_path, decontamination={"benchmarks": [{"file": "bench.jsonl", "fields": ["question"]}]}
+    )
+    write_lines(tmp_path / "bench.jsonl", [{"question": "a b c d e"}, {"id": 2}])
+    with pytest.raises(SeedFileError, match=r"bench\.jsonl, line 2: there is no field `question`"):
         import_seeds(lake, experiment, experiment.seeds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,14 +98,16 @@ def comparisons(section: ComparisonFile) -> Iterator[SeedComparison | Rejected]:
     """Yield the comparisons of a source and its rejected lines.
 
     A row holds a prompt, as in `prompts`, and chosen and rejected: texts, messages, or dialogues that repeat the
-    prompt. Without a prompt, chosen and rejected are whole dialogues that differ in their last turn. Raises
-    SeedFileError if a whole file cannot be read.
+    prompt. Of UltraFeedback's `completions`, the best and the worst by `overall_score` are compared. Without a prompt,
+    chosen and rejected are whole dialogues that differ in their last turn. Raises SeedFileError if a whole file cannot
+    be read.
     """
 
     def parse(row: Any, at: Place) -> SeedComparison:
         if not isinstance(row, Mapping):
             raise ValueError("a line of plain text is no comparison")
         fields = (section.chosen_field, section.rejected_field)
+        row = _scored_pair(row, fields)
         if _has_prompt(row, section.prompt_field):
             asked = _asked(row, section.prompt_field, section.longest, answered=_is_given(row, fields[0]))
             read = [_response(row, field, asked.turns, section.longest) for field in fields]
@@ -176,6 +179,47 @@ def read_held_out_prompts(section: DialogueEvaluationSection) -> tuple[list[Held
         )
 
     return read_each(Path(section.file), parse, _key_of("question"), section.rows)
+
+
+def dialogue_in(row: Any, field: str) -> tuple[str, str | None] | None:
+    """Return what the messages of a row ask, and the response at their end if it has one; None for other rows.
+
+    A single message of the user is its text, a longer dialogue the text of its turns. `field` holds the prompt of other
+    rows. Raises ValueError for messages that cannot be read, and for calls of tools, which text would lose.
+    """
+    if (
+        not isinstance(row, Mapping)
+        or _is_given(row, field)
+        or not any(_is_given(row, name) for name in LISTS)
+    ):
+        return None
+    asked = _asked(row, field, None)
+    if not all(isinstance(turn, Message) for turn in asked.turns):
+        raise ValueError(
+            "a dialogue with calls of tools is no example of text; use a method that reads dialogues"
+        )
+    return asked.text, asked.response
+
+
+def _scored_pair(row: Mapping[str, Any], fields: tuple[str, str]) -> Mapping[str, Any]:
+    """Return a row of UltraFeedback's first form as a comparison: its best completion against its worst, by score.
+
+    Other rows stay as they are. Raises ValueError if there are no two scores that differ.
+    """
+    completions: Any = row.get("completions")
+    if not is_list(completions) or _is_given(row, fields[0]):
+        return row
+    scored = [
+        (float(one["overall_score"]), one["response"])
+        for one in completions
+        if isinstance(one, Mapping)
+        and isinstance(one.get("response"), str)
+        and isinstance(one.get("overall_score"), int | float)
+    ]
+    best, worst = (choose(scored, key=itemgetter(0), default=(0.0, "")) for choose in (max, min))
+    if best[0] == worst[0]:
+        raise ValueError("field `completions` holds no two responses with different `overall_score`")
+    return {**row, fields[0]: best[1], fields[1]: worst[1]}
 
 
 def _key_of(*fields: str) -> Callable[[Any], Iterable[tuple[str, str]]]:

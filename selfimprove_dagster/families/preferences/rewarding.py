@@ -29,6 +29,12 @@ class ModelReward:
         self.path, self.model_id, self.device, self.prompts = path, model_id, device, prompts
         self._opened: RewardModel | None = None
 
+    def close(self) -> None:
+        """Free the memory of the reward model; it is opened again when it is asked."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
     def _model(self, writer: LanguageModel) -> RewardModel:
         from selfimprove_dagster.training.reward import RewardModel
 

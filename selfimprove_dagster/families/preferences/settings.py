@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,7 @@ from selfimprove_dagster.families.dialogues.settings import (
     DialogueExperiment,
     JudgedDialogueEvaluationSection,
 )
+from selfimprove_dagster.filtering.steps import PERPLEXITY, RATING, VOTE
 
 
 class PreferenceFilterSection(Section):
@@ -100,8 +102,17 @@ def check_rollouts_are_free(prompts: PromptsSection, name: str) -> None:
         )
 
 
+OF_PAIRS: Mapping[str, str] = dict.fromkeys(
+    PERPLEXITY | RATING | VOTE,
+    "its examples are pairs of responses, which comparisons judge: set preferences.minimum_margin",
+)
+"""Why the pairs of responses that a model is trained on have no scores for filters, by column."""
+
+
 class PreferenceExperiment(DialogueExperiment):
     """What RLAIF and RLHF share: a policy that learns from pairs of responses."""
+
+    lacking: ClassVar[Mapping[str, str]] = OF_PAIRS
 
     evaluation: JudgedDialogueEvaluationSection
     preferences: PreferenceFilterSection

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from selfimprove_dagster.families.scored.tables import score as score_of_example
 from selfimprove_dagster.lineage.story import Story
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.words import quoted
 
-BESIDE = ("perplexity_scores", "similarity_scores")
-"""The stages that score candidate tasks."""
+OF_EXAMPLES = ("example_perplexities", "example_ratings")
+"""The stages that score examples for filters."""
+
+BESIDE = ("perplexity_scores", "similarity_scores", *OF_EXAMPLES)
+"""The stages that score candidate tasks, and examples."""
 
 UNMADE = {
     "raw_generations": "nothing was read out of it",
@@ -59,8 +63,6 @@ def name(story: Story, record: str) -> str | None:
 
 def score(row: Row) -> float | None:
     """The number of a row of scores."""
-    if row["table_name"].endswith("/perplexity_scores"):
-        return float(row["perplexity"])
     if row["table_name"].endswith("/similarity_scores") and row["neighbours"]:
         return float(row["neighbours"][0]["rouge_l"])
-    return None
+    return score_of_example(row)

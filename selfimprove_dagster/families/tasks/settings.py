@@ -100,5 +100,6 @@ EMBEDDED: dict[tuple[str, ...], Path] = {
     ("generation", "model", "path"): embedded.TASK_MODEL,
     ("evaluation", "file"): embedded.TASK_EVALUATION,
     ("evaluation", "judge", "model", "path"): embedded.DIALOGUE_MODEL,
+    ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
 }
 """The shipped files that the word `embedded` means where the model writes tasks."""

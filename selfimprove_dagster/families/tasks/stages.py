@@ -10,12 +10,13 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
+from selfimprove_dagster.families.scored.stages import scores_of
 from selfimprove_dagster.families.tasks.pool import bans, pool
 from selfimprove_dagster.families.tasks.prompts import sampled_template
 from selfimprove_dagster.families.tasks.statistics import length_histogram, verb_noun_counts
 from selfimprove_dagster.families.tasks.tables import POOL_TASKS
 from selfimprove_dagster.families.tasks.tasks import Instance
-from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
+from selfimprove_dagster.families.trained.filtered import Candidates, filter_parameters, map_filtered
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.lake.partition import Manifest
@@ -224,23 +225,29 @@ def example_draft(
 def store_examples(
     context: StageContext[Any],
     decisions_schema: Table,
-    inputs: Sequence[Manifest],
-    items: pl.LazyFrame,
-    choose: Spec,
+    found: Candidates,
     parameters: dict[str, Any],
+    perplexities: Table,
+    ratings: Table,
 ) -> Result:
-    """Commit the decisions and the examples that `choose` makes of the items, those of a `task_id` together."""
+    """Commit the decisions on candidates, and the examples that are made of those which every filter keeps.
+
+    `perplexities` and `ratings` are the tables of their scores.
+    """
+    scored, scores = scores_of(context, perplexities, ratings)
+    inputs = [*found.inputs, *scored]
     filters = filter_parameters(context.experiment)
     activity = context.activity(
         inputs=inputs, parameters=parameters | filters["parameters"], about=filters["about"]
     )
     decisions, manifest = map_filtered(
         context,
-        items,
-        choose,
+        found.items,
+        found.choose,
         activity,
         (decisions_schema, context.deciding(decisions_schema, inputs, activity.id)),
-        together="task_id",
+        together=found.together,
+        scores=scores,
     )
     return context.result(
         manifest,

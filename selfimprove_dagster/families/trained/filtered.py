@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -35,6 +36,19 @@ _READ: dict[str, Any] = {
     "perplexity": pl.Float64,
     "unscored": pl.String,
 }
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a dataset is made of: items, and the function that decides on them and makes examples of them.
+
+    `inputs` are the partitions that the items are from. Items that are equal in the column `together` come together.
+    """
+
+    inputs: Sequence[Manifest]
+    items: pl.LazyFrame
+    choose: Spec
+    together: str = ""
 
 
 class _Silent:
@@ -76,19 +90,24 @@ def map_filtered(
     beside: tuple[Table, Activity],
     together: str = "",
     decided: Decided = "last",
+    scores: Sequence[pl.LazyFrame] = (),
 ) -> tuple[Manifest, Manifest]:
     """Commit the decisions on items and the examples that are made of them: those that every filter keeps.
 
     `choose` returns, for a shard of the items, the decisions of the method's own rules as drafts, and the examples that
     pass them as a list of drafts. Before the filters, `decontamination` drops examples. Without both this is
     `StageContext.map_together`. Otherwise the examples are made twice: once in their order for the filters, which
-    compare them with each other, and once to be stored.
+    compare them with each other, and once to be stored. Filters read `scores` by `candidate_id`.
     """
     steps, before = context.experiment.steps, decontamination(context.experiment)[0]
     if not steps and not before:
         decisions, manifest, _ = context.map_together(items, choose, activity, beside, together=together)
         return decisions, manifest
-    examples = (as_candidates(*choose.call(shard)) for shard in _shards(context, items, activity, together))
+    read = [one.unique("candidate_id", keep="first").collect() for one in scores]
+    examples = (
+        _scored(as_candidates(*choose.call(shard)), read)
+        for shard in _shards(context, items, activity, together)
+    )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "decisions.parquet"
         decisions_on(examples, steps, before).write_parquet(path)
@@ -108,6 +127,40 @@ def _shards(
         )
 
 
+def examples_of(context: StageContext[Any], found: Candidates, activity: Activity) -> Iterator[pl.DataFrame]:
+    """Yield the examples that pass the rules of a method, part by part: `candidate_id`, `question`, `prompt`, `text`.
+
+    An example that filters do not judge is left out, and of those of one candidate the first is taken.
+    """
+    seen: set[str] = set()
+    for shard in _shards(context, found.items, activity, found.together):
+        decisions, examples = found.choose.call(shard)
+        known, rows = set(decisions["candidate_id"]), []
+        for example in examples:
+            for candidate in _decided_parents(example, known)[-1:]:
+                if candidate not in seen:
+                    seen.add(candidate)
+                    asked = (example.content["question"], example.content["prompt"])
+                    rows.append((candidate, *asked, _text_of(example)))
+        yield pl.DataFrame(
+            rows,
+            schema=dict.fromkeys(("candidate_id", "question", "prompt", "text"), pl.String),
+            orient="row",
+        )
+
+
+def _scored(candidates: pl.DataFrame, scores: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return candidates with the scores of stages, which replace those of the same name."""
+    for one in scores:
+        own = candidates.drop(set(one.columns) - {"candidate_id"}, strict=False)
+        candidates = own.join(one, on="candidate_id", how="left", maintain_order="left")
+    return candidates
+
+
+def _text_of(example: Draft) -> str:
+    return next(example.content[name] for name in _TEXTS if name in example.content)
+
+
 def as_candidates(decisions: pl.DataFrame, examples: Sequence[Draft]) -> pl.DataFrame:
     """Return what filters read of examples: the columns of `_READ`, and those of their measures that are scores.
 
@@ -119,7 +172,7 @@ def as_candidates(decisions: pl.DataFrame, examples: Sequence[Draft]) -> pl.Data
             "candidate_id": candidate,
             "question_id": example.content.get("question_id", example.parents[0].id),
             "question": example.content["question"],
-            "text": next(example.content[name] for name in _TEXTS if name in example.content),
+            "text": _text_of(example),
             "perplexity": example.measures.get("perplexity"),
             "unscored": None,
         }

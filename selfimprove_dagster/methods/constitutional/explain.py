@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster.errors import ExperimentError
+from selfimprove_dagster.families.scored.tables import score
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lineage.story import Explain, Story
@@ -78,6 +79,8 @@ EXPLAIN = Explain(
     noun="candidate",
     asked="prompt",
     filters=[["raw_generations", "revisions"]],
+    beside=["example_perplexities", "example_ratings"],
+    score=score,
     unmade={"critiques": "nothing was revised by it yet"},
     in_short=_in_short,
     answer=_answer,

@@ -23,6 +23,7 @@ from selfimprove_dagster.families.dialogues.settings import (
 from selfimprove_dagster.families.preferences.settings import (
     _FILE,
 )
+from selfimprove_dagster.families.scored.settings import ScoredExperiment
 
 
 class RevisionSection(Section):
@@ -49,7 +50,7 @@ class RevisionFilterSection(Section):
     )
 
 
-class ConstitutionalExperiment(DialogueExperiment):
+class ConstitutionalExperiment(DialogueExperiment, ScoredExperiment):
     """A model that criticises and revises itself by principles (Bai et al., 2212.08073, section 3)."""
 
     method: Literal["constitutional"] = Field(description="the self-improvement method")

@@ -1,6 +1,7 @@
 """Constitutional AI, its supervised half: a model that learns its own revisions. Group `constitutional`.
 
-seed_pool → raw_generations → critiques ⇄ revisions → filtered_dataset → (shared stages)
+seed_pool → raw_generations → critiques ⇄ revisions → example_perplexities and
+example_ratings → filtered_dataset → (shared stages)
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from selfimprove_dagster.families.dialogues.prompts import spoken
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.dialogues.revising import Draw, Record, Response, revise
 from selfimprove_dagster.families.dialogues.stages import drawn_responses
-from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
+from selfimprove_dagster.families.scored.stages import perplexity_stage, rating_stage, scores_of
+from selfimprove_dagster.families.trained.filtered import Candidates, filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.methods.constitutional import constitutional
@@ -27,6 +29,8 @@ from selfimprove_dagster.methods.constitutional.settings import ConstitutionalEx
 from selfimprove_dagster.methods.constitutional.tables import (
     CAI_CRITIQUES,
     CAI_DECISIONS,
+    CAI_EXAMPLE_PERPLEXITIES,
+    CAI_EXAMPLE_RATINGS,
     CAI_FILTERED_DATASET,
     CAI_RAW_GENERATIONS,
     CAI_REVISIONS,
@@ -175,34 +179,59 @@ def choose(
     return decision_drafts(decisions, CAI_FILTERED_DATASET), drafts
 
 
+def candidates(context: StageContext[ConstitutionalExperiment]) -> Candidates:
+    """Return the revisions and responses that the dataset is made of."""
+    section, chosen = context.experiment.filter, chosen_round(context.experiment)
+    pool_manifest, pool = context.scan(CAI_SEED_POOL)
+    first_manifest, first = context.scan(CAI_RAW_GENERATIONS)
+    revisions_manifest, revised = context.scan(CAI_REVISIONS)
+    found = constitutional.revision_candidates(pool, first, revised, section.human_responses)
+    ranks = constitutional.rank(found, chosen_round=chosen, seed=context.experiment.seed)
+    return Candidates(
+        inputs=[pool_manifest, first_manifest, revisions_manifest],
+        items=constitutional.with_ranks(found, ranks),
+        choose=Spec.of(choose, chosen_round=chosen, revisions=constitutional.revisions_in(ranks)),
+    )
+
+
+def chosen_round(experiment: ConstitutionalExperiment) -> int:
+    """Return the round whose revisions are trained on."""
+    return experiment.revisions.rounds if experiment.filter.round is None else experiment.filter.round
+
+
+example_perplexities = perplexity_stage(CAI_EXAMPLE_PERPLEXITIES, candidates, after=["revisions"])
+
+example_ratings = rating_stage(CAI_EXAMPLE_RATINGS, candidates, after=["revisions"])
+
+
 @stage(
     CAI_DECISIONS,
     CAI_FILTERED_DATASET,
-    after=["revisions"],
+    after=["revisions", "example_perplexities", "example_ratings"],
     description="The training examples: red-team prompts with the revisions of one round, mixed with helpful "
     "prompts and their responses. The decisions on each candidate are in constitutional/decisions.",
 )
 def filtered_dataset(context: StageContext[ConstitutionalExperiment]) -> Result:
-    section = context.experiment.filter
-    pool_manifest, pool = context.scan(CAI_SEED_POOL)
-    first_manifest, first = context.scan(CAI_RAW_GENERATIONS)
-    revisions_manifest, revised = context.scan(CAI_REVISIONS)
-    inputs = [pool_manifest, first_manifest, revisions_manifest]
-    chosen = context.experiment.revisions.rounds if section.round is None else section.round
-    candidates = constitutional.revision_candidates(pool, first, revised, section.human_responses)
-    ranks = constitutional.rank(candidates, chosen_round=chosen, seed=context.experiment.seed)
+    found = candidates(context)
+    scored, scores = scores_of(context, CAI_EXAMPLE_PERPLEXITIES, CAI_EXAMPLE_RATINGS)
+    inputs = [*found.inputs, *scored]
     filters = filter_parameters(context.experiment)
     activity = context.activity(
         inputs=inputs,
-        parameters={"filter": section.model_dump(), "round": chosen, **filters["parameters"]},
+        parameters={
+            "filter": context.experiment.filter.model_dump(),
+            "round": chosen_round(context.experiment),
+            **filters["parameters"],
+        },
         about=filters["about"],
     )
     decisions, manifest = map_filtered(
         context,
-        constitutional.with_ranks(candidates, ranks),
-        Spec.of(choose, chosen_round=chosen, revisions=constitutional.revisions_in(ranks)),
+        found.items,
+        found.choose,
         activity,
         (CAI_DECISIONS, context.deciding(CAI_DECISIONS, inputs, activity.id)),
+        scores=scores,
     )
     form = pl.col("format")
     return context.result(
@@ -226,6 +255,8 @@ STAGES = [
     seed_pool,
     raw_generations,
     revisions,
+    example_perplexities,
+    example_ratings,
     filtered_dataset,
     *training_stages(TABLES, report=dialogue_evaluation_report),
 ]

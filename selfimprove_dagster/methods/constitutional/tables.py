@@ -8,6 +8,7 @@ from selfimprove_dagster.column_sources import decided, drawn, each, new, of, po
 from selfimprove_dagster.families.dialogues.checks import FIRST_RESPONSE_CHECKS, PROMPT_POOL_CHECKS
 from selfimprove_dagster.families.dialogues.tables import PROMPT, SEED_PROMPTS, dialogue_evaluation
 from selfimprove_dagster.families.dialogues.words import prompt
+from selfimprove_dagster.families.scored.tables import example_perplexities, example_ratings
 from selfimprove_dagster.families.trained.tables import fine_tuned_checkpoint, promotion
 from selfimprove_dagster.methods.constitutional import words
 from selfimprove_dagster.methods.constitutional.checks import (
@@ -97,14 +98,28 @@ Parents: the prompt, the response that it revises, and the critique.
 """
 
 
+_CANDIDATE = [*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id"), *of(CAI_REVISIONS, "id")]
+
+
+_ANSWER = [*of(CAI_SEED_POOL, "prompt", "response"), *_SAID, *of(CAI_REVISIONS, "text")]
+
+
+CAI_EXAMPLE_PERPLEXITIES = example_perplexities("constitutional", _CANDIDATE, _ANSWER)
+
+
+CAI_EXAMPLE_RATINGS = example_ratings("constitutional", _CANDIDATE, _ANSWER)
+
+
 CAI_DECISIONS = decisions(
     "constitutional/decisions",
     sources=decided(
-        [*of(CAI_SEED_POOL, "id"), *of(CAI_RAW_GENERATIONS, "id"), *of(CAI_REVISIONS, "id")],
+        _CANDIDATE,
         [
             *of(CAI_SEED_POOL, "kind", "response"),
             *_SAID,
             *of(CAI_REVISIONS, "prompt_id", "round", "text"),
+            *of(CAI_EXAMPLE_PERPLEXITIES, "perplexity"),
+            *of(CAI_EXAMPLE_RATINGS, "rating"),
         ],
     ),
 )
@@ -152,6 +167,8 @@ TABLES = (
     CAI_RAW_GENERATIONS,
     CAI_CRITIQUES,
     CAI_REVISIONS,
+    CAI_EXAMPLE_PERPLEXITIES,
+    CAI_EXAMPLE_RATINGS,
     CAI_DECISIONS,
     CAI_FILTERED_DATASET,
     CAI_CHECKPOINT,

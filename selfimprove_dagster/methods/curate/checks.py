@@ -7,8 +7,9 @@ from functools import partial
 import polars as pl
 
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
+from selfimprove_dagster.families.voting.counting import COUNTED, recount
 from selfimprove_dagster.methods.curate.settings import CurateExperiment
-from selfimprove_dagster.quality.completions import PERPLEXITY_RANGE
+from selfimprove_dagster.quality.completions import PERPLEXITY_RANGE, RATING_RANGE
 from selfimprove_dagster.quality.dataset import (
     AGAIN,
     LENGTH_DRIFT_CHECK,
@@ -56,33 +57,14 @@ def _one_per_candidate(subject: Subject, used: str) -> Evidence | NotApplicable:
     )
 
 
-def _rating_range(subject: Subject) -> Evidence:
-    return Evidence(
-        subject.measured("id", "rating"),
-        (Expect("ExpectColumnValuesToBeBetween", column="rating", min_value=1, max_value=10),),
-        found="have a rating outside of 1 to 10",
-        allowed="a rating is the expected one of 1 to 10",
-        unit="ratings",
-    )
-
-
 def _votes_add_up(subject: Subject) -> Evidence | NotApplicable:
     if _experiment(subject).votes_by is None:
         return _UNUSED
-    answers = pl.col("paths").list.eval(pl.element().struct.field("answer").drop_nulls())
-    counts = pl.col("votes").list.eval(pl.element().struct.field("count"))
-    own = answers.list.eval(pl.element().value_counts(sort=True).struct.field("count")).list.first()
-    rows = subject.columns("id", "paths", "votes", "n_paths", "n_valid", "vote_share").select(
-        "id",
-        follows=(pl.col("n_paths") == pl.col("paths").list.len())
-        & (pl.col("n_valid") == answers.list.len())
-        & (pl.col("n_valid") == counts.list.sum())
-        & (own.fill_null(0) == counts.list.first().fill_null(0))
-        & ((pl.col("n_valid") == 0) | (pl.col("vote_share") == own / pl.col("n_valid"))),
-    )
+    rows = subject.columns("id", *COUNTED)
+    problems = [recount(row) or "none" for row in rows.iter_rows(named=True)]
     return Evidence(
-        rows,
-        (Expect("ExpectColumnValuesToBeInSet", column="follows", value_set=[True]),),
+        rows.select("id", "voted_answer").with_columns(pl.Series("problem", problems, dtype=pl.String)),
+        (Expect("ExpectColumnValuesToBeInSet", column="problem", value_set=["none"]),),
         found="do not follow from their answers",
         allowed="counting the answers again must give the same vote",
         unit="votes",
@@ -117,7 +99,7 @@ RATINGS_CHECKS = (
         _AGAIN,
         partial(_one_per_candidate, used="rates"),
     ),
-    QualityCheck("range", True, "Every rating lies between 1 and 10.", _AGAIN, _rating_range),
+    RATING_RANGE,
 )
 
 

@@ -1,7 +1,6 @@
-"""Candidates of a dataset, with what models found out about them, and the vote on each question.
+"""Candidates of a dataset, with what models found out about them.
 
-Wang et al. (2203.11171, section 2): of several answers to a question, the one that most of them state is the most
-likely. Chen et al. (2307.08701): training on the examples that a model rates well is better than training on all.
+Chen et al. (2307.08701): training on the examples that a model rates well is better than training on all.
 """
 
 from __future__ import annotations
@@ -21,47 +20,6 @@ def short_answers(texts: pl.Series, how: Literal["stated", "text"]) -> pl.Series
         return extract_answers(texts)
     plain = texts.str.replace_all(r"\s+", " ").str.strip_chars().str.to_lowercase()
     return plain.replace("", None)
-
-
-def votes(answers: pl.DataFrame) -> pl.DataFrame:
-    """Return a row per question, in their order, from rows of `question_id`, `candidate_id` and `answer`.
-
-    - voted_answer: the most frequent answer, of several the first to appear; null if no answer can be read
-    - votes: every answer with its count, the most frequent first; paths: each candidate with its answer
-    - n_paths, n_valid: candidates, and those with an answer; vote_share: votes for the voted answer / n_valid
-    - tie: whether two answers share the most votes
-    """
-    counted = (
-        answers.drop_nulls("answer")
-        .with_row_index("place")
-        .group_by("question_id", "answer")
-        .agg(pl.len().alias("count"), pl.col("place").min())
-        .sort("count", "place", descending=[True, False])
-        .group_by("question_id", maintain_order=True)
-        .agg(
-            voted_answer=pl.col("answer").first(),
-            votes=pl.struct("answer", "count"),
-            most=pl.col("count").first(),
-            tie=pl.col("count").eq(pl.col("count").first()).sum() > 1,
-        )
-    )
-    asked = answers.group_by("question_id", maintain_order=True).agg(
-        paths=pl.struct(id="candidate_id", answer="answer"),
-        n_paths=pl.len(),
-        n_valid=pl.col("answer").count(),
-    )
-    joined = asked.join(counted, on="question_id", how="left", maintain_order="left")
-    return joined.select(
-        "question_id",
-        "voted_answer",
-        pl.col("votes").fill_null(
-            pl.lit([], dtype=pl.List(pl.Struct({"answer": pl.String, "count": pl.UInt32})))
-        ),
-        "paths",
-        pl.col("tie").fill_null(False),
-        pl.col("n_paths", "n_valid").cast(pl.UInt32),
-        vote_share=pl.col("most") / pl.col("n_valid"),
-    )
 
 
 def judged(candidates: Frame, scores: Frame, ratings: Frame, votes: Frame) -> Frame:

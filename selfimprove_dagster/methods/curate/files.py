@@ -1,7 +1,8 @@
 """Prompts and finished examples from files: every good line goes in, every bad one is kept with its reason.
 
 A line has an instruction, perhaps an input, and, if it is a finished example, an output. Lines of Self-Instruct's
-format, with `instances` of `input` and `output`, are one example for each instance. A line of plain text is a prompt.
+format, with `instances` of `input` and `output`, are one example for each instance. A line of plain text is a prompt. A
+dialogue of messages is a finished example if the assistant speaks last, and a prompt otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster.families.dialogues.files import dialogue_in
 from selfimprove_dagster.families.tasks.files import filled, optional
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.methods.curate.settings import ExampleFile
@@ -31,8 +33,10 @@ def examples(source: ExampleFile) -> Iterator[Row | Rejected]:
     def parse(row: Any, at: Place) -> list[Row]:
         if isinstance(row, str):
             row = {source.instruction_field: row}
-        instruction = filled(row, source.instruction_field)
         place = {"source_file": at.file, "source_line": at.line, "licence": source.licence}
+        if (said := dialogue_in(row, source.instruction_field)) is not None:
+            return [{"instruction": said[0], "input": "", "output": said[1], **place}]
+        instruction = filled(row, source.instruction_field)
         return [
             {"instruction": instruction, "input": given, "output": output, **place}
             for given, output in _pairs(row, source)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import GATED, Preset
-from selfimprove_dagster.experiment.sections import GeneratorSection, ModelSection, Section
+from selfimprove_dagster.experiment.sections import GeneratorSection, Section
+from selfimprove_dagster.families.scored.settings import JudgeSection, ScoredExperiment
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import TaskExperiment, TaskFile
+from selfimprove_dagster.families.voting.settings import WeightsSection
 from selfimprove_dagster.filtering.registry import NamedStep
 from selfimprove_dagster.filtering.steps import PERPLEXITY, RATING, VOTE
 
@@ -55,17 +57,7 @@ class GenerationSection(GeneratorSection):
     shard: int = Field(256, ge=1, description="answers per shard; a killed run loses at most one shard")
 
 
-class JudgeSection(Section):
-    """The model that rates answers for the filter `annotation`."""
-
-    model: ModelSection | None = Field(None, description="the judge; none for the generator itself")
-    question: str = Field(
-        "How well does the response do what was asked?", min_length=1, description="what the judge is asked"
-    )
-    shard: int = Field(256, ge=1, description="answers per shard; a killed run loses at most one shard")
-
-
-class CurateExperiment(TaskExperiment):
+class CurateExperiment(TaskExperiment, ScoredExperiment):
     """A file of prompts or of finished examples, judged by filters."""
 
     provided: ClassVar[frozenset[str]] = PERPLEXITY | RATING | VOTE
@@ -73,30 +65,32 @@ class CurateExperiment(TaskExperiment):
     seeds: ExampleFile
     pool: PoolSection
     generation: GenerationSection
-    judge: JudgeSection = JudgeSection()
-
-    @property
-    def scores(self) -> Any:  # type: ignore[override]
-        """Return what is needed of the model: log-probabilities of texts, or of options if it rates."""
-        if self.measures_perplexity:
-            return True
-        return "options" if self.rates and self.judge.model is None else False
-
-    @property
-    def rates(self) -> bool:
-        """Return whether a filter needs ratings."""
-        return any(one.step.reads & RATING for one in self.steps)
+    judge: JudgeSection = JudgeSection()  # hashed in any case, unlike elsewhere
+    voting: WeightsSection = Field(
+        WeightsSection(),
+        exclude_if=lambda section: not section.weights,
+        description="what an answer's vote counts, for the filter `self_consistency`",
+    )
 
     @property
     def measures_perplexity(self) -> bool:
-        """Return whether a filter needs perplexities."""
-        return any(one.step.reads & PERPLEXITY for one in self.steps)
+        """Return whether a filter, or the vote, needs perplexities."""
+        weighed = self.voting.weights == "probability" and self.votes_by is not None
+        return weighed or super().measures_perplexity
 
     @property
     def votes_by(self) -> str | None:
         """Return what votes, `stated` or `text`; None if no filter needs a vote."""
         steps = [one.step for one in self.steps if one.step.reads & VOTE]
         return getattr(steps[0], "answer", "stated") if steps else None
+
+    @model_validator(mode="after")
+    def _weights_of_a_vote(self) -> CurateExperiment:
+        if self.voting.weights and self.votes_by is None:
+            raise ValueError(
+                "voting.weights: no filter reads a vote; list self_consistency, or remove voting"
+            )
+        return self
 
     def refuses(self, step: NamedStep) -> str:
         """Return why a filter cannot be combined with the other settings; empty if it can."""
@@ -159,6 +153,5 @@ PRESETS = {
 EMBEDDED: dict[tuple[str, ...], Path] = {
     **tasks.EMBEDDED,
     ("seeds", "file"): embedded.TASK_SEEDS,
-    ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
 }
 """The shipped files that the word `embedded` means."""

@@ -9,26 +9,26 @@ Scores, ratings and votes are made only if a filter of the experiment reads them
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import isnan
 from typing import Literal
 
 import polars as pl
 
-from selfimprove_dagster.families.judging.comparing import expected_ratings
+from selfimprove_dagster.families.scored.stages import nothing, rated
 from selfimprove_dagster.families.tasks.pool import bans
 from selfimprove_dagster.families.tasks.prompts import TEMPLATES
 from selfimprove_dagster.families.tasks.rules import not_banned, not_held_out, output_not_empty
 from selfimprove_dagster.families.tasks.stages import example_draft
 from selfimprove_dagster.families.trained.filtered import decontamination
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
+from selfimprove_dagster.families.voting.verifying import open_verifier, weighed_by, weighing
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.filtering.running import decisions_on, located, recorded
 from selfimprove_dagster.filters.rules import could_be_read, perplexity_of
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash, parents_of
-from selfimprove_dagster.language_model.base import no_scores, placement
-from selfimprove_dagster.language_model.options import Unscored
+from selfimprove_dagster.language_model.base import no_scores
 from selfimprove_dagster.methods.curate import curate
 from selfimprove_dagster.methods.curate.settings import CurateExperiment
 from selfimprove_dagster.methods.curate.tables import (
@@ -44,7 +44,7 @@ from selfimprove_dagster.methods.curate.tables import (
 )
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
-from selfimprove_dagster.work.shards import Request, Shard, recorded_options
+from selfimprove_dagster.work.shards import Request, Shard
 from selfimprove_dagster.work.spec import Spec
 
 _SCORED = 256
@@ -100,11 +100,6 @@ def raw_generations(context: StageContext[CurateExperiment]) -> Result:
         preview=["prompt", "text", "finish_reason"],
         metadata={**about, **context.measure(manifest, cut_off_share=cut_off)},
     )
-
-
-def nothing(shard: Shard[CurateExperiment, Row]) -> list[Draft]:
-    """Return no rows: the stage is empty, since nothing asks for it."""
-    return []
 
 
 def ask_for_answers(shard: Shard[CurateExperiment, Row]) -> Iterator[Request]:
@@ -244,84 +239,46 @@ def score_answer(shard: Shard[CurateExperiment, Row]) -> pl.DataFrame:
     uses=["language_model"],
 )
 def ratings(context: StageContext[CurateExperiment]) -> Result:
-    experiment, section = context.experiment, context.experiment.judge
     candidates_manifest, candidates = context.scan(CANDIDATE_ANSWERS)
-    rows = _usable(candidates, experiment.rates)
-    if not experiment.rates:
+    rows = _usable(candidates, context.experiment.rates)
+    if not context.experiment.rates:
         activity = context.activity(inputs=[candidates_manifest], parameters={"used": False})
         return context.result(context.map(rows, Spec.of(nothing), activity)[0], preview=["rating"])
-    judge = section.model or experiment.model
-    path = judge.path if section.model else context.generator.path
-    with context.language_model.open(judge, path, scores="options") as model:
-        activity = context.activity(
-            inputs=[candidates_manifest],
-            parameters={
-                **replace(context.prompts, prompting=model.prompting).parameters,
-                "judge": section.model_dump(exclude={"model", "shard"}),
-                "engine": model.engine,
-            },
-            model_id=model.model_id,
-            about={
-                "model_path": path,
-                "champion": "the judge of judge.model" if section.model else context.generator.name,
-                "engine_options": recorded_options(judge),
-                **placement(model),
-            },
-        )
-        manifest, spent = context.map(
-            rows, Spec.of(rate), activity, size=section.shard, unit="answers", opened=model
-        )
-    return context.result(
-        manifest,
-        preview=["candidate_id", "rating"],
-        metadata={
-            **context.drawn_metadata(activity, spent),
-            **context.measure(
-                manifest,
-                mean_rating=pl.col("rating").mean(),
-                failed=pl.col("problem").is_not_null().sum(),
-            ),
-        },
-    )
-
-
-def rate(shard: Shard[CurateExperiment, Row]) -> list[Draft]:
-    """Return the rating of each answer (`id`, `instruction`, `input`, `output`), or why there is none."""
-    asked = shard.experiment.judge.question
-    found = expected_ratings(
-        shard.model,
-        shard.prompts,
-        [_question(row) for row in shard.items],
-        [asked] * len(shard.items),
-        [row["output"] for row in shard.items],
-    )
-    shard.report.advance(len(found))
-    return [
-        Draft(
-            content={"candidate_id": row["id"], "asked": asked},
-            parents=[Parent(row["id"], "scored")],
-            measures={"rating": None, "problem": one.problem}
-            if isinstance(one, Unscored)
-            else {"rating": one, "problem": None},
-        )
-        for row, one in zip(shard.items, found, strict=True)
-    ]
+    question = pl.concat_str("instruction", "input", separator="\n").str.strip_chars()
+    return rated(context, [candidates_manifest], rows.select("id", question=question, response="output"))
 
 
 @stage(
     VOTED_ANSWERS,
-    after=["seed_pool", "candidate_answers"],
-    description="One vote per question over all its answers. Empty if no filter reads it.",
+    after=["seed_pool", "candidate_answers", "perplexity_scores"],
+    description="One vote per question over all its answers, by number or by weight. Empty if no filter reads it.",
+    version="2",
 )
 def voted_answers(context: StageContext[CurateExperiment]) -> Result:
     candidates_manifest, candidates = context.scan(CANDIDATE_ANSWERS)
     pool_manifest, _ = context.scan(SEED_POOL)
-    how = context.experiment.votes_by
-    rows = candidates.select("id", "question_id", "output")
-    activity = context.activity(inputs=[candidates_manifest, pool_manifest], parameters={"answer": how})
-    manifest, _ = context.map(
-        rows if how else rows.head(0), Spec.of(count_votes, how=how), activity, together="question_id"
-    )
+    inputs = [candidates_manifest, pool_manifest]
+    how, section = context.experiment.votes_by, context.experiment.voting
+    rows = candidates.select("id", "question_id", "instruction", "input", "output")
+    if section.weights == "probability":
+        scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
+        inputs.append(scores_manifest)
+        scored = scores.select(id="candidate_id", weight=pl.col("mean_logprob").exp())
+        rows = rows.join(scored, on="id", how="left", maintain_order="left")
+    with open_verifier(section.verifier if how else None) as verifier:
+        activity = context.activity(
+            inputs=inputs,
+            parameters={"answer": how, **weighing(section, verifier)},
+            about=weighed_by(verifier),
+        )
+        manifest, _ = context.map(
+            rows if how else rows.head(0),
+            Spec.of(count_votes, how=how),
+            activity,
+            unit="answers",
+            together="question_id",
+            opened=verifier,
+        )
     measured = context.measure(
         manifest, mean_vote_share=pl.col("vote_share").mean(), ties=pl.col("tie").sum()
     )
@@ -331,15 +288,42 @@ def voted_answers(context: StageContext[CurateExperiment]) -> Result:
 
 
 def count_votes(shard: Shard[CurateExperiment, Row], *, how: Literal["stated", "text"]) -> pl.DataFrame:
-    """Return the vote on each question, from its answers (`id`, `question_id`, `output`)."""
+    """Return the vote on each question, from its answers (`id`, `question_id`, `instruction`, `input`, `output`).
+
+    Votes weighted by probability need a column `weight`, and those weighted by a verifier need it open.
+    """
     rows = shard.frame
-    answers = rows.select("question_id", candidate_id="id", answer=curate.short_answers(rows["output"], how))
-    voters = pl.col("paths").list.eval(
-        pl.struct(id=pl.element().struct.field("id"), role=pl.lit("voted_from"))
+    if shard.opened is not None:
+        rows = rows.with_columns(weight=_verified(shard))
+    ballots = rows.select(
+        *("question_id", pl.col("^weight$")),
+        path_id="id",
+        sample_index=pl.int_range(pl.len()),
+        answer=curate.short_answers(rows["output"], how),
+        text_key=pl.col("output").fill_null(""),
     )
-    return curate.votes(answers).with_columns(
-        parents=pl.concat_list(parents_of(question_id="question"), voters)
+    voters = ballots.group_by("question_id", maintain_order=True).agg(
+        paths=pl.struct(id="path_id", answer="answer"),
+        voters=pl.struct(id="path_id", role=pl.lit("voted_from")),
+        weights=pl.col("weight") if "weight" in ballots.columns else pl.lit(None, pl.List(pl.Float64)),
     )
+    votes = vote(ballots).join(voters, on="question_id", maintain_order="left")
+    return votes.with_columns(parents=pl.concat_list(parents_of(question_id="question"), "voters")).select(
+        *VOTED_ANSWERS.content, *VOTED_ANSWERS.measures, "parents"
+    )
+
+
+def _verified(shard: Shard[CurateExperiment, Row]) -> pl.Series:
+    """Return the verifier's score of each answer, null for one that is unusable."""
+    usable = shard.frame.with_row_index("place").drop_nulls("output")
+    scores = shard.opened.scores(
+        [_question(row) for row in usable.iter_rows(named=True)], usable["output"].to_list()
+    )
+    shard.report.advance(len(shard.items))
+    found: list[float | None] = [None] * len(shard.items)
+    for place, score in zip(usable["place"], scores, strict=True):
+        found[place] = score
+    return pl.Series("weight", found, dtype=pl.Float64)
 
 
 @stage(

@@ -20,6 +20,7 @@ from selfimprove_dagster.methods.curate.checks import (
 )
 from selfimprove_dagster.quality.completions import COMPLETION_CHECKS
 from selfimprove_dagster.table import PROBLEM, SOURCE, TEXT, Draw, Table, completions, decisions
+from selfimprove_dagster.words import rating
 
 _LINE: dict[str, Any] = {"instruction": TEXT, "input": TEXT, "output": TEXT, **SOURCE}
 
@@ -120,7 +121,7 @@ RATINGS = Table(
     "curate/ratings",
     "rating",
     noun="rating",
-    sentence=words.rating,
+    sentence=rating,
     content={"candidate_id": TEXT, "asked": TEXT},
     measures={"rating": pl.Float64, **PROBLEM},
     later=frozenset(PROBLEM),
@@ -149,18 +150,24 @@ VOTED_ANSWERS = Table(
         "n_paths": pl.UInt32,
         "n_valid": pl.UInt32,
     },
-    measures={"vote_share": pl.Float64},
+    measures={"vote_share": pl.Float64, "readable_share": pl.Float64, "weights": pl.List(pl.Float64)},
+    later=frozenset(("readable_share", "weights")),
     sources={
         "parents": [*of(CANDIDATE_ANSWERS, "question_id"), *_CANDIDATE],
         **same(CANDIDATE_ANSWERS, "question_id"),
         **each(
             [*_CANDIDATE, *of(CANDIDATE_ANSWERS, "output")],
-            *("paths", "voted_answer", "votes", "tie", "n_paths", "n_valid", "vote_share"),
+            *("paths", "voted_answer", "votes", "tie", "n_paths", "n_valid", "vote_share", "readable_share"),
         ),
+        "weights": [*_SAID, *of(PERPLEXITY_SCORES, "mean_logprob")],
     },
     checks=VOTES_CHECKS,
 )
-"""One row per question; parents: the question and every answer to it. Empty if no filter asks for it."""
+"""One row per question; parents: the question and every answer to it. Empty if no filter asks for it.
+
+`vote_share` is of all answers; rows of version 1 have it of the readable ones. `weights` has for each of `paths` what
+its vote counts, null if all count the same.
+"""
 
 
 DECISIONS = decisions(

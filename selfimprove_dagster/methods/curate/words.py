@@ -34,20 +34,15 @@ def perplexity(row: Row) -> str:
     return words.perplexity(row, " of the answer")
 
 
-def rating(row: Row) -> str:
-    """Describe the rating of an answer, or why there is none."""
-    if row["rating"] is None:
-        return f"not rated: {row['problem']}"
-    return f"rated {row['rating']:.2f} from 1 to 10"
-
-
 def vote(row: Row) -> str:
     """Describe the vote on a question."""
     figures = f"{row['n_valid']} of {row['n_paths']} answers can be read"
     if not row["votes"]:
         return f"no vote: {figures}"
     counts = ", ".join(f"{quoted(one['answer'])} × {one['count']}" for one in row["votes"])
-    return f"the vote is {quoted(row['voted_answer'])}: {figures} ({counts}); share {row['vote_share']:.3g}"
+    weighted = ", weighted" if row.get("weights") else ""
+    share = "all weights are 0" if row["vote_share"] is None else f"share {row['vote_share']:.3g}"
+    return f"the vote is {quoted(row['voted_answer'])}{weighted}: {figures} ({counts}); {share}"
 
 
 def voted(row: Row) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.errors import SelfImproveError
+from selfimprove_dagster.families.voting.counting import COUNTED, recount
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.quality.completions import (
     FINISHED,
@@ -47,10 +45,6 @@ LEAST_EXTRACTED, USUALLY_EXTRACTED = 0.05, 0.5
 
 
 LEAST_AGREEMENT = 0.2
-
-
-_EQUAL = 1e-9
-"""Sums of weights that differ by no more are equal."""
 
 
 def _experiment(subject: Subject) -> LmsiExperiment:
@@ -134,21 +128,7 @@ def _ties(subject: Subject) -> Evidence:
 
 
 def _votes_recount(subject: Subject) -> Evidence:
-    columns = (
-        "id",
-        "question",
-        "rule",
-        "voted_answer",
-        "votes",
-        "paths",
-        "tie",
-        "n_paths",
-        "n_valid",
-        "vote_share",
-        "readable_share",
-        "weights",
-    )
-    rows = subject.columns(*columns)
+    rows = subject.columns("id", "question", "rule", *COUNTED)
     problems = [recount(row) or "none" for row in rows.iter_rows(named=True)]
     return Evidence(
         rows.select("id", "question", "voted_answer").with_columns(
@@ -159,41 +139,6 @@ def _votes_recount(subject: Subject) -> Evidence:
         allowed="counting the answers again must give the same vote",
         unit="votes",
     )
-
-
-def recount(vote: Mapping[str, Any]) -> str | None:
-    """What a row of voted_answers has wrong when its paths' answers are counted again; None when nothing."""
-    answers = [path["answer"] for path in vote["paths"]]
-    counts = Counter(answer for answer in answers if answer is not None)
-    stated = {entry["answer"]: entry["count"] for entry in vote["votes"]}
-    if stated != dict(counts):
-        return f"counts are {dict(counts)}, not {stated}"
-    if vote["n_paths"] != len(answers):
-        return f"there are {len(answers)} paths, not {vote['n_paths']}"
-    valid = sum(counts.values())
-    weights = vote["weights"] or [1.0] * len(answers)
-    weighed: dict[str, float] = dict.fromkeys(counts, 0.0)
-    for answer, weight in zip(answers, weights, strict=True):
-        if answer is not None:
-            weighed[answer] += weight or 0.0
-    # Rows of version 2 and before have the share of the readable paths, and no readable share.
-    every = valid if vote["readable_share"] is None else sum(weight or 0.0 for weight in weights)
-    if vote["n_valid"] != valid:
-        return f"there are {valid} valid votes, not {vote['n_valid']}"
-    voted = vote["voted_answer"]
-    if not valid:
-        return None if voted is None else f"nobody voted for {voted}"
-    most = max(weighed.values())
-    if voted not in counts:
-        return f"nobody voted for {voted}"
-    if vote["rule"] == "majority" and weighed[voted] < most - _EQUAL:
-        return f"{voted} has {weighed[voted]:.4g} votes, another answer {most:.4g}"
-    if vote["tie"] != (sum(most - weight <= _EQUAL for weight in weighed.values()) > 1):
-        return f"tie is {vote['tie']}"
-    share, right = vote["vote_share"], weighed[voted] / every if every else None
-    if share != right and (share is None or right is None or abs(share - right) > _EQUAL):
-        return f"the vote share is {right}, not {share}"
-    return None
 
 
 VOTED_ANSWERS_CHECKS = (

@@ -16,6 +16,7 @@ from selfimprove_dagster.answers.answers import VERSION, extract_answers
 from selfimprove_dagster.answers.canonical import answers_agree
 from selfimprove_dagster.evaluation.exam import PART_PATHS, Exam, Exams, OpenedExam, OpenModel, Part, accuracy
 from selfimprove_dagster.evaluation.results import Results, Stages
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
@@ -24,7 +25,6 @@ from selfimprove_dagster.language_model.base import LanguageModel, Progress, Sam
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.methods.lmsi.sampling import DemonstrationRecord, demonstrations, sampling_parameters
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
-from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.seeds.files import Question, read_questions
 from selfimprove_dagster.text import percent

@@ -35,7 +35,7 @@ def _in_short(story: Story, path: Row) -> str:
 
 
 def _score(row: Row) -> float | None:
-    return row.get("perplexity") if "path_id" in row else row.get("vote_share") if "votes" in row else None
+    return next((row[name] for name in ("perplexity", "rating", "vote_share") if name in row), None)
 
 
 def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.DataFrame:
@@ -54,7 +54,7 @@ def filter_again(lake: Lake, dataset: Manifest, section: FilterSection) -> pl.Da
 EXPLAIN = Explain(
     noun="path",
     filters=[["raw_generations"]],
-    beside=["perplexity_scores", "voted_answers"],
+    beside=["perplexity_scores", "voted_answers", "example_ratings"],
     answer=_answer,
     in_short=_in_short,
     score=_score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -17,8 +18,9 @@ from selfimprove_dagster.experiment.sections import (
     TrainingSection,
     Whole,
 )
-from selfimprove_dagster.filtering.settings import FilteringExperiment
-from selfimprove_dagster.filtering.steps import PERPLEXITY
+from selfimprove_dagster.families.scored.settings import ScoredExperiment
+from selfimprove_dagster.families.voting.settings import WeightsSection
+from selfimprove_dagster.filtering.steps import VOTE
 from selfimprove_dagster.seeds.settings import HeldOutQuestionFile, QuestionFile
 
 PromptFormat = Literal["few_shot_cot", "few_shot_direct", "zero_shot_cot", "zero_shot_direct"]
@@ -79,25 +81,19 @@ class DemonstrationSection(Section):
     count: int = Field(ge=0, le=64, description="demonstrations in a few-shot prompt")
 
 
-class VotingSection(Section):
+class VotingSection(WeightsSection):
     """How the answer of a question is chosen among its paths."""
+
+    rule: Literal["majority", "random_path"] = Field(
+        default="majority",
+        description="`random_path` takes one path's answer at random: the control of an ablation",
+    )
 
     @model_validator(mode="after")
     def _weights_of_a_majority(self) -> VotingSection:
         if self.weights and self.rule != "majority":
             raise ValueError("voting.weights are of a majority: remove them, or set voting.rule to majority")
         return self
-
-    rule: Literal["majority", "random_path"] = Field(
-        default="majority",
-        description="`random_path` takes one path's answer at random: the control of an ablation",
-    )
-    weights: Literal["probability"] | None = Field(
-        None,
-        exclude_if=lambda weights: weights is None,
-        description="`probability` weights a path's vote by the geometric mean of its tokens' probabilities; omit for "
-        "equal votes",
-    )
 
 
 class FilterSection(Section):
@@ -138,10 +134,15 @@ class PathTrainingSection(TrainingSection):
         return {str(name): share for name, share in self.formats.items() if share > 0}
 
 
-class LmsiExperiment(FilteringExperiment, ReadsAnswers):
+class LmsiExperiment(ScoredExperiment, ReadsAnswers):
     """Self-consistency as a teacher (Huang et al., 2210.11610)."""
 
-    provided: ClassVar[frozenset[str]] = PERPLEXITY
+    lacking: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            VOTE,
+            "the rules of the method are this filter: set filter.minimum_vote_share and filter.drop_ties",
+        )
+    }
     method: Literal["lmsi"] = Field("lmsi", description="the self-improvement method")
     seeds: QuestionFile
     evaluation: EvaluationSection
@@ -150,6 +151,11 @@ class LmsiExperiment(FilteringExperiment, ReadsAnswers):
     voting: VotingSection = VotingSection()
     filter: FilterSection
     training: PathTrainingSection
+
+    @property
+    def measures_perplexity(self) -> bool:
+        """Return False: perplexities follow from the log-probabilities of sampling, whatever filters read."""
+        return False
 
     @model_validator(mode="after")
     def _probabilities_where_needed(self) -> LmsiExperiment:
@@ -254,6 +260,7 @@ PRESETS = {
 EMBEDDED: dict[tuple[str, ...], Path] = {
     ("model", "path"): embedded.BASE_MODEL,
     ("sampling", "model", "path"): embedded.BASE_MODEL,
+    ("judge", "model", "path"): embedded.DIALOGUE_MODEL,
     ("seeds", "file"): embedded.SEEDS,
     ("evaluation", "file"): embedded.EVALUATION,
     ("demonstrations", "file"): embedded.DEMONSTRATIONS,

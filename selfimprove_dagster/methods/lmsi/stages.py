@@ -1,7 +1,7 @@
 """LMSI: from unlabelled questions, by self-consistency, to a dataset. Group `lmsi`.
 
 seed_pool → raw_generations → perplexity_scores ─┐
-                           └→ voted_answers ─────┴→ filtered_dataset → (shared stages)
+                           └→ voted_answers ─────┴→ example_ratings → filtered_dataset → (shared stages)
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import polars as pl
 
 from selfimprove_dagster.answers.answers import read_answers
 from selfimprove_dagster.evaluation.diversity import distinct_ngram_share
-from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
+from selfimprove_dagster.families.scored.stages import rating_stage, scores_of
+from selfimprove_dagster.families.trained.filtered import Candidates, filter_parameters, map_filtered
 from selfimprove_dagster.families.trained.stages import drawn_pool, training_stages
+from selfimprove_dagster.families.voting.verifying import open_verifier, weighed_by, weighing
+from selfimprove_dagster.families.voting.voting import vote
 from selfimprove_dagster.filters.rules import perplexity_of
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
 from selfimprove_dagster.methods.lmsi import lmsi
@@ -22,6 +25,7 @@ from selfimprove_dagster.methods.lmsi.sampling import demonstrations as seeds_de
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.tables import (
     DECISIONS,
+    EXAMPLE_RATINGS,
     FILTERED_DATASET,
     PERPLEXITY_SCORES,
     RAW_GENERATIONS,
@@ -29,7 +33,6 @@ from selfimprove_dagster.methods.lmsi.tables import (
     TABLES,
     VOTED_ANSWERS,
 )
-from selfimprove_dagster.methods.lmsi.voting import vote
 from selfimprove_dagster.stage import Result, StageContext, decision_drafts, number, stage
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.shards import Shard
@@ -126,14 +129,19 @@ def perplexity_scores(context: StageContext[LmsiExperiment]) -> Result:
 def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
     """One vote a question, from its paths (`id`, `question_id`, `question`, `sample_index`, `text`).
 
-    Weighted votes need `logprobs` too.
+    Votes weighted by probability need `logprobs` too; those weighted by a verifier need it open.
     """
     paths, experiment = shard.frame, shard.experiment
+    weights = experiment.voting.weights
     rule = experiment.voting.rule
     readings = read_answers(paths["text"], experiment.conventions)
-    weight = pl.lit(None, pl.Float64)
-    if experiment.voting.weights:
+    weight: pl.Expr | pl.Series = pl.lit(None, pl.Float64)
+    if weights == "probability":
         weight = perplexity_of(pl.col("logprobs"))["mean_logprob"].exp()
+    elif weights == "verifier":
+        scores = shard.opened.scores(paths["question"].to_list(), paths["text"].to_list())
+        weight = pl.Series("weight", scores, dtype=pl.Float64)
+        shard.report.advance(len(scores))
     read = paths.select(
         *("question_id", "question", "sample_index"),
         pl.col("id").alias("path_id"),
@@ -142,7 +150,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
         pl.Series("read_by", [one and one.rule for one in readings], dtype=pl.String),
         weight.alias("weight"),
     )
-    ballots = read if experiment.voting.weights else read.drop("weight")
+    ballots = read if weights else read.drop("weight")
     votes = vote(ballots, rule=rule, seed=experiment.seed + shard.iteration, drawn_by="question")
     voters = (
         votes.select("question_id", id="path_ids", answer="answers")
@@ -168,7 +176,7 @@ def count_votes(shard: Shard[LmsiExperiment, Row]) -> pl.DataFrame:
         .with_columns(
             parents=pl.concat_list(parents_of(question_id="question"), "voted_from"),
             rule=pl.lit(rule),
-            **({} if experiment.voting.weights else {"weights": pl.lit(None, pl.List(pl.Float64))}),
+            **({} if weights else {"weights": pl.lit(None, pl.List(pl.Float64))}),
         )
         .select(*VOTED_ANSWERS.content, *VOTED_ANSWERS.measures, "parents")
     )
@@ -187,20 +195,23 @@ def voted_answers(context: StageContext[LmsiExperiment]) -> Result:
     pool_manifest, pool = context.scan(SEED_POOL)
     rule = context.experiment.voting.rule
     questions = pool.select(pl.col("id").alias("question_id"), "question")
-    weights = context.experiment.voting.weights
-    parameters = {
-        "rule": rule,
-        **({"weights": weights} if weights else {}),
-        **context.experiment.answers_read,
-    }
-    activity = context.activity(inputs=[paths_manifest, pool_manifest], parameters=parameters)
-    needed = ["id", "question_id", "sample_index", "text", *(["logprobs"] if weights else [])]
-    manifest, _ = context.map(
-        paths.select(needed).join(questions, on="question_id", maintain_order="left"),
-        Spec.of(count_votes),
-        activity,
-        together="question_id",
-    )
+    section = context.experiment.voting
+    needed = ["id", "question_id", "sample_index", "text"]
+    needed += ["logprobs"] if section.weights == "probability" else []
+    with open_verifier(section.verifier) as verifier:
+        activity = context.activity(
+            inputs=[paths_manifest, pool_manifest],
+            parameters={"rule": rule, **weighing(section, verifier), **context.experiment.answers_read},
+            about=weighed_by(verifier),
+        )
+        manifest, _ = context.map(
+            paths.select(needed).join(questions, on="question_id", maintain_order="left"),
+            Spec.of(count_votes),
+            activity,
+            unit="paths",
+            together="question_id",
+            opened=verifier,
+        )
     valid, drawn = pl.col("n_valid").sum(), pl.col("n_paths").sum()
     measured = context.measure(
         manifest,
@@ -249,28 +260,45 @@ def choose(
     return decision_drafts(decisions, FILTERED_DATASET), drafts
 
 
+def candidates(context: StageContext[LmsiExperiment]) -> Candidates:
+    """Return the paths that the dataset is made of, with their scores and votes."""
+    paths_manifest, paths = context.scan(RAW_GENERATIONS)
+    scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
+    votes_manifest, votes = context.scan(VOTED_ANSWERS)
+    shares = context.experiment.training.format_shares
+    shown, shown_manifests = seeds_demonstrations(context.lake, context.experiment, *shares)
+    return Candidates(
+        [paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
+        lmsi.candidates(paths, scores, votes),
+        Spec.of(choose, demonstrations=[vars(one) for one in shown]),
+        together="question_id",
+    )
+
+
+_AFTER = ["voted_answers", "perplexity_scores"]
+
+example_ratings = rating_stage(EXAMPLE_RATINGS, candidates, _AFTER)
+
+
 @stage(
     DECISIONS,
     FILTERED_DATASET,
-    after=["voted_answers", "perplexity_scores"],
+    after=[*_AFTER, "example_ratings"],
     description="The training examples: paths that agree with the vote, ended by themselves and pass every "
     "threshold, up to their answer, in the four formats of LMSI. The decisions on every candidate are in "
     "lmsi/decisions.",
     version="3",
 )
 def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
-    experiment = context.experiment
-    paths_manifest, paths = context.scan(RAW_GENERATIONS)
-    scores_manifest, scores = context.scan(PERPLEXITY_SCORES)
-    votes_manifest, votes = context.scan(VOTED_ANSWERS)
-    shares = experiment.training.format_shares
-    shown, shown_manifests = seeds_demonstrations(context.lake, experiment, *shares)
+    experiment, found = context.experiment, candidates(context)
+    paths_manifest = found.inputs[0]
+    scored, scores = scores_of(context, None, EXAMPLE_RATINGS)
     filters = filter_parameters(experiment)
     activity = context.activity(
-        inputs=[paths_manifest, scores_manifest, votes_manifest, *shown_manifests],
+        inputs=[*found.inputs, *scored],
         parameters={
             "filter": experiment.filter.model_dump(),
-            "formats": shares,
+            "formats": experiment.training.format_shares,
             **experiment.answers_read,
             **filters["parameters"],
         },
@@ -278,20 +306,21 @@ def filtered_dataset(context: StageContext[LmsiExperiment]) -> Result:
     )
     decisions, manifest = map_filtered(
         context,
-        lmsi.candidates(paths, scores, votes),
-        Spec.of(choose, demonstrations=[vars(one) for one in shown]),
+        found.items,
+        found.choose,
         activity,
         (DECISIONS, context.deciding(DECISIONS, [paths_manifest], activity.id)),
-        together="question_id",
+        together=found.together,
+        scores=scores,
     )
-    candidates = context.lake.live_rows(paths_manifest)
+    drawn = context.lake.live_rows(paths_manifest)
     completions = (text for rows in context.batches(manifest, "completion") for text in rows["completion"])
     return context.result(
         manifest,
         preview=["format", "prompt", "completion", "vote_share"],
         metadata={
-            "candidates": candidates,
-            "kept_share": number(manifest.rows / max(candidates, 1)),
+            "candidates": drawn,
+            "kept_share": number(manifest.rows / max(drawn, 1)),
             **context.measure(manifest, questions_kept=pl.col("question_id").n_unique()),
             "distinct_4grams": round(distinct_ngram_share(completions), 4),
             **context.dropped(decisions),
@@ -306,6 +335,7 @@ STAGES = [
     raw_generations,
     perplexity_scores,
     voted_answers,
+    example_ratings,
     filtered_dataset,
     *training_stages(TABLES),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.column_sources import each, new, of, pooled, same
+from selfimprove_dagster.families.scored.tables import example_ratings
 from selfimprove_dagster.families.trained.tables import evaluation, fine_tuned_checkpoint, promotion
 from selfimprove_dagster.methods.lmsi import words
 from selfimprove_dagster.methods.lmsi.checks import (
@@ -120,7 +121,7 @@ VOTED_ANSWERS = Table(
         "n_paths": of(RAW_GENERATIONS, "id"),
         **each(_PATH, "voted_answer", "votes", "tie", "n_valid", "n_distinct_paths", "vote_share", "margin"),
         **each(_PATH, "readable_share", "read_by"),
-        "weights": of(RAW_GENERATIONS, "logprobs"),
+        "weights": [*of(RAW_GENERATIONS, "logprobs", "text"), *of(SEED_POOL, "question")],
         **new("rule"),
     },
     checks=VOTED_ANSWERS_CHECKS,
@@ -133,6 +134,13 @@ has for each of `paths` the rule that read its answer, `weights` what its vote c
 """
 
 
+EXAMPLE_RATINGS = example_ratings(
+    "lmsi",
+    of(RAW_GENERATIONS, "id"),
+    [*of(SEED_POOL, "question"), *_PATH, *of(VOTED_ANSWERS, "voted_answer")],
+)
+
+
 DECISIONS = decisions(
     "lmsi/decisions",
     sources={
@@ -143,6 +151,7 @@ DECISIONS = decisions(
                 *_PATH,
                 *of(VOTED_ANSWERS, "voted_answer", "paths", "vote_share", "n_valid"),
                 *of(PERPLEXITY_SCORES, "perplexity"),
+                *of(EXAMPLE_RATINGS, "rating"),
             ],
             *("kept", "reason", "score"),
         ),
@@ -194,6 +203,7 @@ TABLES = (
     RAW_GENERATIONS,
     PERPLEXITY_SCORES,
     VOTED_ANSWERS,
+    EXAMPLE_RATINGS,
     DECISIONS,
     FILTERED_DATASET,
     FINE_TUNED_CHECKPOINT,

@@ -34,10 +34,10 @@ def vote(row: Row) -> str:
         return f"no vote: {figures}"
     counts = ", ".join(f"{one['answer']} × {one['count']}" for one in row["votes"])
     tie = ", a tie" if row["tie"] else ""
-    return (
-        f"the vote is {row['voted_answer']} by {row['rule']}{weighted}: {figures} ({counts}); "
-        f"share {row['vote_share']:.3g}, margin {row['margin']:.3g}{tie}"
-    )
+    lead = "all weights are 0"
+    if row["vote_share"] is not None:
+        lead = f"share {row['vote_share']:.3g}, margin {row['margin']:.3g}"
+    return f"the vote is {row['voted_answer']} by {row['rule']}{weighted}: {figures} ({counts}); {lead}{tie}"
 
 
 def voted(row: Row) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +23,7 @@ from selfimprove_dagster.families.dialogues.settings import (
     DialogueExperiment,
 )
 from selfimprove_dagster.families.preferences.settings import (
+    OF_PAIRS,
     ComparisonPoolSection,
     PolicyTrainingSection,
     PreferenceFilterSection,
@@ -119,6 +121,7 @@ class WinRateSection(Section):
 class PitExperiment(DialogueExperiment):
     """Improvement learnt from preferences, without being told how (Wang et al., 2310.00898)."""
 
+    lacking: ClassVar[Mapping[str, str]] = OF_PAIRS
     method: Literal["pit"] = Field(description="the self-improvement method")
     seeds: ComparisonSource
     evaluation: ImprovementEvaluationSection

@@ -1,6 +1,7 @@
 """The second half of Self-Instruct: from accepted tasks to a dataset of their instances.
 
-accepted_tasks → classified_tasks → instance_generations → task_instances → filtered_dataset
+accepted_tasks → classified_tasks → instance_generations → task_instances → example_perplexities and
+example_ratings → filtered_dataset
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.families.scored.stages import perplexity_stage, rating_stage
 from selfimprove_dagster.families.tasks.pool import as_bans, bans
 from selfimprove_dagster.families.tasks.stages import example_draft, store_examples
 from selfimprove_dagster.families.tasks.tasks import Instance
+from selfimprove_dagster.families.trained.filtered import Candidates
 from selfimprove_dagster.filters.whole import apply_verdicts, in_parts, with_verdicts
 from selfimprove_dagster.home.exams import held_out_keys
 from selfimprove_dagster.lake.records import Draft, Parent, content_hash
@@ -32,6 +35,8 @@ from selfimprove_dagster.methods.self_instruct.tables import (
     SI_ACCEPTED_TASKS,
     SI_CLASSIFIED_TASKS,
     SI_DECISIONS,
+    SI_EXAMPLE_PERPLEXITIES,
+    SI_EXAMPLE_RATINGS,
     SI_FILTERED_DATASET,
     SI_INSTANCE_GENERATIONS,
     SI_SEED_POOL,
@@ -239,38 +244,56 @@ def _read(row: Row) -> list[instances.ParsedInstance]:
     return _READERS[row["form"]](row["text"], row["finish_reason"])
 
 
+def candidates(context: StageContext[SelfInstructExperiment]) -> Candidates:
+    """Return the instances of all tasks so far, and those by people, of which the dataset is made."""
+    experiment = context.experiment
+    context.scan(SI_TASK_INSTANCES)  # refused where its checks failed
+    inputs, (found, tasks) = context.so_far(SI_TASK_INSTANCES, SI_ACCEPTED_TASKS)
+    keys, banned = held_out_keys(experiment), bans(experiment)
+    instances = instance_candidates(found, tasks)
+    limited = InstanceRules(experiment, keys, banned).within_limit(in_parts(instances, "task_id"))
+    items = [with_verdicts(instances, limited)]
+    if experiment.filter.seed_instances:
+        pool_manifest, pool = context.scan(SI_SEED_POOL)
+        inputs.append(pool_manifest)
+        items.insert(0, instances_of_seeds(pool))
+    return Candidates(
+        inputs,
+        pl.concat(items, how="diagonal"),
+        Spec.of(choose, held_out=sorted(keys), banned={key: vars(ban) for key, ban in banned.items()}),
+        together="task_id",
+    )
+
+
+_AFTER = ["task_instances", "accepted_tasks", "seed_pool"]
+
+example_perplexities = perplexity_stage(SI_EXAMPLE_PERPLEXITIES, candidates, _AFTER)
+
+example_ratings = rating_stage(SI_EXAMPLE_RATINGS, candidates, _AFTER)
+
+
 @stage(
     SI_DECISIONS,
     SI_FILTERED_DATASET,
-    after=["task_instances", "accepted_tasks", "seed_pool"],
+    after=[*_AFTER, "example_perplexities", "example_ratings"],
     description="The training examples: instances of all tasks that the model has added so far, each in one "
     "of several prompt templates. The decisions on every instance are in self_instruct/decisions.",
     version="2",
 )
 def filtered_dataset(context: StageContext[SelfInstructExperiment]) -> Result:
     experiment = context.experiment
-    context.scan(SI_TASK_INSTANCES)  # refused where its checks failed
-    inputs, (found, tasks) = context.so_far(SI_TASK_INSTANCES, SI_ACCEPTED_TASKS)
-    keys, banned = held_out_keys(experiment), bans(experiment)
-    candidates = instance_candidates(found, tasks)
-    limited = InstanceRules(experiment, keys, banned).within_limit(in_parts(candidates, "task_id"))
-    items = [with_verdicts(candidates, limited)]
-    if experiment.filter.seed_instances:
-        pool_manifest, pool = context.scan(SI_SEED_POOL)
-        inputs.append(pool_manifest)
-        items.insert(0, instances_of_seeds(pool))
     return store_examples(
         context,
         SI_DECISIONS,
-        inputs,
-        pl.concat(items, how="diagonal"),
-        Spec.of(choose, held_out=sorted(keys), banned={key: vars(ban) for key, ban in banned.items()}),
-        parameters={
+        candidates(context),
+        {
             "filter": experiment.filter.model_dump(),
             "most": experiment.instances.most,
-            "held_out": content_hash({"keys": sorted(keys)}),
-            "banned": sorted(banned),
+            "held_out": content_hash({"keys": sorted(held_out_keys(experiment))}),
+            "banned": sorted(bans(experiment)),
         },
+        SI_EXAMPLE_PERPLEXITIES,
+        SI_EXAMPLE_RATINGS,
     )
 
 

@@ -14,6 +14,7 @@ from selfimprove_dagster.experiment.sections import (
     Section,
     TeacherSection,
 )
+from selfimprove_dagster.families.scored.settings import ScoredExperiment
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
@@ -77,7 +78,7 @@ class TaskFilterSection(Section):
     )
 
 
-class SelfInstructExperiment(TaskExperiment):
+class SelfInstructExperiment(TaskExperiment, ScoredExperiment):
     """A pool of tasks that the model itself extends (Wang et al., 2212.10560)."""
 
     scores = True

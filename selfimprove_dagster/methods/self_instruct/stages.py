@@ -1,7 +1,8 @@
 """Self-Instruct: a pool of tasks that grows by what the model adds to it. Group `self_instruct`.
 
 seed_pool → raw_generations → candidate_tasks → perplexity_scores → similarity_scores → accepted_tasks →
-classified_tasks → instance_generations → task_instances → filtered_dataset → (shared stages)
+classified_tasks → instance_generations → task_instances → example_perplexities and example_ratings →
+filtered_dataset → (shared stages)
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from selfimprove_dagster.methods.self_instruct.admission import (
 from selfimprove_dagster.methods.self_instruct.growth import growth
 from selfimprove_dagster.methods.self_instruct.instance_stages import (
     classified_tasks,
+    example_perplexities,
+    example_ratings,
     filtered_dataset,
     instance_generations,
     task_instances,
@@ -309,6 +312,8 @@ STAGES = [
     classified_tasks,
     instance_generations,
     task_instances,
+    example_perplexities,
+    example_ratings,
     filtered_dataset,
     *training_stages(TABLES),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
+from selfimprove_dagster.families.scored.tables import example_perplexities, example_ratings
 from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import PARSED_CHECKS
 from selfimprove_dagster.families.tasks.tables import EXAMPLE, pool_decisions, task_pool
@@ -215,9 +216,23 @@ SI_TASK_INSTANCES = Table(
 _INSTANCE = of(SI_TASK_INSTANCES, "instruction", "input", "output")
 
 
+SI_EXAMPLE_PERPLEXITIES = example_perplexities("self_instruct", of(SI_TASK_INSTANCES, "id"), _INSTANCE)
+
+
+SI_EXAMPLE_RATINGS = example_ratings("self_instruct", of(SI_TASK_INSTANCES, "id"), _INSTANCE)
+
+
 SI_DECISIONS = decisions(
     "self_instruct/decisions",
-    sources=decided(of(SI_TASK_INSTANCES, "id"), [*_INSTANCE, *of(SI_ACCEPTED_TASKS, "rouge_l")]),
+    sources=decided(
+        of(SI_TASK_INSTANCES, "id"),
+        [
+            *_INSTANCE,
+            *of(SI_ACCEPTED_TASKS, "rouge_l"),
+            *of(SI_EXAMPLE_PERPLEXITIES, "perplexity"),
+            *of(SI_EXAMPLE_RATINGS, "rating"),
+        ],
+    ),
 )
 """What each rule said of each instance that reached it."""
 
@@ -265,6 +280,8 @@ TABLES = (
     SI_CLASSIFIED_TASKS,
     SI_INSTANCE_GENERATIONS,
     SI_TASK_INSTANCES,
+    SI_EXAMPLE_PERPLEXITIES,
+    SI_EXAMPLE_RATINGS,
     SI_DECISIONS,
     SI_FILTERED_DATASET,
     SI_CHECKPOINT,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from selfimprove_dagster import embedded
+from selfimprove_dagster import embedded, own_code
 from selfimprove_dagster.experiment.preset import GATED, Preset
 from selfimprove_dagster.experiment.sections import (
     DataPath,
@@ -20,6 +19,7 @@ from selfimprove_dagster.experiment.sections import (
     Section,
 )
 from selfimprove_dagster.filtering.settings import FilteringExperiment
+from selfimprove_dagster.filtering.steps import PERPLEXITY, RATING, VOTE
 from selfimprove_dagster.methods.toolformer.loss import PAPER_SAMPLING
 from selfimprove_dagster.methods.toolformer.rules import PAPER_THRESHOLDS, TABLE_THRESHOLDS
 from selfimprove_dagster.seeds.settings import DATA
@@ -148,15 +148,16 @@ class ToolEvaluationSection(Section):
     )
 
 
-def _tool(name: Any, folder: Path) -> Any:
-    file, separator, attribute = str(name).rpartition(":")
-    return f"{os.path.normpath(folder / file)}:{attribute}" if separator and file.endswith(".py") else name
-
-
 class ToolformerExperiment(FilteringExperiment):
     """A model that teaches itself to call tools (Schick et al., 2302.04761)."""
 
     scores = True
+    lacking: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            PERPLEXITY, "calls are kept by how much they lower the loss of their text: see `filter`"
+        ),
+        **dict.fromkeys(RATING | VOTE, "its examples are texts with calls, and no answers to a question"),
+    }
     method: Literal["toolformer"] = Field(description="the self-improvement method")
     seeds: TextFile
     evaluation: ToolEvaluationSection
@@ -179,7 +180,16 @@ class ToolformerExperiment(FilteringExperiment):
         tools = values.get("tools")
         if not isinstance(tools, Mapping) or not isinstance(tools.get("names"), list):
             return values
-        return {**values, "tools": {**tools, "names": [_tool(name, folder) for name in tools["names"]]}}
+        return {
+            **values,
+            "tools": {
+                **tools,
+                "names": [
+                    own_code.located(name, folder) if isinstance(name, str) else name
+                    for name in tools["names"]
+                ],
+            },
+        }
 
     @property
     def answering_model(self) -> ModelSection | None:

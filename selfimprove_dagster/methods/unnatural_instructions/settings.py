@@ -14,6 +14,7 @@ from selfimprove_dagster.experiment.sections import (
     Section,
     TeacherSection,
 )
+from selfimprove_dagster.families.scored.settings import ScoredExperiment
 from selfimprove_dagster.families.tasks import settings as tasks
 from selfimprove_dagster.families.tasks.settings import (
     _TASK_TRAINING_PAPER,
@@ -47,7 +48,7 @@ class ParaphraseSection(Section):
     max_tokens: int = Field(ge=1, description="longest paraphrase in tokens")
 
 
-class UnnaturalInstructionsExperiment(TaskExperiment):
+class UnnaturalInstructionsExperiment(TaskExperiment, ScoredExperiment):
     """Three demonstrations elicit a fourth (Honovich et al., 2212.09689)."""
 
     scores = True

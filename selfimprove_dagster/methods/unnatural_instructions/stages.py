@@ -1,7 +1,7 @@
 """Unnatural Instructions: three demonstrations elicit a fourth. Group `unnatural_instructions`.
 
 seed_pool → raw_generations → candidate_tasks → accepted_tasks → task_outputs and paraphrases →
-filtered_dataset → (shared stages)
+example_perplexities and example_ratings → filtered_dataset → (shared stages)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.families.scored.stages import perplexity_stage, rating_stage
 from selfimprove_dagster.families.tasks.pool import as_bans, bans
 from selfimprove_dagster.families.tasks.rules import not_banned
 from selfimprove_dagster.families.tasks.stages import (
@@ -21,6 +22,7 @@ from selfimprove_dagster.families.tasks.stages import (
     store_examples,
 )
 from selfimprove_dagster.families.tasks.tables import ELICITED
+from selfimprove_dagster.families.trained.filtered import Candidates
 from selfimprove_dagster.families.trained.stages import training_stages
 from selfimprove_dagster.filters.rules import apply_filters
 from selfimprove_dagster.filters.whole import in_parts
@@ -41,6 +43,8 @@ from selfimprove_dagster.methods.unnatural_instructions.tables import (
     UI_ACCEPTED_TASKS,
     UI_CANDIDATE_TASKS,
     UI_DECISIONS,
+    UI_EXAMPLE_PERPLEXITIES,
+    UI_EXAMPLE_RATINGS,
     UI_FILTERED_DATASET,
     UI_PARAPHRASES,
     UI_POOL_DECISIONS,
@@ -269,32 +273,50 @@ def read_paraphrase(drawn: Generation) -> dict[str, Any]:
     return {"paraphrase": paraphrase, "problem": None if paraphrase else drawn.problem or reason}
 
 
-@stage(
-    UI_DECISIONS,
-    UI_FILTERED_DATASET,
-    after=["task_outputs", "paraphrases", "accepted_tasks"],
-    description="The training examples: every answered task so far, under its own instruction and under each "
-    "paraphrase of it; of equal examples, the first.",
-    version="3",
-)
-def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+def candidates(context: StageContext[UnnaturalInstructionsExperiment]) -> Candidates:
+    """Return the outputs and paraphrases so far of which the dataset is made."""
     for schema in (UI_TASK_OUTPUTS, UI_PARAPHRASES):
         context.scan(schema)  # refused where its checks failed
     inputs, (outputs, rephrased, _) = context.so_far(UI_TASK_OUTPUTS, UI_PARAPHRASES, UI_ACCEPTED_TASKS)
     keys, banned = held_out_keys(context.experiment), bans(context.experiment)
     rules = ExampleRules(context.experiment.paraphrases.most, keys, banned)
     rows = outputs_with_paraphrases(outputs, rephrased)
-    return store_examples(
-        context,
-        UI_DECISIONS,
+    return Candidates(
         inputs,
         with_same_words(rows, rules.first_of_their_words(in_parts(rows, "task_id"))),
         Spec.of(choose, held_out=sorted(keys), banned={key: vars(ban) for key, ban in banned.items()}),
-        parameters={
-            "paraphrases": context.experiment.paraphrases.most,
-            "held_out": content_hash({"keys": sorted(keys)}),
-            "banned": sorted(banned),
+        together="task_id",
+    )
+
+
+_AFTER = ["task_outputs", "paraphrases", "accepted_tasks"]
+
+example_perplexities = perplexity_stage(UI_EXAMPLE_PERPLEXITIES, candidates, _AFTER)
+
+example_ratings = rating_stage(UI_EXAMPLE_RATINGS, candidates, _AFTER)
+
+
+@stage(
+    UI_DECISIONS,
+    UI_FILTERED_DATASET,
+    after=[*_AFTER, "example_perplexities", "example_ratings"],
+    description="The training examples: every answered task so far, under its own instruction and under each "
+    "paraphrase of it; of equal examples, the first.",
+    version="3",
+)
+def filtered_dataset(context: StageContext[UnnaturalInstructionsExperiment]) -> Result:
+    experiment = context.experiment
+    return store_examples(
+        context,
+        UI_DECISIONS,
+        candidates(context),
+        {
+            "paraphrases": experiment.paraphrases.most,
+            "held_out": content_hash({"keys": sorted(held_out_keys(experiment))}),
+            "banned": sorted(bans(experiment)),
         },
+        UI_EXAMPLE_PERPLEXITIES,
+        UI_EXAMPLE_RATINGS,
     )
 
 
@@ -328,6 +350,8 @@ STAGES = [
     accepted_tasks,
     task_outputs,
     paraphrases,
+    example_perplexities,
+    example_ratings,
     filtered_dataset,
     *training_stages(TABLES),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from selfimprove_dagster.column_sources import decided, drawn, each, new, of, same
+from selfimprove_dagster.families.scored.tables import example_perplexities, example_ratings
 from selfimprove_dagster.families.tasks import words
 from selfimprove_dagster.families.tasks.checks import ACCEPTED_CHECKS, PARSED_CHECKS, TASK_DATASET_CHECKS
 from selfimprove_dagster.families.tasks.tables import ELICITED, EXAMPLE, pool_decisions, task_pool
@@ -110,11 +111,23 @@ task."""
 _ANSWERED = [*of(UI_TASK_OUTPUTS, "instruction", "input"), *of(UI_PARAPHRASES, "paraphrase")]
 
 
+_EXAMPLE = [*of(UI_TASK_OUTPUTS, "id"), *of(UI_PARAPHRASES, "id")]
+
+
+_ANSWER = [*of(UI_TASK_OUTPUTS, "instruction", "input", "text"), *of(UI_PARAPHRASES, "paraphrase")]
+
+
+UI_EXAMPLE_PERPLEXITIES = example_perplexities("unnatural_instructions", _EXAMPLE, _ANSWER)
+
+
+UI_EXAMPLE_RATINGS = example_ratings("unnatural_instructions", _EXAMPLE, _ANSWER)
+
+
 UI_DECISIONS = decisions(
     "unnatural_instructions/decisions",
     sources=decided(
-        [*of(UI_TASK_OUTPUTS, "id"), *of(UI_PARAPHRASES, "id")],
-        [*of(UI_TASK_OUTPUTS, "instruction", "input", "text"), *of(UI_PARAPHRASES, "paraphrase")],
+        _EXAMPLE,
+        [*_ANSWER, *of(UI_EXAMPLE_PERPLEXITIES, "perplexity"), *of(UI_EXAMPLE_RATINGS, "rating")],
     ),
 )
 """What each rule said of each answered task."""
@@ -157,6 +170,8 @@ TABLES = (
     UI_ACCEPTED_TASKS,
     UI_TASK_OUTPUTS,
     UI_PARAPHRASES,
+    UI_EXAMPLE_PERPLEXITIES,
+    UI_EXAMPLE_RATINGS,
     UI_DECISIONS,
     UI_FILTERED_DATASET,
     UI_CHECKPOINT,

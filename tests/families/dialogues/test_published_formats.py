@@ -8,13 +8,16 @@ The shapes are those of the data sets' cards: messages of OpenAI and TRL, ShareG
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from kit.imports import ROOT
 from typer.testing import CliRunner
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.conversation import Message, ToolCall, ToolCalls, ToolResult, messages_of
 from selfimprove_dagster.families.dialogues.export import asked as exported
@@ -25,10 +28,15 @@ from selfimprove_dagster.families.dialogues.settings import (
     DialogueEvaluationSection,
     PromptFile,
 )
+from selfimprove_dagster.home.files import section_in
 from selfimprove_dagster.language_model.prompting import TEXT, Prompting
+from selfimprove_dagster.methods.curate.files import examples
+from selfimprove_dagster.methods.curate.settings import ExampleFile
 from selfimprove_dagster.methods.unnatural_instructions.seeds import read_examples
 from selfimprove_dagster.prompts import load_prompts
 from selfimprove_dagster.rows import Rejected
+from selfimprove_dagster.seeds.files import read_questions, split
+from selfimprove_dagster.seeds.settings import QuestionFile
 
 HI, HELLO, GO = ("user", "hi?"), ("assistant", "hello"), ("assistant", "Go away.")
 BRIEF = ("system", "Be brief.")
@@ -330,3 +338,112 @@ def test_rejected_rows_are_kept_as_before(tmp_path: Path) -> None:
     assert bad == Rejected(
         "rows.jsonl", 1, "field `conversations` must hold a list of messages, not int", "{'conversations': 7}"
     )
+
+
+# ---- UltraFeedback before it was binarised --------------------------------------------------------------
+
+
+def rated(*scores: tuple[str, Any]) -> dict[str, Any]:
+    completions = [{"model": "m", "response": text, "overall_score": score} for text, score in scores]
+    return {"source": "sharegpt", "instruction": "hi?", "models": [], "completions": completions}
+
+
+def test_the_best_and_the_worst_completion_are_a_pair(tmp_path: Path) -> None:
+    row = rated(("so so", 5.0), ("Go away.", 1), ("hello", 8.5), ("unscored", None))
+    assert comparison(tmp_path, row) == ([HI], "hello", "Go away.")
+
+
+@pytest.mark.parametrize(
+    "row", [rated(("hello", 5), ("hi", 5.0)), rated(("hello", 5)), rated(), rated(("a", None))]
+)
+def test_completions_without_two_scores_are_refused(row: dict[str, Any], tmp_path: Path) -> None:
+    found, rejected = read_comparisons(ComparisonFile(file=file_of(tmp_path, row)))
+    assert found == []
+    assert rejected[0].reason == "field `completions` holds no two responses with different `overall_score`"
+
+
+# ---- which method reads which row ------------------------------------------------------------------------
+
+ROWS: dict[str, Any] = {
+    "`question`": {"question": "How many?"},
+    "`text`": {"text": "Tom has two apples."},
+    "`prompt`": {"prompt": "hi?"},
+    "one dialogue of one exchange": {"messages": said(HI, HELLO)},
+    "a dialogue of several turns": {
+        "conversations": shared(("human", "hi?"), ("gpt", "hello"), ("human", "So?"))
+    },
+    "`instruction`, `input`, `output`": {"instruction": "Add.", "input": "1, 2", "output": "3"},
+    "`instruction`, `instances`": {"instruction": "Add.", "instances": [{"input": "1, 2", "output": "3"}]},
+    "`chosen`, `rejected` with a prompt": {"prompt": "hi?", "chosen": "hello", "rejected": "Go away."},
+    "`instruction`, `completions`": rated(("hello", 5), ("Go away.", 1)),
+}
+
+
+def test_the_table_of_the_documents_says_which_method_reads_which_row(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    head, _, *lines = [
+        line for line in text.split("Which rows become seeds")[1].splitlines() if line[:1] == "|"
+    ][:12]
+    methods = [re.findall(r"`(\w+)`", cell) for cell in head.split("|")[2:-1]]
+    said_of = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+    assert [*said_of] == [*ROWS, "plain text"]
+    wrong = []
+    for name, cells in said_of.items():
+        path = tmp_path / ("rows.txt" if name == "plain text" else "rows.jsonl")
+        path.write_text("How many?\n" if name == "plain text" else json.dumps(ROWS[name]) + "\n")
+        for column, cell in zip(methods, cells, strict=True):
+            for method in column:
+                declared = registry.method(method)
+                section: Any = section_in(declared.experiment.model_fields["seeds"].annotation)
+                assert declared.seeds is not None
+                read = [*declared.seeds.kind.read(section(file=str(path)))]
+                accepted = bool(read) and not any(isinstance(one, Rejected) for one in read)
+                if accepted != (cell == "yes"):
+                    wrong.append((name, method, read))
+    assert wrong == [], [one[:2] for one in wrong]
+
+
+# ---- finished dialogues as examples ----------------------------------------------------------------------
+
+
+def test_curate_reads_dialogues_as_examples_and_prompts(tmp_path: Path) -> None:
+    tool = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}],
+    }
+    rows = [
+        {"messages": said(HI, HELLO)},
+        {"messages": said(HI)},
+        {
+            "conversations": shared(
+                ("system", "Be brief."), ("human", "hi?"), ("gpt", "hello"), ("human", "So?")
+            )
+        },
+        {"messages": [*said(HI), tool, {"role": "tool", "content": "1"}, *said(HELLO)]},
+        {"instruction": "Add.", "messages": said(HI, HELLO)},
+    ]
+    found, rejected = split(examples(ExampleFile(file=file_of(tmp_path, *rows))))
+    assert [(row["source_line"], row["instruction"], row["output"]) for row in found] == [
+        (1, "hi?", "hello"),
+        (2, "hi?", None),
+        (3, "System: Be brief.\n\nHuman: hi?\n\nAssistant: hello\n\nHuman: So?", None),
+        (5, "Add.", None),
+    ]
+    assert [(one.source_line, one.reason.partition(";")[0]) for one in rejected] == [
+        (4, "a dialogue with calls of tools is no example of text")
+    ]
+
+
+def test_a_question_is_the_one_message_of_the_user(tmp_path: Path) -> None:
+    rows = [
+        {"messages": said(HI, HELLO)},
+        {"messages": said(HI, HELLO, ("user", "So?"))},
+        {"messages": said(BRIEF, HI)},
+    ]
+    found, rejected = read_questions(QuestionFile(file=file_of(tmp_path, *rows)))
+    assert [one.question for one in found] == ["hi?"]
+    assert [(one.source_line, "one message of the user" in one.reason) for one in rejected] == [
+        (2, True),
+        (3, True),
+    ]

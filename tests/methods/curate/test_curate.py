@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from kit.homes import make_home
 from kit.judging_home import materialise
+from kit.small_lake import activity_of
 from pins.small_experiments import EXPERIMENTS
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.families.voting.counting import recount
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.lake.records import build_records
 from selfimprove_dagster.lineage.what_if import what_if
-from selfimprove_dagster.methods.curate.curate import short_answers, votes
+from selfimprove_dagster.methods.curate.curate import short_answers
 from selfimprove_dagster.methods.curate.files import examples
 from selfimprove_dagster.methods.curate.settings import ExampleFile
+from selfimprove_dagster.methods.curate.stages import count_votes
+from selfimprove_dagster.methods.curate.tables import VOTED_ANSWERS
 from selfimprove_dagster.seeds.files import split
+from selfimprove_dagster.table import Row
+from selfimprove_dagster.work.shards import Rows, Shard
 
 TABLES = [
     table.name
@@ -85,28 +90,25 @@ def test_lines_of_plain_text_are_prompts(tmp_path: Path) -> None:
 # ---- the vote ------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["1", "2", "3", None])), max_size=12))
-def test_votes_are_those_of_a_plain_count(answers: list[tuple[str, str | None]]) -> None:
-    answers.sort(key=lambda one: one[0])
-    frame = pl.DataFrame(
-        [(question, f"c:{at}", answer) for at, (question, answer) in enumerate(answers)],
-        schema={"question_id": pl.String, "candidate_id": pl.String, "answer": pl.String},
+def test_the_share_of_a_vote_is_of_all_answers(tmp_path: Path) -> None:
+    """1 readable of 4 is 0.25, not 1.0 (2210.11610, section 3.1)."""
+    rows = pl.DataFrame(
+        [
+            ("q:1", f"c:{at}", "?", "", text)
+            for at, text in enumerate(["The answer is 4.", "No idea.", "", None])
+        ],
+        schema=dict.fromkeys(("question_id", "id", "instruction", "input", "output"), pl.String),
         orient="row",
     )
-    found = {row["question_id"]: row for row in votes(frame).iter_rows(named=True)}
-    assert list(found) == list(dict.fromkeys(question for question, _ in answers))
-    for question, row in found.items():
-        own = [answer for asked, answer in answers if asked == question]
-        said = [answer for answer in own if answer is not None]
-        assert (row["n_paths"], row["n_valid"]) == (len(own), len(said))
-        assert [path["answer"] for path in row["paths"]] == own
-        if not said:
-            assert (row["voted_answer"], row["vote_share"], row["tie"]) == (None, None, False)
-            continue
-        most = max(map(said.count, said))
-        assert row["voted_answer"] == next(answer for answer in said if said.count(answer) == most)
-        assert row["vote_share"] == most / len(said)
-        assert row["tie"] == (len({answer for answer in said if said.count(answer) == most}) > 1)
+    experiment, activity = cast("Any", None), activity_of(VOTED_ANSWERS)
+    shard: Shard[Any, Row] = Shard(Rows(rows), experiment, 0, activity, cast("Any", None))
+    (row,) = build_records(VOTED_ANSWERS, count_votes(shard, how="stated"), activity).rows(named=True)
+    assert (row["voted_answer"], row["n_paths"], row["n_valid"]) == ("4", 4, 1)
+    assert (row["vote_share"], row["readable_share"], row["tie"], row["weights"]) == (0.25, 0.25, False, None)
+    assert row["votes"] == [{"answer": "4", "count": 1}]
+    assert [parent["role"] for parent in row["parents"]] == ["question", *["voted_from"] * 4]
+    assert recount(row) is None
+    assert "not" in str(recount({**row, "vote_share": 1.0}))
 
 
 def test_what_votes() -> None:

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from kit.small_lake import activity_of, make_experiment
 
+from selfimprove_dagster.families.voting.counting import recount
 from selfimprove_dagster.lake.records import build_records
-from selfimprove_dagster.methods.lmsi.checks import recount
 from selfimprove_dagster.methods.lmsi.settings import LmsiExperiment
 from selfimprove_dagster.methods.lmsi.stages import count_votes
 from selfimprove_dagster.methods.lmsi.tables import VOTED_ANSWERS

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from selfimprove_dagster.methods.lmsi.voting import INPUT_COLUMNS, SCHEMA, vote
+from selfimprove_dagster.families.voting.voting import INPUT_COLUMNS, SCHEMA, vote
 
 Path = tuple[str, str, int, str | None, str]
 INPUT = dict(zip(INPUT_COLUMNS, (pl.String, pl.String, pl.Int64, pl.String, pl.String), strict=True))
