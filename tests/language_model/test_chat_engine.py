@@ -443,9 +443,14 @@ def test_answers_are_paid_once(provider: Provider) -> None:
     PAID.begin()
     model.generate(asked, [[1], [2]], GREEDY)
     assert PAID.money - before == pytest.approx(4 * (2 * 10 + 3 * 1000) / 1e6), "the rows were not stored"
+    with PAID.unsettled():
+        PAID.settle()
+    PAID.begin()
+    model.generate(asked, [[1], [2]], GREEDY)
+    assert PAID.money - before == pytest.approx(6 * (2 * 10 + 3 * 1000) / 1e6), "a pilot keeps no rows"
     PAID.settle()
     model.generate(asked, [[1], [2]], GREEDY)
-    assert PAID.money - before == pytest.approx(4 * (2 * 10 + 3 * 1000) / 1e6) and len(provider.bodies) == 2
+    assert PAID.money - before == pytest.approx(6 * (2 * 10 + 3 * 1000) / 1e6) and len(provider.bodies) == 2
     replayed = open_language_model(NAME, **opening_options(section_of(provider)), keep_answers=False)
     assert replayed.generate(asked, [[1], [2]], GREEDY) == first and len(provider.bodies) == 4
     Journal.of_home().clear()
