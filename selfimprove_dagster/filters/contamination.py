@@ -25,8 +25,6 @@ WORDS = 13
 _BATCH = 25_000
 """Texts that one thread reads at a time."""
 
-_THREADS = pl.thread_pool_size()
-
 _SLOTS = 1 << 24
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -128,9 +126,9 @@ class EvaluationTexts:
         An equal text is named before a quoted one, and of several quoted texts the one that is quoted first. The
         texts are read in batches, so there may be more than memory holds.
         """
-        batches = _batches(texts)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            while group := list(islice(batches, _THREADS)):
+        batches, count = _batches(texts), pl.thread_pool_size()
+        with ThreadPoolExecutor(count) as threads:
+            while group := list(islice(batches, count)):
                 for found in threads.map(lambda one: self._hits(*one), group):
                     yield from found
 

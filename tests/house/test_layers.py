@@ -82,6 +82,19 @@ def test_the_code_location_loads_without_any_heavy_library() -> None:
     assert said.stdout.split() == []
 
 
+def test_the_code_location_starts_no_thread_of_polars() -> None:
+    """A fork has only one thread of its parent's pool and would wait for the others forever."""
+    code = (
+        "import pathlib, selfimprove_dagster.definitions, selfimprove_dagster.runs\n"
+        "print(*[path.read_text() for path in pathlib.Path('/proc/self/task').glob('*/comm')])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert "python" in said.stdout
+    assert "polars-0" not in said.stdout
+
+
 def test_no_file_and_no_room_is_part_of_a_circle() -> None:
     assert cycles(graph()) == []
     assert cycles(rooms()) == []

@@ -122,5 +122,7 @@ def test_killed_runs_do_not_show_as_running(
         monkeypatch.setenv("DAGSTER_HOME", str(home / "home" / "dagster"))
         with dg.DagsterInstance.get() as instance:
             runs = Counter(run.status for run in instance.get_runs())
-        assert set(runs) == {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS}
-        assert runs[dg.DagsterRunStatus.SUCCESS] == 1
+        assert runs.pop(dg.DagsterRunStatus.SUCCESS) == 1
+        # One that is killed after some time may not have told Dagster of its run yet.
+        early = {} if home.name == "home-by-time" else None
+        assert runs == early or set(runs) == {dg.DagsterRunStatus.FAILURE}

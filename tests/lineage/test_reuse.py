@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
+from selfimprove_dagster.answers.answers import Reading
+from selfimprove_dagster.answers.languages import Conventions
 from selfimprove_dagster.assets.partitions import add_iterations
 from selfimprove_dagster.definitions import defs
 from selfimprove_dagster.home.home import Home
@@ -80,7 +82,10 @@ def test_a_better_parser_is_applied_to_the_same_texts(home: Home, monkeypatch: p
     def last_word(texts: pl.Series) -> pl.Series:
         return texts.str.strip_chars(" .\n").str.split(" ").list.last()
 
-    monkeypatch.setattr(stages, "extract_answers", last_word)
+    def read(texts: pl.Series, _: Conventions) -> list[Reading | None]:
+        return [Reading(answer, "last word") for answer in last_word(texts)]
+
+    monkeypatch.setattr(stages, "read_answers", read)
     materialise("voted_answers", "filtered_dataset")
     again, same_paths = rows(home, RAW_GENERATIONS)
     assert written(again) == before and again == generated
