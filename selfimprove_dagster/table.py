@@ -178,12 +178,13 @@ def completions(
     """Return a table of completions with log-probabilities of tokens; columns of `content` come first.
 
     The measure `problem` tells why a completion could not be generated, unless `content` has such a column, and
-    `served` which version of a provider's model answered, and when.
+    `served` which version of a provider's model answered, on the system with which `fingerprint`, and `answered_at`
+    when (UTC, ISO 8601). In older partitions `served` has all three.
     """
     given: Facts = {"noun": "completion", "sentence": words.drawn, **facts}
     columns = {**(content or {}), **DRAWN}
     why = {} if "problem" in columns else {"problem": TEXT}
-    why["served"] = TEXT
+    why |= dict.fromkeys(("served", "fingerprint", "answered_at"), TEXT)
     if "finish_reason" in (sources := given.get("sources", {})):
         given["sources"] = {**sources, **dict.fromkeys(why, sources["finish_reason"])}
     return Table(

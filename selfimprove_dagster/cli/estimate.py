@@ -9,6 +9,7 @@ from selfimprove_dagster.estimating.forecast import Forecast, Range, StageForeca
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.loop.rules import Stop, next_turn
+from selfimprove_dagster.work.budget import dollars
 from selfimprove_dagster.work.progress import duration
 
 
@@ -34,7 +35,7 @@ def show_estimate(home: Home, experiment: Experiment) -> None:
     )
     console.print(_table(forecast, f"forecast of iteration {step.iteration} of {experiment.turn_name}"))
     most, total = forecast.iterations, forecast.total
-    money = "" if total.money is None else f", {most * total.money:,.2f} of money"
+    money = "" if total.money is None else f", {dollars(most * total.money)} of money"
     temporary = f"; training needs {_size(total.scratch)} more for a while" if total.scratch else ""
     console.print(
         f"{forecast.limited_by} allows {most} more iterations: up to {most * total.tokens.high:,.0f} tokens, "
@@ -72,7 +73,7 @@ def _table(forecast: Forecast, title: str) -> Table:
             _memory(stage, stage.memory),
         ]
         cells += [_memory(stage, stage.gpu_memory)] if total.gpu_memory is not None else []
-        cells += ["" if stage.money is None else f"{stage.money:,.2f}"] if total.money is not None else []
+        cells += ["" if stage.money is None else dollars(stage.money)] if total.money is not None else []
         table.add_row(*cells)
     return table
 

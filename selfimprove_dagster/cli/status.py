@@ -11,6 +11,7 @@ from rich.table import Table
 from selfimprove_dagster import registry
 from selfimprove_dagster.cli.console import console
 from selfimprove_dagster.errors import LakeError
+from selfimprove_dagster.evaluation.exam import NO_REWARD
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.failures import FailedPrompt, failed_prompts
@@ -130,7 +131,7 @@ def print_failed_answers(rows: Sequence[Row]) -> None:
     """Print how many held-out answers could not be generated, and verdicts made, and the first of them with file, line
     and reason.
     """
-    failed = [row for row in rows if row.get("problem")]
+    failed = [row for row in rows if row.get("problem") not in (None, NO_REWARD)]
     answers = [row for row in failed if not row["mode"].startswith("judge")]
     verdicts = [row for row in failed if row["mode"].startswith("judge") and (row["text"] or "").strip()]
     for found, what in ((answers, "answer"), (verdicts, "verdict")):

@@ -44,6 +44,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model.base import LanguageModel
+from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.stage import OpensModels, StageContext
@@ -329,10 +330,11 @@ def run_pilot(
     Where no example is left to train on, the pilot runs again with more items. `say` takes a line per stage. Raises
     ExperimentError if a stage fails in the pilot.
     """
-    found = _attempt(home, experiment, iteration, models, trainer, say, effort, with_examples=True)
-    if found is None:
-        say("no example is left to train on: the pilot runs again with more items")
-        found = _attempt(home, experiment, iteration, models, trainer, say, effort * _MORE)
+    with PAID.unsettled():
+        found = _attempt(home, experiment, iteration, models, trainer, say, effort, with_examples=True)
+        if found is None:
+            say("no example is left to train on: the pilot runs again with more items")
+            found = _attempt(home, experiment, iteration, models, trainer, say, effort * _MORE)
     assert found is not None
     return found
 

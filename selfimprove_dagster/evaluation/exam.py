@@ -75,6 +75,10 @@ class Exams(Generic[E]):
     held_out: Callable[[E], tuple[Sequence[Question], Sequence[Rejected]]]
 
 
+NO_REWARD = "failed: no reward could be computed, as of a text that is too long"
+"""The `problem` of a row whose text was generated, and which a reward model or a judge gave no reward."""
+
+
 class Exam(ABC):
     """Held-out questions and how a model is asked."""
 
@@ -161,6 +165,7 @@ def examine(
     finished = sum(parts[shard % len(parts)].paths for shard in done)
     total = len(examinees) * exam.paths
     with ProgressReport(writer.schema.name, total, "answers", log, finished) as report:
+        report.kept = finished
         for number, examinee in enumerate(examinees):
             first = number * len(parts)
             if done.issuperset(range(first, first + len(parts))):
@@ -183,6 +188,7 @@ def examine(
                         took = _took(report.tokens - tokens, started, paid)
                     write_answers(writer, shard, examinee, answers, took)
                     PAID.settle()
+                    report.kept = report.done
                     spent += took
     if exam.judge is not None:
         spent += judge_answers(writer, exam.judge, examinees, parts, log)
@@ -303,7 +309,14 @@ def failed_answers(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows whose answers could not be generated, which count as wrong, without the verdicts on them."""
     if "problem" not in rows.columns:
         return rows.clear()
-    return rows.filter(pl.col("problem").is_not_null(), ~pl.col("mode").str.starts_with("judge"))
+    return rows.filter(_FAILED, ~_JUDGED)
+
+
+def failed_rewards(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of answers that were generated and have no reward, which are left out of its mean."""
+    if "problem" not in rows.columns:
+        return rows.clear()
+    return rows.filter(pl.col("problem") == NO_REWARD, ~_JUDGED)
 
 
 def failed_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
@@ -311,8 +324,12 @@ def failed_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
     answers."""
     if "problem" not in rows.columns:
         return rows.clear()
-    verdicts = rows.filter(pl.col("problem").is_not_null(), pl.col("mode").str.starts_with("judge"))
+    verdicts = rows.filter(_FAILED, _JUDGED)
     return verdicts.join(failed_answers(rows), on=["role", "source_file", "source_line"], how="anti")
+
+
+_FAILED = pl.col("problem").is_not_null() & (pl.col("problem") != NO_REWARD)
+_JUDGED = pl.col("mode").str.starts_with("judge")
 
 
 def accuracy_of_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, Accuracy]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.prompting import Prompting
@@ -52,6 +52,17 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a provider says of an answer: which version of the model gave it, the fingerprint of the system that ran the
+    model, and when it was created (UTC, ISO 8601). A provider may leave out the first two.
+    """
+
+    model: str | None
+    fingerprint: str | None
+    at: str
+
+
+@dataclass(frozen=True)
 class Generation:
     """A sampled continuation.
 
@@ -68,8 +79,8 @@ class Generation:
     server, `logprobs` are those among the allowed tokens.
 
     A provider gives no token ids: there `token_ids` is empty, and `usage` has the number of tokens. `logprobs` has the
-    log-probabilities that it gives, if any. `served` names the version of its system and the time of the answer, and
-    `reply` has the text and the calls of tools, if the model was shown tools.
+    log-probabilities that it gives, if any. `served` is what it says of the answer, and `reply` has the text and the
+    calls of tools, if the model was shown tools.
     """
 
     token_ids: list[int]
@@ -78,13 +89,25 @@ class Generation:
     finish_reason: FinishReason
     problem: str | None = None
     usage: Usage | None = None
-    served: str | None = None
+    served: Served | None = None
     reply: Reply | None = None
 
     @property
     def tokens(self) -> int:
         """Return the number of sampled tokens."""
         return self.usage.completion if self.usage else len(self.token_ids)
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Return the measures of a row with this completion, as `table.completions` declares them."""
+        served = self.served or Served(None, None, "")
+        return {
+            "logprobs": self.logprobs,
+            "problem": self.problem,
+            "served": served.model,
+            "fingerprint": served.fingerprint,
+            "answered_at": served.at or None,
+        }
 
     @classmethod
     def without_text(cls, reason: FinishReason, problem: str) -> Generation:

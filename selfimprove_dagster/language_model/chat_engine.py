@@ -27,10 +27,12 @@ from selfimprove_dagster.language_model.base import (
     Generation,
     Progress,
     SamplingParameters,
+    Served,
     Usage,
 )
 from selfimprove_dagster.language_model.batches import BATCHED, Batches
 from selfimprove_dagster.language_model.characters import CHARACTERS_PER_TOKEN, CharacterText
+from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.paid import Journal, cost
 from selfimprove_dagster.language_model.provider import check_installed, provider_id, provider_of
 from selfimprove_dagster.language_model.remote import (
@@ -83,6 +85,9 @@ _PROMISE = (
 )
 
 _NOTHING: dict[str, Any] = {}
+
+_VERSIONS = ("model", "system_fingerprint")
+"""The fields of an answer that name the versions of the model and of the system that ran it."""
 
 _CHOOSE = "Reply with exactly one of the following, and nothing else:"
 
@@ -144,7 +149,7 @@ class ChatLanguageModel(CharacterText):
         self._find_abilities()
         self.cannot_score = f"{self._shown} does not score given texts, as no provider does"
         self.chooses = self._how_it_chooses()
-        _log.warning(f"{self.cannot_score}. {self.chooses}")
+        warn_once(_log, f"{self.cannot_score}. {self.chooses}")
 
     @staticmethod
     def promised(options: Mapping[str, Any]) -> str:
@@ -610,8 +615,7 @@ def _dated(answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "created": answer.get("created") or int(time.time())}
 
 
-def _served(answer: Mapping[str, Any]) -> str:
-    """Return the model that answered, the version of its system, and the time, in words."""
+def _served(answer: Mapping[str, Any]) -> Served:
     at = datetime.fromtimestamp(float(answer["created"]), UTC).isoformat(timespec="seconds")
-    parts = (answer.get("model"), answer.get("system_fingerprint"), at)
-    return ", ".join(str(part) for part in parts if part)
+    model, fingerprint = (str(answer[name]) if answer.get(name) else None for name in _VERSIONS)
+    return Served(model, fingerprint, at)

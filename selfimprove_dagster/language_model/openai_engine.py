@@ -22,6 +22,7 @@ import numpy as np
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder, positions_of, revision_of
+from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.paid import Journal, cost
 from selfimprove_dagster.language_model.remote import (
     Remote,
@@ -106,14 +107,16 @@ class OpenAILanguageModel(TokenText):
         self.cannot_score = self._why_no_scores()
         self.engine = f"openai protocol, {owner or 'unnamed server'}"
         if not self._takes_ids:
-            _log.warning(
+            warn_once(
+                _log,
                 f"the server at {self._shown} does not support token ids: prompts are sent as text, and "
-                "completions are tokenised again, which may differ from the sampled tokens"
+                "completions are tokenised again, which may differ from the sampled tokens",
             )
         if not send_seeds:
-            _log.warning(
+            warn_once(
+                _log,
                 f"no seeds are sent to {self._shown}: a resumed run, or a replay, samples other paths than an "
-                "uninterrupted run"
+                "uninterrupted run",
             )
 
     @staticmethod

@@ -49,6 +49,7 @@ class Paid:
     money: float = 0.0
     _pending: dict[Path, set[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _settles: bool = True
 
     def add(self, money: float) -> None:
         """Count money, in dollars."""
@@ -71,8 +72,17 @@ class Paid:
         """Settle the answers that were used since `begin`, as their rows are stored with what they cost."""
         with self._lock:
             pending, self._pending = self._pending, {}
-        for path, keys in pending.items():
+        for path, keys in pending.items() if self._settles else ():
             Journal(path).settle([*keys])
+
+    @contextmanager
+    def unsettled(self) -> Iterator[None]:
+        """Settle nothing inside, as in a pilot, whose rows are not kept: a run that uses its answers counts them."""
+        before, self._settles = self._settles, False
+        try:
+            yield
+        finally:
+            self._settles = before
 
 
 PAID = Paid()

@@ -23,6 +23,7 @@ import numpy as np
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder, revision_of
+from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.tokens import (
     BANNED,
@@ -84,9 +85,10 @@ class VllmLanguageModel(TokenText):
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self.engine, on_cpu = prepared_vllm()
         if on_cpu:
-            _log.warning(
+            warn_once(
+                _log,
                 "vLLM on a CPU does not support seeds per request: paths are sampled with the engine's own seed, so "
-                "a resumed run, or a replay, samples other paths than an uninterrupted run"
+                "a resumed run, or a replay, samples other paths than an uninterrupted run",
             )
         self._takes_seeds = not on_cpu
         adapter: dict[str, Any] = {"enable_lora": True} if lora else {}

@@ -64,7 +64,7 @@ class Stop:
     @property
     def in_words(self) -> str:
         """Return a description for people."""
-        return self.reason
+        return self.reason if self.started else f"not started: {self.reason}"
 
 
 def next_step(budget: BudgetSection, finished: Sequence[IterationSummary]) -> Continue | Stop:
@@ -135,12 +135,12 @@ def decide_next(lake: Lake, experiment: Experiment) -> Continue | Stop:
         first = step.iteration == 0 and step.method == experiment.chain[0]
         seeds, giver = registry.method(step.method).seeds, experiment.taught_by
         if first and giver and seeds and seeds.teacher and not seeds.teacher.newest(lake, experiment, 0):
-            reason = f"not started: its seeds come from the dataset of {giver}, which has none yet"
+            reason = f"its seeds come from the dataset of {giver}, which has none yet"
             return Stop(reason, started=False)
         imported = seeds is None or giver or lake.manifests(seeds.kind.table.name, experiment.name)
         if first and not imported:
             return Stop(
-                "not started: no seeds were imported yet; put a seed file into its inbox, or run "
+                "no seeds were imported yet; put a seed file into its inbox, or run "
                 f"`selfimprove run {experiment.name}`",
                 started=False,
             )

@@ -92,8 +92,8 @@ class State:
     @property
     def in_words(self) -> str:
         """Return one line for people."""
-        words = {"ready": f"{self.step.in_words}, ready to run", "not started": self.reason}
-        return plain(words.get(self.kind) or f"{self.kind}: {self.reason}", 2_000)
+        ready = f"{self.step.in_words}, ready to run"
+        return plain(ready if self.kind == "ready" else f"{self.kind}: {self.reason}", 2_000)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for other programs. Fields that do not apply are missing."""

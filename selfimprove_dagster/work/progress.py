@@ -76,12 +76,14 @@ def watched(watcher: Callable[[Progress], None]) -> Iterator[None]:
 class ProgressReport:
     """Counts finished units and tokens; use it as a context manager around the work.
 
-    `done` is the number of units that an earlier attempt finished: they count as done, but not for the rate.
+    `done` is the number of units that an earlier attempt finished: they count as done, but not for the rate. Set `kept`
+    to those whose results are stored: after an error, the last line says how many are not.
     """
 
     def __init__(self, title: str, total: int, unit: str, log: Callable[[str], None], done: int = 0) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._resumed = done
+        self.kept: int | None = None
         self.tokens = 0
         self._log = log
         self._watcher = _WATCHER.get()
@@ -112,7 +114,7 @@ class ProgressReport:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        self._say(("stopped: " if error else "") + self.line())
+        self._say(f"stopped: {self.line()}{self._lost()}" if error else self.line())
 
     def advance(self, units: int, tokens: int = 0) -> None:
         """Count finished units, and the `tokens` that they used."""
@@ -149,6 +151,10 @@ class ProgressReport:
         if fresh <= 0 or self.done >= self.total:
             return None
         return self.seconds * (self.total - self.done) / fresh
+
+    def _lost(self) -> str:
+        lost = 0 if self.kept is None else self.done - self.kept
+        return f"; the last {lost:,} of them are not kept" if lost else ""
 
     def _tell_watcher(self) -> None:
         if self._watcher:

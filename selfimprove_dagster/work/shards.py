@@ -196,6 +196,7 @@ def in_shards(
     for index in sorted(done) if failures.are_possible else ():
         failures.add(writer.read_shard(index))
     with ProgressReport(writer.schema.name, expected, unit, log, finished) as report:
+        report.kept = finished
 
         def finished_share() -> float:
             return min(report.done / max(expected, 1), 1.0)
@@ -225,6 +226,7 @@ def in_shards(
                     raise TooManyUnanswered(str(error)) from None
             writer.write_shard(index, rows, spent=took if timed else None)
             PAID.settle()
+            report.kept = report.done
             spent += took
             check(report.so_far)
         failures.check(1.0, report.so_far)
@@ -297,11 +299,7 @@ def completer(
                     **added,
                 },
                 parents=list(request.parents),
-                measures={
-                    "logprobs": path.logprobs,
-                    "served": path.served,
-                    **({} if "problem" in added else {"problem": path.problem}),
-                },
+                measures={name: one for name, one in path.measures.items() if name not in added},
                 sample_index=sample,
             )
             for request, ids, own_seeds, paths in zip(shard, prompts, seeds, drawn, strict=True)

@@ -93,7 +93,8 @@ def test_a_killed_run_sends_no_answered_request_again_and_the_key_is_nowhere(
     assert dollars(cost) in output.rpartition("experiment")[2]
     (manifest,) = home.lake.manifests("refinement/raw_generations", "provided")
     first = home.lake.read_ungated(manifest).row(0, named=True)
-    assert first["served"].startswith("small-1-2026-01-01, fp_1, 2026-") and first["token_ids"] == []
+    assert (first["served"], first["fingerprint"], first["token_ids"]) == ("small-1-2026-01-01", "fp_1", [])
+    assert first["answered_at"].startswith("2026-")
     output += said(home, "lineage", "replay", first["id"])
     with client(home) as visitor:
         pages = [
@@ -169,12 +170,8 @@ def test_a_money_budget_stops_between_shards_and_poisoned_rows_are_named(
     assert "2 prompts failed" in output
 
 
-@pytest.mark.slow
-@pytest.mark.kill
-@pytest.mark.train
-def test_rewards_of_a_provider_s_judge_are_paid_once_counted_and_limited(
-    provider: Provider, tmp_path: Path
-) -> None:
+def judged(provider: Provider) -> dict[str, Any]:
+    """Return an experiment whose policy is rewarded by the provider's model."""
     judge = settings(provider)["model"]
     changes: dict[str, Any] = {
         "method": "rlaif",
@@ -193,10 +190,28 @@ def test_rewards_of_a_provider_s_judge_are_paid_once_counted_and_limited(
         },
         "promotion": {"rule": "not_worse", "margin": 1.0},
     }
+    given = settings(provider, **changes)
+    del given["refining"]
+    return given
 
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_a_second_forecast_counts_rewards_that_the_first_paid_for(provider: Provider, tmp_path: Path) -> None:
+    home = make_home(tmp_path, judged(provider))
+    first, asked = forecast(said(home, "run", "provided", "--estimate")), len(provider.bodies)
+    assert forecast(said(home, "run", "provided", "--estimate")) == first
+    assert len(provider.bodies) == asked, "all answers are stored"
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+@pytest.mark.train
+def test_rewards_of_a_provider_s_judge_are_paid_once_counted_and_limited(
+    provider: Provider, tmp_path: Path
+) -> None:
     def write(money: float) -> None:
-        given = {**settings(provider, **changes), "budget": {"iterations": 1, "money": money}}
-        del given["refining"]
+        given = {**judged(provider), "budget": {"iterations": 1, "money": money}}
         (home.experiments / "provided.yaml").write_text(json.dumps(given))
 
     home = make_home(tmp_path)
@@ -228,6 +243,14 @@ def test_rewards_of_a_provider_s_judge_are_paid_once_counted_and_limited(
     (trained,) = home.lake.manifests("rlaif/fine_tuned_checkpoint", "provided")
     assert trained.activity.about["money"] > 0
     assert spent(home) == pytest.approx(paid(provider, PRICES), rel=0.02)
+
+
+def forecast(output: str) -> list[str]:
+    """Return the money of each stage that a forecast shows."""
+    rows = [line.split("│") for line in output.splitlines() if "│" in line]
+    found = [cells[-2].strip() for cells in rows]
+    assert any(found) and found[-1], output
+    return found
 
 
 def spent(home: Home) -> float:

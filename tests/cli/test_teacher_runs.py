@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kit import provider as kit
 from kit.homes import make_home
-from kit.provider import Provider, command, paid, said
+from kit.provider import KEY, Provider, command, paid, said
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.home.home import Home
@@ -162,7 +162,17 @@ def test_a_provider_writes_the_tasks_of_every_iteration_and_a_killed_run_pays_on
 
     (dataset, _) = home.lake.manifests("self_instruct/filtered_dataset", "taught")
     assert dataset.rows > 0
-    said(home, "export", "taught", str(tmp_path / "export"), "--iteration", "0")
+    output += said(home, "export", "taught", str(tmp_path / "export"), "--iteration", "0")
+    for layout in ("prov-json", "alpaca", "checkpoint"):
+        output += said(
+            home, "export", "taught", str(tmp_path / layout), "--iteration", "0", "--format", layout
+        )
+    for layout in ("huggingface", "checkpoint"):
+        pushed = ("--push", "ada/taught", "--dry-run", "--iteration", "0", "--format", layout)
+        output += said(home, "export", "taught", *pushed)
+    assert "Nothing was pushed" in output and KEY not in output
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
     card = (tmp_path / "export" / "README.md").read_text()
     assert f"`another model, small-1` (`{teacher}`)" in card and "engine `chat completions" in card
     row = home.lake.read_ungated(drawn).row(0, named=True)

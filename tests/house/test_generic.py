@@ -127,7 +127,7 @@ def test_seeds_are_imported_and_drawn_as_the_method_declares(
         folder=tmp_path,
     )
     before = decide_next(lake, settled)
-    assert isinstance(before, Stop) and before.reason.startswith("not started: no seeds were imported")
+    assert isinstance(before, Stop) and before.reason.startswith("no seeds were imported")
     manifest, accepted, rejected = import_file(lake, settled)
     assert (manifest.table, accepted, rejected) == ("seeds/accepted", 2, 1)
     assert isinstance(decide_next(lake, settled), Continue)

@@ -20,7 +20,13 @@ from selfimprove_dagster.errors import ModelError, ModelUnavailable
 from selfimprove_dagster.experiment.opening import identity_of, opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.language_model import open_language_model, remote
-from selfimprove_dagster.language_model.base import SamplingParameters, Usage, check_chooses, check_scores
+from selfimprove_dagster.language_model.base import (
+    SamplingParameters,
+    Served,
+    Usage,
+    check_chooses,
+    check_scores,
+)
 from selfimprove_dagster.language_model.chat_engine import ChatLanguageModel, named
 from selfimprove_dagster.language_model.options import closed_probabilities
 from selfimprove_dagster.language_model.paid import PAID, Journal
@@ -73,7 +79,7 @@ def test_a_completion_has_text_counts_and_who_answered(provider: Provider) -> No
     path = drawn[0][0]
     assert (path.text, path.token_ids, path.logprobs, path.finish_reason) == ("It is fine.", [], [], "stop")
     assert path.usage == Usage(2, 3) and path.tokens == 3
-    assert path.served == "small-1-2026-01-01, fp_1, 2026-09-21T14:13:20+00:00"
+    assert path.served == Served("small-1-2026-01-01", "fp_1", "2026-09-21T14:13:20+00:00")
     assert sorted(counted) == [(1, 3)] * 3
     body = next(one for one in provider.bodies if one["seed"] == 1)
     assert body == {
@@ -153,6 +159,9 @@ def test_what_the_provider_cannot_do_is_said_at_start(
     model = opened(provider, chat={"answers": 3})
     assert "does not score given texts" in caplog.text
     assert "asked to write the option, 3 times" in caplog.text
+    caplog.clear()
+    opened(provider, chat={"answers": 3})
+    assert not caplog.text, "once in a process"
     assert "a replay is not exact" in model.promise
     check_chooses(model)
     with pytest.raises(ModelError, match="does not score given texts"):
@@ -434,9 +443,14 @@ def test_answers_are_paid_once(provider: Provider) -> None:
     PAID.begin()
     model.generate(asked, [[1], [2]], GREEDY)
     assert PAID.money - before == pytest.approx(4 * (2 * 10 + 3 * 1000) / 1e6), "the rows were not stored"
+    with PAID.unsettled():
+        PAID.settle()
+    PAID.begin()
+    model.generate(asked, [[1], [2]], GREEDY)
+    assert PAID.money - before == pytest.approx(6 * (2 * 10 + 3 * 1000) / 1e6), "a pilot keeps no rows"
     PAID.settle()
     model.generate(asked, [[1], [2]], GREEDY)
-    assert PAID.money - before == pytest.approx(4 * (2 * 10 + 3 * 1000) / 1e6) and len(provider.bodies) == 2
+    assert PAID.money - before == pytest.approx(6 * (2 * 10 + 3 * 1000) / 1e6) and len(provider.bodies) == 2
     replayed = open_language_model(NAME, **opening_options(section_of(provider)), keep_answers=False)
     assert replayed.generate(asked, [[1], [2]], GREEDY) == first and len(provider.bodies) == 4
     Journal.of_home().clear()

@@ -115,9 +115,7 @@ def finish(lake: Lake, iteration: int, promoted: bool) -> Manifest:
 
 def test_nothing_starts_before_seeds_were_imported(lake: Lake, tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
-    assert stopped(decide_next(lake, experiment)).startswith(
-        "not started: no seeds were imported yet; put a seed file"
-    )
+    assert stopped(decide_next(lake, experiment)).startswith("no seeds were imported yet; put a seed file")
     store(lake, SEEDS, [seed_draft()], partition={"experiment": "demo", "batch": "b"})
     assert decide_next(lake, experiment) == Continue(0, after="start", method="lmsi")
 
@@ -241,7 +239,19 @@ def test_progress_says_that_the_work_was_stopped() -> None:
     with pytest.raises(KeyboardInterrupt), ProgressReport("x", 10, "paths", lines.append) as report:
         report.advance(1)
         raise KeyboardInterrupt
-    assert lines[-1].startswith("stopped: x: 1 of 10 paths")
+    assert lines[-1].startswith("stopped: x: 1 of 10 paths") and "kept" not in lines[-1]
+
+
+def test_progress_says_which_work_was_in_vain() -> None:
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt), ProgressReport("x", 10, "paths", lines.append, done=2) as report:
+        report.kept = report.done
+        report.advance(3)
+        report.kept = report.done
+        report.advance(4)
+        raise KeyboardInterrupt
+    assert lines[-1].startswith("stopped: x: 9 of 10 paths")
+    assert lines[-1].endswith("; the last 4 of them are not kept")
 
 
 def test_progress_of_what_is_found_done_has_no_rate() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.evaluation.exam import Exam, Part
+from selfimprove_dagster.evaluation.exam import NO_REWARD, Exam, Part
 from selfimprove_dagster.evaluation.judge import AnswerJudge
 from selfimprove_dagster.experiment.base import GREEDY
 from selfimprove_dagster.families.dialogues.files import HeldOutPrompt
@@ -102,13 +102,9 @@ class DialogueExam(Exam):
         ]
         rewards: Iterator[float | None] = repeat(None)
         if self.reward is not None and said:
-            given = self.reward(model, [one.question for one, _ in said], [text for _, text in said])
-            rewards = iter([None if isnan(one) else one for one in given])
+            rewards = iter(self.reward(model, [one.question for one, _ in said], [text for _, text in said]))
         return [
-            {
-                **judged_row(prompt, path.text, None if path.problem else next(rewards), GREEDY),
-                "problem": path.problem,
-            }
+            judged_row(prompt, path.text, GREEDY, None if path.problem else next(rewards), path.problem)
             for prompt, (_, path) in zip(asked, drawn, strict=True)
         ]
 
@@ -137,9 +133,16 @@ def held_out_prompts(part: Part) -> list[HeldOutPrompt]:
     return [prompt for prompt in part.questions if isinstance(prompt, HeldOutPrompt)]
 
 
-def judged_row(prompt: HeldOutPrompt, text: str, reward: float | None, mode: str) -> dict[str, Any]:
-    """The row of an exam for a response to a held-out prompt, its reward with it."""
-    return {**judged(prompt, text, mode), "reward": reward}
+def judged_row(
+    prompt: HeldOutPrompt, text: str, mode: str, reward: float | None = None, problem: str | None = None
+) -> dict[str, Any]:
+    """Return the row of an exam for a response to a held-out prompt, with its reward and its problem.
+
+    A reward of NaN could not be computed, which is the problem of the row.
+    """
+    if reward is not None and isnan(reward):
+        reward, problem = None, NO_REWARD
+    return {**judged(prompt, text, mode), "reward": reward, "problem": problem}
 
 
 def judged(prompt: HeldOutPrompt, text: str, mode: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from selfimprove_dagster.families.dialogues.settings import (
 from selfimprove_dagster.rows import Place, Rejected, text_field, value_at, with_first_instance
 from selfimprove_dagster.seeds.files import DUPLICATE, Question, each, read_each, split
 from selfimprove_dagster.seeds.messages import LISTS, is_list, is_message, listed, turns_in
-from selfimprove_dagster.text import normalise_question
+from selfimprove_dagster.text import normalise_question, plain
 
 RED_TEAM, HELPFUL = "red_team", "helpful"
 
@@ -253,7 +253,10 @@ def _asked(row: Any, field: str, longest: int | None, answered: bool = False) ->
     if given is not None and is_list(given):
         return _of_messages(given, field, longest, "", answered)
     text = _filled(row, field, longest)
-    return _Asked(list(turns(text)), text)
+    found = list(turns(text))
+    if not found or any(isinstance(one, Message) and not plain(one.content).strip() for one in found):
+        raise ValueError(f"field `{field}` holds a dialogue with an empty turn")
+    return _Asked(found, text)
 
 
 def _of_messages(
@@ -301,7 +304,7 @@ def _system(row: Mapping[str, Any]) -> str:
 
 def _filled(row: Any, field: str, longest: int | None) -> str:
     text = text_field(row, field)
-    if not text:
+    if not plain(text).strip():
         raise ValueError(f"field `{field}` is empty")
     if longest is not None and len(text) > longest:
         raise ValueError(

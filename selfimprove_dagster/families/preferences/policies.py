@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.evaluation.exam import NO_REWARD
 from selfimprove_dagster.experiment.sections import BudgetSection
 from selfimprove_dagster.families.preferences.settings import PolicyTrainingSection, RewardModelSection
 from selfimprove_dagster.families.trained.checkpoints import TrainingStage
@@ -207,9 +208,7 @@ def rollout_drafts(
             measures={
                 "reward": None if isnan(row["reward"]) else row["reward"],
                 "advantage": row["advantage"],
-                "problem": "failed: no reward could be computed, as of a text that is too long"
-                if isnan(row["reward"])
-                else None,
+                "problem": NO_REWARD if isnan(row["reward"]) else None,
             },
             sample_index=row["sample_index"],
         )

@@ -14,6 +14,7 @@ from selfimprove_dagster.evaluation.exam import (
     compare,
     compare_rewards,
     failed_answers,
+    failed_rewards,
     failed_verdicts,
 )
 from selfimprove_dagster.evaluation.judge import mode_against
@@ -214,8 +215,18 @@ def _report_evaluation(
                 for difficulty, part in accuracy_by_difficulty(rows, role, mode).items()
             ]
     kinds = {
-        "failed_answers": (failed_answers(rows), "answers of the {} could not be generated"),
-        "failed_verdicts": (failed_verdicts(rows), "verdicts on answers of the {} could not be made"),
+        "failed_answers": (
+            failed_answers(rows),
+            "answers of the {} could not be generated and count as wrong",
+        ),
+        "failed_verdicts": (
+            failed_verdicts(rows),
+            "verdicts on answers of the {} could not be made and count as wrong",
+        ),
+        "failed_rewards": (
+            failed_rewards(rows),
+            "answers of the {} have no reward and are left out of its mean",
+        ),
     }
     for name, (failed, words) in kinds.items():
         for role in roles:
@@ -223,7 +234,7 @@ def _report_evaluation(
                 metadata[f"{role}_{name}"] = count
                 first = failed.filter(role=role).row(0, named=True)
                 context.warn(
-                    f"{count:,} {words.format(role)} and count as wrong; the first: "
+                    f"{count:,} {words.format(role)}; the first: "
                     f"{first['source_file']}, line {first['source_line']}: {first['problem']}"
                 )
     comparison = compare(rows, decided_in)

@@ -110,10 +110,7 @@ class RevisionExam(DialogueExam):
             made = dict(revisions.filter(round=number).select("prompt_id", "text").iter_rows())
             said = [made.get(str(place), text) for place, text in enumerate(said)]
             rows += [
-                {
-                    **judged_row(prompt, text, None, revision_mode(number)),
-                    "problem": draft.measures["problem"],
-                }
+                judged_row(prompt, text, revision_mode(number), problem=draft.measures["problem"])
                 for prompt, text, draft in zip(asked, said, drafts, strict=True)
             ]
         return rows

@@ -105,7 +105,7 @@ def draw_paths(
                 "seed": seed,
             },
             parents=[Parent(row["id"], "prompt"), *examples],
-            measures={"logprobs": path.logprobs, "problem": path.problem, "served": path.served},
+            measures=path.measures,
             sample_index=sample,
         )
         for row, prompt, ids, row_seeds, paths in zip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 import polars as pl
@@ -62,10 +63,13 @@ class ImprovementExam(DialogueExam):
         prompts = {(prompt.source_file, prompt.source_line): prompt for prompt in held_out_prompts(part)}
         columns = ("source_file", "source_line", "round", "text", "gap_reward", "problem")
         return [
-            {
-                **judged_row(prompts[file, line], text, reward, improvement_mode(number)),
-                "problem": None if text.strip() else problem,
-            }
+            judged_row(
+                prompts[file, line],
+                text,
+                improvement_mode(number),
+                nan if reward is None and text.strip() and problem else reward,
+                None if text.strip() else problem,
+            )
             for file, line, number, text, reward, problem in self.improved[model.model_id]
             .select(columns)
             .rows()

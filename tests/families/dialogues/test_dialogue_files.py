@@ -158,3 +158,22 @@ def test_a_held_out_prompt_may_be_messages(tmp_path: Path) -> None:
     section = DialogueEvaluationSection(file=file_of(tmp_path, row), max_tokens=8)
     (found,), rejected = read_held_out_prompts(section)
     assert turns(found.question) == [SYSTEM, ASKED] and rejected == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": ""},
+        {"prompt": " "},
+        {"prompt": "\u200b"},
+        {"prompt": "Human:"},
+        {"prompt": "Human: \n\nAssistant:"},
+        {"prompt": "Human: \n\nAssistant: Hello.\n\nHuman: Why?"},
+        {"messages": said(("user", " "))},
+        {"messages": said(("user", "\u2060"))},
+    ],
+)
+def test_an_empty_held_out_prompt_is_a_rejected_line(tmp_path: Path, row: dict[str, Any]) -> None:
+    file = file_of(tmp_path, {**row, "wanted": ["because"]})
+    found, (rejected,) = read_held_out_prompts(DialogueEvaluationSection(file=file, max_tokens=8))
+    assert found == [] and rejected.source_line == 1 and "empty" in rejected.reason
