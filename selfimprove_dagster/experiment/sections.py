@@ -403,7 +403,11 @@ class AnswersSection(Section):
         return Conventions(self.decimal, tuple(self.phrases), tuple(self.words.items()), thoughts)
 
 
-class TrainingSection(Section):
+class TrainerSection(Section):
+    """What every training may set besides its optimiser; each of these is recorded only where it is set."""
+
+
+class TrainingSection(TrainerSection):
     """Supervised fine-tuning on the filtered dataset."""
 
     start_from: Literal["champion", "base"] = Field(description="weights from which training starts")

@@ -11,7 +11,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,11 @@ class Run:
 
     def determinants(self, **data: Any) -> dict[str, Any]:
         """What the weights depend on, for one device, one thread count and one version of torch."""
-        settings = {key: value for key, value in asdict(self.settings).items() if key != "save_every"}
         covered = sorted(output_settings(self.base))
         return {
             "base": model_id(self.base),
             **data,
-            "settings": settings,
+            "settings": self.settings.determining,
             "seed": self.seed,
             "dtype": self.dtype,
             **({COVERED: covered} if covered else {}),

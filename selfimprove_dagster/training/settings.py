@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from selfimprove_dagster.errors import TrainingError
 
@@ -21,7 +21,7 @@ class TrainingSettings:
     `steps` are optimizer steps, each on `batch_size` × `gradient_accumulation` examples. The learning rate
     rises from 0 during the first `warmup_fraction` of the steps, then stays (constant) or falls to 0 (linear,
     cosine). `max_length` is in tokens, prompt and completion together; a model that has fewer positions
-    lowers it. `save_every` is in steps; it does not change the result.
+    lowers it. `save_every` is in steps; it does not change the result. Settings that are None are not recorded.
     """
 
     steps: int
@@ -33,6 +33,13 @@ class TrainingSettings:
     max_length: int = 1024
     gradient_accumulation: int = 1
     save_every: int = 100
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        """Return the settings that change the result, without those that are not set."""
+        return {
+            name: value for name, value in asdict(self).items() if name != "save_every" and value is not None
+        }
 
 
 @dataclass(frozen=True)

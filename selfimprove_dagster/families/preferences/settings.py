@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from selfimprove_dagster.experiment.sections import (
     PromptsSection,
     Section,
+    TrainerSection,
     TrainingSection,
 )
 from selfimprove_dagster.families.dialogues.settings import (
@@ -32,7 +33,7 @@ class PreferenceFilterSection(Section):
     )
 
 
-class RewardModelSection(Section):
+class RewardModelSection(TrainerSection):
     """How the reward model is trained."""
 
     steps: int = Field(ge=1, description="optimiser steps")
@@ -68,7 +69,7 @@ class PolicyTrainingSection(TrainingSection):
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
 
 
-class SupervisedStepSection(Section):
+class SupervisedStepSection(TrainerSection):
     """RLHF's first step: fine-tuning on the responses that people chose."""
 
     steps: int = Field(ge=0, description="optimiser steps; 0 leaves the step out")
