@@ -263,6 +263,11 @@ def _check(settings: PolicySettings) -> None:
         raise TrainingError(
             f"max_completion_tokens is {settings.max_completion_tokens}; it must be at least 1."
         )
+    if settings.adapter is not None and settings.adapter.dropout > 0:
+        raise TrainingError(
+            f"adapter.dropout is {settings.adapter.dropout}; a policy writes and is trained without dropout, so it "
+            "must be 0."
+        )
     if settings.group_size < 2:
         raise TrainingError(
             f"group_size is {settings.group_size}; completions are compared with others of their prompt, so "
