@@ -28,6 +28,14 @@ ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
 """What a LoRA adapter is made of: its settings, and its weights in one of two formats."""
 
 
+MERGED = ".merged-"
+"""Part of the name of a folder, between that of the adapter that was merged into it and its number format."""
+
+
+ADAPTER_NAME = "adapter"
+"""The name under which a server of vLLM knows an adapter."""
+
+
 OVER = "adapter_over"
 """Entry of determinants.json: the id of the model that an adapter was trained over."""
 

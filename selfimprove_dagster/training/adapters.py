@@ -26,6 +26,7 @@ from selfimprove_dagster.errors import ModelError, TrainingError, first_line
 from selfimprove_dagster.language_model.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    MERGED,
     OVER,
     Adapter,
     adapter_in,
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 ALL_LINEAR = "all-linear"
 """The targets that are every linear layer but the output layer."""
-
-MERGED = ".merged-"
-"""Part of the name of a folder, between that of the adapter that was merged into it and its number format."""
 
 _HEAD = "score"
 """The new layer of a reward model, which is trained whole."""
@@ -65,6 +63,10 @@ class AdapterSettings:
     targets: str | Sequence[str] = ALL_LINEAR
     quantise: Literal["4bit"] | None = None
     start: Literal["continue", "merge"] = "continue"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", [*self.targets])  # as JSON has it
 
 
 def check_adapter(settings: AdapterSettings) -> None:

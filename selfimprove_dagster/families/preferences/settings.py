@@ -68,6 +68,15 @@ class PolicyTrainingSection(TrainingSection):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
 
+    @model_validator(mode="after")
+    def _writes_without_dropout(self) -> PolicyTrainingSection:
+        if self.algorithm != "dpo" and self.adapter is not None and self.adapter.dropout > 0:
+            raise ValueError(
+                f"adapter.dropout is {self.adapter.dropout}, and a policy writes and is trained without dropout: "
+                "set it to 0"
+            )
+        return self
+
 
 class SupervisedStepSection(TrainerSection):
     """RLHF's first step: fine-tuning on the responses that people chose."""
