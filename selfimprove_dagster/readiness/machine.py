@@ -25,7 +25,8 @@ from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
-from selfimprove_dagster.training.adapters import quantised_base_problem, quantising_problem
+from selfimprove_dagster.training.adapter_settings import quantising_problem
+from selfimprove_dagster.training.adapters import quantised_base_problem
 
 TRAINED = 16
 """Bytes per parameter while training, at least: weights, gradients and two moments in float32."""

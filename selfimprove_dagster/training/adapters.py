@@ -1,4 +1,4 @@
-"""Training of LoRA adapters instead of all weights, through PEFT: its settings, and what it changes around a trainer.
+"""Training of LoRA adapters instead of all weights, through PEFT.
 
 Hu et al., "LoRA" (arXiv 2106.09685, section 4): W + (α/r)·BA, of which only B, which starts at 0, and A are trained.
 Dettmers et al., "QLoRA" (arXiv 2305.14314, section 3): W is held in 4-bit NormalFloat, and computed with in the number
@@ -17,10 +17,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Protocol
 
 from selfimprove_dagster.errors import ModelError, TrainingError, first_line
 from selfimprove_dagster.language_model.adapters import (
@@ -36,71 +34,30 @@ from selfimprove_dagster.language_model.folder import base_folder, lasting_name
 from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.training import folders
-
-if TYPE_CHECKING:
-    from selfimprove_dagster.training.run import Run
-
-ALL_LINEAR = "all-linear"
-"""The targets that are every linear layer but the output layer."""
+from selfimprove_dagster.training.adapter_settings import AdapterSettings
+from selfimprove_dagster.training.settings import TrainingSettings
 
 _HEAD = "score"
 """The new layer of a reward model, which is trained whole."""
 
 
-@dataclass(frozen=True)
-class AdapterSettings:
-    """How to train an adapter.
+class Training(Protocol):
+    """What of a `run.Run` shapes an adapter."""
 
-    `rank` is r and `alpha` is α: the adapter is added α/r times. `dropout` is that of its input. `targets` are the
-    names of the layers that have one, or `all-linear`. `quantise` holds the weights of the base in 4 bits while the
-    adapter is trained. `start` says what is done where training starts from an adapter: `continue` trains that one,
-    `merge` a new one over the base into which it was merged.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: str | Sequence[str] = ALL_LINEAR
-    quantise: Literal["4bit"] | None = None
-    start: Literal["continue", "merge"] = "continue"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.targets, str):
-            object.__setattr__(self, "targets", [*self.targets])  # as JSON has it
-
-
-def check_adapter(settings: AdapterSettings) -> None:
-    """Raise TrainingError for the first setting that makes no sense, by its name."""
-    if settings.rank < 1:
-        raise TrainingError(f"adapter.rank is {settings.rank}; it must be at least 1.")
-    if settings.alpha < 1:
-        raise TrainingError(f"adapter.alpha is {settings.alpha}; it must be at least 1.")
-    if not 0 <= settings.dropout < 1:
-        raise TrainingError(f"adapter.dropout is {settings.dropout}; it must be at least 0 and below 1.")
-    if not settings.targets or (isinstance(settings.targets, str) and settings.targets != ALL_LINEAR):
-        raise TrainingError(
-            f"adapter.targets is {settings.targets!r}; it must be {ALL_LINEAR}, or a list of names of layers."
-        )
-    if "lm_head" in settings.targets:
-        raise TrainingError(
-            "adapter.targets names lm_head, whose weights the losses read directly; leave it out of the list."
-        )
-    if settings.start not in ("continue", "merge"):
-        raise TrainingError(f"adapter.start is {settings.start!r}; it must be continue or merge.")
-    if settings.quantise not in (None, "4bit"):
-        raise TrainingError(f"adapter.quantise is {settings.quantise!r}; it must be 4bit, or left out.")
-    if problem := quantising_problem(settings.quantise):
-        raise TrainingError(problem)
-
-
-def quantising_problem(quantise: str | None) -> str:
-    """Return why this installation cannot quantise a base; empty if it can, or need not."""
-    if quantise is None or find_spec("bitsandbytes") is not None:
-        return ""
-    return (
-        f"adapter.quantise is {quantise}, which needs bitsandbytes: install the extra "
-        "`selfimprove_dagster[quantised]`, or leave it out"
-    )
+    @property
+    def base(self) -> Path: ...
+    @property
+    def partial(self) -> Path: ...
+    @property
+    def settings(self) -> TrainingSettings: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+    @property
+    def on_cpu(self) -> bool: ...
 
 
 def quantised_base_problem(base: Path) -> str:
@@ -117,7 +74,7 @@ def quantised_base_problem(base: Path) -> str:
 # ---- models ------------------------------------------------------------------------------------------
 
 
-def load_adapted(run: Run, load: Callable[..., Any], *, head: bool = False) -> Any:
+def load_adapted(run: Training, load: Callable[..., Any], *, head: bool = False) -> Any:
     """Return the model that `load` opens from a folder of whole weights, with the adapter to train.
 
     `load` takes the folder and further arguments of `from_pretrained`. `head`: the model is a reward model, whose new
@@ -152,7 +109,7 @@ def load_adapted(run: Run, load: Callable[..., Any], *, head: bool = False) -> A
         raise TrainingError(f"No adapter can be trained over {base}: {first_line(error)}.") from error
 
 
-def starting_base(run: Run) -> tuple[Path, Adapter | None]:
+def starting_base(run: Training) -> tuple[Path, Adapter | None]:
     """Return the base of the adapter that a run trains, and the adapter that it goes on with, if any.
 
     What is merged is written beside the adapter that it comes from, once.
@@ -212,7 +169,7 @@ def write_merged(folder: Path, output: Path, *, dtype: str, trust_remote_code: b
     )
 
 
-def write_adapter(run: Run, model: Any, folder: Path, *, own_config: bool) -> None:
+def write_adapter(run: Training, model: Any, folder: Path, *, own_config: bool) -> None:
     """Write the adapter to a folder, with the name of its base; the determinants there get the id of the base.
 
     `own_config`: the configuration of the model is written, too, as it is not that of the base.
@@ -239,7 +196,7 @@ def write_adapter(run: Run, model: Any, folder: Path, *, own_config: bool) -> No
     folders.write_json(folder / folders.DETERMINANTS, {**determinants, OVER: model_id(base)})
 
 
-def _quantised(run: Run) -> dict[str, Any]:
+def _quantised(run: Training) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that hold the weights as the run's settings say."""
     import torch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfimprove_dagster.errors import TrainingError
-from selfimprove_dagster.training.adapters import AdapterSettings, check_adapter
+from selfimprove_dagster.training.adapter_settings import AdapterSettings, check_adapter
 
 LogEntry = dict[str, float]
 
