@@ -40,7 +40,7 @@ def _merged(model: Any, adapter: Adapter) -> Any:
 
     try:
         merged = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise ModelError(
             f"the adapter {adapter.folder} cannot be laid over {adapter.base}: {first_line(error)}"
         ) from error

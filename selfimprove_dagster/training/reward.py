@@ -138,9 +138,12 @@ class RewardModel:
             model, drawn = _open(base, trust_remote_code, dtype="float32" if device == "cpu" else "auto")
             return model
 
+        adapter = adapter_in(folder)
+        if adapter is not None and adapter.config.get("task_type") != "SEQ_CLS":
+            raise ModelError(f"{folder} holds no reward model: it is an adapter of a language model.")
         with quiet():
             model = opened(opens, folder)
-        if (adapter := adapter_in(folder)) is not None:
+        if adapter is not None:
             drawn -= {f"{layer}.weight" for layer in adapter.config["modules_to_save"] or ()}
         if drawn:
             raise ModelError(f"{folder} holds no reward model: it has no {', '.join(sorted(drawn))}.")
