@@ -5,7 +5,8 @@
                  the rows; prov-json adds `dataset.prov.json`, the W3C PROV of their ancestry
     chat, preference, sharegpt, alpaca
                  JSON Lines in the layouts of `export_layouts`
-    checkpoint   a trained model with its card, as `transformers` reads it
+    checkpoint   a trained model with its card, as `transformers` reads it; an adapter as PEFT reads it, or merged
+                 into its base
 
 In Parquet and JSON Lines, prompts of chat models are lists of messages. A method declares in its `Card` which columns
 are exported, and which layouts are not possible.
@@ -31,6 +32,8 @@ from selfimprove_dagster.export_layouts import LAYOUTS, lines, with_messages
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
+from selfimprove_dagster.language_model.adapters import ADAPTER_FILES, adapter_in
+from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.loop.taint import tainted_models
 from selfimprove_dagster.pruned import check_weights
 from selfimprove_dagster.table import Table
@@ -141,12 +144,19 @@ def _exported(table: Table, card: Card, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def export_checkpoint(
-    lake: Lake, experiment: Experiment, output: Path, iteration: int | None, *, copy: bool = True
+    lake: Lake,
+    experiment: Experiment,
+    output: Path,
+    iteration: int | None,
+    *,
+    copy: bool = True,
+    merged: bool = False,
 ) -> Exported:
     """Write the checkpoint of an iteration with its card to the new folder `output`.
 
     By default it is the latest promoted one that is not tainted. Its files are links to those of the home if not
-    `copy`. Raises ModelError if it is tainted or its weights were pruned.
+    `copy`. An adapter is written as it is, or `merged` into its base. Raises ModelError if it is tainted, its weights
+    were pruned, or it is an adapter whose base is missing, changed, or only on this machine when it is pushed.
     """
     model = _chosen_model(lake, experiment, iteration)
     check_weights(model.path)
@@ -154,18 +164,46 @@ def export_checkpoint(
         raise ModelError(f"the folder {model.path} of the checkpoint is missing; materialise it again")
     manifest = lake.manifest(model.table, partition_of(experiment.name, model.iteration))
     lake.read(manifest.table, manifest.partition)  # refused if a check of it failed
+    adapter = adapter_in(model.path)
+    if adapter is not None:
+        model_id(model.path)  # refused if its base is missing or changed
+        if not copy and not merged and Path(adapter.base).is_dir():
+            raise ModelError(
+                f"the checkpoint is an adapter over {adapter.base}, which only this machine has, so nobody else could "
+                "open it: push the whole model with --merged"
+            )
     with _made_whole(output) as folder:
-        for file in sorted(path for path in model.path.rglob("*") if path.is_file()):
-            target = folder / file.relative_to(model.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if copy:
-                shutil.copyfile(file, target)
-            else:
-                target.symlink_to(file.absolute())
+        if adapter is not None and merged:
+            _write_whole(model.path, folder, experiment.model.trust_remote_code)
+        else:
+            _copy(model.path, folder, copy)
         card = folder / CARD
         card.unlink(missing_ok=True)
-        card.write_text(checkpoint_card(lake, experiment, manifest), encoding="utf-8")
+        peft = adapter is not None and not merged
+        card.write_text(checkpoint_card(lake, experiment, manifest, is_adapter=peft), encoding="utf-8")
     return Exported(manifest, lake.read_columns(manifest, ["id"])["id"], model.model_id)
+
+
+def _copy(source: Path, folder: Path, copy: bool) -> None:
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if copy:
+            shutil.copyfile(file, target)
+        else:
+            target.symlink_to(file.absolute())
+
+
+def _write_whole(source: Path, folder: Path, trust_remote_code: bool) -> None:
+    """Write the model of an adapter, merged into its base, with the training's log and determinants."""
+    from selfimprove_dagster.training.adapters import write_merged
+    from selfimprove_dagster.training.folders import DETERMINANTS, read_json
+
+    dtype = (read_json(source / DETERMINANTS) or {}).get("dtype", "float32")
+    write_merged(source, folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    for file in source.iterdir():
+        if file.is_file() and not (folder / file.name).exists() and file.name not in ADAPTER_FILES:
+            shutil.copyfile(file, folder / file.name)
 
 
 def _chosen_model(lake: Lake, experiment: Experiment, iteration: int | None) -> TrainedModel:

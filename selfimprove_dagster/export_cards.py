@@ -315,8 +315,13 @@ def _size_category(rows: int) -> str:
 # ---- the card of a checkpoint ------------------------------------------------------------------------
 
 
-def checkpoint_card(lake: Lake, experiment: Experiment, manifest: Manifest) -> str:
-    """Return the card of the trained model of a partition in Markdown."""
+def checkpoint_card(
+    lake: Lake, experiment: Experiment, manifest: Manifest, *, is_adapter: bool = False
+) -> str:
+    """Return the card of the trained model of a partition in Markdown.
+
+    `is_adapter`: the folder holds an adapter, not whole weights.
+    """
     row = lake.read_ungated(manifest).row(0, named=True)
     method = manifest.table.split("/")[0]
     line = [*_line(lake, manifest)]
@@ -337,7 +342,7 @@ def checkpoint_card(lake: Lake, experiment: Experiment, manifest: Manifest) -> s
     data = "\n\n".join(_sources(lake, one) for one, _ in reversed(line))
     return f"""---
 license: other
-{hub}library_name: transformers
+{hub}library_name: {"peft" if is_adapter else "transformers"}
 pipeline_tag: text-generation
 tags: [self-improvement, {method}]
 ---

@@ -6,13 +6,16 @@ After an iteration, `checkpoints.keep` decides. Weights are never deleted that
 - an unfinished iteration reads: all models of an iteration in which a stage of any method of the chain is missing
 - another experiment names in its file
 - belong to a folder outside of the home's `checkpoints`
+- are the base of an adapter that is kept
 
 and none at all while a partition of the experiment is being written. A model whose weights were pruned is trained
-again by `selfimprove checkpoints rebuild`.
+again by `selfimprove checkpoints rebuild`. A copy into which an adapter was merged is deleted when no kept adapter was
+trained over it; training writes it again.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from selfimprove_dagster.lake.disk import write_atomically
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import held
 from selfimprove_dagster.lake.revocations import now
+from selfimprove_dagster.language_model.adapters import MERGED, adapter_in
 from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.pruned import MARK, Pruned, pruned
@@ -98,6 +102,23 @@ def trained_models(lake: Lake, experiment: Experiment) -> list[TrainedModel]:
 
 def prunable(home: Home, chain: Sequence[Experiment]) -> list[TrainedModel]:
     """Return the models of an experiment, the settings of whose methods are `chain`, whose weights nothing needs."""
+    found, kept = _found_and_kept(home, chain)
+    return [
+        one
+        for one in found
+        if one.path.resolve() not in kept and next(one.path.glob(WEIGHT_PATTERN), None) is not None
+    ]
+
+
+def unneeded_copies(home: Home, chain: Sequence[Experiment]) -> list[Path]:
+    """Return the folders into which adapters of an experiment were merged, and over which no kept one was trained."""
+    found, kept = _found_and_kept(home, chain)
+    copies = (copy for one in found for copy in one.path.parent.glob(f"{one.path.name}{MERGED}*"))
+    return [one for one in copies if _is_ours(home, one) and one.resolve() not in kept]
+
+
+def _found_and_kept(home: Home, chain: Sequence[Experiment]) -> tuple[list[TrainedModel], set[Path]]:
+    """Return all models of an experiment, and the folders whose weights something needs."""
     lake = home.lake
     finished = _finished(lake, chain)
     champion = champion_before(lake, chain[-1], NEWEST)
@@ -114,12 +135,9 @@ def prunable(home: Home, chain: Sequence[Experiment]) -> list[TrainedModel]:
         ):
             needed.add(one.path)
         found.append(one)
-    kept = {path.resolve() for path in needed}
-    return [
-        one
-        for one in found
-        if one.path.resolve() not in kept and next(one.path.glob(WEIGHT_PATTERN), None) is not None
-    ]
+    adapters = [adapter for path in needed if (adapter := adapter_in(path)) is not None]
+    needed.update(Path(one.base) for one in adapters)
+    return found, {path.resolve() for path in needed}
 
 
 def prune(home: Home, name: str) -> Pruning:
@@ -132,6 +150,7 @@ def prune(home: Home, name: str) -> Pruning:
         if busy := _busy(home.lake, chain):
             return Pruning(postponed=busy)
         models = prunable(home, chain)
+        copies = unneeded_copies(home, chain)
     except LakeError as error:  # such as a promotion whose checks failed: the champion is not known
         return Pruning(postponed=str(error))
     freed = 0
@@ -140,6 +159,9 @@ def prune(home: Home, name: str) -> Pruning:
             freed += _delete(one, rebuild_command(chain[0].name, one.iteration))
         except (LakeError, OSError) as error:
             return Pruning(tuple(models[:at]), freed, str(error))
+    for copy in copies:
+        freed += sum(file.stat().st_size for file in copy.glob(WEIGHT_PATTERN))
+        shutil.rmtree(copy)
     return Pruning(tuple(models), freed)
 
 

@@ -39,6 +39,13 @@ def export(
             help="Push it with its card to this repository of the Hugging Face hub, with the token in HF_TOKEN.",
         ),
     ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="With --format checkpoint: write an adapter merged into its base, as a whole model.",
+        ),
+    ] = False,
     public: Annotated[
         bool, typer.Option("--public", help="A new repository is public; default: private.")
     ] = False,
@@ -51,10 +58,12 @@ def export(
         raise typer.BadParameter("give the folder OUTPUT or --push OWNER/NAME")
     if push is None and (public or dry_run):
         raise typer.BadParameter("--public and --dry-run belong to --push")
+    if merged and format != "checkpoint":
+        raise typer.BadParameter("--merged belongs to --format checkpoint")
     home = Home.from_environment()
     settled = home.experiment(experiment)
     if output is not None:
-        exported = _write(home, settled, output, iteration, format)
+        exported = _write(home, settled, output, iteration, format, merged=merged)
         what = f"{len(exported.records):,} examples" if exported.model_id is None else exported.model_id
         console.print(f"{what} written to {output}", markup=False)
         return
@@ -63,7 +72,7 @@ def export(
 
     with TemporaryDirectory(prefix="selfimprove-") as temporary:
         folder = Path(temporary) / "export"
-        exported = _write(home, settled, folder, iteration, format, pushed=True)
+        exported = _write(home, settled, folder, iteration, format, pushed=True, merged=merged)
         if dry_run:
             _show(folder, exported, push, public)
             return
@@ -72,12 +81,19 @@ def export(
 
 
 def _write(
-    home: Home, settled: Experiment, folder: Path, iteration: int | None, layout: str, pushed: bool = False
+    home: Home,
+    settled: Experiment,
+    folder: Path,
+    iteration: int | None,
+    layout: str,
+    *,
+    pushed: bool = False,
+    merged: bool = False,
 ) -> Exported:
     from selfimprove_dagster.export import CHECKPOINT, export_checkpoint, export_dataset
 
     if layout == CHECKPOINT:
-        return export_checkpoint(home.lake, settled, folder, iteration, copy=not pushed)
+        return export_checkpoint(home.lake, settled, folder, iteration, copy=not pushed, merged=merged)
     return export_dataset(home.lake, settled, folder, iteration, layout, card=pushed or None)
 
 

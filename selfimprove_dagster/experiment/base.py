@@ -26,6 +26,7 @@ from selfimprove_dagster.experiment.sections import (
     Section,
     TeacherSection,
     ToleranceSection,
+    TrainerSection,
     TrainingSection,
 )
 
@@ -200,6 +201,25 @@ class TrainingExperiment(SeededExperiment):
     training: TrainingSection
     promotion: PromotionSection = PromotionSection()
     checkpoints: CheckpointsSection = CheckpointsSection()
+
+    @property
+    def trainings(self) -> dict[str, TrainerSection]:
+        """Return the sections of what an iteration trains, by name."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: one for name, one in sections.items() if isinstance(one, TrainerSection)}
+
+    @model_validator(mode="after")
+    def _adapters_are_alike(self) -> TrainingExperiment:
+        adapters = {name: one.adapter for name, one in self.trainings.items() if one.adapter is not None}
+        shapes = {name: (one.rank, one.alpha, one.targets) for name, one in adapters.items()}
+        goes_on = next((name for name, one in adapters.items() if one.start == "continue"), None)
+        if goes_on is not None and len(set(shapes.values())) > 1:
+            raise ValueError(
+                f"{' and '.join(f'{name}.adapter' for name in adapters)} have different ranks, alphas or targets, and "
+                f"{goes_on}.adapter goes on with what was trained before: give them the same, or set start: merge in "
+                "each"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> TrainingExperiment:

@@ -406,7 +406,45 @@ class AnswersSection(Section):
         return Conventions(self.decimal, tuple(self.phrases), tuple(self.words.items()), thoughts)
 
 
-class TrainingSection(Section):
+class AdapterSection(Section):
+    """A LoRA adapter, which is trained instead of all weights. The checkpoint is the adapter with its base by id."""
+
+    rank: int = Field(16, ge=1, description="rank r of the adapter's matrices")
+    alpha: int = Field(32, ge=1, description="the adapter is added alpha / rank times")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="dropout of the adapter's input; 0 where a policy is optimised on its own texts",
+    )
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        description="names of the layers with an adapter, e.g. [q_proj, v_proj], or `all-linear` for every linear "
+        "layer but the output layer",
+    )
+    quantise: Literal["4bit"] | None = Field(
+        None,
+        exclude_if=lambda quantise: quantise is None,
+        description="`4bit`: hold the base in 4 bits while the adapter is trained (QLoRA); needs the extra quantised",
+    )
+    start: Literal["continue", "merge"] = Field(
+        "continue",
+        description="where training starts from a model with an adapter: `continue` trains that adapter, `merge` a new "
+        "one over the base into which it was merged",
+    )
+
+
+class TrainerSection(Section):
+    """What every training may set besides its optimiser; each of these is recorded only where it is set."""
+
+    adapter: AdapterSection | None = Field(
+        None,
+        exclude_if=lambda adapter: adapter is None,
+        description="train a LoRA adapter (`adapter: {}`); omit to train all weights",
+    )
+
+
+class TrainingSection(TrainerSection):
     """Supervised fine-tuning on the filtered dataset."""
 
     start_from: Literal["champion", "base"] = Field(description="weights from which training starts")

@@ -9,6 +9,7 @@ from typing import Any
 
 from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.adapters import ADAPTER_CONFIG, Adapter, adapter_in
 from selfimprove_dagster.language_model.gguf import dequantised, is_gguf
 from selfimprove_dagster.pruned import check_weights
 
@@ -28,7 +29,8 @@ def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
     in safetensors alone.
 
     A hub name without a revision is that of its first download in this home. Raises ModelError where there is no
-    such folder, file or name, or the folder has no config.json or no weights, as after they were pruned.
+    such folder, file or name, or the folder has no config.json or no weights, as after they were pruned, or those of
+    an adapter whose base is missing.
     """
     folder = Path(path).expanduser()
     if is_gguf(folder) and folder.is_file():
@@ -37,13 +39,51 @@ def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
         folder = _from_hub(str(path), trust_remote_code)
     check_weights(folder)
     if not (folder / "config.json").is_file():
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise ModelError(
+                f"{folder} is an adapter without config.json and the tokenizer's files: copy them from its base"
+            )
         raise ModelError(f"no config.json in {folder}: give a model folder, or a hub name like owner/model")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"no *.safetensors in {folder}: give a model folder saved with safetensors; weights in other "
             "formats are not loaded"
         )
+    if (adapter := adapter_in(folder)) is not None:
+        base_folder(adapter)
     return folder
+
+
+def base_folder(adapter: Adapter) -> Path:
+    """Return the folder of the model that an adapter belongs to.
+
+    Raises ModelError where it is missing, or an adapter itself.
+    """
+    named = f"the base {adapter.base}" + (f" ({adapter.base_id})" if adapter.base_id else "")
+    remedy = (
+        "put that model back there, or write the folder that it has now into base_model_name_or_path of "
+        f"{adapter.folder / ADAPTER_CONFIG}"
+    )
+    try:
+        base = model_folder(adapter.base)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter {adapter.folder} belongs to {named}, which cannot be opened: {error}; {remedy}"
+        ) from error
+    if adapter_in(base) is not None:
+        raise ModelError(
+            f"the adapter {adapter.folder} belongs to {named}, which is an adapter itself, and adapters are not "
+            "stacked: export the base with --merged and name that folder"
+        )
+    return base
+
+
+def lasting_name(folder: Path) -> tuple[str, str | None]:
+    """Return how other programs find the model of a folder: its Hub name with the revision, or its path without one."""
+    commit = revision_of(folder)
+    if commit is None:
+        return str(folder.absolute()), None
+    return folder.parents[1].name.removeprefix("models--").replace("--", "/", 1), commit
 
 
 def revision_of(folder: Path) -> str | None:

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.hashing import file_hash
 from selfimprove_dagster.language_model.quiet import quietly
-from selfimprove_dagster.language_model.weights import file_hash
 
 ORIGIN = "gguf.json"
 """File of a dequantised folder: name, checksum and quantisation of the GGUF file that it was made from."""

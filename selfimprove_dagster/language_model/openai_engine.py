@@ -20,8 +20,9 @@ import httpx2
 import numpy as np
 
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
+from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, adapter_in, vllm_rank
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
-from selfimprove_dagster.language_model.folder import model_folder, positions_of, revision_of
+from selfimprove_dagster.language_model.folder import base_folder, model_folder, positions_of, revision_of
 from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.paid import Journal, cost
 from selfimprove_dagster.language_model.remote import (
@@ -388,14 +389,14 @@ class OpenAILanguageModel(TokenText):
             raise ModelError(f"the server at {shown} serves no model")
         for model in served:
             root = Path(str(model.get("root") or model["id"]))
-            if root.is_dir() and model_id(root) == self.model_id:
+            if root.is_dir() and _is_at(root, self.model_id):
                 return str(model["id"])
         unknown = [str(m["id"]) for m in served if not Path(str(m.get("root") or m["id"])).is_dir()]
         if not unknown:
             names = ", ".join(str(model["id"]) for model in served)
             raise ModelError(
                 f"the server at {shown} serves {names}, not the model in {folder}: "
-                f"start it again with `vllm serve {folder}`"
+                f"start it again with `{_command(folder)}`"
             )
         return unknown[0]
 
@@ -437,6 +438,25 @@ class OpenAILanguageModel(TokenText):
                 return json_object(response.content)
 
             yield send
+
+
+def _is_at(root: Path, known: str) -> bool:
+    """Whether a folder holds the model of this id; a bare adapter, which is no model of its own, does not."""
+    try:
+        return model_id(root) == known
+    except ModelError:
+        return False
+
+
+def _command(folder: Path) -> str:
+    """Return the command that serves a model folder, of an adapter together with its base."""
+    adapter = adapter_in(folder)
+    if adapter is None:
+        return f"vllm serve {folder}"
+    return (
+        f"vllm serve {base_folder(adapter)} --enable-lora --max-lora-rank {vllm_rank(folder)} "
+        f"--lora-modules {ADAPTER_NAME}={folder}"
+    )
 
 
 def _padded(paths: Sequence[Generation], count: int) -> list[Generation]:

@@ -25,6 +25,7 @@ from selfimprove_dagster.language_model.base import Generation, Progress, Sampli
 from selfimprove_dagster.language_model.constraining import Constraint, grammar_tokens
 from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode
 from selfimprove_dagster.language_model.folder import model_folder, revision_of
+from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.quiet import quietly
 from selfimprove_dagster.language_model.scoring import Question, answers
@@ -69,6 +70,7 @@ class TransformersLanguageModel(TokenText):
     ) -> None:
         """Load the model in the directory `path`, or with that name on the Hugging Face Hub.
 
+        An adapter is merged into the weights of its base in memory.
         `device`: "auto" is CUDA where there is one, else the CPU. `dtype`: "auto" is float32 on a CPU, else
         what the files say.
         `token_budget`: tokens (rows × expected length) in a batch, of which a small model on the CPU has one
@@ -91,13 +93,17 @@ class TransformersLanguageModel(TokenText):
         if dtype == "auto" and torch.device(device).type == "cpu":
             dtype = "float32"
         super().__init__(directory, trust_remote_code=trust_remote_code)
-        try:
-            with quietly():
-                model = AutoModelForCausalLM.from_pretrained(
-                    directory, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+
+        def opens(folder: Path) -> Any:
+            try:
+                return AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
                 )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"transformers cannot open {directory}: {first_line(error)}") from error
+            except (OSError, ValueError, KeyError) as error:
+                raise ModelError(f"transformers cannot open {folder}: {first_line(error)}") from error
+
+        with quietly():
+            model = opened(opens, directory)
         self.end_tokens = _end_tokens(model, self.end_token_id)
         self._network = Network(model.to(device).eval(), self.end_token_id)
         self.positions = self._network.max_length

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.adapters import adapter_in, vllm_rank
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
-from selfimprove_dagster.language_model.folder import model_folder, revision_of
+from selfimprove_dagster.language_model.folder import base_folder, model_folder, revision_of
 from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.tokens import (
@@ -75,12 +76,13 @@ class VllmLanguageModel(TokenText):
 
         `tensor_parallel`: number of GPUs that share the model; `memory_share`: share of each GPU's memory for
         weights, keys and values; `max_length`: maximum sequence length, by default the model's own;
-        `quantisation`: a vLLM quantisation method; `lora`: folder of an adapter. Raises ModelError if vLLM or
-        the model cannot be loaded.
+        `quantisation`: a vLLM quantisation method; `lora`: folder of an adapter. A model that is an adapter is
+        laid over its base. Raises ModelError if vLLM or the model cannot be loaded.
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         super().__init__(folder, trust_remote_code=trust_remote_code)
         self.model_id = model_id(folder, lora)
+        whole, adapter = with_adapter(folder, lora)
         self.revision = revision_of(folder)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self.engine, on_cpu = prepared_vllm()
@@ -91,12 +93,12 @@ class VllmLanguageModel(TokenText):
                 "a resumed run, or a replay, samples other paths than an uninterrupted run",
             )
         self._takes_seeds = not on_cpu
-        adapter: dict[str, Any] = {"enable_lora": True} if lora else {}
         try:
             from vllm import LLM
 
             self._llm: Any = LLM(
-                model=str(folder),
+                model=str(whole),
+                tokenizer=str(folder),
                 dtype="float32" if on_cpu and dtype == "auto" else dtype,
                 tensor_parallel_size=tensor_parallel,
                 gpu_memory_utilization=memory_share,
@@ -107,11 +109,11 @@ class VllmLanguageModel(TokenText):
                 enforce_eager=on_cpu,
                 disable_log_stats=True,
                 structured_outputs_config=STRUCTURED_OUTPUTS,
-                **adapter,
+                **({"enable_lora": True, "max_lora_rank": vllm_rank(adapter)} if adapter else {}),
             )
         except Exception as error:  # errors of vLLM, PyTorch and the loader have no common base
             raise ModelError(f"vLLM cannot open {folder}: {_reason(error)}") from error
-        self._lora = _lora_request(lora)
+        self._lora = _lora_request(adapter)
         self.positions = int(self._llm.model_config.max_model_len)
 
     @staticmethod
@@ -337,6 +339,22 @@ def _generation(output: Any) -> Generation:
     logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
     cut_off = output.finish_reason == "length"
     return Generation(token_ids, logprobs, output.text, "length" if cut_off else "stop")
+
+
+def with_adapter(folder: Path, lora: str | None) -> tuple[Path, str | None]:
+    """Return the folder whose weights vLLM loads for the model in `folder`, and the adapter that it lays over them.
+
+    Raises ModelError if that would be two adapters.
+    """
+    adapter = adapter_in(folder)
+    if adapter is None:
+        return folder, lora
+    if lora is not None:
+        raise ModelError(
+            f"the model {folder} is an adapter itself, over which model.vllm.lora {lora} is not laid: leave out "
+            "model.vllm.lora, or merge the model into its base first"
+        )
+    return base_folder(adapter), str(folder)
 
 
 def _lora_request(lora: str | None) -> Any:

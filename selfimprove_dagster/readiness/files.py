@@ -13,9 +13,9 @@ from selfimprove_dagster.experiment.paths import paths_of
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.exams import held_out
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.language_model.adapters import ADAPTER_CONFIG
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.prompting import TRAINING
-from selfimprove_dagster.language_model.weights import ADAPTER_FILES
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
@@ -53,8 +53,8 @@ def check_models(home: Home, experiment: Experiment) -> Iterator[Finding]:
         if not mark.is_model or text in remote:
             continue
         if field.endswith("vllm.lora"):
-            if not (Path(text) / ADAPTER_FILES[0]).is_file():
-                yield Finding(f"{field}: no {ADAPTER_FILES[0]} in {text}; give the folder of a LoRA adapter")
+            if not (Path(text) / ADAPTER_CONFIG).is_file():
+                yield Finding(f"{field}: no {ADAPTER_CONFIG} in {text}; give the folder of a LoRA adapter")
             continue
         section = of_section.get(text, experiment.model)
         try:

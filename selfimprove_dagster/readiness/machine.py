@@ -19,14 +19,23 @@ from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.adapters import adapter_in
+from selfimprove_dagster.language_model.folder import base_folder, model_folder
 from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
+from selfimprove_dagster.training.adapter_settings import quantising_problem
+from selfimprove_dagster.training.adapters import quantised_base_problem
 
 TRAINED = 16
 """Bytes per parameter while training, at least: weights, gradients and two moments in float32."""
+
+HELD = 4
+"""Bytes per parameter of the base of an adapter while that is trained, in float32."""
+
+HELD_IN_4_BITS = 0.55
+"""Bytes per parameter of a base in 4 bits, with the scale of each block of 64."""
 
 SAVED = 12
 """Bytes per parameter of a state of the trainer on the disk: weights and two moments in float32."""
@@ -69,6 +78,18 @@ def check_devices(home: Home, experiment: Experiment) -> Iterator[Finding]:
             )
 
 
+def check_adapters(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each adapter that cannot be trained with what is installed, or over the base model."""
+    if not isinstance(experiment, TrainingExperiment):
+        return
+    adapters = {name: one.adapter for name, one in experiment.trainings.items() if one.adapter is not None}
+    for name, adapter in adapters.items():
+        if problem := quantising_problem(adapter.quantise):
+            yield Finding(f"{name}.{problem}")
+    if adapters and (problem := quantised_base_problem(_folder(experiment.model))):
+        yield Finding(f"{min(adapters)}.adapter: {problem}")
+
+
 def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem if the weights of the next iteration cannot fit on the disk, a warning if that is likely."""
     if not isinstance(experiment, TrainingExperiment):
@@ -76,6 +97,8 @@ def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:
     step = next_turn(home.lake, experiment)
     if not isinstance(step, Continue) or experiment.model not in local_models(experiment):
         return
+    if all(one.adapter is not None for one in experiment.trainings.values()):
+        return  # adapters are small
     partition = partition_of(experiment.name, step.iteration)
     left = [
         table
@@ -112,7 +135,7 @@ def check_memory(home: Home, experiment: Experiment) -> Iterator[Finding]:
         if section.engine == "transformers":
             yield from _fits("sampling from", section, _sampled_bytes(section, folder))
         if isinstance(experiment, TrainingExperiment) and section is experiment.model:
-            yield from _fits("training", section, TRAINED * parameters(folder))
+            yield from _fits("training", section, _trained_bytes(experiment, folder))
 
 
 def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:
@@ -128,8 +151,13 @@ def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:
 
 
 def parameters(folder: Path) -> int:
-    """Return the number of parameters in a model folder, read from the headers of its safetensors files."""
-    return sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
+    """Return the number of parameters in a model folder, read from the headers of its safetensors files.
+
+    Those of an adapter are counted with those of its base.
+    """
+    adapter = adapter_in(folder)
+    base = 0 if adapter is None else parameters(base_folder(adapter))
+    return base + sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
 
 
 @lru_cache(maxsize=256)
@@ -160,6 +188,13 @@ def _sampled_bytes(section: ModelSection, folder: Path) -> int:
             return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
         dtype = "float32"
     return parameters(folder) * _BYTES[dtype]
+
+
+def _trained_bytes(experiment: TrainingExperiment, folder: Path) -> int:
+    """Return the size of what training holds, at least: of an adapter the weights of its base, all else is small."""
+    adapter = experiment.training.adapter
+    held = TRAINED if adapter is None else HELD if adapter.quantise is None else HELD_IN_4_BITS
+    return round(held * parameters(folder))
 
 
 def _trained_dtype(section: ModelSection) -> str:

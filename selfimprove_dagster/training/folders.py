@@ -61,10 +61,10 @@ file in a base folder describes the base, not the model that was trained from it
 
 
 def copy_companions(
-    base: Path, target: Path, *, dtype: str, trust_remote_code: bool, own_config: bool = False
+    base: Path, target: Path, *, dtype: str | None, trust_remote_code: bool, own_config: bool = False
 ) -> None:
     """Copy the base's tokenizer, chat templates and configs next to freshly saved weights, whose `dtype` the
-    copied config names.
+    copied config names; None leaves the config as it is, as next to an adapter.
 
     The trained model reads prompts exactly like its base. The base's own files are copied rather than saved
     again, as the trainer aligns special tokens in the configs it holds, and a tokenizer saved again need not be
@@ -81,6 +81,8 @@ def copy_companions(
                 shutil.copyfile(path, copy)
     if not own_config and not (base / "generation_config.json").is_file():
         (target / "generation_config.json").unlink(missing_ok=True)  # of the trainer, not of the base
+    if dtype is None:
+        return
     config_path = target / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from trl import DPOTrainer, RewardTrainer
 
+from selfimprove_dagster.training.adapters import switched_off
 from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.last_token import last_token_rewards
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
@@ -120,7 +121,7 @@ class SoftPreferenceTrainer(PairTrainer, DPOTrainer):
         rows = sorted(set(dataset["row"]), key=lambda row: max(self.data_collator.comparisons[row].lengths))
         device = self.args.device
         self._reference = torch.zeros(len(self.data_collator.comparisons), 2, device=device)
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast(), switched_off(self.model):
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
                 inputs = self.data_collator([{"row": row} for row in part])

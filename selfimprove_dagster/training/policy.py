@@ -13,7 +13,7 @@ changed in them says `policy_trainer`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,13 @@ class PolicySettings(TrainingSettings):
     temperature: float = 1.0
     stop: Sequence[str] = ()
     turn_end: int | None = None
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        """Return the settings that change the result, without those that are not set."""
+        settings = super().determining
+        stops = [*settings.pop("stop")]
+        return {**settings, **({"stop": stops} if stops else {})}
 
 
 @dataclass(frozen=True)
@@ -136,23 +143,12 @@ def optimise_policy(
     )
     asked = hash_token_ids(prompt.token_ids for prompt in prompts)
     determinants = run.determinants(kind="policy", prompts=asked, reward=reward_id)
-    determinants["settings"] = _set_only(determinants["settings"])
     PAID.begin()
     outcome = complete(
         run, determinants, lambda: _train(run, settings, prompts, reward, on_log, on_rollouts, on_paid)
     )
     PAID.settle()  # the log of the outcome counts all answers
     return PolicyOutcome(path=run.output, **outcome)
-
-
-def _set_only(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out how completions end where only the tokenizer and `max_completion_tokens` say it."""
-    kept = {name: value for name, value in settings.items() if name not in ("stop", "turn_end")}
-    if settings["stop"]:
-        kept["stop"] = list(settings["stop"])
-    if settings["turn_end"] is not None:
-        kept["turn_end"] = settings["turn_end"]
-    return kept
 
 
 def _train(
@@ -266,6 +262,11 @@ def _check(settings: PolicySettings) -> None:
     if settings.max_completion_tokens < 1:
         raise TrainingError(
             f"max_completion_tokens is {settings.max_completion_tokens}; it must be at least 1."
+        )
+    if settings.adapter is not None and settings.adapter.dropout > 0:
+        raise TrainingError(
+            f"adapter.dropout is {settings.adapter.dropout}; a policy writes and is trained without dropout, so it "
+            "must be 0."
         )
     if settings.group_size < 2:
         raise TrainingError(

@@ -34,6 +34,7 @@ from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, dec
 from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.tokens import TokenText
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.training.adapters import inner, is_switched_off
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles
@@ -62,6 +63,7 @@ class Sampler:
         """
         # Another instance over the same weights: it has the attention that draws fastest, and its forward
         # pass stays as it is.
+        model = inner(model)
         weights = {id(weight): weight for weight in model.parameters()}
         self._network = Network(copy.deepcopy(model, weights).eval(), end_tokens[0])
         self._network.adapt([GROUPED_ATTENTION, "sdpa"])
@@ -225,7 +227,8 @@ class PolicyTrainer(ResumableTrainer):
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **more
             )
             return found
-        if model is self.model and self._can_reuse and not torch.is_grad_enabled():
+        draws = model is self.model and not is_switched_off(model)
+        if draws and self._can_reuse and not torch.is_grad_enabled():
             # The policy before its step, which is the one that drew.
             drawn = [torch.tensor(row) for row in self._drawn_logprobs]
             return torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True), None, None

@@ -4,6 +4,7 @@ Imports torch and transformers; import it where training starts.
 
 Changed against trl 1.16:
 - A loss that is not finite stops training at its step.
+- An adapter is left as it was made; see `adapters`.
 - No telemetry, no model card, nothing printed.
 - A checkpoint is marked complete once it is whole and flushed.
 """
@@ -23,6 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.paid import PAID
+from selfimprove_dagster.training.adapters import inner, undisturbed
 from selfimprove_dagster.training.folders import COMPLETE, sync
 
 
@@ -43,7 +45,8 @@ class ResumableTrainer:
     _initial_global_step: int
 
     def __init__(self, *args: Any, on_log: Callable[[dict[str, float]], None] | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        with undisturbed(kwargs.get("model")):
+            super().__init__(*args, **kwargs)
         self._on_log = on_log
         self._started, self._paid = time.monotonic(), PAID.money
         for callback in (PrinterCallback, ProgressCallback):
@@ -56,7 +59,7 @@ class ResumableTrainer:
 
         TRL's kernel for it skips positions on a GPU only, and saves memory there.
         """
-        forward = type(self.model).forward
+        forward = type(inner(self.model)).forward
         has_experts = getattr(self, "aux_loss_enabled", False)
         takes_positions = "logits_to_keep" in inspect.signature(forward).parameters
         return self.args.device.type == "cpu" and not has_experts and takes_positions

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.language_model.adapters import adapter_in
 from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.weights import model_id
+from selfimprove_dagster.training.adapters import load_adapted
 from selfimprove_dagster.training.comparisons import Comparison, hash_comparisons
 from selfimprove_dagster.training.pairs import PairTraining
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
@@ -81,7 +84,12 @@ def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEnt
     from selfimprove_dagster.training.pair_trainers import SoftRewardTrainer
 
     set_seed(run.seed)
-    model, _ = _open(run.base, run.trust_remote_code, dtype="float32")
+
+    def opens(folder: Path, **held: Any) -> Any:
+        return _open(folder, run.trust_remote_code, dtype="float32", **held)[0]
+
+    adapted = run.settings.adapter is not None
+    model = load_adapted(run, opens, head=True) if adapted else opened(opens, run.base)
     text_config = model.config.get_text_config()
     padding = text_config.pad_token_id
     with deterministic_kernels(run.on_cpu):
@@ -123,8 +131,20 @@ class RewardModel:
         folder = model_folder(path, trust_remote_code=trust_remote_code)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        drawn: set[str] = set()
+
+        def opens(base: Path) -> Any:
+            nonlocal drawn
+            model, drawn = _open(base, trust_remote_code, dtype="float32" if device == "cpu" else "auto")
+            return model
+
+        adapter = adapter_in(folder)
+        if adapter is not None and adapter.config.get("task_type") != "SEQ_CLS":
+            raise ModelError(f"{folder} holds no reward model: it is an adapter of a language model.")
         with quiet():
-            model, drawn = _open(folder, trust_remote_code, dtype="float32" if device == "cpu" else "auto")
+            model = opened(opens, folder)
+        if adapter is not None:
+            drawn -= {f"{layer}.weight" for layer in adapter.config["modules_to_save"] or ()}
         if drawn:
             raise ModelError(f"{folder} holds no reward model: it has no {', '.join(sorted(drawn))}.")
         return cls(model.to(device).eval(), model_id(folder))
@@ -184,8 +204,11 @@ class RewardModel:
             torch.cuda.empty_cache()
 
 
-def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, set[str]]:
-    """A sequence-classification model of one label, and the weights that the folder lacks, drawn anew."""
+def _open(folder: Path, trust_remote_code: bool, *, dtype: str, **held: Any) -> tuple[Any, set[str]]:
+    """A sequence-classification model of one label, and the weights that the folder lacks, drawn anew.
+
+    `held` are further arguments of `from_pretrained`.
+    """
     from transformers import AutoModelForSequenceClassification
 
     try:
@@ -197,6 +220,7 @@ def _open(folder: Path, trust_remote_code: bool, *, dtype: str) -> tuple[Any, se
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            **held,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{folder} cannot be loaded as a reward model: {first_line(error)}") from error

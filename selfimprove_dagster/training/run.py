@@ -11,15 +11,17 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.weights import COVERED, model_id, output_settings
 from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders
+from selfimprove_dagster.training.adapters import load_adapted, write_adapter
 from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings
 from selfimprove_dagster.training.surroundings import quiet
 
@@ -73,12 +75,11 @@ class Run:
 
     def determinants(self, **data: Any) -> dict[str, Any]:
         """What the weights depend on, for one device, one thread count and one version of torch."""
-        settings = {key: value for key, value in asdict(self.settings).items() if key != "save_every"}
         covered = sorted(output_settings(self.base))
         return {
             "base": model_id(self.base),
             **data,
-            "settings": settings,
+            "settings": self.settings.determining,
             "seed": self.seed,
             "dtype": self.dtype,
             **({COVERED: covered} if covered else {}),
@@ -176,20 +177,27 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
 
 
 def load(run: Run) -> tuple[Any, Any]:
-    """The base as a causal language model, in float32, and its tokenizer; raises ModelError if it is none."""
+    """The base as a causal language model, in float32, and its tokenizer; raises ModelError if it is none.
+
+    Where the settings have an adapter, that is what is trained; where the base has one, it is otherwise merged in.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            run.base,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=run.trust_remote_code,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{run.base} cannot be loaded as a causal language model: {error}") from error
+    def opens(folder: Path, **held: Any) -> Any:
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=run.trust_remote_code,
+                local_files_only=True,
+                **held,
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
+
+    model = opened(opens, run.base) if run.settings.adapter is None else load_adapted(run, opens)
     return model, tokenizer_of(run)
 
 
@@ -249,15 +257,19 @@ def write(run: Run, model: Any, outcome: dict[str, Any], *, loss: str, own_confi
 
     finished = run.partial / folders.FINISHED
     shutil.rmtree(finished, ignore_errors=True)
-    model.to(getattr(torch, run.dtype)).save_pretrained(finished)
+    is_adapter = run.settings.adapter is not None
+    if is_adapter:
+        write_adapter(run, model, finished, own_config=own_config)
+    else:
+        model.to(getattr(torch, run.dtype)).save_pretrained(finished)
+        shutil.copyfile(run.partial / folders.DETERMINANTS, finished / folders.DETERMINANTS)
     folders.copy_companions(
         run.base,
         finished,
-        dtype=run.dtype,
+        dtype=None if is_adapter else run.dtype,
         trust_remote_code=run.trust_remote_code,
         own_config=own_config,
     )
-    shutil.copyfile(run.partial / folders.DETERMINANTS, finished / folders.DETERMINANTS)
     folders.write_json(finished / folders.LOG, outcome)
     draw(finished / "loss.png", outcome["log"], ["loss"], y=loss, title="Training loss")
     return finished

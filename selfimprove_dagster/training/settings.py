@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.adapter_settings import AdapterSettings, check_adapter
 
 LogEntry = dict[str, float]
 
@@ -21,7 +22,8 @@ class TrainingSettings:
     `steps` are optimizer steps, each on `batch_size` × `gradient_accumulation` examples. The learning rate
     rises from 0 during the first `warmup_fraction` of the steps, then stays (constant) or falls to 0 (linear,
     cosine). `max_length` is in tokens, prompt and completion together; a model that has fewer positions
-    lowers it. `save_every` is in steps; it does not change the result.
+    lowers it. `save_every` is in steps; it does not change the result. With `adapter` an adapter is trained instead of
+    all weights. Settings that are None are not recorded.
     """
 
     steps: int
@@ -33,6 +35,18 @@ class TrainingSettings:
     max_length: int = 1024
     gradient_accumulation: int = 1
     save_every: int = 100
+    adapter: AdapterSettings | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.adapter, Mapping):  # of a job, which is plain data
+            object.__setattr__(self, "adapter", AdapterSettings(**self.adapter))
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        """Return the settings that change the result, without those that are not set."""
+        return {
+            name: value for name, value in asdict(self).items() if name != "save_every" and value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,8 @@ def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:
         raise TrainingError(f"warmup_fraction is {settings.warmup_fraction}; it must lie between 0 and 1.")
     if settings.schedule not in ("constant", "linear", "cosine"):
         raise TrainingError(f"schedule is {settings.schedule!r}; it must be constant, linear or cosine.")
+    if settings.adapter is not None:
+        check_adapter(settings.adapter)
     if device not in ("auto", "cpu", "cuda"):
         raise TrainingError(f'device is {device!r}; it must be "auto", "cpu" or "cuda".')
     if dtype not in ("float32", "bfloat16"):

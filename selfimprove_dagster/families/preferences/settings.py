@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from selfimprove_dagster.experiment.sections import (
     PromptsSection,
     Section,
+    TrainerSection,
     TrainingSection,
 )
 from selfimprove_dagster.families.dialogues.settings import (
@@ -34,7 +35,7 @@ class PreferenceFilterSection(Section):
     )
 
 
-class RewardModelSection(Section):
+class RewardModelSection(TrainerSection):
     """How the reward model is trained."""
 
     steps: int = Field(ge=1, description="optimiser steps")
@@ -69,8 +70,17 @@ class PolicyTrainingSection(TrainingSection):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
 
+    @model_validator(mode="after")
+    def _writes_without_dropout(self) -> PolicyTrainingSection:
+        if self.algorithm != "dpo" and self.adapter is not None and self.adapter.dropout > 0:
+            raise ValueError(
+                f"adapter.dropout is {self.adapter.dropout}, and a policy writes and is trained without dropout: "
+                "set it to 0"
+            )
+        return self
 
-class SupervisedStepSection(Section):
+
+class SupervisedStepSection(TrainerSection):
     """RLHF's first step: fine-tuning on the responses that people chose."""
 
     steps: int = Field(ge=0, description="optimiser steps; 0 leaves the step out")
