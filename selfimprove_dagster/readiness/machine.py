@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
 from pathlib import Path
 
 import psutil
@@ -20,7 +16,7 @@ from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.folder import model_folder
-from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
+from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, parameters
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
@@ -125,19 +121,6 @@ def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:
             f"{said}, and {memory.name} has {_shown(memory.free)} free: end other programs, or choose a smaller model",
             is_warning=True,
         )
-
-
-def parameters(folder: Path) -> int:
-    """Return the number of parameters in a model folder, read from the headers of its safetensors files."""
-    return sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
-
-
-@lru_cache(maxsize=256)
-def _parameters(file: Path, changed: int) -> int:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def memory_of(section: ModelSection) -> Memory:

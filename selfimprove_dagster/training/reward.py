@@ -81,7 +81,7 @@ def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEnt
     from selfimprove_dagster.training.pair_trainers import SoftRewardTrainer
 
     set_seed(run.seed)
-    model, _ = _open(run.base, run.trust_remote_code, dtype="float32")
+    model, _ = _open(run.base, run.trust_remote_code, dtype=run.memory.weights)
     text_config = model.config.get_text_config()
     padding = text_config.pad_token_id
     with deterministic_kernels(run.on_cpu):
@@ -90,6 +90,7 @@ def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEnt
             model=model,
             args=configured(RewardConfig, run, max_length=None, remove_unused_columns=False),
             processing_class=tokenizer_of(run),
+            memory=run.memory,
             **training.arguments(on_log),
         )
         train_to_the_end(run, trainer)

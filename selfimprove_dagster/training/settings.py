@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.memory import MemorySettings
 
 LogEntry = dict[str, float]
 
@@ -24,6 +25,9 @@ class TrainingSettings:
     lowers it. `save_every` is in steps; it does not change the result. Settings that are None are not recorded.
     """
 
+    packs: ClassVar[bool] = False
+    """Whether examples may share a row."""
+
     steps: int
     learning_rate: float
     batch_size: int
@@ -33,6 +37,11 @@ class TrainingSettings:
     max_length: int = 1024
     gradient_accumulation: int = 1
     save_every: int = 100
+    memory: MemorySettings | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.memory, Mapping):  # as a job has them, in plain data
+            object.__setattr__(self, "memory", MemorySettings(**self.memory))
 
     @property
     def determining(self) -> dict[str, Any]:

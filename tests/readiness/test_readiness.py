@@ -26,11 +26,12 @@ from selfimprove_dagster.home.home import SHIPPED_EXPERIMENTS, Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft
 from selfimprove_dagster.language_model import remote
+from selfimprove_dagster.language_model.weights import parameters
 from selfimprove_dagster.methods.lmsi.tables import PROMOTION
 from selfimprove_dagster.pruned import MARK, Pruned
 from selfimprove_dagster.readiness import engines, machine
 from selfimprove_dagster.readiness.check import check_ready
-from selfimprove_dagster.readiness.machine import check_devices, parameters
+from selfimprove_dagster.readiness.machine import check_devices
 
 DIALOGUES = {
     "name": "small",
