@@ -12,7 +12,7 @@ import psutil
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
-from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.experiment.sections import ModelSection, TrainerSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.folder import model_folder
@@ -20,9 +20,7 @@ from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, parameter
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
-
-TRAINED = 16
-"""Bytes per parameter while training, at least: weights, gradients and two moments in float32."""
+from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, cpu_problems
 
 SAVED = 12
 """Bytes per parameter of a state of the trainer on the disk: weights and two moments in float32."""
@@ -108,7 +106,27 @@ def check_memory(home: Home, experiment: Experiment) -> Iterator[Finding]:
         if section.engine == "transformers":
             yield from _fits("sampling from", section, _sampled_bytes(section, folder))
         if isinstance(experiment, TrainingExperiment) and section is experiment.model:
-            yield from _fits("training", section, TRAINED * parameters(folder))
+            each = max(_memory(one).bytes_per_parameter for one in _trainings(experiment).values())
+            yield from _fits("training", section, each * parameters(folder))
+
+
+def check_memory_settings(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each setting with which a training needs a GPU, where it runs on a CPU."""
+    if not isinstance(experiment, TrainingExperiment) or _on_gpu(experiment.model):
+        return
+    for name, section in _trainings(experiment).items():
+        for problem in cpu_problems(_memory(section)):
+            yield Finding(f"{name}.{problem}")
+
+
+def _trainings(experiment: Experiment) -> dict[str, TrainerSection]:
+    """Return the sections of an experiment that say how a model is trained, by name."""
+    sections = {name: getattr(experiment, name) for name in type(experiment).model_fields}
+    return {name: one for name, one in sections.items() if isinstance(one, TrainerSection)}
+
+
+def _memory(section: TrainerSection) -> MemorySettings:
+    return AS_IT_COMES if section.memory is None else MemorySettings(**section.memory.model_dump())
 
 
 def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:

@@ -56,14 +56,14 @@ AS_IT_COMES = MemorySettings(logits=None)
 """The settings of a training that has none."""
 
 
-def cpu_problems(optimiser: str, liger: bool) -> Iterator[str]:
-    """Yield why settings of `MemorySettings` cannot be had without a GPU, one sentence each."""
-    if optimiser == "paged_adamw_8bit":
+def cpu_problems(settings: MemorySettings) -> Iterator[str]:
+    """Yield why settings cannot be had without a GPU, one sentence each."""
+    if settings.optimiser == "paged_adamw_8bit":
         yield (
             "memory.optimiser is paged_adamw_8bit, which moves its moments between the memory of a GPU and that of the "
             "processor, and this training runs on a CPU: set it to adamw_8bit, which takes as little"
         )
-    if liger:
+    if settings.liger:
         yield (
             "memory.liger is true, and Liger's kernels are Triton programs, which run on GPUs only; this training runs "
             "on a CPU: leave it out"
@@ -82,7 +82,7 @@ def check_memory_settings(settings: MemorySettings, *, on_cpu: bool, packs: bool
         raise TrainingError(f"memory.logits is {settings.logits}; it must be at least 1.")
     if settings.packing and not packs:
         raise TrainingError("memory.packing is for supervised training only: leave it out.")
-    for problem in cpu_problems(settings.optimiser, settings.liger) if on_cpu else ():
+    for problem in cpu_problems(settings) if on_cpu else ():
         raise TrainingError(f"{problem}.")
     for wanted, module, extra in (
         (settings.optimiser in _ADAMW_8BIT, "bitsandbytes", "memory"),
