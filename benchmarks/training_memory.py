@@ -3,7 +3,7 @@
     python benchmarks/training_memory.py MODEL [--only KIND …] [--settings NAME …] [--adapter] [--out FILE.md]
 
 MODEL is the folder of a chat model, such as SmolLM2-135M-Instruct. Each training runs in a process of its own, for
-three steps of 4 rows of 256 tokens (GRPO: 4 completions of up to 128 tokens after prompts of 128). The peak is the
+two steps of 4 rows of 256 tokens (GRPO: 4 completions of up to 128 tokens after prompts of 128). The peak is the
 resident memory of that process, its imports included. `--adapter` adds rows that train LoRA's parameters only.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "training_memory.md"
 KINDS = ("supervised", "reward", "preference", "grpo")
-STEPS, ROWS, LENGTH = 3, 4, 256
+STEPS, ROWS, LENGTH = 2, 4, 256
 ADAPTER = {"rank": 16}
 
 EVERYTHING = {"checkpointing": True, "weights": "bfloat16", "optimiser": "adamw_8bit"}
@@ -179,7 +179,7 @@ def main() -> None:
         )
         print(lines[-1], flush=True)
         tail = (
-            f"Three steps of {ROWS} rows of {LENGTH} tokens, one thread. Python {platform.python_version()}."
+            f"Two steps of {ROWS} rows of {LENGTH} tokens, one thread. Python {platform.python_version()}."
         )
         asked.out.write_text("\n".join([*lines, "", tail, ""]))
 
