@@ -178,9 +178,7 @@ def main() -> None:
             f"| {found['last']:.5f} |"
         )
         print(lines[-1], flush=True)
-        tail = (
-            f"Two steps of {ROWS} rows of {LENGTH} tokens, one thread. Python {platform.python_version()}."
-        )
+        tail = f"Two steps of {ROWS} rows of {LENGTH} tokens, one thread. Python {platform.python_version()}."
         asked.out.write_text("\n".join([*lines, "", tail, ""]))
 
 
