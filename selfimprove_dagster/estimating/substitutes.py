@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from selfimprove_dagster.language_model.base import LanguageModel, Scores
 from selfimprove_dagster.language_model.characters import CHARACTERS_PER_TOKEN
 from selfimprove_dagster.language_model.paid import cost
 from selfimprove_dagster.stage import OpensModels
+from selfimprove_dagster.training.rows import write_some
 
 STEPS = 6
 """Training steps of a pilot. A checkpoint is saved before the last two."""
@@ -147,7 +149,11 @@ class FewSteps:
             if on_log is not None:
                 on_log(entry)
 
-        outcome = train(experiment, few, base, rows, output, on_log=watch, **more)
+        # The longest row decides the peak of memory, and few steps would often miss it.
+        some = rows.with_name(f"{rows.name}.some")
+        write_some(rows, some, max(_rows_of(few, steps), 1), getattr(section, "max_length", math.inf))
+        outcome = train(experiment, few, base, some, output, on_log=watch, **more)
+        some.unlink(missing_ok=True)
         money = outcome.log[-1].get("money")
         saves = (section.steps - 1) // getattr(section, "save_every", section.steps)
         self.trainings.append(
@@ -162,6 +168,13 @@ class FewSteps:
             )
         )
         return outcome
+
+
+def _rows_of(section: Any, steps: int) -> int:
+    """Return how many rows a training of some steps takes, each once; a policy's completions share their prompt."""
+    examples: int = steps * section.batch_size * getattr(section, "gradient_accumulation", 1)
+    samples = getattr(section, "algorithm", "dpo") != "dpo"
+    return examples // section.group_size if samples else examples
 
 
 def _more_seconds(log: Sequence[dict[str, float]], left: int, saves: int, saves_at: int) -> Range:

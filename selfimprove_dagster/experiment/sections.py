@@ -425,12 +425,45 @@ class AdapterSection(Section):
     quantise: Literal["4bit"] | None = Field(
         None,
         exclude_if=lambda quantise: quantise is None,
-        description="`4bit`: hold the base in 4 bits while the adapter is trained (QLoRA); needs the extra quantised",
+        description="`4bit`: hold the base in 4 bits while the adapter is trained (QLoRA); needs the extra memory",
     )
     start: Literal["continue", "merge"] = Field(
         "continue",
         description="where training starts from a model with an adapter: `continue` trains that adapter, `merge` a new "
         "one over the base into which it was merged",
+    )
+
+
+class MemorySection(Section):
+    """How a training needs less memory."""
+
+    checkpointing: bool = Field(
+        False,
+        description="keep the inputs of each layer only and compute the layer again for its gradient; the losses stay "
+        "the same",
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="number format of the weights that are trained, of their gradients and of the optimiser's moments; "
+        "`bfloat16` rounds off changes of a weight by less than 0.4%",
+    )
+    optimiser: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="`adamw_8bit` keeps the optimiser's moments in 8 bits, and needs the extra `memory`; "
+        "`paged_adamw_8bit` moves them between GPU and processor as well, and needs a GPU",
+    )
+    packing: bool = Field(
+        False,
+        description="put the examples of a batch into as few rows of `max_length` tokens as hold them; no token sees "
+        "another example; for supervised training only",
+    )
+    logits: int | None = Field(
+        256,
+        ge=1,
+        description="number of positions whose logits are computed at once on a CPU; null for all",
+    )
+    liger: bool = Field(
+        False, description="use the kernels of Liger; needs a GPU and the extra `liger`; not run so far"
     )
 
 
@@ -442,6 +475,20 @@ class TrainerSection(Section):
         exclude_if=lambda adapter: adapter is None,
         description="train a LoRA adapter (`adapter: {}`); omit to train all weights",
     )
+    packs: ClassVar[bool] = True
+    """Whether examples may share a row."""
+
+    memory: MemorySection | None = Field(
+        None,
+        exclude_if=lambda memory: memory is None,
+        description="how training needs less memory; `memory: {}` computes logits in parts",
+    )
+
+    @model_validator(mode="after")
+    def _packs_examples(self) -> TrainerSection:
+        if self.memory is not None and self.memory.packing and not self.packs:
+            raise ValueError("memory.packing is for supervised training on examples only: leave it out")
+        return self
 
 
 class TrainingSection(TrainerSection):

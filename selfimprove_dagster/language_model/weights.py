@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,24 @@ def suggested_sampling(directory: Path) -> dict[str, float]:
     settings = _read(directory / "generation_config.json")
     named = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return {name: settings[name] for name in named if settings.get(name) is not None}
+
+
+def parameters(folder: Path) -> int:
+    """Return the number of parameters in a model folder, read from the headers of its safetensors files.
+
+    Those of an adapter are counted with those of its base.
+    """
+    adapter = adapter_in(folder)
+    base = 0 if adapter is None else parameters(base_folder(adapter))
+    return base + sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
+
+
+@lru_cache(maxsize=256)
+def _parameters(file: Path, changed: int) -> int:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def _ids(directory: Path, adapter: str | Path | None) -> tuple[str, str]:

@@ -15,7 +15,13 @@ from selfimprove_dagster.readiness.engines import check_engines, check_filters
 from selfimprove_dagster.readiness.files import check_evaluation, check_files, check_models, check_prompts
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.readiness.lengths import check_asks, check_lengths, check_stops
-from selfimprove_dagster.readiness.machine import check_adapters, check_devices, check_disk, check_memory
+from selfimprove_dagster.readiness.machine import (
+    check_adapters,
+    check_devices,
+    check_disk,
+    check_memory,
+    check_memory_settings,
+)
 
 CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_files,
@@ -31,6 +37,7 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_filters,
     check_disk,
     check_memory,
+    check_memory_settings,
 )
 """What is checked, in the order in which it is reported."""
 

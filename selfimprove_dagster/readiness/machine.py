@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
 from pathlib import Path
 
 import psutil
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
-from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.experiment.sections import ModelSection, TrainerSection
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.language_model.adapters import adapter_in
-from selfimprove_dagster.language_model.folder import base_folder, model_folder
-from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
+from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, parameters
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.training.adapter_settings import quantising_problem
 from selfimprove_dagster.training.adapters import quantised_base_problem
-
-TRAINED = 16
-"""Bytes per parameter while training, at least: weights, gradients and two moments in float32."""
-
-HELD = 4
-"""Bytes per parameter of the base of an adapter while that is trained, in float32."""
+from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, cpu_problems
 
 HELD_IN_4_BITS = 0.55
 """Bytes per parameter of a base in 4 bits, with the scale of each block of 64."""
@@ -135,7 +125,29 @@ def check_memory(home: Home, experiment: Experiment) -> Iterator[Finding]:
         if section.engine == "transformers":
             yield from _fits("sampling from", section, _sampled_bytes(section, folder))
         if isinstance(experiment, TrainingExperiment) and section is experiment.model:
-            yield from _fits("training", section, _trained_bytes(experiment, folder))
+            held = max(_bytes_per_parameter(one) for one in experiment.trainings.values())
+            yield from _fits("training", section, round(held * parameters(folder)))
+
+
+def check_memory_settings(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each setting with which a training needs a GPU, where it runs on a CPU."""
+    if not isinstance(experiment, TrainingExperiment) or _on_gpu(experiment.model):
+        return
+    for name, section in experiment.trainings.items():
+        for problem in cpu_problems(_memory(section)):
+            yield Finding(f"{name}.{problem}")
+
+
+def _bytes_per_parameter(section: TrainerSection) -> float:
+    """Return what a training holds of a model, at least: of an adapter the weights of its base, all else is small."""
+    memory = _memory(section)
+    if section.adapter is None:
+        return memory.bytes_per_parameter
+    return _BYTES[memory.weights] if section.adapter.quantise is None else HELD_IN_4_BITS
+
+
+def _memory(section: TrainerSection) -> MemorySettings:
+    return AS_IT_COMES if section.memory is None else MemorySettings(**section.memory.model_dump())
 
 
 def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:
@@ -148,24 +160,6 @@ def _fits(doing: str, section: ModelSection, needed: int) -> Iterator[Finding]:
             f"{said}, and {memory.name} has {_shown(memory.free)} free: end other programs, or choose a smaller model",
             is_warning=True,
         )
-
-
-def parameters(folder: Path) -> int:
-    """Return the number of parameters in a model folder, read from the headers of its safetensors files.
-
-    Those of an adapter are counted with those of its base.
-    """
-    adapter = adapter_in(folder)
-    base = 0 if adapter is None else parameters(base_folder(adapter))
-    return base + sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
-
-
-@lru_cache(maxsize=256)
-def _parameters(file: Path, changed: int) -> int:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def memory_of(section: ModelSection) -> Memory:
@@ -188,13 +182,6 @@ def _sampled_bytes(section: ModelSection, folder: Path) -> int:
             return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
         dtype = "float32"
     return parameters(folder) * _BYTES[dtype]
-
-
-def _trained_bytes(experiment: TrainingExperiment, folder: Path) -> int:
-    """Return the size of what training holds, at least: of an adapter the weights of its base, all else is small."""
-    adapter = experiment.training.adapter
-    held = TRAINED if adapter is None else HELD if adapter.quantise is None else HELD_IN_4_BITS
-    return round(held * parameters(folder))
 
 
 def _trained_dtype(section: ModelSection) -> str:

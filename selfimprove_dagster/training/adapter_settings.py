@@ -65,5 +65,5 @@ def quantising_problem(quantise: str | None) -> str:
         return ""
     return (
         f"adapter.quantise is {quantise}, which needs bitsandbytes: install the extra "
-        "`selfimprove_dagster[quantised]`, or leave it out"
+        "`selfimprove_dagster[memory]`, or leave it out"
     )

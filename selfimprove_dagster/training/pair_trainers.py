@@ -24,6 +24,7 @@ from torch.nn import functional
 from trl import DPOTrainer, RewardTrainer
 
 from selfimprove_dagster.training.adapters import switched_off
+from selfimprove_dagster.training.chunked_logits import IGNORED
 from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.last_token import last_token_rewards
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
@@ -140,11 +141,15 @@ class SoftPreferenceTrainer(PairTrainer, DPOTrainer):
             positions < inputs["lengths"][:, None]
         )
         if not self.is_lean:
-            labels = ids.masked_fill(~is_target, -100)
+            labels = ids.masked_fill(~is_target, IGNORED)
             mask = (positions < inputs["lengths"][:, None]).long()
             outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
             total: Tensor = outputs.log_probs.sum(1)
             return total
+        if self.in_chunks:
+            labels = ids.masked_fill(~is_target, IGNORED)
+            chunked: Tensor = model(input_ids=ids, labels=labels, in_chunks=True).log_probs.sum(1)
+            return chunked
         # Nothing predicts a first token.
         is_target = is_target[:, 1:]
         columns = is_target.any(dim=0).nonzero().squeeze(1)

@@ -210,6 +210,7 @@ def _train(
             seed=run.seed,
             on_log=log_with_tokens,
             on_rollouts=on_rollouts,
+            memory=run.memory,
             on_paid=on_paid,
         )
         train_to_the_end(run, trainer)

@@ -35,6 +35,7 @@ from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.tokens import TokenText
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.training.adapters import inner, is_switched_off
+from selfimprove_dagster.training.chunked_logits import IGNORED
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles
@@ -136,7 +137,8 @@ class PolicyTrainer(ResumableTrainer):
         self._said: list[list[int]] = []
         self._rewards: list[float] = []
         self._drawn_logprobs: list[list[float]] = []
-        self._can_reuse = self.temperature == 1 and not self.args.bf16
+        is_exact = not self.args.bf16 and self.memory.weights == "float32"
+        self._can_reuse = self.temperature == 1 and is_exact
         if self.args.beta == 0:
             self.measures = tuple(pair for pair in self.measures if pair[0] != "kl")
 
@@ -258,13 +260,26 @@ class PolicyTrainer(ResumableTrainer):
         end = int((attention_mask.sum(dim=1)).max())
         ids = input_ids.gather(1, places % width)[:, :end]
         columns = torch.arange(int(starts.min()) - 1, end - 1)
+        # A row's columns; beyond its last token the mask of the loss takes away what is read here.
+        own = (torch.arange(kept)[None] + (starts - starts.min())[:, None]).clamp(max=len(columns) - 1)
+        if self.in_chunks:
+            here, lengths = torch.arange(end)[None], attention_mask.sum(dim=1)
+            is_target = (here >= starts[:, None]) & (here < lengths[:, None])
+            with self.accelerator.autocast():
+                found = model(
+                    input_ids=ids,
+                    labels=ids.masked_fill(~is_target, IGNORED),
+                    in_chunks=True,
+                    temperature=self.temperature,
+                    with_entropy=compute_entropy,
+                )
+            entropies = found.entropy[:, columns].gather(1, own) if compute_entropy else None
+            return found.log_probs[:, columns].gather(1, own), entropies
         with self.accelerator.autocast():
             logits = model(input_ids=ids, logits_to_keep=columns, use_cache=False).logits
         logits = logits.float() / self.temperature
         normalisers = logits.logsumexp(-1)
         logprobs = logits.gather(-1, ids[:, columns + 1, None]).squeeze(-1) - normalisers
-        # A row's columns; beyond its last token the mask of the loss takes away what is read here.
-        own = (torch.arange(kept)[None] + (starts - starts.min())[:, None]).clamp(max=len(columns) - 1)
         if not compute_entropy:
             return logprobs.gather(1, own), None
         with torch.no_grad():

@@ -97,6 +97,7 @@ def _train(
                 remove_unused_columns=False,
             ),
             processing_class=tokenizer,
+            memory=run.memory,
             **training.arguments(on_log),
         )
         train_to_the_end(run, trainer)

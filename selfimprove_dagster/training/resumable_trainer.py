@@ -25,7 +25,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.training.adapters import inner, undisturbed
+from selfimprove_dagster.training.chunked_logits import chunk_logits
 from selfimprove_dagster.training.folders import COMPLETE, sync
+from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings
 
 
 class ResumableTrainer:
@@ -41,12 +43,24 @@ class ResumableTrainer:
 
     args: Any
     model: Any
+    ref_model: Any
     state: Any
     _initial_global_step: int
 
-    def __init__(self, *args: Any, on_log: Callable[[dict[str, float]], None] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        memory: MemorySettings = AS_IT_COMES,
+        on_log: Callable[[dict[str, float]], None] | None = None,
+        **kwargs: Any,
+    ):
+        self.memory = memory
+        if memory.logits is not None and kwargs["model"].get_output_embeddings() is not None:
+            chunk_logits(kwargs["model"], memory.logits)
         with undisturbed(kwargs.get("model")):
             super().__init__(*args, **kwargs)
+        if memory.logits is not None and getattr(self, "ref_model", None) is not None:
+            chunk_logits(self.ref_model, memory.logits)
         self._on_log = on_log
         self._started, self._paid = time.monotonic(), PAID.money
         for callback in (PrinterCallback, ProgressCallback):
@@ -63,6 +77,11 @@ class ResumableTrainer:
         has_experts = getattr(self, "aux_loss_enabled", False)
         takes_positions = "logits_to_keep" in inspect.signature(forward).parameters
         return self.args.device.type == "cpu" and not has_experts and takes_positions
+
+    @property
+    def in_chunks(self) -> bool:
+        """Return whether the lean losses compute the logits of some positions at a time."""
+        return self.memory.logits is not None
 
     @property
     def training_log(self) -> list[dict[str, float]]:

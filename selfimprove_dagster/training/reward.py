@@ -86,7 +86,7 @@ def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEnt
     set_seed(run.seed)
 
     def opens(folder: Path, **held: Any) -> Any:
-        return _open(folder, run.trust_remote_code, dtype="float32", **held)[0]
+        return _open(folder, run.trust_remote_code, dtype=run.memory.weights, **held)[0]
 
     adapted = run.settings.adapter is not None
     model = load_adapted(run, opens, head=True) if adapted else opened(opens, run.base)
@@ -98,6 +98,7 @@ def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEnt
             model=model,
             args=configured(RewardConfig, run, max_length=None, remove_unused_columns=False),
             processing_class=tokenizer_of(run),
+            memory=run.memory,
             **training.arguments(on_log),
         )
         train_to_the_end(run, trainer)

@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -43,6 +45,40 @@ def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
         for batch in batched(rows):
             file.write_batch(pa.RecordBatch.from_pylist([*map(vars, batch)], schema))
     temporary.replace(path)
+
+
+def write_some(source: Path, target: Path, count: int, max_length: float) -> None:
+    """Write `count` rows of a file of `write_rows` to another, in their order, or all if there are fewer.
+
+    Their lengths are evenly spaced among those of all rows. The longest row of at most `max_length` tokens is one of
+    them; a comparison is as long as its longer side.
+    """
+    table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
+    lengths = _lengths(table)
+    if count < len(table):
+        ordered = np.argsort(lengths, kind="stable")
+        fitting = ordered[lengths[ordered] <= max_length]
+        middles = ((np.arange(count) + 0.5) * len(table) / count).astype(int)
+        chosen = {*ordered[middles].tolist()}
+        if len(fitting) and int(fitting[-1]) not in chosen:
+            chosen = {*ordered[middles[:-1]].tolist(), int(fitting[-1])}
+        table = table.take(sorted(chosen))
+    with pa.ipc.new_file(str(target), table.schema) as file:
+        file.write_table(table, max_chunksize=BATCH)
+
+
+def _lengths(table: pa.Table) -> Any:
+    """Return the tokens of each row of a file, or of the longer side of each comparison."""
+    known = {
+        name: pc.list_value_length(table[name]).to_numpy().astype(float)  # NaN where there is no list
+        for name in table.column_names
+        if pa.types.is_list(table[name].type)
+    }
+    if "second_token_ids" not in known:
+        return sum(known.values())
+    first, other = known["prompt_token_ids"], known["second_prompt_token_ids"]
+    second = np.where(np.isnan(other), first, other)
+    return np.maximum(first + known["first_token_ids"], second + known["second_token_ids"])
 
 
 class RowFile(Sequence[Row], Generic[Row]):

@@ -22,7 +22,9 @@ from selfimprove_dagster.language_model.weights import COVERED, model_id, output
 from selfimprove_dagster.plots import line_chart
 from selfimprove_dagster.training import folders
 from selfimprove_dagster.training.adapters import load_adapted, write_adapter
+from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, check_memory_settings
 from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings
+from selfimprove_dagster.training.shortage import explained
 from selfimprove_dagster.training.surroundings import quiet
 
 _BATCHES_PER_BUCKET = 16
@@ -58,11 +60,19 @@ class Run:
         """Checked; raises TrainingError for settings out of range, ModelError where there is no base."""
         check_settings(settings, device, dtype)
         folder = model_folder(base, trust_remote_code=trust_remote_code)
-        return cls(folder, Path(output), settings, seed, device, dtype, trust_remote_code)
+        run = cls(folder, Path(output), settings, seed, device, dtype, trust_remote_code)
+        if settings.memory is not None:
+            check_memory_settings(settings.memory, on_cpu=run.on_cpu, packs=settings.packs)
+        return run
 
     @property
     def partial(self) -> Path:
         return self.output.with_name(self.output.name + ".partial")
+
+    @property
+    def memory(self) -> MemorySettings:
+        """Return how memory is saved, also where nothing is set."""
+        return self.settings.memory or AS_IT_COMES
 
     @property
     def on_cpu(self) -> bool:
@@ -103,7 +113,7 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
             # Another process may have finished it between the two looks.
             if not folders.is_finished(run.output, wanted):
                 folders.clear_unless_same(run.partial, wanted)
-                with quiet():
+                with quiet(), explained(run.base, run.settings, run.trust_remote_code):
                     train()
                 folders.publish(run.partial / folders.FINISHED, run.output)
             shutil.rmtree(run.partial)
@@ -138,7 +148,7 @@ def plan_batches(lengths: Sequence[int], settings: TrainingSettings, seed: int) 
 def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
     """Arguments of `kind`, one of TRL's configurations, as all training here has them, and `more`."""
     settings, on_cpu = run.settings, run.on_cpu
-    # TRL 1.16 sets bf16 and gradient checkpointing unless told otherwise.
+    # TRL 1.16 sets bf16 unless told otherwise.
     arguments = kind(
         output_dir=str(run.partial / folders.CHECKPOINTS),
         max_steps=settings.steps,
@@ -149,11 +159,9 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
         warmup_steps=round(settings.warmup_fraction * settings.steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=1.0,
-        # On a CPU the fused kernel is no faster, and its many short parallel sections stall on a busy one.
-        optim="adamw_torch" if on_cpu else "adamw_torch_fused",
+        **run.memory.arguments(on_cpu),
         seed=run.seed,
         bf16=run.dtype == "bfloat16",
-        gradient_checkpointing=False,
         use_cpu=on_cpu,
         # The rows already lie in the planned order, so a resumed run has only to skip those it has seen.
         train_sampling_strategy="sequential",
@@ -177,8 +185,9 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
 
 
 def load(run: Run) -> tuple[Any, Any]:
-    """The base as a causal language model, in float32, and its tokenizer; raises ModelError if it is none.
+    """The base as a causal language model, in the number format of training, and its tokenizer.
 
+    Raises ModelError if it is none.
     Where the settings have an adapter, that is what is trained; where the base has one, it is otherwise merged in.
     """
     import torch
@@ -188,7 +197,7 @@ def load(run: Run) -> tuple[Any, Any]:
         try:
             return AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=torch.float32,
+                dtype=getattr(torch, run.memory.weights),
                 use_safetensors=True,
                 trust_remote_code=run.trust_remote_code,
                 local_files_only=True,
@@ -220,13 +229,7 @@ def train_to_the_end(run: Run, trainer: Any) -> None:
     # From here it would only be saved with each checkpoint, and its special tokens forced on the model.
     trainer.processing_class = None
     checkpoint = folders.last_checkpoint(run.partial / folders.CHECKPOINTS)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"Out of memory with batches of {run.settings.batch_size}. Lower batch_size and raise "
-            "gradient_accumulation by the same factor, or lower max_length."
-        ) from error
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # A step that blows up is seen in the next step's loss, which the last step does not have.
     if not all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters()):
         raise TrainingError(

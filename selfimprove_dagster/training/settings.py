@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.adapter_settings import AdapterSettings, check_adapter
+from selfimprove_dagster.training.memory import MemorySettings
 
 LogEntry = dict[str, float]
 
@@ -26,6 +27,9 @@ class TrainingSettings:
     all weights. Settings that are None are not recorded.
     """
 
+    packs: ClassVar[bool] = False
+    """Whether examples may share a row."""
+
     steps: int
     learning_rate: float
     batch_size: int
@@ -36,10 +40,13 @@ class TrainingSettings:
     gradient_accumulation: int = 1
     save_every: int = 100
     adapter: AdapterSettings | None = None
+    memory: MemorySettings | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.adapter, Mapping):  # of a job, which is plain data
-            object.__setattr__(self, "adapter", AdapterSettings(**self.adapter))
+        # A job has them in plain data.
+        for name, kind in (("adapter", AdapterSettings), ("memory", MemorySettings)):
+            if isinstance(given := getattr(self, name), Mapping):
+                object.__setattr__(self, name, kind(**given))
 
     @property
     def determining(self) -> dict[str, Any]:

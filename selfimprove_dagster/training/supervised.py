@@ -6,7 +6,7 @@ steps at learning rate 5e-5 with batches of 32 on the model's own voted answers.
 
 Deviations from TRL's defaults: examples come as token ids, so that what was generated is what is learnt, and
 are never truncated; batches are of examples of similar length, in an order that the seed alone decides;
-gradient checkpointing is off.
+gradient checkpointing is off unless `MemorySettings` turn it on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.run import (
@@ -52,6 +52,8 @@ __all__ = [
 @dataclass(frozen=True)
 class SupervisedSettings(TrainingSettings):
     """How to fine-tune; an example is a prompt with its completion."""
+
+    packs: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,22 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
     from datasets import Dataset
     from trl import SFTConfig
 
-    from selfimprove_dagster.training.completion_trainer import CompletionTrainer, ExampleCollator
+    from selfimprove_dagster.training.completion_trainer import (
+        CompletionTrainer,
+        ExampleCollator,
+        PackingCollator,
+        check_packing,
+    )
 
     settings, on_cpu = run.settings, run.on_cpu
     model, tokenizer = load(run)
     usable, left_out = _usable(examples, run, model.config.get_text_config())
     rows, lengths = [*usable], [*usable.values()]
     batches = plan_batches(lengths, settings, run.seed)
+    collator = ExampleCollator(examples)
+    if run.memory.packing:
+        check_packing(model)
+        collator = PackingCollator(examples, run.max_length(model.config.get_text_config()))
     seen = list(accumulate(sum(lengths[index] for index in batch) for batch in batches))
 
     def log_with_tokens(entry: LogEntry) -> None:
@@ -143,7 +154,8 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
             ),
             # In the order in which they are trained on.
             train_dataset=Dataset.from_dict({"row": [rows[index] for batch in batches for index in batch]}),
-            data_collator=ExampleCollator(examples),
+            data_collator=collator,
+            memory=run.memory,
             processing_class=tokenizer,
             on_log=log_with_tokens,
         )

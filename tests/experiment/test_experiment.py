@@ -463,3 +463,34 @@ def test_settings_that_change_no_text_are_not_recorded_of_a_judge() -> None:
     )
     assert " ".join(recorded["vllm"]) == "tensor_parallel memory_share max_length quantisation lora"
     assert " ".join(recorded["server"]) == "url key_variable concurrency deadline attempts send_seeds"
+
+
+def test_memory_settings_are_hashed_only_when_they_are_set(tmp_path: Path) -> None:
+    plain = load(tmp_path, method="rlhf")
+    for section in ("training", "reward_model", "supervised"):
+        assert "memory" not in plain.model_dump(mode="json")[section]
+        changed = load(tmp_path, method="rlhf", **{section: {"memory": {"checkpointing": True}}})
+        assert changed.settings_hash != plain.settings_hash
+        assert changed.model_dump()[section]["memory"]["logits"] == 256
+
+
+@pytest.mark.parametrize(
+    ("method", "section", "refused"),
+    [
+        ("lmsi", "training", False),
+        ("rlhf", "supervised", False),
+        ("rlhf", "training", True),
+        ("rlhf", "reward_model", True),
+        ("pit", "training", True),
+        ("pit", "gap_reward_model", True),
+    ],
+)
+def test_only_examples_are_packed(tmp_path: Path, method: str, section: str, refused: bool) -> None:
+    values = {section: {"memory": {"packing": True}}}
+    if not refused:
+        load(tmp_path, method=method, **values)
+        return
+    text = yaml.safe_dump({**SMALLEST, "method": method, **values})
+    assert "memory.packing is for supervised training on examples only: leave it out" in complaint(
+        tmp_path, text
+    )

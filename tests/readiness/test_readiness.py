@@ -26,11 +26,12 @@ from selfimprove_dagster.home.home import SHIPPED_EXPERIMENTS, Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import Draft
 from selfimprove_dagster.language_model import remote
+from selfimprove_dagster.language_model.weights import parameters
 from selfimprove_dagster.methods.lmsi.tables import PROMOTION
 from selfimprove_dagster.pruned import MARK, Pruned
 from selfimprove_dagster.readiness import engines, machine
 from selfimprove_dagster.readiness.check import check_ready
-from selfimprove_dagster.readiness.machine import check_devices, parameters
+from selfimprove_dagster.readiness.machine import check_devices, check_memory_settings
 
 DIALOGUES = {
     "name": "small",
@@ -256,6 +257,41 @@ def test_a_model_that_does_not_fit_into_the_memory_is_refused(
     error, warnings = check(tmp_path)
     assert ("sampling from" in error and "training" in error) == refused
     assert bool(warnings) == warned
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"optimiser": "paged_adamw_8bit"}, "this training runs on a CPU: set it to adamw_8bit"),
+        ({"liger": True}, "this training runs on a CPU: leave it out"),
+        ({"optimiser": "adamw_8bit", "checkpointing": True, "weights": "bfloat16", "packing": True}, ""),
+    ],
+)
+def test_memory_settings_that_need_a_gpu_are_refused_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any], reason: str
+) -> None:
+    home, experiment = _settled(tmp_path, training={"memory": setting})
+    found = [one.text for one in check_memory_settings(home, experiment)]
+    assert [text.startswith("training.memory.") and reason in text for text in found] == [True] * bool(reason)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [*check_memory_settings(home, experiment)] == []
+
+
+def test_what_a_training_takes_follows_its_memory_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_of", lambda section: machine.Memory(1, 1, "this machine"))
+    said = []
+    smallest = {"weights": "bfloat16", "optimiser": "adamw_8bit"}
+    for number, memory in enumerate((None, {"weights": "bfloat16"}, smallest)):
+        home, experiment = _settled(tmp_path / str(number), training={"memory": memory})
+        assert machine._memory(experiment.training).bytes_per_parameter in (16, 8, 6)
+        said += [
+            one.text for one in machine.check_memory(home, experiment) if one.text.startswith("training")
+        ]
+    sizes = [float(text.split("at least ")[1].split()[0]) for text in said]
+    assert sizes[0] == pytest.approx(2 * sizes[1], rel=0.02)
+    assert sizes[2] == pytest.approx(6 / 8 * sizes[1], rel=0.02)
 
 
 # ---- engines ---------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from selfimprove_dagster.training import jobs
 from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.reward import RewardSettings, reward_by_model, train_reward_model
 from selfimprove_dagster.training.rewards import TokenisedPrompt
-from selfimprove_dagster.training.rows import BATCH, RowFile, write_rows
+from selfimprove_dagster.training.rows import BATCH, RowFile, write_rows, write_some
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
 from selfimprove_dagster.work.spec import Spec
 
@@ -109,3 +111,46 @@ def test_rows_are_read_as_they_were_written(
         assert stored[index] == rows[index] and stored[-1 - index] == rows[-1 - index]
     with pytest.raises(IndexError):
         stored[len(rows)]
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=80),
+    st.integers(1, 30),
+    st.sampled_from([30, math.inf]),
+)
+def test_some_rows_are_as_long_as_all_and_the_longest_is_one_of_them(
+    sizes: list[int], count: int, most: float
+) -> None:
+    rows = [
+        Comparison([at], [2] * size, [3], 0.5, None if size % 2 else [4, 4]) for at, size in enumerate(sizes)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder) / "rows", Comparison, rows)
+        write_some(Path(folder) / "rows", Path(folder) / "some", count, most)
+        some = [*RowFile(Path(folder) / "some", Comparison)]
+    assert len(some) == min(count, len(rows))
+    assert [rows.index(one) for one in some] == sorted(rows.index(one) for one in some)
+    lengths, chosen = ([max(one.lengths) for one in part] for part in (rows, some))
+    if fitting := [length for length in lengths if length <= most]:
+        assert max(fitting) in chosen
+    spread = max(lengths) - min(lengths)
+    assert abs(sum(chosen) / len(chosen) - sum(lengths) / len(lengths)) <= 2 * spread / count + 1
+
+
+def test_some_examples_and_prompts(tmp_path: Path) -> None:
+    for kind, rows in (
+        (TokenisedExample, [TokenisedExample([1] * size, [2]) for size in range(20)]),
+        (TokenisedPrompt, [TokenisedPrompt([1] * size, "q") for size in range(20)]),
+    ):
+        write_rows(tmp_path / "rows", kind, rows)
+        write_some(tmp_path / "rows", tmp_path / "some", 3, 16)
+        found = [*RowFile[Any](tmp_path / "some", kind)]
+        longest = max((one for one in rows if len(_ids(one)) <= 16), key=lambda one: len(_ids(one)))
+        assert longest in found and len(found) == 3
+
+
+def _ids(row: Any) -> list[int]:
+    return [
+        *getattr(row, "prompt_token_ids", getattr(row, "token_ids", [])),
+        *getattr(row, "completion_token_ids", []),
+    ]

@@ -38,6 +38,8 @@ class PreferenceFilterSection(Section):
 class RewardModelSection(TrainerSection):
     """How the reward model is trained."""
 
+    packs: ClassVar[bool] = False
+
     steps: int = Field(ge=1, description="optimiser steps")
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="pairs per step")
@@ -58,6 +60,7 @@ class PolicyTrainingSection(TrainingSection):
     model. With `judge` as the reward (direct RLAIF) the expected rating of the judge, from −1 to 1, is it.
     """
 
+    packs: ClassVar[bool] = False
     start_from: Literal["champion", "base"] = Field(
         "champion", description="weights that training starts from, and that the KL term holds to"
     )
