@@ -74,4 +74,7 @@ class CompletionTrainer(ResumableTrainer, SFTTrainer):
         total = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        return total / ((targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return total / (targets != IGNORED).sum()
+        # The tokens are those of all ranks, whose gradients are averaged again.
+        return total * self.accelerator.num_processes / num_items_in_batch
