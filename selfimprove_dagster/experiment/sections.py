@@ -403,8 +403,40 @@ class AnswersSection(Section):
         return Conventions(self.decimal, tuple(self.phrases), tuple(self.words.items()), thoughts)
 
 
+class LaunchSection(Section):
+    """Several processes that train one model together, started with torchrun."""
+
+    processes: int = Field(1, ge=1, description="processes on each node, one per GPU")
+    nodes: int = Field(
+        1,
+        ge=1,
+        description="machines; more than one needs $SELFIMPROVE_ON_EVERY_NODE, $SELFIMPROVE_ENDPOINT and a file system "
+        "that all share",
+    )
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="`ddp`: every process has the whole model; `fsdp2`: each has a share of weights, gradients and "
+        "optimiser state, on GPUs, and not for grpo or rloo",
+    )
+
+
 class TrainerSection(Section):
     """What every training may set besides its optimiser; each of these is recorded only where it is set."""
+
+    launch: LaunchSection | None = Field(
+        None,
+        exclude_if=lambda launch: launch is None,
+        description="train in several processes, which share each batch; omit for the step's own process",
+    )
+
+    @model_validator(mode="after")
+    def _shares_batches(self) -> TrainerSection:
+        size = getattr(self, "batch_size", 0)
+        if self.launch and size % (total := self.launch.processes * self.launch.nodes):
+            raise ValueError(
+                f"batch_size is {size} and launch has {total} processes: choose a multiple of {total}"
+            )
+        return self
 
 
 class TrainingSection(TrainerSection):

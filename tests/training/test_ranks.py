@@ -14,11 +14,13 @@ import pytest
 from kit.ranked import Attempt
 from kit.ranked_jobs import SETTINGS, job, write_all_rows
 from kit.sampling import all_methods
+from kit.sharded import fine_tune_sharded
 from kit.training import ENVIRONMENT, weights
 
 from selfimprove_dagster.training.folders import read_json
 from selfimprove_dagster.training.policy import read_rollouts
 from selfimprove_dagster.training.settings import Launch
+from selfimprove_dagster.work.spec import Spec
 
 pytestmark = pytest.mark.train
 
@@ -131,3 +133,26 @@ def test_a_kill_of_any_rank_at_a_random_moment_changes_no_weight(
         if kind == "grpo":
             same = (read_rollouts(folder / one / "rollouts.parquet") for one in (name, f"{kind}-plain-two"))
             assert len({str(rows) for rows in same}) == 1
+
+
+def test_sharded_weights_log_what_whole_ones_log_and_are_written_whole(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    names, wanted = ("whole", "sharded"), []
+    for name, processes in zip(names, (1, 2), strict=True):
+        spec = Spec.of(
+            fine_tune_sharded,
+            base=str(folder / "base"),
+            output=str(folder / name),
+            processes=processes,
+        )
+        wanted.append(Attempt(spec.to_json(), processes))
+    whole, sharded = attempts(folder, "fsdp2", wanted)
+    assert not whole["log"] and not sharded["log"], sharded["log"]
+    (*log, of_one), (*shared, of_each) = whole["outcome"], sharded["outcome"]
+    for first, second in zip(log, shared, strict=True):
+        assert second == pytest.approx(first, abs=1e-5, rel=1e-5)
+    assert of_each["parameters"] < 0.6 * of_one["parameters"]
+    one, other = (load_file(folder / f"{name}.partial/finished/model.safetensors") for name in names)
+    assert {name: weight.shape for name, weight in one.items()} == {k: v.shape for k, v in other.items()}
+    assert all((one[name] - other[name]).abs().max() < 1e-4 for name in one)
