@@ -225,8 +225,9 @@ def _failure(folder: Path, how: Launch, code: int) -> errors.SelfImproveError:
     log = folder / "torchrun.log"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     ended = [(int(rank), int(exit)) for rank, exit in _ENDED.findall(text)]
-    # One that a signal ended comes first: the others then fail since it is gone.
-    for rank, exit in sorted(ended, key=lambda one: one[1] >= 0):
+    # One that was killed comes first: the others then fail since it is gone, or torchrun ends them.
+    order = {-signal.SIGTERM: 2}
+    for rank, exit in sorted(ended, key=lambda one: order.get(one[1], int(one[1] > 0))):
         own = folder / f"rank-{rank}.log"
         name = f"rank {rank} of {how.total} processes"
         if exit < 0:

@@ -125,6 +125,8 @@ class SoftPreferenceTrainer(PairTrainer, DPOTrainer):
         rows = sorted(set(dataset["row"]), key=lambda row: max(self.data_collator.comparisons[row].lengths))
         device = self.args.device
         self._reference = torch.zeros(len(self.data_collator.comparisons), 2, device=device)
+        if self.is_fsdp_enabled:  # the trainer leaves the model on the CPU until it is shared out
+            self.model.to(device)
         with torch.no_grad(), self.accelerator.autocast():
             size = batch_size * self.accelerator.num_processes
             starts = range(0, len(rows), size)

@@ -6,7 +6,7 @@ tokens, then over completions; β times the KL divergence from the base is added
 RLOO: Ahmadian et al., "Back to Basics" (arXiv 2402.14740, section 3): the advantage is the reward, less β
 times the completion's log-ratio to the base, less the mean of the same over the group's others.
 
-Through TRL's GRPOTrainer and RLOOTrainer, on one device, each completion used for one optimizer step. What is
+Through TRL's GRPOTrainer and RLOOTrainer, on one device a process, each completion used for one optimizer step. What is
 changed in them says `policy_trainer`.
 """
 

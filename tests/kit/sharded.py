@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kit.ranked_jobs import SETTINGS, examples
-
 from selfimprove_dagster.training import ranks
 from selfimprove_dagster.training.completion_trainer import IGNORED, ExampleCollator
 from selfimprove_dagster.training.folders import DETERMINANTS, write_json
@@ -23,9 +22,7 @@ def fine_tune_sharded(*, base: str, output: str, processes: int) -> list[dict[st
     from torch.nn import functional
 
     settings = replace(SETTINGS["supervised"], gradient_accumulation=1, launch=Launch(processes))
-    run = Run.of(
-        base, Path(output), settings, seed=7, device="cpu", dtype="float32", trust_remote_code=False
-    )
+    run = Run.of(base, Path(output), settings, seed=7, device="cpu", dtype="float32", trust_remote_code=False)
     rows, log = examples(), []
     with ranks.together(processes, on_cpu=True):
         model, _ = load(run)
