@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from trl import DPOTrainer, RewardTrainer
 
+from selfimprove_dagster.training import ranks
 from selfimprove_dagster.training.comparisons import Comparison
 from selfimprove_dagster.training.last_token import last_token_rewards
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
@@ -102,12 +103,15 @@ class SoftRewardTrainer(PairTrainer, RewardTrainer):
     """The margin is the difference of two rewards (Bradley and Terry's model)."""
 
     def __init__(self, model: Any, **arguments: Any) -> None:
-        # Ranks average gradients of what the model itself is called for, so this is what it is called for.
-        model.forward = partial(last_token_rewards, model)
+        self._read = last_token_rewards
+        if ranks.started() > 1:
+            # Ranks average the gradients of what the model itself is called for, so this is what it is called for.
+            model.forward = partial(last_token_rewards, model)
+            self._read = nn.Module.__call__
         super().__init__(model=model, **arguments)
 
     def margins(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        first, second = model(inputs["input_ids"], inputs["lengths"]).chunk(2)
+        first, second = self._read(model, inputs["input_ids"], inputs["lengths"]).chunk(2)
         return first - second
 
 
