@@ -20,11 +20,11 @@ import yaml
 from kit.ranked_jobs import SETTINGS, job, write_all_rows
 from kit.training import ENVIRONMENT, weights
 
-from resources.trainer import run
 from selfimprove_dagster.errors import BudgetSpent, ModelError, RankKilled, TrainingError
 from selfimprove_dagster.experiment.sections import LaunchSection, TrainingSection
 from selfimprove_dagster.families.preferences.settings import PolicyTrainingSection
 from selfimprove_dagster.language_model.serving import free_port
+from selfimprove_dagster.resources.trainer import run
 from selfimprove_dagster.training.launching import (
     ENDPOINT,
     ON_EVERY_NODE,
