@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from selfimprove_dagster.families.preferences.settings import (
     RewardModelSection,
     SupervisedStepSection,
 )
+from selfimprove_dagster.resources.pipes import by_pipes
 from selfimprove_dagster.work.spec import Spec
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class TrainerResource(dg.ConfigurableResource):
     """Runs training jobs with the settings of an experiment; see `selfimprove_dagster.training.jobs`.
 
     Every method takes the experiment, the section that says how to train, the model to start from, the file of rows
-    and the folder of the trained model.
+    and the folder of the trained model. Jobs with a section `launch` run in several processes.
     """
 
     device: str = Field(
@@ -59,7 +61,7 @@ class TrainerResource(dg.ConfigurableResource):
         job = self._job(
             experiment, jobs.supervised, base, rows, output, SupervisedSettings(**_shared(section)), seed=seed
         )
-        outcome: TrainingOutcome = job.call(on_log=on_log)
+        outcome: TrainingOutcome = run(job, on_log=on_log)
         return outcome
 
     def train_reward_model(
@@ -80,7 +82,7 @@ class TrainerResource(dg.ConfigurableResource):
         job = self._job(
             experiment, jobs.reward_model, base, rows, output, RewardSettings(**_shared(section)), seed=seed
         )
-        outcome: TrainingOutcome = job.call(on_log=on_log)
+        outcome: TrainingOutcome = run(job, on_log=on_log)
         return outcome
 
     def optimise_preferences(
@@ -100,7 +102,7 @@ class TrainerResource(dg.ConfigurableResource):
 
         settings = PreferenceSettings(**_shared(section), beta=section.kl_coefficient)
         job = self._job(experiment, jobs.preferences, base, rows, output, settings, seed=seed)
-        outcome: TrainingOutcome = job.call(on_log=on_log)
+        outcome: TrainingOutcome = run(job, on_log=on_log)
         return outcome
 
     def optimise_policy(
@@ -140,7 +142,7 @@ class TrainerResource(dg.ConfigurableResource):
         )
         rewarded = {"reward": reward.to_json(), "reward_id": reward_id}
         job = self._job(experiment, jobs.policy, base, rows, output, settings, seed=seed, **rewarded)
-        outcome: PolicyOutcome = job.call(on_log=on_log, on_paid=on_paid)
+        outcome: PolicyOutcome = run(job, on_log=on_log, on_paid=on_paid)
         return outcome
 
     def _job(
@@ -172,6 +174,24 @@ class TrainerResource(dg.ConfigurableResource):
             trust_remote_code=experiment.model.trust_remote_code,
             **more,
         )
+
+
+def run(job: Spec, **listeners: Callable[..., None] | None) -> Any:
+    """Return the outcome of a training job, in this process or in those that its settings ask for.
+
+    Within a step of Dagster their messages come by Dagster Pipes.
+    """
+    from selfimprove_dagster.training.launching import by_file, launch
+    from selfimprove_dagster.training.settings import Launch
+
+    how = job.arguments["settings"]["launch"]
+    if how is None or Launch(**how).total == 1:
+        return job.call(**listeners)
+    try:
+        context = dg.AssetExecutionContext.get()
+    except dg.DagsterInvariantViolationError:
+        return launch(job, channel=by_file, **listeners)
+    return launch(job, channel=partial(by_pipes, context), **listeners)
 
 
 def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:

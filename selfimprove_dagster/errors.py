@@ -9,6 +9,7 @@
     ├── ModelError               a model is missing, or of the wrong kind
     │   └── ModelUnavailable     its server does not answer, independently of the request
     ├── TrainingError            training failed or its loss was not finite
+    │   └── RankKilled           one of the processes that train together was killed
     ├── JudgeNotTrusted          a model shall judge although it was measured to be no better than random
     ├── BudgetSpent              a budget of the experiment is spent during an iteration
     ├── TooManyFailed            more rows of a stage failed than the experiment tolerates
@@ -75,6 +76,12 @@ class ModelUnavailable(ModelError):
 
 class TrainingError(SelfImproveError):
     """Training failed, or its loss is not a number."""
+
+
+class RankKilled(TrainingError):
+    """A signal ended one of the processes that train together; the others were ended with it."""
+
+    may_pass = True
 
 
 class JudgeNotTrusted(SelfImproveError):

@@ -467,27 +467,58 @@ class MemorySection(Section):
     )
 
 
+class LaunchSection(Section):
+    """Several processes that train one model together, started with torchrun."""
+
+    processes: int = Field(1, ge=1, description="processes on each node, one per GPU")
+    nodes: int = Field(
+        1,
+        ge=1,
+        description="machines; more than one needs $SELFIMPROVE_ON_EVERY_NODE, $SELFIMPROVE_ENDPOINT and a file system "
+        "that all share",
+    )
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="`ddp`: every process has the whole model; `fsdp2`: each has a share of weights, gradients and "
+        "optimiser state, on GPUs, and not for grpo or rloo",
+    )
+
+
 class TrainerSection(Section):
     """What every training may set besides its optimiser; each of these is recorded only where it is set."""
+
+    packs: ClassVar[bool] = True
+    """Whether examples may share a row."""
 
     adapter: AdapterSection | None = Field(
         None,
         exclude_if=lambda adapter: adapter is None,
         description="train a LoRA adapter (`adapter: {}`); omit to train all weights",
     )
-    packs: ClassVar[bool] = True
-    """Whether examples may share a row."""
-
     memory: MemorySection | None = Field(
         None,
         exclude_if=lambda memory: memory is None,
         description="how training needs less memory; `memory: {}` computes logits in parts",
+    )
+    launch: LaunchSection | None = Field(
+        None,
+        exclude_if=lambda launch: launch is None,
+        description="train in several processes, which share each batch; omit for the step's own process",
     )
 
     @model_validator(mode="after")
     def _packs_examples(self) -> TrainerSection:
         if self.memory is not None and self.memory.packing and not self.packs:
             raise ValueError("memory.packing is for supervised training on examples only: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_batches(self) -> TrainerSection:
+        size = getattr(self, "batch_size", 0)
+        if self.launch and size % (total := self.launch.processes * self.launch.nodes):
+            raise ValueError(
+                f"batch_size is {size} and launch has {total} processes: choose a multiple of {total}"
+            )
         return self
 
 

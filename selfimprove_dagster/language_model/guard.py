@@ -3,6 +3,7 @@
 `PARENT` is the id of the process that started this one. When it ends, in whatever way, or when this process gets
 SIGTERM, the program gets SIGTERM, and after `GRACE` seconds it and the processes that it started are killed. This
 file imports the standard library only and is run by its path, so that it starts at once and holds no memory.
+`started` runs a program so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+
+GRACE = 30.0
+"""Seconds from SIGTERM to SIGKILL."""
 
 _PAUSE = 0.1
 """Seconds between two looks at the program and at the parent."""
@@ -37,6 +43,25 @@ def guard(parent: int, grace: float, program: list[str]) -> int:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
+
+
+def started(
+    program: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program as long as this process lives, with its output in the file `log`.
+
+    `environment` replaces this process's. SIGTERM to the returned process ends the program.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(GRACE), *program],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env=environment,
+            start_new_session=True,  # so that Ctrl-C does not reach it before the stage has ended
+        )
 
 
 if __name__ == "__main__":

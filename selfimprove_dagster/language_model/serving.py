@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,9 +22,6 @@ from selfimprove_dagster.language_model import guard
 
 HOST = "127.0.0.1"
 """Servers listen to this machine only."""
-
-GRACE = 30.0
-"""Seconds from SIGTERM to SIGKILL."""
 
 SHOWN_LINES = 15
 """Number of lines at the end of a log that an error shows."""
@@ -61,17 +56,7 @@ class ServerProcess:
         self.url = f"http://{HOST}:{port}"
         if _is_taken(port):
             raise ModelError(f"the {name} cannot listen to port {port}, as another program does: use another")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(GRACE), *program]
-        with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                guarded,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env=environment,
-                start_new_session=True,  # so that Ctrl-C does not reach it before the stage has ended
-            )
+        self.process = guard.started(program, log, environment)
         try:
             self._wait(start_limit)
         except BaseException:
@@ -97,7 +82,7 @@ class ServerProcess:
     def close(self) -> None:
         """Stop the server and its processes, and wait until they have ended."""
         self.process.terminate()
-        self.process.wait(GRACE + 30)
+        self.process.wait(guard.GRACE + 30)
 
     def _wait(self, limit: float) -> None:
         start, notice = time.monotonic(), _FIRST_NOTICE
@@ -129,8 +114,15 @@ class ServerProcess:
         return "\n".join([f". The end of its log {self._log}:", *self._last_lines(SHOWN_LINES)])
 
     def _last_lines(self, count: int) -> list[str]:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line.rstrip() for line in lines if line.strip()][-count:]
+        return last_lines(self._log, count)
+
+
+def last_lines(log: Path, count: int = SHOWN_LINES) -> list[str]:
+    """Return the last lines of a log that are not blank; none where there is no log."""
+    if not log.exists():
+        return []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.rstrip() for line in lines if line.strip()][-count:]
 
 
 def _is_taken(port: int) -> bool:

@@ -169,13 +169,16 @@ def write_merged(folder: Path, output: Path, *, dtype: str, trust_remote_code: b
     )
 
 
-def write_adapter(run: Training, model: Any, folder: Path, *, own_config: bool) -> None:
+def write_adapter(
+    run: Training, model: Any, folder: Path, *, own_config: bool, weights: dict[str, Any] | None = None
+) -> None:
     """Write the adapter to a folder, with the name of its base; the determinants there get the id of the base.
 
-    `own_config`: the configuration of the model is written, too, as it is not that of the base.
+    `own_config`: the configuration of the model is written, too, as it is not that of the base. `weights` are those of
+    the model by name, where it has only a share of them.
     """
     base, _ = starting_base(run)
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
     if own_config:
         config = inner(model).config
         config.dtype = run.dtype

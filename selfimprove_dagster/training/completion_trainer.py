@@ -121,7 +121,10 @@ class CompletionTrainer(ResumableTrainer, SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["labels"][:, 1:]
         packed = {name: inputs[name] for name in ("position_ids",) if name in inputs}
-        tokens = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        tokens: torch.Tensor | float = (targets != IGNORED).sum()
+        if num_items_in_batch is not None:
+            # These are the tokens of all ranks, whose gradients are averaged again.
+            tokens = num_items_in_batch / self.accelerator.num_processes
         if self.in_chunks:
             found = model(input_ids=inputs["input_ids"], labels=inputs["labels"], in_chunks=True, **packed)
             return -found.log_probs.sum() / tokens

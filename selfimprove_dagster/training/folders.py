@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,18 +126,24 @@ def is_finished(output: Path, determinants: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def locked(partial: Path) -> Iterator[None]:
+def locked(partial: Path, patience: float = 0.0) -> Iterator[None]:
     """Create `partial` and hold it against other processes; the lock ends with the process, however it ends.
 
-    Raises TrainingError where another process holds it.
+    Raises TrainingError where another process still holds it after `patience` seconds.
     """
     partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
+    descriptor, deadline = os.open(partial, os.O_RDONLY), time.monotonic() + patience
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"Another process is training in {partial}. Wait for it to end.") from None
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TrainingError(
+                        f"Another process is training in {partial}. Wait for it to end."
+                    ) from None
+                time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)

@@ -16,13 +16,15 @@ Changed against trl 1.16, besides what `resumable_trainer` changes:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from trl import DPOTrainer, RewardTrainer
 
+from selfimprove_dagster.training import ranks
 from selfimprove_dagster.training.adapters import switched_off
 from selfimprove_dagster.training.chunked_logits import IGNORED
 from selfimprove_dagster.training.comparisons import Comparison
@@ -70,7 +72,6 @@ class PairTrainer(ResumableTrainer):
     """What both have in common: the loss of a batch's margins, and what is noted of them."""
 
     measures = (("accuracy", "accuracy"), ("margin", "margin"))
-    accelerator: Any
     model: Any
     _metrics: Any
 
@@ -91,8 +92,8 @@ class PairTrainer(ResumableTrainer):
         probabilities = inputs["probabilities"]
         agreement = margins.detach().sign() * (probabilities - 0.5).sign()
         noted = self._metrics["train"]
-        noted["accuracy"].append((agreement.mean().item() + 1) / 2)
-        noted["margin"].append(margins.detach().mean().item())
+        noted["accuracy"].append((self.over_ranks(agreement.mean()) + 1) / 2)
+        noted["margin"].append(self.over_ranks(margins.mean()))
         return soft_label_loss(margins, probabilities).mean()
 
     def margins(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -103,8 +104,16 @@ class PairTrainer(ResumableTrainer):
 class SoftRewardTrainer(PairTrainer, RewardTrainer):
     """The margin is the difference of two rewards (Bradley and Terry's model)."""
 
+    def __init__(self, model: Any, **arguments: Any) -> None:
+        self._read = last_token_rewards
+        if ranks.started() > 1:
+            # Ranks average the gradients of what the model itself is called for, so this is what it is called for.
+            model.forward = partial(last_token_rewards, model)
+            self._read = nn.Module.__call__
+        super().__init__(model=model, **arguments)
+
     def margins(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        first, second = last_token_rewards(model, inputs["input_ids"], inputs["lengths"]).chunk(2)
+        first, second = self._read(model, inputs["input_ids"], inputs["lengths"]).chunk(2)
         return first - second
 
 
@@ -122,13 +131,18 @@ class SoftPreferenceTrainer(PairTrainer, DPOTrainer):
         rows = sorted(set(dataset["row"]), key=lambda row: max(self.data_collator.comparisons[row].lengths))
         device = self.args.device
         self._reference = torch.zeros(len(self.data_collator.comparisons), 2, device=device)
+        if self.is_fsdp_enabled:  # the trainer leaves the model on the CPU until it is shared out
+            self.model.to(device)
         with torch.no_grad(), self.accelerator.autocast(), switched_off(self.model):
-            for start in range(0, len(rows), batch_size):
-                part = rows[start : start + batch_size]
+            size = batch_size * self.accelerator.num_processes
+            starts = range(0, len(rows), size)
+            for start in starts[self.accelerator.process_index :: self.accelerator.num_processes]:
+                part = rows[start : start + size]
                 inputs = self.data_collator([{"row": row} for row in part])
                 inputs = {key: value.to(device) for key, value in inputs.items()}
                 first, second = self._log_probabilities(self.model, inputs).chunk(2)
                 self._reference[inputs["rows"]] = torch.stack([first, second], dim=1)
+        self._reference = self.accelerator.reduce(self._reference, reduction="sum")
         return dataset
 
     def _log_probabilities(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:

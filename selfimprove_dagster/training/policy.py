@@ -6,7 +6,7 @@ tokens, then over completions; β times the KL divergence from the base is added
 RLOO: Ahmadian et al., "Back to Basics" (arXiv 2402.14740, section 3): the advantage is the reward, less β
 times the completion's log-ratio to the base, less the mean of the same over the group's others.
 
-Through TRL's GRPOTrainer and RLOOTrainer, on one device, each completion used for one optimizer step. What is
+Through TRL's GRPOTrainer and RLOOTrainer, on one device a process, each completion used for one optimizer step. What is
 changed in them says `policy_trainer`.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.paid import PAID
-from selfimprove_dagster.training import folders
+from selfimprove_dagster.training import folders, ranks
 from selfimprove_dagster.training.rewards import Reward, TokenisedPrompt
 from selfimprove_dagster.training.rollouts import ROLLOUTS, Rollout, RolloutFiles, read_rollouts
 from selfimprove_dagster.training.run import (
@@ -28,6 +28,7 @@ from selfimprove_dagster.training.run import (
     complete,
     configured,
     draw,
+    last_checkpoint,
     load,
     plan_batches,
     summary,
@@ -128,6 +129,9 @@ def optimise_policy(
     Where rewards are paid for, the log has the `money` so far, in dollars, killed attempts included. `on_paid` is
     called with it before each step's rewards are asked for, and may raise to stop training there.
 
+    Several ranks each draw and reward their share of a step's completions. All have the reward; `on_log`,
+    `on_rollouts` and `on_paid` are rank 0's, and get what all ranks did.
+
     A reward of NaN says that a completion could not be rewarded: it counts like the mean of its group. Raises
     TrainingError also where the reward is not one number a completion, or infinite, or NaN for all of a step.
     """
@@ -170,9 +174,9 @@ def _train(
     model, tokenizer = load(run)
     usable, left_out = _usable(prompts, settings, run, model.config.get_text_config())
     end_tokens = _end_tokens(run.base, tokenizer, settings.turn_end)
-    checkpoint = folders.last_checkpoint(run.partial / folders.CHECKPOINTS)
+    checkpoint = last_checkpoint(run)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    files = RolloutFiles(run.partial / "rollouts", resumed_at)
+    files = RolloutFiles(run.partial / "rollouts", resumed_at) if ranks.is_first() else None
     on_cpu = run.on_cpu
     is_grpo = settings.algorithm == "grpo"
 
@@ -226,8 +230,9 @@ def _train(
         final_reward=log[-1]["reward"],
     )
     finished = write(run, trainer.model, outcome, loss="loss")
-    draw(finished / "reward.png", log, ["reward"], y="mean reward", title="Reward in training")
-    files.write(finished / ROLLOUTS)
+    if finished is not None and files is not None:
+        draw(finished / "reward.png", log, ["reward"], y="mean reward", title="Reward in training")
+        files.write(finished / ROLLOUTS)
 
 
 def _plan(
@@ -273,6 +278,10 @@ def _check(settings: PolicySettings) -> None:
         raise TrainingError(
             f"group_size is {settings.group_size}; completions are compared with others of their prompt, so "
             "it must be at least 2."
+        )
+    if settings.launch and settings.launch.strategy == "fsdp2":
+        raise TrainingError(
+            "launch.strategy is fsdp2; a policy writes with weights that each process has as a whole. Use ddp."
         )
     if settings.batch_size * settings.gradient_accumulation % settings.group_size:
         raise TrainingError(

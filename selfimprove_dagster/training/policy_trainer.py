@@ -34,6 +34,7 @@ from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, dec
 from selfimprove_dagster.language_model.network import Network
 from selfimprove_dagster.language_model.tokens import TokenText
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.training import ranks
 from selfimprove_dagster.training.adapters import inner, is_switched_off
 from selfimprove_dagster.training.chunked_logits import IGNORED
 from selfimprove_dagster.training.resumable_trainer import ResumableTrainer
@@ -112,7 +113,6 @@ class PolicyTrainer(ResumableTrainer):
         ("completion_tokens", "completion_tokens"),
         ("unfinished", "unfinished"),
     )
-    accelerator: Any
     num_generations: int
     temperature: float
     _metrics: Any
@@ -123,16 +123,17 @@ class PolicyTrainer(ResumableTrainer):
         prompts: Sequence[TokenisedPrompt],
         reward: Reward,
         sampler: Sampler,
-        files: RolloutFiles,
+        files: RolloutFiles | None,
         seed: int,
         on_rollouts: Callable[[list[Rollout]], None] | None,
         on_paid: Callable[[float], None] | None,
         **kwargs: Any,
     ) -> None:
+        """`files` is None on ranks above 0, whose rollouts rank 0 has."""
         super().__init__(*args, reward_funcs=_no_reward, **kwargs)
         self._prompts, self._reward, self._sampler = prompts, reward, sampler
         self._files, self._seed = files, seed
-        self._on_rollouts, self._on_paid = on_rollouts, on_paid
+        self._on_rollouts, self._on_paid = (on_rollouts, on_paid) if ranks.is_first() else (None, None)
         self._completions: list[list[int]] = []
         self._said: list[list[int]] = []
         self._rewards: list[float] = []
@@ -143,47 +144,63 @@ class PolicyTrainer(ResumableTrainer):
             self.measures = tuple(pair for pair in self.measures if pair[0] != "kl")
 
     def before_commit(self, step: int) -> None:
-        self._files.commit(step)
+        if self._files is not None:
+            self._files.commit(step)
 
     def draw(self, indices: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
-        """Prompts and completions of a step's rows, of which each `num_generations` are of one prompt."""
+        """Prompts and completions of this rank's rows of a step.
+
+        Of all ranks' rows, each `num_generations` are of one prompt. Where a group lies on several ranks, each of them
+        draws its own part.
+        """
         step, size = self.state.global_step + 1, self.num_generations
-        groups = [self._prompts[index].token_ids for index in indices[::size]]
-        seeds = [
-            [seed_of("rollout", self._seed, step, group, sample) for sample in range(size)]
-            for group in range(len(groups))
-        ]
-        drawn = self._sampler.draw(groups, seeds)
+        first = self.accelerator.process_index * len(indices)
+        prompts: list[list[int]] = []
+        groups: dict[int, list[int]] = {}  # of each group, the seeds of its completions
+        for row, index in enumerate(indices, first):
+            group, sample = divmod(row, size)
+            prompts.append(self._prompts[index].token_ids)
+            groups.setdefault(group, []).append(seed_of("rollout", self._seed, step, group, sample))
+        starts = [max(group * size - first, 0) for group in groups]
+        drawn = self._sampler.draw([prompts[start] for start in starts], [*groups.values()])
         self._drawn_logprobs = [one.logprobs for one in drawn]
         self._said = self._sampler.said(drawn)
         completions = [one.token_ids for one in drawn]
-        prompts = [prompt for prompt in groups for _ in range(size)]
         lengths = [len(completion) for completion in completions]
-        self.state.num_input_tokens_seen += sum(map(len, prompts)) + sum(lengths)
-        noted = self._metrics["train"]
-        noted["completion_tokens"].append(sum(lengths) / len(lengths))
         unfinished = sum(one.finish_reason == "length" for one in drawn)
-        noted["unfinished"].append(unfinished / len(completions))
+        counts = torch.tensor([sum(map(len, prompts)), sum(lengths), unfinished, len(drawn)])
+        counts = self.accelerator.reduce(counts.to(self.args.device))
+        tokens_in, tokens_out, unfinished, rows = counts.tolist()
+        self.state.num_input_tokens_seen += tokens_in + tokens_out
+        noted = self._metrics["train"]
+        noted["completion_tokens"].append(tokens_out / rows)
+        noted["unfinished"].append(unfinished / rows)
         return prompts, completions
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: list[list[int]], completion_ids: Any
     ) -> Tensor:
-        """[rows, 1]; raises TrainingError where the callable gives something else than a number a row.
+        """[rows of all ranks, 1]; raises TrainingError where the callable gives something else than a number a row.
 
         A row without a reward (NaN) has the mean of its group, so that it is neither reinforced nor discouraged.
         """
+        money = self.money  # of all ranks, which all ask
         if self._on_paid is not None:
-            self._on_paid(self.money)
+            self._on_paid(money)
         rewards = self._reward([self._prompts[index] for index in prompts], self._said)
-        if len(rewards) != len(completions) or any(map(math.isinf, rewards)) or all(map(math.isnan, rewards)):
+        self._rewards = [float(reward) for reward in rewards]
+        everyone = ranks.gathered(self._rewards)
+        if (
+            len(rewards) != len(completions)
+            or any(map(math.isinf, rewards))
+            or all(map(math.isnan, everyone))
+        ):
             raise TrainingError(
                 f"The reward gave {len(rewards)} values for {len(completions)} completions"
                 if len(rewards) != len(completions)
                 else f"The reward of a completion is not finite at step {self.state.global_step + 1}."
             )
-        self._rewards = [float(reward) for reward in rewards]
-        found = torch.tensor(self._rewards, dtype=torch.float32, device=self.args.device)
+        found = torch.tensor(everyone, dtype=torch.float32, device=self.args.device)
         if found.isnan().any():
             groups = found.view(-1, self.num_generations)
             means = groups.nanmean(dim=1, keepdim=True).nan_to_num(0.0)
@@ -193,7 +210,7 @@ class PolicyTrainer(ResumableTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, int]]) -> dict[str, Any]:
         """A step's rows, drawn, rewarded and kept."""
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        indices = [row["prompt"] for row in inputs]
+        indices, advantages = [row["prompt"] for row in inputs], batch["advantages"]
         rollouts = [
             Rollout(
                 self.state.global_step + 1,
@@ -205,10 +222,13 @@ class PolicyTrainer(ResumableTrainer):
                 advantage,
             )
             for number, (index, completion, reward, advantage) in enumerate(
-                zip(indices, self._completions, self._rewards, batch["advantages"].tolist(), strict=True)
+                zip(indices, self._completions, self._rewards, advantages.tolist(), strict=True),
+                self.accelerator.process_index * len(indices),
             )
         ]
-        self._files.add(rollouts)
+        rollouts = ranks.gathered(rollouts)
+        if self._files is not None:
+            self._files.add(rollouts)
         if self._on_rollouts is not None:
             self._on_rollouts(rollouts)
         return batch

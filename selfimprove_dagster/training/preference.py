@@ -4,7 +4,7 @@ Rafailov et al. (arXiv 2305.18290, equation 7). The label p of each comparison t
 label smoothing for all that conservative DPO has (Mitchell, "A note on DPO with noisy preferences", 2023):
 the loss is −[p · ln σ(m) + (1 − p) · ln σ(−m)], where m = β · [ln π(y₁|x)/π₀(y₁|x) − ln π(y₂|x)/π₀(y₂|x)].
 
-Through TRL's DPOTrainer, on one device; what is changed in it says `pair_trainers`.
+Through TRL's DPOTrainer, on one device a process; what is changed in it says `pair_trainers`.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.paid import PAID
+from selfimprove_dagster.training import ranks
 from selfimprove_dagster.training.adapters import inner, undisturbed
 from selfimprove_dagster.training.chunked_logits import chunk_logits
 from selfimprove_dagster.training.folders import COMPLETE, sync
@@ -31,7 +32,7 @@ from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings
 
 
 class ResumableTrainer:
-    """Mixed in before one of TRL's trainers: one process, one device.
+    """Mixed in before one of TRL's trainers, each rank of which has one device.
 
     `on_log` is called with step, loss (mean since the last call), learning_rate, grad_norm (before clipping),
     seconds of training, those of interrupted attempts included, and the trainer's `measures`; where answers of
@@ -41,6 +42,7 @@ class ResumableTrainer:
     measures: tuple[tuple[str, str], ...] = ()
     """What the log has besides: its name there, and the name that TRL or a subclass gives it."""
 
+    accelerator: Any
     args: Any
     model: Any
     ref_model: Any
@@ -61,7 +63,7 @@ class ResumableTrainer:
             super().__init__(*args, **kwargs)
         if memory.logits is not None and getattr(self, "ref_model", None) is not None:
             chunk_logits(self.ref_model, memory.logits)
-        self._on_log = on_log
+        self._on_log = on_log if ranks.is_first() else None
         self._started, self._paid = time.monotonic(), PAID.money
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)  # type: ignore[attr-defined]
@@ -100,6 +102,10 @@ class ResumableTrainer:
     def before_commit(self, step: int) -> None:
         """Put down what belongs to the checkpoint of `step`, which is then marked complete."""
 
+    def over_ranks(self, mean: torch.Tensor) -> float:
+        """Return the mean of a batch's measure over all ranks, whose parts of the batch have one size."""
+        return float(self.accelerator.reduce(mean.detach(), reduction="mean"))
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One batch, forward and backward; raises TrainingError where its loss is not finite."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
@@ -124,8 +130,11 @@ class ResumableTrainer:
 
     @property
     def money(self) -> float:
-        """Return the dollars that the training has cost so far, up to the last checkpoint of earlier attempts."""
-        return round(self._earlier("money") + PAID.money - self._paid, 9)
+        """Return the dollars that the training has cost so far on all ranks, which all have to ask.
+
+        Earlier attempts are included up to their last checkpoint.
+        """
+        return round(self._earlier("money") + sum(ranks.gathered([PAID.money - self._paid])), 9)
 
     def _earlier(self, name: str) -> float:
         """Return a value of the log at the checkpoint that training resumed at; 0 without one."""
@@ -160,8 +169,11 @@ class _Steps(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sync(checkpoint)
-        self._before_commit(state.global_step)
-        (checkpoint / COMPLETE).touch()
-        sync(checkpoint)
+        ranks.wait()  # each has written its part
+        if ranks.is_first():
+            sync(checkpoint)
+            self._before_commit(state.global_step)
+            (checkpoint / COMPLETE).touch()
+            sync(checkpoint)
+        ranks.wait()
         PAID.settle()  # the log of the checkpoint counts the answers so far

@@ -5,7 +5,7 @@ targets of Bai et al., "Constitutional AI" (arXiv 2212.08073, section 4.1) and L
 2309.00267, section 3.2): the loss of a comparison with label p is
 −[p · ln σ(r₁ − r₂) + (1 − p) · ln σ(r₂ − r₁)].
 
-Through TRL's RewardTrainer, on one device; what is changed in it says `pair_trainers`.
+Through TRL's RewardTrainer, on one device a process; what is changed in it says `pair_trainers`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.weights import COVERED, model_id, output_settings
 from selfimprove_dagster.plots import line_chart
-from selfimprove_dagster.training import folders
+from selfimprove_dagster.training import folders, ranks
 from selfimprove_dagster.training.adapters import load_adapted, write_adapter
+from selfimprove_dagster.training.launching import strategy_arguments
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, check_memory_settings
 from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings
 from selfimprove_dagster.training.shortage import explained
@@ -31,6 +33,10 @@ _BATCHES_PER_BUCKET = 16
 
 
 _LOG_ENTRIES = 200
+
+
+_PATIENCE = 30.0
+"""Seconds that rank 0 waits for the lock: ranks of which one was killed end a moment later."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +110,34 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
     """Return the recorded outcome of a finished training, after calling `train` if it was not finished.
 
     `train` resumes from the last checkpoint in `run.partial` and leaves the model in its folder `finished`.
-    Raises TrainingError where `run.output` holds another model.
+    Raises TrainingError where `run.output` holds another model, or where other than the wanted ranks were started. All
+    but `train` is done by rank 0.
     """
     wanted = dict(determinants)
-    # A run that was killed after its folder was put in place leaves the other one behind.
-    if run.partial.exists() or not folders.is_finished(run.output, wanted):
-        with folders.locked(run.partial):
-            # Another process may have finished it between the two looks.
-            if not folders.is_finished(run.output, wanted):
-                folders.clear_unless_same(run.partial, wanted)
+
+    def is_to_train() -> bool:
+        # Another process may have finished it between the two looks.
+        if folders.is_finished(run.output, wanted):
+            return False
+        folders.clear_unless_same(run.partial, wanted)
+        return True
+
+    with ranks.together(run.settings.processes, run.on_cpu), ExitStack() as held:
+        # A run that was killed after its folder was put in place leaves the other one behind.
+        if ranks.agreed(lambda: run.partial.exists() or not folders.is_finished(run.output, wanted)):
+            if ranks.is_first():
+                held.enter_context(
+                    folders.locked(run.partial, patience=_PATIENCE if ranks.started() > 1 else 0)
+                )
+            trains = ranks.agreed(is_to_train)
+            if trains:
                 with quiet(), explained(run.base, run.settings, run.trust_remote_code):
                     train()
-                folders.publish(run.partial / folders.FINISHED, run.output)
-            shutil.rmtree(run.partial)
-    outcome: dict[str, Any] = folders.read_json(run.output / folders.LOG)
+            if ranks.is_first():
+                if trains:
+                    folders.publish(run.partial / folders.FINISHED, run.output)
+                shutil.rmtree(run.partial)
+        outcome: dict[str, Any] = ranks.agreed(lambda: folders.read_json(run.output / folders.LOG))
     return outcome
 
 
@@ -152,7 +172,7 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
     arguments = kind(
         output_dir=str(run.partial / folders.CHECKPOINTS),
         max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // settings.processes,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
@@ -177,6 +197,7 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
+        **strategy_arguments(settings.launch, on_cpu),
         **more,
     )
     # With several GPUs visible the trainer would wrap the model in DataParallel, which TRL refuses.
@@ -222,16 +243,21 @@ def tokenizer_of(run: Run) -> Any:
         raise ModelError(f"the tokenizer in {run.base} cannot be loaded: {error}") from error
 
 
+def last_checkpoint(run: Run) -> Path | None:
+    """Return the checkpoint that training resumes at, on all ranks; those that are not whole are deleted."""
+    return ranks.agreed(lambda: folders.last_checkpoint(run.partial / folders.CHECKPOINTS))
+
+
 def train_to_the_end(run: Run, trainer: Any) -> None:
     """Train from the last checkpoint, or from the start; the model has finite weights afterwards."""
     import torch
 
     # From here it would only be saved with each checkpoint, and its special tokens forced on the model.
     trainer.processing_class = None
-    checkpoint = folders.last_checkpoint(run.partial / folders.CHECKPOINTS)
+    checkpoint = last_checkpoint(run)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # A step that blows up is seen in the next step's loss, which the last step does not have.
-    if not all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters()):
+    if not all(torch.isfinite(ranks.own_part(one)).all() for one in trainer.model.parameters()):
         raise TrainingError(
             f"The weights are not finite after step {run.settings.steps}. "
             f"Lower the learning rate (now {run.settings.learning_rate:g}), or see whether those of the base "
@@ -251,25 +277,34 @@ def summary(run: Run, log: list[LogEntry], **more: Any) -> dict[str, Any]:
     }
 
 
-def write(run: Run, model: Any, outcome: dict[str, Any], *, loss: str, own_config: bool = False) -> Path:
-    """Fill the folder `finished` and return it; `loss` names the unit that the loss has.
+def write(
+    run: Run, model: Any, outcome: dict[str, Any], *, loss: str, own_config: bool = False
+) -> Path | None:
+    """Fill the folder `finished` and return it; None on ranks above 0. `loss` names the unit that the loss has.
 
     `own_config`: the model is of another kind than the base, so that its config is not the base's.
     """
     import torch
 
-    finished = run.partial / folders.FINISHED
+    finished, dtype = run.partial / folders.FINISHED, getattr(torch, run.dtype)
+    gathered = ranks.whole_weights(model)
+    if not ranks.is_first():
+        return None
     shutil.rmtree(finished, ignore_errors=True)
-    is_adapter = run.settings.adapter is not None
-    if is_adapter:
-        write_adapter(run, model, finished, own_config=own_config)
+    if run.settings.adapter is not None:
+        write_adapter(run, model, finished, own_config=own_config, weights=gathered)
     else:
-        model.to(getattr(torch, run.dtype)).save_pretrained(finished)
+        whole = (
+            {}
+            if gathered is None
+            else {"state_dict": {name: one.to(dtype) for name, one in gathered.items()}}
+        )
+        (model.to(dtype) if gathered is None else model).save_pretrained(finished, **whole)
         shutil.copyfile(run.partial / folders.DETERMINANTS, finished / folders.DETERMINANTS)
     folders.copy_companions(
         run.base,
         finished,
-        dtype=None if is_adapter else run.dtype,
+        dtype=run.dtype if run.settings.adapter is None else None,
         trust_remote_code=run.trust_remote_code,
         own_config=own_config,
     )

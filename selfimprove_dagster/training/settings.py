@@ -17,10 +17,34 @@ LogEntry = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Launch:
+    """The processes that train one model together, which `launching.launch` starts.
+
+    There are `processes` on each of `nodes` machines, one a GPU. With `ddp` each has the whole model, with `fsdp2` a
+    share of its weights, gradients and optimizer state.
+    """
+
+    processes: int = 1
+    nodes: int = 1
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+
+    @property
+    def total(self) -> int:
+        """Return the number of processes on all nodes."""
+        return self.processes * self.nodes
+
+    @property
+    def determining(self) -> dict[str, Any] | None:
+        """Return what changes the weights; None for one process."""
+        return {"processes": self.total, "strategy": self.strategy} if self.total > 1 else None
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How to train.
 
-    `steps` are optimizer steps, each on `batch_size` × `gradient_accumulation` examples. The learning rate
+    `steps` are optimizer steps, each on `batch_size` × `gradient_accumulation` examples, of all processes together:
+    several train on the same examples in the same step as one. The learning rate
     rises from 0 during the first `warmup_fraction` of the steps, then stays (constant) or falls to 0 (linear,
     cosine). `max_length` is in tokens, prompt and completion together; a model that has fewer positions
     lowers it. `save_every` is in steps; it does not change the result. With `adapter` an adapter is trained instead of
@@ -41,19 +65,24 @@ class TrainingSettings:
     save_every: int = 100
     adapter: AdapterSettings | None = None
     memory: MemorySettings | None = None
+    launch: Launch | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # A job has them in plain data.
-        for name, kind in (("adapter", AdapterSettings), ("memory", MemorySettings)):
+        for name, kind in (("adapter", AdapterSettings), ("memory", MemorySettings), ("launch", Launch)):
             if isinstance(given := getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind(**given))
 
     @property
+    def processes(self) -> int:
+        """Return the number of processes that train together."""
+        return self.launch.total if self.launch else 1
+
+    @property
     def determining(self) -> dict[str, Any]:
         """Return the settings that change the result, without those that are not set."""
-        return {
-            name: value for name, value in asdict(self).items() if name != "save_every" and value is not None
-        }
+        settings = {**asdict(self), "launch": self.launch.determining if self.launch else None}
+        return {name: value for name, value in settings.items() if name != "save_every" and value is not None}
 
 
 @dataclass(frozen=True)
@@ -112,10 +141,25 @@ def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:
         raise TrainingError(f"schedule is {settings.schedule!r}; it must be constant, linear or cosine.")
     if settings.adapter is not None:
         check_adapter(settings.adapter)
+    if settings.launch is not None:
+        _check_launch(settings.launch, settings.batch_size)
     if device not in ("auto", "cpu", "cuda"):
         raise TrainingError(f'device is {device!r}; it must be "auto", "cpu" or "cuda".')
     if dtype not in ("float32", "bfloat16"):
         raise TrainingError(f'dtype is {dtype!r}; it must be "float32" or "bfloat16".')
+
+
+def _check_launch(launch: Launch, batch_size: int) -> None:
+    for name in ("processes", "nodes"):
+        if getattr(launch, name) < 1:
+            raise TrainingError(f"launch.{name} is {getattr(launch, name)}; it must be at least 1.")
+    if launch.strategy not in ("ddp", "fsdp2"):
+        raise TrainingError(f"launch.strategy is {launch.strategy!r}; it must be ddp or fsdp2.")
+    if batch_size % launch.total:
+        raise TrainingError(
+            f"batch_size is {batch_size} and {launch.total} processes share a batch; it must be a multiple of "
+            f"{launch.total}."
+        )
 
 
 def check_tokens(name: str, prompt: list[int], completion: list[int], vocabulary: int) -> None:

@@ -2,7 +2,7 @@
 
 Huang et al., "Large Language Models Can Self-Improve" (arXiv 2210.11610, section 4) fine-tune for 10,000
 steps at learning rate 5e-5 with batches of 32 on the model's own voted answers. Here the optimizer is AdamW
-(betas 0.9 and 0.999) with gradients clipped at norm 1, through TRL's SFTTrainer, on one device.
+(betas 0.9 and 0.999) with gradients clipped at norm 1, through TRL's SFTTrainer, on one device a process.
 
 Deviations from TRL's defaults: examples come as token ids, so that what was generated is what is learnt, and
 are never truncated; batches are of examples of similar length, in an order that the seed alone decides;

@@ -93,7 +93,7 @@ def test_a_server_is_stopped_with_all_its_processes(log: Path, started: Started)
 def test_a_server_that_ignores_the_signal_is_killed(
     log: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "GRACE", 0.5)
+    monkeypatch.setattr(serving.guard, "GRACE", 0.5)
     server = start(log, "deaf")
     processes = started(recursive=True)
     server.close()

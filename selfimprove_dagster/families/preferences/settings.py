@@ -82,6 +82,14 @@ class PolicyTrainingSection(TrainingSection):
             )
         return self
 
+    @model_validator(mode="after")
+    def _writes_with_whole_weights(self) -> PolicyTrainingSection:
+        if self.algorithm != "dpo" and self.launch and self.launch.strategy == "fsdp2":
+            raise ValueError(
+                f"launch.strategy fsdp2 shares out the weights with which {self.algorithm} writes: use ddp"
+            )
+        return self
+
 
 class SupervisedStepSection(TrainerSection):
     """RLHF's first step: fine-tuning on the responses that people chose."""
