@@ -178,4 +178,5 @@ def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSectio
     """Return the settings that every trainer has."""
     from selfimprove_dagster.training.settings import TrainingSettings
 
-    return section.model_dump(include={setting.name for setting in fields(TrainingSettings)})
+    names = {setting.name for setting in fields(TrainingSettings)}
+    return {"steps": 0, **section.model_dump(include=names)}

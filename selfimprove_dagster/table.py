@@ -158,6 +158,17 @@ LEFT_OUT = "left_out"
 """The measure of a trained model: examples that it could not be trained on, as `id` and `problem`. A `later` one."""
 
 
+HELD_OUT = "held_out"
+"""The measure of a trained model: ids of examples that its loss was measured on in place of training. A `later` one."""
+
+
+def not_learnt(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return the examples that a trained model did not learn from, by id, each with the reason."""
+    left_out = {one["id"]: f"it was left out, since {one['problem']}" for one in model.get(LEFT_OUT) or ()}
+    held_out = model.get(HELD_OUT) or ()
+    return left_out | dict.fromkeys(held_out, "it was held out, and the loss was measured on it")
+
+
 SOURCE: dict[str, Any] = {"source_file": TEXT, "source_line": pl.Int64, "licence": TEXT}
 
 

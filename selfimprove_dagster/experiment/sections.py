@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,6 +27,13 @@ class NamesPath:
 @dataclass(frozen=True)
 class Whole:
     """Marks a field with several values by name, of which a file gives either none or all."""
+
+
+@dataclass(frozen=True)
+class Instead:
+    """Marks a field that is given in place of another: a file that gives one of them takes neither from the preset."""
+
+    of: str
 
 
 FilePath = Annotated[str, NamesPath()]
@@ -403,15 +411,76 @@ class AnswersSection(Section):
         return Conventions(self.decimal, tuple(self.phrases), tuple(self.words.items()), thoughts)
 
 
+class ValidationSection(Section):
+    """Examples that are not trained on but measured while training: when to stop, and which weights to keep."""
+
+    share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the examples that is held out, at random; all examples of a question are on one side",
+    )
+    every: int = Field(
+        20, ge=1, description="optimiser steps between two measurements; the last step is measured, too"
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many measurements in a row without a lower loss; omit to train all steps",
+    )
+    best: bool = Field(
+        True, description="keep the weights of the lowest loss; `false` for those of the last step"
+    )
+
+
+STEPS: Any = Field(
+    None,
+    ge=1,
+    exclude_if=lambda steps: steps is None,
+    description="optimiser steps; or give epochs",
+)
+
+
 class TrainerSection(Section):
     """What every training may set besides its optimiser; each of these is recorded only where it is set."""
+
+    steps: int | None
+    epochs: Annotated[float | None, Instead("steps")] = Field(
+        None,
+        gt=0,
+        exclude_if=lambda epochs: epochs is None,
+        description="passes over the examples that are trained on, in place of steps",
+    )
+    validation: ValidationSection | None = Field(
+        None,
+        exclude_if=lambda validation: validation is None,
+        description="hold out a share of the examples to stop early and to keep the best weights (`validation: {}`)",
+    )
+
+    @property
+    def per_step(self) -> int:
+        """Return how many examples an optimiser step takes."""
+        return int(getattr(self, "batch_size", 1) * getattr(self, "gradient_accumulation", 1))
+
+    def steps_of(self, examples: float) -> int:
+        """Return the optimiser steps on so many examples, of which `validation` holds out its share."""
+        if self.epochs is None:
+            return self.steps or 0
+        share = self.validation.share if self.validation else 0.0
+        return max(ceil(self.epochs * examples * (1 - share) / self.per_step), 1)
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> TrainerSection:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
 
 
 class TrainingSection(TrainerSection):
     """Supervised fine-tuning on the filtered dataset."""
 
     start_from: Literal["champion", "base"] = Field(description="weights from which training starts")
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int | None = STEPS
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="examples per step")
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of warm-up steps")

@@ -42,7 +42,7 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
+from selfimprove_dagster.experiment.sections import Instead, NamesPath, Section, Whole
 from selfimprove_dagster.rows import is_on_hub
 
 _OF_ALL = (
@@ -229,7 +229,9 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseModel] | None) -> dict[str, Any]:
-    """Merge `over` into `base`, section by section; a field marked `Whole` is replaced."""
+    """Merge `over` into `base`, section by section; a field marked `Whole` is replaced, one marked `Instead` takes the
+    place of another.
+    """
     merged = dict(base)
     for key, value in over.items():
         old, field = merged.get(key), kind.model_fields.get(key) if kind else None
@@ -237,6 +239,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseMode
         whole = field is not None and mark_of(field, Whole) is not None
         nested = isinstance(old, Mapping) and isinstance(value, Mapping) and not whole
         merged[key] = _merge(old, value, inner) if nested else value  # type: ignore[arg-type]
+    for name, field in kind.model_fields.items() if kind else ():
+        if mark := mark_of(field, Instead):
+            for given, other in ((name, mark.of), (mark.of, name)):
+                if given in over and other not in over:
+                    merged.pop(other, None)
     return merged
 
 

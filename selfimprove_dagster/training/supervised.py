@@ -23,6 +23,8 @@ from selfimprove_dagster.training.run import (
     Run,
     complete,
     configured,
+    divided,
+    kept,
     load,
     plan_batches,
     summary,
@@ -59,16 +61,22 @@ class TokenisedExample:
     """A prompt, which carries no loss, and the completion to learn, its end-of-sequence token included.
 
     `problem` is why the prompt cannot be asked, such as that the chat template refuses it; such an example is left out
-    of the training.
+    of the training. Examples of one `group`, by default those of one prompt, are held out together.
     """
 
     prompt_token_ids: list[int]
     completion_token_ids: list[int]
     problem: str = ""
+    group: str = ""
 
     @property
     def length(self) -> int:
         return len(self.prompt_token_ids) + len(self.completion_token_ids)
+
+    @property
+    def held_out_with(self) -> str:
+        """Return the group, or the prompt where there is none."""
+        return self.group or str(self.prompt_token_ids)
 
 
 def fine_tune(
@@ -89,7 +97,7 @@ def fine_tune(
     and `dtype`, for one device, one thread count and one version of torch. Killed at any moment and called
     again, it goes on from the last checkpoint and ends with the same weights; called with an `output` that
     is already this model, it returns what that folder says. `output` appears whole or not at all. `on_log`
-    is called with each entry of the log and its `tokens`, those trained on so far.
+    is called with each entry of the log, its `tokens`, those trained on so far, and the `steps` of the training.
 
     `device` is "auto", "cpu" or "cuda". `dtype` "float32" computes and saves in it; "bfloat16" computes in it
     on float32 weights and saves bfloat16.
@@ -107,7 +115,8 @@ def fine_tune(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    determinants = run.determinants(examples=_hash_examples(examples))
+    groups = (example.held_out_with for example in examples)
+    determinants = run.determinants(examples=_hash_examples(examples), **run.grouping(groups))
     outcome = complete(run, determinants, lambda: _train(run, examples, on_log))
     return TrainingOutcome(path=run.output, **outcome)
 
@@ -119,17 +128,19 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
 
     from selfimprove_dagster.training.completion_trainer import CompletionTrainer, ExampleCollator
 
-    settings, on_cpu = run.settings, run.on_cpu
     model, tokenizer = load(run)
     usable, left_out = _usable(examples, run, model.config.get_text_config())
-    rows, lengths = [*usable], [*usable.values()]
+    trained, validation = divided(run, usable, lambda index: examples[index].held_out_with)
+    run = run.planned(len(trained))
+    settings, on_cpu = run.settings, run.on_cpu
+    rows, lengths = [*trained], [*trained.values()]
     batches = plan_batches(lengths, settings, run.seed)
     seen = list(accumulate(sum(lengths[index] for index in batch) for batch in batches))
 
     def log_with_tokens(entry: LogEntry) -> None:
         if on_log is not None:
             last_batch = int(entry["step"]) * settings.gradient_accumulation - 1
-            on_log({**entry, "tokens": seen[last_batch]})
+            on_log({**entry, "tokens": seen[last_batch], "steps": settings.steps})
 
     with deterministic_kernels(on_cpu):
         trainer = CompletionTrainer(
@@ -146,15 +157,18 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
             data_collator=ExampleCollator(examples),
             processing_class=tokenizer,
             on_log=log_with_tokens,
+            validation=validation,
         )
         train_to_the_end(run, trainer)
+        held_out = kept(trainer)
+    log = trainer.training_log
     outcome = summary(
-        run,
-        trainer.training_log,
-        tokens=seen[-1],
-        examples=len(usable),
+        log,
+        tokens=seen[int(log[-1]["step"]) * settings.gradient_accumulation - 1],
+        examples=len(trained),
         dropped=len(left_out),
         left_out=left_out,
+        **held_out,
     )
     write(run, trainer.model, outcome, loss="loss (nats a token)")
 

@@ -47,20 +47,22 @@ def decoder(base: str | Path, thinking: Thinking) -> Callable[[Sequence[list[int
 
 
 def tokenise_examples(
-    base: str | Path, pairs: Iterable[tuple[str, str]], prompting: Prompting
+    base: str | Path, pairs: Iterable[tuple[str, ...]], prompting: Prompting
 ) -> Iterator[TokenisedExample]:
     """Yield (prompt, completion) pairs with the tokenizer of `base`, as a model that is asked so reads them.
 
+    A third part is the group of the example.
     A completion ends with the token that ends a turn, or the sequence, so that the model learns to stop.
     """
     from selfimprove_dagster.training.supervised import TokenisedExample
 
     renderer = _renderer(base, prompting)
     for batch in batched(pairs):
-        prompts = renderer.encode([prompt for prompt, _ in batch])
-        completions = renderer.encode_completions([completion for _, completion in batch])
-        for prompt, completion in zip(prompts, completions, strict=True):
-            yield TokenisedExample(prompt, [*completion, renderer.end_token_id], problem_of(prompt))
+        prompts = renderer.encode([pair[0] for pair in batch])
+        completions = renderer.encode_completions([pair[1] for pair in batch])
+        for prompt, completion, pair in zip(prompts, completions, batch, strict=True):
+            ids = [*completion, renderer.end_token_id]
+            yield TokenisedExample(prompt, ids, problem_of(prompt), *pair[2:])
 
 
 def problem_of(prompt: Sequence[int]) -> str:

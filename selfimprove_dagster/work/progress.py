@@ -102,6 +102,13 @@ class ProgressReport:
         self._tell_watcher()
         return self
 
+    def expect(self, total: int) -> None:
+        """Take another total, where it turns out while working."""
+        if total != self.total:
+            self.total = total
+            if self._bar and self._task is not None:
+                self._bar.update(self._task, total=total)
+
     def found(self, units: int) -> None:
         """Count units that turn out to be finished already, as done but not for the rate."""
         self._resumed += units

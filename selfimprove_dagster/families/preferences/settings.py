@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster.experiment.sections import (
+    STEPS,
     PromptsSection,
     Section,
     TrainerSection,
@@ -36,7 +37,7 @@ class PreferenceFilterSection(Section):
 class RewardModelSection(TrainerSection):
     """How the reward model is trained."""
 
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int | None = STEPS
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="pairs per step")
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up")
@@ -68,11 +69,30 @@ class PolicyTrainingSection(TrainingSection):
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
 
+    @property
+    def per_step(self) -> int:
+        """Return how many pairs, or prompts, an optimiser step takes."""
+        return max(super().per_step // (1 if self.algorithm == "dpo" else self.group_size), 1)
+
+    @model_validator(mode="after")
+    def _holds_out_examples(self) -> PolicyTrainingSection:
+        if self.validation is not None and self.algorithm != "dpo":
+            raise ValueError(
+                f"validation holds out examples with known completions, and with algorithm {self.algorithm} the policy "
+                "writes its own: leave it out, or set algorithm to dpo"
+            )
+        return self
+
 
 class SupervisedStepSection(TrainerSection):
     """RLHF's first step: fine-tuning on the responses that people chose."""
 
-    steps: int = Field(ge=0, description="optimiser steps; 0 leaves the step out")
+    steps: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda steps: steps is None,
+        description="optimiser steps; 0 leaves the step out; or give epochs",
+    )
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="examples per step")
     schedule: Literal["constant", "linear", "cosine"] = Field(

@@ -183,8 +183,8 @@ def preference_stages(
     return [reward_model, fine_tuned_checkpoint]
 
 
-_COMPARED = ("prompt", "chosen", "rejected", "probability")
-"""The columns of a pair that a comparison is made of."""
+_COMPARED = ("prompt", "chosen", "rejected", "probability", "question")
+"""The columns of a pair that a comparison is made of; those of one question are held out together."""
 
 
 def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start) -> Result:
@@ -206,7 +206,7 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
     )
 
     def compared(held_out: bool) -> Iterator[Comparison]:
-        for rows in context.batches(manifest, "question", *_COMPARED):
+        for rows in context.batches(manifest, *_COMPARED):
             out = preferences.split_held_out(rows["question"].to_list(), share, experiment.seed)
             chosen = rows.filter(pl.Series(out, dtype=pl.Boolean) == held_out)
             yield from tokenise_comparisons(base.path, chosen.select(_COMPARED).iter_rows(), prompting)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,14 +13,12 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import HELD_OUT, Table
 from selfimprove_dagster.words import count
 from selfimprove_dagster.work.progress import ProgressReport, per_second
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome
-
-OnLog = Callable[[dict[str, float]], None]
 
 Outcome = TypeVar("Outcome", bound="TrainingOutcome")
 
@@ -81,10 +78,18 @@ class TrainingStage:
         from selfimprove_dagster.training.rows import write_rows
 
         context, file = self.context, self.output.with_name(f"{self.output.name}.rows")
-        with self._progress(section.steps) as on_log:
+        with (
+            file_system_errors(self.output),
+            ProgressReport(context.table.name, section.steps or 0, "steps", context.log) as report,
+        ):
+
+            def on_log(entry: dict[str, float]) -> None:
+                report.expect(int(entry["steps"]))
+                report.advance(int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens)
+
             try:
                 write_rows(file, kind, rows)
-                return how(
+                outcome = how(
                     context.experiment,
                     section,
                     self.base.path,
@@ -96,18 +101,9 @@ class TrainingStage:
                 )
             finally:
                 file.unlink(missing_ok=True)
-
-    @contextmanager
-    def _progress(self, steps: int) -> Iterator[OnLog]:
-        """What a trainer is to call with the entries of its log."""
-        with (
-            file_system_errors(self.output),
-            ProgressReport(self.context.table.name, steps, "steps", self.context.log) as report,
-        ):
-            yield lambda entry: report.advance(
-                int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens
-            )
-            report.found(steps - report.done)
+            report.expect(outcome.steps)
+            report.found(outcome.steps - report.done)
+            return outcome
 
     def store(
         self,
@@ -125,10 +121,10 @@ class TrainingStage:
         """
         from selfimprove_dagster.language_model.weights import model_id
 
-        named: list[tuple[str, str]] = []
-        if outcome.left_out:
+        known: Sequence[str] = ()
+        if outcome.left_out or outcome.held_out:
             known = ids() if ids else self.context.lake.read_columns(self.dataset, ["id"])["id"].to_list()
-            named = [(known[index], problem) for index, problem in outcome.left_out]
+        named = [(known[index], problem) for index, problem in outcome.left_out]
         left_out = [*named, *unmeasured]
         if left_out:
             self.context.warn(
@@ -156,12 +152,28 @@ class TrainingStage:
                 "final_loss": outcome.final_loss,
                 "log": log,
                 "left_out": [{"id": id, "problem": problem} for id, problem in left_out],
+                **self._validated(outcome, known),
                 **(measures or {}),
             },
         )
         paid = {"money": money} if (money := outcome.log[-1].get("money")) else {}
         spent = {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds, **paid}
         return self.context.store(self.activity, [draft], spent)
+
+    def _validated(self, outcome: TrainingOutcome, known: Sequence[str]) -> dict[str, Any]:
+        """The measures of a training that held examples out."""
+        if not outcome.held_out:
+            return {}
+        steps = "" if outcome.kept_step is None else f"; the weights of step {outcome.kept_step:,} are kept"
+        self.context.log(
+            f"{count(len(outcome.held_out), 'example')} held out to measure the loss, {outcome.steps:,} steps "
+            f"trained{steps}"
+        )
+        return {
+            HELD_OUT: [known[index] for index in outcome.held_out],
+            "validation": [{"step": int(step), "loss": loss} for step, loss in outcome.validation_losses],
+            "kept_step": outcome.kept_step,
+        }
 
     def result(
         self, manifest: Manifest, outcome: TrainingOutcome, metadata: Mapping[str, Any] | None = None
@@ -175,6 +187,7 @@ class TrainingStage:
                 "started_from": self.base.name,
                 "examples": outcome.examples,
                 "final_loss": outcome.final_loss,
+                **_shown_validation(outcome),
                 **({} if rate is None else {"training_tokens_per_second": rate}),
                 "checkpoint": Folder(str(outcome.path)),
                 "lineage": self.context.lineage_page,
@@ -184,18 +197,33 @@ class TrainingStage:
         )
 
 
+def _shown_validation(outcome: TrainingOutcome) -> dict[str, Any]:
+    """What Dagster shows of the examples that a training held out."""
+    if not outcome.held_out:
+        return {}
+    losses = dict(outcome.validation_losses)
+    step = outcome.steps if outcome.kept_step is None else outcome.kept_step
+    return {
+        "held_out_examples": len(outcome.held_out),
+        "steps": outcome.steps,
+        "kept_step": step,
+        "validation_loss": losses[step],
+    }
+
+
 def fine_tuned(
     context: StageContext[Any],
     dataset: Manifest,
     base: Champion,
-    examples: Iterable[tuple[str, str]],
+    examples: Iterable[tuple[str, ...]],
     name: str = "training",
     prompting: Prompting | None = None,
 ) -> Result:
-    """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment.
+    """`base` fine-tuned on (prompt, completion, question) examples, by the section `name` of the experiment.
 
-    `prompting` is the form of the prompts, by default that in which the experiment's model is asked. The examples are
-    read once, as they are tokenised: `rows_of` gives those of a table of any size.
+    The examples of one question are held out together, where any are. `prompting` is the form of the prompts, by
+    default that in which the experiment's model is asked. The examples are read once, as they are tokenised: `rows_of`
+    gives those of a table of any size.
     """
     from selfimprove_dagster.training.supervised import TokenisedExample
     from selfimprove_dagster.training.tokenising import tokenise_examples

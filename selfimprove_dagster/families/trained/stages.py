@@ -155,7 +155,7 @@ def judging_stages(
 
 def _train(context: StageContext[TrainingExperiment], dataset: Table, prompting: Prompting | None) -> Result:
     manifest, _ = context.scan(dataset)
-    shown = rows_of(context, manifest, "prompt", "completion")
+    shown = rows_of(context, manifest, "prompt", "completion", "question")
     return fine_tuned(context, manifest, starting_model(context), shown, prompting=prompting)
 
 

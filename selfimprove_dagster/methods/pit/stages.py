@@ -107,7 +107,7 @@ def show_better(shard: Shard[PitExperiment, Row]) -> pl.DataFrame:
 )
 def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
     manifest, _ = context.scan(t.PIT_IMPROVER_DATASET)
-    shown = rows_of(context, manifest, "prompt", "completion")
+    shown = rows_of(context, manifest, "prompt", "completion", "question")
     return fine_tuned(context, manifest, starting_model(context), shown, "improver")
 
 
@@ -169,7 +169,7 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     manifest, terms = context.scan(t.PIT_GAP_PAIRS)
     base = starting_model(context)
     training = TrainingStage.begin(context, manifest, base, {"gap_reward_model": section.model_dump()})
-    columns = ("first_prompt", "first", "second_prompt", "second", "probability", "held_out")
+    columns = ("first_prompt", "first", "second_prompt", "second", "probability", "question", "held_out")
 
     def compared(held_out: bool) -> Iterator[Comparison]:
         rows = (row[:-1] for row in rows_of(context, manifest, *columns) if row[-1] is held_out)

@@ -10,7 +10,12 @@ from typing import Any
 
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.preferences.stages import compared_pairs, preference_stages
-from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model, trained_model
+from selfimprove_dagster.families.trained.checkpoints import (
+    fine_tuned,
+    rows_of,
+    starting_model,
+    trained_model,
+)
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
@@ -51,9 +56,7 @@ def supervised_checkpoint(context: StageContext[RlhfExperiment]) -> Result:
     if context.experiment.supervised.steps == 0:
         activity = context.activity(inputs=[manifest], parameters={"steps": 0})
         return context.result(context.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})
-    shown = (
-        example for rows in context.batches(manifest, "prompt", "chosen") for example in rows.iter_rows()
-    )
+    shown = rows_of(context, manifest, "prompt", "chosen", "question")
     return fine_tuned(context, manifest, starting_model(context), shown, "supervised")
 
 
