@@ -179,4 +179,9 @@ def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSectio
     from selfimprove_dagster.training.settings import TrainingSettings
 
     names = {setting.name for setting in fields(TrainingSettings)}
-    return {"steps": 0, **section.model_dump(include=names)}
+    mix = getattr(section, "mix", None)
+    return {
+        "steps": 0,
+        **section.model_dump(include=names),
+        **({"mix_share": mix.share} if mix else {}),
+    }

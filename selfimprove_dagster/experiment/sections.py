@@ -433,6 +433,31 @@ class ValidationSection(Section):
     )
 
 
+class MixSection(Section):
+    """General examples that are trained on beside the dataset, so that the model forgets less."""
+
+    file: DataPath = Field(
+        description="path of a file, folder or pattern, or `hf:owner/name/split@commit`: rows with `messages`, with a "
+        "prompt and a completion, or with a `text`; or plain text, a line an example"
+    )
+    share: float = Field(
+        0.1, gt=0, lt=1, description="share of the examples of every batch that are general ones"
+    )
+    licence: str = Field("unknown", description="licence of the file, stored with the checkpoint")
+
+
+class PerplexitySection(Section):
+    """Plain text whose perplexity is measured before and after training, since a model that learns also forgets."""
+
+    file: FilePath = Field(description="path of a plain text file, in UTF-8")
+    maximum_rise: float | None = Field(
+        None,
+        ge=0,
+        description="share by which the perplexity may rise over that of the base model; a higher one blocks the "
+        "checkpoint; omit to warn of a rise of more than a tenth",
+    )
+
+
 STEPS: Any = Field(
     None,
     ge=1,
@@ -457,6 +482,12 @@ class TrainerSection(Section):
         description="hold out a share of the examples to stop early and to keep the best weights (`validation: {}`)",
     )
 
+    accumulate: bool = Field(
+        False,
+        exclude_if=lambda accumulate: not accumulate,
+        description="train on the datasets of the experiment's earlier iterations, too",
+    )
+
     @property
     def per_step(self) -> int:
         """Return how many examples an optimiser step takes."""
@@ -467,7 +498,8 @@ class TrainerSection(Section):
         if self.epochs is None:
             return self.steps or 0
         share = self.validation.share if self.validation else 0.0
-        return max(ceil(self.epochs * examples * (1 - share) / self.per_step), 1)
+        general = mix.share if (mix := getattr(self, "mix", None)) else 0.0
+        return max(ceil(self.epochs * examples * (1 - share) / (1 - general) / self.per_step), 1)
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> TrainerSection:
@@ -492,6 +524,16 @@ class TrainingSection(TrainerSection):
     )
     save_every: int = Field(
         100, ge=1, description="steps between checkpoints from which a killed run resumes"
+    )
+    mix: MixSection | None = Field(
+        None,
+        exclude_if=lambda mix: mix is None,
+        description="general examples that are mixed in against forgetting; supervised training only",
+    )
+    perplexity: PerplexitySection | None = Field(
+        None,
+        exclude_if=lambda perplexity: perplexity is None,
+        description="plain text whose perplexity is measured under base model, champion and checkpoint",
     )
 
 

@@ -9,9 +9,8 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lineage.index import TRAINED_ON
 from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, iteration_of
-from selfimprove_dagster.table import not_learnt
+from selfimprove_dagster.table import TRAINED_ON, not_learnt
 
 
 @dataclass(frozen=True)

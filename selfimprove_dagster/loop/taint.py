@@ -17,7 +17,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity
-from selfimprove_dagster.table import HELD_OUT, not_learnt
+from selfimprove_dagster.table import HELD_OUT, datasets_of, not_learnt
 
 REWARDED_BY = "rewarded_by"
 """The role of a reward model whose scores another model was trained to increase."""
@@ -60,7 +60,7 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
 
 
 def _learnt(manifest: Manifest, row: Mapping[str, Any], withdrawn: Withdrawn) -> str:
-    fallen = withdrawn(row["dataset_activity_id"])
+    fallen = pl.concat([withdrawn(dataset) for dataset in datasets_of(row)] or [withdrawn("")])
     left_out = fallen.filter(pl.col("revocation").is_in(manifest.activity.about.get("revocations", [])))
     fallen = fallen.join(left_out, on="id", how="anti")
     held_out = pl.col("id").is_in([*(row.get(HELD_OUT) or ())])
@@ -84,7 +84,7 @@ def _handed_down(
     ]
     if rewarding:
         return f"it was rewarded by {rewarding[0]}, which is tainted"
-    pending, seen = [row["dataset_activity_id"]], set()
+    pending, seen = datasets_of(row), set()
     while pending:
         activity = activities.get(pending.pop())
         if activity is None or activity.id in seen:

@@ -29,7 +29,8 @@ from selfimprove_dagster.training.settings import (
 from selfimprove_dagster.training.surroundings import quiet
 from selfimprove_dagster.training.validation import VALIDATION_LOSS, Validation, hold_out
 
-_BATCHES_PER_BUCKET = 16
+BATCHES_PER_BUCKET = 16
+"""Batches whose examples are sorted by length together."""
 
 
 _LOG_ENTRIES = 200
@@ -123,6 +124,16 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
     return outcome
 
 
+def passes(count: int, wanted: int, shuffler: random.Random) -> list[int]:
+    """Return `wanted` of the numbers below `count`: shuffled passes over all of them, the last one cut off."""
+    order: list[int] = []
+    while len(order) < wanted:
+        epoch = list(range(count))
+        shuffler.shuffle(epoch)
+        order += epoch
+    return order[:wanted]
+
+
 def plan_batches(lengths: Sequence[int], settings: TrainingSettings, seed: int) -> list[list[int]]:
     """Which examples each batch holds: `steps` × `gradient_accumulation` lists of `batch_size` indices.
 
@@ -130,15 +141,11 @@ def plan_batches(lengths: Sequence[int], settings: TrainingSettings, seed: int) 
     batches, which leaves little padding, and the batches of a run are shuffled.
     """
     shuffler = random.Random(seed)
-    batches_wanted = settings.steps * settings.gradient_accumulation
-    order: list[int] = []
-    while len(order) < batches_wanted * settings.batch_size:
-        epoch = list(range(len(lengths)))
-        shuffler.shuffle(epoch)
-        order += epoch
-    order = order[: batches_wanted * settings.batch_size]
+    order = passes(
+        len(lengths), settings.steps * settings.gradient_accumulation * settings.batch_size, shuffler
+    )
     batches = []
-    bucket_size = settings.batch_size * _BATCHES_PER_BUCKET
+    bucket_size = settings.batch_size * BATCHES_PER_BUCKET
     for start in range(0, len(order), bucket_size):
         bucket = sorted(order[start : start + bucket_size], key=lambda index: lengths[index])
         cut = [bucket[at : at + settings.batch_size] for at in range(0, len(bucket), settings.batch_size)]

@@ -29,7 +29,8 @@ class TrainingSettings:
     lowers it. `save_every` is in steps; it does not change the result. Settings that are None are not recorded.
 
     `epochs` are passes over the examples that are trained on, and give the steps in place of `steps`, which is then 0.
-    `validation` holds examples out to measure the loss on.
+    `validation` holds examples out to measure the loss on. `mix_share` is the share of general examples in every batch,
+    in supervised training.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class TrainingSettings:
     save_every: int = 100
     epochs: float | None = field(default=None, kw_only=True)
     validation: ValidationSettings | None = field(default=None, kw_only=True)
+    mix_share: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.validation, Mapping):  # as a job's plain data have it
@@ -63,7 +65,7 @@ class TrainingSettings:
         """
         if self.epochs is None:
             return self
-        each = per_step or self.batch_size * self.gradient_accumulation
+        each = (per_step or self.batch_size * self.gradient_accumulation) * (1 - (self.mix_share or 0.0))
         return replace(self, steps=max(math.ceil(self.epochs * examples / each - 1e-9), 1))
 
 
@@ -80,7 +82,7 @@ class TrainingOutcome:
 
     `steps` are those that were done: fewer than asked for where the validation loss stopped falling. `held_out` has the
     examples that were not trained on but measured, by index, and `kept_step` is the step whose weights are kept, None
-    for the last.
+    for the last. `mixed` has the general examples that were trained on, by index; they are not among the `examples`.
     """
 
     path: Path
@@ -95,6 +97,7 @@ class TrainingOutcome:
     left_out: list[tuple[int, str]] = field(default_factory=list, kw_only=True)
     held_out: list[int] = field(default_factory=list, kw_only=True)
     kept_step: int | None = field(default=None, kw_only=True)
+    mixed: list[int] = field(default_factory=list, kw_only=True)
 
     @property
     def validation_losses(self) -> list[tuple[int, float]]:
@@ -133,6 +136,8 @@ def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:
             raise TrainingError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
     if settings.epochs is not None and not 0 < settings.epochs < math.inf:
         raise TrainingError(f"epochs is {settings.epochs}; it must be above 0.")
+    if settings.mix_share is not None and not 0 < settings.mix_share < 1:
+        raise TrainingError(f"mix_share is {settings.mix_share}; it must lie between 0 and 1.")
     if settings.validation is not None:
         check_validation(settings.validation)
     if not (0 < settings.learning_rate < math.inf):

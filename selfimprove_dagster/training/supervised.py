@@ -12,13 +12,14 @@ gradient checkpointing is off.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.mixing import plan_mixed
 from selfimprove_dagster.training.run import (
     Run,
     complete,
@@ -36,6 +37,7 @@ from selfimprove_dagster.training.settings import (
     TrainingOutcome,
     TrainingSettings,
     check_tokens,
+    hash_texts,
     longer_than,
     none_usable,
 )
@@ -61,13 +63,15 @@ class TokenisedExample:
     """A prompt, which carries no loss, and the completion to learn, its end-of-sequence token included.
 
     `problem` is why the prompt cannot be asked, such as that the chat template refuses it; such an example is left out
-    of the training. Examples of one `group`, by default those of one prompt, are held out together.
+    of the training. Examples of one `group`, by default those of one prompt, are held out together. `general` ones are
+    mixed in, and never held out.
     """
 
     prompt_token_ids: list[int]
     completion_token_ids: list[int]
     problem: str = ""
     group: str = ""
+    general: bool = False
 
     @property
     def length(self) -> int:
@@ -116,7 +120,11 @@ def fine_tune(
         trust_remote_code=trust_remote_code,
     )
     groups = (example.held_out_with for example in examples)
-    determinants = run.determinants(examples=_hash_examples(examples), **run.grouping(groups))
+    determinants = run.determinants(
+        examples=_hash_examples(examples),
+        **run.grouping(groups),
+        **({} if settings.mix_share is None else {"general": hash_texts(map(str, _general(examples)))}),
+    )
     outcome = complete(run, determinants, lambda: _train(run, examples, on_log))
     return TrainingOutcome(path=run.output, **outcome)
 
@@ -130,11 +138,16 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
 
     model, tokenizer = load(run)
     usable, left_out = _usable(examples, run, model.config.get_text_config())
+    general = [*_general(examples)] if run.settings.mix_share is not None else []
+    mixed_in = {index: usable.pop(index) for index in general if index in usable}
+    if not usable:
+        why = f", the first since {left_out[0][1]}" if left_out else ""
+        raise TrainingError(f"There is no example of the dataset to train on, but general ones alone{why}.")
     trained, validation = divided(run, usable, lambda index: examples[index].held_out_with)
     run = run.planned(len(trained))
     settings, on_cpu = run.settings, run.on_cpu
-    rows, lengths = [*trained], [*trained.values()]
-    batches = plan_batches(lengths, settings, run.seed)
+    rows, lengths = [*trained, *mixed_in], [*trained.values(), *mixed_in.values()]
+    batches = plan_mixed(lengths, len(mixed_in), settings, run.seed)
     seen = list(accumulate(sum(lengths[index] for index in batch) for batch in batches))
 
     def log_with_tokens(entry: LogEntry) -> None:
@@ -162,15 +175,22 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
         train_to_the_end(run, trainer)
         held_out = kept(trainer)
     log = trainer.training_log
+    done = int(log[-1]["step"]) * settings.gradient_accumulation
     outcome = summary(
         log,
-        tokens=seen[int(log[-1]["step"]) * settings.gradient_accumulation - 1],
+        tokens=seen[done - 1],
         examples=len(trained),
         dropped=len(left_out),
         left_out=left_out,
+        mixed=sorted({rows[at] for batch in batches[:done] for at in batch} & mixed_in.keys()),
         **held_out,
     )
     write(run, trainer.model, outcome, loss="loss (nats a token)")
+
+
+def _general(examples: Sequence[TokenisedExample]) -> Iterator[int]:
+    """Yield the indices of the general examples."""
+    yield from (index for index, example in enumerate(examples) if example.general)
 
 
 def _hash_examples(examples: Sequence[TokenisedExample]) -> str:

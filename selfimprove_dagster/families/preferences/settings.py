@@ -81,6 +81,16 @@ class PolicyTrainingSection(TrainingSection):
                 f"validation holds out examples with known completions, and with algorithm {self.algorithm} the policy "
                 "writes its own: leave it out, or set algorithm to dpo"
             )
+        if self.accumulate and self.algorithm != "dpo":
+            raise ValueError(
+                f"accumulate adds earlier examples, and with algorithm {self.algorithm} the policy writes its own: "
+                "leave it out, or set algorithm to dpo"
+            )
+        if self.mix is not None:
+            raise ValueError(
+                "mix adds examples to learn word by word, which have no rejected response and no reward: leave it out; "
+                "kl_coefficient keeps the policy near the model that it starts from"
+            )
         return self
 
 

@@ -14,9 +14,20 @@ from selfimprove_dagster.quality.judges import EXAM_JUDGE_CHECKS
 from selfimprove_dagster.quality.outcomes import (
     EVALUATION_CHECKS,
     FINE_TUNED_CHECKPOINT_CHECKS,
+    PERPLEXITY_KEPT,
     PROMOTION_CHECKS,
 )
-from selfimprove_dagster.table import HELD_OUT, LEFT_OUT, TEXT, Columns, Facts, Source, Table
+from selfimprove_dagster.table import (
+    HELD_OUT,
+    LEFT_OUT,
+    MIXED,
+    PERPLEXITIES,
+    TEXT,
+    Columns,
+    Facts,
+    Source,
+    Table,
+)
 
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 """The columns of a checkpoint that follow from what it was trained on."""
@@ -25,6 +36,15 @@ _VALIDATED: dict[str, Any] = {
     HELD_OUT: pl.List(TEXT),
     "validation": pl.List(pl.Struct({"step": pl.Int64, "loss": pl.Float64})),
     "kept_step": pl.Int64,
+}
+
+_FORGETTING: dict[str, Any] = {
+    MIXED: pl.List(
+        pl.Struct({"source_file": TEXT, "checksum": TEXT, "licence": TEXT, "lines": pl.List(pl.Int64)})
+    ),
+    PERPLEXITIES: pl.List(
+        pl.Struct({"role": TEXT, "model_id": TEXT, "perplexity": pl.Float64, "tokens": pl.Int64})
+    ),
 }
 
 LEARNT = (*TRAINED, LEFT_OUT, *_VALIDATED)
@@ -76,7 +96,7 @@ def checkpoint(
             **_VALIDATED,
             **(measures or {}),
         },
-        later=frozenset({LEFT_OUT, *_VALIDATED}),
+        later=frozenset({LEFT_OUT, *_VALIDATED, *(_FORGETTING.keys() & (measures or {}).keys())}),
         **given,
     )
 
@@ -92,7 +112,10 @@ def fine_tuned_checkpoint(
     `trained_on` are the columns of the dataset that it learns from.
     """
     given: Facts = {"noun": "checkpoint", "sentence": words.trained, "read_later": True, **facts}
-    return checkpoint(f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), **given)
+    given["checks"] = (*facts.get("checks", FINE_TUNED_CHECKPOINT_CHECKS), PERPLEXITY_KEPT)
+    return checkpoint(
+        f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), _FORGETTING, **given
+    )
 
 
 _ANSWERED: dict[str, Any] = {
