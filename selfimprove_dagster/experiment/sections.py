@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,6 +45,12 @@ class Section(BaseModel):
     """A part of an experiment file. Undeclared fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """Return the section that a field holds or may hold (`AdaptiveSection | None`)."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 class BatchSection(Section):
@@ -469,7 +475,11 @@ STEPS: Any = Field(
 class TrainerSection(Section):
     """What every training may set besides its optimiser; each of these is recorded only where it is set."""
 
+    learns: ClassVar[Literal["examples", "pairs", "policy"]] = "examples"
+    """What is learnt from: examples, comparisons, or what the policy writes itself."""
+
     steps: int | None
+    learning_rate: float
     epochs: Annotated[float | None, Instead("steps")] = Field(
         None,
         gt=0,

@@ -7,8 +7,8 @@
     evaluation: {file: heldout.jsonl}
 
 Missing fields come from the preset of the method: `paper` has the values of the method's paper, `practical`
-has values that work for a small model on a small machine. Each preset lists its differences from the paper in
-`deviations`, which `selfimprove run` prints.
+has values that work for a small model on a small machine, and `small_llm`, `7b` and `70b` have values for models of
+these sizes (`experiment.sizes`). Each preset lists its differences from the paper, which `selfimprove run` prints.
 
 An experiment can chain methods, which then take turns in improving one line of champions:
 
@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -42,7 +42,7 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.experiment.sections import Instead, NamesPath, Section, Whole
+from selfimprove_dagster.experiment.sections import Instead, NamesPath, Whole, section_in
 from selfimprove_dagster.rows import is_on_hub
 
 _OF_ALL = (
@@ -138,7 +138,7 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
     """Validate plain data as an experiment; paths are relative to `folder`."""
     name = data["method"] if "method" in data else registry.default_method()
     method = registry.method(_one_of(registry.methods(), name, f"{origin}: method"))
-    kind, presets = method.experiment, method.presets
+    kind, presets = method.experiment, method.all_presets
     preset = presets[_one_of(presets, data.get("preset", "practical"), f"{origin}: preset")]
     if kind.measured_in and isinstance(measured := data.get(kind.measured_in), str) and "model" not in data:
         data = {**data, "model": _model_of(measured, f"{origin}: {kind.measured_in}", folder)}
@@ -205,12 +205,6 @@ def _described(
         if inner is not None:
             described += _described(inner, presets, f"{prefix}{name}.")
     return described
-
-
-def section_in(annotation: Any) -> type[Section] | None:
-    """Return the section that a field holds or may hold (`AdaptiveSection | None`)."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _preset_value(preset: Preset, name: str, field: FieldInfo) -> str:

@@ -15,7 +15,12 @@ from selfimprove_dagster.readiness.engines import check_engines, check_filters
 from selfimprove_dagster.readiness.files import check_evaluation, check_files, check_models, check_prompts
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.readiness.lengths import check_asks, check_lengths, check_stops
-from selfimprove_dagster.readiness.machine import check_devices, check_disk, check_memory
+from selfimprove_dagster.readiness.machine import (
+    check_devices,
+    check_disk,
+    check_memory,
+    check_rates,
+)
 
 CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_files,
@@ -30,6 +35,7 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_filters,
     check_disk,
     check_memory,
+    check_rates,
 )
 """What is checked, in the order in which it is reported."""
 

@@ -37,6 +37,8 @@ class PreferenceFilterSection(Section):
 class RewardModelSection(TrainerSection):
     """How the reward model is trained."""
 
+    learns = "pairs"
+
     steps: int | None = STEPS
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="pairs per step")
@@ -56,6 +58,8 @@ class PolicyTrainingSection(TrainingSection):
     `grpo` and `rloo` let it write and reward it; `dpo` trains on the pairs themselves and needs no reward
     model. With `judge` as the reward (direct RLAIF) the expected rating of the judge, from −1 to 1, is it.
     """
+
+    learns = "policy"
 
     start_from: Literal["champion", "base"] = Field(
         "champion", description="weights that training starts from, and that the KL term holds to"

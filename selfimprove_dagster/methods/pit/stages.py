@@ -240,7 +240,7 @@ def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
         prompts,
         t.PIT_IMPROVER_CHECKPOINT,
         t.PIT_CURRICULUM_ROLLOUTS,
-        {"steps": section.steps},
+        {"steps": section.steps, "epochs": None},
         {"references": section.references},
     )
 
