@@ -136,8 +136,9 @@ class FewSteps:
         on_log: Callable[[dict[str, float]], None] | None = None,
         **more: Any,
     ) -> Any:
+        more.pop("watch", None)  # a pilot is shown nowhere
         steps, saves_at = min(section.steps or STEPS, STEPS), STEPS - 2
-        changed = {"steps": steps, "epochs": None, "validation": None, "save_every": saves_at}
+        changed = {"steps": steps, "epochs": None, "validation": None, "watch": (), "save_every": saves_at}
         few = section.model_copy(
             update={name: value for name, value in changed.items() if name in type(section).model_fields}
         )

@@ -498,6 +498,13 @@ class TrainerSection(Section):
         description="train on the datasets of the experiment's earlier iterations, too",
     )
 
+    watch: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        (),
+        exclude_if=lambda watch: not watch,
+        description="services that show the loss while training; each needs the extra of its name, keys and addresses "
+        "come from the environment, and without these runs stay in the folder `watch` of the installation",
+    )
+
     @property
     def per_step(self) -> int:
         """Return how many examples an optimiser step takes."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from selfimprove_dagster.errors import ExperimentError, NotReadyYet, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.readiness.engines import check_engines, check_filters
+from selfimprove_dagster.readiness.engines import check_engines, check_filters, check_watch
 from selfimprove_dagster.readiness.files import check_evaluation, check_files, check_models, check_prompts
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.readiness.lengths import check_asks, check_lengths, check_stops
@@ -33,6 +33,7 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_devices,
     check_engines,
     check_filters,
+    check_watch,
     check_disk,
     check_memory,
     check_rates,

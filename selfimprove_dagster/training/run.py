@@ -19,7 +19,7 @@ from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.weights import COVERED, model_id, output_settings
 from selfimprove_dagster.plots import line_chart
-from selfimprove_dagster.training import folders
+from selfimprove_dagster.training import folders, watching
 from selfimprove_dagster.training.settings import (
     LogEntry,
     TrainingSettings,
@@ -116,7 +116,7 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
             # Another process may have finished it between the two looks.
             if not folders.is_finished(run.output, wanted):
                 folders.clear_unless_same(run.partial, wanted)
-                with quiet():
+                with quiet(), watching.watched(run.settings.watch, run.output):
                     train()
                 folders.publish(run.partial / folders.FINISHED, run.output)
             shutil.rmtree(run.partial)
@@ -200,7 +200,7 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
         logging_steps=math.ceil(settings.steps / _LOG_ENTRIES),
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        report_to="none",
+        **watching.arguments(settings.watch),
         disable_tqdm=True,
         **more,
     )

@@ -15,6 +15,7 @@ from selfimprove_dagster.training.validation import (
     ValidationSettings,
     check_validation,
 )
+from selfimprove_dagster.training.watching import WatchSettings, check_watch
 
 LogEntry = dict[str, float]
 
@@ -30,7 +31,7 @@ class TrainingSettings:
 
     `epochs` are passes over the examples that are trained on, and give the steps in place of `steps`, which is then 0.
     `validation` holds examples out to measure the loss on. `mix_share` is the share of general examples in every batch,
-    in supervised training.
+    in supervised training. `watch` is where people watch it; it changes nothing, and is not recorded.
     """
 
     steps: int
@@ -45,15 +46,18 @@ class TrainingSettings:
     epochs: float | None = field(default=None, kw_only=True)
     validation: ValidationSettings | None = field(default=None, kw_only=True)
     mix_share: float | None = field(default=None, kw_only=True)
+    watch: WatchSettings | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.validation, Mapping):  # as a job's plain data have it
             object.__setattr__(self, "validation", ValidationSettings(**self.validation))
+        if isinstance(self.watch, Mapping):
+            object.__setattr__(self, "watch", WatchSettings(**self.watch))
 
     @property
     def determining(self) -> dict[str, Any]:
         """Return the settings that change the result, without those that are not set."""
-        without = {"save_every"} if self.epochs is None else {"save_every", "steps"}
+        without = {"save_every", "watch"} | (set() if self.epochs is None else {"steps"})
         return {
             name: value for name, value in asdict(self).items() if name not in without and value is not None
         }
@@ -138,6 +142,8 @@ def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:
         raise TrainingError(f"epochs is {settings.epochs}; it must be above 0.")
     if settings.mix_share is not None and not 0 < settings.mix_share < 1:
         raise TrainingError(f"mix_share is {settings.mix_share}; it must lie between 0 and 1.")
+    if settings.watch is not None:
+        check_watch(settings.watch)
     if settings.validation is not None:
         check_validation(settings.validation)
     if not (0 < settings.learning_rate < math.inf):

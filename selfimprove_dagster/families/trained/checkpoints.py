@@ -28,6 +28,10 @@ from selfimprove_dagster.work.progress import ProgressReport, per_second
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome
+    from selfimprove_dagster.training.watching import WatchSettings
+
+_LIVE = ("loss", "validation_loss", "reward")
+"""What people see of the log while a model is trained, besides the throughput."""
 
 Outcome = TypeVar("Outcome", bound="TrainingOutcome")
 
@@ -96,6 +100,7 @@ class TrainingStage:
 
             def on_log(entry: dict[str, float]) -> None:
                 report.expect(int(entry["steps"]))
+                report.figures = {name: entry[name] for name in _LIVE if name in entry}
                 report.advance(int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens)
 
             try:
@@ -108,6 +113,7 @@ class TrainingStage:
                     self.output,
                     seed=context.experiment.seed + context.iteration,
                     on_log=on_log,
+                    **({"watch": self._watch(section)} if section.watch else {}),
                     **more,
                 )
             finally:
@@ -115,6 +121,15 @@ class TrainingStage:
             report.expect(outcome.steps)
             report.found(outcome.steps - report.done)
             return outcome
+
+    def _watch(self, section: Any) -> WatchSettings:
+        """Where people watch the training."""
+        from selfimprove_dagster.training.watching import WatchSettings
+
+        experiment, stage = self.context.experiment.name, self.context.table.name.replace("/", ".")
+        activity = self.activity.id.removeprefix("act:")[:8]
+        run = f"{experiment}/{self.context.iteration:03d}/{stage}/{activity}"
+        return WatchSettings(section.watch, experiment, run, str(self.context.home.root / "watch"))
 
     def store(
         self,

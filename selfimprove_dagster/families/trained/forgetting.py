@@ -27,8 +27,10 @@ _SHORTEST = 8
 
 
 def recorded(section: Any) -> dict[str, Any]:
-    """Return what an activity records of a training's section: files by what they hold, not by where they are."""
-    found: dict[str, Any] = section.model_dump()
+    """Return what an activity records of a training's section: files by what they hold, not by where they are, and not
+    where it is watched.
+    """
+    found: dict[str, Any] = section.model_dump(exclude={"watch"})
     if mix := getattr(section, "mix", None):
         path = Path(mix.file)
         named = {"source": source_name(path), "checksum": source_checksum(path), "licence": mix.licence}
