@@ -9,6 +9,7 @@ import base64
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -31,6 +32,7 @@ from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
 from selfimprove_dagster.stage import PREVIEW_ROWS, Folder, Link, Markdown, Picture, Result, StageContext
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table, plain
+from selfimprove_dagster.work.progress import Progress
 
 _OWNERS = ["team:data"]
 _LONGEST_REASON = 2_000
@@ -103,6 +105,7 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                         reporter=context.log,
                         run_id=context.run.run_id,
                     )
+                    recorder.observe = partial(_observe, context, dg.AssetKey(stage.table.name.split("/")))
                     with recorder.watching():
                         results = stage.run(stage_context)
                     for result in [results] if isinstance(results, Result) else results:
@@ -124,6 +127,23 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
             raise dg.Failure(description=str(error), allow_retries=False) from error
 
     return step
+
+
+def _observe(context: dg.AssetExecutionContext, asset: dg.AssetKey, progress: Progress) -> None:
+    """Show in Dagster how far a training is, with its loss and its throughput."""
+    rate = progress.tokens_per_second
+    context.log_event(
+        dg.AssetObservation(
+            asset,
+            description=str(progress),
+            partition=context.partition_key,
+            metadata={
+                progress.unit: progress.done,
+                **{name: dg.MetadataValue.float(value) for name, value in progress.figures.items()},
+                **({} if rate is None else {"tokens_per_second": rate}),
+            },
+        )
+    )
 
 
 def _specs(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> Iterator[dg.AssetSpec]:

@@ -24,6 +24,7 @@ from selfimprove_dagster.work.spec import Spec
 if TYPE_CHECKING:
     from selfimprove_dagster.training.policy import PolicyOutcome
     from selfimprove_dagster.training.settings import TrainingOutcome, TrainingSettings
+    from selfimprove_dagster.training.watching import WatchSettings
 
 OnLog = Callable[[dict[str, float]], None]
 
@@ -32,7 +33,8 @@ class TrainerResource(dg.ConfigurableResource):
     """Runs training jobs with the settings of an experiment; see `selfimprove_dagster.training.jobs`.
 
     Every method takes the experiment, the section that says how to train, the model to start from, the file of rows
-    and the folder of the trained model. Jobs with a section `launch` run in several processes.
+    and the folder of the trained model; `watch` is where people watch it. Jobs with a section `launch` run in several
+    processes.
     """
 
     device: str = Field(
@@ -53,13 +55,20 @@ class TrainerResource(dg.ConfigurableResource):
         *,
         seed: int,
         on_log: OnLog | None = None,
+        watch: WatchSettings | None = None,
     ) -> TrainingOutcome:
         """Train on `TokenisedExample`s."""
         from selfimprove_dagster.training import jobs
         from selfimprove_dagster.training.supervised import SupervisedSettings
 
         job = self._job(
-            experiment, jobs.supervised, base, rows, output, SupervisedSettings(**_shared(section)), seed=seed
+            experiment,
+            jobs.supervised,
+            base,
+            rows,
+            output,
+            SupervisedSettings(**_shared(section, watch)),
+            seed=seed,
         )
         outcome: TrainingOutcome = run(job, on_log=on_log)
         return outcome
@@ -74,13 +83,20 @@ class TrainerResource(dg.ConfigurableResource):
         *,
         seed: int,
         on_log: OnLog | None = None,
+        watch: WatchSettings | None = None,
     ) -> TrainingOutcome:
         """Train a reward model on `Comparison`s."""
         from selfimprove_dagster.training import jobs
         from selfimprove_dagster.training.reward import RewardSettings
 
         job = self._job(
-            experiment, jobs.reward_model, base, rows, output, RewardSettings(**_shared(section)), seed=seed
+            experiment,
+            jobs.reward_model,
+            base,
+            rows,
+            output,
+            RewardSettings(**_shared(section, watch)),
+            seed=seed,
         )
         outcome: TrainingOutcome = run(job, on_log=on_log)
         return outcome
@@ -95,12 +111,13 @@ class TrainerResource(dg.ConfigurableResource):
         *,
         seed: int,
         on_log: OnLog | None = None,
+        watch: WatchSettings | None = None,
     ) -> TrainingOutcome:
         """DPO on `Comparison`s."""
         from selfimprove_dagster.training import jobs
         from selfimprove_dagster.training.preference import PreferenceSettings
 
-        settings = PreferenceSettings(**_shared(section), beta=section.kl_coefficient)
+        settings = PreferenceSettings(**_shared(section, watch), beta=section.kl_coefficient)
         job = self._job(experiment, jobs.preferences, base, rows, output, settings, seed=seed)
         outcome: TrainingOutcome = run(job, on_log=on_log)
         return outcome
@@ -120,6 +137,7 @@ class TrainerResource(dg.ConfigurableResource):
         turn_end: int | None = None,
         on_log: OnLog | None = None,
         on_paid: Callable[[float], None] | None = None,
+        watch: WatchSettings | None = None,
     ) -> PolicyOutcome:
         """GRPO or RLOO on `TokenisedPrompt`s; `reward` names what opens the reward.
 
@@ -131,7 +149,7 @@ class TrainerResource(dg.ConfigurableResource):
 
         assert section.algorithm != "dpo"
         settings = PolicySettings(
-            **_shared(section),
+            **_shared(section, watch),
             algorithm=section.algorithm,
             beta=section.kl_coefficient,
             group_size=section.group_size,
@@ -194,8 +212,17 @@ def run(job: Spec, **listeners: Callable[..., None] | None) -> Any:
     return launch(job, channel=partial(by_pipes, context), **listeners)
 
 
-def _shared(section: TrainingSection | RewardModelSection | SupervisedStepSection) -> dict[str, Any]:
+def _shared(
+    section: TrainingSection | RewardModelSection | SupervisedStepSection, watch: WatchSettings | None
+) -> dict[str, Any]:
     """Return the settings that every trainer has."""
     from selfimprove_dagster.training.settings import TrainingSettings
 
-    return section.model_dump(include={setting.name for setting in fields(TrainingSettings)})
+    names = {setting.name for setting in fields(TrainingSettings)} - {"watch"}
+    mix = getattr(section, "mix", None)
+    return {
+        "steps": 0,
+        "watch": watch,
+        **section.model_dump(include=names),
+        **({"mix_share": mix.share} if mix else {}),
+    }

@@ -17,7 +17,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.explorer.shapes import table_of
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
-from selfimprove_dagster.table import Row, is_decisions, is_measured
+from selfimprove_dagster.table import MIXED, Row, datasets_of, is_decisions, is_measured
 from selfimprove_dagster.text import code_span, markdown_table, plural
 
 
@@ -334,7 +334,7 @@ def checkpoint_card(
             "method": one.table.split("/")[0],
             "examples": trained["examples"],
             "steps": trained["steps"],
-            "dataset": trained["dataset_activity_id"],
+            "dataset": ", ".join(datasets_of(trained)),
         }
         for one, trained in reversed(line)
     ]
@@ -366,7 +366,7 @@ The licences of the base model and of the data below apply.
 
 {markdown_table(learnt)}
 
-{data}
+{data}{_general(line)}
 
 ## Evaluation
 
@@ -397,6 +397,24 @@ def _line(lake: Lake, manifest: Manifest) -> Iterator[tuple[Manifest, Row]]:
     while (found := trained.pop(id, None)) is not None:  # a model that equals its base ends the walk
         yield found
         id = found[1]["base_model_id"]
+
+
+def _general(line: Sequence[tuple[Manifest, Row]]) -> str:
+    """Return the general examples that the models of a line were trained on, by file, as a section of the card."""
+    rows = [
+        {
+            "iteration": made.iteration,
+            "file": code_span(mixed["source_file"]),
+            "licence": mixed["licence"],
+            "examples": len(mixed["lines"]),
+            "checksum": mixed["checksum"],
+        }
+        for made, trained in reversed(line)
+        for mixed in trained.get(MIXED) or ()
+    ]
+    if not rows:
+        return ""
+    return f"\n\nGeneral examples were mixed in (`training.mix`):\n\n{markdown_table(rows)}"
 
 
 def _sources(lake: Lake, trained: Manifest) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from selfimprove_dagster.errors import MethodError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.preset import Preset
+from selfimprove_dagster.experiment.sizes import with_sizes
 from selfimprove_dagster.table import Table, dataset_of, is_decisions, is_measured
 from selfimprove_dagster.text import plural
 
@@ -150,6 +151,11 @@ class Method(Generic[E]):
     def tables(self) -> dict[str, Table]:
         """Return the tables that its stages write, by name, in pipeline order."""
         return {table.name: table for one in self.stages for table in one.writes}
+
+    @cached_property
+    def all_presets(self) -> dict[str, Preset]:
+        """Return the presets by name, with those for models of three sizes where the method trains."""
+        return with_sizes(self.experiment, self.presets)
 
     @cached_property
     def counted(self) -> Mapping[str, str]:

@@ -158,6 +158,35 @@ LEFT_OUT = "left_out"
 """The measure of a trained model: examples that it could not be trained on, as `id` and `problem`. A `later` one."""
 
 
+HELD_OUT = "held_out"
+"""The measure of a trained model: ids of examples that its loss was measured on in place of training. A `later` one."""
+
+
+MIXED = "mixed"
+"""The measure of a checkpoint: the general examples that it was trained on, by file and line. A `later` one."""
+
+
+PERPLEXITIES = "perplexities"
+"""The measure of a checkpoint: the perplexities of a plain text under the base model, the champion and the checkpoint.
+A `later` one."""
+
+
+TRAINED_ON = "trained_on"
+"""The role of a dataset among the parents of a trained model; earlier iterations' come after its own."""
+
+
+def datasets_of(model: Mapping[str, Any]) -> list[str]:
+    """Return the activities of all datasets that a trained model learnt from."""
+    return [edge["id"] for edge in model["parents"] if edge["role"] == TRAINED_ON]
+
+
+def not_learnt(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return the examples that a trained model did not learn from, by id, each with the reason."""
+    left_out = {one["id"]: f"it was left out, since {one['problem']}" for one in model.get(LEFT_OUT) or ()}
+    held_out = model.get(HELD_OUT) or ()
+    return left_out | dict.fromkeys(held_out, "it was held out, and the loss was measured on it")
+
+
 SOURCE: dict[str, Any] = {"source_file": TEXT, "source_line": pl.Int64, "licence": TEXT}
 
 

@@ -79,8 +79,22 @@ def promoted(row: Row) -> str:
 
 
 def trained(row: Row, what: str = "model") -> str:
-    """Describe a trained model: its id, examples, steps, accuracy on held-out pairs, and folder."""
-    text = f"{what} {row['model_id']}, trained on {row['examples']:,} examples in {row['steps']:,} steps"
+    """Describe a trained model: its id, examples, steps, accuracy on held-out pairs, perplexities, and folder."""
+    general = "".join(
+        f" and {len(one['lines']):,} general ones of {one['source_file']} ({one['licence']})"
+        for one in row.get("mixed") or ()
+    )
+    text = f"{what} {row['model_id']}, trained on {row['examples']:,} examples{general} in {row['steps']:,} steps"
+    if row.get("held_out"):
+        kept = (
+            ""
+            if row.get("kept_step") is None
+            else f", by which the weights of step {row['kept_step']:,} are kept"
+        )
+        text += f"; its loss was measured on {len(row['held_out']):,} others{kept}"
+    if row.get("perplexities"):
+        measured = ", ".join(f"{one['perplexity']:.4g} ({one['role']})" for one in row["perplexities"])
+        text += f"; perplexity of the plain text: {measured}"
     if row.get("held_out_accuracy") is not None:
         text += f"; {row['held_out_accuracy']:.1%} accuracy on {row['held_out_pairs']:,} held-out pairs"
     if not row.get("path"):

@@ -108,7 +108,7 @@ def run(
             "unless the experiment's file overrides them:",
             soft_wrap=True,
         )
-        for deviation in registry.method(one.method).presets[one.preset].deviations:
+        for deviation in registry.method(one.method).all_presets[one.preset].all_deviations:
             console.print(f"  - {deviation}", markup=False)
         warn = partial(console.print, style="yellow", markup=False, soft_wrap=True)
         try:

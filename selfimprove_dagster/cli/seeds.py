@@ -96,7 +96,7 @@ def inspect(
 def _readings(file: Path, experiment: str | None) -> Iterator[tuple[str, Iterator[Any]]]:
     """Yield the ways to read a source: a title, and the rows and rejected lines."""
     from selfimprove_dagster import registry
-    from selfimprove_dagster.home.files import section_in
+    from selfimprove_dagster.experiment.sections import section_in
     from selfimprove_dagster.home.imports import import_source, seeds_of
     from selfimprove_dagster.text import plural
 

@@ -123,6 +123,14 @@ class PilotContext(StageContext[Any]):
         """Return no limit: a pilot counts towards no budget."""
         return UNLIMITED
 
+    def activity(self, **given: Any) -> Activity:
+        """Return the activity of the stage; a training on its inputs has as many times more rows as they have."""
+        activity = super().activity(**given)
+        if isinstance(self.trainer, FewSteps):
+            known = (self.made[one].factor for one in activity.inputs if one in self.made)
+            self.trainer.factor = max(known, default=1.0)
+        return activity
+
     def factor(self, activity: Activity) -> float:
         """Return how many times more items an activity has in an iteration than it finds in the pilot."""
         if isinstance(self.trainer, FewSteps) and self.trainer.trainings:

@@ -113,6 +113,8 @@ class FewSteps:
 
     trainer: Any
     trainings: list[Training] = field(default_factory=list)
+    factor: float = 1.0
+    """How many times more rows a training has than in the pilot, for those that count in epochs."""
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.trainer, name)
@@ -136,8 +138,9 @@ class FewSteps:
         on_log: Callable[[dict[str, float]], None] | None = None,
         **more: Any,
     ) -> Any:
-        steps, saves_at = min(section.steps, STEPS), STEPS - 2
-        changed = {"steps": steps, "save_every": saves_at}
+        more.pop("watch", None)  # a pilot is shown nowhere
+        steps, saves_at = min(section.steps or STEPS, STEPS), STEPS - 2
+        changed = {"steps": steps, "epochs": None, "validation": None, "watch": (), "save_every": saves_at}
         few = section.model_copy(
             update={name: value for name, value in changed.items() if name in type(section).model_fields}
         )
@@ -155,16 +158,17 @@ class FewSteps:
         outcome = train(experiment, few, base, some, output, on_log=watch, **more)
         some.unlink(missing_ok=True)
         money = outcome.log[-1].get("money")
-        saves = (section.steps - 1) // getattr(section, "save_every", section.steps)
+        every = section.steps or section.steps_of(outcome.examples * self.factor)
+        saves = (every - 1) // getattr(section, "save_every", every)
         self.trainings.append(
             Training(
-                section.steps,
+                every,
                 steps,
-                outcome.tokens * section.steps / steps,
-                _more_seconds(outcome.log, section.steps - steps, saves, saves_at),
+                outcome.tokens * every / steps,
+                _more_seconds(outcome.log, max(every - steps, 0), saves, saves_at),
                 bytes_of(output),
                 checkpoint * min(saves, _CHECKPOINTS_AT_ONCE) + bytes_of(output),
-                None if money is None else money * section.steps / steps,
+                None if money is None else money * every / steps,
             )
         )
         return outcome

@@ -51,8 +51,10 @@ class Experiment(Section):
         pattern=NAME_PATTERN, description="lower-case letters, digits, underscores; equal to the file name"
     )
     description: str = Field("", description="one-line description")
-    preset: Literal["paper", "practical"] = Field(
-        "practical", description="source of the values of missing fields"
+    preset: Literal["paper", "practical", "small_llm", "7b", "70b"] = Field(
+        "practical",
+        description="source of the values of missing fields; small_llm (0.1 to 3 billion parameters), 7b and 70b are "
+        "for methods that train",
     )
     method: str = Field(description="the self-improvement method")
     methods: tuple[str, ...] = Field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from math import ceil
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,6 +31,13 @@ class Whole:
     """Marks a field with several values by name, of which a file gives either none or all."""
 
 
+@dataclass(frozen=True)
+class Instead:
+    """Marks a field that is given in place of another: a file that gives one of them takes neither from the preset."""
+
+    of: str
+
+
 FilePath = Annotated[str, NamesPath()]
 DataPath = Annotated[str, NamesPath(is_data=True)]
 ModelPath = Annotated[str, NamesPath(is_model=True)]
@@ -40,6 +48,12 @@ class Section(BaseModel):
     """A part of an experiment file. Undeclared fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """Return the section that a field holds or may hold (`AdaptiveSection | None`)."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 class BatchSection(Section):
@@ -484,12 +498,69 @@ class LaunchSection(Section):
     )
 
 
+class ValidationSection(Section):
+    """Examples that are not trained on but measured while training: when to stop, and which weights to keep."""
+
+    share: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the examples that is held out, at random; all examples of a question are on one side",
+    )
+    every: int = Field(
+        20, ge=1, description="optimiser steps between two measurements; the last step is measured, too"
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many measurements in a row without a lower loss; omit to train all steps",
+    )
+    best: bool = Field(
+        True, description="keep the weights of the lowest loss; `false` for those of the last step"
+    )
+
+
+class MixSection(Section):
+    """General examples that are trained on beside the dataset, so that the model forgets less."""
+
+    file: DataPath = Field(
+        description="path of a file, folder or pattern, or `hf:owner/name/split@commit`: rows with `messages`, with a "
+        "prompt and a completion, or with a `text`; or plain text, a line an example"
+    )
+    share: float = Field(
+        0.1, gt=0, lt=1, description="share of the examples of every batch that are general ones"
+    )
+    licence: str = Field("unknown", description="licence of the file, stored with the checkpoint")
+
+
+class PerplexitySection(Section):
+    """Plain text whose perplexity is measured before and after training, since a model that learns also forgets."""
+
+    file: FilePath = Field(description="path of a plain text file, in UTF-8")
+    maximum_rise: float | None = Field(
+        None,
+        ge=0,
+        description="share by which the perplexity may rise over that of the base model; a higher one blocks the "
+        "checkpoint; omit to warn of a rise of more than a tenth",
+    )
+
+
+STEPS: Any = Field(
+    None,
+    ge=1,
+    exclude_if=lambda steps: steps is None,
+    description="optimiser steps; or give epochs",
+)
+
+
 class TrainerSection(Section):
     """What every training may set besides its optimiser; each of these is recorded only where it is set."""
 
-    packs: ClassVar[bool] = True
-    """Whether examples may share a row."""
+    learns: ClassVar[Literal["examples", "pairs", "policy"]] = "examples"
+    """What is learnt from: examples, comparisons, or what the policy writes itself."""
 
+    steps: int | None
+    learning_rate: float
     adapter: AdapterSection | None = Field(
         None,
         exclude_if=lambda adapter: adapter is None,
@@ -505,10 +576,51 @@ class TrainerSection(Section):
         exclude_if=lambda launch: launch is None,
         description="train in several processes, which share each batch; omit for the step's own process",
     )
+    epochs: Annotated[float | None, Instead("steps")] = Field(
+        None,
+        gt=0,
+        exclude_if=lambda epochs: epochs is None,
+        description="passes over the examples that are trained on, in place of steps",
+    )
+    validation: ValidationSection | None = Field(
+        None,
+        exclude_if=lambda validation: validation is None,
+        description="hold out a share of the examples to stop early and to keep the best weights (`validation: {}`)",
+    )
+    accumulate: bool = Field(
+        False,
+        exclude_if=lambda accumulate: not accumulate,
+        description="train on the datasets of the experiment's earlier iterations, too",
+    )
+    watch: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        (),
+        exclude_if=lambda watch: not watch,
+        description="services that show the loss while training; each needs the extra of its name, keys and addresses "
+        "come from the environment, and without these runs stay in the folder `watch` of the installation",
+    )
+
+    @property
+    def per_step(self) -> int:
+        """Return how many examples an optimiser step takes."""
+        return int(getattr(self, "batch_size", 1) * getattr(self, "gradient_accumulation", 1))
+
+    def steps_of(self, examples: float) -> int:
+        """Return the optimiser steps on so many examples, of which `validation` holds out its share."""
+        if self.epochs is None:
+            return self.steps or 0
+        share = self.validation.share if self.validation else 0.0
+        general = mix.share if (mix := getattr(self, "mix", None)) else 0.0
+        return max(ceil(self.epochs * examples * (1 - share) / (1 - general) / self.per_step), 1)
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> TrainerSection:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
 
     @model_validator(mode="after")
     def _packs_examples(self) -> TrainerSection:
-        if self.memory is not None and self.memory.packing and not self.packs:
+        if self.memory is not None and self.memory.packing and self.learns != "examples":
             raise ValueError("memory.packing is for supervised training on examples only: leave it out")
         return self
 
@@ -526,7 +638,7 @@ class TrainingSection(TrainerSection):
     """Supervised fine-tuning on the filtered dataset."""
 
     start_from: Literal["champion", "base"] = Field(description="weights from which training starts")
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int | None = STEPS
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="examples per step")
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of warm-up steps")
@@ -538,6 +650,16 @@ class TrainingSection(TrainerSection):
     )
     save_every: int = Field(
         100, ge=1, description="steps between checkpoints from which a killed run resumes"
+    )
+    mix: MixSection | None = Field(
+        None,
+        exclude_if=lambda mix: mix is None,
+        description="general examples that are mixed in against forgetting; supervised training only",
+    )
+    perplexity: PerplexitySection | None = Field(
+        None,
+        exclude_if=lambda perplexity: perplexity is None,
+        description="plain text whose perplexity is measured under base model, champion and checkpoint",
     )
 
 

@@ -7,8 +7,8 @@
     evaluation: {file: heldout.jsonl}
 
 Missing fields come from the preset of the method: `paper` has the values of the method's paper, `practical`
-has values that work for a small model on a small machine. Each preset lists its differences from the paper in
-`deviations`, which `selfimprove run` prints.
+has values that work for a small model on a small machine, and `small_llm`, `7b` and `70b` have values for models of
+these sizes (`experiment.sizes`). Each preset lists its differences from the paper, which `selfimprove run` prints.
 
 An experiment can chain methods, which then take turns in improving one line of champions:
 
@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -42,7 +42,7 @@ from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.paths import mark_of
 from selfimprove_dagster.experiment.preset import Preset
-from selfimprove_dagster.experiment.sections import NamesPath, Section, Whole
+from selfimprove_dagster.experiment.sections import Instead, NamesPath, Whole, section_in
 from selfimprove_dagster.rows import is_on_hub
 
 _OF_ALL = (
@@ -138,7 +138,7 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
     """Validate plain data as an experiment; paths are relative to `folder`."""
     name = data["method"] if "method" in data else registry.default_method()
     method = registry.method(_one_of(registry.methods(), name, f"{origin}: method"))
-    kind, presets = method.experiment, method.presets
+    kind, presets = method.experiment, method.all_presets
     preset = presets[_one_of(presets, data.get("preset", "practical"), f"{origin}: preset")]
     if kind.measured_in and isinstance(measured := data.get(kind.measured_in), str) and "model" not in data:
         data = {**data, "model": _model_of(measured, f"{origin}: {kind.measured_in}", folder)}
@@ -207,12 +207,6 @@ def _described(
     return described
 
 
-def section_in(annotation: Any) -> type[Section] | None:
-    """Return the section that a field holds or may hold (`AdaptiveSection | None`)."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
 def _preset_value(preset: Preset, name: str, field: FieldInfo) -> str:
     values: Any = preset.values
     for part in name.split("."):
@@ -229,7 +223,9 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseModel] | None) -> dict[str, Any]:
-    """Merge `over` into `base`, section by section; a field marked `Whole` is replaced."""
+    """Merge `over` into `base`, section by section; a field marked `Whole` is replaced, one marked `Instead` takes the
+    place of another.
+    """
     merged = dict(base)
     for key, value in over.items():
         old, field = merged.get(key), kind.model_fields.get(key) if kind else None
@@ -237,6 +233,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any], kind: type[BaseMode
         whole = field is not None and mark_of(field, Whole) is not None
         nested = isinstance(old, Mapping) and isinstance(value, Mapping) and not whole
         merged[key] = _merge(old, value, inner) if nested else value  # type: ignore[arg-type]
+    for name, field in kind.model_fields.items() if kind else ():
+        if mark := mark_of(field, Instead):
+            for given, other in ((name, mark.of), (mark.of, name)):
+                if given in over and other not in over:
+                    merged.pop(other, None)
     return merged
 
 

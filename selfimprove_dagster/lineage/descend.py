@@ -9,8 +9,8 @@ import polars as pl
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lineage.index import TRAINED_ON
 from selfimprove_dagster.lineage.walk import MEMBER_OF, Lineage, Place, Walk, iteration_of
+from selfimprove_dagster.table import TRAINED_ON, not_learnt
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that was trained on such a dataset; `promoted` is None before the decision."""
+    """A model that learnt from a row of such a dataset; `promoted` is None before the decision."""
 
     id: str
     model_id: str
@@ -117,14 +117,19 @@ def _datasets(lineage: Lineage, walk: Walk) -> list[Dataset]:
 
 
 def _checkpoints(lineage: Lineage, walk: Walk) -> list[Checkpoint]:
-    trained = walk.edges.filter(role=TRAINED_ON)["child"]
+    trained = walk.edges.filter(role=TRAINED_ON)
     decided = walk.edges.filter(role="challenger").select("parent", "child")
-    rows = lineage.rows([*trained, *decided["child"]])
+    rows = lineage.rows([*trained["child"].unique(maintain_order=True), *decided["child"]])
     verdicts = {challenger: rows[row]["promoted"] for challenger, row in decided.iter_rows() if row in rows}
+    members = walk.edges.filter(role=MEMBER_OF).rename({"child": "dataset", "parent": "example"})
+    learnt = trained.join(members, left_on="parent", right_on="dataset").group_by("child").agg("example")
+    examples = dict(learnt.select("child", "example").iter_rows())
     return [
         Checkpoint(record, row["model_id"], row["experiment"], row.get("iteration"), verdicts.get(record))
-        for record in trained
-        if (row := rows.get(record)) and row["table_name"].endswith("/fine_tuned_checkpoint")
+        for record in trained["child"].unique(maintain_order=True)
+        if (row := rows.get(record))
+        and row["table_name"].endswith("/fine_tuned_checkpoint")
+        and not not_learnt(row).keys() >= {*examples.get(record, [None])}
     ]
 
 

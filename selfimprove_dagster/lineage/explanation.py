@@ -88,6 +88,8 @@ def training_verdict(iteration: int, training: list[Step], gates: list[Step]) ->
     said = f"; but the check {gates[0].rule} of {gates[0].stage} blocks it" if gates else ""
     if not training:
         return f"{said}; no checkpoint was trained on it yet"
+    if training[0].passed is False:
+        return f"{said}; {training[0].reason}"
     said += f"; the checkpoint of iteration {iteration} was trained on it"
     if training[-1].passed is None:
         return said

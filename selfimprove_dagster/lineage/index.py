@@ -33,11 +33,9 @@ import pyarrow.compute as pc
 from selfimprove_dagster.errors import LakeError, LakeNotWritable
 from selfimprove_dagster.lake.disk import file_checksum, write_atomically
 from selfimprove_dagster.lake.partition import Manifest, read_parquet
+from selfimprove_dagster.table import TRAINED_ON
 
 FOLDER = ".lineage"
-
-
-TRAINED_ON = "trained_on"
 
 
 _FORMAT = 1

@@ -5,7 +5,7 @@ All rows are read, including revoked ones, so that revoked records can still be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from selfimprove_dagster.errors import PartitionMissing
 from selfimprove_dagster.experiment.naming import experiment_of_key
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
-from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.table import HELD_OUT, Row, Table, not_learnt
 
 UNDECIDED = "undecided"
 """The rule of a fate that no filter has decided yet."""
@@ -131,8 +131,11 @@ class Iteration:
         """Return the promotion of the checkpoint of `training`, for records that it was not trained on."""
         return self.training()[1:]
 
-    def training(self) -> list[Step]:
-        """Return the checkpoint trained on the current dataset or on its descendants, and its promotion."""
+    def training(self, examples: Collection[str] = ()) -> list[Step]:
+        """Return the checkpoint trained on the current dataset or on its descendants, and its promotion.
+
+        Where it learnt from none of the `examples`, by id, this is said, and nothing else.
+        """
         dataset, models = self.dataset, self.committed("fine_tuned_checkpoint")
         if dataset is None or models is None:
             return []
@@ -142,14 +145,20 @@ class Iteration:
         if not trained:
             return []
         (checkpoint,) = trained
+        without = not_learnt(checkpoint)
+        if examples and without.keys() >= {*examples}:
+            reason = without[next(iter(examples))]
+            said = f"the checkpoint {checkpoint['model_id']} was not trained on it: {reason}"
+            return [Step(models.table, said, checkpoint["id"], passed=False)]
         said = f"the checkpoint {checkpoint['model_id']} was trained on it"
         if checkpoint["dataset_activity_id"] != own:
             said = f"the checkpoint {checkpoint['model_id']} was trained on descendants of it"
         elif checkpoint["examples"] < dataset.rows:
-            said += (
-                f", or on other examples of its {dataset.rows:,}: "
-                f"{dataset.rows - checkpoint['examples']:,} were too long to train on"
-            )
+            out = len(checkpoint.get(HELD_OUT) or ())
+            longer = dataset.rows - checkpoint["examples"] - out
+            why = [f"{longer:,} were too long to train on"] if longer > 0 else []
+            why += [f"{out:,} were held out to measure the loss"] if out else []
+            said += f", or on other examples of its {dataset.rows:,}: {' and '.join(why)}"
         steps = [Step(models.table, said, checkpoint["id"])]
         promotion = self.committed("promotion")
         challenger = pl.col("challenger_model_id") == checkpoint["model_id"]

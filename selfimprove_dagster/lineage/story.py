@@ -478,7 +478,8 @@ class Story:
         beside = {row["id"]: row for rows in self.beside.values() for row in rows if self._covers(row)}
         steps = self._steps_of([*line, *beside.values()])
         gone = self._revoked({self.place.id, *(row["id"] for row in [*line, *beside.values()])})
-        gates, training = (self.iteration.gates(), self.iteration.training()) if here else ([], [])
+        gates = self.iteration.gates() if here else []
+        training = self.iteration.training([row["id"] for row in here]) if here else []
         if here:
             verdict += training_verdict(self.iteration.number, training, gates)
         return self._settled(
@@ -511,7 +512,8 @@ class Story:
         gone = self._revoked(
             {*(row["id"] for row in every), *(edge["id"] for row in every for edge in row["parents"])}
         )
-        gates, training = (self.iteration.gates(), self.iteration.training()) if here else ([], [])
+        gates = self.iteration.gates() if here else []
+        training = self.iteration.training([row["id"] for row in here]) if here else []
         showings = tuple(self.showings) if self._is_shown_pool else ()
         verdict = self._verdict(steps, list(examples.values()), here, showings)
         if here:

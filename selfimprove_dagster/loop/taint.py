@@ -17,6 +17,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity
+from selfimprove_dagster.table import HELD_OUT, datasets_of, not_learnt
 
 REWARDED_BY = "rewarded_by"
 """The role of a reward model whose scores another model was trained to increase."""
@@ -59,13 +60,18 @@ def taint(lake: Lake, experiment: str, withdrawn: Withdrawn) -> dict[str, str]:
 
 
 def _learnt(manifest: Manifest, row: Mapping[str, Any], withdrawn: Withdrawn) -> str:
-    fallen = withdrawn(row["dataset_activity_id"])
+    fallen = pl.concat([withdrawn(dataset) for dataset in datasets_of(row)] or [withdrawn("")])
     left_out = fallen.filter(pl.col("revocation").is_in(manifest.activity.about.get("revocations", [])))
-    learnt = fallen.join(left_out, on="id", how="anti")
-    if learnt.is_empty():
-        return ""
-    revocations = ", ".join(learnt["revocation"].unique().sort())
-    return f"it was trained on {learnt['id'].n_unique():,} examples that were revoked ({revocations})"
+    fallen = fallen.join(left_out, on="id", how="anti")
+    held_out = pl.col("id").is_in([*(row.get(HELD_OUT) or ())])
+    for learnt, did in (
+        (fallen.filter(~held_out & ~pl.col("id").is_in([*not_learnt(row)])), "was trained on"),
+        (fallen.filter(held_out), "was chosen by the loss on"),
+    ):
+        if not learnt.is_empty():
+            revocations = ", ".join(learnt["revocation"].unique().sort())
+            return f"it {did} {learnt['id'].n_unique():,} examples that were revoked ({revocations})"
+    return ""
 
 
 def _handed_down(
@@ -78,7 +84,7 @@ def _handed_down(
     ]
     if rewarding:
         return f"it was rewarded by {rewarding[0]}, which is tainted"
-    pending, seen = [row["dataset_activity_id"]], set()
+    pending, seen = datasets_of(row), set()
     while pending:
         activity = activities.get(pending.pop())
         if activity is None or activity.id in seen:

@@ -14,8 +14,9 @@ from selfimprove_dagster.experiment.base import GREEDY, TrainingExperiment
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.loop.promotion import passes
-from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck
+from selfimprove_dagster.quality.results import Evidence, Expect, NotApplicable, QualityCheck
 from selfimprove_dagster.quality.subject import Subject, numbers, with_key
+from selfimprove_dagster.table import PERPLEXITIES
 
 ROLES = ("champion", "challenger")
 
@@ -135,6 +136,34 @@ def _loss_fell(subject: Subject) -> Evidence:
         statement=f"the loss went from {first} to {final}",
         allowed="it should fall",
         observed=numbers(first_loss=first, final_loss=final),
+    )
+
+
+WARNED_RISE = 0.1
+"""The rise of a plain text's perplexity over that under the base model from which a check warns."""
+
+
+def _perplexity_kept(subject: Subject) -> Evidence | NotApplicable:
+    assert isinstance(subject.experiment, TrainingExperiment)
+    section = subject.experiment.training.perplexity
+    if section is None:
+        return NotApplicable("training.perplexity names no text")
+    rows = subject.columns(PERPLEXITIES)[PERPLEXITIES].to_list()
+    measured = {one["role"]: one["perplexity"] for row in rows for one in row or ()}
+    if not {"base", "challenger"} <= measured.keys():
+        return NotApplicable("the checkpoint was trained before training.perplexity was set")
+    rise = measured["challenger"] / measured["base"] - 1
+    most = WARNED_RISE if section.maximum_rise is None else section.maximum_rise
+    return Evidence.of_number(
+        "rise",
+        rise,
+        most=most,
+        statement=f"the perplexity of the text is {measured['challenger']:.3f}, and {measured['base']:.3f} under the "
+        f"base model: a rise of {rise:+.1%}",
+        allowed=f"it may rise by {most:.0%}",
+        evaluated=1,
+        observed=numbers(**{f"{role}_perplexity": value for role, value in measured.items()}),
+        blocking=section.maximum_rise is not None,
     )
 
 
@@ -316,6 +345,16 @@ FINE_TUNED_CHECKPOINT_CHECKS = (
         "Train longer, or change the learning rate",
         _loss_fell,
     ),
+)
+
+
+PERPLEXITY_KEPT = QualityCheck(
+    "perplexity_kept",
+    True,
+    "The perplexity of a plain text (training.perplexity) rises little over that under the base model; where "
+    "training.perplexity.maximum_rise is not set, a rise only warns.",
+    "Mix in general examples (training.mix), lower training.learning_rate, or train fewer steps",
+    _perplexity_kept,
 )
 
 

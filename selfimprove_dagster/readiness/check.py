@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from selfimprove_dagster.errors import ExperimentError, NotReadyYet, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.readiness.engines import check_engines, check_filters
+from selfimprove_dagster.readiness.engines import check_engines, check_filters, check_watch
 from selfimprove_dagster.readiness.files import check_evaluation, check_files, check_models, check_prompts
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.readiness.lengths import check_asks, check_lengths, check_stops
@@ -21,6 +21,7 @@ from selfimprove_dagster.readiness.machine import (
     check_disk,
     check_memory,
     check_memory_settings,
+    check_rates,
 )
 
 CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
@@ -35,9 +36,11 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_adapters,
     check_engines,
     check_filters,
+    check_watch,
     check_disk,
     check_memory,
     check_memory_settings,
+    check_rates,
 )
 """What is checked, in the order in which it is reported."""
 

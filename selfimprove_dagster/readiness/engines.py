@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.base import JUDGED, Experiment
 from selfimprove_dagster.experiment.opening import models_of, opening_options
-from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.experiment.sections import ModelSection, TrainerSection
 from selfimprove_dagster.filtering.settings import FilteringExperiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model import open_language_model, promise_of
@@ -17,6 +17,7 @@ from selfimprove_dagster.language_model.base import check_chooses, check_scores
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
+from selfimprove_dagster.training.watching import missing
 
 ATTEMPTS = 2
 """How often a server is asked before a run, which later tries as often as the experiment says."""
@@ -55,6 +56,16 @@ def check_filters(home: Home, experiment: Experiment) -> Iterator[Finding]:
         if missing := step.step.missing:
             extra = f": install the extra `selfimprove_dagster[{step.step.extra}]`" if step.step.extra else ""
             yield Finding(f"filters: {step.name} needs {', '.join(missing)}{extra}")
+
+
+def check_watch(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each service that shows a training and is not installed."""
+    for name in type(experiment).model_fields:
+        section = getattr(experiment, name)
+        if isinstance(section, TrainerSection) and (absent := missing(section.watch)):
+            yield Finding(
+                f"{name}.watch names {', '.join(absent)}: install the extra `selfimprove_dagster[{','.join(absent)}]`"
+            )
 
 
 def _served(home: Home, experiment: Experiment, section: ModelSection) -> Iterator[Finding]:

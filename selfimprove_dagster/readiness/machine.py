@@ -13,6 +13,7 @@ import psutil
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
 from selfimprove_dagster.experiment.sections import ModelSection, TrainerSection
+from selfimprove_dagster.experiment.sizes import FULL_WEIGHTS_RATE, LARGE
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.folder import model_folder
@@ -114,6 +115,29 @@ def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:
             f"{said}; while one is trained, saved states take up to {_shown(scratch)} more: {remedy}",
             is_warning=True,
         )
+
+
+def check_rates(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a warning for each training of all weights of a large model at the learning rate of a tiny one."""
+    if not isinstance(experiment, TrainingExperiment) or experiment.model not in local_models(experiment):
+        return
+    size = parameters(_folder(experiment.model))
+    if size <= LARGE:
+        return
+    for name in type(experiment).model_fields:
+        section = getattr(experiment, name)
+        if (
+            isinstance(section, TrainerSection)
+            and section.steps != 0
+            and getattr(section, "adapter", None) is None
+            and section.learning_rate > FULL_WEIGHTS_RATE
+        ):
+            yield Finding(
+                f"{name}.learning_rate is {section.learning_rate:g}, at which {experiment.model.path} "
+                f"({size / 1e6:,.0f} million parameters) forgets how to write within a few steps: set it to 2e-5 or "
+                "less, or set preset to small_llm, 7b or 70b",
+                is_warning=True,
+            )
 
 
 def check_memory(home: Home, experiment: Experiment) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
+from typing import Any
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.prompting import Prompting
@@ -20,7 +21,8 @@ class Comparison:
 
     `probability` is that of the first being the better one, 0 to 1: 1.0 is a hard label, 0.5 says nothing.
     The second completion follows the same prompt, or one of its own where `second_prompt_token_ids` is given.
-    `problem` is why a prompt cannot be asked; such a comparison is left out of the training.
+    `problem` is why a prompt cannot be asked; such a comparison is left out of the training. Comparisons of one
+    `group`, by default those with one first prompt, are held out together.
     """
 
     prompt_token_ids: list[int]
@@ -29,6 +31,7 @@ class Comparison:
     probability: float
     second_prompt_token_ids: list[int] | None = None
     problem: str = ""
+    group: str = ""
 
     @property
     def prompts(self) -> tuple[list[int], list[int]]:
@@ -41,6 +44,11 @@ class Comparison:
         return self.first_token_ids, self.second_token_ids
 
     @property
+    def held_out_with(self) -> str:
+        """Return the group, or the first prompt where there is none."""
+        return self.group or str(self.prompt_token_ids)
+
+    @property
     def lengths(self) -> tuple[int, int]:
         """Tokens of each side, prompt and completion together."""
         first, second = (len(p) + len(c) for p, c in zip(self.prompts, self.completions, strict=True))
@@ -48,20 +56,18 @@ class Comparison:
 
 
 def tokenise_comparisons(
-    base: str | Path, rows: Iterable[tuple[str, str, str, float]], prompting: Prompting
+    base: str | Path, rows: Iterable[tuple[Any, ...]], prompting: Prompting
 ) -> Iterator[Comparison]:
     """(prompt, first, second, probability of the first) rows with the tokenizer of `base`.
 
     Prompts and completions become tokens as in `tokenise_examples`: completions end with the end-of-sequence
-    token.
+    token. A fifth part is the group of the comparison.
     """
-    return tokenise_sides(
-        base, ((prompt, one, prompt, other, p) for prompt, one, other, p in rows), prompting
-    )
+    return tokenise_sides(base, ((prompt, one, prompt, *rest) for prompt, one, *rest in rows), prompting)
 
 
 def tokenise_sides(
-    base: str | Path, rows: Iterable[tuple[str, str, str, str, float]], prompting: Prompting
+    base: str | Path, rows: Iterable[tuple[Any, ...]], prompting: Prompting
 ) -> Iterator[Comparison]:
     """Like `tokenise_comparisons`, for (first prompt, first, second prompt, second, probability) rows."""
     from selfimprove_dagster.training.tokenising import tokenise_examples
@@ -76,6 +82,7 @@ def tokenise_sides(
             row[4],
             None if row[0] == row[2] else second.prompt_token_ids,
             first.problem or second.problem,
+            *row[5:],
         )
 
 

@@ -109,6 +109,15 @@ def check_packing(model: Any) -> None:
 class CompletionTrainer(ResumableTrainer, SFTTrainer):
     """SFTTrainer over rows that name examples; losses are in nats a labelled token."""
 
+    def summed_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, float]:
+        """Return the negative log-likelihood, in nats, of a batch's labelled tokens, and their number."""
+        labelled = (inputs["labels"] != IGNORED).sum().item()
+        one = torch.ones((), device=inputs["labels"].device)
+        with self.accelerator.autocast():
+            loss = self.compute_loss(model, inputs, num_items_in_batch=one)
+        self._metrics["eval"].clear()
+        return loss.item(), labelled
+
     def compute_loss(
         self,
         model: Any,

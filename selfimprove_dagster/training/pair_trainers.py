@@ -96,6 +96,13 @@ class PairTrainer(ResumableTrainer):
         noted["margin"].append(self.over_ranks(margins.mean()))
         return soft_label_loss(margins, probabilities).mean()
 
+    def summed_loss(self, model: Any, inputs: dict[str, Tensor]) -> tuple[float, float]:
+        """Return the loss of a batch's comparisons, in nats, and their number."""
+        with self.accelerator.autocast():
+            margins = self.margins(model, inputs)
+        loss = soft_label_loss(margins, inputs["probabilities"])
+        return loss.sum().item(), len(loss)
+
     def margins(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """How far the model has each first side before the second: [pairs], in nats."""
         raise NotImplementedError
@@ -128,7 +135,9 @@ class SoftPreferenceTrainer(PairTrainer, DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """Fill the table of the reference's log-probabilities [comparisons, 2], by the base."""
-        rows = sorted(set(dataset["row"]), key=lambda row: max(self.data_collator.comparisons[row].lengths))
+        held_out = self.validation.rows if self.validation else ()
+        used = {*dataset["row"], *held_out}
+        rows = sorted(used, key=lambda row: max(self.data_collator.comparisons[row].lengths))
         device = self.args.device
         self._reference = torch.zeros(len(self.data_collator.comparisons), 2, device=device)
         if self.is_fsdp_enabled:  # the trainer leaves the model on the CPU until it is shared out

@@ -173,6 +173,9 @@ def _train(
 
     model, tokenizer = load(run)
     usable, left_out = _usable(prompts, settings, run, model.config.get_text_config())
+    per_step = settings.batch_size * settings.gradient_accumulation // settings.group_size
+    run = run.planned(len(usable), per_step)
+    settings = replace(settings, steps=run.settings.steps, epochs=None)
     end_tokens = _end_tokens(run.base, tokenizer, settings.turn_end)
     checkpoint = last_checkpoint(run)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -182,7 +185,7 @@ def _train(
 
     def log_with_tokens(entry: LogEntry) -> None:
         if on_log is not None:
-            on_log({**entry, "tokens": trainer.state.num_input_tokens_seen})
+            on_log({**entry, "tokens": trainer.state.num_input_tokens_seen, "steps": run.settings.steps})
 
     with deterministic_kernels(on_cpu):
         model.to("cpu" if on_cpu else "cuda")
@@ -220,7 +223,6 @@ def _train(
         train_to_the_end(run, trainer)
     log = trainer.training_log
     outcome = summary(
-        run,
         log,
         tokens=trainer.state.num_input_tokens_seen,
         examples=len(usable),
@@ -239,8 +241,8 @@ def _plan(
     prompts: Sequence[TokenisedPrompt], usable: list[int], settings: PolicySettings, seed: int
 ) -> list[int]:
     """The prompts of all steps, in their order; each pass over them is shuffled."""
-    a_step = settings.batch_size * settings.gradient_accumulation // settings.group_size
-    steps = replace(settings, batch_size=a_step, gradient_accumulation=1)
+    per_step = settings.batch_size * settings.gradient_accumulation // settings.group_size
+    steps = replace(settings, batch_size=per_step, gradient_accumulation=1)
     batches = plan_batches([len(prompts[index].token_ids) for index in usable], steps, seed)
     return [usable[place] for batch in batches for place in batch]
 
@@ -273,6 +275,11 @@ def _check(settings: PolicySettings) -> None:
         raise TrainingError(
             f"adapter.dropout is {settings.adapter.dropout}; a policy writes and is trained without dropout, so it "
             "must be 0."
+        )
+    if settings.validation is not None:
+        raise TrainingError(
+            "validation holds out examples with known completions, and a policy writes its own. Leave it out; the log "
+            "has the reward, and the exam measures the policy on held-out prompts."
         )
     if settings.group_size < 2:
         raise TrainingError(

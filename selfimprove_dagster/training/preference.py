@@ -68,7 +68,9 @@ def optimise_preferences(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    determinants = run.determinants(kind="preference", comparisons=hash_comparisons(comparisons))
+    groups = (comparison.held_out_with for comparison in comparisons)
+    hashed = hash_comparisons(comparisons)
+    determinants = run.determinants(kind="preference", comparisons=hashed, **run.grouping(groups))
     outcome = complete(run, determinants, lambda: _train(run, settings, comparisons, on_log))
     return TrainingOutcome(path=run.output, **outcome)
 
@@ -90,7 +92,7 @@ def _train(
             model=model,
             args=configured(
                 DPOConfig,
-                run,
+                training.run,
                 beta=settings.beta,
                 precompute_ref_log_probs=True,
                 max_length=None,
@@ -100,5 +102,6 @@ def _train(
             memory=run.memory,
             **training.arguments(on_log),
         )
-        train_to_the_end(run, trainer)
-    write(run, trainer.model, training.summary(trainer.training_log), loss="loss (nats a comparison)")
+        train_to_the_end(training.run, trainer)
+        outcome = training.finished(trainer)
+    write(run, trainer.model, outcome, loss="loss (nats a comparison)")

@@ -29,6 +29,12 @@ from selfimprove_dagster.training.adapters import inner, undisturbed
 from selfimprove_dagster.training.chunked_logits import chunk_logits
 from selfimprove_dagster.training.folders import COMPLETE, sync
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings
+from selfimprove_dagster.training.validation import (
+    VALIDATION_LOSS,
+    Validation,
+    best_step,
+    has_lost_patience,
+)
 
 
 class ResumableTrainer:
@@ -43,6 +49,9 @@ class ResumableTrainer:
     """What the log has besides: its name there, and the name that TRL or a subclass gives it."""
 
     accelerator: Any
+    validation: Validation | None = None
+    """The examples that are held out, if any; those of a subclass with `summed_loss`."""
+
     args: Any
     model: Any
     ref_model: Any
@@ -54,8 +63,10 @@ class ResumableTrainer:
         *args: Any,
         memory: MemorySettings = AS_IT_COMES,
         on_log: Callable[[dict[str, float]], None] | None = None,
+        validation: Validation | None = None,
         **kwargs: Any,
     ):
+        self.validation, self._measured = validation, dict[int, float]()
         self.memory = memory
         if memory.logits is not None and kwargs["model"].get_output_embeddings() is not None:
             chunk_logits(kwargs["model"], memory.logits)
@@ -67,7 +78,7 @@ class ResumableTrainer:
         self._started, self._paid = time.monotonic(), PAID.money
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)  # type: ignore[attr-defined]
-        self.add_callback(_Steps(self.before_commit))  # type: ignore[attr-defined]
+        self.add_callback(_Steps(self.before_commit, self._stops_after))  # type: ignore[attr-defined]
 
     @cached_property
     def is_lean(self) -> bool:
@@ -93,11 +104,35 @@ class ResumableTrainer:
         return [
             {
                 **{key: row[name] for key, name in names.items()},
-                **({"money": row["money"]} if "money" in row else {}),
+                **{key: row[key] for key in ("money", VALIDATION_LOSS) if key in row},
             }
             for row in self.state.log_history
             if "loss" in row
         ]
+
+    @property
+    def validation_losses(self) -> list[tuple[float, float]]:
+        """The (step, loss) pairs of the held-out examples, whichever attempt measured them."""
+        logged = {
+            int(row["step"]): row[VALIDATION_LOSS] for row in self.training_log if VALIDATION_LOSS in row
+        }
+        return sorted((logged | self._measured).items())
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step whose weights are kept; None where they are those of the last step, whatever the loss."""
+        if self.validation is None or not self.validation.settings.best:
+            return None
+        return best_step(self.validation_losses)
+
+    def _stops_after(self, step: int, last: bool) -> bool | None:
+        """Measure the held-out examples where this is due, and return whether training stops there; else None."""
+        if self.validation is None or not self.validation.is_due(step, last):
+            return None
+        self._measured[step] = self.validation.measure(self)
+        if self.kept_step == step:
+            self.validation.keep(self.model, step)
+        return has_lost_patience(self.validation_losses, self.validation.settings.patience)
 
     def before_commit(self, step: int) -> None:
         """Put down what belongs to the checkpoint of `step`, which is then marked complete."""
@@ -124,6 +159,8 @@ class ResumableTrainer:
         logs["seconds"] = round(self._earlier("seconds") + time.monotonic() - self._started, 3)
         if money := self.money:
             logs["money"] = money
+        if (step := self.state.global_step) in self._measured:
+            logs[VALIDATION_LOSS] = self._measured[step]
         super().log(logs, start_time)  # type: ignore[misc]
         if self._on_log is not None:
             self._on_log(self.training_log[-1])
@@ -156,11 +193,18 @@ class ResumableTrainer:
 class _Steps(TrainerCallback):
     """When to log and save besides the trainer's own intervals, and what marks a checkpoint whole."""
 
-    def __init__(self, before_commit: Callable[[int], None]) -> None:
-        self._before_commit = before_commit
+    def __init__(
+        self, before_commit: Callable[[int], None], stops_after: Callable[[int, bool], bool | None]
+    ) -> None:
+        self._before_commit, self._stops_after = before_commit, stops_after
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         last = state.global_step >= state.max_steps
+        stops = self._stops_after(state.global_step, last)
+        if stops is not None:
+            control.should_log = True
+            # No checkpoint is saved at the step that stops, so a run that is killed after it stops there again.
+            last = control.should_training_stop = stops or last
         # The mean loss since the last entry is not part of a checkpoint. With an entry at each one, the log
         # of a resumed run is that of an undisturbed one.
         control.should_log = control.should_log or control.should_save or last

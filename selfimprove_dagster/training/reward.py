@@ -72,7 +72,9 @@ def train_reward_model(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    determinants = run.determinants(kind="reward", comparisons=hash_comparisons(comparisons))
+    groups = (comparison.held_out_with for comparison in comparisons)
+    hashed = hash_comparisons(comparisons)
+    determinants = run.determinants(kind="reward", comparisons=hashed, **run.grouping(groups))
     outcome = complete(run, determinants, lambda: _train(run, comparisons, on_log))
     return TrainingOutcome(path=run.output, **outcome)
 
@@ -96,18 +98,19 @@ def _train(run: Run, comparisons: Sequence[Comparison], on_log: Callable[[LogEnt
         training = PairTraining(run, comparisons, text_config)
         trainer = SoftRewardTrainer(
             model=model,
-            args=configured(RewardConfig, run, max_length=None, remove_unused_columns=False),
+            args=configured(RewardConfig, training.run, max_length=None, remove_unused_columns=False),
             processing_class=tokenizer_of(run),
             memory=run.memory,
             **training.arguments(on_log),
         )
-        train_to_the_end(run, trainer)
+        train_to_the_end(training.run, trainer)
+        outcome = training.finished(trainer)
     # TRL puts in the end-of-sequence token where there is none.
     text_config.pad_token_id = padding
     write(
         run,
         trainer.model,
-        training.summary(trainer.training_log),
+        outcome,
         loss="loss (nats a comparison)",
         own_config=True,
     )

@@ -26,6 +26,7 @@ _TYPES = {
     "list[int] | None": pa.list_(pa.int32()),
     "float": pa.float64(),
     "str": pa.string(),
+    "bool": pa.bool_(),
 }
 
 

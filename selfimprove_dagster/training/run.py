@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.weights import COVERED, model_id, output_settings
 from selfimprove_dagster.plots import line_chart
-from selfimprove_dagster.training import folders, ranks
+from selfimprove_dagster.training import folders, ranks, watching
 from selfimprove_dagster.training.adapters import load_adapted, write_adapter
 from selfimprove_dagster.training.launching import strategy_arguments
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, check_memory_settings
-from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings
+from selfimprove_dagster.training.settings import LogEntry, TrainingSettings, check_settings, hash_texts
 from selfimprove_dagster.training.shortage import explained
 from selfimprove_dagster.training.surroundings import quiet
+from selfimprove_dagster.training.validation import VALIDATION_LOSS, Validation, hold_out
 
-_BATCHES_PER_BUCKET = 16
+BATCHES_PER_BUCKET = 16
+"""Batches whose examples are sorted by length together."""
 
 
 _LOG_ENTRIES = 200
@@ -101,6 +103,14 @@ class Run:
             **({COVERED: covered} if covered else {}),
         }
 
+    def planned(self, examples: int, per_step: int | None = None) -> Run:
+        """Return the run with its steps, where `epochs` over so many examples give them."""
+        return replace(self, settings=self.settings.planned(examples, per_step))
+
+    def grouping(self, groups: Iterable[str]) -> dict[str, str]:
+        """Return a hash of the groups of all examples, where some are held out, as a determinant; else nothing."""
+        return {} if self.settings.validation is None else {"groups": hash_texts(groups)}
+
     def max_length(self, config: Any) -> float:
         """Tokens that an example may have, with the model's own `config` of its text part."""
         return min(self.settings.max_length, getattr(config, "max_position_embeddings", None) or math.inf)
@@ -131,7 +141,11 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
                 )
             trains = ranks.agreed(is_to_train)
             if trains:
-                with quiet(), explained(run.base, run.settings, run.trust_remote_code):
+                with (
+                    quiet(),
+                    watching.watched(run.settings.watch, run.output),
+                    explained(run.base, run.settings, run.trust_remote_code),
+                ):
                     train()
             if ranks.is_first():
                 if trains:
@@ -141,6 +155,16 @@ def complete(run: Run, determinants: Mapping[str, Any], train: Callable[[], None
     return outcome
 
 
+def passes(count: int, wanted: int, shuffler: random.Random) -> list[int]:
+    """Return `wanted` of the numbers below `count`: shuffled passes over all of them, the last one cut off."""
+    order: list[int] = []
+    while len(order) < wanted:
+        epoch = list(range(count))
+        shuffler.shuffle(epoch)
+        order += epoch
+    return order[:wanted]
+
+
 def plan_batches(lengths: Sequence[int], settings: TrainingSettings, seed: int) -> list[list[int]]:
     """Which examples each batch holds: `steps` × `gradient_accumulation` lists of `batch_size` indices.
 
@@ -148,21 +172,31 @@ def plan_batches(lengths: Sequence[int], settings: TrainingSettings, seed: int) 
     batches, which leaves little padding, and the batches of a run are shuffled.
     """
     shuffler = random.Random(seed)
-    batches_wanted = settings.steps * settings.gradient_accumulation
-    order: list[int] = []
-    while len(order) < batches_wanted * settings.batch_size:
-        epoch = list(range(len(lengths)))
-        shuffler.shuffle(epoch)
-        order += epoch
-    order = order[: batches_wanted * settings.batch_size]
+    order = passes(
+        len(lengths), settings.steps * settings.gradient_accumulation * settings.batch_size, shuffler
+    )
     batches = []
-    bucket_size = settings.batch_size * _BATCHES_PER_BUCKET
+    bucket_size = settings.batch_size * BATCHES_PER_BUCKET
     for start in range(0, len(order), bucket_size):
         bucket = sorted(order[start : start + bucket_size], key=lambda index: lengths[index])
         cut = [bucket[at : at + settings.batch_size] for at in range(0, len(bucket), settings.batch_size)]
         shuffler.shuffle(cut)
         batches += cut
     return batches
+
+
+def divided(
+    run: Run, lengths: Mapping[int, int], group_of: Callable[[int], str]
+) -> tuple[dict[int, int], Validation | None]:
+    """Return the lengths of the examples to train on, by index, and those that the run holds out, if any."""
+    settings = run.settings.validation
+    if settings is None:
+        return dict(lengths), None
+    held_out = {*hold_out({index: group_of(index) for index in lengths}, settings.share, run.seed)}
+    validation = Validation.of(
+        settings, {index: lengths[index] for index in held_out}, run.settings.batch_size, run.partial
+    )
+    return {index: length for index, length in lengths.items() if index not in held_out}, validation
 
 
 def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
@@ -195,7 +229,7 @@ def configured(kind: Callable[..., Any], run: Run, **more: Any) -> Any:
         logging_steps=math.ceil(settings.steps / _LOG_ENTRIES),
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        report_to="none",
+        **watching.arguments(settings.watch),
         disable_tqdm=True,
         **strategy_arguments(settings.launch, on_cpu),
         **more,
@@ -265,10 +299,21 @@ def train_to_the_end(run: Run, trainer: Any) -> None:
         )
 
 
-def summary(run: Run, log: list[LogEntry], **more: Any) -> dict[str, Any]:
+def kept(trainer: Any) -> dict[str, Any]:
+    """Give the trained model the weights that are kept, and return what the outcome has of the held-out examples."""
+    validation: Validation | None = trainer.validation
+    if validation is None:
+        return {}
+    step = trainer.kept_step
+    if step is not None and step != trainer.state.global_step:
+        validation.restore(trainer.model, step)
+    return {"held_out": sorted(validation.rows), "kept_step": step}
+
+
+def summary(log: list[LogEntry], **more: Any) -> dict[str, Any]:
     """Return the fields of a `TrainingOutcome` except its path; those in the log are filled in from there."""
     return {
-        "steps": run.settings.steps,
+        "steps": int(log[-1]["step"]),
         **more,
         "seconds": log[-1]["seconds"],
         "first_loss": log[0]["loss"],
@@ -309,11 +354,15 @@ def write(
         own_config=own_config,
     )
     folders.write_json(finished / folders.LOG, outcome)
-    draw(finished / "loss.png", outcome["log"], ["loss"], y=loss, title="Training loss")
+    names = [
+        "loss",
+        *([VALIDATION_LOSS] if any(VALIDATION_LOSS in entry for entry in outcome["log"]) else []),
+    ]
+    draw(finished / "loss.png", outcome["log"], names, y=loss, title="Training loss")
     return finished
 
 
 def draw(path: Path, log: list[LogEntry], names: Sequence[str], *, y: str, title: str) -> None:
     """A chart of the log's entries of these names over the steps."""
-    points = {name: [(entry["step"], entry[name]) for entry in log] for name in names}
+    points = {name: [(entry["step"], entry[name]) for entry in log if name in entry] for name in names}
     path.write_bytes(line_chart(points, x="step", y=y, title=title))

@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.adapter_settings import AdapterSettings, check_adapter
 from selfimprove_dagster.training.memory import MemorySettings
+from selfimprove_dagster.training.validation import (
+    VALIDATION_LOSS,
+    ValidationSettings,
+    check_validation,
+)
+from selfimprove_dagster.training.watching import WatchSettings, check_watch
 
 LogEntry = dict[str, float]
 
@@ -49,6 +55,10 @@ class TrainingSettings:
     cosine). `max_length` is in tokens, prompt and completion together; a model that has fewer positions
     lowers it. `save_every` is in steps; it does not change the result. With `adapter` an adapter is trained instead of
     all weights. Settings that are None are not recorded.
+
+    `epochs` are passes over the examples that are trained on, and give the steps in place of `steps`, which is then 0.
+    `validation` holds examples out to measure the loss on. `mix_share` is the share of general examples in every batch,
+    in supervised training. `watch` is where people watch it; it changes nothing, and is not recorded.
     """
 
     packs: ClassVar[bool] = False
@@ -66,10 +76,21 @@ class TrainingSettings:
     adapter: AdapterSettings | None = None
     memory: MemorySettings | None = None
     launch: Launch | None = field(default=None, kw_only=True)
+    epochs: float | None = field(default=None, kw_only=True)
+    validation: ValidationSettings | None = field(default=None, kw_only=True)
+    mix_share: float | None = field(default=None, kw_only=True)
+    watch: WatchSettings | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # A job has them in plain data.
-        for name, kind in (("adapter", AdapterSettings), ("memory", MemorySettings), ("launch", Launch)):
+        kinds = {
+            "adapter": AdapterSettings,
+            "memory": MemorySettings,
+            "launch": Launch,
+            "validation": ValidationSettings,
+            "watch": WatchSettings,
+        }
+        for name, kind in kinds.items():
             if isinstance(given := getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind(**given))
 
@@ -81,8 +102,19 @@ class TrainingSettings:
     @property
     def determining(self) -> dict[str, Any]:
         """Return the settings that change the result, without those that are not set."""
+        without = {"save_every", "watch"} | (set() if self.epochs is None else {"steps"})
         settings = {**asdict(self), "launch": self.launch.determining if self.launch else None}
-        return {name: value for name, value in settings.items() if name != "save_every" and value is not None}
+        return {name: value for name, value in settings.items() if name not in without and value is not None}
+
+    def planned(self, examples: int, per_step: int | None = None) -> Self:
+        """Return the settings with the steps that `epochs` over so many examples take, rounded up.
+
+        `per_step` are the examples of one step, by default all of its batches.
+        """
+        if self.epochs is None:
+            return self
+        each = (per_step or self.batch_size * self.gradient_accumulation) * (1 - (self.mix_share or 0.0))
+        return replace(self, steps=max(math.ceil(self.epochs * examples / each - 1e-9), 1))
 
 
 @dataclass(frozen=True)
@@ -94,7 +126,11 @@ class TrainingOutcome:
     with the problem. `seconds` is the time in training, interrupted attempts up to the checkpoint they left included.
     Losses are means, in nats: `first_loss` of step 1, `final_loss` of the steps since the entry before the last in
     `log`. The entries of `log` have step, loss, learning_rate, grad_norm and seconds, and what the kind of training
-    adds to them.
+    adds to them; where examples are held out, also `validation_loss` at the steps after which it was measured.
+
+    `steps` are those that were done: fewer than asked for where the validation loss stopped falling. `held_out` has the
+    examples that were not trained on but measured, by index, and `kept_step` is the step whose weights are kept, None
+    for the last. `mixed` has the general examples that were trained on, by index; they are not among the `examples`.
     """
 
     path: Path
@@ -107,6 +143,16 @@ class TrainingOutcome:
     final_loss: float
     log: list[LogEntry]
     left_out: list[tuple[int, str]] = field(default_factory=list, kw_only=True)
+    held_out: list[int] = field(default_factory=list, kw_only=True)
+    kept_step: int | None = field(default=None, kw_only=True)
+    mixed: list[int] = field(default_factory=list, kw_only=True)
+
+    @property
+    def validation_losses(self) -> list[tuple[int, float]]:
+        """The losses on the held-out examples, each with its step."""
+        return [
+            (int(entry["step"]), entry[VALIDATION_LOSS]) for entry in self.log if VALIDATION_LOSS in entry
+        ]
 
 
 def longer_than(most: float, lengths: Mapping[int, int]) -> list[tuple[int, str]]:
@@ -130,9 +176,20 @@ def none_usable(
 
 def check_settings(settings: TrainingSettings, device: str, dtype: str) -> None:
     """Raise TrainingError for the first setting that makes no sense, by its name."""
-    for name in ("steps", "batch_size", "max_length", "gradient_accumulation", "save_every"):
+    if settings.epochs is not None and settings.steps:
+        raise TrainingError(f"steps is {settings.steps} and epochs {settings.epochs}; give one of them.")
+    counts = ("batch_size", "max_length", "gradient_accumulation", "save_every")
+    for name in counts if settings.epochs is not None else ("steps", *counts):
         if getattr(settings, name) < 1:
             raise TrainingError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
+    if settings.epochs is not None and not 0 < settings.epochs < math.inf:
+        raise TrainingError(f"epochs is {settings.epochs}; it must be above 0.")
+    if settings.mix_share is not None and not 0 < settings.mix_share < 1:
+        raise TrainingError(f"mix_share is {settings.mix_share}; it must lie between 0 and 1.")
+    if settings.watch is not None:
+        check_watch(settings.watch)
+    if settings.validation is not None:
+        check_validation(settings.validation)
     if not (0 < settings.learning_rate < math.inf):
         raise TrainingError(f"learning_rate is {settings.learning_rate}; it must be above 0.")
     if not 0 <= settings.warmup_fraction <= 1:
@@ -181,7 +238,12 @@ def check_vocabulary(name: str, token_ids: list[int], vocabulary: int) -> None:
 
 def hash_token_ids(sequences: Iterable[list[int]]) -> str:
     """`b2:` and 32 hex digits over sequences of token ids, in their order."""
+    return hash_texts(map(str, sequences))
+
+
+def hash_texts(texts: Iterable[str]) -> str:
+    """`b2:` and 32 hex digits over texts, in their order."""
     digest = hashlib.blake2b(digest_size=16)
-    for sequence in sequences:
-        digest.update(f"{sequence}\n".encode())
+    for text in texts:
+        digest.update(f"{text}\n".encode(errors="surrogatepass"))
     return f"b2:{digest.hexdigest()}"

@@ -12,17 +12,20 @@ gradient checkpointing is off unless `MemorySettings` turn it on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.mixing import plan_mixed
 from selfimprove_dagster.training.run import (
     Run,
     complete,
     configured,
+    divided,
+    kept,
     load,
     plan_batches,
     summary,
@@ -34,6 +37,7 @@ from selfimprove_dagster.training.settings import (
     TrainingOutcome,
     TrainingSettings,
     check_tokens,
+    hash_texts,
     longer_than,
     none_usable,
 )
@@ -61,16 +65,24 @@ class TokenisedExample:
     """A prompt, which carries no loss, and the completion to learn, its end-of-sequence token included.
 
     `problem` is why the prompt cannot be asked, such as that the chat template refuses it; such an example is left out
-    of the training.
+    of the training. Examples of one `group`, by default those of one prompt, are held out together. `general` ones are
+    mixed in, and never held out.
     """
 
     prompt_token_ids: list[int]
     completion_token_ids: list[int]
     problem: str = ""
+    group: str = ""
+    general: bool = False
 
     @property
     def length(self) -> int:
         return len(self.prompt_token_ids) + len(self.completion_token_ids)
+
+    @property
+    def held_out_with(self) -> str:
+        """Return the group, or the prompt where there is none."""
+        return self.group or str(self.prompt_token_ids)
 
 
 def fine_tune(
@@ -91,7 +103,7 @@ def fine_tune(
     and `dtype`, for one device, one thread count and one version of torch. Killed at any moment and called
     again, it goes on from the last checkpoint and ends with the same weights; called with an `output` that
     is already this model, it returns what that folder says. `output` appears whole or not at all. `on_log`
-    is called with each entry of the log and its `tokens`, those trained on so far.
+    is called with each entry of the log, its `tokens`, those trained on so far, and the `steps` of the training.
 
     `device` is "auto", "cpu" or "cuda". `dtype` "float32" computes and saves in it; "bfloat16" computes in it
     on float32 weights and saves bfloat16.
@@ -109,7 +121,12 @@ def fine_tune(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    determinants = run.determinants(examples=_hash_examples(examples))
+    groups = (example.held_out_with for example in examples)
+    determinants = run.determinants(
+        examples=_hash_examples(examples),
+        **run.grouping(groups),
+        **({} if settings.mix_share is None else {"general": hash_texts(map(str, _general(examples)))}),
+    )
     outcome = complete(run, determinants, lambda: _train(run, examples, on_log))
     return TrainingOutcome(path=run.output, **outcome)
 
@@ -126,11 +143,18 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
         check_packing,
     )
 
-    settings, on_cpu = run.settings, run.on_cpu
     model, tokenizer = load(run)
     usable, left_out = _usable(examples, run, model.config.get_text_config())
-    rows, lengths = [*usable], [*usable.values()]
-    batches = plan_batches(lengths, settings, run.seed)
+    general = [*_general(examples)] if run.settings.mix_share is not None else []
+    mixed_in = {index: usable.pop(index) for index in general if index in usable}
+    if not usable:
+        why = f", the first since {left_out[0][1]}" if left_out else ""
+        raise TrainingError(f"There is no example of the dataset to train on, but general ones alone{why}.")
+    trained, validation = divided(run, usable, lambda index: examples[index].held_out_with)
+    run = run.planned(len(trained))
+    settings, on_cpu = run.settings, run.on_cpu
+    rows, lengths = [*trained, *mixed_in], [*trained.values(), *mixed_in.values()]
+    batches = plan_mixed(lengths, len(mixed_in), settings, run.seed)
     collator = ExampleCollator(examples)
     if run.memory.packing:
         check_packing(model)
@@ -140,7 +164,7 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
     def log_with_tokens(entry: LogEntry) -> None:
         if on_log is not None:
             last_batch = int(entry["step"]) * settings.gradient_accumulation - 1
-            on_log({**entry, "tokens": seen[last_batch]})
+            on_log({**entry, "tokens": seen[last_batch], "steps": settings.steps})
 
     with deterministic_kernels(on_cpu):
         trainer = CompletionTrainer(
@@ -158,17 +182,27 @@ def _train(run: Run, examples: Sequence[TokenisedExample], on_log: Callable[[Log
             memory=run.memory,
             processing_class=tokenizer,
             on_log=log_with_tokens,
+            validation=validation,
         )
         train_to_the_end(run, trainer)
+        held_out = kept(trainer)
+    log = trainer.training_log
+    done = int(log[-1]["step"]) * settings.gradient_accumulation
     outcome = summary(
-        run,
-        trainer.training_log,
-        tokens=seen[-1],
-        examples=len(usable),
+        log,
+        tokens=seen[done - 1],
+        examples=len(trained),
         dropped=len(left_out),
         left_out=left_out,
+        mixed=sorted({rows[at] for batch in batches[:done] for at in batch} & mixed_in.keys()),
+        **held_out,
     )
     write(run, trainer.model, outcome, loss="loss (nats a token)")
+
+
+def _general(examples: Sequence[TokenisedExample]) -> Iterator[int]:
+    """Yield the indices of the general examples."""
+    yield from (index for index, example in enumerate(examples) if example.general)
 
 
 def _hash_examples(examples: Sequence[TokenisedExample]) -> str:

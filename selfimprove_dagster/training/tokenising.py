@@ -17,6 +17,7 @@ from selfimprove_dagster.training.rows import batched
 
 if TYPE_CHECKING:
     from selfimprove_dagster.language_model.rendering import Renderer
+    from selfimprove_dagster.seeds.general import GeneralExample
     from selfimprove_dagster.training.supervised import TokenisedExample
 
 
@@ -47,20 +48,44 @@ def decoder(base: str | Path, thinking: Thinking) -> Callable[[Sequence[list[int
 
 
 def tokenise_examples(
-    base: str | Path, pairs: Iterable[tuple[str, str]], prompting: Prompting
+    base: str | Path, pairs: Iterable[tuple[str, ...]], prompting: Prompting
 ) -> Iterator[TokenisedExample]:
     """Yield (prompt, completion) pairs with the tokenizer of `base`, as a model that is asked so reads them.
 
+    A third part is the group of the example.
     A completion ends with the token that ends a turn, or the sequence, so that the model learns to stop.
     """
     from selfimprove_dagster.training.supervised import TokenisedExample
 
     renderer = _renderer(base, prompting)
     for batch in batched(pairs):
-        prompts = renderer.encode([prompt for prompt, _ in batch])
-        completions = renderer.encode_completions([completion for _, completion in batch])
-        for prompt, completion in zip(prompts, completions, strict=True):
-            yield TokenisedExample(prompt, [*completion, renderer.end_token_id], problem_of(prompt))
+        prompts = renderer.encode([pair[0] for pair in batch])
+        completions = renderer.encode_completions([pair[1] for pair in batch])
+        for prompt, completion, pair in zip(prompts, completions, batch, strict=True):
+            ids = [*completion, renderer.end_token_id]
+            yield TokenisedExample(prompt, ids, problem_of(prompt), pair[2] if len(pair) > 2 else "")
+
+
+def tokenise_general(
+    base: str | Path, examples: Iterable[GeneralExample], prompting: Prompting
+) -> Iterator[TokenisedExample]:
+    """Yield general examples with the tokenizer of `base`: dialogues as it is asked, and plain text as it stands.
+
+    Plain text has no prompt, and ends with the token that ends a sequence.
+    """
+    from selfimprove_dagster.training.supervised import TokenisedExample
+
+    renderer = _renderer(base, prompting)
+    for batch in batched(examples):
+        for one in batch:
+            if one.prompt is None:
+                ids = [*renderer.encode_texts([one.completion])[0], int(renderer.tokenizer.eos_token_id)]
+                yield TokenisedExample([], ids, general=True)
+                continue
+            prompt = renderer.encode([one.prompt])[0]
+            (completion,) = renderer.encode_completions([one.completion])
+            ids = [*completion, renderer.end_token_id]
+            yield TokenisedExample(prompt, ids, problem_of(prompt), general=True)
 
 
 def problem_of(prompt: Sequence[int]) -> str:

@@ -32,6 +32,7 @@ from selfimprove_dagster.work.progress import Progress, watched
 
 Status = Literal["running", "failed", "blocked", "stopped", "ended"]
 
+_SECONDS_BETWEEN_LOOKS = 30.0
 _SECONDS_BETWEEN_WRITES = 1.0
 _LONGEST_ERROR = 2_000
 
@@ -218,7 +219,10 @@ class Recorder:
     inputs: Callable[[], str]
     was_stopped: Callable[[], bool]
     blocked: list[str] = field(default_factory=list)
+    observe: Callable[[Progress], None] | None = None
+    """Takes the progress of work that has figures, such as a training's loss, about every half a minute."""
     _written: float = 0.0
+    _observed: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, **changes: Any) -> None:
@@ -229,8 +233,12 @@ class Recorder:
 
     def progressed(self, progress: Progress) -> None:
         """Take the progress of the stage, about once a second."""
-        if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES or progress.done >= progress.total:
+        now, is_done = time.monotonic(), progress.done >= progress.total
+        if now - self._written >= _SECONDS_BETWEEN_WRITES or is_done:
             self.write(progress=progress)
+        if self.observe and progress.figures and (now - self._observed >= _SECONDS_BETWEEN_LOOKS or is_done):
+            self._observed = now
+            self.observe(progress)
 
     @contextmanager
     def working(self, stage: str, *, uses_model: bool = False, last: bool = False) -> Iterator[Recorder]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
@@ -45,7 +45,8 @@ def rate(count: float, unit: str, seconds: float) -> str:
 class Progress:
     """How far some work is: `done` of `total` units, and the tokens so far.
 
-    `seconds_left` is a forecast at the present rate; None before there is one.
+    `seconds_left` is a forecast at the present rate; None before there is one. `figures` are further numbers by name,
+    such as the loss, and where there are any, `tokens_per_second` is the throughput since this process began.
     """
 
     title: str
@@ -54,10 +55,17 @@ class Progress:
     unit: str
     tokens: int = 0
     seconds_left: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    tokens_per_second: float | None = None
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
-        return f"{self.done:,} of {self.total:,} {self.unit}{left}"
+        speed = "" if self.tokens_per_second is None else f", {self.tokens_per_second:,.0f} tokens/s"
+        return f"{self.done:,} of {self.total:,} {self.unit}{_listed(self.figures)}{speed}{left}"
+
+
+def _listed(figures: Mapping[str, float]) -> str:
+    return "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
 
 
 _WATCHER: ContextVar[Callable[[Progress], None] | None] = ContextVar("watcher", default=None)
@@ -85,6 +93,8 @@ class ProgressReport:
         self.done = self._resumed = done
         self.kept: int | None = None
         self.tokens = 0
+        self.figures: Mapping[str, float] = {}
+        """Further numbers of the work by name, e.g. the loss; set them before `advance`."""
         self._log = log
         self._watcher = _WATCHER.get()
         self._console = Console(stderr=True, highlight=False)
@@ -103,6 +113,13 @@ class ProgressReport:
             self._say(f"{self.so_far} were finished before; resuming")
         self._tell_watcher()
         return self
+
+    def expect(self, total: int) -> None:
+        """Take another total, where it turns out while working."""
+        if total != self.total:
+            self.total = total
+            if self._bar and self._task is not None:
+                self._bar.update(self._task, total=total)
 
     def found(self, units: int) -> None:
         """Count units that turn out to be finished already, as done but not for the rate."""
@@ -142,7 +159,7 @@ class ProgressReport:
         """Return finished units, rate, remaining time and tokens in one line."""
         remaining = self.seconds_left
         left = "" if remaining is None else f", {duration(remaining)} left"
-        return f"{self.so_far}{self._rates()}{left}"
+        return f"{self.so_far}{_listed(self.figures)}{self._rates()}{left}"
 
     @property
     def seconds_left(self) -> float | None:
@@ -159,7 +176,10 @@ class ProgressReport:
     def _tell_watcher(self) -> None:
         if self._watcher:
             left = self.seconds_left
-            self._watcher(Progress(self.title, self.done, self.total, self.unit, self.tokens, left))
+            speed = per_second(self.tokens, self.seconds) if self.figures else None
+            self._watcher(
+                Progress(self.title, self.done, self.total, self.unit, self.tokens, left, self.figures, speed)
+            )
 
     def _say(self, line: str) -> None:
         """Write a line to the log and, if there is no bar, to the standard error stream."""

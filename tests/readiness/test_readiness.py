@@ -440,3 +440,28 @@ def test_a_champion_whose_weights_were_pruned_is_a_problem_with_the_command_that
         ExperimentError, match=r"iteration 1 needs the checkpoint of iteration 0: .*rebuild small"
     ):
         check_ready(home, home.experiment("small"))
+
+
+def test_a_large_model_at_the_rate_of_a_tiny_one_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "parameters", lambda folder: 135_000_000)
+    training = {"learning_rate": 5e-4}
+    problem, warnings = check(tmp_path / "warned", training=training)
+    assert problem == "" and [line for line in warnings if "training.learning_rate is 0.0005" in line]
+    assert any("135 million parameters" in line and "small_llm" in line for line in warnings)
+    for name, rate in (("slow", 2e-5), ("border", 1e-4)):
+        _, warnings = check(tmp_path / name, training={"learning_rate": rate})
+        assert not [line for line in warnings if "learning_rate" in line]
+    monkeypatch.setattr(machine, "parameters", lambda folder: 1_000_000)
+    _, warnings = check(tmp_path / "tiny", training=training)
+    assert not [line for line in warnings if "learning_rate" in line]
+
+
+def test_every_training_of_a_large_model_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "parameters", lambda folder: 135_000_000)
+    _, warnings = check(tmp_path, DIALOGUES)
+    for name in ("reward_model", "training"):
+        assert any(f"{name}.learning_rate" in line for line in warnings), name

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from selfimprove_dagster.experiment.sections import (
+    STEPS,
     PromptsSection,
     Section,
     TrainerSection,
@@ -38,9 +39,9 @@ class PreferenceFilterSection(Section):
 class RewardModelSection(TrainerSection):
     """How the reward model is trained."""
 
-    packs: ClassVar[bool] = False
+    learns = "pairs"
 
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int | None = STEPS
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="pairs per step")
     warmup_fraction: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up")
@@ -60,7 +61,8 @@ class PolicyTrainingSection(TrainingSection):
     model. With `judge` as the reward (direct RLAIF) the expected rating of the judge, from −1 to 1, is it.
     """
 
-    packs: ClassVar[bool] = False
+    learns = "policy"
+
     start_from: Literal["champion", "base"] = Field(
         "champion", description="weights that training starts from, and that the KL term holds to"
     )
@@ -72,6 +74,30 @@ class PolicyTrainingSection(TrainingSection):
     group_size: int = Field(8, ge=2, description="responses per prompt that are compared with each other")
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
+
+    @property
+    def per_step(self) -> int:
+        """Return how many pairs, or prompts, an optimiser step takes."""
+        return max(super().per_step // (1 if self.algorithm == "dpo" else self.group_size), 1)
+
+    @model_validator(mode="after")
+    def _holds_out_examples(self) -> PolicyTrainingSection:
+        if self.validation is not None and self.algorithm != "dpo":
+            raise ValueError(
+                f"validation holds out examples with known completions, and with algorithm {self.algorithm} the policy "
+                "writes its own: leave it out, or set algorithm to dpo"
+            )
+        if self.accumulate and self.algorithm != "dpo":
+            raise ValueError(
+                f"accumulate adds earlier examples, and with algorithm {self.algorithm} the policy writes its own: "
+                "leave it out, or set algorithm to dpo"
+            )
+        if self.mix is not None:
+            raise ValueError(
+                "mix adds examples to learn word by word, which have no rejected response and no reward: leave it out; "
+                "kl_coefficient keeps the policy near the model that it starts from"
+            )
+        return self
 
     @model_validator(mode="after")
     def _writes_without_dropout(self) -> PolicyTrainingSection:
@@ -94,7 +120,12 @@ class PolicyTrainingSection(TrainingSection):
 class SupervisedStepSection(TrainerSection):
     """RLHF's first step: fine-tuning on the responses that people chose."""
 
-    steps: int = Field(ge=0, description="optimiser steps; 0 leaves the step out")
+    steps: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda steps: steps is None,
+        description="optimiser steps; 0 leaves the step out; or give epochs",
+    )
     learning_rate: float = Field(gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(ge=1, description="examples per step")
     schedule: Literal["constant", "linear", "cosine"] = Field(

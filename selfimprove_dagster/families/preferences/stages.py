@@ -22,8 +22,9 @@ from selfimprove_dagster.families.preferences.policies import (
     rollouts_activity,
     without_reward,
 )
-from selfimprove_dagster.families.trained.checkpoints import TrainingStage, rows_of
+from selfimprove_dagster.families.trained.checkpoints import TrainingStage, datasets, rows_of
 from selfimprove_dagster.families.trained.filtered import filter_parameters, map_filtered
+from selfimprove_dagster.families.trained.forgetting import recorded
 from selfimprove_dagster.families.trained.stages import named
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent
@@ -183,8 +184,8 @@ def preference_stages(
     return [reward_model, fine_tuned_checkpoint]
 
 
-_COMPARED = ("prompt", "chosen", "rejected", "probability")
-"""The columns of a pair that a comparison is made of."""
+_COMPARED = ("prompt", "chosen", "rejected", "probability", "question")
+"""The columns of a pair that a comparison is made of; those of one question are held out together."""
 
 
 def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start) -> Result:
@@ -192,7 +193,7 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
     from selfimprove_dagster.training.reward import agreement
 
     experiment = context.experiment
-    manifest, _ = context.scan(dataset)
+    manifest, *earlier = datasets(context, dataset, experiment.reward_model)
     if not experiment.rewards_with_model:
         algorithm, reward = experiment.training.algorithm, experiment.training.reward
         activity = context.activity(inputs=[manifest], parameters={"algorithm": algorithm, "reward": reward})
@@ -202,22 +203,26 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
     prompting = context.prompts.prompting
     base = start(context)
     training = TrainingStage.begin(
-        context, manifest, base, {"reward_model": section.model_dump(), "held_out_share": share}
+        context,
+        manifest,
+        base,
+        {"reward_model": recorded(section), "held_out_share": share},
+        earlier=earlier,
     )
 
-    def compared(held_out: bool) -> Iterator[Comparison]:
-        for rows in context.batches(manifest, "question", *_COMPARED):
+    def compared(held_out: bool, *partitions: Manifest) -> Iterator[Comparison]:
+        for rows in (rows for one in partitions for rows in context.batches(one, *_COMPARED)):
             out = preferences.split_held_out(rows["question"].to_list(), share, experiment.seed)
             chosen = rows.filter(pl.Series(out, dtype=pl.Boolean) == held_out)
             yield from tokenise_comparisons(base.path, chosen.select(_COMPARED).iter_rows(), prompting)
 
-    outcome, judge = fit_reward_model(training, section, compared(held_out=False))
+    outcome, judge = fit_reward_model(training, section, compared(False, manifest, *earlier))
     with closing(judge):
-        judged = [*judge.compare(compared(held_out=True))]
+        judged = [*judge.compare(compared(True, manifest))]
     accuracy = agreement(judged) if judged else None
 
-    def ids(held_out: bool) -> list[str]:
-        rows = context.lake.read_columns(manifest, ["id", "question"])
+    def ids(held_out: bool, *partitions: Manifest) -> list[str]:
+        rows = pl.concat([context.lake.read_columns(one, ["id", "question"]) for one in partitions])
         out = preferences.split_held_out(rows["question"].to_list(), share, experiment.seed)
         return rows["id"].filter(pl.Series(out, dtype=pl.Boolean) == held_out).to_list()
 
@@ -226,8 +231,8 @@ def _train_reward_model(context: StageContext[Any], dataset: Table, start: Start
     stored = training.store(
         outcome,
         measures=measured,
-        ids=lambda: ids(held_out=False),
-        unmeasured=without_reward(judged, lambda: ids(held_out=True)),
+        ids=lambda: ids(False, manifest, *earlier),
+        unmeasured=without_reward(judged, lambda: ids(True, manifest)),
     )
     return training.result(stored, outcome, shown)
 
@@ -236,12 +241,14 @@ def _train_on_pairs(context: StageContext[Any], dataset: Table, rollouts: Table,
     from selfimprove_dagster.training.comparisons import Comparison, tokenise_comparisons
 
     section = context.experiment.training
-    manifest, _ = context.scan(dataset)
+    manifest, *earlier = datasets(context, dataset, section)
     base = start(context)
-    training = TrainingStage.begin(context, manifest, base, {"training": section.model_dump()})
+    training = TrainingStage.begin(context, manifest, base, {"training": recorded(section)}, earlier=earlier)
     context.beside(rollouts).store(rollouts_activity(training, rollouts), [])
     comparisons = tokenise_comparisons(
-        base.path, rows_of(context, manifest, *_COMPARED), context.prompts.prompting
+        base.path,
+        (row for one in (manifest, *earlier) for row in rows_of(context, one, *_COMPARED)),
+        context.prompts.prompting,
     )
     outcome = training.train(context.trainer.optimise_preferences, section, Comparison, comparisons)
     return training.result(training.store(outcome), outcome)
@@ -272,7 +279,7 @@ def _train_policy(
         context,
         manifest,
         base,
-        {"training": section.model_dump(), "rewarded_by": rewarded.model_id, **rewarded.parameters},
+        {"training": recorded(section), "rewarded_by": rewarded.model_id, **rewarded.parameters},
         inputs=[reward_manifest],
         about=rewarded.measured,
     )

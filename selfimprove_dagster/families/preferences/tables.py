@@ -18,8 +18,8 @@ from selfimprove_dagster.families.preferences.checks import (
 from selfimprove_dagster.families.preferences.reviewing import rewarded_items
 from selfimprove_dagster.families.preferences.words import example, rollout
 from selfimprove_dagster.families.preferences.words import reward_model as trained_reward_model
-from selfimprove_dagster.families.trained.tables import TRAINED, checkpoint, fine_tuned_checkpoint
-from selfimprove_dagster.table import LEFT_OUT, PROBLEM, TEXT, Facts, Reviewed, Source, Table, Words
+from selfimprove_dagster.families.trained.tables import LEARNT, checkpoint, fine_tuned_checkpoint
+from selfimprove_dagster.table import PROBLEM, TEXT, Facts, Reviewed, Source, Table, Words
 
 PAIR = ("prompt", "chosen", "rejected")
 
@@ -124,7 +124,7 @@ def policy(
         sources={
             "parents": [*of(dataset, "activity_id"), *models],
             "base_model_id": started,
-            **each([*of(dataset, *_LEARNT), *models], *TRAINED, LEFT_OUT),
+            **each([*of(dataset, *_LEARNT), *models], *LEARNT),
         },
         checks=POLICY_CHECKS,
         **words,

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from selfimprove_dagster.families.trained.forgetting import (
+    mixed_in,
+    mixed_measures,
+    perplexities,
+    recorded,
+)
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.loop.champion import Champion
+from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.seeds.general import GeneralExample, sample_general
 from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
-from selfimprove_dagster.table import Table
+from selfimprove_dagster.table import HELD_OUT, PERPLEXITIES, TRAINED_ON, Table
 from selfimprove_dagster.words import count
 from selfimprove_dagster.work.progress import ProgressReport, per_second
 
 if TYPE_CHECKING:
     from selfimprove_dagster.training.settings import TrainingOutcome
+    from selfimprove_dagster.training.watching import WatchSettings
 
-OnLog = Callable[[dict[str, float]], None]
+_LIVE = ("loss", "validation_loss", "reward")
+"""What people see of the log while a model is trained, besides the throughput."""
 
 Outcome = TypeVar("Outcome", bound="TrainingOutcome")
 
@@ -35,6 +45,7 @@ class TrainingStage:
     base: Champion
     base_id: str
     dataset: Manifest
+    earlier: Sequence[Manifest] = ()
 
     @classmethod
     def begin(
@@ -45,18 +56,19 @@ class TrainingStage:
         parameters: Mapping[str, Any],
         inputs: Sequence[Manifest] = (),
         about: Mapping[str, Any] | None = None,
+        earlier: Sequence[Manifest] = (),
     ) -> TrainingStage:
         """`parameters` are all settings that shape the outcome; `inputs` are read in addition to the
-        dataset, and `about` is recorded as well.
+        dataset, and `about` is recorded as well. The datasets of `earlier` iterations are trained on, too.
         """
         base_id = base.identity
         activity = context.activity(
-            inputs=[dataset, *inputs],
+            inputs=[dataset, *earlier, *inputs],
             parameters={**parameters, "dtype": context.experiment.model.dtype},
             model_id=base_id,
             about={"model_path": base.path, **(about or {})},
         )
-        return cls(context, activity, base, base_id, dataset)
+        return cls(context, activity, base, base_id, dataset, earlier)
 
     @property
     def output(self) -> Path:
@@ -81,10 +93,19 @@ class TrainingStage:
         from selfimprove_dagster.training.rows import write_rows
 
         context, file = self.context, self.output.with_name(f"{self.output.name}.rows")
-        with self._progress(section.steps) as on_log:
+        with (
+            file_system_errors(self.output),
+            ProgressReport(context.table.name, section.steps or 0, "steps", context.log) as report,
+        ):
+
+            def on_log(entry: dict[str, float]) -> None:
+                report.expect(int(entry["steps"]))
+                report.figures = {name: entry[name] for name in _LIVE if name in entry}
+                report.advance(int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens)
+
             try:
                 write_rows(file, kind, rows)
-                return how(
+                outcome = how(
                     context.experiment,
                     section,
                     self.base.path,
@@ -92,22 +113,23 @@ class TrainingStage:
                     self.output,
                     seed=context.experiment.seed + context.iteration,
                     on_log=on_log,
+                    **({"watch": self._watch(section)} if section.watch else {}),
                     **more,
                 )
             finally:
                 file.unlink(missing_ok=True)
+            report.expect(outcome.steps)
+            report.found(outcome.steps - report.done)
+            return outcome
 
-    @contextmanager
-    def _progress(self, steps: int) -> Iterator[OnLog]:
-        """What a trainer is to call with the entries of its log."""
-        with (
-            file_system_errors(self.output),
-            ProgressReport(self.context.table.name, steps, "steps", self.context.log) as report,
-        ):
-            yield lambda entry: report.advance(
-                int(entry["step"]) - report.done, int(entry["tokens"]) - report.tokens
-            )
-            report.found(steps - report.done)
+    def _watch(self, section: Any) -> WatchSettings:
+        """Where people watch the training."""
+        from selfimprove_dagster.training.watching import WatchSettings
+
+        experiment, stage = self.context.experiment.name, self.context.table.name.replace("/", ".")
+        activity = self.activity.id.removeprefix("act:")[:8]
+        run = f"{experiment}/{self.context.iteration:03d}/{stage}/{activity}"
+        return WatchSettings(section.watch, experiment, run, str(self.context.home.root / "watch"))
 
     def store(
         self,
@@ -119,16 +141,17 @@ class TrainingStage:
     ) -> Manifest:
         """Commit the row of the trained model; `parents` come after its dataset and its base.
 
-        `ids` returns the ids of the rows that it was trained on, in their order, by default all of the dataset: those
+        `ids` returns the ids of the rows that it was trained on, in their order, by default all of the datasets: those
         that were left out are named. `unmeasured` are held-out rows that it could not be measured on, by id, with their
         problems.
         """
         from selfimprove_dagster.language_model.weights import model_id
 
-        named: list[tuple[str, str]] = []
-        if outcome.left_out:
-            known = ids() if ids else self.context.lake.read_columns(self.dataset, ["id"])["id"].to_list()
-            named = [(known[index], problem) for index, problem in outcome.left_out]
+        identity = model_id(outcome.path)
+        known: Sequence[str] = ()
+        if outcome.left_out or outcome.held_out:
+            known = ids() if ids else self.ids
+        named = [(known[index], problem) for index, problem in outcome.left_out]
         left_out = [*named, *unmeasured]
         if left_out:
             self.context.warn(
@@ -137,14 +160,14 @@ class TrainingStage:
         log = [{key: entry.get(key) for key in ("step", "loss", "learning_rate")} for entry in outcome.log]
         draft = Draft(
             content={
-                "model_id": model_id(outcome.path),
+                "model_id": identity,
                 "base_model_id": self.base_id,
                 "dataset_activity_id": self.dataset.activity.id,
                 "examples": outcome.examples,
                 "steps": outcome.steps,
             },
             parents=[
-                Parent(self.dataset.activity.id, "trained_on"),
+                *(Parent(one.activity.id, TRAINED_ON) for one in (self.dataset, *self.earlier)),
                 Parent(self.base_id, "initialised_from"),
                 *parents,
             ],
@@ -156,12 +179,42 @@ class TrainingStage:
                 "final_loss": outcome.final_loss,
                 "log": log,
                 "left_out": [{"id": id, "problem": problem} for id, problem in left_out],
+                **self._validated(outcome, known),
+                **perplexities(self.context, outcome.path, identity),
                 **(measures or {}),
             },
         )
         paid = {"money": money} if (money := outcome.log[-1].get("money")) else {}
         spent = {"trained_tokens": outcome.tokens, "model_seconds": outcome.seconds, **paid}
         return self.context.store(self.activity, [draft], spent)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all rows of the datasets, in their order."""
+        manifests = (self.dataset, *self.earlier)
+        return [id for one in manifests for id in self.context.lake.read_columns(one, ["id"])["id"]]
+
+    def _validated(self, outcome: TrainingOutcome, known: Sequence[str]) -> dict[str, Any]:
+        """The measures of a training that held examples out."""
+        if not outcome.held_out:
+            return {}
+        steps = "" if outcome.kept_step is None else f"; the weights of step {outcome.kept_step:,} are kept"
+        self.context.log(
+            f"{count(len(outcome.held_out), 'example')} held out to measure the loss, {outcome.steps:,} steps "
+            f"trained{steps}"
+        )
+        return {
+            HELD_OUT: [known[index] for index in outcome.held_out],
+            "validation": [{"step": int(step), "loss": loss} for step, loss in outcome.validation_losses],
+            "kept_step": outcome.kept_step,
+        }
+
+    def _shown_perplexities(self, manifest: Manifest) -> dict[str, float]:
+        """What Dagster shows of the perplexities of the experiment's plain text, by role."""
+        if PERPLEXITIES not in self.context.table.measures:
+            return {}
+        measured = self.context.lake.read_columns(manifest, [PERPLEXITIES])[PERPLEXITIES].to_list()[0]
+        return {f"{one['role']}_perplexity": one["perplexity"] for one in measured or ()}
 
     def result(
         self, manifest: Manifest, outcome: TrainingOutcome, metadata: Mapping[str, Any] | None = None
@@ -175,6 +228,8 @@ class TrainingStage:
                 "started_from": self.base.name,
                 "examples": outcome.examples,
                 "final_loss": outcome.final_loss,
+                **_shown_validation(outcome),
+                **self._shown_perplexities(manifest),
                 **({} if rate is None else {"training_tokens_per_second": rate}),
                 "checkpoint": Folder(str(outcome.path)),
                 "lineage": self.context.lineage_page,
@@ -184,27 +239,72 @@ class TrainingStage:
         )
 
 
+def _shown_validation(outcome: TrainingOutcome) -> dict[str, Any]:
+    """What Dagster shows of the examples that a training held out."""
+    if not outcome.held_out:
+        return {}
+    losses = dict(outcome.validation_losses)
+    step = outcome.steps if outcome.kept_step is None else outcome.kept_step
+    return {
+        "held_out_examples": len(outcome.held_out),
+        "steps": outcome.steps,
+        "kept_step": step,
+        "validation_loss": losses[step],
+    }
+
+
 def fine_tuned(
     context: StageContext[Any],
-    dataset: Manifest,
+    dataset: Table,
     base: Champion,
-    examples: Iterable[tuple[str, str]],
+    columns: Sequence[str] = ("prompt", "completion", "question"),
     name: str = "training",
     prompting: Prompting | None = None,
 ) -> Result:
-    """`base` fine-tuned on (prompt, completion) examples, by the section `name` of the experiment.
+    """`base` fine-tuned on the dataset by the section `name` of the experiment.
 
-    `prompting` is the form of the prompts, by default that in which the experiment's model is asked. The examples are
-    read once, as they are tokenised: `rows_of` gives those of a table of any size.
+    `columns` are those of prompt, completion and question; the examples of one question are held out together, where
+    any are. `prompting` is the form of the prompts, by default that in which the experiment's model is asked. The
+    examples are read once, as they are tokenised.
     """
     from selfimprove_dagster.training.supervised import TokenisedExample
-    from selfimprove_dagster.training.tokenising import tokenise_examples
+    from selfimprove_dagster.training.tokenising import tokenise_examples, tokenise_general
 
     section = getattr(context.experiment, name)
-    training = TrainingStage.begin(context, dataset, base, {name: section.model_dump()})
-    shown = tokenise_examples(base.path, examples, prompting or context.prompts.prompting)
-    outcome = training.train(context.trainer.fine_tune, section, TokenisedExample, shown)
-    return training.result(training.store(outcome), outcome)
+    manifest, *earlier = datasets(context, dataset, section)
+    training = TrainingStage.begin(context, manifest, base, {name: recorded(section)}, earlier=earlier)
+    form = prompting or context.prompts.prompting
+    examples = (row for one in (manifest, *earlier) for row in rows_of(context, one, *columns))
+    rows = tokenise_examples(base.path, examples, form)
+    general: Sequence[GeneralExample] = ()
+    if mix := getattr(section, "mix", None):
+        wanted = mixed_in(section, sum(context.lake.live_rows(one) for one in (manifest, *earlier)))
+        general, rejected = sample_general(
+            Path(mix.file), wanted, seed_of("mix", context.experiment.seed, context.iteration), form.chat
+        )
+        if rejected:
+            context.warn(
+                f"training.mix: {count(len(rejected), 'line')} rejected, the first {rejected[0].source_file}, line "
+                f"{rejected[0].source_line}: {rejected[0].reason}"
+            )
+        rows = chain(rows, tokenise_general(base.path, general, form))
+    outcome = training.train(context.trainer.fine_tune, section, TokenisedExample, rows)
+    ids = (
+        None if not general else lambda: [*training.ids, *(f"{one.file}, line {one.line}" for one in general)]
+    )
+    stored = training.store(
+        outcome, ids=ids, measures=mixed_measures(section, outcome, general, len(training.ids))
+    )
+    return training.result(stored, outcome, {"general_examples": len(outcome.mixed)} if general else {})
+
+
+def datasets(context: StageContext[Any], dataset: Table, section: Any) -> list[Manifest]:
+    """This iteration's partition of a dataset, and after it those of earlier iterations where all are trained on."""
+    manifest, _ = context.scan(dataset)
+    if not section.accumulate:
+        return [manifest]
+    so_far, _ = context.so_far(dataset)
+    return [manifest, *(one for one in so_far if one.iteration != manifest.iteration)]
 
 
 def rows_of(context: StageContext[Any], dataset: Manifest, *columns: str) -> Iterator[tuple[Any, ...]]:

@@ -20,7 +20,7 @@ from selfimprove_dagster.evaluation.exam import (
 from selfimprove_dagster.evaluation.judge import mode_against
 from selfimprove_dagster.experiment.base import JUDGED, TrainingExperiment
 from selfimprove_dagster.experiment.opening import identity_of
-from selfimprove_dagster.families.trained.checkpoints import fine_tuned, rows_of, starting_model
+from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model
 from selfimprove_dagster.home import imports as seeds
 from selfimprove_dagster.home.exams import open_exam
 from selfimprove_dagster.lake.partition import Manifest
@@ -155,9 +155,7 @@ def judging_stages(
 
 
 def _train(context: StageContext[TrainingExperiment], dataset: Table, prompting: Prompting | None) -> Result:
-    manifest, _ = context.scan(dataset)
-    shown = rows_of(context, manifest, "prompt", "completion")
-    return fine_tuned(context, manifest, starting_model(context), shown, prompting=prompting)
+    return fine_tuned(context, dataset, starting_model(context), prompting=prompting)
 
 
 def _evaluate(

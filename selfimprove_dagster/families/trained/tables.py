@@ -14,12 +14,41 @@ from selfimprove_dagster.quality.judges import EXAM_JUDGE_CHECKS
 from selfimprove_dagster.quality.outcomes import (
     EVALUATION_CHECKS,
     FINE_TUNED_CHECKPOINT_CHECKS,
+    PERPLEXITY_KEPT,
     PROMOTION_CHECKS,
 )
-from selfimprove_dagster.table import LEFT_OUT, TEXT, Columns, Facts, Source, Table
+from selfimprove_dagster.table import (
+    HELD_OUT,
+    LEFT_OUT,
+    MIXED,
+    PERPLEXITIES,
+    TEXT,
+    Columns,
+    Facts,
+    Source,
+    Table,
+)
 
 TRAINED = ("model_id", "tokens", "first_loss", "final_loss", "log")
 """The columns of a checkpoint that follow from what it was trained on."""
+
+_VALIDATED: dict[str, Any] = {
+    HELD_OUT: pl.List(TEXT),
+    "validation": pl.List(pl.Struct({"step": pl.Int64, "loss": pl.Float64})),
+    "kept_step": pl.Int64,
+}
+
+_FORGETTING: dict[str, Any] = {
+    MIXED: pl.List(
+        pl.Struct({"source_file": TEXT, "checksum": TEXT, "licence": TEXT, "lines": pl.List(pl.Int64)})
+    ),
+    PERPLEXITIES: pl.List(
+        pl.Struct({"role": TEXT, "model_id": TEXT, "perplexity": pl.Float64, "tokens": pl.Int64})
+    ),
+}
+
+LEARNT = (*TRAINED, LEFT_OUT, *_VALIDATED)
+"""The columns of a checkpoint that follow from its dataset, also from what of it was not trained on."""
 
 
 def checkpoint(
@@ -31,14 +60,16 @@ def checkpoint(
     **facts: Unpack[Facts],
 ) -> Table:
     """One row: a model that was trained; parents: its dataset (as a set) and the model it started from. `left_out` are
-    the examples that it could not be trained or measured on, by id, each with the problem.
+    the examples that it could not be trained or measured on, by id, each with the problem. `held_out` are the examples
+    whose loss was measured in `validation`, in nats, instead, and `kept_step` is the step whose weights are kept; all
+    three are null where none was held out.
 
     `learnt_from` are the columns that it was trained on and measured by. `sources` among the facts go before the
     usual ones.
     """
     usual = {
         **each(of(dataset, "activity_id"), "parents", "dataset_activity_id"),
-        **each(learnt_from, *TRAINED, *(measures or {}), LEFT_OUT),
+        **each(learnt_from, *LEARNT, *(measures or {})),
         "examples": of(dataset, "id"),
         **new("base_model_id", "steps", "path", "seconds"),
     }
@@ -62,9 +93,10 @@ def checkpoint(
             "final_loss": pl.Float64,
             "log": pl.List(pl.Struct({"step": pl.Float64, "loss": pl.Float64, "learning_rate": pl.Float64})),
             LEFT_OUT: pl.List(pl.Struct({"id": TEXT, "problem": TEXT})),
+            **_VALIDATED,
             **(measures or {}),
         },
-        later=frozenset({LEFT_OUT}),
+        later=frozenset({LEFT_OUT, *_VALIDATED, *(_FORGETTING.keys() & (measures or {}).keys())}),
         **given,
     )
 
@@ -80,7 +112,10 @@ def fine_tuned_checkpoint(
     `trained_on` are the columns of the dataset that it learns from.
     """
     given: Facts = {"noun": "checkpoint", "sentence": words.trained, "read_later": True, **facts}
-    return checkpoint(f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), **given)
+    given["checks"] = (*facts.get("checks", FINE_TUNED_CHECKPOINT_CHECKS), PERPLEXITY_KEPT)
+    return checkpoint(
+        f"{method}/fine_tuned_checkpoint", "ckpt", dataset, of(dataset, *trained_on), _FORGETTING, **given
+    )
 
 
 _ANSWERED: dict[str, Any] = {

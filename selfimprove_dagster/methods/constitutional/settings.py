@@ -115,8 +115,8 @@ PRESETS = {
             "800 prompts; responses at temperature 0.8, critiques and revisions at 0.7",
             "the revisions of the last round are trained on; the paper trains on those of all rounds",
             "requests follow the constitution's own words, without few-shot examples of critiques",
-            "120 steps of 32 at 5e-4 with a cosine schedule",
         ),
+        trained=("120 steps of 32 at 5e-4 with a cosine schedule",),
     ),
 }
 

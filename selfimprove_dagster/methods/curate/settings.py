@@ -144,8 +144,9 @@ PRESETS = {
         deviations=(
             "prompts are answered four times each at temperature 0.8; the paper's examples are all finished",
             "duplicates and near copies are dropped; a judge rates only where the filter annotation is listed",
-            "120 steps of 16 at 2e-5 from the champion",
+            "training goes on from the champion",
         ),
+        trained=("120 steps of 16 at 2e-5",),
     ),
 }
 

@@ -245,14 +245,28 @@ PRESETS = {
         },
         deviations=(
             "800 questions an iteration, 16 paths each at temperature 0.8, not 32 at 0.7 (1.2 once improved)",
-            "paths follow a zero-shot prompt, not eight demonstrations: small models read those better",
             "a vote share of at least 0.25 and at most 4 distinct paths a question, not every agreeing path",
             "a tie does not pass, and the voted answer needs two votes",
             "paths that the token limit cut off are left out, and text after the answer is cut",
-            "120 steps at 5e-4 with a cosine schedule, not 10,000 at 5e-5",
             "training goes on from the champion, not from the base model",
+        ),
+        trained=(
+            "paths follow a zero-shot prompt, not eight demonstrations: small models read those better",
+            "120 steps at 5e-4 with a cosine schedule, not 10,000 at 5e-5",
             "three quarters of the examples are zero-shot reasoning, not a quarter of each format",
         ),
+        sized={
+            "demonstrations": {"count": 8},
+            "sampling": {"prompt_format": "few_shot_cot"},
+            "training": {
+                "formats": {
+                    "few_shot_cot": 1.0,
+                    "few_shot_direct": 1.0,
+                    "zero_shot_cot": 1.0,
+                    "zero_shot_direct": 1.0,
+                }
+            },
+        },
     ),
 }
 

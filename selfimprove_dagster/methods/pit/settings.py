@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from selfimprove_dagster import embedded
 from selfimprove_dagster.experiment.preset import Preset
 from selfimprove_dagster.experiment.sections import (
+    STEPS,
     DataPath,
     ModelSection,
     Section,
@@ -53,7 +54,7 @@ class ComparisonSource(ComparisonFile):
 class ImproverSection(SupervisedStepSection):
     """The supervised step: y_w is learnt as the better response after x and y_l."""
 
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int | None = STEPS
     plain_share: float = Field(
         0.0, ge=0, le=1, description="share of the pairs of which x alone is answered by y_w as well"
     )
@@ -239,11 +240,14 @@ PRESETS = {
             "budget": {"iterations": 1},
         },
         deviations=(
-            "1,600 pairs; 20 steps of 32 at 1e-4 for the improver, 125 of 64 comparisons for the gap reward",
-            "40 and 40 steps of 32 responses at 1e-4, β = 0.1, for the two phases of the curriculum",
+            "1,600 pairs",
             "of 30% of the pairs x alone is answered by y_w too, so that the model still responds",
             "policy optimisation is GRPO, not PPO, which TRL no longer has",
             "improvements of held-out responses are greedy; the paper samples them",
+        ),
+        trained=(
+            "20 steps of 32 at 1e-4 for the improver, 125 of 64 comparisons for the gap reward",
+            "40 and 40 steps of 32 responses at 1e-4, β = 0.1, for the two phases of the curriculum",
         ),
     ),
 }

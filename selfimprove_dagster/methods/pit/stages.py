@@ -25,11 +25,13 @@ from selfimprove_dagster.families.preferences.policies import (
 from selfimprove_dagster.families.preferences.stages import compared_pairs
 from selfimprove_dagster.families.trained.checkpoints import (
     TrainingStage,
+    datasets,
     fine_tuned,
     rows_of,
     starting_model,
     trained_model,
 )
+from selfimprove_dagster.families.trained.forgetting import recorded
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.lake.partition import Manifest
 from selfimprove_dagster.lake.records import Draft, Parent, parents_of
@@ -106,9 +108,7 @@ def show_better(shard: Shard[PitExperiment, Row]) -> pl.DataFrame:
     uses=["trainer"],
 )
 def improver_checkpoint(context: StageContext[PitExperiment]) -> Result:
-    manifest, _ = context.scan(t.PIT_IMPROVER_DATASET)
-    shown = rows_of(context, manifest, "prompt", "completion")
-    return fine_tuned(context, manifest, starting_model(context), shown, "improver")
+    return fine_tuned(context, t.PIT_IMPROVER_DATASET, starting_model(context), name="improver")
 
 
 @stage(
@@ -166,19 +166,24 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
     from selfimprove_dagster.training.reward import agreement
 
     section = context.experiment.gap_reward_model
-    manifest, terms = context.scan(t.PIT_GAP_PAIRS)
+    manifest, *earlier = datasets(context, t.PIT_GAP_PAIRS, section)
+    _, terms = context.scan(t.PIT_GAP_PAIRS)
     base = starting_model(context)
-    training = TrainingStage.begin(context, manifest, base, {"gap_reward_model": section.model_dump()})
-    columns = ("first_prompt", "first", "second_prompt", "second", "probability", "held_out")
+    training = TrainingStage.begin(
+        context, manifest, base, {"gap_reward_model": recorded(section)}, earlier=earlier
+    )
+    columns = ("first_prompt", "first", "second_prompt", "second", "probability", "question", "held_out")
 
-    def compared(held_out: bool) -> Iterator[Comparison]:
-        rows = (row[:-1] for row in rows_of(context, manifest, *columns) if row[-1] is held_out)
+    def compared(held_out: bool, *partitions: Manifest) -> Iterator[Comparison]:
+        rows = (
+            row[:-1] for one in partitions for row in rows_of(context, one, *columns) if row[-1] is held_out
+        )
         return tokenise_sides(base.path, rows, context.prompts.prompting)
 
-    outcome, judge = fit_reward_model(training, section, compared(held_out=False))
+    outcome, judge = fit_reward_model(training, section, compared(False, manifest, *earlier))
     kinds = terms.filter("held_out").select("example_id", "first_kind", "second_kind").collect()
     with closing(judge):
-        judged = [*judge.compare(compared(held_out=True))]
+        judged = [*judge.compare(compared(True, manifest))]
     accuracy = agreement(judged) if judged else None
     measured = {"held_out_accuracy": accuracy, **measure_gaps(kinds, judged)}
     order = [
@@ -200,14 +205,16 @@ def gap_reward_model(context: StageContext[Any]) -> Result:
         "order": Markdown(markdown_table(order)),
     }
 
-    def ids(held_out: bool) -> list[str]:
-        return [id for id, out in rows_of(context, manifest, "id", "held_out") if out is held_out]
+    def ids(held_out: bool, *partitions: Manifest) -> list[str]:
+        return [
+            id for one in partitions for id, out in rows_of(context, one, "id", "held_out") if out is held_out
+        ]
 
     stored = training.store(
         outcome,
         measures=measured,
-        ids=lambda: ids(held_out=False),
-        unmeasured=without_reward(judged, lambda: ids(held_out=True)),
+        ids=lambda: ids(False, manifest, *earlier),
+        unmeasured=without_reward(judged, lambda: ids(True, manifest)),
     )
     return training.result(stored, outcome, metadata)
 
@@ -233,7 +240,7 @@ def curriculum_checkpoint(context: StageContext[PitExperiment]) -> Result:
         prompts,
         t.PIT_IMPROVER_CHECKPOINT,
         t.PIT_CURRICULUM_ROLLOUTS,
-        {"steps": section.steps},
+        {"steps": section.steps, "epochs": None},
         {"references": section.references},
     )
 
@@ -315,7 +322,7 @@ def _phase(
         context,
         dataset,
         _trained(context, start),
-        {"training": section.model_dump(), "rewarded_by": rewarded.model_id, **(parameters or {})},
+        {"training": recorded(section), "rewarded_by": rewarded.model_id, **(parameters or {})},
         inputs=[rewarding, start_manifest],
     )
     return optimise_policy(training, section, prompts, rewarded, rollouts_table, pit.IMPROVEMENT)

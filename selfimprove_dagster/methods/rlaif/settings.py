@@ -121,8 +121,8 @@ PRESETS = {
         deviations=(
             "500 prompts, two principles a pair, no chain of thought; pairs with |2p − 1| < 0.1 left out",
             _ON_POLICY,
-            _SMALL_STEPS,
         ),
+        trained=(_SMALL_STEPS,),
     ),
 }
 

@@ -86,8 +86,8 @@ PRESETS = {
         deviations=(
             "500 comparisons, and no supervised step: what is compared with RLAIF is the feedback alone",
             _ON_POLICY,
-            _SMALL_STEPS,
         ),
+        trained=(_SMALL_STEPS,),
     ),
 }
 

@@ -10,7 +10,11 @@ from typing import Any
 
 from selfimprove_dagster.families.dialogues.report import dialogue_evaluation_report
 from selfimprove_dagster.families.preferences.stages import compared_pairs, preference_stages
-from selfimprove_dagster.families.trained.checkpoints import fine_tuned, starting_model, trained_model
+from selfimprove_dagster.families.trained.checkpoints import (
+    fine_tuned,
+    starting_model,
+    trained_model,
+)
 from selfimprove_dagster.families.trained.stages import drawn_pool, judging_stages
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.methods.rlhf.settings import RlhfExperiment
@@ -47,14 +51,12 @@ filtered_dataset = compared_pairs(
     uses=["trainer"],
 )
 def supervised_checkpoint(context: StageContext[RlhfExperiment]) -> Result:
-    manifest, _ = context.scan(RLHF_FILTERED_DATASET)
     if context.experiment.supervised.steps == 0:
+        manifest, _ = context.scan(RLHF_FILTERED_DATASET)
         activity = context.activity(inputs=[manifest], parameters={"steps": 0})
         return context.result(context.store(activity, []), ["model_id"], {"reason": "supervised.steps is 0"})
-    shown = (
-        example for rows in context.batches(manifest, "prompt", "chosen") for example in rows.iter_rows()
-    )
-    return fine_tuned(context, manifest, starting_model(context), shown, "supervised")
+    columns = ("prompt", "chosen", "question")
+    return fine_tuned(context, RLHF_FILTERED_DATASET, starting_model(context), columns, name="supervised")
 
 
 def after_supervised_step(context: StageContext[Any]) -> Champion:

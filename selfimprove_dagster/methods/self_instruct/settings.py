@@ -142,8 +142,8 @@ PRESETS = {
             "the label of a task is the likelier of Yes and No, not a sampled text",
             "no presence penalty",
             "seed tasks' own instances are not trained on: what is gained comes of the model's own tasks",
-            "160 steps of 32 at 5e-4, not two epochs",
         ),
+        trained=("160 steps of 32 at 5e-4, not two epochs",),
     ),
 }
 

@@ -262,8 +262,10 @@ PRESETS = {
             "800 texts an iteration, of those that the seed file holds",
             "QA and MT ask the model of tools.answered_by, not Atlas and NLLB",
             "the most helpful call is kept where several at one position help",
-            "200 steps of 32 at 5e-4 with a cosine schedule, not up to 2,000 of 128 at 1e-5",
         ),
+        trained=("200 steps of 32 at 5e-4 with a cosine schedule, not up to 2,000 of 128 at 1e-5",),
+        # Calls and the answers of an exam are short, whatever the model.
+        sized={"annotation": {"max_tokens": 64}, "evaluation": {"max_tokens": 64, "max_call_tokens": 64}},
     ),
 }
 

@@ -84,10 +84,8 @@ PRESETS = {
             "training": _TASK_TRAINING_PRACTICAL,
             "budget": {"iterations": 2},
         },
-        deviations=(
-            "1,500 prompts an iteration and one paraphrase, not two",
-            "160 steps of 32 at 5e-4",
-        ),
+        deviations=("1,500 prompts an iteration and one paraphrase, not two",),
+        trained=("160 steps of 32 at 5e-4",),
     ),
 }
 
