@@ -112,9 +112,10 @@ class CompletionTrainer(ResumableTrainer, SFTTrainer):
     def summed_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, float]:
         """Return the negative log-likelihood, in nats, of a batch's labelled tokens, and their number."""
         labelled = (inputs["labels"] != IGNORED).sum().item()
-        one = torch.ones((), device=inputs["labels"].device)
+        # The loss is multiplied by the number of ranks, over whose gradients a mean is taken.
+        ranks = torch.tensor(self.accelerator.num_processes, device=inputs["labels"].device)
         with self.accelerator.autocast():
-            loss = self.compute_loss(model, inputs, num_items_in_batch=one)
+            loss = self.compute_loss(model, inputs, num_items_in_batch=ranks)
         self._metrics["eval"].clear()
         return loss.item(), labelled
 

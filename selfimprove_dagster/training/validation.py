@@ -14,6 +14,7 @@ from typing import Any
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.lake.disk import sync
 from selfimprove_dagster.lots import seed_of
+from selfimprove_dagster.training import ranks
 
 VALIDATION_LOSS = "validation_loss"
 """The name of the loss on the held-out examples in a log."""
@@ -121,15 +122,18 @@ class Validation:
         return total / weight
 
     def keep(self, model: Any, step: int) -> None:
-        """Write the trained weights as the best so far, whole or not at all."""
+        """Write the trained weights as the best so far, whole or not at all. All ranks call it, and rank 0 writes."""
         from safetensors.torch import save_file
 
+        if not ranks.is_first():
+            return ranks.wait()
         path = self.folder / _BEST
         temporary = path.with_suffix(".tmp")
         weights = {name: weight.detach().contiguous() for name, weight in _trained(model).items()}
         save_file(weights, temporary, metadata={"step": str(step)})
         sync(temporary)
         temporary.replace(path)
+        ranks.wait()
 
     def restore(self, model: Any, step: int) -> None:
         """Give the model the weights that `keep` wrote at this step.
