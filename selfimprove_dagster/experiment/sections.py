@@ -632,7 +632,9 @@ class TrainerSection(Section):
                 f"batch_size is {size} and launch has {total} processes: choose a multiple of {total}"
             )
         if self.launch and self.launch.strategy == "fsdp2" and self.validation is not None:
-            raise ValueError("validation needs the whole weights, and launch.strategy fsdp2 shares them out: use ddp")
+            raise ValueError(
+                "validation needs the whole weights, and launch.strategy fsdp2 shares them out: use ddp"
+            )
         return self
 
 

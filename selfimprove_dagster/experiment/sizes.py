@@ -209,8 +209,16 @@ def _sized(kind: type[BaseModel], practical: Preset, size: Size) -> Preset:
         else:
             given.pop("steps", None)
         values[name] = {**given, **chosen}
-    said = f"for models of {size.models}; answers may have {TOKENS} tokens and more"
-    return Preset(_over(values, practical.sized), (said, *size.recipes, *practical.deviations))
+    said = [f"for models of {size.models}; answers may have {TOKENS} tokens and more"]
+    adapted = [values[name] for name, _ in _trainings(kind) if "adapter" in values[name]]
+    if len({(one["adapter"]["rank"], one["adapter"]["alpha"]) for one in adapted}) > 1:
+        for one in adapted:
+            one["adapter"] = {**one["adapter"], "start": "merge"}
+        said.append(
+            "its trainings have adapters of different ranks, so each merges the one before into its base, which takes "
+            "the disk space of a copy"
+        )
+    return Preset(_over(values, practical.sized), (*said, *size.recipes, *practical.deviations))
 
 
 def _longer(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

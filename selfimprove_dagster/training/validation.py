@@ -125,14 +125,13 @@ class Validation:
         """Write the trained weights as the best so far, whole or not at all. All ranks call it, and rank 0 writes."""
         from safetensors.torch import save_file
 
-        if not ranks.is_first():
-            return ranks.wait()
-        path = self.folder / _BEST
-        temporary = path.with_suffix(".tmp")
-        weights = {name: weight.detach().contiguous() for name, weight in _trained(model).items()}
-        save_file(weights, temporary, metadata={"step": str(step)})
-        sync(temporary)
-        temporary.replace(path)
+        if ranks.is_first():
+            path = self.folder / _BEST
+            temporary = path.with_suffix(".tmp")
+            weights = {name: weight.detach().contiguous() for name, weight in _trained(model).items()}
+            save_file(weights, temporary, metadata={"step": str(step)})
+            sync(temporary)
+            temporary.replace(path)
         ranks.wait()
 
     def restore(self, model: Any, step: int) -> None:

@@ -458,7 +458,7 @@ def test_quantising_without_bitsandbytes_is_refused(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapter_settings, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match=r"install the extra `selfimprove_dagster\[quantised\]`"):
+    with pytest.raises(TrainingError, match=r"install the extra `selfimprove_dagster\[memory\]`"):
         supervised(base, tmp_path / "model", with_adapter(SETTINGS, quantise="4bit"))
 
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from kit.training import END, ENVIRONMENT, make_comparisons, weights
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training.adapter_settings import AdapterSettings
 from selfimprove_dagster.training.memory import MemorySettings
 from selfimprove_dagster.training.packing import pack
 from selfimprove_dagster.training.policy import PolicySettings, optimise_policy
@@ -490,5 +491,7 @@ def test_what_is_set_is_not_advised(base: Path) -> None:
 
     before = remedies(base, TrainingSettings(1, 0.1, 4), False)
     assert {"set memory.checkpointing to true", "set memory.logits to 256"} <= {*before}
-    after = remedies(base, TrainingSettings(1, 0.1, 1, memory=EVERYTHING), False)
+    assert "set adapter, which trains LoRA's few parameters only" in before
+    adapted = TrainingSettings(1, 0.1, 1, adapter=AdapterSettings(), memory=EVERYTHING)
+    after = remedies(base, adapted, False)
     assert after == [line for line in before if line.startswith("lower max_length")]
