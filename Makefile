@@ -6,13 +6,14 @@ export GX_ANALYTICS_ENABLED := false
 export SELFIMPROVE_HOME ?= $(CURDIR)/.selfimprove
 export DAGSTER_HOME ?= $(SELFIMPROVE_HOME)/dagster
 
-.PHONY: help demo demo-all test test-train test-browser test-docs test-vllm test-all lint vllm-server ui install
-.PHONY: install-vllm browser real-model test-real embedded-model clean
+.PHONY: help demo demo-all test test-train test-scale test-browser test-docs test-vllm test-all lint vllm-server ui install
+.PHONY: install-vllm browser postgres real-model test-real embedded-model clean
 help:
 	@echo "make demo             two iterations on the embedded model, a results table, one example's lineage"
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
 	@echo "make test             linter, types and all tests but those below"
 	@echo "make test-train       the tests that train models"
+	@echo "make test-scale       Dagster's storage in a real Postgres (skipped where there is no server: make postgres)"
 	@echo "make test-browser     the tests in Chromium (skipped where there is none: make browser)"
 	@echo "make test-docs        the tests that hold the documents against the code"
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
@@ -55,6 +56,9 @@ test: lint
 test-train: install
 	$(PYTEST) -m train
 
+test-scale: install
+	$(PYTEST) -m scale
+
 test-browser: install
 	$(PYTEST) -m browser
 
@@ -91,6 +95,10 @@ vllm-server: install .venv/.vllm
 # For the browser tests, which are skipped where there is no Chromium.
 browser:
 	command -v chromium || (apt-get -q update && apt-get -q install --yes chromium)
+
+# For the tests of Dagster's storage in Postgres, which are skipped where there is no server.
+postgres:
+	ls /usr/lib/postgresql/*/bin/initdb || (apt-get -q update && apt-get -q install --yes postgresql)
 
 ui: install
 	$(BIN)/selfimprove ui

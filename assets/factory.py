@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 
 from selfimprove_dagster.assets.partitions import iterations
-from selfimprove_dagster.assets.recording import recorder_of
+from selfimprove_dagster.assets.recording import model_pool, recorder_of
 from selfimprove_dagster.checkpoints.pruning import prune
 from selfimprove_dagster.errors import SelfImproveError
 from selfimprove_dagster.experiment.naming import experiment_of_key
@@ -71,7 +71,7 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
         specs=[*_specs(method, stage, known)],
         check_specs=[*checks.values()],
         partitions_def=iterations(method.name),
-        pool="model" if stage.uses else None,
+        pool=model_pool() if stage.uses else None,
         can_subset=alone,
     )
     def step(

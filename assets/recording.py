@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import replace
 from functools import partial
@@ -10,10 +11,11 @@ from functools import partial
 import dagster as dg
 
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.host import is_alive, machine
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.loop.rules import Continue
 from selfimprove_dagster.loop.state import inputs_of
-from selfimprove_dagster.work.attempts import Attempt, Recorder, attempt_at, begin, is_alive, save
+from selfimprove_dagster.work.attempts import Attempt, Recorder, attempt_at, begin, save
 
 EXPERIMENT_TAG = "selfimprove/experiment"
 ATTEMPT_TAG = "selfimprove/attempt"
@@ -21,6 +23,18 @@ ATTEMPT_TAG = "selfimprove/attempt"
 
 PROCESS_TAG = "selfimprove/process"
 """Tag of a run of the command line: its process."""
+
+HOST_TAG = "selfimprove/host"
+"""Tag of a run of the command line: the host of its process. Earlier versions, which worked on one host, lack it."""
+
+
+def model_pool() -> str:
+    """Return the name of Dagster's pool for the stages on this machine that need the model or the trainer.
+
+    Each machine has a pool of its own. By default it has one place.
+    """
+    return "model@" + re.sub(r"\s", "_", machine())
+
 
 _BY_DAGSTER = {"dagster/sensor_name", "dagster/schedule_name"}
 

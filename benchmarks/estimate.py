@@ -70,7 +70,9 @@ def run(name: str) -> Figures:
         models = []
         if stage.table.holds_model:
             models = pl.read_parquet(made[-1].paths, columns=["path"])["path"].to_list()
-        weights = sum(file.stat().st_size for one in models for file in Path(one).rglob("*"))
+        weights = sum(
+            file.stat().st_size for one in models for file in Path(home.lake.folder_at(one)).rglob("*")
+        )
         found[stage.name] = {
             "tokens": (tokens, tokens),
             "trained": bool(trained),

@@ -164,7 +164,7 @@ def main() -> None:
         first = measured(rows.filter(role="challenger", mode=GREEDY))
         results.setdefault("SL-CAI, first revisions", []).append(first)
         trained = home.lake.read("constitutional/fine_tuned_checkpoint", partition_of(f"first_{seed}", 0))
-        start = trained["path"][0]
+        start = home.lake.folder_at(trained["path"][0])
         for model, path in (("base model", str(DIALOGUE_MODEL)), ("SL-CAI, first revisions", start)):
             for way, (share, _) in judged(path, seed).items():
                 labels.setdefault(f"{model}: {way}", []).append(share)

@@ -326,7 +326,7 @@ def checkpoint_card(
     method = manifest.table.split("/")[0]
     line = [*_line(lake, manifest)]
     oldest, first = line[-1]
-    base = _model_name(oldest.activity.about.get("model_path", ""))
+    base = _model_name(lake.folder_at(oldest.activity.about.get("model_path", "")))
     hub = f"base_model: {base}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else ""
     learnt = [
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import time
@@ -22,10 +21,18 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.plan.active import ActiveExecution
 
-from selfimprove_dagster.assets.recording import ATTEMPT_TAG, EXPERIMENT_TAG, PROCESS_TAG, recorder_of_run
+from selfimprove_dagster.assets.recording import (
+    ATTEMPT_TAG,
+    EXPERIMENT_TAG,
+    HOST_TAG,
+    PROCESS_TAG,
+    model_pool,
+    recorder_of_run,
+)
 from selfimprove_dagster.errors import BudgetSpent, PartitionBusy, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.host import described, is_alive, own_name, process_name, this_host, was_left
 from selfimprove_dagster.loop.state import held_by, holder_of_model
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.attempts import (
@@ -33,23 +40,14 @@ from selfimprove_dagster.work.attempts import (
     Recorder,
     Status,
     attempt_at,
-    is_alive,
-    process_name,
     save,
 )
 from selfimprove_dagster.work.progress import duration
-
-MODEL_POOL = "model"
-"""The pool of Dagster with one place, for the stages that need the model or the trainer."""
 
 _WAIT_SECONDS = 0.5
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_LOOKS = 5.0
 _BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-
-
-_TEMPORARY = re.compile(r"(?P<process>\d+@\d+\.\d+)-[0-9a-f]{8}")
-"""The end of a temporary folder's name: the process that made it, and a random number."""
 
 
 _INSTANCE_SETTINGS = """\
@@ -87,7 +85,7 @@ def _make_storage(folder: Path) -> None:
     Dagster never completes the tables of a storage whose creation was killed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}-{process_name(os.getpid())}-{uuid4().hex[:8]}")
+    temporary = folder.with_name(f".{folder.name}-{own_name()}")
     temporary.mkdir()
     try:
         (temporary / "dagster.yaml").write_text(_INSTANCE_SETTINGS)
@@ -102,8 +100,7 @@ def _make_storage(folder: Path) -> None:
 def _delete_leftovers(folder: Path) -> None:
     """Delete the temporary folders of `_make_storage` whose process was killed; their names name the process."""
     for found in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
-        name = _TEMPORARY.fullmatch(found.name.removeprefix(f".{folder.name}-"))
-        if name and not is_alive(name["process"]):
+        if was_left(found.name.removeprefix(f".{folder.name}-")):
             shutil.rmtree(found, ignore_errors=True)
 
 
@@ -160,6 +157,7 @@ def run_iteration(
         tags = {
             EXPERIMENT_TAG: experiment.name,
             PROCESS_TAG: process_name(os.getpid()),
+            HOST_TAG: this_host(),
             ATTEMPT_TAG: str(number),
         }
         run = dg.DagsterRun(job.name, run_id=run_id, tags=tags)
@@ -300,14 +298,14 @@ class _Waiting:
 
     def _holder_in_dagster(self, run_id: str) -> str:
         """Name the run that has the place in Dagster's pool; empty if it is free."""
-        slots = self.instance.event_log_storage.get_concurrency_info(MODEL_POOL).claimed_slots
+        slots = self.instance.event_log_storage.get_concurrency_info(model_pool()).claimed_slots
         others = [slot for slot in slots if slot.run_id != run_id]
         return f"Dagster's run {others[0].run_id} has it, in the step {others[0].step_key}" if others else ""
 
 
 def free_ended_runs(instance: dg.DagsterInstance, but: str = "") -> None:
     """Give back the places in the model's pool of runs that ended, which Dagster's daemon does only if it runs."""
-    pool = instance.event_log_storage.get_concurrency_info(MODEL_POOL)
+    pool = instance.event_log_storage.get_concurrency_info(model_pool())
     holding = {one.run_id for one in pool.claimed_slots} | {one.run_id for one in pool.pending_steps}
     for run_id in holding - {but}:
         run = instance.get_run_by_id(run_id)
@@ -322,8 +320,10 @@ _KILLED = "its process was killed; the next run resumes from there"
 
 
 def _was_killed(run: dg.DagsterRun) -> bool:
-    """Return whether a run of the command line has lost its process."""
+    """Return whether a run of the command line has lost its process, which only a process of its host can know."""
     process = run.tags.get(PROCESS_TAG)
+    if run.tags.get(HOST_TAG, this_host()) != this_host():
+        return False
     # Re-executing a run in the UI copies its tags, including this one.
     return process is not None and run.remote_job_origin is None and not is_alive(process)
 
@@ -343,8 +343,9 @@ def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
             and PROCESS_TAG in run.tags
         ):
             raise PartitionBusy(
-                f"{key} is being run by another process, {run.tags[PROCESS_TAG].split('@')[0]}; "
-                "wait until it ends, or stop it, then run again"
+                f"{key} is being run by {described(run.tags[PROCESS_TAG], run.tags.get(HOST_TAG, this_host()))}; "
+                "wait until it ends, or stop it, then run again. If its host is gone, end Dagster's run "
+                f"{run.run_id}"
             )
 
 

@@ -358,7 +358,7 @@ class StageContext(Generic[E]):
             parameters={**self._asking(model).parameters, **parameters, "engine": model.engine},
             model_id=model.model_id,
             about={
-                "model_path": generator.path,
+                "model_path": self.lake.address_of(generator.path),
                 "champion": generator.name,
                 "engine_options": recorded_options(generator.section or self.experiment.model),
                 **({"suggested_sampling": suggested} if suggested else {}),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from selfimprove_dagster.addresses import folder_at
+from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.pruned import pruned
 
 Row = Mapping[str, Any]
@@ -99,7 +101,7 @@ def trained(row: Row, what: str = "model") -> str:
         text += f"; {row['held_out_accuracy']:.1%} accuracy on {row['held_out_pairs']:,} held-out pairs"
     if not row.get("path"):
         return text
-    gone = pruned(row["path"])
+    gone = pruned(folder_at(home_folder(), row["path"]))
     return f"{text}, at {row['path']}" + (f"; its {gone}" if gone else "")
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.addresses import CHECKPOINTS
 from selfimprove_dagster.errors import LakeError, PartitionBusy, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
 from selfimprove_dagster.experiment.naming import split_turn
@@ -80,7 +81,8 @@ def trained_models(lake: Lake, experiment: Experiment) -> list[TrainedModel]:
     decided: dict[str, bool] = {}
     for manifest in lake.manifests(f"{experiment.method}/promotion", experiment.name):
         for row in lake.read_whole(manifest).iter_rows(named=True):
-            decided[row["challenger_path"]] = row["promoted"] or decided.get(row["challenger_path"], False)
+            folder = lake.folder_at(row["challenger_path"])
+            decided[folder] = row["promoted"] or decided.get(folder, False)
     for manifest in lake.manifests(f"{experiment.method}/*", experiment.name):
         if registry.table_of(manifest).holds_model:
             rows = lake.read_whole(manifest).select("model_id", "path").iter_rows()
@@ -94,8 +96,9 @@ def trained_models(lake: Lake, experiment: Experiment) -> list[TrainedModel]:
                     decided.get(path, False),
                     keep,
                 )
-                for id, path in rows
-                if path
+                for id, address in rows
+                if address
+                for path in (lake.folder_at(address),)
             ]
     return sorted(found, key=lambda one: (one.iteration, order.get(one.table, len(order))))
 
@@ -201,12 +204,12 @@ def _finished(lake: Lake, chain: Sequence[Experiment]) -> list[int]:
 
 
 def _is_ours(home: Home, path: Path) -> bool:
-    return path.resolve().is_relative_to((home.root / "checkpoints").resolve())
+    return path.resolve().is_relative_to((home.root / CHECKPOINTS).resolve())
 
 
 def _named_elsewhere(home: Home, name: str) -> Iterator[Path]:
     """Yield the folders that experiment files name as models; of a file that cannot be read, those in its text."""
-    ours = home.root / "checkpoints" / split_turn(name)[0]
+    ours = home.root / CHECKPOINTS / split_turn(name)[0]
     folders = [path for path in ours.glob("*") if path.is_dir()]
     for other in home.experiment_names():
         try:

@@ -59,7 +59,10 @@ def estimate(
             "writes as much as after a few steps",
             "the lower time is that of the growth of the pilot's batches, the higher that of the largest",
         ]
-    stages = [_as_before(known[stage.stage], stage) if stage.stage in known else stage for stage in measured]
+    stages = [
+        _as_before(home.lake, known[stage.stage], stage) if stage.stage in known else stage
+        for stage in measured
+    ]
     if any(stage.at_least for stage in stages):
         assumed.append(
             "≥: a stage with batches that are larger than the pilot's, which did not grow, may need more"
@@ -123,7 +126,7 @@ def _same(lake: Lake, experiment: Experiment, activity: Activity, other: set[str
     return None
 
 
-def _as_before(manifests: list[Manifest], pilot: StageForecast) -> StageForecast:
+def _as_before(lake: Lake, manifests: list[Manifest], pilot: StageForecast) -> StageForecast:
     """Return what a stage took; the temporary disk space and money that it did not record are the pilot's."""
     about = [one.activity.about for one in manifests]
     trained = sum(int(one.get("trained_tokens", 0)) for one in about)
@@ -133,7 +136,7 @@ def _as_before(manifests: list[Manifest], pilot: StageForecast) -> StageForecast
         pilot,
         tokens=Range(tokens, tokens),
         seconds=Range(seconds, seconds),
-        bytes=sum(one.bytes for one in manifests) + sum(map(_bytes_of_model, manifests)),
+        bytes=sum(one.bytes for one in manifests) + sum(_bytes_of_model(lake, one) for one in manifests),
         generates=not trained,
         memory=_peak(about, "peak_memory"),
         gpu_memory=_peak(about, "peak_gpu_memory"),
@@ -142,13 +145,13 @@ def _as_before(manifests: list[Manifest], pilot: StageForecast) -> StageForecast
     )
 
 
-def _bytes_of_model(manifest: Manifest) -> float:
+def _bytes_of_model(lake: Lake, manifest: Manifest) -> float:
     """Return the size of the trained models that a partition names, 0 for other partitions."""
     table = registry.tables().get(manifest.table)
     if table is None or not table.holds_model:
         return 0.0
     rows = pl.read_parquet(manifest.paths, columns=["path"], hive_partitioning=False)
-    return sum(bytes_of(Path(path)) for path in rows["path"])
+    return sum(bytes_of(Path(lake.folder_at(address))) for address in rows["path"])
 
 
 def _peak(about: list[Mapping[str, Any]], name: str) -> float | None:

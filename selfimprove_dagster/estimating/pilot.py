@@ -12,6 +12,7 @@ import io
 import math
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -23,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 
 from selfimprove_dagster import registry
+from selfimprove_dagster.addresses import CHECKPOINTS
 from selfimprove_dagster.errors import ExperimentError, SelfImproveError
 from selfimprove_dagster.estimating.forecast import Range, StageForecast
 from selfimprove_dagster.estimating.measuring import USUAL, Batch, Effort, Peaks, Piece, Took, grow, highest
@@ -40,6 +41,7 @@ from selfimprove_dagster.evaluation.exam import (
 )
 from selfimprove_dagster.experiment.base import GREEDY, Experiment, TrainingExperiment
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.host import own_name, was_left
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, build_records
@@ -482,14 +484,14 @@ def scratch_home(home: Home, experiment: Experiment, iteration: int) -> Iterator
     beside = home.root.parent if home.root.parent.is_dir() else Path(tempfile.gettempdir())
     name = f".{home.root.name}-pilot-"
     for left in beside.glob(f"{name}*"):
-        process = left.name.removeprefix(name).split("-")[0]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
+        if was_left(left.name.removeprefix(name)):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix=f"{name}{os.getpid()}-", dir=beside, ignore_cleanup_errors=True
+        prefix=f"{name}{own_name()}-", dir=beside, ignore_cleanup_errors=True
     ) as folder:
         root = Path(folder)
         _link_partitions(home.lake, root / "lake", experiment, iteration)
+        _link_checkpoints(home.root, root, experiment, iteration)
         _link_indexes(home.root, root)
         yield replace(home, root=root)
 
@@ -504,6 +506,18 @@ def _link_partitions(lake: Lake, target: Path, experiment: Experiment, iteration
         link.symlink_to(manifest.directory, target_is_directory=True)
     if lake.ledger.folder.is_dir():
         shutil.copytree(lake.ledger.folder, Lake(target).ledger.folder)
+
+
+def _link_checkpoints(home: Path, target: Path, experiment: Experiment, iteration: int) -> None:
+    """Link the trained models of a home, but for those that the pilot is to train itself."""
+    own = re.compile(rf"(?P<iteration>\d+)-{re.escape(experiment.method)}-.*")
+    for folder in (home / CHECKPOINTS).glob("*/*"):
+        name = own.fullmatch(folder.name)
+        if folder.parent.name == experiment.name and name and int(name["iteration"]) >= iteration:
+            continue
+        link = target / folder.relative_to(home)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder, target_is_directory=True)
 
 
 _OWN = ("lake", "checkpoints", "inbox", "dagster")

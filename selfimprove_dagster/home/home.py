@@ -18,6 +18,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfimprove_dagster.addresses import CHECKPOINTS
 from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import Experiment
@@ -66,7 +67,7 @@ class Home:
     def checkpoint(self, experiment: str, iteration: int, method: str, activity_id: str) -> Path:
         """Return the folder of the checkpoint that an activity trains. No other activity overwrites it."""
         name = f"{iteration:03d}-{method}-{activity_id.removeprefix('act:')[:12]}"
-        return self.root / "checkpoints" / experiment / name
+        return self.root / CHECKPOINTS / experiment / name
 
     def inbox(self, experiment: str) -> Path:
         """Return the folder for seed files of an experiment."""

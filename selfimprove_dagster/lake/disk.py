@@ -13,6 +13,7 @@ import duckdb
 import polars as pl
 
 from selfimprove_dagster.errors import LakeNotWritable
+from selfimprove_dagster.host import temporary_path
 
 _WRITERS_ERRORS = (OSError, pl.exceptions.PolarsError, duckdb.IOException, RuntimeError)
 
@@ -66,7 +67,7 @@ def file_checksum(path: Path) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` by rename: a reader, or a crash, finds either the old or the new file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     with file_system_errors(path):
         try:
             temporary.write_bytes(data)

@@ -30,6 +30,7 @@ import duckdb
 import polars as pl
 from filelock import FileLock
 
+from selfimprove_dagster.addresses import address_of, folder_at
 from selfimprove_dagster.errors import GateClosed, LakeError, PartitionMissing
 from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, write_atomically
 from selfimprove_dagster.lake.partition import (
@@ -211,6 +212,16 @@ class Lake:
                 f"{manifest.table} of {where} cannot be read by later stages, since blocking checks failed: "
                 f"{names}. Materialise it again, or fix its input, then re-run its checks."
             )
+
+    # ---- trained models ------------------------------------------------------------------------------
+
+    def address_of(self, folder: str | Path) -> str:
+        """Return how rows name the folder of a model; see `selfimprove_dagster.addresses`."""
+        return address_of(self.root.parent, folder)
+
+    def folder_at(self, address: str) -> str:
+        """Return the folder of a model that a row names, in the home that the lake is a part of."""
+        return folder_at(self.root.parent, address)
 
     # ---- writing -------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from selfimprove_dagster.errors import PartitionBusy
+from selfimprove_dagster.host import temporary_path
 from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, sync, write_atomically
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger, edges_of, fall
@@ -156,7 +156,7 @@ class PartitionWriter:
             raise FileExistsError(f"shard {index} of {self.schema.name} is already written: {path}")
         columns = self.schema.stored(frame.columns)
         frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
-        temporary = self.directory / f".{path.name}.{os.getpid()}.tmp"
+        temporary = temporary_path(path)
         with file_system_errors(path):
             try:
                 metadata = {_SPENT: json.dumps(spent.recorded)} if spent else None

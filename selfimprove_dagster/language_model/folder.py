@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from selfimprove_dagster.addresses import folder_at
 from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ModelError, first_line
+from selfimprove_dagster.host import temporary_path
 from selfimprove_dagster.language_model.adapters import ADAPTER_CONFIG, Adapter, adapter_in
 from selfimprove_dagster.language_model.gguf import dequantised, is_gguf
 from selfimprove_dagster.pruned import check_weights
@@ -25,8 +27,8 @@ _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 
 def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
     """The folder of the model at `path`: that folder, that of a GGUF file (dequantised once into the home's
-    folder `models`), or that of a hub name `owner/model` or `owner/model@revision`, downloaded first with weights
-    in safetensors alone.
+    folder `models`), that of a trained model by its address in this home (see `selfimprove_dagster.addresses`), or
+    that of a hub name `owner/model` or `owner/model@revision`, downloaded first with weights in safetensors alone.
 
     A hub name without a revision is that of its first download in this home. Raises ModelError where there is no
     such folder, file or name, or the folder has no config.json or no weights, as after they were pruned, or those of
@@ -36,7 +38,8 @@ def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
     if is_gguf(folder) and folder.is_file():
         folder = dequantised(folder.absolute(), home_folder() / "models")
     elif not folder.is_dir():
-        folder = _from_hub(str(path), trust_remote_code)
+        trained = Path(folder_at(home_folder(), str(path)))
+        folder = trained if trained.is_dir() else _from_hub(str(path), trust_remote_code)
     check_weights(folder)
     if not (folder / "config.json").is_file():
         if (folder / ADAPTER_CONFIG).is_file():
@@ -133,7 +136,7 @@ def _pin(pins: Path, name: str, revision: str) -> None:
     pins.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(pins.with_suffix(".lock")):
         known = {name: revision, **_pinned(pins)}
-        fresh = pins.with_suffix(".tmp")
+        fresh = temporary_path(pins)
         fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         fresh.replace(pins)
 

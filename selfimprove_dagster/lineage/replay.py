@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -194,7 +195,7 @@ def _replay(home: Home, drawn: Sequence[_Drawn], alone: bool) -> Replay:
         return Replay(
             activity_id=first.id,
             model_id=model.model_id,
-            model_path=first.about["model_path"],
+            model_path=_path(home, first),
             engine=model.engine,
             differences=tuple(dict.fromkeys(differences)),
             paths=tuple(replayed),
@@ -222,7 +223,7 @@ def _open(home: Home, activity: Activity) -> LanguageModel:
     from selfimprove_dagster.pruned import check_weights
     from selfimprove_dagster.training.folders import DETERMINANTS
 
-    about, path = activity.about, activity.about["model_path"]
+    about, path = activity.about, _path(home, activity)
     options = _options(home, activity)
     if options["engine"] == "chat":
         asked = {name: options[name] for name in ("url", "api", "snapshot", "request", "answers")}
@@ -256,12 +257,24 @@ def _open(home: Home, activity: Activity) -> LanguageModel:
     return open_language_model(path, **options)
 
 
+def _path(home: Home, activity: Activity) -> str:
+    """Return the recorded path of the model, or where the experiment names one now if nothing is there.
+
+    The folder of a base model differs from machine to machine. Whether it is the recorded model is checked by its id.
+    """
+    path = home.lake.folder_at(activity.about["model_path"])
+    if not Path(path).is_absolute() or Path(path).exists():
+        return path
+    named = {one.path for one in models_of(home.experiment(activity.partition["experiment"]))}
+    return next((one for one in sorted(named) if Path(one).name == Path(path).name), path)
+
+
 def _options(home: Home, activity: Activity) -> dict[str, Any]:
     recorded = dict(activity.about.get("engine_options", {}))
     if recorded and recorded["engine"] not in ("openai", "chat"):
         return recorded
     # Options that are not recorded come from the experiment: a server's address, or all of them in old lakes.
-    experiment, path = home.experiment(activity.partition["experiment"]), activity.about["model_path"]
+    experiment, path = home.experiment(activity.partition["experiment"]), _path(home, activity)
     others = (
         one for one in models_of(experiment) if (one.path, one.engine) == (path, recorded.get("engine"))
     )

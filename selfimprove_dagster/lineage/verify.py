@@ -53,7 +53,7 @@ class Finding:
 @dataclass
 class Report:
     """The findings. `notes` are not errors: shards that were never committed, stages that are stale, models
-    whose weights were pruned.
+    without weights, which were pruned or left out of a copy.
     """
 
     digest: str = ""
@@ -84,7 +84,7 @@ def verify(
     ]
     for manifest in manifests:
         before = len(report.findings)
-        _check_partition(manifest, known, report, progress or (lambda rows: None))
+        _check_partition(lake, manifest, known, report, progress or (lambda rows: None))
         if len(report.findings) > before and _made_anew(manifest):
             del report.findings[before:]
             problem = "it was materialised again during the check; run verify again"
@@ -167,7 +167,9 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
     return manifest
 
 
-def _check_partition(manifest: Manifest, known: _Known, report: Report, progress: Progress) -> None:
+def _check_partition(
+    lake: Lake, manifest: Manifest, known: _Known, report: Report, progress: Progress
+) -> None:
     table = registry.table_of(manifest)
     for file, path in zip(manifest.files, manifest.paths, strict=True):
         report.files += 1
@@ -191,7 +193,7 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
         if len(rows) < file.rows:
             found("lost", f"the file has {len(rows):,} rows, but {file.rows:,} were committed")
         for piece in rows.iter_slices(2_000):
-            for kind, problem, faulty in _faults(manifest, table, piece, known, report):
+            for kind, problem, faulty in _faults(lake, manifest, table, piece, known, report):
                 for row in faulty[:_SHOWN]:
                     found(kind, problem, str(row))
                 if len(faulty) > _SHOWN:
@@ -201,7 +203,7 @@ def _check_partition(manifest: Manifest, known: _Known, report: Report, progress
 
 
 def _faults(
-    manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
+    lake: Lake, manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Yield kind, problem and ids of the rows whose id, hash or activity does not match their content."""
     whole = rows.drop_nulls(["id", "parents", "activity_id", "sample_index"])
@@ -215,7 +217,7 @@ def _faults(
     wrong = whole.filter(pl.col("activity_id") != manifest.activity.id)
     yield "added", "its activity is not that of its partition", wrong["id"].to_list()
     if table.holds_model:
-        yield from _changed_checkpoints(manifest, whole, report)
+        yield from _changed_checkpoints(lake, manifest, whole, report)
     yield from _parent_faults(manifest, table, whole, known, report)
 
 
@@ -264,24 +266,31 @@ def _made_together(manifest: Manifest, table: Table) -> Iterator[str]:
 
 
 def _changed_checkpoints(
-    manifest: Manifest, rows: pl.DataFrame, report: Report
+    lake: Lake, manifest: Manifest, rows: pl.DataFrame, report: Report
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the models whose weights differ from the recorded ones; note those whose weights were pruned."""
-    from selfimprove_dagster.language_model.weights import model_id
+    """Yield the models whose weights differ from the recorded ones; note those without weights, such as pruned ones."""
+    from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, model_id
     from selfimprove_dagster.pruned import pruned
 
     for row in rows.iter_rows(named=True):
-        if not row["path"] or not Path(row["path"]).is_dir():
+        folder = lake.folder_at(row["path"] or "")
+        if not folder or not Path(folder).is_dir():
             continue
-        if (gone := pruned(row["path"])) is not None:
-            problem = f"the weights in {row['path']} cannot be checked: its {gone}"
+        if (gone := pruned(folder)) is not None:
+            problem = f"the weights in {folder} cannot be checked: its {gone}"
             report.notes.append(
                 Finding("pruned", manifest.table, _partition(manifest), "", row["id"], problem)
             )
             continue
-        problem = f"the weights in {row['path']} differ from those that were trained"
+        if not any(Path(folder).glob(WEIGHT_PATTERN)):
+            problem = f"the weights in {folder} cannot be checked: they are not there"
+            report.notes.append(
+                Finding("missing", manifest.table, _partition(manifest), "", row["id"], problem)
+            )
+            continue
+        problem = f"the weights in {folder} differ from those that were trained"
         try:
-            changed = model_id(row["path"]) != row["model_id"]
+            changed = model_id(folder) != row["model_id"]
         except (OSError, ModelError) as error:
             changed, problem = True, f"{problem}: {error}"
         if changed:

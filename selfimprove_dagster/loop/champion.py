@@ -89,7 +89,7 @@ def champion_before(
         row = lake.read(manifest.table, manifest.partition).row(0, named=True)
         if row["promoted"] and row["challenger_model_id"] not in tainted:
             return Champion(
-                path=row["challenger_path"],
+                path=lake.folder_at(row["challenger_path"]),
                 model_id=row["challenger_model_id"],
                 iteration=manifest.iteration,
                 promotion_activity_id=manifest.activity.id,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.host import this_host
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.records import content_hash
 from selfimprove_dagster.loop.rules import Continue, Stop, decide_next, next_turn
@@ -218,8 +219,9 @@ def _requested(lake: Lake, chain: Sequence[Experiment], step: Continue | Stop, a
 
 
 def holder_of_model(lake: Lake, but: Attempt) -> Attempt | None:
-    """Return the attempt, other than `but`, that works with the model at present; None if none is known."""
-    found = (one for one in attempts(lake) if one.has_model and one.run_id != but.run_id)
+    """Return the attempt, other than `but`, that works with this host's model at present; None if none is known."""
+    here = (one for one in attempts(lake) if one.host == this_host())
+    found = (one for one in here if one.has_model and one.run_id != but.run_id)
     return min(found, key=lambda one: one.stage_since, default=None)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.host import temporary_path
 from selfimprove_dagster.lake.disk import sync as sync_path
 from selfimprove_dagster.language_model.weights import MORE_CHAT_TEMPLATES
 from selfimprove_dagster.pruned import pruned
@@ -93,7 +94,7 @@ def copy_companions(
 
 def write_json(path: Path, content: Any) -> None:
     """Write by rename, so that a reader sees the old file, the new one, or none."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_path(path)
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 

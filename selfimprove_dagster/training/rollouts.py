@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from selfimprove_dagster.host import temporary_path
 from selfimprove_dagster.lake.disk import sync
 
 ROLLOUTS = "rollouts.parquet"
@@ -73,7 +74,7 @@ class RolloutFiles:
     def commit(self, step: int) -> None:
         """Put down the rollouts up to `step`, durably."""
         path = self._folder / f"through-{step:08d}.parquet"
-        temporary = path.with_suffix(".tmp")
+        temporary = temporary_path(path)
         self._frame().write_parquet(temporary)
         sync(temporary)
         temporary.replace(path)

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfimprove_dagster.host import delete_left, temporary_path
+
 Item = TypeVar("Item")
 Row = TypeVar("Row")
 
@@ -41,7 +43,8 @@ def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
     """Write rows of the dataclass `kind` to an Arrow file, a batch at a time, by rename."""
     schema = pa.schema([(one.name, _TYPES[str(one.type)]) for one in fields(kind)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    delete_left(path)
+    temporary = temporary_path(path)
     with pa.ipc.new_file(str(temporary), schema) as file:
         for batch in batched(rows):
             file.write_batch(pa.RecordBatch.from_pylist([*map(vars, batch)], schema))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +19,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
-
-import psutil
 
 from selfimprove_dagster.errors import PartitionBusy, may_pass
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.host import delete_left, described, is_alive, process_name, temporary_path, this_host
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.text import plain
 from selfimprove_dagster.work.progress import Progress, watched
@@ -35,20 +32,6 @@ Status = Literal["running", "failed", "blocked", "stopped", "ended"]
 _SECONDS_BETWEEN_LOOKS = 30.0
 _SECONDS_BETWEEN_WRITES = 1.0
 _LONGEST_ERROR = 2_000
-
-
-def process_name(pid: int) -> str:
-    """Return `<pid>@<start time>` of a live process, unlike any later one with the same pid; empty if it is dead."""
-    try:
-        process = psutil.Process(pid)
-        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{pid}@{process.create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def is_alive(process: str) -> bool:
-    """Return whether the process of this `process_name` is alive."""
-    return bool(process) and process == process_name(int(process.split("@")[0]))
 
 
 @dataclass(frozen=True)
@@ -91,13 +74,13 @@ class Attempt:
         """Return whether its process works, or starts the next stage. A process of another host counts as alive."""
         if self.status != "running":
             return False
-        if self.host != socket.gethostname():
+        if self.host != this_host():
             return True
         return is_alive(self.process) or (not self.stage and is_alive(self.parent))
 
     def is_of(self, pid: int) -> bool:
         """Return whether a live process of this host is the one that works."""
-        return self.host == socket.gethostname() and self.process == process_name(pid)
+        return self.host == this_host() and self.process == process_name(pid)
 
     @property
     def was_killed(self) -> bool:
@@ -108,6 +91,11 @@ class Attempt:
     def turn(self) -> str:
         """Return a description for people."""
         return f"iteration {self.iteration} of {self.experiment}"
+
+    @property
+    def worker(self) -> str:
+        """Return a description of the process that works, with its host if that is another one."""
+        return described(self.process, self.host)
 
     @property
     def has_model(self) -> bool:
@@ -156,7 +144,7 @@ def save(lake: Lake, attempt: Attempt) -> Attempt:
     """Write an attempt, as of now. Nothing is raised where that fails: the work itself matters more."""
     attempt = replace(attempt, updated=time.time())
     path = _file(lake, attempt.experiment, attempt.iteration, attempt.method)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(asdict(attempt), indent=1), encoding="utf-8")
@@ -165,14 +153,6 @@ def save(lake: Lake, attempt: Attempt) -> Attempt:
         with suppress(OSError):
             temporary.unlink()
     return attempt
-
-
-def _delete_unfinished(path: Path) -> None:
-    """Delete what processes that were killed left of writing a file."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = left.name.removeprefix(f".{path.name}.").split(".")[0]
-        if pid.isdigit() and not process_name(int(pid)):
-            left.unlink(missing_ok=True)
 
 
 def begin(
@@ -191,14 +171,15 @@ def begin(
     Raises PartitionBusy if another process works on the iteration.
     """
     known = attempt_at(lake, experiment.name, iteration, experiment.method)
+    file = _file(lake, experiment.name, iteration, experiment.method)
     if known is not None and known.run_id != run_id and known.is_alive and not known.is_of(os.getpid()):
         raise PartitionBusy(
-            f"{known.turn} is being run by another process, {known.process.split('@')[0]}; "
-            "wait until it ends, or stop it, then run again"
+            f"{known.turn} is being run by {known.worker}; wait until it ends, or stop it, then run again"
+            + ("" if known.host == this_host() else f". If that host is gone, delete {file}")
         )
-    _delete_unfinished(_file(lake, experiment.name, iteration, experiment.method))
+    delete_left(file)
     now = time.time()
-    host, process = socket.gethostname(), process_name(os.getpid())
+    host, process = this_host(), process_name(os.getpid())
     if known is not None and known.run_id == run_id:
         return save(lake, replace(known, host=host, process=process, inputs=inputs))
     fresh = Attempt(experiment.name, experiment.method, iteration, run_id, number, since=now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import polars as pl
 from selfimprove_dagster.errors import ModelError, TooManyFailed, TooManyUnanswered
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.host import temporary_path
 from selfimprove_dagster.lake.partition import PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, Draft, Parent, build_records
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters
@@ -151,7 +151,7 @@ def stored(items: Items[Item], writer: PartitionWriter) -> Iterator[Sequence[Ite
     if not isinstance(items, pl.LazyFrame):
         yield items
         return
-    path = writer.directory / f".items.{os.getpid()}.tmp"
+    path = temporary_path(writer.directory / "items")
     try:
         yield cast(Sequence[Item], StoredRows(items, path))
     finally:

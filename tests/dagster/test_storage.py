@@ -49,12 +49,14 @@ def test_only_folders_of_killed_processes_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
     started = psutil.Process().create_time()
     names = {
-        "live": f".dagster-{os.getpid()}@{started:.2f}-0123abcd",
-        "reused pid": f".dagster-{os.getpid()}@{started - 60:.2f}-0123abcd",
+        "live": f".dagster-here.{os.getpid()}@{started:.2f}.0123abcd",
+        "reused pid": f".dagster-here.{os.getpid()}@{started - 60:.2f}.0123abcd",
+        "of another host": f".dagster-there.{os.getpid()}@{started - 60:.2f}.0123abcd",
         "of a person": ".dagster-backup",
-        "of another storage": f".dagster2-{os.getpid()}@{started - 60:.2f}-0123abcd",
+        "of another storage": f".dagster2-here.{os.getpid()}@{started - 60:.2f}.0123abcd",
     }
     for folder in (tmp_path / "dagster", *(tmp_path / name for name in names.values())):
         folder.mkdir()

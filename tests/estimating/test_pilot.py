@@ -22,6 +22,7 @@ from selfimprove_dagster.estimating.forecast import Forecast
 from selfimprove_dagster.estimating.measuring import Effort
 from selfimprove_dagster.estimating.pilot import scratch_home
 from selfimprove_dagster.home.home import Home
+from selfimprove_dagster.host import own_name
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.resources import LanguageModelResource, TrainerResource
 
@@ -138,10 +139,14 @@ def test_a_pilot_deletes_the_folders_of_killed_ones(tmp_path: Path) -> None:
     home = make_home(tmp_path, SMALL_EXPERIMENT)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, others = (tmp_path / f".home-pilot-{pid}-abc" for pid in (dead.pid, os.getpid()))
-    for folder in (left, others):
+    ours, gone = f"{own_name()}-abc", f"{dead.pid}@1.00.0123abcd-abc"
+    left, elsewhere, others = (
+        tmp_path / f".home-pilot-{name}"
+        for name in (f"{ours.split('.')[0]}.{gone}", f"elsewhere.{gone}", ours)
+    )
+    for folder in (left, elsewhere, others):
         (folder / "lake").mkdir(parents=True)
     with scratch_home(home, home.experiment("small"), 0) as scratch:
         assert scratch.root.parent == tmp_path and scratch.root != home.root
-        assert not left.exists() and others.exists()
+        assert not left.exists() and others.exists() and elsewhere.exists()
     assert not scratch.root.exists()

@@ -14,7 +14,8 @@ import pytest
 from kit.homes import environment_of, make_home
 from kit.small_lake import make_experiment
 
-from selfimprove_dagster.work.attempts import begin, is_alive, process_name, save
+from selfimprove_dagster.host import is_alive, process_name
+from selfimprove_dagster.work.attempts import begin, save
 
 pytestmark = pytest.mark.slow
 

@@ -82,7 +82,7 @@ def test_a_pushed_checkpoint_has_its_weights_and_a_card(home: Home, hub: Hub) ->
     said(*export("--format", "checkpoint", "--iteration", "1", "--public", name="ada/adder"))
     repository = hub.repositories[MODEL]
     row = home.lake.read("lmsi/fine_tuned_checkpoint", partition_of("small", 1)).row(0, named=True)
-    folder = Path(row["path"])
+    folder = Path(home.lake.folder_at(row["path"]))
     assert repository.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert {path.name for path in folder.iterdir()} | {"README.md"} == {*repository.files}
     assert repository.visibility == "public"

@@ -34,6 +34,7 @@ PATHS = RAW_GENERATIONS.name
 def home(finished_home: Home, tmp_path: Path) -> Home:
     """A copy of the finished home's lake that may be changed."""
     shutil.copytree(finished_home.lake.root, tmp_path / "home" / "lake")
+    (tmp_path / "home" / "checkpoints").symlink_to(finished_home.root / "checkpoints")
     return replace(finished_home, root=tmp_path / "home")
 
 

@@ -216,7 +216,7 @@ def test_a_checkpoint_whose_weights_changed_is_found(finished_home: Home, tmp_pa
     shutil.copytree(finished_home.lake.root, lake.root)
     manifest = lake.manifest(FINE_TUNED_CHECKPOINT.name, partition_of("small", 0))
     row = lake.read_whole(manifest)
-    shutil.copytree(row["path"][0], tmp_path / "checkpoint")
+    shutil.copytree(finished_home.lake.folder_at(row["path"][0]), tmp_path / "checkpoint")
     moved = row.with_columns(path=pl.lit(str(tmp_path / "checkpoint")))
     lake.write(FINE_TUNED_CHECKPOINT, manifest.activity, moved)
     assert verify(lake).findings == []

@@ -76,7 +76,7 @@ def _has_read_conversations_and_trained(home: Home, name: str) -> None:
         ended = rows.filter(pl.col("finish_reason") == "stop")
         assert ended["text"].str.contains("<|im_", literal=True).sum() == 0, manifest.table
     trained = [
-        Path(row["path"])
+        Path(home.lake.folder_at(row["path"]))
         for table in method.tables.values()
         if table.holds_model and "reward" not in table.stage
         for row in home.lake.read_whole(manifests[table.name]).iter_rows(named=True)

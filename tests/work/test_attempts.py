@@ -16,6 +16,7 @@ from kit.small_lake import make_experiment
 
 from selfimprove_dagster.errors import MethodError, ModelError, ModelUnavailable, PartitionBusy, may_pass
 from selfimprove_dagster.experiment.base import Experiment
+from selfimprove_dagster.host import is_alive, process_name
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.work.attempts import (
     Attempt,
@@ -24,8 +25,6 @@ from selfimprove_dagster.work.attempts import (
     attempts,
     begin,
     folder_of,
-    is_alive,
-    process_name,
     save,
 )
 from selfimprove_dagster.work.progress import Progress, ProgressReport

@@ -49,8 +49,8 @@ def rewarded_by_model(context: StageContext[Any], table: Table) -> Rewarded:
 
     _, trained = context.small(table)
     path, model_id = trained.select("path", "model_id").row(0)
-    device = context.trainer.device_of(context.experiment)
-    return Rewarded(Spec.of(reward_by_model, path=path, device=device), model_id)
+    device, folder = context.trainer.device_of(context.experiment), context.lake.folder_at(path)
+    return Rewarded(Spec.of(reward_by_model, path=folder, device=device), model_id)
 
 
 def fit_reward_model(

@@ -91,4 +91,5 @@ def reward_model_of(
     if row is None:
         return None, [manifest]
     prompts = registry.prompts(experiment)
-    return ModelReward(row["path"], row["model_id"], experiment.model.device, prompts), [manifest]
+    folder = lake.folder_at(row["path"])
+    return ModelReward(folder, row["model_id"], experiment.model.device, prompts), [manifest]

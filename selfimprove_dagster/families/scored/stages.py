@@ -166,7 +166,7 @@ def rated(context: StageContext[Any], inputs: Sequence[Manifest], answers: pl.La
             },
             model_id=model.model_id,
             about={
-                "model_path": path,
+                "model_path": context.lake.address_of(path),
                 "champion": "the judge of judge.model" if section.model else generator.name,
                 "engine_options": recorded_options(judge),
                 **placement(model),

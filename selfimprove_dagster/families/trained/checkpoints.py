@@ -66,7 +66,7 @@ class TrainingStage:
             inputs=[dataset, *earlier, *inputs],
             parameters={**parameters, "dtype": context.experiment.model.dtype},
             model_id=base_id,
-            about={"model_path": base.path, **(about or {})},
+            about={"model_path": context.lake.address_of(base.path), **(about or {})},
         )
         return cls(context, activity, base, base_id, dataset, earlier)
 
@@ -172,7 +172,7 @@ class TrainingStage:
                 *parents,
             ],
             measures={
-                "path": str(outcome.path),
+                "path": self.context.lake.address_of(outcome.path),
                 "tokens": outcome.tokens,
                 "seconds": outcome.seconds,
                 "first_loss": outcome.first_loss,
@@ -319,7 +319,7 @@ def trained_model(context: StageContext[Any], table: Table) -> Champion | None:
     if trained.is_empty():
         return None
     path, model_id = trained.select("path", "model_id").row(0)
-    return Champion(path, model_id, iteration=context.iteration)
+    return Champion(context.lake.folder_at(path), model_id, iteration=context.iteration)
 
 
 def starting_model(context: StageContext[Any]) -> Champion:

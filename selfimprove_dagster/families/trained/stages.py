@@ -167,6 +167,7 @@ def _evaluate(
     experiment, champion = context.experiment, context.champion
     checkpoint_manifest, trained = context.small(checkpoint)
     challenger_id, challenger_path = trained.select("model_id", "path").row(0)
+    challenger_path = context.lake.folder_at(challenger_path)
     champion_id, base_path = champion.identity_in(experiment.model), experiment.model.path
     base_id = ""
     if with_base and champion.path != base_path:
@@ -317,7 +318,7 @@ def _promote(
             Parent(evaluation_manifest.activity.id, "judged_by"),
         ],
         measures={
-            "champion_path": champion.path,
+            "champion_path": context.lake.address_of(champion.path),
             "challenger_path": challenger["path"],
             "champion_accuracy": first.before.value,
             "challenger_accuracy": first.after.value,

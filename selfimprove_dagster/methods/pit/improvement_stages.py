@@ -68,7 +68,8 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
     experiment, champion = context.experiment, context.champion
     section = experiment.evaluation
     checkpoint_manifest, trained = context.small(t.PIT_CHECKPOINT)
-    challenger_id, challenger_path = trained.select("model_id", "path").row(0)
+    challenger_id, address = trained.select("model_id", "path").row(0)
+    challenger_path = context.lake.folder_at(address)
     reward, reward_inputs = reward_model_of(context.lake, experiment, context.iteration, "gap_reward_model")
     assert reward is not None
     asked = [
@@ -89,7 +90,7 @@ def improvement_rounds(context: StageContext[PitExperiment]) -> Result:
                 "engine": model.engine,
             },
             model_id=challenger_id,
-            about={"model_path": challenger_path, "champion": champion.name},
+            about={"model_path": address, "champion": champion.name},
         )
         manifest, spent = context.map(
             parts,
@@ -218,7 +219,7 @@ def win_rates_asset(context: StageContext[PitExperiment]) -> Result:
             "champion": champion.identity_in(experiment.model),
             **({"judges": asking} if any(asking.values()) else {}),
         },
-        about={"model_path": champion.path, "champion": champion.name},
+        about={"model_path": context.lake.address_of(champion.path), "champion": champion.name},
     )
     with OneModel(context.language_model) as models:
         manifest, _ = context.map(

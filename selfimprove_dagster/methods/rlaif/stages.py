@@ -123,7 +123,7 @@ def comparisons(context: StageContext[RlaifExperiment]) -> Result:
             },
             model_id=model.model_id,
             about={
-                "model_path": path,
+                "model_path": context.lake.address_of(path),
                 "champion": "the judge of judge.model" if section.model else context.generator.name,
                 "engine_options": recorded_options(judge),
                 **placement(model),

@@ -167,7 +167,7 @@ def test_the_policy_starts_from_the_supervised_step_and_is_rewarded_by_the_rewar
     (policy,) = rows(home, "rlhf/fine_tuned_checkpoint", "people").iter_rows(named=True)
     assert policy["base_model_id"] == judge["base_model_id"] == trained["model_id"]
     assert parents(policy, "rewarded_by") == [judge["model_id"]]
-    assert weights_hash(Path(judge["path"])) == judge["model_id"]
+    assert weights_hash(Path(home.lake.folder_at(judge["path"]))) == judge["model_id"]
     rewarded = rows(home, registry.table("rlhf/evaluation"), "people")
     assert rewarded["reward"].is_finite().all()
 

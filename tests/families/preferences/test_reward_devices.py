@@ -40,6 +40,7 @@ def test_the_trainers_device_reaches_the_reward_model(override: str, device: str
         experiment=EXPERIMENT,
         trainer=TrainerResource(device=override),
         small=lambda table: (None, trained),
+        lake=SimpleNamespace(folder_at=str),
     )
     assert rewarded_by_model(context, table=None).opens.arguments["device"] == device  # type: ignore[arg-type]
     training: Any = SimpleNamespace(context=context, train=lambda *_: SimpleNamespace(path="/model"))
