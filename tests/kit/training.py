@@ -53,7 +53,9 @@ def make_base(folder: Path, *, tied: bool = True) -> Path:
 
 
 def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    """Return the hash of the weights in a folder, a whole model's or an adapter's."""
+    (file,) = folder.glob("*.safetensors")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 GOOD, BAD = 40, 41

@@ -17,17 +17,28 @@ from kit.sampling import all_methods
 from kit.sharded import fine_tune_sharded
 from kit.training import ENVIRONMENT, weights
 
+from selfimprove_dagster.training.adapter_settings import AdapterSettings
 from selfimprove_dagster.training.folders import read_json
+from selfimprove_dagster.training.memory import MemorySettings
 from selfimprove_dagster.training.policy import read_rollouts
 from selfimprove_dagster.training.settings import Launch
 from selfimprove_dagster.work.spec import Spec
 
 pytestmark = pytest.mark.train
 
-VARIANTS: dict[str, dict[str, Any]] = {"plain": {}}
-"""Settings with which every kind of training is tried."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "adapter": {
+        "adapter": asdict(AdapterSettings(rank=4)),
+        "memory": asdict(MemorySettings(checkpointing=True)),
+    },
+}
+"""Settings with which trainings are tried."""
 
-TRIED = [(kind, variant) for kind in SETTINGS for variant in VARIANTS]
+TRIED = [
+    *((kind, "plain") for kind in SETTINGS),
+    *((kind, "adapter") for kind in ("supervised", "dpo", "grpo")),
+]
 KILLS = 10 if all_methods() else 2
 """Kills by SIGKILL, of the ranks of two kinds of training in turn."""
 TWO = Launch(processes=2)
