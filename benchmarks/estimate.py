@@ -2,7 +2,8 @@
 
     python benchmarks/estimate.py [EXPERIMENT …] [--processor] [--out FILE.md]
 
-Forecasts and runs the first iteration of shipped experiments, each in a home and processes of its own. With
+Forecasts and runs the first iteration of shipped experiments, or of those in $SELFIMPROVE_EXPERIMENTS, each in a home
+and processes of its own. With
 `--processor`, the clock of both is the processor time of the process (with one thread), which hardly depends on what
 else a machine does.
 """
@@ -87,9 +88,9 @@ def run(name: str) -> Figures:
 def measured(what: str, name: str, home: Path, processor: bool) -> tuple[Figures, float]:
     """The figures of `forecast` or `run` in a process of its own, and its seconds."""
     variables = {
+        "SELFIMPROVE_EXPERIMENTS": str(ROOT / "experiments"),
         **os.environ,
         "SELFIMPROVE_HOME": str(home),
-        "SELFIMPROVE_EXPERIMENTS": str(ROOT / "experiments"),
         "DAGSTER_HOME": str(home / "dagster"),
         **({"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"} if processor else {}),
     }
