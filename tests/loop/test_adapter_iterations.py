@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.adapters import adapter_in
+from selfimprove_dagster.language_model.folder import base_folder
 from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.lineage.replay import replay_sample
 from selfimprove_dagster.lineage.verify import verify
@@ -74,8 +76,10 @@ def base_of(home: Home) -> Path:
 
 
 def trained(home: Home, name: str, iteration: int) -> dict[str, Any]:
-    table = "lmsi/fine_tuned_checkpoint"
-    return home.lake.read_ungated(home.lake.manifest(table, partition_of(name, iteration))).row(0, named=True)
+    """The row of a checkpoint, with its folder for its address."""
+    manifest = home.lake.manifest("lmsi/fine_tuned_checkpoint", partition_of(name, iteration))
+    row = home.lake.read_ungated(manifest).row(0, named=True)
+    return {**row, "path": home.lake.folder_at(row["path"])}
 
 
 def ask(home: Home, *arguments: str) -> Result:
@@ -182,6 +186,16 @@ def test_a_changed_base_is_found_by_verify_and_by_the_next_iteration(spoilt: Hom
     shutil.rmtree(base_of(home))
     refused = ask(home, "export", "goes_on", "--format", "checkpoint", str(tmp_path / "out"))
     assert "cannot be opened" in str(refused.exception) and before in str(refused.exception)
+
+
+def test_a_moved_home_has_the_bases_of_its_adapters(spoilt: Home) -> None:
+    moved = replace(spoilt, root=spoilt.root.rename(spoilt.root.with_name("moved")))
+    with entered(moved):
+        assert verify(moved.lake).findings == []
+        folder = Path(trained(moved, "merges", 2)["path"])
+        adapter = adapter_in(folder)
+        assert adapter is not None and not Path(adapter.base).exists()
+        assert moved.root in folder.parents and moved.root in base_folder(adapter).parents
 
 
 def test_pruning_keeps_the_bases_of_the_adapters_that_stay(spoilt: Home, tmp_path: Path) -> None:

@@ -86,8 +86,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def trained(home: Home, method: str) -> dict[str, Any]:
+    """The row of a checkpoint, with its folder for its address."""
     manifest = home.lake.manifest(f"{method}/fine_tuned_checkpoint", partition_of("adapters", 0))
-    return home.lake.read_ungated(manifest).row(0, named=True)
+    row = home.lake.read_ungated(manifest).row(0, named=True)
+    return {**row, "path": home.lake.folder_at(row["path"])}
 
 
 def test_two_methods_train_one_adapter(ran: Home) -> None:

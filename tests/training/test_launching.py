@@ -114,6 +114,7 @@ def test_a_step_of_dagster_trains_in_two_processes_and_hears_them(
 
 
 @pytest.mark.train
+@pytest.mark.rotates
 def test_two_nodes_train_what_two_processes_train_after_a_kill(
     base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def test_an_error_of_a_rank_arrives_as_itself(rows: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.train
+@pytest.mark.rotates
 def test_a_listener_that_raises_ends_all_ranks(base: Path, rows: Path, tmp_path: Path) -> None:
     spec = job("grpo", base, rows, tmp_path / "model", TWO, steps=200, save_every=100)
     asked: list[float] = []
@@ -171,6 +173,7 @@ def test_a_listener_that_raises_ends_all_ranks(base: Path, rows: Path, tmp_path:
 
 
 @pytest.mark.train
+@pytest.mark.rotates
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_all_ranks_end_with_the_process_that_launched_them(
     base: Path, rows: Path, tmp_path: Path, ending: signal.Signals
