@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from selfimprove_dagster.answers.languages import Conventions
 
@@ -436,6 +436,7 @@ class AdapterSection(Section):
         description="names of the layers with an adapter, e.g. [q_proj, v_proj], or `all-linear` for every linear "
         "layer but the output layer",
     )
+
     quantise: Literal["4bit"] | None = Field(
         None,
         exclude_if=lambda quantise: quantise is None,
@@ -446,6 +447,13 @@ class AdapterSection(Section):
         description="where training starts from a model with an adapter: `continue` trains that adapter, `merge` a new "
         "one over the base into which it was merged",
     )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _names_layers(cls, targets: Any) -> Any:
+        if not targets or (isinstance(targets, str) and targets != "all-linear"):
+            raise ValueError("give all-linear, or a list of names of layers, such as [q_proj, v_proj]")
+        return targets
 
 
 class MemorySection(Section):

@@ -119,15 +119,27 @@ def parameters(folder: Path) -> int:
     """
     adapter = adapter_in(folder)
     base = 0 if adapter is None else parameters(base_folder(adapter))
-    return base + sum(_parameters(file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
+    files = ((file, file.stat().st_mtime_ns) for file in folder.glob(WEIGHT_PATTERN))
+    return base + sum(prod(shape) for one in files for shape in _shapes(*one).values())
+
+
+def matrices(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the shapes of the layers in a model folder whose weights are matrices, by the names of the layers."""
+    found = {}
+    for file in folder.glob(WEIGHT_PATTERN):
+        for name, shape in _shapes(file, file.stat().st_mtime_ns).items():
+            if name.endswith(".weight") and len(shape) == 2:
+                found[name.removesuffix(".weight")] = (shape[0], shape[1])
+    return found
 
 
 @lru_cache(maxsize=256)
-def _parameters(file: Path, changed: int) -> int:
+def _shapes(file: Path, changed: int) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a file, from its header; `changed` is when the file was."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _ids(directory: Path, adapter: str | Path | None) -> tuple[str, str]:

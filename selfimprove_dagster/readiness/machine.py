@@ -16,13 +16,15 @@ from selfimprove_dagster.experiment.sections import ModelSection, TrainerSection
 from selfimprove_dagster.experiment.sizes import FULL_WEIGHTS_RATE, LARGE
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
-from selfimprove_dagster.language_model.folder import model_folder
+from selfimprove_dagster.language_model.adapters import adapter_in
+from selfimprove_dagster.language_model.folder import base_folder, model_folder
 from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, parameters
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.training.adapter_settings import quantising_problem
-from selfimprove_dagster.training.adapters import quantised_base_problem
+from selfimprove_dagster.training.adapters import quantised_base_problem, targets_problem
+from selfimprove_dagster.training.launching import nodes_problem
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, cpu_problems
 
 HELD_IN_4_BITS = 0.55
@@ -77,8 +79,24 @@ def check_adapters(home: Home, experiment: Experiment) -> Iterator[Finding]:
     for name, adapter in adapters.items():
         if problem := quantising_problem(adapter.quantise):
             yield Finding(f"{name}.{problem}")
-    if adapters and (problem := quantised_base_problem(_folder(experiment.model))):
+    if not adapters:
+        return
+    folder = _folder(experiment.model)
+    over = adapter_in(folder)
+    base = folder if over is None else base_folder(over)
+    if problem := quantised_base_problem(base):
         yield Finding(f"{min(adapters)}.adapter: {problem}")
+    for name, adapter in adapters.items():
+        if problem := targets_problem(base, adapter.targets):
+            yield Finding(f"{name}.{problem}")
+
+
+def check_launch(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each training that several machines are to do, and that cannot be started on them."""
+    if isinstance(experiment, TrainingExperiment):
+        for name, one in experiment.trainings.items():
+            if one.launch is not None and (problem := nodes_problem(one.launch.nodes)):
+                yield Finding(f"{name}.{problem}")
 
 
 def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ from selfimprove_dagster.language_model.adapters import (
 )
 from selfimprove_dagster.language_model.folder import base_folder, lasting_name
 from selfimprove_dagster.language_model.merging import opened
-from selfimprove_dagster.language_model.weights import model_id
+from selfimprove_dagster.language_model.weights import matrices, model_id
 from selfimprove_dagster.training import folders
 from selfimprove_dagster.training.adapter_settings import AdapterSettings
 from selfimprove_dagster.training.settings import TrainingSettings
@@ -71,6 +71,30 @@ def quantised_base_problem(base: Path) -> str:
     )
 
 
+def targets_problem(base: Path, targets: str | Sequence[str]) -> str:
+    """Return why layers of a base of whole weights cannot have an adapter; empty if they can.
+
+    A target is the name of a layer or the end of one, from a dot on. The layers of the vocabulary have none: an adapter
+    on an embedding that is also the output layer changes only one of the two, until it is merged.
+    """
+    if isinstance(targets, str):
+        return ""
+    layers = matrices(base)
+    config = folders.read_json(base / "config.json") or {}
+    vocabulary = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    usable = sorted({name.rpartition(".")[2] for name, (rows, _) in layers.items() if rows != vocabulary})
+    for target in targets:
+        found = [name for name in layers if name == target or name.endswith(f".{target}")]
+        if not found:
+            return f"adapter.targets names {target}, and {base} has no such layer: choose among {', '.join(usable)}"
+        if any(layers[name][0] == vocabulary for name in found):
+            return (
+                f"adapter.targets names {target}, a layer of the vocabulary, which cannot have an adapter here: choose "
+                f"among {', '.join(usable)}"
+            )
+    return ""
+
+
 # ---- models ------------------------------------------------------------------------------------------
 
 
@@ -90,6 +114,8 @@ def load_adapted(run: Training, load: Callable[..., Any], *, head: bool = False)
         _check_same(before, settings)
     if problem := quantised_base_problem(base):
         raise TrainingError(problem)
+    if problem := targets_problem(base, settings.targets):
+        raise TrainingError(f"{problem}.")
     model = load(base, **_quantised(run))
     for layer in model.modules():
         # On some CPUs bitsandbytes repacks weights that are read without gradients, into bfloat16 and for good.

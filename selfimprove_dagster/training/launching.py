@@ -180,20 +180,27 @@ def reported(outcome: TrainingOutcome) -> dict[str, Any]:
     return {"outcome": {**asdict(outcome), "path": str(outcome.path)}}
 
 
+def nodes_problem(nodes: int) -> str:
+    """Return what the environment lacks to start processes on several nodes; empty if nothing."""
+    missing = [name for name in (ON_EVERY_NODE, ENDPOINT) if not os.environ.get(name)]
+    if nodes == 1 or not missing:
+        return ""
+    return (
+        f"launch.nodes is {nodes}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set. "
+        f"{ON_EVERY_NODE} is the command that runs what follows it once on every node (srun --nodes={nodes} "
+        f"--ntasks-per-node=1), {ENDPOINT} the host:port of one of them where all meet"
+    )
+
+
 def command(how: Launch, folder: Path) -> list[str]:
     """Return the command that starts torchrun, on every node where there are several.
 
     Raises TrainingError where the environment does not say how to start several nodes.
     """
     meeting, before = ["--standalone"], []
+    if problem := nodes_problem(how.nodes):
+        raise TrainingError(f"{problem}.")
     if how.nodes > 1:
-        missing = [name for name in (ON_EVERY_NODE, ENDPOINT) if not os.environ.get(name)]
-        if missing:
-            raise TrainingError(
-                f"launch.nodes is {how.nodes}, and {' and '.join(missing)} is not set. {ON_EVERY_NODE} is the command "
-                f"that runs what follows it once on every node (srun --nodes={how.nodes} --ntasks-per-node=1), "
-                f"{ENDPOINT} the host:port of one of them where all meet."
-            )
         before = shlex.split(os.environ[ON_EVERY_NODE])
         meeting = [
             "--rdzv-backend=c10d",

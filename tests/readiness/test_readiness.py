@@ -277,6 +277,39 @@ def test_memory_settings_that_need_a_gpu_are_refused_on_a_cpu(
     assert [*check_memory_settings(home, experiment)] == []
 
 
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["q_proj", "nope"], "names nope, and"),
+        (["q_proj", "embed_tokens"], "names embed_tokens, a layer of the vocabulary"),
+        (["self_attn.q_proj", "down_proj"], ""),
+        ("all-linear", ""),
+    ],
+)
+def test_targets_of_an_adapter_are_layers_of_the_model(tmp_path: Path, targets: Any, said: str) -> None:
+    training = {**SMALL_EXPERIMENT["training"], "adapter": {"targets": targets}}
+    error, _ = check(tmp_path, training=training)
+    if not said:
+        assert not error
+        return
+    assert f"training.adapter.targets {said}" in error
+    assert "choose among down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in error
+
+
+def test_several_nodes_are_refused_where_nothing_says_how_to_start_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {**SMALL_EXPERIMENT["training"], "batch_size": 8, "launch": {"processes": 2, "nodes": 2}}
+    error, _ = check(tmp_path / "one", training=training)
+    assert (
+        "training.launch.nodes is 2, and SELFIMPROVE_ON_EVERY_NODE and SELFIMPROVE_ENDPOINT are not set"
+        in error
+    )
+    monkeypatch.setenv("SELFIMPROVE_ON_EVERY_NODE", "srun --ntasks-per-node=1")
+    monkeypatch.setenv("SELFIMPROVE_ENDPOINT", "node0:29500")
+    assert not check(tmp_path / "other", training=training)[0]
+
+
 def test_what_a_training_takes_follows_its_memory_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,13 @@ def test_a_failed_row_has_its_problem_and_the_others_keep_their_ids(tmp_path: Pa
     assert rows.filter(others)["id"].to_list() == healthy.filter(others)["id"].to_list()
 
 
+def test_a_stage_without_items_resumes_after_a_kill_before_its_commit(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    with lake.writer(RAW, activity_of(RAW)) as writer:
+        in_shards(writer, [], lambda items, report: [], size=2, unit="rows", log=lambda line: None)
+    assert draw(lake, PoisonedModel(), "", Tolerance()).is_empty()
+
+
 def test_a_stage_stops_once_too_many_failed_and_resumes_where_more_may(tmp_path: Path) -> None:
     lake, model = Lake(tmp_path), PoisonedModel(poison={"b": "too_long", "c": "refused", "d": "too_long"})
 
