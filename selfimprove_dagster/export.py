@@ -183,9 +183,9 @@ def export_checkpoint(
             _copy(model.path, folder, copy)
         card = folder / CARD
         card.unlink(missing_ok=True)
-        peft = adapter is not None and not merged
-        note = over_merged(experiment) if peft and adapter.is_over_merged else ""
-        text = checkpoint_card(lake, experiment, manifest, is_adapter=peft, note=note)
+        peft = None if merged else adapter
+        note = over_merged(experiment) if peft is not None and peft.is_over_merged else ""
+        text = checkpoint_card(lake, experiment, manifest, is_adapter=peft is not None, note=note)
         card.write_text(text, encoding="utf-8")
     return Exported(manifest, lake.read_columns(manifest, ["id"])["id"], model.model_id, note)
 
