@@ -49,11 +49,15 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Exported:
-    """What a folder holds: rows of the partition of `manifest`, by the ids in `records`, or the model `model_id`."""
+    """What a folder holds: rows of the partition of `manifest`, by the ids in `records`, or the model `model_id`.
+
+    `note` is what people need to know of the folder.
+    """
 
     manifest: Manifest
     records: pl.Series
     model_id: str | None = None
+    note: str = ""
 
 
 def last_dataset(lake: Lake, experiment: Experiment, iteration: int | None = None) -> Manifest:
@@ -179,9 +183,19 @@ def export_checkpoint(
             _copy(model.path, folder, copy)
         card = folder / CARD
         card.unlink(missing_ok=True)
-        peft = adapter is not None and not merged
-        card.write_text(checkpoint_card(lake, experiment, manifest, is_adapter=peft), encoding="utf-8")
-    return Exported(manifest, lake.read_columns(manifest, ["id"])["id"], model.model_id)
+        peft = None if merged else adapter
+        note = over_merged(experiment) if peft is not None and peft.is_over_merged else ""
+        text = checkpoint_card(lake, experiment, manifest, is_adapter=peft is not None, note=note)
+        card.write_text(text, encoding="utf-8")
+    return Exported(manifest, lake.read_columns(manifest, ["id"])["id"], model.model_id, note)
+
+
+def over_merged(experiment: Experiment) -> str:
+    """Return what people need to know of an exported adapter whose base is a merged copy."""
+    return (
+        "The adapter lies over a merged copy on the machine that trained it, which pruning may delete. "
+        f"`selfimprove export {experiment.name} DIR --format checkpoint --merged` writes a whole model."
+    )
 
 
 def _copy(source: Path, folder: Path, copy: bool) -> None:

@@ -316,11 +316,11 @@ def _size_category(rows: int) -> str:
 
 
 def checkpoint_card(
-    lake: Lake, experiment: Experiment, manifest: Manifest, *, is_adapter: bool = False
+    lake: Lake, experiment: Experiment, manifest: Manifest, *, is_adapter: bool = False, note: str = ""
 ) -> str:
     """Return the card of the trained model of a partition in Markdown.
 
-    `is_adapter`: the folder holds an adapter, not whole weights.
+    `is_adapter`: the folder holds an adapter, not whole weights. `note`: text below the names of the models.
     """
     row = lake.read_ungated(manifest).row(0, named=True)
     method = manifest.table.split("/")[0]
@@ -340,6 +340,7 @@ def checkpoint_card(
     ]
     settings = manifest.activity.parameters.get("training", {})
     data = "\n\n".join(_sources(lake, one) for one, _ in reversed(line))
+    below = f"{note}\n\n" if note else ""
     return f"""---
 license: other
 {hub}library_name: {"peft" if is_adapter else "transformers"}
@@ -360,7 +361,7 @@ The licences of the base model and of the data below apply.
 | its record | `{row["id"]}` |
 | activity | `{manifest.activity.id}` |
 
-{markdown_table([{"setting": name, "value": value} for name, value in settings.items()])}
+{below}{markdown_table([{"setting": name, "value": value} for name, value in settings.items()])}
 
 ## Data
 

@@ -114,6 +114,19 @@ def read_rows(source: Path) -> Iterator[tuple[Place, Any]]:
             yield Place(name, line), row
 
 
+def read_plain_text(path: Path) -> str:
+    """Return the text of a file. Raises SeedFileError if it cannot be read, is not UTF-8, or has white space only."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SeedFileError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise SeedFileError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not text.strip():
+        raise SeedFileError(f"{path} is empty; give a file with a text")
+    return text
+
+
 def check_source(source: Path) -> None:
     """Raise SeedFileError if a source names nothing that can be read. The Hub is not asked."""
     if is_on_hub(source):

@@ -66,6 +66,8 @@ def export(
         exported = _write(home, settled, output, iteration, format, merged=merged)
         what = f"{len(exported.records):,} examples" if exported.model_id is None else exported.model_id
         console.print(f"{what} written to {output}", markup=False)
+        if exported.note:
+            console.print(exported.note, markup=False)
         return
     assert push is not None
     from selfimprove_dagster import hub

@@ -68,6 +68,11 @@ class Adapter:
         return f"{named}@{revision}" if revision else str(named)
 
     @property
+    def is_over_merged(self) -> bool:
+        """Return whether the base is a copy into which an earlier adapter was merged, written to be trained over."""
+        return MERGED in Path(self.base).name
+
+    @property
     def rank(self) -> int:
         """Return the highest rank of its matrices."""
         return max([int(self.config.get("r") or 8), *(self.config.get("rank_pattern") or {}).values()])

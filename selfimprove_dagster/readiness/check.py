@@ -12,7 +12,13 @@ from selfimprove_dagster.errors import ExperimentError, NotReadyYet, SelfImprove
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.readiness.engines import check_engines, check_filters, check_watch
-from selfimprove_dagster.readiness.files import check_evaluation, check_files, check_models, check_prompts
+from selfimprove_dagster.readiness.files import (
+    check_evaluation,
+    check_files,
+    check_forgetting,
+    check_models,
+    check_prompts,
+)
 from selfimprove_dagster.readiness.finding import Finding
 from selfimprove_dagster.readiness.lengths import check_asks, check_lengths, check_stops
 from selfimprove_dagster.readiness.machine import (
@@ -30,6 +36,7 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_models,
     check_prompts,
     check_evaluation,
+    check_forgetting,
     check_stops,
     check_lengths,
     check_asks,

@@ -19,7 +19,8 @@ from selfimprove_dagster.language_model.prompting import TRAINING
 from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.finding import Finding
-from selfimprove_dagster.rows import check_source
+from selfimprove_dagster.rows import check_source, is_on_hub, read_plain_text
+from selfimprove_dagster.seeds.general import check_general, left_out
 
 
 def local_models(experiment: Experiment) -> list[ModelSection]:
@@ -80,6 +81,25 @@ def check_prompts(home: Home, experiment: Experiment) -> Iterator[Finding]:
             registry.prompts(experiment, section)
         except SelfImproveError as error:
             yield Finding(str(error))
+
+
+def check_forgetting(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for a file against forgetting without a usable row or text, and a warning of unusable lines.
+
+    A data set of the Hub is not read.
+    """
+    for field, text, _ in paths_of(experiment):
+        path = Path(text)
+        try:
+            if field.endswith(".mix.file") and not is_on_hub(path):
+                check_source(path)
+                _, rejected = check_general(path)
+                if rejected:
+                    yield Finding(f"{field}: {left_out(path, rejected)}", is_warning=True)
+            elif field.endswith(".perplexity.file") and path.is_file():
+                read_plain_text(path)
+        except SelfImproveError as error:
+            yield Finding(f"{field}: {error}")
 
 
 def check_evaluation(home: Home, experiment: Experiment) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,16 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from kit.homes import make_home
+from kit.homes import entered, make_home
 from kit.small_lake import promotion_draft, store
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
-from selfimprove_dagster import registry
+from selfimprove_dagster import embedded, registry
 from selfimprove_dagster.checkpoints.pruning import prune, to_rebuild
+from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import held, partition_of
 from selfimprove_dagster.lake.records import Draft
+from selfimprove_dagster.language_model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MERGED, OVER
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.lineage.verify import verify
@@ -276,3 +280,38 @@ def to_model(home: Home, stage: str) -> str:
     """The id of a model as the lake has it."""
     rows = home.lake.read(METHOD.table(stage).name, partition_of("demo", 0))
     return str(rows["model_id"][0])
+
+
+def test_an_adapter_over_a_merged_copy_is_exported_with_a_note(tmp_path: Path) -> None:
+    home = home_with(tmp_path)
+    run(home, 0, promoted=True)
+    (table,) = [one.table for one in METHOD.stages if one.name == "fine_tuned_checkpoint"]
+    exported = ("export", "demo", "--format", "checkpoint")
+    for iteration, base in ((1, embedded.BASE_MODEL), (2, tmp_path / f"000-adapter{MERGED}float32")):
+        if not base.exists():
+            shutil.copytree(embedded.BASE_MODEL, base)
+        run(home, iteration, promoted=True, without="fine_tuned_checkpoint")
+        folder = folder_of(home, iteration)
+        (folder / "model.safetensors").rename(folder / ADAPTER_WEIGHTS)
+        (folder / ADAPTER_CONFIG).write_text(json.dumps({"base_model_name_or_path": str(base)}))
+        (folder / folders.DETERMINANTS).write_text(json.dumps({OVER: model_id(base)}))
+        content = {
+            "model_id": model_id(folder),
+            "base_model_id": model_id(base),
+            "dataset_activity_id": "act:none",
+        }
+        row = Draft(
+            dict.fromkeys(table.content, 1) | content,
+            measures=dict.fromkeys(table.measures) | {"path": str(folder)},
+        )
+        store(home.lake, table, [row], iteration=iteration)
+        output = tmp_path / f"exported-{iteration}"
+        with entered(home):
+            done = CliRunner().invoke(app, [*exported, str(output), "--iteration", str(iteration)])
+        assert done.exit_code == 0, (done.output, done.exception)
+        for text in (done.output, (output / "README.md").read_text()):
+            said = " ".join(text.split())
+            assert ("lies over a merged copy" in said) == (iteration == 2)
+            assert ("export demo DIR --format checkpoint --merged` writes a whole model" in said) == (
+                iteration == 2
+            )

@@ -100,6 +100,52 @@ def test_lines_of_the_evaluation_file_that_cannot_be_asked_are_a_warning(tmp_pat
     assert "1 of 2 lines are rejected; the first: line 2: " in warnings[0]
 
 
+UNUSABLE = ['{"foo": 1}', '{"text": ""}', "{broken", '{"prompt": "Q:", "completion": " "}']
+
+
+def test_lines_of_a_mixed_in_file_that_are_no_examples_are_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "general.jsonl"
+    file.write_text("\n".join(["", '{"text": "A cat."}', "  ", *UNUSABLE, '{"text": "A dog."}', ""]))
+    error, warnings = check(tmp_path, training={"mix": {"file": str(file)}})
+    assert error == ""
+    (said,) = warnings
+    assert (
+        "training.mix.file: 4 lines of general.jsonl are left out, the first: general.jsonl, line 4: " in said
+    )
+    assert "the fields are: foo" in said
+    file.write_text('\n{"text": "A cat."}\n\n')
+    assert check(tmp_path / "again", training={"mix": {"file": str(file)}}) == ("", []), (
+        "blank lines are no finding"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (UNUSABLE[1], "the first: general.jsonl, line 1: field `text` is empty"),
+        (UNUSABLE[2], "the first: general.jsonl, line 1: not JSON"),
+        (UNUSABLE[3], "the first: general.jsonl, line 1: field `completion` is empty"),
+        ("\n\n", "it is empty"),
+    ],
+)
+def test_a_mixed_in_file_without_a_usable_row_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "general.jsonl"
+    file.write_text(text)
+    error, _ = check(tmp_path, training={"mix": {"file": str(file)}})
+    assert f"training.mix.file: {file} has no usable row" in error and reason in error
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b" \n", "is empty"), (b"gr\xfc\xdfe", "is not UTF-8 at byte 2")],
+)
+def test_a_text_without_a_perplexity_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "plain.txt"
+    file.write_bytes(content)
+    error, _ = check(tmp_path, training={"perplexity": {"file": str(file)}})
+    assert f"training.perplexity.file: {file} {reason}" in error
+
+
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     error, _ = check(
         tmp_path,

@@ -16,7 +16,7 @@ from training.test_training import SETTINGS, make_examples
 from selfimprove_dagster.conversation import messages_of
 from selfimprove_dagster.errors import SeedFileError, TrainingError
 from selfimprove_dagster.rows import Unreadable
-from selfimprove_dagster.seeds.general import parse_general, sample_general
+from selfimprove_dagster.seeds.general import left_out, parse_general, sample_general
 from selfimprove_dagster.training.mixing import plan_mixed
 from selfimprove_dagster.training.run import plan_batches
 from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample, fine_tune
@@ -114,6 +114,8 @@ def test_forms_of_general_examples(row: Any, prompt: str | None, completion: str
     [
         ({"number": 3}, "the fields are: number"),
         ("", "empty line"),
+        ({"text": " "}, "field `text` is empty"),
+        ({"prompt": "Q:", "completion": " "}, "field `completion` is empty"),
         (3, "an object is needed"),
         (Unreadable("not JSON", "x"), "not JSON"),
         ({"messages": CHAT[:1]}, "no text of the assistant"),
@@ -138,3 +140,16 @@ def test_a_sample_is_drawn_by_the_seed(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(SeedFileError, match="it is empty"):
         sample_general(path, 8, 1, chat=False)
+
+
+def test_lines_that_are_no_examples_are_reported_though_none_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "general.jsonl"
+    path.write_text(
+        "\n".join(['{"text": "A cat."}', "{broken", "", *['{"foo": 1}'] * 90, '{"text": "A dog."}'])
+    )
+    found, rejected = sample_general(path, 2, 1, chat=False)
+    assert [one.line for one in found] == [1, 94], "only usable lines are drawn"
+    said = left_out(path, rejected)
+    assert said.startswith(
+        "91 lines of general.jsonl are left out, the first: general.jsonl, line 2: not JSON"
+    )

@@ -20,7 +20,7 @@ from selfimprove_dagster.lake.records import Activity, Draft, Parent
 from selfimprove_dagster.language_model.prompting import Prompting
 from selfimprove_dagster.loop.champion import Champion
 from selfimprove_dagster.lots import seed_of
-from selfimprove_dagster.seeds.general import GeneralExample, sample_general
+from selfimprove_dagster.seeds.general import GeneralExample, left_out, sample_general
 from selfimprove_dagster.stage import Folder, Picture, Result, StageContext
 from selfimprove_dagster.table import HELD_OUT, PERPLEXITIES, TRAINED_ON, Table
 from selfimprove_dagster.words import count
@@ -283,10 +283,7 @@ def fine_tuned(
             Path(mix.file), wanted, seed_of("mix", context.experiment.seed, context.iteration), form.chat
         )
         if rejected:
-            context.warn(
-                f"training.mix: {count(len(rejected), 'line')} rejected, the first {rejected[0].source_file}, line "
-                f"{rejected[0].source_line}: {rejected[0].reason}"
-            )
+            context.warn(f"training.mix.file: {left_out(Path(mix.file), rejected)}")
         rows = chain(rows, tokenise_general(base.path, general, form))
     outcome = training.train(context.trainer.fine_tune, section, TokenisedExample, rows)
     ids = (

@@ -11,7 +11,7 @@ from selfimprove_dagster.errors import SeedFileError
 from selfimprove_dagster.experiment.opening import identity_of
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.language_model.base import LanguageModel
-from selfimprove_dagster.rows import file_name, files_of, is_on_hub
+from selfimprove_dagster.rows import file_name, files_of, is_on_hub, read_plain_text
 from selfimprove_dagster.seeds.files import source_checksum, source_name
 from selfimprove_dagster.stage import StageContext
 from selfimprove_dagster.table import MIXED, PERPLEXITIES
@@ -80,7 +80,7 @@ def perplexities(context: StageContext[Any], trained: Path, model_id: str) -> di
     section = getattr(getattr(context.experiment, "training", None), "perplexity", None)
     if section is None or PERPLEXITIES not in context.table.measures:
         return {}
-    text = read_text(Path(section.file))
+    text = read_plain_text(Path(section.file))
     base, champion = context.experiment.model, context.champion
     models = [("base", base.path, identity_of(base))]
     if champion.path != base.path:
@@ -93,19 +93,6 @@ def perplexities(context: StageContext[Any], trained: Path, model_id: str) -> di
         context.log(f"perplexity of {file_name(Path(section.file))} under the {role}: {perplexity:.3f}")
         found.append({"role": role, "model_id": identity, "perplexity": perplexity, "tokens": tokens})
     return {PERPLEXITIES: found}
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file. Raises SeedFileError if it cannot be read, is not UTF-8, or is empty."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SeedFileError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise SeedFileError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not text.strip():
-        raise SeedFileError(f"{path} is empty; give a text whose perplexity can be measured")
-    return text
 
 
 def perplexity_of_text(model: LanguageModel, text: str) -> tuple[float, int]:
