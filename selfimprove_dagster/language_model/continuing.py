@@ -2,7 +2,7 @@
 
 Stop strings do not end thoughts, but engines such as vLLM know nothing of thoughts. A text that ended within them is
 sampled on from its tokens up to the closing mark, and from there up to a stop string. So each thought takes at most
-two more requests, and none of them reads more than its prompt again.
+two more requests, however many stop strings are in it.
 """
 
 from __future__ import annotations
