@@ -20,7 +20,7 @@ import httpx2
 import numpy as np
 
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
-from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, adapter_in, vllm_rank
+from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, adapter_in, vllm_settings
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.continuing import Part, Sampled, through_thoughts
 from selfimprove_dagster.language_model.folder import base_folder, model_folder, positions_of, revision_of
@@ -161,17 +161,12 @@ class OpenAILanguageModel(TokenText):
                 room = min(parameters.max_tokens, self.positions - len(prompt))
                 parts = [Part(prompt, seed, room, stop) for seed in row]
                 groups += [[part] for part in parts] if one_by_one else [parts]
-        sampled = self._sampled(groups, parameters, stops, progress)
-
-        def tokens(_: int, count: int) -> None:
-            if progress is not None:
-                progress(0, count)
-
+        sampled = self._sampled(groups, parameters, progress, stops)
         whole = through_thoughts(
             [part for parts in groups for part in parts],
             sampled,
             stops,
-            lambda parts: self._sampled([[part] for part in parts], parameters, stops, tokens),
+            lambda parts: self._sampled([[part] for part in parts], parameters, progress),
         )
         drawn = (
             self.ended(path, stops) if one.stopped and path.problem is None else path
@@ -186,12 +181,12 @@ class OpenAILanguageModel(TokenText):
         self,
         groups: Sequence[Sequence[Part]],
         parameters: SamplingParameters,
-        stops: StopStrings,
         progress: Progress | None,
+        stops: StopStrings | None = None,
     ) -> list[Sampled]:
         """Return what is sampled for each part; those of a group have the same prompt and are one request.
 
-        What no stop string of the server ended is already cut as they would have ended it.
+        `stops` are given for the first parts of rows: what no stop string of the server ended is cut by them.
         """
 
         def read(answer: Mapping[str, Any]) -> list[Sampled]:
@@ -203,15 +198,17 @@ class OpenAILanguageModel(TokenText):
                 for one in choices
             ]
             drawn = [
-                Sampled(path if path.problem or by_string else self.ended(path, stops), by_string)
+                Sampled(
+                    path if path.problem or by_string or stops is None else self.ended(path, stops), by_string
+                )
                 for path, by_string in zip(found, stopped, strict=True)
             ]
             if progress is not None:
-                progress(len(drawn), sum(len(one.part.token_ids) for one in drawn))
+                progress(len(drawn) if stops else 0, sum(len(one.part.token_ids) for one in drawn))
             return drawn
 
         def failed(error: Unanswered, request: Request) -> list[Sampled]:
-            if progress is not None:
+            if progress is not None and stops:
                 progress(len(request.seeds), 0)
             return [Sampled(error.result, False)] * len(request.seeds)
 
@@ -499,9 +496,11 @@ def _command(folder: Path) -> str:
     adapter = adapter_in(folder)
     if adapter is None:
         return f"vllm serve {folder}"
+    settings = vllm_settings(folder)
+    layers = f"--lora-target-modules {' '.join(settings['lora_target_modules'])} "
     return (
-        f"vllm serve {base_folder(adapter)} --enable-lora --max-lora-rank {vllm_rank(folder)} "
-        f"--lora-modules {ADAPTER_NAME}={folder}"
+        f"vllm serve {base_folder(adapter)} --enable-lora --max-lora-rank {settings['max_lora_rank']} "
+        f"{layers}--lora-modules {ADAPTER_NAME}={folder}"
     )
 
 

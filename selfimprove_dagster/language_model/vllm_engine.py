@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model.adapters import adapter_in, vllm_rank
+from selfimprove_dagster.language_model.adapters import adapter_in, vllm_settings
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.continuing import Part, Sampled, through_thoughts
 from selfimprove_dagster.language_model.folder import base_folder, model_folder, revision_of
@@ -111,7 +111,7 @@ class VllmLanguageModel(TokenText):
                 enforce_eager=on_cpu,
                 disable_log_stats=True,
                 structured_outputs_config=STRUCTURED_OUTPUTS,
-                **({"enable_lora": True, "max_lora_rank": vllm_rank(adapter)} if adapter else {}),
+                **(vllm_settings(adapter) if adapter else {}),
             )
         except Exception as error:  # errors of vLLM, PyTorch and the loader have no common base
             raise ModelError(f"vLLM cannot open {folder}: {_reason(error)}") from error

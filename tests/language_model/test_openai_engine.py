@@ -202,6 +202,22 @@ def test_a_text_goes_on_after_a_stop_string_within_its_thoughts(server: Server, 
     assert first["prompt"] == [5, 6]
 
 
+def test_thoughts_that_are_cut_off_have_no_text(server: Server) -> None:
+    model = opened(server)
+    first, second = (model.encode_continuation(text) for text in ("<think>so.", " or. and"))
+    ended = {"finish_reason": "stop", "stop_reason": "."}
+
+    def answer(ids: list[int], **changes: Any) -> Callable[[Handler], None]:
+        logprobs = {"token_logprobs": [-0.5] * len(ids)}
+        choice = {"text": model.decode(ids), "token_ids": ids, "logprobs": logprobs, **changes}
+        return lambda handler: handler.answer(200, {"choices": [choice]})
+
+    server.script = [answer(first, **ended), answer(second, finish_reason="length")]
+    most = len(first) + len(second)
+    ((drawn,),) = model.generate([[5, 6]], [[1]], SamplingParameters(max_tokens=most, stop=(".",)))
+    assert (drawn.text, drawn.finish_reason, drawn.token_ids) == ("", "length", [*first, *second])
+
+
 @pytest.mark.parametrize("takes_ids", [True, False])
 def test_a_server_that_does_not_say_what_ended_a_text_is_asked_once(server: Server, takes_ids: bool) -> None:
     server.takes_ids = takes_ids
