@@ -109,6 +109,23 @@ def adapter_in(folder: str | Path) -> Adapter | None:
     return Adapter(Path(folder), config, recorded.get(OVER))
 
 
+def vllm_settings(folder: str | Path) -> dict[str, Any]:
+    """Return vLLM's settings for the adapter in a folder. Raises ModelError like `vllm_rank`.
+
+    They name its layers: otherwise vLLM computes the output layer, too, as one with an adapter, and its engine ends
+    when it is asked for log-probabilities of prompts.
+    """
+    from safetensors import safe_open
+
+    settings: dict[str, Any] = {"enable_lora": True, "max_lora_rank": vllm_rank(folder)}
+    file = Path(folder) / ADAPTER_WEIGHTS
+    if file.is_file():
+        with safe_open(file, framework="numpy") as weights:
+            layers = {name.partition(".lora_")[0].rpartition(".")[2] for name in weights.keys()}  # noqa: SIM118
+        settings["lora_target_modules"] = sorted(layers)
+    return settings
+
+
 def vllm_rank(folder: str | Path) -> int:
     """Return the maximum rank that vLLM needs for the adapter in a folder. Raises ModelError for a higher rank."""
     config = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))

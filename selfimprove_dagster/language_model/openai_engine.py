@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from math import nan
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +20,9 @@ import httpx2
 import numpy as np
 
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
-from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, adapter_in, vllm_rank
+from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, adapter_in, vllm_settings
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.continuing import Part, Sampled, through_thoughts
 from selfimprove_dagster.language_model.folder import base_folder, model_folder, positions_of, revision_of
 from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.paid import Journal, cost
@@ -36,6 +37,7 @@ from selfimprove_dagster.language_model.remote import (
     json_object,
     none_failed,
 )
+from selfimprove_dagster.language_model.stopping import StopStrings
 from selfimprove_dagster.language_model.tokens import (
     BANNED,
     TokenText,
@@ -144,10 +146,87 @@ class OpenAILanguageModel(TokenText):
         or refuses it.
         """
         check_sampling(prompts, seeds, parameters)
+        started = [self.started(prompt) for prompt in prompts]
+        self.check_structure(started, parameters)
+        full = without_room(started, self.positions)
+        if progress is not None and full:
+            progress(sum(len(seeds[index]) for index in full), 0)
+        stop = tuple(self.engine_stops(parameters.stop))
+        stops = self.stop_strings(parameters.stop)
+        # vLLM refuses several greedy continuations in one request.
+        one_by_one = self._send_seeds or parameters.temperature == 0
+        groups: list[list[Part]] = []
+        for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
+            if index not in full and row:
+                room = min(parameters.max_tokens, self.positions - len(prompt))
+                parts = [Part(prompt, seed, room, stop) for seed in row]
+                groups += [[part] for part in parts] if one_by_one else [parts]
+        sampled = self._sampled(groups, parameters, progress, stops)
+        whole = through_thoughts(
+            [part for parts in groups for part in parts],
+            sampled,
+            stops,
+            lambda parts: self._sampled([[part] for part in parts], parameters, progress),
+        )
+        drawn = (
+            self.ended(path, stops) if one.stopped and path.problem is None else path
+            for path, one in zip(whole, sampled, strict=True)
+        )
+        return [
+            [full[index]] * len(row) if index in full else [*islice(drawn, len(row))]
+            for index, row in enumerate(seeds)
+        ]
+
+    def _sampled(
+        self,
+        groups: Sequence[Sequence[Part]],
+        parameters: SamplingParameters,
+        progress: Progress | None,
+        stops: StopStrings | None = None,
+    ) -> list[Sampled]:
+        """Return what is sampled for each part; those of a group have the same prompt and are one request.
+
+        `stops` are given for the first parts of rows: what no stop string of the server ended is cut by them.
+        """
+
+        def read(answer: Mapping[str, Any]) -> list[Sampled]:
+            choices = self._choices(answer)
+            found = [self._generation(choice) for choice in choices]
+            self._check_answers(choices, found, parameters)
+            stopped = [
+                parameters.structure is None and self._takes_ids and isinstance(one.get("stop_reason"), str)
+                for one in choices
+            ]
+            drawn = [
+                Sampled(
+                    path if path.problem or by_string or stops is None else self.ended(path, stops), by_string
+                )
+                for path, by_string in zip(found, stopped, strict=True)
+            ]
+            if progress is not None:
+                progress(len(drawn) if stops else 0, sum(len(one.part.token_ids) for one in drawn))
+            return drawn
+
+        def failed(error: Unanswered, request: Request) -> list[Sampled]:
+            if progress is not None and stops:
+                progress(len(request.seeds), 0)
+            return [Sampled(error.result, False)] * len(request.seeds)
+
+        def keep(drawn: Sequence[Sampled]) -> bool:
+            return none_failed([one.part for one in drawn])
+
+        requests = [self._sampling_request(parts, parameters) for parts in groups]
+        answers = self._complete(requests, read, failed, self._choices, keep)
+        return [
+            one for parts, drawn in zip(groups, answers, strict=True) for one in _padded(drawn, len(parts))
+        ]
+
+    def _sampling_request(self, parts: Sequence[Part], parameters: SamplingParameters) -> Request:
+        first = parts[0]
         settings: dict[str, Any] = {
             "temperature": parameters.temperature,
             "top_p": parameters.top_p,
-            "stop": self.engine_stops(parameters.stop) or None,
+            "stop": list(first.stop) or None,
         }
         if parameters.top_k:
             settings["top_k"] = parameters.top_k
@@ -155,49 +234,13 @@ class OpenAILanguageModel(TokenText):
             settings["logit_bias"] = {str(token): BANNED for token in parameters.banned}
         if parameters.structure is not None:
             settings["structured_outputs"] = parameters.structure.vllm_fields
-        started = [self.started(prompt) for prompt in prompts]
-        self.check_structure(started, parameters)
-        full = without_room(started, self.positions)
-        if progress is not None and full:
-            progress(sum(len(seeds[index]) for index in full), 0)
-        stops = self.stop_strings(parameters.stop)
-        requests: list[Request] = []
-        for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
-            if index in full:
-                continue
-            room = min(parameters.max_tokens, self.positions - len(prompt))
-            asked = self._request(prompt, max_tokens=room, **settings)
-            tokens = len(prompt) + room
-            if self._send_seeds:
-                requests += [Request({**asked, "seed": seed}, (seed,), tokens) for seed in row]
-            elif parameters.temperature == 0:  # vLLM refuses several greedy continuations in one request
-                requests += [Request(asked, (seed,), tokens) for seed in row]
-            elif row:
-                requests.append(Request({**asked, "n": len(row)}, tuple(row), len(prompt) + room * len(row)))
-
-        def read(answer: Mapping[str, Any]) -> list[Generation]:
-            choices = self._choices(answer)
-            found = [self._generation(choice) for choice in choices]
-            self._check_answers(choices, found, parameters)
-            drawn = [path if path.problem else self.ended(path, stops) for path in found]
-            if progress is not None:
-                progress(len(drawn), sum(len(path.token_ids) for path in drawn))
-            return drawn
-
-        def failed(error: Unanswered, request: Request) -> list[Generation]:
-            rows = len(request.seeds)
-            if progress is not None:
-                progress(rows, 0)
-            return [error.result] * rows
-
-        answers = self._complete(requests, read, failed, self._choices, none_failed)
-        drawn = chain.from_iterable(
-            _padded(paths, len(request.seeds)) for request, paths in zip(requests, answers, strict=True)
-        )
-        return [
-            [full[index]] * len(row) if index in full else [*islice(drawn, len(row))]
-            for index, row in enumerate(seeds)
-        ]
+        if self._send_seeds:
+            settings["seed"] = first.seed
+        elif parameters.temperature:
+            settings["n"] = len(parts)
+        body = self._request(first.prompt, max_tokens=first.room, **settings)
+        tokens = len(first.prompt) + first.room * len(parts)
+        return Request(body, tuple(part.seed for part in parts), tokens)
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -453,16 +496,18 @@ def _command(folder: Path) -> str:
     adapter = adapter_in(folder)
     if adapter is None:
         return f"vllm serve {folder}"
+    settings = vllm_settings(folder)
+    layers = f"--lora-target-modules {' '.join(settings['lora_target_modules'])} "
     return (
-        f"vllm serve {base_folder(adapter)} --enable-lora --max-lora-rank {vllm_rank(folder)} "
-        f"--lora-modules {ADAPTER_NAME}={folder}"
+        f"vllm serve {base_folder(adapter)} --enable-lora --max-lora-rank {settings['max_lora_rank']} "
+        f"{layers}--lora-modules {ADAPTER_NAME}={folder}"
     )
 
 
-def _padded(paths: Sequence[Generation], count: int) -> list[Generation]:
+def _padded(drawn: Sequence[Sampled], count: int) -> list[Sampled]:
     """Return `count` results: these, and one without a text for each that the server left out."""
-    missing = Generation.without_text("failed", f"the server returned {len(paths)} of {count} texts")
-    return [*paths, *[missing] * (count - len(paths))][:count]
+    missing = Generation.without_text("failed", f"the server returned {len(drawn)} of {count} texts")
+    return [*drawn, *[Sampled(missing, False)] * (count - len(drawn))][:count]
 
 
 def _price(prices: Mapping[str, float], answer: Mapping[str, Any]) -> float:

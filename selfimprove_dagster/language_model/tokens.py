@@ -140,7 +140,10 @@ class TokenText:
         return self.prompting.thinking.said(text, self._renderer.begins_in_thought)
 
     def engine_stops(self, stop: Sequence[str]) -> list[str]:
-        """Return the stop strings to pass to an engine that would end thoughts by them too: none in conversations."""
+        """Return the stop strings to pass to an engine that would end thoughts by them too: none in conversations.
+
+        A plain text may have no end without them; see `continuing`.
+        """
         return [] if self.prompting.chat else list(stop)
 
     def ended(self, drawn: Generation, stops: StopStrings) -> Generation:

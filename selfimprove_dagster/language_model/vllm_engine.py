@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import distributions, version
+from itertools import islice
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from selfimprove_dagster.errors import ModelError
-from selfimprove_dagster.language_model.adapters import adapter_in, vllm_rank
+from selfimprove_dagster.language_model.adapters import adapter_in, vllm_settings
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
+from selfimprove_dagster.language_model.continuing import Part, Sampled, through_thoughts
 from selfimprove_dagster.language_model.folder import base_folder, model_folder, revision_of
 from selfimprove_dagster.language_model.notices import warn_once
 from selfimprove_dagster.language_model.structure import Structure
@@ -109,7 +111,7 @@ class VllmLanguageModel(TokenText):
                 enforce_eager=on_cpu,
                 disable_log_stats=True,
                 structured_outputs_config=STRUCTURED_OUTPUTS,
-                **({"enable_lora": True, "max_lora_rank": vllm_rank(adapter)} if adapter else {}),
+                **(vllm_settings(adapter) if adapter else {}),
             )
         except Exception as error:  # errors of vLLM, PyTorch and the loader have no common base
             raise ModelError(f"vLLM cannot open {folder}: {_reason(error)}") from error
@@ -137,49 +139,59 @@ class VllmLanguageModel(TokenText):
 
         vLLM chooses the library that keeps them within a structure. Raises ModelError if that cannot be used.
         """
-        from vllm import SamplingParams
-
         check_sampling(prompts, seeds, parameters)
         started = [self.started(prompt) for prompt in prompts]
         self.check_structure(started, parameters)
         full = without_room(started, self.positions)
-        requests, settings = [], []
-        for index, (prompt, row) in enumerate(zip(started, seeds, strict=True)):
-            for seed in [] if index in full else row:
-                requests.append(prompt)
-                settings.append(
-                    SamplingParams(
-                        temperature=parameters.temperature,
-                        top_p=parameters.top_p,
-                        top_k=parameters.top_k,
-                        max_tokens=min(parameters.max_tokens, self.positions - len(prompt)),
-                        stop=self.engine_stops(parameters.stop),
-                        stop_token_ids=[self.turn_end_id],
-                        logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
-                        seed=seed if self._takes_seeds else None,
-                        logprobs=0,
-                        structured_outputs=_structured_outputs(parameters.structure),
-                    )
-                )
+        stop = tuple(self.engine_stops(parameters.stop))
+        rows = [
+            Part(prompt, seed, min(parameters.max_tokens, self.positions - len(prompt)), stop)
+            for index, (prompt, row) in enumerate(zip(started, seeds, strict=True))
+            for seed in ([] if index in full else row)
+        ]
+        sampled = self._sampled(rows, parameters, progress)
+        stops = self.stop_strings(parameters.stop)
+        whole = through_thoughts(rows, sampled, stops, lambda parts: self._sampled(parts, parameters))
+        drawn = (self.ended(row, stops) for row in whole)
+        generations = [
+            [full[index]] * len(row) if index in full else [*islice(drawn, len(row))]
+            for index, row in enumerate(seeds)
+        ]
+        if progress is not None:
+            tokens = sum(len(path.token_ids) for row in generations for path in row)
+            progress(sum(len(seeds[index]) for index in full), tokens)
+        return generations
+
+    def _sampled(
+        self, parts: Sequence[Part], parameters: SamplingParameters, progress: Progress | None = None
+    ) -> list[Sampled]:
+        """Return what is sampled for each part."""
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                temperature=parameters.temperature,
+                top_p=parameters.top_p,
+                top_k=parameters.top_k,
+                max_tokens=part.room,
+                stop=list(part.stop),
+                stop_token_ids=[self.turn_end_id],
+                logit_bias=dict.fromkeys(parameters.banned, BANNED) or None,
+                seed=part.seed if self._takes_seeds else None,
+                logprobs=0,
+                structured_outputs=_structured_outputs(parameters.structure),
+            )
+            for part in parts
+        ]
         try:
-            outputs = iter(self._ask(requests, settings, progress))
+            outputs = self._ask([part.prompt for part in parts], settings, progress)
         except ValueError as error:
             if parameters.structure is None:
                 raise
             raise ModelError(
                 f"vLLM cannot keep texts within {parameters.structure}: {_reason(error)}"
             ) from error
-        stops = self.stop_strings(parameters.stop)
-        generations = [
-            [full[index]] * len(row)
-            if index in full
-            else [self.ended(_generation(next(outputs).outputs[0]), stops) for _ in row]
-            for index, row in enumerate(seeds)
-        ]
-        if progress is not None:
-            tokens = sum(len(drawn.token_ids) for row in generations for drawn in row)
-            progress(sum(len(seeds[index]) for index in full), tokens)
-        return generations
+        return [_sampled_of(output.outputs[0], parameters) for output in outputs]
 
     def score(
         self, contexts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -334,11 +346,12 @@ def _structured_outputs(structure: Structure | None) -> Any:
     return StructuredOutputsParams(**structure.vllm_fields)
 
 
-def _generation(output: Any) -> Generation:
+def _sampled_of(output: Any, parameters: SamplingParameters) -> Sampled:
     token_ids = list(output.token_ids)
     logprobs = [place[token].logprob for place, token in zip(output.logprobs, token_ids, strict=True)]
     cut_off = output.finish_reason == "length"
-    return Generation(token_ids, logprobs, output.text, "length" if cut_off else "stop")
+    drawn = Generation(token_ids, logprobs, output.text, "length" if cut_off else "stop")
+    return Sampled(drawn, parameters.structure is None and isinstance(output.stop_reason, str))
 
 
 def with_adapter(folder: Path, lora: str | None) -> tuple[Path, str | None]:

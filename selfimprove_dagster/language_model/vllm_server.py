@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, vllm_rank
+from selfimprove_dagster.language_model.adapters import ADAPTER_NAME, vllm_settings
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, Progress, SamplingParameters
 from selfimprove_dagster.language_model.folder import model_folder
 from selfimprove_dagster.language_model.openai_engine import OpenAILanguageModel
@@ -187,11 +187,7 @@ def lora_flags(adapter: str | None) -> dict[str, Any]:
     """Return the settings of `vllm serve` for the adapter in a folder; none without one."""
     if adapter is None:
         return {}
-    return {
-        "enable_lora": True,
-        "max_lora_rank": vllm_rank(adapter),
-        "lora_modules": [f"{ADAPTER_NAME}={adapter}"],
-    }
+    return {**vllm_settings(adapter), "lora_modules": [f"{ADAPTER_NAME}={adapter}"]}
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:

@@ -200,6 +200,9 @@ def test_a_server_takes_the_adapters_rank(adapter: Path, rank: int, most: int) -
         "--enable-lora",
         "--max-lora-rank",
         str(most),
+        "--lora-target-modules",
+        "down_proj",
+        "q_proj",
         "--lora-modules",
         f"adapter={adapter}",
     ]

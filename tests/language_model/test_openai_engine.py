@@ -167,6 +167,69 @@ def test_conversations_are_cut_here_as_the_server_would_end_thoughts(server: Ser
     assert server.bodies[-1]["stop"] == ["."]
 
 
+@pytest.mark.parametrize("send_seeds", [True, False])
+def test_a_text_goes_on_after_a_stop_string_within_its_thoughts(server: Server, send_seeds: bool) -> None:
+    """A server that says which string ended a text, such as vLLM's, is asked for the rest of it."""
+    model = opened(server, send_seeds=send_seeds)
+    said = [("<think>so.", "."), (" or</think>", "</think>"), ("This.", ".")]
+    ids = [model.encode_continuation(text) for text, _ in said]
+
+    def answer(part: int) -> Callable[[Handler], None]:
+        text, stop = said[part]
+        choice = {"text": text.removesuffix(stop), "finish_reason": "stop", "stop_reason": stop}
+        logprobs = {"token_logprobs": [-0.5] * len(ids[part])}
+        return lambda handler: handler.answer(
+            200, {"choices": [{**choice, "token_ids": ids[part], "logprobs": logprobs}]}
+        )
+
+    server.script = [answer(part) for part in range(3)]
+    counted: list[tuple[int, int]] = []
+    ((drawn,),) = model.generate(
+        [[5, 6]],
+        [[1]],
+        SamplingParameters(max_tokens=99, stop=(".",)),
+        lambda rows, tokens: counted.append((rows, tokens)),
+    )
+    assert (drawn.text, drawn.finish_reason) == ("This", "stop")
+    assert drawn.token_ids == [*ids[0], *ids[1], *ids[2]]
+    assert len(drawn.logprobs) == len(drawn.token_ids)
+    first, second, third = server.bodies
+    assert [body["stop"] for body in server.bodies] == [["."], ["</think>"], ["."]]
+    assert third["prompt"] == [*second["prompt"], *ids[1]] == [5, 6, *ids[0], *ids[1]]
+    assert third["max_tokens"] == second["max_tokens"] - len(ids[1]) == 99 - len(ids[0]) - len(ids[1])
+    assert len({body.get("seed") for body in server.bodies}) == (3 if send_seeds else 1)
+    assert counted == [(1, len(ids[0])), (0, len(ids[1])), (0, len(ids[2]))]
+    assert first["prompt"] == [5, 6]
+
+
+def test_thoughts_that_are_cut_off_have_no_text(server: Server) -> None:
+    model = opened(server)
+    first, second = (model.encode_continuation(text) for text in ("<think>so.", " or. and"))
+    ended = {"finish_reason": "stop", "stop_reason": "."}
+
+    def answer(ids: list[int], **changes: Any) -> Callable[[Handler], None]:
+        logprobs = {"token_logprobs": [-0.5] * len(ids)}
+        choice = {"text": model.decode(ids), "token_ids": ids, "logprobs": logprobs, **changes}
+        return lambda handler: handler.answer(200, {"choices": [choice]})
+
+    server.script = [answer(first, **ended), answer(second, finish_reason="length")]
+    most = len(first) + len(second)
+    ((drawn,),) = model.generate([[5, 6]], [[1]], SamplingParameters(max_tokens=most, stop=(".",)))
+    assert (drawn.text, drawn.finish_reason, drawn.token_ids) == ("", "length", [*first, *second])
+
+
+@pytest.mark.parametrize("takes_ids", [True, False])
+def test_a_server_that_does_not_say_what_ended_a_text_is_asked_once(server: Server, takes_ids: bool) -> None:
+    server.takes_ids = takes_ids
+    model = opened(server)
+    ids = model.encode_continuation("<think>so.")
+    choice = {"text": "<think>so", "finish_reason": "stop", "token_ids": ids if takes_ids else None}
+    logprobs = {"token_logprobs": [-0.5] * len(ids)}
+    server.script = [lambda handler: handler.answer(200, {"choices": [{**choice, "logprobs": logprobs}]})]
+    ((drawn,),) = model.generate([[5, 6]], [[1]], SamplingParameters(max_tokens=99, stop=(".",)))
+    assert (drawn.text, drawn.finish_reason, len(server.bodies)) == ("", "stop", 1)
+
+
 def status(code: int, **headers: str) -> Callable[[Handler], None]:
     return lambda handler: handler.answer(code, {"error": "as asked"}, headers)
 

@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from kit.adapters import make_adapter
 from kit.homes import entered, make_home
 from kit.small_lake import SMALL_EXPERIMENT, write_lines
 
 from selfimprove_dagster import embedded
 from selfimprove_dagster.conversation import Message, stored
 from selfimprove_dagster.errors import ModelError, ModelUnavailable
-from selfimprove_dagster.language_model import open_language_model
+from selfimprove_dagster.language_model import notices, open_language_model
 from selfimprove_dagster.language_model.base import Generation, LanguageModel, SamplingParameters, positions
 from selfimprove_dagster.language_model.prompting import Thinking
 from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.language_model.vllm_server import VllmServerModel
-from selfimprove_dagster.language_model.weights import weights_hash
+from selfimprove_dagster.language_model.weights import model_id
 from selfimprove_dagster.lineage.failures import failed_prompts
 from selfimprove_dagster.runs import run_iteration
 
@@ -117,6 +118,19 @@ def chat_engines(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield found
         for model in found.values():
             model.close()
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter over the embedded model, of layers with different ranks, which vLLM stacks into one."""
+    return make_adapter(
+        embedded.BASE_MODEL,
+        tmp_path_factory.mktemp("models") / "adapter",
+        lora_alpha=16,
+        target_modules="all-linear",
+        rank_pattern={"k_proj": 9},
+        alpha_pattern={"k_proj": 27, "down_proj": 2},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +256,44 @@ def test_samples_share_their_prompt_and_differ(engines: Engines, prompts: list[l
 
 
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("most", [60, 12], ids=["whole", "cut_off"])
+def test_a_text_goes_on_after_a_stop_string_within_its_thoughts(
+    engines: Engines, prompts: list[list[int]], name: str, most: int
+) -> None:
+    """Solutions begin with " Go in order." and end with " The answer is 11.": here the last sentence is the answer."""
+    model, reference, some = engines[name], engines["transformers"], prompts[:20]
+    parameters = SamplingParameters(temperature=0.0, max_tokens=most, stop=(".",))
+    sampled = replace(parameters, temperature=1.0)
+    counted: list[tuple[int, int]] = []
+    before = model.prompting
+    try:
+        for one in (model, reference):
+            one.prompting = replace(before, thinking=Thinking(open=" Go", close=" The"))
+        theirs, ours = (
+            [path for (path,) in one.generate(some, [[0]] * len(some), parameters)]
+            for one in (model, reference)
+        )
+        drawn = model.generate(
+            some[:2], [[1, 2, 3]] * 2, sampled, lambda rows, tokens: counted.append((rows, tokens))
+        )
+    finally:
+        model.prompting = reference.prompting = before
+    assert [(path.text, path.token_ids, path.finish_reason) for path in ours] == [
+        (path.text, path.token_ids, path.finish_reason) for path in theirs
+    ]
+    assert furthest([path.logprobs for path in ours], [path.logprobs for path in theirs]) < 1e-3
+    texts = [model.decode(path.token_ids) for path in theirs]
+    if most == 60:
+        assert sum(path.text.startswith(" answer is ") and "." not in path.text for path in theirs) > 15
+        assert all(text.count(".") > 2 for text in texts if " The" in text)
+    else:
+        assert {path.finish_reason for path in theirs} == {"length"}
+        assert all("." in text for text in texts)
+    assert sum(rows for rows, _ in counted) == 6
+    assert sum(tokens for _, tokens in counted) == sum(len(path.token_ids) for row in drawn for path in row)
+
+
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("structure", [LETTER, VERDICT], ids=["regex", "schema"])
 def test_texts_match_the_structure_that_was_asked_for(
     engines: Engines, prompts: list[list[int]], name: str, structure: Structure
@@ -268,13 +320,67 @@ def test_greedy_structured_texts_are_those_of_the_default_engine(
     assert all(sum(b.logprobs) > sum(a.logprobs) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_what_the_cpu_cannot_do_is_said_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
-    """And memory is free after `close`: the engine's process has ended."""
+def check_adapter(
+    model: LanguageModel, adapter: Path, prompts: list[list[int]], base: list[Generation]
+) -> None:
+    """Its greedy paths and scores are those of the default engine, which merges it, and not those of its `base`."""
+    reference = open_language_model(adapter, dtype="float32")
+    ours, theirs = (
+        [path for (path,) in one.generate(prompts, [[0]] * len(prompts), GREEDY)]
+        for one in (reference, model)
+    )
+    assert [(path.token_ids, path.text) for path in ours] == [(path.token_ids, path.text) for path in theirs]
+    assert furthest([path.logprobs for path in ours], [path.logprobs for path in theirs]) < 1e-3
+    paths = [path.token_ids for path in base]
+    assert sum(path.token_ids != other for path, other in zip(theirs, paths, strict=True)) > len(paths) / 2
+    own = [path.token_ids for path in ours]
+    assert furthest(reference.score(prompts, own), model.score(prompts, own)) < 1e-3
+    assert model.model_id == reference.model_id == model_id(adapter) != model_id(embedded.BASE_MODEL)
+
+
+def test_an_adapter_on_a_server_is_laid_over_its_base(
+    adapter: Path,
+    prompts: list[list[int]],
+    greedy: dict[str, list[Generation]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the server is asked as any other is, which has the base besides."""
+    monkeypatch.setenv("SELFIMPROVE_HOME", str(tmp_path))
+    served = open_language_model(adapter, engine="vllm", dtype="float32", serve={})
+    assert isinstance(served, VllmServerModel)
+    url = f"{served.server.url}/v1"
+    try:
+        for model in (served, open_language_model(adapter, engine="openai", url=url, send_seeds=False)):
+            check_adapter(model, adapter, prompts[:40], greedy["transformers"][:40])
+        base = open_language_model(embedded.BASE_MODEL, engine="openai", url=url, send_seeds=False)
+        (found,) = base.generate(prompts[:1], [[0]], GREEDY)
+        assert found[0].token_ids == greedy["transformers"][0].token_ids
+    finally:
+        served.close()
+
+
+def test_two_adapters_together_are_refused(adapter: Path) -> None:
+    for serve in (None, {}):
+        with pytest.raises(ModelError, match=r"leave out model\.vllm\.lora"):
+            open_language_model(adapter, engine="vllm", lora=str(adapter), serve=serve)
+
+
+def test_an_adapter_in_process_is_laid_over_its_base(
+    adapter: Path,
+    prompts: list[list[int]],
+    greedy: dict[str, list[Generation]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the CPU cannot do is said at the start. Memory is free after `close`: the engine's process has ended."""
+    monkeypatch.setattr(notices, "_SAID", set())  # other engines of this process may have said it
     before = engine_processes()
-    model = open_language_model(embedded.BASE_MODEL, engine="vllm", max_length=256)
+    model = open_language_model(adapter, engine="vllm", max_length=SHORT)
     assert "vLLM on a CPU does not support seeds per request" in caplog.text
     engine = engine_processes() - before
     assert engine
+    check_adapter(model, adapter, prompts[:40], greedy["transformers"][:40])
     model.close()
     _, alive = psutil.wait_procs(list(engine), timeout=60)
     assert not alive
@@ -434,7 +540,7 @@ def test_a_whole_iteration_runs_on_it_with_a_fresh_engine_a_step(
     (evaluation,) = home.lake.manifests("lmsi/evaluation")
     (checkpoint,) = home.lake.manifests("lmsi/fine_tuned_checkpoint")
     assert generations.activity.parameters["engine"].startswith("vllm ")
-    assert generations.activity.model_id == weights_hash(embedded.BASE_MODEL)
+    assert generations.activity.model_id == model_id(embedded.BASE_MODEL)
     trained = home.lake.read(checkpoint.table, checkpoint.partition)["model_id"][0]
     models = home.lake.read(evaluation.table, evaluation.partition)["model_id"].unique().to_list()
     assert sorted(models) == sorted([generations.activity.model_id, trained])
