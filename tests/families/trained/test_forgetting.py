@@ -80,7 +80,9 @@ def test_a_file_without_general_examples_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.jsonl"
     path.write_text('{"number": 3}\n')
     made = small_training(tmp_path, mix={"file": str(path), "share": 0.5})
-    with pytest.raises(Exception, match=r"none.jsonl has no usable row; the first: none.jsonl, line 1: a general"):
+    with pytest.raises(
+        Exception, match=r"none.jsonl has no usable row; the first: none.jsonl, line 1: a general"
+    ):
         run_stage(made)
 
 
