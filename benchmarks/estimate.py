@@ -3,9 +3,8 @@
     python benchmarks/estimate.py [EXPERIMENT …] [--processor] [--out FILE.md]
 
 Forecasts and runs the first iteration of shipped experiments, or of those in $SELFIMPROVE_EXPERIMENTS, each in a home
-and processes of its own. With
-`--processor`, the clock of both is the processor time of the process (with one thread), which hardly depends on what
-else a machine does.
+and processes of its own. With `--processor`, the clock of both is the processor time of the process (with one thread),
+which hardly depends on what else a machine does.
 """
 
 from __future__ import annotations

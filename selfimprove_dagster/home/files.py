@@ -308,14 +308,11 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
     if detail["type"] == "extra_forbidden":
         allowed = ", ".join(_allowed(detail["loc"][:-1], kind))
         return f"{field}: there is no such field; allowed here: {allowed}"
-    if detail["type"] == "model_type":
-        name = detail["loc"][-1] if detail["loc"] else "experiment"
-        return f"{field}: give its fields, or `{name}: {{}}` for their defaults, not {detail['input']!r}"
     given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
     wanted = ""
     if detail["type"] in ("string_type", "string_pattern_mismatch"):  # a pattern says little to people
         wanted = f" ({_description(detail['loc'], kind)})"
-    said = detail["msg"].removeprefix("Value error, ")
+    said = detail["msg"].removeprefix("Value error, ").split(" or instance of ")[0]
     if (
         not detail["loc"]
         and (named := _NAMED.match(said))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from selfimprove_dagster import registry
 from selfimprove_dagster.table import Table
 
@@ -15,3 +17,8 @@ def tables_of(*methods: str) -> tuple[Table, ...]:
 
 JUDGE_TABLES = tables_of("constitutional", "rlaif", "rlhf")
 TASK_TABLES = tables_of("self_instruct", "unnatural_instructions")
+
+
+def filled(tables: Iterable[Table]) -> list[Table]:
+    """Return the tables without those that stay empty where no filter asks for scores of examples."""
+    return [one for one in tables if one.stage not in ("example_perplexities", "example_ratings")]

@@ -17,7 +17,7 @@ from kit.judge_lake import EXPERIMENTS, HOSTILE, MARGIN, MODELS, PREFERENCE, SEC
 from kit.pages import client, said, seen
 from kit.prompts import asked as asked_of
 from kit.reading import first
-from kit.tables import JUDGE_TABLES
+from kit.tables import JUDGE_TABLES, filled
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
@@ -154,7 +154,7 @@ def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
 ) -> None:
     home = replace(judge_home, root=tmp_path / "home")
     shutil.copytree(judge_home.lake.root, home.lake.root)
-    stages = [schema for schema in JUDGE_TABLES if schema.name.startswith(f"{EXPERIMENTS[name]}/")]
+    stages = [schema for schema in filled(JUDGE_TABLES) if schema.name.startswith(f"{EXPERIMENTS[name]}/")]
     for schema in reversed(stages[1:]):
         shutil.rmtree(home.lake.root / schema.name)
         for address in ("", "/0", "/0/examples", "/0/rejected"):
@@ -202,7 +202,7 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_the_method(judge_home: 
             page = seen(judge_home, f"/records/{record}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(judge_home).get(f"/records/{record}/text").status_code == 200
-    assert set(kinds) == {schema.name for schema in JUDGE_TABLES}
+    assert set(kinds) == {schema.name for schema in filled(JUDGE_TABLES)}
     assert kinds[RLAIF_AI_PREFERENCES.name] == "Preference" and kinds[CAI_SEED_POOL.name] == "Prompt"
     assert not any("/" in kind for kind in kinds.values())
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 from kit.pages import client, seen
-from kit.tables import TASK_TABLES
+from kit.tables import TASK_TABLES, filled
 from kit.task_lake import HOSTILE
 
 from selfimprove_dagster.export import export_dataset
@@ -125,7 +125,7 @@ def test_an_iteration_of_which_only_the_first_stages_are_there_is_shown(
 ) -> None:
     home = replace(task_home, root=tmp_path / "home")
     shutil.copytree(task_home.lake.root, home.lake.root)
-    stages = [schema for schema in TASK_TABLES if schema.name.startswith(METHODS[name])]
+    stages = [schema for schema in filled(TASK_TABLES) if schema.name.startswith(METHODS[name])]
     record = rows(home, stages[0], 1)["id"][0]
     for schema in reversed(stages[2:]):
         shutil.rmtree(home.lake.root / schema.name)
@@ -183,7 +183,7 @@ def test_every_kind_of_record_has_a_page_in_the_words_of_its_method(task_home: H
             page = seen(task_home, f"/records/{records[0]}")
             kinds[manifest.table] = re.search(r"<h1>([^<]*) <small", page)[1]  # type: ignore[index]
             assert client(task_home).get(f"/records/{records[0]}/text").status_code == 200
-    assert set(kinds) >= {schema.name for schema in TASK_TABLES}
+    assert set(kinds) >= {schema.name for schema in filled(TASK_TABLES)}
     assert kinds["self_instruct/seed_pool"] == "Pool task"
     assert kinds["unnatural_instructions/paraphrases"] == "Paraphrase"
     assert not any("/" in kind for kind in kinds.values())

@@ -54,6 +54,7 @@ class Made:
 @pytest.fixture
 def made(task_home: Home, tmp_path: Path) -> Made:
     shutil.copytree(task_home.root / "lake", tmp_path / "lake")
+    (tmp_path / "checkpoints").symlink_to(task_home.root / "checkpoints")
     return Made(Lake(tmp_path / "lake"), task_home)
 
 
