@@ -140,7 +140,10 @@ class FewSteps:
     ) -> Any:
         more.pop("watch", None)  # a pilot is shown nowhere
         steps, saves_at = min(section.steps or STEPS, STEPS), STEPS - 2
-        changed = {"steps": steps, "epochs": None, "validation": None, "watch": (), "save_every": saves_at}
+        changed = {
+            **dict.fromkeys(("epochs", "validation", "mix")),
+            **{"steps": steps, "watch": (), "save_every": saves_at},
+        }
         few = section.model_copy(
             update={name: value for name, value in changed.items() if name in type(section).model_fields}
         )
@@ -154,11 +157,12 @@ class FewSteps:
 
         # The longest row decides the peak of memory, and few steps would often miss it.
         some = rows.with_name(f"{rows.name}.some")
-        write_some(rows, some, max(_rows_of(few, steps), 1), getattr(section, "max_length", math.inf))
+        share = write_some(rows, some, max(_rows_of(few, steps), 1), getattr(section, "max_length", math.inf))
         outcome = train(experiment, few, base, some, output, on_log=watch, **more)
         some.unlink(missing_ok=True)
         money = outcome.log[-1].get("money")
-        every = section.steps or section.steps_of(outcome.examples * self.factor)
+        general = mix.share if (mix := getattr(section, "mix", None)) else 0.0
+        every = section.steps or section.steps_of(outcome.examples / share * self.factor * (1 - general))
         saves = (every - 1) // getattr(section, "save_every", every)
         self.trainings.append(
             Training(

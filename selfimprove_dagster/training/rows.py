@@ -51,14 +51,16 @@ def write_rows(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
     temporary.replace(path)
 
 
-def write_some(source: Path, target: Path, count: int, max_length: float) -> None:
+def write_some(source: Path, target: Path, count: int, max_length: float) -> float:
     """Write `count` rows of a file of `write_rows` to another, in their order, or all if there are fewer.
+
+    Returns the share of the rows that were written.
 
     Their lengths are evenly spaced among those of all rows. The longest row of at most `max_length` tokens is one of
     them; a comparison is as long as its longer side.
     """
     table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
-    lengths = _lengths(table)
+    lengths, rows = _lengths(table), max(len(table), 1)
     if count < len(table):
         ordered = np.argsort(lengths, kind="stable")
         fitting = ordered[lengths[ordered] <= max_length]
@@ -69,6 +71,7 @@ def write_some(source: Path, target: Path, count: int, max_length: float) -> Non
         table = table.take(sorted(chosen))
     with pa.ipc.new_file(str(target), table.schema) as file:
         file.write_table(table, max_chunksize=BATCH)
+    return len(table) / rows or 1.0
 
 
 def _lengths(table: pa.Table) -> Any:

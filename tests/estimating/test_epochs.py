@@ -8,6 +8,8 @@ from typing import Any
 
 from selfimprove_dagster.estimating.substitutes import STEPS, FewSteps
 from selfimprove_dagster.experiment.sections import TrainingSection
+from selfimprove_dagster.training.rows import RowFile, write_rows
+from selfimprove_dagster.training.supervised import TokenisedExample
 
 
 class OneTraining:
@@ -21,12 +23,12 @@ class OneTraining:
     ) -> Any:
         self.section, self.more = section, more
         log = [{"step": float(step), "seconds": float(step)} for step in range(1, section.steps + 1)]
-        return SimpleNamespace(log=log, tokens=60, examples=40)
+        return SimpleNamespace(log=log, tokens=60, examples=len(RowFile(rows, TokenisedExample)))
 
 
 def test_epochs_are_scaled_by_the_rows(tmp_path: Path) -> None:
     trainer = OneTraining()
-    few = FewSteps(trainer, factor=10.0)
+    few = FewSteps(trainer, factor=4.0)
     section = TrainingSection.model_validate(
         {
             "start_from": "base",
@@ -38,7 +40,8 @@ def test_epochs_are_scaled_by_the_rows(tmp_path: Path) -> None:
             "watch": ["wandb"],
         }
     )
-    few.fine_tune(None, section, "base", tmp_path, tmp_path / "model", watch="somewhere")
+    write_rows(tmp_path / "rows", TokenisedExample, [TokenisedExample([1], [2])] * 100)
+    few.fine_tune(None, section, "base", tmp_path / "rows", tmp_path / "model", watch="somewhere")
     assert (trainer.section.steps, trainer.section.epochs, trainer.section.validation) == (STEPS, None, None)
     assert "watch" not in trainer.more and trainer.section.watch == (), "a pilot is shown nowhere"
     (training,) = few.trainings
