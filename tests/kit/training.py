@@ -7,9 +7,13 @@ import math
 import os
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selfimprove_dagster.training.comparisons import Comparison
+from selfimprove_dagster.training.rewards import TokenisedPrompt
+from selfimprove_dagster.training.supervised import SupervisedSettings, TokenisedExample
 
 END = 2
 
@@ -85,3 +89,55 @@ def make_comparisons(count: int = 40, seed: int = 5) -> list[Comparison]:
 def cross_entropy(margin: float, probability: float) -> float:
     """In plain double precision: −[p · ln σ(m) + (1 − p) · ln σ(−m)]."""
     return probability * math.log1p(math.exp(-margin)) + (1 - probability) * math.log1p(math.exp(margin))
+
+
+SETTINGS = SupervisedSettings(steps=24, learning_rate=3e-3, batch_size=4, warmup_fraction=0.1, save_every=5)
+
+
+def make_examples(count: int = 30) -> list[TokenisedExample]:
+    """A prompt of random bytes; the completion repeats its last one, four to nine times."""
+    chooser = random.Random(5)
+    examples = []
+    for _ in range(count):
+        prompt = [1] + [chooser.randrange(3, 30) for _ in range(chooser.randint(2, 12))]
+        examples.append(TokenisedExample(prompt, [prompt[-1]] * chooser.randint(4, 9) + [END]))
+    return examples
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(step: int) -> Any:
+    def on_log(entry: dict[str, float]) -> None:
+        if entry["step"] >= step:
+            raise Interrupted
+
+    return on_log
+
+
+def completion_loss(base: Path, examples: list[TokenisedExample]) -> float:
+    """Mean negative log-likelihood of the completion tokens, one example at a time, without the trainer."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    total, count = 0.0, 0
+    for example in examples:
+        ids = torch.tensor([example.prompt_token_ids + example.completion_token_ids])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0].log_softmax(-1)
+        start = len(example.prompt_token_ids)
+        for position in range(start, ids.shape[1]):
+            total -= logprobs[position - 1, ids[0, position]].item()
+            count += 1
+    return total / count
+
+
+WANTED = range(100, 180)
+PROMPTS = [TokenisedPrompt([1, *range(3 + index, 6 + 2 * index)]) for index in range(7)]
+
+
+def share_wanted(_: Sequence[TokenisedPrompt], completions: Sequence[list[int]]) -> list[float]:
+    """Share of a completion's tokens that are WANTED."""
+    return [sum(token in WANTED for token in one) / len(one) for one in completions]

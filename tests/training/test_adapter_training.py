@@ -16,9 +16,16 @@ from typing import Any
 
 import pytest
 from kit.adapters import logits
-from kit.training import ENVIRONMENT, make_comparisons
-from training.test_policy_training import PROMPTS, share_wanted
-from training.test_training import Interrupted, completion_loss, interrupt_at, make_examples
+from kit.training import (
+    ENVIRONMENT,
+    PROMPTS,
+    Interrupted,
+    completion_loss,
+    interrupt_at,
+    make_comparisons,
+    make_examples,
+    share_wanted,
+)
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.weights import model_id

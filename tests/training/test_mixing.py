@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.training import END, weights
-from training.test_training import SETTINGS, make_examples
+from kit.training import END, SETTINGS, make_examples, weights
 
 from selfimprove_dagster.conversation import messages_of
 from selfimprove_dagster.errors import SeedFileError, TrainingError

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.training import END, ENVIRONMENT, weights
+from kit.training import END, ENVIRONMENT, PROMPTS, share_wanted, weights
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
@@ -33,13 +33,6 @@ SETTINGS = PolicySettings(
     beta=0.02,
     save_every=5,
 )
-WANTED = range(100, 180)
-PROMPTS = [TokenisedPrompt([1, *range(3 + index, 6 + 2 * index)]) for index in range(7)]
-
-
-def share_wanted(_: Sequence[TokenisedPrompt], completions: Sequence[list[int]]) -> list[float]:
-    """Share of a completion's tokens that are WANTED."""
-    return [sum(token in WANTED for token in one) / len(one) for one in completions]
 
 
 def train(

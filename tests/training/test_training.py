@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -15,7 +14,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.training import END, ENVIRONMENT, make_base, weights
+from kit.training import (
+    END,
+    ENVIRONMENT,
+    SETTINGS,
+    Interrupted,
+    completion_loss,
+    interrupt_at,
+    make_base,
+    make_examples,
+    weights,
+)
 
 from selfimprove_dagster.errors import ModelError, TrainingError
 from selfimprove_dagster.language_model.weights import output_settings
@@ -25,30 +34,6 @@ from selfimprove_dagster.training.supervised import SupervisedSettings, Tokenise
 
 pytestmark = pytest.mark.train
 
-SETTINGS = SupervisedSettings(steps=24, learning_rate=3e-3, batch_size=4, warmup_fraction=0.1, save_every=5)
-
-
-def make_examples(count: int = 30) -> list[TokenisedExample]:
-    """A prompt of random bytes; the completion repeats its last one, four to nine times."""
-    chooser = random.Random(5)
-    examples = []
-    for _ in range(count):
-        prompt = [1] + [chooser.randrange(3, 30) for _ in range(chooser.randint(2, 12))]
-        examples.append(TokenisedExample(prompt, [prompt[-1]] * chooser.randint(4, 9) + [END]))
-    return examples
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_at(step: int) -> Any:
-    def on_log(entry: dict[str, float]) -> None:
-        if entry["step"] >= step:
-            raise Interrupted
-
-    return on_log
-
 
 @pytest.fixture(scope="module")
 def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> supervised.TrainingOutcome:
@@ -56,24 +41,6 @@ def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> supervi
 
 
 # What is learnt
-
-
-def completion_loss(base: Path, examples: list[TokenisedExample]) -> float:
-    """Mean negative log-likelihood of the completion tokens, one example at a time, without the trainer."""
-    import torch
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    total, count = 0.0, 0
-    for example in examples:
-        ids = torch.tensor([example.prompt_token_ids + example.completion_token_ids])
-        with torch.no_grad():
-            logprobs = model(ids).logits[0].log_softmax(-1)
-        start = len(example.prompt_token_ids)
-        for position in range(start, ids.shape[1]):
-            total -= logprobs[position - 1, ids[0, position]].item()
-            count += 1
-    return total / count
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

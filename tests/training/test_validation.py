@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.training import ENVIRONMENT, make_comparisons, weights
-from training.test_training import SETTINGS, completion_loss, make_examples
+from kit.training import ENVIRONMENT, SETTINGS, completion_loss, make_comparisons, make_examples, weights
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training import jobs

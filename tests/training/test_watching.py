@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.training import ENVIRONMENT, weights
-from training.test_training import SETTINGS, Interrupted, interrupt_at, make_examples
+from kit.training import ENVIRONMENT, SETTINGS, Interrupted, interrupt_at, make_examples, weights
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.training import watching

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from kit.judge_lake import SECRET
 from kit.small_lake import write_lines
+from kit.tables import filled
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import GateClosed
@@ -108,7 +109,7 @@ def made(judge_home: Home, tmp_path: Path) -> Made:
 
 OWN = [
     (table, check.name)
-    for table in JUDGING
+    for table in (one.name for one in filled(map(registry.table, JUDGING)))
     for check in checks_of(registry.table(table))
     if check not in COMMON_CHECKS and check.name not in {"loads", "finished", "no_empty_text", "consistent"}
 ]
