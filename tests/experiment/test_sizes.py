@@ -10,7 +10,6 @@ import pytest
 from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError
 from selfimprove_dagster.experiment.base import TrainingExperiment
-from selfimprove_dagster.experiment.sections import TrainerSection
 from selfimprove_dagster.experiment.sizes import FULL_WEIGHTS_RATE, SIZES, TOKENS
 from selfimprove_dagster.home.files import parse_experiment
 
@@ -35,16 +34,11 @@ def experiment_of(folder: Path, method: str, preset: str, **more: Any) -> Any:
     return parse_experiment(given, folder=folder)
 
 
-def trainings(experiment: Any) -> dict[str, TrainerSection]:
-    sections = {name: getattr(experiment, name) for name in type(experiment).model_fields}
-    return {name: one for name, one in sections.items() if isinstance(one, TrainerSection)}
-
-
 @pytest.mark.parametrize("preset", [*SIZES])
 @pytest.mark.parametrize("method", TRAINS)
 def test_every_method_that_trains_has_them(tmp_path: Path, method: str, preset: str) -> None:
     experiment = experiment_of(tmp_path, method, preset)
-    found = trainings(experiment)
+    found = experiment.trainings
     assert "training" in found
     for name, section in found.items():
         if section.steps == 0:
