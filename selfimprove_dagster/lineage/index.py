@@ -1,7 +1,7 @@
-"""Store the lineage index: one small immutable file per committed partition, in `<lake>/.lineage/`.
+"""Store the lineage index: small immutable files in `<lake>/.lineage/`, one per committed partition or part of it.
 
 A *segment* holds the names of a partition (the ids of its rows and of their parents), its edges in both
-directions, and its sorted ids. It is built from the columns `id` and `parents` only. Its file name contains
+directions, and its sorted ids. A large partition has several, each over some of its files. It is built from the columns `id` and `parents` only. Its file name contains
 the activity and the checksums of the Parquet files, so a segment is stale exactly when the partition changed,
 and is then built again. Nothing depends on the folder: it may be deleted at any time, and if it cannot be
 written, the segments are kept in memory.
@@ -167,7 +167,7 @@ class Segment:
 
 
 def open_segments(root: Path, manifests: Sequence[Manifest]) -> list[Segment]:
-    """Return the segment of each partition. Missing ones are built; files of removed partitions are deleted.
+    """Return the segment of each partition or part. Missing ones are built; files of removed partitions are deleted.
 
     Raises FileNotFoundError if a partition was replaced meanwhile.
     """

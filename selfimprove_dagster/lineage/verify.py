@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -25,6 +25,7 @@ from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, load_manifest, read_parquet
 from selfimprove_dagster.lake.records import canonical_json, recompute_ids
+from selfimprove_dagster.lineage.known import Faulty, KnownIds, known_ids
 from selfimprove_dagster.table import Table
 
 Progress = Callable[[int], None]
@@ -74,22 +75,26 @@ def verify(
     """
     started = time.monotonic()
     report = Report()
-    known = _Known(lake.ledger.all_withdrawn() if _check_ledger(lake, report) else pl.DataFrame({"id": []}))
-    for path in sorted(lake.root.glob("*/*/experiment=*/*/manifest.json")):
-        known.add(path)
-    manifests = [
-        manifest
-        for path in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*/manifest.json"))
-        if (manifest := _manifest(lake, path, report)) is not None
-    ]
-    for manifest in manifests:
-        before = len(report.findings)
-        _check_partition(lake, manifest, known, report, progress or (lambda rows: None))
-        if len(report.findings) > before and _made_anew(manifest):
-            del report.findings[before:]
-            problem = "it was materialised again during the check; run verify again"
-            report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
-    _check_uniqueness(known, manifests, report)
+    withdrawn = (
+        lake.ledger.all_withdrawn()["id"] if _check_ledger(lake, report) else pl.Series([], dtype=pl.String)
+    )
+    with known_ids() as known:
+        known.withdraw(withdrawn)
+        activities = set(_add_ids(lake, known))
+        manifests = [
+            manifest
+            for path in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*/manifest.json"))
+            if (manifest := _manifest(lake, path, report)) is not None
+        ]
+        for manifest in manifests:
+            before = len(report.findings)
+            whole = _check_partition(lake, manifest, report, progress or (lambda rows: None))
+            _check_parents(manifest, whole, known, activities, report)
+            if len(report.findings) > before and _made_anew(manifest):
+                del report.findings[before:]
+                problem = "it was materialised again during the check; run verify again"
+                report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
+        _check_uniqueness(known, manifests, report)
     _note_loose_files(lake, experiment, report)
     report.digest = digest(manifests)
     if expect is not None and expect != report.digest:
@@ -110,36 +115,20 @@ def digest(manifests: Iterable[Manifest]) -> str:
     return "b2:" + blake2b(canonical_json(files), digest_size=16).hexdigest()
 
 
-class _Known:
-    """All ids of the lake, which parents may refer to."""
-
-    def __init__(self, withdrawn: pl.DataFrame) -> None:
-        self.withdrawn = withdrawn
-        self.frames: list[pl.DataFrame] = []
-        self.activities: set[str] = set()
-        self._rows: pl.DataFrame | None = None
-
-    def add(self, path: Path) -> None:
+def _add_ids(lake: Lake, known: KnownIds) -> Iterator[str]:
+    """Add the ids of every row that can be read, which parents may refer to; yield the ids of all activities."""
+    for path in sorted(lake.root.glob("*/*/experiment=*/*/manifest.json")):
         try:
             manifest = load_manifest(path)
         except (ValueError, KeyError, TypeError):
-            return
-        self.activities.add(manifest.activity.id)
+            continue
+        yield manifest.activity.id
         for file in manifest.paths:
             try:
-                ids = read_parquet(file, ["id", "activity_id"])
+                rows = read_parquet(file, ["id", "activity_id"])
             except (OSError, pl.exceptions.PolarsError):
                 continue
-            place = f"{manifest.table}/{_partition(manifest)}/{file.name}"
-            self.frames.append(ids.with_columns(place=pl.lit(place)))
-
-    @property
-    def rows(self) -> pl.DataFrame:
-        """Return `id, activity_id, place` of every row that can be read."""
-        if self._rows is None:
-            columns = {"id": pl.String, "activity_id": pl.String, "place": pl.String}
-            self._rows = pl.concat([pl.DataFrame(schema=columns), *self.frames])
-        return self._rows
+            known.add(rows, f"{manifest.table}/{_partition(manifest)}/{file.name}")
 
 
 def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
@@ -167,10 +156,9 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
     return manifest
 
 
-def _check_partition(
-    lake: Lake, manifest: Manifest, known: _Known, report: Report, progress: Progress
-) -> None:
-    table = registry.table_of(manifest)
+def _check_partition(lake: Lake, manifest: Manifest, report: Report, progress: Progress) -> list[Path]:
+    """Check the rows of a partition, each by itself; return the files that can be read."""
+    table, whole = registry.table_of(manifest), []
     for file, path in zip(manifest.files, manifest.paths, strict=True):
         report.files += 1
 
@@ -188,22 +176,24 @@ def _check_partition(
         except (OSError, pl.exceptions.PolarsError) as error:
             found("unreadable", f"the file cannot be read: {str(error).splitlines()[0]}")
             continue
+        whole.append(path)
         if len(rows) > file.rows:
             found("added", f"the file has {len(rows):,} rows, but {file.rows:,} were committed")
         if len(rows) < file.rows:
             found("lost", f"the file has {len(rows):,} rows, but {file.rows:,} were committed")
         for piece in rows.iter_slices(2_000):
-            for kind, problem, faulty in _faults(lake, manifest, table, piece, known, report):
+            for kind, problem, faulty in _faults(lake, manifest, table, piece, report):
                 for row in faulty[:_SHOWN]:
                     found(kind, problem, str(row))
                 if len(faulty) > _SHOWN:
                     found(kind, f"{problem} (and {len(faulty) - _SHOWN:,} more of its kind)")
             report.rows += len(piece)
             progress(len(piece))
+    return whole
 
 
 def _faults(
-    lake: Lake, manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
+    lake: Lake, manifest: Manifest, table: Table, rows: pl.DataFrame, report: Report
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Yield kind, problem and ids of the rows whose id, hash or activity does not match their content."""
     whole = rows.drop_nulls(["id", "parents", "activity_id", "sample_index"])
@@ -218,46 +208,53 @@ def _faults(
     yield "added", "its activity is not that of its partition", wrong["id"].to_list()
     if table.holds_model:
         yield from _changed_checkpoints(lake, manifest, whole, report)
-    yield from _parent_faults(manifest, table, whole, known, report)
 
 
-def _parent_faults(
-    manifest: Manifest, table: Table, rows: pl.DataFrame, known: _Known, report: Report
-) -> Iterator[tuple[str, str, list[str]]]:
-    edges = rows.select("id", "parents").explode("parents", empty_as_null=False)
-    edges = edges.select("id", parent=pl.col("parents").struct.field("id"))
-    edges = edges.filter(~pl.col("parent").str.starts_with("b2:"))  # models are not rows
-    whole = edges.filter(pl.col("parent").str.starts_with("act:"))
-    edges = edges.join(whole, on=["id", "parent"], how="anti")
-    makers = known.rows.select(parent="id", made_by="activity_id").unique("parent")
-    edges = edges.join(makers, on="parent", how="left")
-    absent = edges.filter(pl.col("made_by").is_null())
-    absent = absent.join(known.withdrawn, left_on="parent", right_on="id", how="anti")  # these were purged
-    stale = set(manifest.activity.inputs) - known.activities
-    if len(absent) and stale:
-        problem = (
-            f"{absent['id'].n_unique():,} rows were made from an input that was materialised again; "
-            "materialise them again, too"
-        )
-        note = Finding("stale", manifest.table, _partition(manifest), "", "", problem)
-        report.notes += [note] if note not in report.notes else []
-    elif len(absent):
-        yield (
-            "lost",
-            f"one of its parents is missing ({absent['parent'][0]})",
-            absent["id"].unique().to_list(),
-        )
-    if not manifest.activity.inputs:
-        return  # the activity does not record its inputs
-    read = [*manifest.activity.inputs, manifest.activity.id, *_made_together(manifest, table)]
-    strange = edges.filter(~pl.col("made_by").is_in(read))
-    yield "changed", "one of its parents was not read by its activity", strange["id"].unique().to_list()
-    strange = whole.filter(~pl.col("parent").is_in(read))
-    yield "changed", "a dataset that it names was not read by its activity", strange["id"].unique().to_list()
+def _check_parents(
+    manifest: Manifest, files: Sequence[Path], known: KnownIds, activities: Set[str], report: Report
+) -> None:
+    """Check that every parent of the rows of `files` exists, and was read by the activity of the partition."""
+
+    def found(kind: str, problem: str, rows: Sequence[Faulty]) -> None:
+        for one in rows:
+            more = one.count - len(one.ids)
+            said = problem.format(parent=one.parent)
+            for row in one.ids:
+                report.findings.append(
+                    Finding(kind, manifest.table, _partition(manifest), one.file, row, said)
+                )
+            if more:
+                said = f"{said} (and {more:,} more of its kind)"
+                report.findings.append(
+                    Finding(kind, manifest.table, _partition(manifest), one.file, "", said)
+                )
+
+    if not files:
+        return
+    inputs = manifest.activity.inputs  # empty where the activity does not record them
+    read = [*inputs, manifest.activity.id, *_made_together(manifest)] if inputs else []
+    with known.loose(files, read) as loose:
+        absent = loose.absent(_SHOWN)
+        if absent and set(inputs) - activities:
+            problem = (
+                f"{sum(one.count for one in absent):,} rows were made from an input that was materialised again; "
+                "materialise them again, too"
+            )
+            report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
+        else:
+            found("lost", "one of its parents is missing ({parent})", absent)
+        if inputs:
+            found("changed", "one of its parents was not read by its activity", loose.strange(_SHOWN))
+            found(
+                "changed",
+                "a dataset that it names was not read by its activity",
+                loose.datasets(read, _SHOWN),
+            )
 
 
-def _made_together(manifest: Manifest, table: Table) -> Iterator[str]:
+def _made_together(manifest: Manifest) -> Iterator[str]:
     """Return the activity of the companion table whose rows may be parents of its rows."""
+    table = registry.table_of(manifest)
     if table.made_with:
         root = manifest.directory.parents[3]
         beside = root / table.made_with / Path(*manifest.directory.parts[-2:]) / "manifest.json"
@@ -297,17 +294,15 @@ def _changed_checkpoints(
             yield "changed", problem, [row["id"]]
 
 
-def _check_uniqueness(known: _Known, manifests: Iterable[Manifest], report: Report) -> None:
-    places = known.rows.filter(pl.col("id").is_duplicated())
+def _check_uniqueness(known: KnownIds, manifests: Iterable[Manifest], report: Report) -> None:
     looked_at = {f"{manifest.table}/{_partition(manifest)}" for manifest in manifests}
-    for (row,), group in places.group_by("id", maintain_order=True):
-        spots = Counter(group["place"])
-        method, stage, *partition, file = group["place"][-1].split("/")
+    for row, places in known.repeated():
+        method, stage, *partition, file = places[-1].split("/")
         if f"{method}/{stage}/{'/'.join(partition)}" in looked_at:
-            shown = ", ".join(f"{count} × {spot}" for spot, count in spots.items())
+            shown = ", ".join(f"{count} × {spot}" for spot, count in Counter(places).items())
             problem = f"its id occurs more than once: {shown}"
             report.findings.append(
-                Finding("added", f"{method}/{stage}", "/".join(partition), file, str(row), problem)
+                Finding("added", f"{method}/{stage}", "/".join(partition), file, row, problem)
             )
 
 

@@ -118,7 +118,7 @@ class Lineage:
         if not snapshot.manifests:
             raise RecordNotFound("the lake is empty; run an experiment first")
         found: dict[str, Manifest] = {}
-        for at, manifest in enumerate(snapshot.manifests) if _is_text(prefix) else ():
+        for at, manifest in enumerate(snapshot.parts) if _is_text(prefix) else ():
             for record in snapshot.beginning_with(prefix, at, _SOME):
                 found.setdefault(record, manifest)
         if not found:
@@ -143,7 +143,7 @@ class Lineage:
     def _rows(self, ids: pl.Series, withdrawn_too: bool) -> dict[str, dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
         for at, here, names in self.snapshot.rows(ids):
-            manifest = self.snapshot.manifests[at]
+            manifest = self.snapshot.parts[at]
             files = self.snapshot.segment(at).file[names]
             withdrawn = {} if withdrawn_too else self.lake.withdrawn(manifest)
             added = {
@@ -186,7 +186,7 @@ class Lineage:
         parents = Ids.of(ids)
         found = [pl.DataFrame(schema=_CHILDREN)]
         for at in self.snapshot.start(ids, down=True):
-            segment, manifest = self.snapshot.segment(at), self.snapshot.manifests[at]
+            segment, manifest = self.snapshot.segment(at), self.snapshot.parts[at]
             here, names = parents.matches(segment.names)
             taken, children, roles = segment.down(names) if len(here) else (here, here, here)
             if not len(taken):
@@ -268,7 +268,7 @@ class _Reached:
                 steps.append(_Step(here[taken], there, segment.names.take(distinct), code[roles]))
                 entered.append(at)
             # In a walk down, a row leads to the dataset that contains it.
-            if len(rows) and (activity := self._snapshot.manifests[at].activity.id) in datasets:
+            if len(rows) and (activity := self._snapshot.parts[at].activity.id) in datasets:
                 role, one = np.full(len(rows), self._role(MEMBER_OF), np.int32), np.zeros(len(rows), np.int64)
                 steps.append(_Step(rows, one, pl.Series("id", [activity]), role))
                 entered.append(at)
@@ -296,7 +296,7 @@ class _Reached:
         where = pl.DataFrame(
             [
                 (at, manifest.table, manifest.experiment, iteration_of(manifest))
-                for at, manifest in enumerate(self._snapshot.manifests)
+                for at, manifest in enumerate(self._snapshot.parts)
             ],
             schema={"at": pl.Int32, "table_name": pl.String, "experiment": pl.String, "iteration": pl.Int32},
             orient="row",

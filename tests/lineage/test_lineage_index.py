@@ -23,7 +23,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, partition_of
 from selfimprove_dagster.lake.records import Activity
-from selfimprove_dagster.lineage import index
+from selfimprove_dagster.lineage import index, snapshot
 from selfimprove_dagster.lineage.index import FOLDER
 from selfimprove_dagster.lineage.trace import trace
 from selfimprove_dagster.lineage.walk import Lineage, Walk
@@ -35,7 +35,12 @@ Rows = Mapping[str, Sequence[Edge]]
 
 
 def commit(
-    lake: Lake, rows: Rows, number: int = 0, inputs: Sequence[Manifest] = (), version: str = "1"
+    lake: Lake,
+    rows: Rows,
+    number: int = 0,
+    inputs: Sequence[Manifest] = (),
+    version: str = "1",
+    shard_rows: int = 1_000,
 ) -> Manifest:
     """Commit forged rows as partition `number` of the table of questions."""
     activity = Activity(
@@ -57,7 +62,10 @@ def commit(
         for name, dtype in SEED_POOL.polars.items()
         if name not in ("id", "parents")
     )
-    return lake.write(SEED_POOL, activity, frame)
+    with lake.writer(SEED_POOL, activity) as writer:
+        for shard in range(max(1, -(-len(frame) // shard_rows))):
+            writer.write_shard(shard, frame.slice(shard * shard_rows, shard_rows), overwrite=True)
+        return writer.commit()
 
 
 # ---- against a plain walk ---------------------------------------------------------------------------------
@@ -138,16 +146,24 @@ def graph_lake(partitions: Sequence[Mapping[str, Sequence[tuple[int | str, str]]
                 row: [(manifests[p].activity.id if isinstance(p, int) else p, role) for p, role in edges]
                 for row, edges in rows.items()
             }
-            manifests.append(commit(lake, resolved, number, manifests))
+            manifests.append(commit(lake, resolved, number, manifests, shard_rows=2))
             named.append(resolved)
         yield lake, PlainGraph(named, [manifest.activity.id for manifest in manifests])
 
 
+SEGMENT_ROWS = st.sampled_from([1, 4, 250_000])
+"""A partition has as many segments as files, or fewer."""
+
+
 @settings(max_examples=40)
-@given(partitions=graphs(downhill=False))
-def test_walks_are_those_of_a_plain_search_on_any_graph(partitions: Any) -> None:
-    with graph_lake(partitions) as (lake, plain):
+@given(partitions=graphs(downhill=False), segment_rows=SEGMENT_ROWS)
+def test_walks_are_those_of_a_plain_search_on_any_graph(partitions: Any, segment_rows: int) -> None:
+    with graph_lake(partitions) as (lake, plain), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_SEGMENT_ROWS", segment_rows)
         lineage = Lineage(lake)
+        assert len(segment_files(lake)) == sum(
+            max(1, -(-len(rows) // (2 if segment_rows == 1 else segment_rows))) for rows in partitions
+        )
         up = {name: told(lineage.ancestors([name])) for name in NAMES}
         for name in NAMES:
             assert up[name] == plain.walk(name, down=False)
@@ -163,9 +179,10 @@ def test_walks_are_those_of_a_plain_search_on_any_graph(partitions: Any) -> None
 
 
 @settings(max_examples=15)
-@given(partitions=graphs(downhill=True))
-def test_without_the_index_walks_are_the_same(partitions: Any) -> None:
-    with graph_lake(partitions) as (lake, _):
+@given(partitions=graphs(downhill=True), segment_rows=SEGMENT_ROWS)
+def test_without_the_index_walks_are_the_same(partitions: Any, segment_rows: int) -> None:
+    with graph_lake(partitions) as (lake, _), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "_SEGMENT_ROWS", segment_rows)
         indexed = Lineage(lake)
         for name in [*NAMES, "stranger"]:
             for way in ("ancestors", "descendants"):

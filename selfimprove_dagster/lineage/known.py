@@ -1,0 +1,129 @@
+"""The ids of all rows of a lake, kept on the disk while it is verified.
+
+A large lake has more ids than fit into memory: DuckDB holds them in a file of its own, and joins them with the parents
+of a partition within a fixed limit of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import polars as pl
+
+_MEMORY = "1GB"
+"""What DuckDB may hold in memory; the rest is on the disk."""
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Rows of a file with the same fault: how many, the first ones, and a parent that is at fault."""
+
+    file: str
+    count: int
+    ids: list[str]
+    parent: str
+
+
+class KnownIds:
+    """The ids of a lake's rows, with the activity that made them and their place: table, partition, file."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._places: list[str] = []
+        connection.execute("CREATE TABLE known (id VARCHAR, activity VARCHAR, place INTEGER)")
+        connection.execute("CREATE TABLE withdrawn (id VARCHAR)")
+
+    def add(self, rows: pl.DataFrame, place: str) -> None:
+        """Add the rows (`id`, `activity_id`) of a file."""
+        self._places.append(place)
+        self._connection.register("added", rows.select("id", "activity_id").to_arrow())
+        self._connection.execute(
+            "INSERT INTO known SELECT id, activity_id, ? FROM added", [len(self._places) - 1]
+        )
+        self._connection.unregister("added")
+
+    def withdraw(self, ids: pl.Series) -> None:
+        """Add ids of rows that were revoked, whose rows may be purged."""
+        self._connection.register("added", pl.DataFrame({"id": ids}, schema={"id": pl.String}).to_arrow())
+        self._connection.execute("INSERT INTO withdrawn SELECT DISTINCT id FROM added")
+        self._connection.unregister("added")
+
+    def repeated(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the ids that occur more than once, in order, each with the places of its rows."""
+        found = self._connection.execute(
+            "SELECT id, list(place ORDER BY place) FROM known SEMI JOIN "
+            "(SELECT id FROM known GROUP BY id HAVING count(*) > 1) USING (id) GROUP BY id ORDER BY id"
+        )
+        while rows := found.fetchmany(1_000):
+            for row, places in rows:
+                yield row, [self._places[place] for place in places]
+
+    @contextmanager
+    def loose(self, files: Sequence[Path], read: Collection[str]) -> Iterator[Loose]:
+        """The parents of the rows of files that no row of the activities `read` is; without any, no row at all."""
+        made = "WHERE list_contains($read, activity)" if read else ""
+        self._connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE loose AS
+            SELECT parse_filename(filename) AS file, id, parent FROM (
+                SELECT filename, id, unnest(list_transform(parents, lambda one: one.id)) AS parent
+                FROM read_parquet($files, filename = true, hive_partitioning = false)
+                WHERE id IS NOT NULL AND activity_id IS NOT NULL AND sample_index IS NOT NULL
+            ) AS edges
+            ANTI JOIN (SELECT id AS parent FROM known {made}) AS made USING (parent)
+            WHERE parent IS NOT NULL AND NOT starts_with(parent, 'b2:')
+            """,
+            {"files": [str(one) for one in files], **({"read": list(read)} if read else {})},
+        )
+        try:
+            yield Loose(self._connection)
+        finally:
+            self._connection.execute("DROP TABLE loose")
+
+
+class Loose:
+    """Edges of a partition whose parent is not where it should be."""
+
+    _DATASET = "starts_with(parent, 'act:')"
+    _KNOWN = "parent IN (SELECT id FROM known)"
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def _rows(self, where: str, shown: int) -> list[Faulty]:
+        found = self._connection.execute(
+            f"""
+            SELECT file, count(*), list(id ORDER BY id)[1:{shown}], min(parent)
+            FROM (SELECT file, id, min(parent) AS parent FROM loose WHERE {where} GROUP BY file, id)
+            GROUP BY file ORDER BY file
+            """
+        )
+        return [Faulty(*row) for row in found.fetchall()]
+
+    def absent(self, shown: int) -> list[Faulty]:
+        """Rows with a parent that is nowhere, and was not revoked."""
+        gone = "parent NOT IN (SELECT id FROM withdrawn)"
+        return self._rows(f"NOT {self._DATASET} AND NOT {self._KNOWN} AND {gone}", shown)
+
+    def strange(self, shown: int) -> list[Faulty]:
+        """Rows with a parent that another activity made."""
+        return self._rows(f"NOT {self._DATASET} AND {self._KNOWN}", shown)
+
+    def datasets(self, read: Collection[str], shown: int) -> list[Faulty]:
+        """Rows that name a dataset, by its activity, which is not one of `read`."""
+        names = ", ".join(f"'{one}'" for one in read) or "''"
+        return self._rows(f"{self._DATASET} AND parent NOT IN ({names})", shown)
+
+
+@contextmanager
+def known_ids() -> Iterator[KnownIds]:
+    """No ids yet, in a temporary file."""
+    with TemporaryDirectory(prefix="selfimprove-verify-") as folder:
+        config = {"memory_limit": _MEMORY, "temp_directory": str(Path(folder) / "spilled")}
+        with duckdb.connect(str(Path(folder) / "ids.duckdb"), config=config) as connection:
+            yield KnownIds(connection)
