@@ -220,7 +220,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--paths", type=int, default=1_000_000)
     parser.add_argument(
-        "--only", nargs="*", choices=STEPS, default=STEPS, help="these steps; stages also run if they have not"
+        "--only",
+        nargs="*",
+        choices=STEPS,
+        default=STEPS,
+        help="these steps; stages also run if they have not",
     )
     parser.add_argument("--home", type=Path, help="keep the home in this folder, and use what is there")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -1,10 +1,10 @@
 """Store the lineage index: small immutable files in `<lake>/.lineage/`, one per committed partition or part of it.
 
 A *segment* holds the names of a partition (the ids of its rows and of their parents), its edges in both
-directions, and its sorted ids. A large partition has several, each over some of its files. It is built from the columns `id` and `parents` only. Its file name contains
-the activity and the checksums of the Parquet files, so a segment is stale exactly when the partition changed,
-and is then built again. Nothing depends on the folder: it may be deleted at any time, and if it cannot be
-written, the segments are kept in memory.
+directions, and its sorted ids. A large partition has several, each over some of its files. It is built from the
+columns `id` and `parents` only. Its file name contains the activity and the checksums of the Parquet files, so a
+segment is stale exactly when the partition changed, and is then built again. Nothing depends on the folder: it may be
+deleted at any time, and if it cannot be written, the segments are kept in memory.
 
 It is fast because names are numbered once, in the order of a 64-bit hash: an edge is a pair of small numbers,
 a step of a walk is two slices of a compressed sparse row, and many ids are looked up by one merge of sorted

@@ -124,6 +124,8 @@ class Loose:
 def known_ids() -> Iterator[KnownIds]:
     """No ids yet, in a temporary file."""
     with TemporaryDirectory(prefix="selfimprove-verify-") as folder:
-        config = {"memory_limit": _MEMORY, "temp_directory": str(Path(folder) / "spilled")}
-        with duckdb.connect(str(Path(folder) / "ids.duckdb"), config=config) as connection:
+        spilled = str(Path(folder) / "spilled")
+        with duckdb.connect(
+            str(Path(folder) / "ids.duckdb"), config={"memory_limit": _MEMORY, "temp_directory": spilled}
+        ) as connection:
             yield KnownIds(connection)

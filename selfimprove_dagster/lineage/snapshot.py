@@ -17,7 +17,6 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.lake.partition import Manifest, ShardFile
 from selfimprove_dagster.lineage.index import Ids, Numbers, Segment, build, open_segments
 
-
 _SEGMENT_ROWS = 250_000
 """Rows of a partition from which on further files have another segment. A vote has an edge to each of its paths, so
 that a segment has some million edges."""

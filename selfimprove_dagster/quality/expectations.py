@@ -2,12 +2,13 @@
 
 This is the only module that uses the library. The library is imported on the first validation, since that
 takes seconds, with telemetry and progress bars turned off. It validates pandas frames, so evidence is
-converted to pandas: only the few columns that it names, not the partition.
+converted to pandas: only the few columns that it names, and some rows at a time where each row is judged by itself.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,9 @@ from selfimprove_dagster.quality.results import (
     QualityCheck,
     QualityResult,
 )
+
+_ROWS = 100_000
+"""Rows that are converted to pandas together."""
 
 
 class Validator:
@@ -69,14 +73,24 @@ class Validator:
         self, name: str, frame: pl.DataFrame, expectations: tuple[Expect, ...]
     ) -> list[dict[str, Any]]:
         """Return one outcome per expectation, including those that are added because of nulls."""
+        expected = [*expectations, *_against_nulls(frame, expectations)]
+        by_row = [one for one in expected if _judges_rows(one)] if frame.height > _ROWS else []
+        whole = [one for one in expected if one not in by_row]
+        outcomes = self._outcomes(name, frame, whole) if whole else []
+        parts = [self._outcomes(name, rows, by_row) for rows in frame.iter_slices(_ROWS)] if by_row else []
+        return outcomes + [_merged(expect, one) for expect, *one in zip(by_row, *parts, strict=True)]
+
+    def _outcomes(
+        self, name: str, frame: pl.DataFrame, expectations: Sequence[Expect]
+    ) -> list[dict[str, Any]]:
+        """Return one outcome per expectation."""
         # The other columns are for readers only: Great Expectations would hash every value in them.
         looked_at = frame.select(list(dict.fromkeys(["id", *_columns_named(expectations)])))
         batch = self._definition.get_batch({"dataframe": looked_at.to_pandas()})
         suite = self._gx.ExpectationSuite(
             name=name,
             expectations=[
-                getattr(self._gx.expectations, expect.name)(**expect.arguments)
-                for expect in (*expectations, *_against_nulls(frame, expectations))
+                getattr(self._gx.expectations, expect.name)(**expect.arguments) for expect in expectations
             ],
         )
         result = batch.validate(
@@ -90,7 +104,26 @@ class Validator:
         return outcomes
 
 
-def _against_nulls(frame: pl.DataFrame, expectations: tuple[Expect, ...]) -> list[Expect]:
+def _judges_rows(expect: Expect) -> bool:
+    """Return whether an expectation judges each row by itself, so that rows may be validated in parts."""
+    return (
+        expect.name.startswith(("ExpectColumnValues", "ExpectColumnPairValues"))
+        and "Unique" not in expect.name
+    )
+
+
+def _merged(expect: Expect, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the outcome over all rows, given those over parts of them. A share (`mostly`) is one of all rows."""
+    results = [part["result"] for part in parts]
+    rows = sum(one["element_count"] - one.get("missing_count", 0) for one in results)
+    unexpected = sum(one["unexpected_count"] for one in results)
+    return {
+        "success": rows == 0 or (rows - unexpected) / rows >= expect.arguments.get("mostly", 1),
+        "result": {"unexpected_index_list": [row for one in results for row in one["unexpected_index_list"]]},
+    }
+
+
+def _against_nulls(frame: pl.DataFrame, expectations: Sequence[Expect]) -> list[Expect]:
     """Return expectations that make nulls and NaN count, which Great Expectations and pandas skip."""
     return [
         Expect("ExpectColumnValuesToNotBeNull", column=column)
@@ -99,7 +132,7 @@ def _against_nulls(frame: pl.DataFrame, expectations: tuple[Expect, ...]) -> lis
     ]
 
 
-def _columns_named(expectations: tuple[Expect, ...]) -> list[str]:
+def _columns_named(expectations: Sequence[Expect]) -> list[str]:
     """Return the columns that expectations refer to, each once."""
     named = (
         column

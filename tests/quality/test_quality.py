@@ -29,8 +29,10 @@ from selfimprove_dagster.methods.lmsi.tables import (
     SEED_POOL,
     VOTED_ANSWERS,
 )
+from selfimprove_dagster.quality import expectations as expectations_module
 from selfimprove_dagster.quality import statistics
-from selfimprove_dagster.quality.results import QualityResult
+from selfimprove_dagster.quality.expectations import Validator
+from selfimprove_dagster.quality.results import Evidence, Expect, QualityCheck, QualityResult
 from selfimprove_dagster.quality.suites import checks_of
 
 # ---- sound data ----------------------------------------------------------------------------------------
@@ -604,3 +606,52 @@ def test_only_a_completion_that_ended_by_itself_blocks(made: Iterations, reason:
             made.lake.read("lmsi/raw_generations", partition_of("tiny", 1))
     else:
         assert made.lake.read("lmsi/raw_generations", partition_of("tiny", 1)).height == 16
+
+
+_ROW_BY_ROW = (
+    Expect("ExpectColumnValuesToBeBetween", column="value", min_value=0, max_value=90),
+    Expect("ExpectColumnValuesToBeInSet", column="kind", value_set=["a", "b"]),
+    Expect("ExpectColumnValuesToNotBeInSet", column="kind", value_set=["b"]),
+    Expect("ExpectColumnPairValuesToBeEqual", column_A="value", column_B="copy"),
+    Expect("ExpectColumnPairValuesAToBeGreaterThanB", column_A="value", column_B="copy", or_equal=True),
+)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.96, 0.97, 1.0])
+@pytest.mark.parametrize(
+    "expectations",
+    [
+        *((one,) for one in _ROW_BY_ROW),
+        (*_ROW_BY_ROW, Expect("ExpectColumnValuesToBeUnique", column="value")),
+        (*_ROW_BY_ROW, Expect("ExpectTableRowCountToEqual", value=99)),
+    ],
+)
+def test_rows_that_are_validated_in_parts_have_the_result_of_all_rows_together(
+    monkeypatch: pytest.MonkeyPatch, expectations: tuple[Expect, ...], share: float
+) -> None:
+    """The parts hold no rows at fault, some, or all of their kind; a share is one of all rows."""
+    values = [float(row) if row not in (13, 14, 60) else nan for row in range(100)]
+    frame = pl.DataFrame(
+        {
+            "id": [f"q:{row}" for row in range(100)],
+            "value": values,
+            "kind": [("a", "b", "c", None)[row // 25 if row % 9 == 0 else 0] for row in range(100)],
+            "copy": [value + (row == 40) for row, value in enumerate(values)],
+        }
+    )
+    expectations = (
+        *expectations,
+        Expect("ExpectColumnValuesToMatchRegex", column="kind", regex="a", mostly=share),
+    )
+    check = QualityCheck("planted", True, "planted", "mend it", gather=lambda subject: evidence)
+    evidence = Evidence(frame, expectations, allowed="must be right")
+    whole = Validator().judge(check, evidence)
+    for rows in (7, 50, 99):
+        monkeypatch.setattr(expectations_module, "_ROWS", rows)
+        found = Validator().judge(check, evidence)
+        assert sorted(found.failing_ids) == sorted(whole.failing_ids)
+        assert (found.passed, found.unexpected, found.reason) == (
+            whole.passed,
+            whole.unexpected,
+            whole.reason,
+        )
