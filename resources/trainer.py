@@ -146,6 +146,7 @@ class TrainerResource(dg.ConfigurableResource):
         """
         from selfimprove_dagster.training import jobs
         from selfimprove_dagster.training.policy import PolicySettings
+        from selfimprove_dagster.training.vllm_rollouts import VllmRollouts
 
         assert section.algorithm != "dpo"
         settings = PolicySettings(
@@ -157,6 +158,7 @@ class TrainerResource(dg.ConfigurableResource):
             max_completion_tokens=section.max_tokens,
             stop=tuple(stop),
             turn_end=turn_end,
+            rollouts=VllmRollouts(**section.rollouts.model_dump()) if section.rollouts else None,
         )
         rewarded = {"reward": reward.to_json(), "reward_id": reward_id}
         job = self._job(experiment, jobs.policy, base, rows, output, settings, seed=seed, **rewarded)

@@ -26,6 +26,7 @@ from selfimprove_dagster.training.adapter_settings import quantising_problem
 from selfimprove_dagster.training.adapters import quantised_base_problem, targets_problem
 from selfimprove_dagster.training.launching import nodes_problem
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, cpu_problems
+from selfimprove_dagster.training.vllm_rollouts import ON_CPU as ROLLOUTS_ON_CPU
 
 HELD_IN_4_BITS = 0.55
 """Bytes per parameter of a base in 4 bits, with the scale of each block of 64."""
@@ -178,6 +179,8 @@ def check_memory_settings(home: Home, experiment: Experiment) -> Iterator[Findin
     for name, section in experiment.trainings.items():
         for problem in cpu_problems(_memory(section)):
             yield Finding(f"{name}.{problem}")
+        if getattr(section, "rollouts", None) is not None:
+            yield Finding(f"{name}.{ROLLOUTS_ON_CPU}")
 
 
 def _bytes_per_parameter(section: TrainerSection) -> float:

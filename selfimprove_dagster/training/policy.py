@@ -13,7 +13,7 @@ changed in them says `policy_trainer`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ from selfimprove_dagster.training.settings import (
     hash_token_ids,
 )
 from selfimprove_dagster.training.surroundings import deterministic_kernels
+from selfimprove_dagster.training.vllm_rollouts import VllmRollouts, check_rollouts
 
 __all__ = [
     "PolicyOutcome",
@@ -63,7 +64,7 @@ class PolicySettings(TrainingSettings):
     and end with an end-of-sequence token, the token `turn_end`, a string of `stop`, or after
     `max_completion_tokens`; `max_length` bounds prompt and completion together. The tokens of a stop string are
     trained on, as those that ended the completion, but not rewarded. `batch_size` × `gradient_accumulation` must be a
-    multiple of `group_size`.
+    multiple of `group_size`. `rollouts` lets vLLM write them, with GRPO on a GPU.
     """
 
     algorithm: Literal["grpo", "rloo"] = "grpo"
@@ -73,6 +74,12 @@ class PolicySettings(TrainingSettings):
     temperature: float = 1.0
     stop: Sequence[str] = ()
     turn_end: int | None = None
+    rollouts: VllmRollouts | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.rollouts, Mapping):
+            object.__setattr__(self, "rollouts", VllmRollouts(**self.rollouts))
 
     @property
     def determining(self) -> dict[str, Any]:
@@ -145,6 +152,9 @@ def optimise_policy(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
+    check_rollouts(
+        settings.rollouts, algorithm=settings.algorithm, on_cpu=run.on_cpu, processes=settings.processes
+    )
     asked = hash_token_ids(prompt.token_ids for prompt in prompts)
     determinants = run.determinants(kind="policy", prompts=asked, reward=reward_id)
     PAID.begin()
@@ -169,7 +179,12 @@ def _train(
 
     from selfimprove_dagster.language_model.base import SamplingParameters
     from selfimprove_dagster.language_model.tokens import TokenText
-    from selfimprove_dagster.training.policy_trainer import GroupTrainer, LeaveOneOutTrainer, Sampler
+    from selfimprove_dagster.training.policy_trainer import (
+        GroupTrainer,
+        LeaveOneOutTrainer,
+        Sampler,
+        VllmSampler,
+    )
 
     model, tokenizer = load(run)
     usable, left_out = _usable(prompts, settings, run, model.config.get_text_config())
@@ -207,12 +222,13 @@ def _train(
                 disable_dropout=True,
                 trust_remote_code=run.trust_remote_code,
                 **({"loss_type": "grpo"} if is_grpo else {}),
+                **_vllm_arguments(settings, run.max_length(model.config.get_text_config())),
             ),
             train_dataset=Dataset.from_dict({"prompt": _plan(prompts, usable, settings, run.seed)}),
             processing_class=tokenizer,
             prompts=prompts,
             reward=reward,
-            sampler=Sampler(model, end_tokens, sampling, text, end),
+            sampler=(VllmSampler if settings.rollouts else Sampler)(model, end_tokens, sampling, text, end),
             files=files,
             seed=run.seed,
             on_log=log_with_tokens,
@@ -235,6 +251,23 @@ def _train(
     if finished is not None and files is not None:
         draw(finished / "reward.png", log, ["reward"], y="mean reward", title="Reward in training")
         files.write(finished / ROLLOUTS)
+
+
+def _vllm_arguments(settings: PolicySettings, longest: int) -> dict[str, Any]:
+    """What TRL's configuration takes where vLLM writes; `longest` is in tokens, prompt and completion together."""
+    if settings.rollouts is None:
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": settings.rollouts.gpu_memory,
+        "vllm_tensor_parallel_size": settings.rollouts.tensor_parallel,
+        "vllm_max_model_length": longest,
+        "generation_kwargs": {
+            **({"stop": [*settings.stop]} if settings.stop else {}),
+            **({} if settings.turn_end is None else {"stop_token_ids": [settings.turn_end]}),
+        },
+    }
 
 
 def _plan(

@@ -75,17 +75,20 @@ class Sampler:
 
     def draw(self, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]) -> list[Drawn]:
         """One completion of `prompts[i]` for each of `seeds[i]`, prompt by prompt."""
-        most, positions = self._decoder.parameters.max_tokens, self._network.max_length
-        rows = [
-            Row(index, sample, seed, min(most, positions - len(prompts[index])))
-            for index, group in enumerate(seeds)
-            for sample, seed in enumerate(group)
-        ]
+        rows = self._rows(prompts, seeds)
         found: dict[tuple[int, int], Drawn] = {}
         with closing(decode(self._decoder, prompts, rows, _TOKEN_BUDGET)) as batches:
             for drawn in batches:
                 found.update({(one.row.prompt, one.row.sample): one for one in drawn})
         return [found[row.prompt, row.sample] for row in rows]
+
+    def _rows(self, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]) -> list[Row]:
+        most, positions = self._decoder.parameters.max_tokens, self._network.max_length
+        return [
+            Row(index, sample, seed, min(most, positions - len(prompts[index])))
+            for index, group in enumerate(seeds)
+            for sample, seed in enumerate(group)
+        ]
 
     def said(self, drawn: Sequence[Drawn]) -> list[list[int]]:
         """Return the tokens of completions as a reward reads them.
@@ -102,6 +105,24 @@ class Sampler:
         ]
 
 
+class VllmSampler(Sampler):
+    """Draws completions with the vLLM that TRL runs beside the trainer (`vllm_rollouts`); seeds count for nothing."""
+
+    generation: Any
+    """TRL's `VLLMGeneration`, once there is a trainer."""
+
+    def draw(self, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]) -> list[Drawn]:
+        rows = self._rows(prompts, seeds)
+        self.generation.sync_weights()
+        _, completions, logprobs, _ = self.generation.generate([prompts[row.prompt] for row in rows], None, 1)
+        texts = self._text.decode_many(completions)
+        return [
+            Drawn(row, list(ids), [likely[0] for likely in chances], "stop" if ended else "length")
+            for row, ids, chances, text in zip(rows, completions, logprobs, texts, strict=True)
+            for ended in (ids[-1] in self._end_tokens or self._decoder.stops.cut(text) != text,)
+        ]
+
+
 class PolicyTrainer(ResumableTrainer):
     """Mixed in before GRPOTrainer or RLOOTrainer, over rows whose `prompt` is an index into `prompts`."""
 
@@ -115,6 +136,8 @@ class PolicyTrainer(ResumableTrainer):
     )
     num_generations: int
     temperature: float
+    use_vllm: bool
+    vllm_generation: Any
     _metrics: Any
 
     def __init__(
@@ -131,6 +154,8 @@ class PolicyTrainer(ResumableTrainer):
     ) -> None:
         """`files` is None on ranks above 0, whose rollouts rank 0 has."""
         super().__init__(*args, reward_funcs=_no_reward, **kwargs)
+        if isinstance(sampler, VllmSampler):
+            sampler.generation = self.vllm_generation
         self._prompts, self._reward, self._sampler = prompts, reward, sampler
         self._files, self._seed = files, seed
         self._on_rollouts, self._on_paid = (on_rollouts, on_paid) if ranks.is_first() else (None, None)
@@ -312,7 +337,8 @@ class GroupTrainer(PolicyTrainer, GRPOTrainer):
 
     def _generate(self, prompts: list[int]) -> tuple[Any, ...]:
         prompt_ids, self._completions = self.draw(prompts)
-        return prompt_ids, self._completions, None, self._completions, None, {}, None, []
+        drawn = self._drawn_logprobs if self.use_vllm else None
+        return prompt_ids, self._completions, None, self._completions, drawn, {}, None, []
 
 
 class LeaveOneOutTrainer(PolicyTrainer, RLOOTrainer):

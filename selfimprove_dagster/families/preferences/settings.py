@@ -54,6 +54,13 @@ class RewardModelSection(TrainerSection):
     save_every: int = Field(100, ge=1, description="steps between saves from which a killed run goes on")
 
 
+class VllmRolloutsSection(Section):
+    """vLLM beside the trainer, on the same GPU; see `training.vllm_rollouts`."""
+
+    gpu_memory: float = Field(0.3, gt=0, lt=1, description="share of the GPU's memory that vLLM may use")
+    tensor_parallel: int = Field(1, ge=1, description="processes that share one instance of vLLM")
+
+
 class PolicyTrainingSection(TrainingSection):
     """How the policy is trained on preferences.
 
@@ -74,6 +81,11 @@ class PolicyTrainingSection(TrainingSection):
     group_size: int = Field(8, ge=2, description="responses per prompt that are compared with each other")
     temperature: float = Field(1.0, gt=0, le=5, description="sampling temperature while training")
     max_tokens: int = Field(64, ge=1, description="longest response while training, in tokens")
+    rollouts: VllmRolloutsSection | None = Field(
+        None,
+        exclude_if=lambda rollouts: rollouts is None,
+        description="let vLLM write responses while training, with grpo on a GPU; not run so far",
+    )
 
     @property
     def per_step(self) -> int:
@@ -96,6 +108,15 @@ class PolicyTrainingSection(TrainingSection):
             raise ValueError(
                 "mix adds examples to learn word by word, which have no rejected response and no reward: leave it out; "
                 "kl_coefficient keeps the policy near the model that it starts from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _writes_with_vllm(self) -> PolicyTrainingSection:
+        if self.rollouts is not None and self.algorithm != "grpo":
+            raise ValueError(
+                f"rollouts lets vLLM write responses, and the algorithm {self.algorithm} does not correct for another "
+                "engine: leave it out, or set algorithm to grpo"
             )
         return self
 
