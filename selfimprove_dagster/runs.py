@@ -342,10 +342,11 @@ def _bury_killed_runs(instance: dg.DagsterInstance, key: str) -> None:
             and run.tags.get("dagster/partition") == key
             and PROCESS_TAG in run.tags
         ):
+            host = run.tags.get(HOST_TAG, this_host())
+            lost = "" if host == this_host() else f". If that host is gone, end Dagster's run {run.run_id}"
             raise PartitionBusy(
-                f"{key} is being run by {described(run.tags[PROCESS_TAG], run.tags.get(HOST_TAG, this_host()))}; "
-                "wait until it ends, or stop it, then run again. If its host is gone, end Dagster's run "
-                f"{run.run_id}"
+                f"{key} is being run by {described(run.tags[PROCESS_TAG], host)}; "
+                f"wait until it ends, or stop it, then run again{lost}"
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from selfimprove_dagster.evaluation.measurement import Accuracy
 from selfimprove_dagster.experiment.base import JUDGED, Experiment
 from selfimprove_dagster.table import Row
+from selfimprove_dagster.work.progress import Progress
 
 Chart = dict[str, Any]
 """A chart has `id, title, about, percent, x, xlabel`, and `series` of `name, values, intervals`."""
@@ -48,6 +49,25 @@ def shares(name: str, measured: Sequence[Accuracy | None]) -> Row:
         "values": [one.value if one else None for one in points],
         "intervals": [one.interval if one else None for one in points],
     }
+
+
+def live(progress: Progress | None) -> list[Chart]:
+    """Return charts of the figures of work that is going on, such as a training's loss, and of its throughput."""
+    history = progress.history if progress else ()
+    names = dict.fromkeys(name for one in history for name in one if name != "done")
+    return [
+        {
+            "id": f"live-{name}",
+            "title": name.replace("_", " ").capitalize(),
+            "about": f"{name.replace('_', ' ').capitalize()} of {progress.title} so far, by {progress.unit}.",
+            "percent": False,
+            "x": [one["done"] for one in history],
+            "xlabel": progress.unit,
+            "series": [series(name.replace("_", " "), [one.get(name) for one in history])],
+        }
+        for name in names
+        if progress
+    ]
 
 
 def curve(of: Curve, rows: Sequence[Measured], *more: Row) -> Chart:

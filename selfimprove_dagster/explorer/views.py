@@ -9,7 +9,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ExperimentError, PartitionMissing, SelfImproveError
 from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.naming import split_turn
-from selfimprove_dagster.explorer.curves import default_charts
+from selfimprove_dagster.explorer.curves import default_charts, live
 from selfimprove_dagster.explorer.methods import (
     committed_tables,
     dropped_of,
@@ -81,14 +81,15 @@ def experiment(home: Home, name: str) -> dict[str, Any]:
     settled, lake = home.experiment(name), home.lake
     pages, method = pages_of(settled.method), registry.method(settled.method)
     rows = [_measured(lake, settled, row) for row in results(lake, settled)]
-    dataset = method.dataset
+    dataset, state = method.dataset, state_of(lake, home.chain(name))
     return {
         "name": settled.turn_name,
         "turns": turns_of(home, name),
         "description": settled.description,
         "preset": settled.preset,
         "champion": champion_before(lake, settled, NEWEST),
-        "state": state_of(lake, home.chain(name)),
+        "state": state,
+        "live": live(state.attempt.progress) if state.kind == "running" and state.attempt else [],
         "warnings": warnings_of([row["result"] for row in rows]),
         "rows": rows,
         "headings": list(method.counted),

@@ -222,7 +222,7 @@ def _train(
                 disable_dropout=True,
                 trust_remote_code=run.trust_remote_code,
                 **({"loss_type": "grpo"} if is_grpo else {}),
-                **_vllm_arguments(settings, run.max_length(model.config.get_text_config())),
+                **vllm_arguments(settings, run.max_length(model.config.get_text_config())),
             ),
             train_dataset=Dataset.from_dict({"prompt": _plan(prompts, usable, settings, run.seed)}),
             processing_class=tokenizer,
@@ -253,7 +253,7 @@ def _train(
         files.write(finished / ROLLOUTS)
 
 
-def _vllm_arguments(settings: PolicySettings, longest: int) -> dict[str, Any]:
+def vllm_arguments(settings: PolicySettings, longest: int) -> dict[str, Any]:
     """What TRL's configuration takes where vLLM writes; `longest` is in tokens, prompt and completion together."""
     if settings.rollouts is None:
         return {}

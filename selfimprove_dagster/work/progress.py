@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,6 +47,8 @@ class Progress:
 
     `seconds_left` is a forecast at the present rate; None before there is one. `figures` are further numbers by name,
     such as the loss, and where there are any, `tokens_per_second` is the throughput since this process began.
+    `history` has what they were before: for each report that changed them, by name, with `done` and, where it is known,
+    `tokens_per_second` since the report before.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Progress:
     seconds_left: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     tokens_per_second: float | None = None
+    history: Sequence[Mapping[str, float]] = ()
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
@@ -95,6 +98,8 @@ class ProgressReport:
         self.tokens = 0
         self.figures: Mapping[str, float] = {}
         """Further numbers of the work by name, e.g. the loss; set them before `advance`."""
+        self._history: list[Mapping[str, float]] = []
+        self._noted = (0, 0.0)
         self._log = log
         self._watcher = _WATCHER.get()
         self._console = Console(stderr=True, highlight=False)
@@ -139,6 +144,8 @@ class ProgressReport:
         self.tokens += tokens
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self._rates())
+        if self.figures:
+            self._note()
         self._tell_watcher()
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -173,12 +180,30 @@ class ProgressReport:
         lost = 0 if self.kept is None else self.done - self.kept
         return f"; the last {lost:,} of them are not kept" if lost else ""
 
+    def _note(self) -> None:
+        """Keep the figures of the units that were finished since the last ones were kept."""
+        before, at = self._noted
+        self._noted = (self.tokens, self.seconds)
+        speed = per_second(self.tokens - before, self.seconds - at)
+        throughput = {} if speed is None else {"tokens_per_second": speed}
+        self._history.append({"done": self.done, **self.figures, **throughput})
+
     def _tell_watcher(self) -> None:
         if self._watcher:
             left = self.seconds_left
             speed = per_second(self.tokens, self.seconds) if self.figures else None
             self._watcher(
-                Progress(self.title, self.done, self.total, self.unit, self.tokens, left, self.figures, speed)
+                Progress(
+                    self.title,
+                    self.done,
+                    self.total,
+                    self.unit,
+                    self.tokens,
+                    left,
+                    self.figures,
+                    speed,
+                    tuple(self._history),
+                )
             )
 
     def _say(self, line: str) -> None:

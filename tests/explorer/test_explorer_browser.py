@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from kit.text import HOSTILE
 
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.work.attempts import begin, save
+from selfimprove_dagster.work.progress import Progress, ProgressReport, watched
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -170,3 +174,50 @@ def test_hostile_text_runs_nothing_asks_for_nothing_and_breaks_no_page(chromium:
         visited.go(f"/records/{known.example}")
         assert "<script>window.hacked = 1</script>" in visited.page.locator(".said").first.inner_text()
         assert visited.page.locator(".graph canvas").count() > 0
+
+
+def test_a_training_at_work_is_drawn_as_it_goes_on_and_the_page_ends_with_it(
+    chromium: Any, tmp_path: Path
+) -> None:
+    home = demo_home(tmp_path)
+    known_ancestry(home.lake)
+    experiment = home.experiment("demo")
+    how: dict[str, Any] = {
+        "run_id": "r",
+        "number": 1,
+        "inputs": "",
+        "parent": os.getpid(),
+        "by_person": False,
+    }
+    begun = replace(begin(home.lake, experiment, 0, **how), stage="fine_tuned_checkpoint")
+
+    def trained(steps: int) -> None:
+        """The training reports so many steps."""
+        seen: list[Progress] = []
+        with watched(seen.append), ProgressReport("lmsi/fine_tuned_checkpoint", 8, "steps", str) as report:
+            for step in range(steps):
+                report.figures = {"loss": 2.5 - step / 4}
+                report.advance(1, 100)
+        save(home.lake, replace(begun, progress=seen[-1]))
+
+    trained(2)
+    with served(home) as address, visit(chromium, address) as visited:
+        visited.go("/experiments/demo")
+        page, live = visited.page, visited.page.locator("#live")
+        live.get_by_text("2 of 8 steps, loss 2.25").wait_for()
+        assert live.locator("figure canvas").count() == 2
+        loss = live.get_by_role("table", name="Loss by steps")
+        assert [*loss.locator("tbody tr").all_inner_texts()] == ["1\t2.5", "2\t2.25"]
+        assert live.get_by_role("table", name="Tokens per second by steps").is_visible()
+        page.evaluate("window.stays = true")
+        trained(3)
+        live.get_by_text("3 of 8 steps, loss 2").wait_for()
+        assert loss.locator("tbody tr").count() == 3
+        assert live.locator("figure canvas").count() == 2
+        assert page.evaluate("window.stays"), "the page was not loaded again"
+        save(home.lake, replace(begun, status="failed", stage="", error="out of memory"))
+        live.locator("figure").first.wait_for(state="detached")
+        page.wait_for_load_state()
+        assert page.evaluate("window.stays === undefined"), (
+            "the page was loaded again, with what the training left"
+        )

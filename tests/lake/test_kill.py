@@ -17,7 +17,9 @@ import dagster as dg
 import pytest
 from kit import killing
 from kit.sampling import ROTATING, all_methods, chosen_methods
+from kit.tables import filled
 
+from selfimprove_dagster import registry
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lineage.verify import verify
 
@@ -67,7 +69,7 @@ def test_the_kills_fell_where_they_were_planned(report: dict[str, Any], plan: st
     killed = Counter(stage for _, _, stage in report["killed"])
     kills = killing.plan_of(plan).kills
     assert len(report["killed"]) == sum(kills.values())
-    assert plan != "lmsi" or not all_methods() or len(report["killed"]) + report["by_time"] == 30
+    assert plan != "lmsi" or not all_methods() or len(report["killed"]) + report["by_time"] >= 30
     assert set(killed) == {stage for stage, count in kills.items() if count}
     assert all(report["moments"][stage] >= 10 for stage in kills)
 
@@ -77,7 +79,9 @@ def test_ids_and_rows_are_those_of_an_undisturbed_run(undisturbed: Lake, survivo
         for one, other in zip(undisturbed.manifests(), lake.manifests(), strict=True):
             assert one.activity.id == other.activity.id
             before, after = undisturbed.read_whole(one), lake.read_whole(other)
-            assert before["id"].n_unique() == len(before) > 0 or "rejected" in one.table
+            assert before["id"].is_unique().all()
+            may_be_empty = "rejected" in one.table or not filled([registry.table_of(one)])
+            assert len(before) > 0 or may_be_empty, one.table
             # How long a checkpoint took differs; its id is made of its weights' hash.
             machine = {"seconds"}
             same = [name for name in before.columns if name not in machine]

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from kit.homes import entered, make_home
+from kit.judging_home import EXPERIMENTS
 from kit.small_lake import SMALL_EXPERIMENT, promotion_draft, store, write_lines
 from safetensors import safe_open
 
@@ -321,6 +322,15 @@ def test_memory_settings_that_need_a_gpu_are_refused_on_a_cpu(
     assert [text.startswith("training.memory.") and reason in text for text in found] == [True] * bool(reason)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [*check_memory_settings(home, experiment)] == []
+
+
+def test_rollouts_of_vllm_are_refused_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = {**EXPERIMENTS["ai"]["training"], "rollouts": {"gpu_memory": 0.4}}
+    home = make_home(tmp_path, {**EXPERIMENTS["ai"], "name": "ai", "training": training})
+    (found,) = check_memory_settings(home, home.experiment("ai"))
+    assert found.text.startswith("training.rollouts asks for vLLM") and "runs on a CPU" in found.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [*check_memory_settings(home, home.experiment("ai"))] == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from kit.training import END, ENVIRONMENT, PROMPTS, share_wanted, weights
 
 from selfimprove_dagster.errors import TrainingError
+from selfimprove_dagster.training import policy, vllm_rollouts
 from selfimprove_dagster.training.policy import PolicyOutcome, PolicySettings, optimise_policy
 from selfimprove_dagster.training.rewards import TokenisedPrompt
 from selfimprove_dagster.training.rollouts import Rollout, RolloutFiles, read_rollouts
+from selfimprove_dagster.training.vllm_rollouts import VllmRollouts, check_rollouts
 
 pytestmark = pytest.mark.train
 
@@ -321,11 +324,87 @@ def test_the_folder_is_a_model(base: Path, tmp_path: Path, capfd: pytest.Capture
         ({"max_completion_tokens": 0}, "max_completion_tokens is 0"),
         ({"max_completion_tokens": 63}, "None of the 7 prompts can be trained on.*may have 1 tokens"),
         ({"steps": 0}, "steps is 0"),
+        ({"rollouts": VllmRollouts()}, "rollouts asks for vLLM.*runs on a CPU: leave it out"),
     ],
 )
 def test_settings_out_of_range(base: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         train(base, tmp_path / "model", dataclasses.replace(SETTINGS, **change))
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "algorithm", "processes", "message"),
+    [
+        (VllmRollouts(), "rloo", 1, "which rloo does not correct for"),
+        (VllmRollouts(gpu_memory=1.0), "grpo", 1, "gpu_memory is 1.0"),
+        (VllmRollouts(tensor_parallel=2), "grpo", 3, "it must divide launch.processes, 3"),
+        (VllmRollouts(), "grpo", 1, "install the extra `selfimprove_dagster"),
+        (None, "rloo", 1, ""),
+    ],
+)
+def test_rollouts_of_vllm_that_cannot_be_had_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    rollouts: VllmRollouts | None,
+    algorithm: str,
+    processes: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr(vllm_rollouts, "find_spec", lambda package: None)
+    with pytest.raises(TrainingError, match=message) if message else nullcontext():
+        check_rollouts(rollouts, algorithm=algorithm, on_cpu=False, processes=processes)
+
+
+def test_vllm_gets_what_the_policy_is_asked_and_its_completions_are_read_like_the_decoders(
+    base: Path,
+) -> None:
+    """Only the settings are vLLM's; what stands for it here gives fixed completions."""
+    import transformers
+    from trl import GRPOConfig
+
+    from selfimprove_dagster.language_model.base import SamplingParameters
+    from selfimprove_dagster.language_model.tokens import TokenText
+    from selfimprove_dagster.training.policy_trainer import VllmSampler
+
+    how = dataclasses.replace(SETTINGS, rollouts=VllmRollouts(0.4, 2), stop=("!",), turn_end=7)
+    asked = policy.vllm_arguments(how, 32)
+    arguments = GRPOConfig(output_dir="none", use_cpu=True, bf16=False, **asked)
+    assert (arguments.use_vllm, arguments.vllm_mode) == (True, "colocate")
+    assert (arguments.vllm_gpu_memory_utilization, arguments.vllm_tensor_parallel_size) == (0.4, 2)
+    assert arguments.vllm_max_model_length == 32
+    assert arguments.generation_kwargs == {"stop": ["!"], "stop_token_ids": [7]}
+    assert policy.vllm_arguments(SETTINGS, 32) == {}
+
+    text = TokenText(base)
+    ended, stopped, cut = (
+        [*text.encode_continuations(["ab"])[0], END],
+        *text.encode_continuations(["ac", "abd"]),
+    )
+
+    class Fixed:
+        synced = 0
+
+        def sync_weights(self) -> None:
+            self.synced += 1
+
+        def generate(self, prompts: list[list[int]], images: None, each: int) -> Any:
+            assert (prompts, each) == ([PROMPTS[0].token_ids] * 2 + [PROMPTS[1].token_ids], 1)
+            completions = [ended, stopped, cut]
+            return prompts, completions, [[[-0.5] for _ in one] for one in completions], None
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    parameters = SamplingParameters(1.0, max_tokens=3, stop=("c",))
+    sampler = VllmSampler(model, [END], parameters, text, END)
+    sampler.generation = Fixed()
+    drawn = sampler.draw([PROMPTS[0].token_ids, PROMPTS[1].token_ids], [[1, 2], [3]])
+    assert [(one.row.prompt, one.row.sample, one.finish_reason) for one in drawn] == [
+        (0, 0, "stop"),
+        (0, 1, "stop"),
+        (1, 0, "length"),
+    ]
+    assert [one.token_ids for one in drawn] == [ended, stopped, cut]
+    assert drawn[0].logprobs == [-0.5] * len(ended)
+    assert sampler.said(drawn) == [ended, [*text.encode_continuations(["a"])[0], END], cut]
+    assert sampler.generation.synced == 1
 
 
 @pytest.mark.parametrize(

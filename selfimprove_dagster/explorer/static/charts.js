@@ -72,9 +72,9 @@
     new uPlot(options, [data.x, ...data.series.map((series) => series.values)], place);
   };
 
-  const places = [...document.querySelectorAll("[data-chart]")];
-  const all = () => places.forEach(draw);
+  const all = () => document.querySelectorAll("[data-chart]").forEach(draw);
   all();
+  addEventListener("renewed", all);
   let waiting;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(all, 150); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);

@@ -130,7 +130,8 @@ def test_references_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(t.PIT_POLICY_REFERENCES.name, partition_of("taught", 0))
     parameters = drawn_with(manifest.activity)
     shown = home.lake.read_ungated(manifest).head(8)
-    model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
+    folder = home.lake.folder_at(manifest.activity.about["model_path"])
+    model = open_language_model(folder, engine="transformers", device="cpu")
     drawn = model.generate(
         shown["prompt_token_ids"].to_list(), [[seed] for seed in shown["seed"]], parameters
     )

@@ -99,7 +99,8 @@ def test_the_generation_score_is_the_share_of_right_candidates(home: Home) -> No
 def test_candidates_can_be_drawn_again(home: Home) -> None:
     manifest = home.lake.manifest(t.SK_CANDIDATES.name, partition_of("knows", 0))
     shown = home.lake.read_ungated(manifest).head(8)
-    model = open_language_model(manifest.activity.about["model_path"], engine="transformers", device="cpu")
+    folder = home.lake.folder_at(manifest.activity.about["model_path"])
+    model = open_language_model(folder, engine="transformers", device="cpu")
     parameters = drawn_with(manifest.activity)
     drawn = model.generate(
         shown["prompt_token_ids"].to_list(), [[seed] for seed in shown["seed"]], parameters
@@ -430,4 +431,4 @@ def test_the_newest_champion_of_another_experiment_is_measured(home: Home, tmp_p
     assert materialise("later-000", "self_knowledge", "questions", "candidates").success
     about = home.lake.manifest(t.SK_CANDIDATES.name, partition_of("later", 0)).activity.about
     assert about["champion"] == "the checkpoint of iteration 7"
-    assert about["model_path"] == str(champion)
+    assert home.lake.folder_at(about["model_path"]) == str(champion)
