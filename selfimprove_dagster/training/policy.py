@@ -253,7 +253,7 @@ def _train(
         files.write(finished / ROLLOUTS)
 
 
-def vllm_arguments(settings: PolicySettings, longest: int) -> dict[str, Any]:
+def vllm_arguments(settings: PolicySettings, longest: float) -> dict[str, Any]:
     """What TRL's configuration takes where vLLM writes; `longest` is in tokens, prompt and completion together."""
     if settings.rollouts is None:
         return {}
@@ -262,7 +262,7 @@ def vllm_arguments(settings: PolicySettings, longest: int) -> dict[str, Any]:
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": settings.rollouts.gpu_memory,
         "vllm_tensor_parallel_size": settings.rollouts.tensor_parallel,
-        "vllm_max_model_length": longest,
+        "vllm_max_model_length": int(longest),
         "generation_kwargs": {
             **({"stop": [*settings.stop]} if settings.stop else {}),
             **({} if settings.turn_end is None else {"stop_token_ids": [settings.turn_end]}),
