@@ -56,7 +56,7 @@ class TrainedModel:
     @property
     def bytes(self) -> int:
         """Return the size of its weights on the disk."""
-        return sum(file.stat().st_size for file in self.path.glob(WEIGHT_PATTERN))
+        return bytes_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,16 @@ def trained_models(lake: Lake, experiment: Experiment) -> list[TrainedModel]:
     return sorted(found, key=lambda one: (one.iteration, order.get(one.table, len(order))))
 
 
+def bytes_of(folder: Path) -> int:
+    """Return the size of the weights in a folder on the disk."""
+    return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
+
+
+def merged_copies(folder: Path) -> list[Path]:
+    """Return the folders into which the adapter of a folder was merged."""
+    return sorted(folder.parent.glob(f"{folder.name}{MERGED}*"))
+
+
 def prunable(home: Home, chain: Sequence[Experiment]) -> list[TrainedModel]:
     """Return the models of an experiment, the settings of whose methods are `chain`, whose weights nothing needs."""
     found, kept = _found_and_kept(home, chain)
@@ -116,7 +126,7 @@ def prunable(home: Home, chain: Sequence[Experiment]) -> list[TrainedModel]:
 def unneeded_copies(home: Home, chain: Sequence[Experiment]) -> list[Path]:
     """Return the folders into which adapters of an experiment were merged, and over which no kept one was trained."""
     found, kept = _found_and_kept(home, chain)
-    copies = (copy for one in found for copy in one.path.parent.glob(f"{one.path.name}{MERGED}*"))
+    copies = (copy for one in found for copy in merged_copies(one.path))
     return [one for one in copies if _is_ours(home, one) and one.resolve() not in kept]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.checkpoints.pruning import prune, to_rebuild, trained_models
+from selfimprove_dagster.checkpoints.pruning import bytes_of, merged_copies, prune, to_rebuild, trained_models
 from selfimprove_dagster.cli.console import Commands, ExperimentName, console
 from selfimprove_dagster.errors import ExperimentError, ModelError
 from selfimprove_dagster.home.home import Home
@@ -23,11 +24,14 @@ checkpoints_app = typer.Typer(
 
 @checkpoints_app.command("list")
 def list_(experiment: ExperimentName) -> None:
-    """List the trained models of an experiment, with the size and the folder of their weights."""
+    """List the trained models of an experiment, with the size and the folder of their weights.
+
+    An adapter over which another one was trained also has a copy that is merged into its base.
+    """
     home = Home.from_environment()
     table = Table("iteration", "table", "weights", "promoted", "folder")
     for one in (one for settled in home.chain(experiment) for one in trained_models(home.lake, settled)):
-        size = f"{one.bytes / 1e6:,.1f} MB"
+        size = _megabytes(one.path)
         table.add_row(
             str(one.iteration),
             one.table,
@@ -35,7 +39,13 @@ def list_(experiment: ExperimentName) -> None:
             ("yes" if one.promoted else "no") if one.is_checkpoint else "–",
             str(one.path),
         )
+        for copy in merged_copies(one.path):
+            table.add_row(str(one.iteration), f"{one.table}, merged", _megabytes(copy), "–", str(copy))
     console.print(table)
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{bytes_of(folder) / 1e6:,.1f} MB"
 
 
 @checkpoints_app.command("prune")

@@ -31,7 +31,10 @@ from selfimprove_dagster.filters.tokenisers import TOKENISERS, TokeniserName
 COLUMNS = ("candidate_id", "question_id", "question", "text")
 """What every step may read of a candidate."""
 
-PERPLEXITY = frozenset({"perplexity", "unscored"})
+UNSCORED = "unscored"
+"""The column that says why a candidate has no perplexity."""
+
+PERPLEXITY = frozenset({"perplexity", UNSCORED})
 """How probable a model finds the answer, or why that is unknown."""
 
 RATING = frozenset({"rating", "unrated"})

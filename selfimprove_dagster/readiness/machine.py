@@ -22,8 +22,8 @@ from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, parameter
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
-from selfimprove_dagster.training.adapter_settings import quantising_problem
-from selfimprove_dagster.training.adapters import quantised_base_problem, targets_problem
+from selfimprove_dagster.training.adapter_settings import AdapterSettings, quantising_problem
+from selfimprove_dagster.training.adapters import layers_problem, quantised_base_problem
 from selfimprove_dagster.training.launching import nodes_problem
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, cpu_problems
 from selfimprove_dagster.training.vllm_rollouts import ON_CPU as ROLLOUTS_ON_CPU
@@ -88,7 +88,7 @@ def check_adapters(home: Home, experiment: Experiment) -> Iterator[Finding]:
     if problem := quantised_base_problem(base):
         yield Finding(f"{min(adapters)}.adapter: {problem}")
     for name, adapter in adapters.items():
-        if problem := targets_problem(base, adapter.targets):
+        if problem := layers_problem(base, AdapterSettings(**adapter.model_dump())):
             yield Finding(f"{name}.{problem}")
 
 

@@ -47,10 +47,6 @@ def check_adapter(settings: AdapterSettings) -> None:
         raise TrainingError(
             f"adapter.targets is {settings.targets!r}; it must be {ALL_LINEAR}, or a list of names of layers."
         )
-    if "lm_head" in settings.targets:
-        raise TrainingError(
-            "adapter.targets names lm_head, whose weights the losses read directly; leave it out of the list."
-        )
     if settings.start not in ("continue", "merge"):
         raise TrainingError(f"adapter.start is {settings.start!r}; it must be continue or merge.")
     if settings.quantise not in (None, "4bit"):

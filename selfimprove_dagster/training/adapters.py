@@ -71,27 +71,37 @@ def quantised_base_problem(base: Path) -> str:
     )
 
 
-def targets_problem(base: Path, targets: str | Sequence[str]) -> str:
+def layers_problem(base: Path, settings: AdapterSettings) -> str:
     """Return why layers of a base of whole weights cannot have an adapter; empty if they can.
 
     A target is the name of a layer or the end of one, from a dot on. The layers of the vocabulary have none: an adapter
-    on an embedding that is also the output layer changes only one of the two, until it is merged.
+    on an embedding that is also the output layer changes only one of the two, until it is merged. A rank above the
+    width of a layer adds parameters that its weights could not express either.
     """
-    if isinstance(targets, str):
-        return ""
     layers = matrices(base)
     config = folders.read_json(base / "config.json") or {}
     vocabulary = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-    usable = sorted({name.rpartition(".")[2] for name, (rows, _) in layers.items() if rows != vocabulary})
-    for target in targets:
-        found = [name for name in layers if name == target or name.endswith(f".{target}")]
-        if not found:
-            return f"adapter.targets names {target}, and {base} has no such layer: choose among {', '.join(usable)}"
-        if any(layers[name][0] == vocabulary for name in found):
-            return (
-                f"adapter.targets names {target}, a layer of the vocabulary, which cannot have an adapter here: choose "
-                f"among {', '.join(usable)}"
-            )
+    inner = {name: min(shape) for name, shape in layers.items() if shape[0] != vocabulary}
+    usable = ", ".join(sorted({name.rpartition(".")[2] for name in inner}))
+    adapted = set(inner)
+    if not isinstance(settings.targets, str):
+        adapted = set()
+        for target in settings.targets:
+            found = {name for name in layers if name == target or name.endswith(f".{target}")}
+            if not found:
+                return f"adapter.targets names {target}, and {base} has no such layer: choose among {usable}"
+            if found - inner.keys():
+                return (
+                    f"adapter.targets names {target}, a layer of the vocabulary, which cannot have an adapter here: "
+                    f"choose among {usable}"
+                )
+            adapted |= found
+    narrowest = min(adapted, key=lambda name: (inner[name], name), default="")
+    if adapted and settings.rank > inner[narrowest]:
+        return (
+            f"adapter.rank is {settings.rank}, more than the {inner[narrowest]} rows or columns of {narrowest}: choose "
+            f"at most {inner[narrowest]}"
+        )
     return ""
 
 
@@ -114,7 +124,7 @@ def load_adapted(run: Training, load: Callable[..., Any], *, head: bool = False)
         _check_same(before, settings)
     if problem := quantised_base_problem(base):
         raise TrainingError(problem)
-    if problem := targets_problem(base, settings.targets):
+    if problem := layers_problem(base, settings):
         raise TrainingError(f"{problem}.")
     model = load(base, **_quantised(run))
     for layer in model.modules():

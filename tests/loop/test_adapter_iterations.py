@@ -204,6 +204,7 @@ def test_pruning_keeps_the_bases_of_the_adapters_that_stay(spoilt: Home, tmp_pat
     merged = [Path(f"{row['path']}.merged-float32") for row in rows[:2]]
     assert not prune(home, "merges").models  # all were promoted
     assert all(one.is_dir() for one in merged)
+    assert said(home, "checkpoints", "list", "merges").count("merged") >= 2
     file = home.experiments / "merges.yaml"
     settings = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**settings, "checkpoints": {"keep": 1}}))
@@ -218,11 +219,17 @@ def test_pruning_keeps_the_bases_of_the_adapters_that_stay(spoilt: Home, tmp_pat
     assert "pruned" in said(home, "checkpoints", "list", "merges")
 
 
-def test_a_revoked_example_fells_the_adapters_that_learnt_from_it(spoilt: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ITERATIONS)
+def test_a_purged_example_fells_the_adapters_that_learnt_from_it(spoilt: Home, name: str) -> None:
+    """Those that went on from one too, whether it was continued or merged into the base of the next."""
     home = spoilt
-    example = home.lake.read(*_table(home, "lmsi/filtered_dataset", "goes_on", 0))["id"][0]
-    said(home, "lineage", "revoke", "--record", example, "--why", "asked", "--yes")
-    ids = {trained(home, "goes_on", iteration)["model_id"] for iteration in (0, 1)}
-    assert ids <= {*tainted_models(home.lake, "goes_on")}
-    assert champion_before(home.lake, home.experiment("goes_on"), NEWEST).path == str(base_of(home))
-    assert len(trained_models(home.lake, home.experiment("goes_on"))) == 2
+    table, partition = _table(home, "lmsi/filtered_dataset", name, 0)
+    row = home.lake.read(table, partition).row(0, named=True)
+    output = said(home, "lineage", "revoke", "--record", row["id"], "--why", "asked", "--yes", "--purge")
+    assert "1 of lmsi/filtered_dataset" in output and "weights of tainted checkpoints" in output
+    assert row["id"] not in home.lake.read_whole(home.lake.manifest(table, partition))["id"]
+    ids = {trained(home, name, iteration)["model_id"] for iteration in range(ITERATIONS[name])}
+    assert ids <= {*tainted_models(home.lake, name)}
+    assert champion_before(home.lake, home.experiment(name), NEWEST).path == str(base_of(home))
+    assert len(trained_models(home.lake, home.experiment(name))) == ITERATIONS[name]
+    assert not verify(home.lake).findings
