@@ -138,7 +138,10 @@ def test_two_nodes_train_what_two_processes_train_after_a_kill(
     assert all_end(place)
     heard: list[dict[str, float]] = []
     resumed = launch(spec, on_log=heard.append)
-    assert [entry["step"] for entry in heard] == [3, 4, 5], "from the checkpoint of step 2"
+    # The news of step 3 may come late: then the checkpoint of step 4 was written before the kill.
+    assert [entry["step"] for entry in heard] in ([3, 4, 5], [5]), (
+        "from a checkpoint, of which every second step has one"
+    )
     assert weights(resumed.path) == weights(nodes.path)
     assert not place.exists()
 
