@@ -221,7 +221,7 @@ class PilotContext(StageContext[Any]):
                     done = [(part, sit(part)) for part in taken]
             if model is not None:
                 for mode, parts in modes.items():
-                    self._add_exam(parts, [(part, took) for part, took in done if part.mode == mode])
+                    self._add_exam(parts, [(part, took) for part, took in done if part.mode == mode], model)
         if exam.judge is not None:
             with self._timed() as measured:
                 judged = judge_answers(writer, exam.judge, examinees, taken, self.log)
@@ -264,10 +264,12 @@ class PilotContext(StageContext[Any]):
         grow(count, max(len(part.questions) for part in parts), some, self.effort)
         return done
 
-    def _add_exam(self, parts: Sequence[Part], done: Sequence[tuple[Part, Took]]) -> None:
+    def _add_exam(
+        self, parts: Sequence[Part], done: Sequence[tuple[Part, Took]], model: LanguageModel
+    ) -> None:
         """Add what a model's answers to some of the questions of a mode took."""
         if batches := [Batch(len(part.questions), took) for part, took in done]:
-            largest = max(len(part.questions) for part in parts)
+            largest = min(max(len(part.questions) for part in parts), _most_at_once(model, batches[-1]))
             self.measured.pieces.append(Piece(_questions(parts), batches, largest))
 
     @contextmanager
