@@ -243,7 +243,7 @@ def main() -> None:
     lines = [
         "# Memory on a large iteration",
         "",
-        f"`python benchmarks/bounded_memory.py --paths {asked.paths}`: an iteration of LMSI with {asked.paths:,} paths.",
+        f"`python benchmarks/bounded_memory.py --paths {asked.paths}`: an iteration of LMSI, {asked.paths:,} paths.",
         "",
         "| step | rows | peak | with checks | seconds | CPU seconds |",
         "|---|---:|---:|---:|---:|---:|",
