@@ -617,7 +617,7 @@ _ROW_BY_ROW = (
 )
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9, 0.96, 0.97, 1.0])
+@pytest.mark.parametrize("share", [0.9, 0.97])
 @pytest.mark.parametrize(
     "expectations",
     [
@@ -646,7 +646,7 @@ def test_rows_that_are_validated_in_parts_have_the_result_of_all_rows_together(
     check = QualityCheck("planted", True, "planted", "mend it", gather=lambda subject: evidence)
     evidence = Evidence(frame, expectations, allowed="must be right")
     whole = Validator().judge(check, evidence)
-    for rows in (7, 50, 99):
+    for rows in (30, 99):
         monkeypatch.setattr(expectations_module, "_ROWS", rows)
         found = Validator().judge(check, evidence)
         assert sorted(found.failing_ids) == sorted(whole.failing_ids)
