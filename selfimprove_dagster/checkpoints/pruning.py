@@ -32,7 +32,7 @@ from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import held
 from selfimprove_dagster.lake.revocations import now
 from selfimprove_dagster.language_model.adapters import MERGED, adapter_in
-from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN
+from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, weight_bytes
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
 from selfimprove_dagster.pruned import MARK, Pruned, pruned
 from selfimprove_dagster.words import count
@@ -56,7 +56,7 @@ class TrainedModel:
     @property
     def bytes(self) -> int:
         """Return the size of its weights on the disk."""
-        return bytes_of(self.path)
+        return weight_bytes(self.path)
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,6 @@ def trained_models(lake: Lake, experiment: Experiment) -> list[TrainedModel]:
                 for path in (lake.folder_at(address),)
             ]
     return sorted(found, key=lambda one: (one.iteration, order.get(one.table, len(order))))
-
-
-def bytes_of(folder: Path) -> int:
-    """Return the size of the weights in a folder on the disk."""
-    return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
 
 
 def merged_copies(folder: Path) -> list[Path]:
@@ -173,7 +168,7 @@ def prune(home: Home, name: str) -> Pruning:
         except (LakeError, OSError) as error:
             return Pruning(tuple(models[:at]), freed, str(error))
     for copy in copies:
-        freed += sum(file.stat().st_size for file in copy.glob(WEIGHT_PATTERN))
+        freed += weight_bytes(copy)
         shutil.rmtree(copy)
     return Pruning(tuple(models), freed)
 

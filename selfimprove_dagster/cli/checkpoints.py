@@ -9,11 +9,11 @@ import typer
 from rich.table import Table
 
 from selfimprove_dagster import registry
-from selfimprove_dagster.checkpoints.pruning import bytes_of, merged_copies, prune, to_rebuild, trained_models
+from selfimprove_dagster.checkpoints.pruning import merged_copies, prune, to_rebuild, trained_models
 from selfimprove_dagster.cli.console import Commands, ExperimentName, console
 from selfimprove_dagster.errors import ExperimentError, ModelError
 from selfimprove_dagster.home.home import Home
-from selfimprove_dagster.language_model.weights import model_id
+from selfimprove_dagster.language_model.weights import model_id, weight_bytes
 from selfimprove_dagster.pruned import pruned
 from selfimprove_dagster.text import plain
 
@@ -45,7 +45,7 @@ def list_(experiment: ExperimentName) -> None:
 
 
 def _megabytes(folder: Path) -> str:
-    return f"{bytes_of(folder) / 1e6:,.1f} MB"
+    return f"{weight_bytes(folder) / 1e6:,.1f} MB"
 
 
 @checkpoints_app.command("prune")

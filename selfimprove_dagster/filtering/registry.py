@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from selfimprove_dagster import own_code
-from selfimprove_dagster.filtering.steps import BUILT_IN, COLUMNS, UNSCORED, Step, renamed
+from selfimprove_dagster.filtering.steps import BUILT_IN, COLUMNS, REASONS, Step, renamed
 from selfimprove_dagster.filters.rules import Filter
 
 GROUP = "selfimprove_dagster.filters"
@@ -90,7 +90,7 @@ def _opened(
     missing = frozenset() if provided is None else step.reads - {*COLUMNS, *provided}
     if missing:
         why = next((f": {lacking[one]}" for one in sorted(missing) if one in lacking), "")
-        lacks = ", ".join(sorted(missing - {UNSCORED}))
+        lacks = ", ".join(sorted(missing - REASONS))
         raise ValueError(f"{name} reads {lacks}, which the candidates of this experiment do not have{why}")
     return step
 
@@ -132,7 +132,7 @@ def described() -> Iterator[str]:
     """Yield lines that describe every known step and its settings."""
     for name in known():
         kind, _ = step_of(name)
-        reads = f" (reads {', '.join(sorted(kind.reads - {UNSCORED}))})" if kind.reads else ""
+        reads = f" (reads {', '.join(sorted(kind.reads - REASONS))})" if kind.reads else ""
         needs = f" (extra {kind.extra})" if kind.extra else ""
         yield f"{name}: {(kind.__doc__ or '').partition(chr(10))[0]}{reads}{needs}"
         for setting, about in kind.model_fields.items():

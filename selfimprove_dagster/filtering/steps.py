@@ -31,10 +31,10 @@ from selfimprove_dagster.filters.tokenisers import TOKENISERS, TokeniserName
 COLUMNS = ("candidate_id", "question_id", "question", "text")
 """What every step may read of a candidate."""
 
-UNSCORED = "unscored"
-"""The column that says why a candidate has no perplexity."""
+REASONS = frozenset({"unscored", "unrated"})
+"""The columns that say why a candidate has no perplexity, or no rating."""
 
-PERPLEXITY = frozenset({"perplexity", UNSCORED})
+PERPLEXITY = frozenset({"perplexity", "unscored"})
 """How probable a model finds the answer, or why that is unknown."""
 
 RATING = frozenset({"rating", "unrated"})

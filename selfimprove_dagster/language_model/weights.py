@@ -123,6 +123,11 @@ def parameters(folder: Path) -> int:
     return base + sum(prod(shape) for one in files for shape in _shapes(*one).values())
 
 
+def weight_bytes(folder: Path) -> int:
+    """Return the size of the weights in a model folder on the disk."""
+    return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
+
+
 def matrices(folder: Path) -> dict[str, tuple[int, int]]:
     """Return the shapes of the layers in a model folder whose weights are matrices, by the names of the layers."""
     found = {}

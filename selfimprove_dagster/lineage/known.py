@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -41,16 +42,16 @@ class KnownIds:
     def add(self, rows: pl.DataFrame, place: str) -> None:
         """Add the rows (`id`, `activity_id`) of a file."""
         self._places.append(place)
-        self._connection.register("added", rows.select("id", "activity_id").to_arrow())
-        self._connection.execute(
-            "INSERT INTO known SELECT id, activity_id, ? FROM added", [len(self._places) - 1]
-        )
-        self._connection.unregister("added")
+        placed = rows.select("id", "activity_id", place=pl.lit(len(self._places) - 1))
+        self._insert("known SELECT id, activity_id, place", placed)
 
     def withdraw(self, ids: pl.Series) -> None:
         """Add ids of rows that were revoked, whose rows may be purged."""
-        self._connection.register("added", pl.DataFrame({"id": ids}, schema={"id": pl.String}).to_arrow())
-        self._connection.execute("INSERT INTO withdrawn SELECT DISTINCT id FROM added")
+        self._insert("withdrawn SELECT DISTINCT id", pl.DataFrame({"id": ids}, schema={"id": pl.String}))
+
+    def _insert(self, into: str, rows: pl.DataFrame) -> None:
+        self._connection.register("added", rows.to_arrow())
+        self._connection.execute(f"INSERT INTO {into} FROM added")
         self._connection.unregister("added")
 
     def repeated(self) -> Iterator[tuple[str, list[str]]]:
@@ -65,7 +66,10 @@ class KnownIds:
 
     @contextmanager
     def loose(self, files: Sequence[Path], read: Collection[str]) -> Iterator[Loose]:
-        """The parents of the rows of files that no row of the activities `read` is; without any, no row at all."""
+        """The parents of the rows of files that no row of the activities `read` is; without any, no row at all.
+
+        Raises duckdb.Error for a file that cannot be read.
+        """
         made = "WHERE list_contains($read, activity)" if read else ""
         self._connection.execute(
             f"""
@@ -95,13 +99,14 @@ class Loose:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
-    def _rows(self, where: str, shown: int) -> list[Faulty]:
+    def _rows(self, where: str, shown: int, **parameters: Any) -> list[Faulty]:
         found = self._connection.execute(
             f"""
             SELECT file, count(*), list(id ORDER BY id)[1:{shown}], min(parent)
             FROM (SELECT file, id, min(parent) AS parent FROM loose WHERE {where} GROUP BY file, id)
             GROUP BY file ORDER BY file
-            """
+            """,
+            parameters or None,
         )
         return [Faulty(*row) for row in found.fetchall()]
 
@@ -116,8 +121,7 @@ class Loose:
 
     def datasets(self, read: Collection[str], shown: int) -> list[Faulty]:
         """Rows that name a dataset, by its activity, which is not one of `read`."""
-        names = ", ".join(f"'{one}'" for one in read) or "''"
-        return self._rows(f"{self._DATASET} AND parent NOT IN ({names})", shown)
+        return self._rows(f"{self._DATASET} AND NOT list_contains($read, parent)", shown, read=[*read])
 
 
 @contextmanager

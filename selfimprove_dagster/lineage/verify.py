@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 
 from selfimprove_dagster import registry
@@ -25,7 +26,7 @@ from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.partition import Manifest, load_manifest, read_parquet
 from selfimprove_dagster.lake.records import canonical_json, recompute_ids
-from selfimprove_dagster.lineage.known import Faulty, KnownIds, known_ids
+from selfimprove_dagster.lineage.known import KnownIds, known_ids
 from selfimprove_dagster.table import Table
 
 Progress = Callable[[int], None]
@@ -162,8 +163,8 @@ def _check_partition(lake: Lake, manifest: Manifest, report: Report, progress: P
     for file, path in zip(manifest.files, manifest.paths, strict=True):
         report.files += 1
 
-        def found(kind: str, problem: str, row: str = "", *, name: str = file.name) -> None:
-            report.findings.append(Finding(kind, manifest.table, _partition(manifest), name, row, problem))
+        def found(kind: str, problem: str, *, name: str = file.name) -> None:
+            report.findings.append(Finding(kind, manifest.table, _partition(manifest), name, "", problem))
 
         if not path.is_file():
             found("lost", f"the file is missing, and {file.rows:,} rows with it")
@@ -183,10 +184,7 @@ def _check_partition(lake: Lake, manifest: Manifest, report: Report, progress: P
             found("lost", f"the file has {len(rows):,} rows, but {file.rows:,} were committed")
         for piece in rows.iter_slices(2_000):
             for kind, problem, faulty in _faults(lake, manifest, table, piece, report):
-                for row in faulty[:_SHOWN]:
-                    found(kind, problem, str(row))
-                if len(faulty) > _SHOWN:
-                    found(kind, f"{problem} (and {len(faulty) - _SHOWN:,} more of its kind)")
+                _list(report, manifest, file.name, kind, problem, [*map(str, faulty)], len(faulty))
             report.rows += len(piece)
             progress(len(piece))
     return whole
@@ -215,41 +213,52 @@ def _check_parents(
 ) -> None:
     """Check that every parent of the rows of `files` exists, and was read by the activity of the partition."""
 
-    def found(kind: str, problem: str, rows: Sequence[Faulty]) -> None:
-        for one in rows:
-            more = one.count - len(one.ids)
-            said = problem.format(parent=one.parent)
-            for row in one.ids:
-                report.findings.append(
-                    Finding(kind, manifest.table, _partition(manifest), one.file, row, said)
-                )
-            if more:
-                said = f"{said} (and {more:,} more of its kind)"
-                report.findings.append(
-                    Finding(kind, manifest.table, _partition(manifest), one.file, "", said)
-                )
-
     if not files:
         return
     inputs = manifest.activity.inputs  # empty where the activity does not record them
     read = [*inputs, manifest.activity.id, *_made_together(manifest)] if inputs else []
-    with known.loose(files, read) as loose:
-        absent = loose.absent(_SHOWN)
-        if absent and set(inputs) - activities:
-            problem = (
-                f"{sum(one.count for one in absent):,} rows were made from an input that was materialised again; "
-                "materialise them again, too"
-            )
-            report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
-        else:
-            found("lost", "one of its parents is missing ({parent})", absent)
-        if inputs:
-            found("changed", "one of its parents was not read by its activity", loose.strange(_SHOWN))
-            found(
-                "changed",
-                "a dataset that it names was not read by its activity",
-                loose.datasets(read, _SHOWN),
-            )
+    try:
+        with known.loose(files, read) as loose:
+            absent = loose.absent(_SHOWN)
+            strange, datasets = (loose.strange(_SHOWN), loose.datasets(read, _SHOWN)) if inputs else ([], [])
+    except duckdb.Error as error:  # a file that was there when its rows were checked
+        problem = f"the parents of its rows cannot be read: {str(error).splitlines()[0]}"
+        report.findings.append(Finding("unreadable", manifest.table, _partition(manifest), "", "", problem))
+        return
+    if absent and set(inputs) - activities:
+        problem = (
+            f"{sum(one.count for one in absent):,} rows were made from an input that was materialised again; "
+            "materialise them again, too"
+        )
+        report.notes.append(Finding("stale", manifest.table, _partition(manifest), "", "", problem))
+        absent = []
+    for kind, problem, rows in (
+        ("lost", "one of its parents is missing ({parent})", absent),
+        ("changed", "one of its parents was not read by its activity", strange),
+        ("changed", "a dataset that it names was not read by its activity", datasets),
+    ):
+        for one in rows:
+            _list(report, manifest, one.file, kind, problem.format(parent=one.parent), one.ids, one.count)
+
+
+def _list(
+    report: Report,
+    manifest: Manifest,
+    file: str,
+    kind: str,
+    problem: str,
+    rows: Sequence[str],
+    count: int,
+) -> None:
+    """Add a finding for each of the first rows of a file with the same fault, and one for the rest of them."""
+
+    def found(row: str, problem: str) -> None:
+        report.findings.append(Finding(kind, manifest.table, _partition(manifest), file, row, problem))
+
+    for row in rows[:_SHOWN]:
+        found(row, problem)
+    if count > _SHOWN:
+        found("", f"{problem} (and {count - _SHOWN:,} more of its kind)")
 
 
 def _made_together(manifest: Manifest) -> Iterator[str]:

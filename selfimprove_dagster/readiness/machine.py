@@ -18,7 +18,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.language_model.adapters import adapter_in
 from selfimprove_dagster.language_model.folder import base_folder, model_folder
-from selfimprove_dagster.language_model.weights import WEIGHT_PATTERN, parameters
+from selfimprove_dagster.language_model.weights import parameters, weight_bytes
 from selfimprove_dagster.loop.rules import Continue, next_turn
 from selfimprove_dagster.readiness.files import local_models
 from selfimprove_dagster.readiness.finding import Finding
@@ -224,7 +224,7 @@ def _sampled_bytes(section: ModelSection, folder: Path) -> int:
     dtype = section.dtype
     if dtype == "auto":
         if _on_gpu(section):
-            return sum(file.stat().st_size for file in folder.glob(WEIGHT_PATTERN))
+            return weight_bytes(folder)
         dtype = "float32"
     return parameters(folder) * _BYTES[dtype]
 

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from selfimprove_dagster.errors import TrainingError
 from selfimprove_dagster.language_model.paid import PAID
@@ -67,6 +67,8 @@ class PolicySettings(TrainingSettings):
     multiple of `group_size`. `rollouts` lets vLLM write them, with GRPO on a GPU.
     """
 
+    nested: ClassVar[Mapping[str, type]] = {**TrainingSettings.nested, "rollouts": VllmRollouts}
+
     algorithm: Literal["grpo", "rloo"] = "grpo"
     beta: float = 0.05
     group_size: int = 8
@@ -75,11 +77,6 @@ class PolicySettings(TrainingSettings):
     stop: Sequence[str] = ()
     turn_end: int | None = None
     rollouts: VllmRollouts | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.rollouts, Mapping):
-            object.__setattr__(self, "rollouts", VllmRollouts(**self.rollouts))
 
     @property
     def determining(self) -> dict[str, Any]:

@@ -63,6 +63,14 @@ class TrainingSettings:
 
     packs: ClassVar[bool] = False
     """Whether examples may share a row."""
+    nested: ClassVar[Mapping[str, type]] = {
+        "adapter": AdapterSettings,
+        "memory": MemorySettings,
+        "launch": Launch,
+        "validation": ValidationSettings,
+        "watch": WatchSettings,
+    }
+    """The settings that are objects, which a job has in plain data."""
 
     steps: int
     learning_rate: float
@@ -82,15 +90,7 @@ class TrainingSettings:
     watch: WatchSettings | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        # A job has them in plain data.
-        kinds = {
-            "adapter": AdapterSettings,
-            "memory": MemorySettings,
-            "launch": Launch,
-            "validation": ValidationSettings,
-            "watch": WatchSettings,
-        }
-        for name, kind in kinds.items():
+        for name, kind in self.nested.items():
             if isinstance(given := getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind(**given))
 

@@ -134,10 +134,8 @@ def attempt_at(lake: Lake, experiment: str, iteration: int, method: str) -> Atte
 def _load(path: Path) -> Attempt | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        progress = data.pop("progress", None)
-        if progress:
-            progress = Progress(**{**progress, "history": tuple(progress.get("history", ()))})
-        return Attempt(**{**data, "stages": tuple(data["stages"]), "progress": progress or None})
+        progress = Progress(**data.pop("progress")) if data.get("progress") else None
+        return Attempt(**{**data, "stages": tuple(data["stages"]), "progress": progress})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -61,6 +61,9 @@ class Progress:
     tokens_per_second: float | None = None
     history: Sequence[Mapping[str, float]] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "history", tuple(self.history))  # JSON has a list
+
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
         speed = "" if self.tokens_per_second is None else f", {self.tokens_per_second:,.0f} tokens/s"
@@ -144,7 +147,7 @@ class ProgressReport:
         self.tokens += tokens
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self._rates())
-        if self.figures:
+        if self.figures and units:
             self._note()
         self._tell_watcher()
         now = time.monotonic()
@@ -202,7 +205,7 @@ class ProgressReport:
                     left,
                     self.figures,
                     speed,
-                    tuple(self._history),
+                    self._history,
                 )
             )
 

@@ -116,6 +116,30 @@ def test_what_cannot_be_read_is_found(lake: Lake, name: str) -> None:
     assert ("unreadable", PATHS.name) in found(lake)
 
 
+def test_a_file_that_goes_away_once_its_rows_were_checked_is_found(lake: Lake) -> None:
+    manifest = manifest_of(lake)
+    manifests = lake.manifests()
+    due = sum(one.rows for one in manifests[: manifests.index(manifest) + 1])
+    checked: list[int] = []
+
+    def take_away(rows: int) -> None:
+        checked.append(rows)
+        if sum(checked) == due:
+            manifest.paths[0].unlink()
+
+    findings = verify(lake, progress=take_away).findings
+    assert ("unreadable", PATHS.name) in {(one.kind, one.table) for one in findings}
+    assert any("the parents of its rows cannot be read" in one.problem for one in findings)
+
+
+def test_an_input_with_a_quote_in_its_name_is_a_finding_and_no_error(lake: Lake) -> None:
+    target = manifest_of(lake).directory / "manifest.json"
+    data = json.loads(target.read_text())
+    data["activity"]["inputs"].append("act:it's")
+    target.write_text(json.dumps(data))
+    assert ("changed", PATHS.name) in found(lake)
+
+
 def test_a_row_appended_to_a_file_is_found(lake: Lake) -> None:
     rewrite(lake, lambda rows: pl.concat([rows, rows.tail(1)]), manifest_too=False)
     problems = [str(finding) for finding in verify(lake).findings]
