@@ -209,7 +209,11 @@ def _sized(kind: type[BaseModel], practical: Preset, size: Size) -> Preset:
         else:
             given.pop("steps", None)
         values[name] = {**given, **chosen}
-    said = [f"for models of {size.models}; answers may have {TOKENS} tokens and more"]
+    values["decontamination"] = {}
+    said = [
+        f"for models of {size.models}; answers may have {TOKENS} tokens and more",
+        "seeds and examples that quote a held-out text are rejected",
+    ]
     adapted = [values[name] for name, _ in _trainings(kind) if "adapter" in values[name]]
     if len({(one["adapter"]["rank"], one["adapter"]["alpha"]) for one in adapted}) > 1:
         for one in adapted:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,11 +24,14 @@ def peak_memory() -> dict[str, float]:
 def reset_peak_memory() -> bool:
     """Let the peaks start again from what this process uses now; return whether the system can do that.
 
-    Only Linux can, of the resident memory.
+    Only Linux can, of the resident memory. Memory that is free, but was not given back to the system, would count
+    towards the next peak: the C library of Linux gives it back first.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError, AttributeError):  # other systems and C libraries have no such function
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

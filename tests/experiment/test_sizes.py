@@ -40,6 +40,7 @@ def test_every_method_that_trains_has_them(tmp_path: Path, method: str, preset: 
     experiment = experiment_of(tmp_path, method, preset)
     found = experiment.trainings
     assert "training" in found
+    assert experiment.decontamination is not None
     for name, section in found.items():
         if section.steps == 0:
             continue
@@ -71,6 +72,7 @@ def test_fields_of_the_file_go_before_the_preset(tmp_path: Path) -> None:
     assert (experiment.training.steps, experiment.training.epochs) == (9, None)
     practical = experiment_of(tmp_path, "lmsi", "practical", training={"epochs": 2})
     assert (practical.training.steps, practical.training.epochs) == (None, 2.0)
+    assert experiment_of(tmp_path, "lmsi", "small_llm", decontamination=None).decontamination is None
     with pytest.raises(ExperimentError, match="give either steps or epochs"):
         experiment_of(tmp_path, "lmsi", "practical", training={"epochs": 2, "steps": 3})
 
