@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _LIVE = ("loss", "validation_loss", "reward")
 """What people see of the log while a model is trained, besides the throughput."""
 
+_FEW_HELD_OUT = 10
+"""Below this number of held-out examples, a warning says that their loss means little."""
+
 Outcome = TypeVar("Outcome", bound="TrainingOutcome")
 
 
@@ -203,6 +206,11 @@ class TrainingStage:
             f"{count(len(outcome.held_out), 'example')} held out to measure the loss, {outcome.steps:,} steps "
             f"trained{steps}"
         )
+        if len(outcome.held_out) < _FEW_HELD_OUT:
+            self.context.warn(
+                f"the loss on {count(len(outcome.held_out), 'held-out example')} says little of others; raise "
+                "validation.share"
+            )
         return {
             HELD_OUT: [known[index] for index in outcome.held_out],
             "validation": [{"step": int(step), "loss": loss} for step, loss in outcome.validation_losses],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from kit.lmsi_iterations import Iterations
-from kit.training_stage import run_stage, small_training
+from kit.training_stage import Lines, run_stage, small_training
 
 from selfimprove_dagster.lineage.descend import descend
 from selfimprove_dagster.lineage.explain import explain
@@ -16,12 +16,15 @@ from selfimprove_dagster.stage import Result
 pytestmark = pytest.mark.train
 
 
+LOG = Lines()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Iterations, Result]:
     made = small_training(
         tmp_path_factory.mktemp("home"), steps=None, epochs=2.0, validation={"share": 0.25, "every": 2}
     )
-    return made, run_stage(made)
+    return made, run_stage(made, log=LOG)
 
 
 def test_whole_questions_are_held_out_and_recorded(trained: tuple[Iterations, Result]) -> None:
@@ -36,6 +39,7 @@ def test_whole_questions_are_held_out_and_recorded(trained: tuple[Iterations, Re
     assert [one["step"] for one in row["validation"]] == [2, 4, 5]
     assert row["kept_step"] in (2, 4, 5)
     assert result.metadata["held_out_examples"] == 3
+    assert any("loss on 3 held-out examples says little" in line for line in LOG.lines)
     losses = {one["step"]: one["loss"] for one in row["validation"]}
     assert result.metadata["validation_loss"] == min(losses.values()) == losses[row["kept_step"]]
     assert (
