@@ -33,6 +33,7 @@ from selfimprove_dagster.stage import PREVIEW_ROWS, Folder, Link, Markdown, Pict
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.text import markdown_table, plain
 from selfimprove_dagster.work.progress import Progress
+from selfimprove_dagster.workers.models import shared
 
 _OWNERS = ["team:data"]
 _LONGEST_REASON = 2_000
@@ -100,7 +101,7 @@ def _asset(method: Method[Any], stage: Stage, known: Mapping[str, Table]) -> dg.
                         experiment=experiment,
                         iteration=iteration,
                         code_version=method.code_version(stage),
-                        language_model=language_model,
+                        language_model=shared(language_model, experiment, context.log.info),
                         trainer=trainer,
                         reporter=context.log,
                         run_id=context.run.run_id,

@@ -14,7 +14,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import opening_options
 from selfimprove_dagster.experiment.sections import ModelSection
 from selfimprove_dagster.language_model import open_language_model
-from selfimprove_dagster.language_model.base import LanguageModel, Scores, check_chooses, check_scores
+from selfimprove_dagster.language_model.base import LanguageModel, Scores, check_can
 
 
 class LanguageModelResource(dg.ConfigurableResource):
@@ -46,10 +46,7 @@ class LanguageModelResource(dg.ConfigurableResource):
         options = opening_options(section, path, self.device, in_batches=True)
         model = open_language_model(path or section.path, **options)
         try:
-            if scores == "options":
-                check_chooses(model)
-            elif scores:
-                check_scores(model)
+            check_can(model, scores)
             yield model
         finally:
             model.close()

@@ -36,7 +36,7 @@ from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Table
 from selfimprove_dagster.work.budget import Allowance
 from selfimprove_dagster.work.memory import peak_memory
-from selfimprove_dagster.work.progress import ProgressReport, per_second
+from selfimprove_dagster.work.progress import OwnReport, per_second
 from selfimprove_dagster.work.shards import (
     Item,
     Items,
@@ -465,6 +465,7 @@ class StageContext(Generic[E]):
             log=self.log,
             allowance=self.allowance,
             size=size,
+            at_once=getattr(opened, "at_once", 1),
             tolerance=ANY_FAILURES
             if opened is None  # its rows only carry problems of the rows that they are made from
             else Tolerance(self.experiment.tolerance.failed_share, lambda rows: seed_places(self.lake, rows)),
@@ -477,7 +478,7 @@ class StageContext(Generic[E]):
         """Return the function that makes the rows of a shard, as `in_shards` calls it."""
         call, activity = function.call, writer.activity
 
-        def work(part: Sequence[Item], report: ProgressReport) -> Any:
+        def work(part: Sequence[Item], report: OwnReport) -> Any:
             return call(
                 Shard(
                     part,

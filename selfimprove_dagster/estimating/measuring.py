@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 from selfimprove_dagster.estimating.forecast import Range
 
@@ -48,12 +48,16 @@ def highest(*peaks: Peaks) -> Peaks:
 
 @dataclass(frozen=True)
 class Took:
-    """What work took: generated tokens, seconds, money (None without prices), and peaks of memory."""
+    """What work took: generated tokens, seconds, money (None without prices), and peaks of memory.
+
+    `fullness` is the share of the rows that the engine has in memory at once, as `CountingModels` has it.
+    """
 
     tokens: float = 0.0
     seconds: float = 0.0
     money: float | None = None
     peaks: Peaks = field(default_factory=dict)
+    fullness: float = 0.0
 
     def __add__(self, other: Took) -> Took:
         money = [one for one in (self.money, other.money) if one is not None]
@@ -62,6 +66,7 @@ class Took:
             self.seconds + other.seconds,
             sum(money) if money else None,
             highest(self.peaks, other.peaks),
+            max(self.fullness, other.fullness),
         )
 
 
@@ -71,6 +76,11 @@ class Batch:
 
     items: int
     took: Took
+
+    @property
+    def most(self) -> float:
+        """Return how many items the engine has in memory at once at most; infinite where it does not say."""
+        return max(self.items / self.took.fullness, self.items) if self.took.fullness else inf
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ def grow(count: int, most_at_once: int, work: Callable[[slice], Took], effort: E
     effort, if there were two batches, and in any case after four times as many.
     """
     batches: list[Batch] = []
-    done, size, started = 0, _FIRST, time.monotonic()
+    done, size, started = 0, max(min(_FIRST, count // _GROWTH), 1), time.monotonic()
     while done < min(count, MOST):
         taken = min(size, most_at_once, count - done)
         batches.append(Batch(taken, work(slice(done, done + taken))))

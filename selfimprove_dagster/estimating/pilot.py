@@ -163,7 +163,7 @@ class PilotContext(StageContext[Any]):
             batches = grow(len(groups), most, self._batches(writer, items, groups, work, record), self.effort)
             scale = len(groups) / sum(one.items for one in batches)
             files = len(groups) * factor / most
-            largest = min(most, len(groups) * factor, _most_at_once(opened, batches[-1]))
+            largest = min(most, len(groups) * factor, batches[-1].most)
             piece = Piece(len(groups) * factor, batches, largest)
             spent = writer.spent
         else:
@@ -221,7 +221,7 @@ class PilotContext(StageContext[Any]):
                     done = [(part, sit(part)) for part in taken]
             if model is not None:
                 for mode, parts in modes.items():
-                    self._add_exam(parts, [(part, took) for part, took in done if part.mode == mode], model)
+                    self._add_exam(parts, [(part, took) for part, took in done if part.mode == mode])
         if exam.judge is not None:
             with self._timed() as measured:
                 judged = judge_answers(writer, exam.judge, examinees, taken, self.log)
@@ -264,12 +264,10 @@ class PilotContext(StageContext[Any]):
         grow(count, max(len(part.questions) for part in parts), some, self.effort)
         return done
 
-    def _add_exam(
-        self, parts: Sequence[Part], done: Sequence[tuple[Part, Took]], model: LanguageModel
-    ) -> None:
+    def _add_exam(self, parts: Sequence[Part], done: Sequence[tuple[Part, Took]]) -> None:
         """Add what a model's answers to some of the questions of a mode took."""
         if batches := [Batch(len(part.questions), took) for part, took in done]:
-            largest = min(max(len(part.questions) for part in parts), _most_at_once(model, batches[-1]))
+            largest = min(max(len(part.questions) for part in parts), batches[-1].most)
             self.measured.pieces.append(Piece(_questions(parts), batches, largest))
 
     @contextmanager
@@ -277,27 +275,18 @@ class PilotContext(StageContext[Any]):
         """Measure work inside; the function returns what it took, given its tokens."""
         self.measured.seen = highest(self.measured.seen, peak_memory())
         reset_peak_memory()
-        begun, paid = time.monotonic(), self._paid
+        models = self.language_model
+        assert isinstance(models, CountingModels)
+        models.fullness = 0.0
+        begun, paid = time.monotonic(), models.money
         found = Took()
 
         def took(tokens: float) -> Took:
             return replace(found, tokens=tokens)
 
         yield took
-        money = None if self._paid is None else self._paid - (paid or 0.0)
-        found = Took(0.0, time.monotonic() - begun, money, peak_memory())
-
-    @property
-    def _paid(self) -> float | None:
-        return self.language_model.money if isinstance(self.language_model, CountingModels) else None
-
-
-def _most_at_once(opened: Any, batch: Batch) -> float:
-    """Return how many items a model holds in memory at once at most, judging by the tokens of a batch."""
-    budget = getattr(opened, "token_budget", None)
-    if budget is None or not batch.took.tokens:
-        return math.inf
-    return max(2 * budget * batch.items / batch.took.tokens, batch.items)
+        money = None if models.money is None else models.money - (paid or 0.0)
+        found = Took(0.0, time.monotonic() - begun, money, peak_memory(), models.fullness)
 
 
 def _groups(items: StoredRows, together: str) -> list[slice]:

@@ -28,10 +28,15 @@ _CHECKPOINTS_AT_ONCE = 3
 
 @dataclass
 class CountingModels:
-    """Opens models like `models`, and adds up the `money` that they cost; None without prices."""
+    """Opens models like `models`, and adds up the `money` that they cost; None without prices.
+
+    `fullness` is the number of rows of the largest call to generate since it was last set to 0, as a share of those
+    that the engine has in memory at once: 0 where the engine does not say, and over 1 where it took them in turn.
+    """
 
     models: OpensModels
     money: float | None = None
+    fullness: float = 0.0
 
     def options(self, section: ModelSection, path: str | Path | None = None) -> dict[str, Any]:
         """Return the arguments of `open_language_model`, besides the path."""
@@ -48,7 +53,25 @@ class CountingModels:
         with self.models.open(section, path, scores) as model:
             if section.prices is not None:
                 self._count(section, model, in_batch)
+            if hasattr(model, "rows_at_once"):
+                self._measure(model, model.rows_at_once)
             yield model
+
+    def _measure(self, model: LanguageModel, rows_at_once: Callable[..., int]) -> None:
+        generate = model.generate
+
+        def generated(
+            prompts: Sequence[Sequence[int]],
+            seeds: Sequence[Sequence[int]],
+            parameters: Any,
+            *rest: Any,
+            **named: Any,
+        ) -> Any:
+            rows = sum(map(len, seeds))
+            self.fullness = max(self.fullness, rows / rows_at_once(prompts, parameters.max_tokens))
+            return generate(prompts, seeds, parameters, *rest, **named)
+
+        model.generate = generated  # type: ignore[method-assign]
 
     def _count(self, section: ModelSection, model: LanguageModel, in_batch: bool) -> None:
         prices = section.prices.model_dump() if section.prices else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,8 +26,9 @@ from selfimprove_dagster.language_model.paid import PAID
 from selfimprove_dagster.rows import Rejected
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.table import Row, Table
+from selfimprove_dagster.work.at_once import in_any_order
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
-from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.progress import OwnReport, ProgressReport
 
 E = TypeVar("E", bound=Experiment)
 
@@ -170,28 +171,52 @@ def examine(
             first = number * len(parts)
             if done.issuperset(range(first, first + len(parts))):
                 continue
+            left = {first + at: part for at, part in enumerate(parts) if first + at not in done}
             rows = remembered(examinee.model_id)
-            with ExitStack() as stack:
-                model = None if rows is not None else stack.enter_context(open_model(examinee.path))
-                for shard, part in enumerate(parts, start=first):
-                    if shard in done:
-                        continue
-                    took = Spent()
-                    if model is None:
-                        answers = rows_of_part(rows or [], part)
-                        report.found(part.paths)
-                    else:
-                        allowance.check(spent, report.so_far)
-                        PAID.begin()
-                        started, tokens, paid = time.monotonic(), report.tokens, PAID.money
-                        answers = exam.sit_part(model, part, report.advance)
-                        took = _took(report.tokens - tokens, started, paid)
-                    write_answers(writer, shard, examinee, answers, took)
-                    PAID.settle()
+            if rows is not None:
+                for shard, part in left.items():
+                    write_answers(writer, shard, examinee, rows_of_part(rows, part), Spent())
+                    report.found(part.paths)
                     report.kept = report.done
-                    spent += took
+                continue
+            with open_model(examinee.path) as model:
+                spent += _sit(writer, exam, examinee, model, left, report, allowance, spent)
     if exam.judge is not None:
         spent += judge_answers(writer, exam.judge, examinees, parts, log)
+    return spent
+
+
+def _sit(
+    writer: PartitionWriter,
+    exam: Exam,
+    examinee: Examinee,
+    model: LanguageModel,
+    left: Mapping[int, Part],
+    report: ProgressReport,
+    allowance: Allowance,
+    before: Spent,
+) -> Spent:
+    """Write a model's answers to the parts of an exam, by the shard of each, and return their use."""
+    spent, kept = Spent(), report.done
+
+    def affordable() -> Iterator[int]:
+        for shard in left:
+            allowance.check(before + spent, report.so_far)
+            yield shard
+
+    def sit(shard: int) -> tuple[Sequence[Row], Spent, int]:
+        own = OwnReport(report)
+        PAID.begin()
+        started, paid = time.monotonic(), PAID.money
+        answers = exam.sit_part(model, left[shard], own.advance)
+        return answers, _took(own.tokens, started, paid), own.done
+
+    for shard, (answers, took, counted) in in_any_order(sit, affordable(), getattr(model, "at_once", 1)):
+        write_answers(writer, shard, examinee, answers, took)
+        PAID.settle()
+        kept += counted
+        report.kept = kept
+        spent += took
     return spent
 
 
@@ -215,28 +240,32 @@ def judge_answers(
     """Write the verdicts on the greedy answers of all examinees, one shard per part, and return their use."""
     answered = [at for at, part in enumerate(parts) if part.mode == GREEDY]
     first, done, spent = len(examinees) * len(parts), writer.committed_shards, Spent()
-    left = [(shard, at) for shard, at in enumerate(answered, start=first) if shard not in done]
+    left = {shard: at for shard, at in enumerate(answered, start=first) if shard not in done}
     if not left:
         return spent
     total = sum(len(parts[at].questions) for at in answered)
-    finished = total - sum(len(parts[at].questions) for _, at in left)
+    finished = total - sum(len(parts[at].questions) for at in left.values())
     with (
         judge.open() as model,
         ProgressReport(writer.schema.name, total, "judged answers", log, finished) as report,
     ):
-        for shard, at in left:
+
+        def judged(shard: int) -> tuple[Sequence[Row], Spent]:
+            own = OwnReport(report)
             PAID.begin()
-            started, tokens, paid = time.monotonic(), report.tokens, PAID.money
+            started, paid = time.monotonic(), PAID.money
             answers = {
-                examinee.role: writer.read_shard(number * len(parts) + at).to_dicts()
+                examinee.role: writer.read_shard(number * len(parts) + left[shard]).to_dicts()
                 for number, examinee in enumerate(examinees)
             }
-            rows = judge.verdicts(model, answers, report.advance)
+            rows = judge.verdicts(model, answers, own.advance)
+            return rows, _took(own.tokens, started, paid)
+
+        for shard, (rows, took) in in_any_order(judged, left, getattr(model, "at_once", 1)):
             drafts = [
                 _draft(row, [*_judged(row["answers"]), Parent(judge.model_id, "judged_by")], writer.schema)
                 for row in rows
             ]
-            took = _took(report.tokens - tokens, started, paid)
             writer.write_shard(shard, build_records(writer.schema, drafts, writer.activity), spent=took)
             PAID.settle()
             spent += took

@@ -23,6 +23,7 @@ from selfimprove_dagster.experiment.sections import (
     PromotionSection,
     PromptsSection,
     RetriesSection,
+    RunSection,
     Section,
     TeacherSection,
     ToleranceSection,
@@ -67,6 +68,7 @@ class Experiment(Section):
     budget: BudgetSection = BudgetSection()
     retries: RetriesSection = RetriesSection()
     on_stop: OnStopSection = OnStopSection()
+    run: RunSection = RunSection()
     loop: bool = Field(True, description="whether the sensor starts this experiment's iterations")
 
     @model_validator(mode="after")
@@ -97,7 +99,7 @@ class Experiment(Section):
     def settings_hash(self) -> str:
         """Return `b2:<hex>`, a hash of the settings that affect what an iteration makes, and what it takes."""
         settings = self.model_dump(
-            mode="json", exclude={"name", "description", "tolerance", "budget", "loop"}
+            mode="json", exclude={"name", "description", "tolerance", "budget", "run", "loop"}
         )
         return f"b2:{blake2b(dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()}"
 

@@ -288,6 +288,11 @@ class ModelSection(Section):
         return self.engine == "chat"
 
     @property
+    def runs_in_process(self) -> bool:
+        """Return whether the process that opens the model runs it, and no server does."""
+        return self.engine == "transformers" or (self.engine == "vllm" and self.vllm.serve is None)
+
+    @property
     def provider(self) -> dict[str, Any]:
         """Return the arguments of `provider_id` besides the name."""
         own = self.chat.api == "litellm" and self.server.url == ServerSection().url
@@ -732,6 +737,50 @@ class RetriesSection(Section):
     def wait_after(self, attempt: int) -> float:
         """Return the seconds to wait after a failed attempt, the first of which is 1; at most one hour or `wait`."""
         return min(self.wait * 2.0 ** min(attempt - 1, 60), max(self.wait, 3600.0))
+
+
+class WorkerResources(Section):
+    """What each worker has for itself."""
+
+    cpus: int | None = Field(
+        None, ge=1, description="cores of each worker; omit for all of the machine (local) or one (ray)"
+    )
+    gpus: int | None = Field(None, ge=1, description="GPUs of each worker; omit for no reservation")
+
+
+class WorkersSection(Section):
+    """Processes that work on the shards of a stage at the same time, each with the model open.
+
+    The ids are those of one process, where the engine promises equal texts for equal batches.
+    """
+
+    kind: Literal["local", "ray"] = Field(
+        "local", description="processes of this machine, or of a Ray cluster (extra `ray`)"
+    )
+    count: int = Field(2, ge=1, le=4096, description="maximum number of workers")
+    resources: WorkerResources = WorkerResources()
+    address: str | None = Field(
+        None, description="address of the Ray cluster; omit for $RAY_ADDRESS, or else for one on this machine"
+    )
+    patience: float = Field(
+        60.0,
+        gt=0,
+        description="seconds in which a worker must find a place in the Ray cluster and open the model",
+    )
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> WorkersSection:
+        if self.kind == "local" and self.address is not None:
+            raise ValueError("local workers have no address: leave it out, or set kind to ray")
+        return self
+
+
+class RunSection(Section):
+    """Where the work of an iteration runs. It changes no record's id."""
+
+    workers: WorkersSection | None = Field(
+        None, description="several workers for one stage; omit to work in the stage's own process"
+    )
 
 
 class OnStopSection(Section):

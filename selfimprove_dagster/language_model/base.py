@@ -260,6 +260,14 @@ def check_chooses(model: LanguageModel) -> None:
         check_scores(model)
 
 
+def check_can(model: LanguageModel, scores: Scores) -> None:
+    """Raise ModelError with the reason if the engine cannot do what a stage needs."""
+    if scores == "options":
+        check_chooses(model)
+    elif scores:
+        check_scores(model)
+
+
 def placement(model: LanguageModel) -> dict[str, str]:
     """`device` (`cuda:0`) and `dtype` (`float32`), of an engine that knows where it computes, which a server does
     not say; `revision`, of a model that came from the hub.

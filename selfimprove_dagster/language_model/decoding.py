@@ -176,6 +176,11 @@ class Decoder:
         return finished
 
 
+def rows_of_a_lane(expected: int, token_budget: int) -> int:
+    """Return how many rows a lane has at once at most; `expected` is the largest number of tokens of a row."""
+    return max(1, token_budget // expected)
+
+
 def decode(
     decoder: Decoder, prompts: Sequence[Sequence[int]], rows: Sequence[Row], token_budget: int
 ) -> Generator[list[Drawn]]:
@@ -186,8 +191,7 @@ def decode(
     if not rows:
         return
     lanes = decoder.network.lanes
-    expected = max(len(prompts[row.prompt]) + row.limit // 2 for row in rows)
-    most_rows = max(1, token_budget // expected)
+    most_rows = rows_of_a_lane(max(len(prompts[row.prompt]) + row.limit // 2 for row in rows), token_budget)
     # A small call should not leave a lane without work.
     most_rows = min(most_rows, -(-len(rows) // lanes))
     # Rows that all fit into the batches need no refilling: one cohort per lane.

@@ -23,7 +23,7 @@ from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.language_model.attention import GROUPED_ATTENTION
 from selfimprove_dagster.language_model.base import Generation, Progress, SamplingParameters
 from selfimprove_dagster.language_model.constraining import Constraint, grammar_tokens
-from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode
+from selfimprove_dagster.language_model.decoding import Decoder, Drawn, Row, decode, rows_of_a_lane
 from selfimprove_dagster.language_model.folder import model_folder, revision_of
 from selfimprove_dagster.language_model.merging import opened
 from selfimprove_dagster.language_model.network import Network
@@ -125,6 +125,12 @@ class TransformersLanguageModel(TokenText):
     def shares_prompts(self) -> bool:
         """Return whether the samples of a prompt share its keys and values (plain attention layers only)."""
         return self._network.shares_prompts
+
+    def rows_at_once(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+        """Return how many continuations of such prompts are in memory at the same time at most."""
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        limit = max(min(max_tokens, self.positions - longest), 1)
+        return rows_of_a_lane(max(longest + limit // 2, 1), self.token_budget) * self._network.lanes
 
     def generate(
         self,

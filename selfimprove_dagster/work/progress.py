@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ class ProgressReport:
         """Further numbers of the work by name, e.g. the loss; set them before `advance`."""
         self._history: list[Mapping[str, float]] = []
         self._noted = (0, 0.0)
+        self._lock = threading.RLock()
         self._log = log
         self._watcher = _WATCHER.get()
         self._console = Console(stderr=True, highlight=False)
@@ -142,7 +144,11 @@ class ProgressReport:
         self._say(f"stopped: {self.line()}{self._lost()}" if error else self.line())
 
     def advance(self, units: int, tokens: int = 0) -> None:
-        """Count finished units, and the `tokens` that they used."""
+        """Count finished units, and the `tokens` that they used; several threads may."""
+        with self._lock:
+            self._advance(units, tokens)
+
+    def _advance(self, units: int, tokens: int) -> None:
         self.done += units
         self.tokens += tokens
         if self._bar and self._task is not None:
@@ -221,3 +227,19 @@ class ProgressReport:
             speed = rate(self.tokens, "tokens", seconds)
             found.append(f"{self.tokens:,} tokens" + (f" at {speed}" if speed else ""))
         return "".join(f", {one}" for one in found if one)
+
+
+class OwnReport:
+    """Counts the units and tokens of one part of some work, and counts them in the report of all parts.
+
+    Parts that are worked on at the same time have one each.
+    """
+
+    def __init__(self, whole: ProgressReport) -> None:
+        self._whole = whole
+        self.done = self.tokens = 0
+
+    def advance(self, units: int, tokens: int = 0) -> None:
+        """Count units that were finished, and tokens that were drawn, since the last call."""
+        self.done, self.tokens = self.done + units, self.tokens + tokens
+        self._whole.advance(units, tokens)

@@ -23,8 +23,9 @@ from selfimprove_dagster.language_model.structure import Structure
 from selfimprove_dagster.lots import seed_of
 from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.table import Row
+from selfimprove_dagster.work.at_once import in_any_order
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
-from selfimprove_dagster.work.progress import ProgressReport
+from selfimprove_dagster.work.progress import OwnReport, ProgressReport
 from selfimprove_dagster.work.spec import Spec
 from selfimprove_dagster.work.tolerance import ANY_FAILURES, Failures, Tolerance
 
@@ -34,7 +35,7 @@ Item = TypeVar("Item")
 Items = pl.LazyFrame | Sequence[Item]
 """What a stage works on: the rows of a query, each a dictionary, or things that it has at hand."""
 
-Work = Callable[[Sequence[Item], ProgressReport], Any]
+Work = Callable[[Sequence[Item], OwnReport], Any]
 
 _ROW_GROUP = 1024
 """Rows that are read together of a query's file."""
@@ -172,10 +173,12 @@ def in_shards(
     allowance: Allowance = UNLIMITED,
     tolerance: Tolerance = ANY_FAILURES,
     record: Callable[[int, Any], pl.DataFrame] | None = None,
+    at_once: int = 1,
 ) -> Spent:
     """Write what `work` makes of the items, `size` of them a shard; `work` reports `each` units of an item.
 
-    Items are taken shard by shard, so that they may be the rows of a large table. Neighbouring rows that are equal in
+    Items are taken shard by shard, `at_once` of them at a time, so that they may be the rows of a large table.
+    Neighbouring rows that are equal in
     the column `together` come into one shard. Work that reports no progress counts as done with its shard.
 
     `record` makes records of what `work` returned for a shard, by its number; without it these are the drafts.
@@ -205,19 +208,24 @@ def in_shards(
         def check(kept: str) -> None:
             failures.check(finished_share(), kept)
 
-        check(report.so_far)
-        for index, part in enumerate(parts):
-            if index in done:
-                continue
-            allowance.check(spent, report.so_far)
-            started, tokens, before, kept = time.monotonic(), report.tokens, report.done, report.so_far
+        def left() -> Iterator[int]:
+            for index in range(len(parts)):
+                if index not in done:
+                    allowance.check(spent, report.so_far)
+                    yield index
+
+        def make(index: int) -> tuple[Any, Spent, int, str]:
+            own, started, kept = OwnReport(report), time.monotonic(), report.so_far
             PAID.begin()
             paid = PAID.money
-            made = work(items[part], report)
-            if report.done == before:  # work on columns reports nothing on its way
-                report.advance(units[index])
+            made = work(items[parts[index]], own)
+            if not own.done:  # work on columns reports nothing on its way
+                own.advance(units[index])
             seconds = round(time.monotonic() - started, 3)
-            took = Spent(report.tokens - tokens, seconds, round(PAID.money - paid, 9))
+            return made, Spent(own.tokens, seconds, round(PAID.money - paid, 9)), own.done, kept
+
+        check(report.so_far)
+        for index, (made, took, counted, kept) in in_any_order(make, left(), at_once):
             rows = record(index, made) if record else build_records(writer.schema, made, writer.activity)
             failures.add(rows)
             if failures.may_pass(rows, finished_share()):
@@ -227,7 +235,8 @@ def in_shards(
                     raise TooManyUnanswered(str(error)) from None
             writer.write_shard(index, rows, spent=took if timed else None)
             PAID.settle()
-            report.kept = report.done
+            finished += counted
+            report.kept = finished
             spent += took
             check(report.so_far)
         failures.check(1.0, report.so_far)

@@ -27,8 +27,7 @@ from selfimprove_dagster.prompts import Prompts
 from selfimprove_dagster.rows import Unreadable, file_name, read_rows, text_field
 from selfimprove_dagster.table import Row
 from selfimprove_dagster.work.budget import UNLIMITED, Allowance
-from selfimprove_dagster.work.progress import ProgressReport
-from selfimprove_dagster.work.shards import Shard, in_shards
+from selfimprove_dagster.work.shards import Advancing, Shard, in_shards
 
 
 def sampling_parameters(section: SamplingSection, prompts: Prompts, *, improved: bool) -> SamplingParameters:
@@ -134,7 +133,7 @@ def generate_paths(
     section, shown = experiment.sampling, [vars(one) for one in demonstrations]
     prompts = registry.prompts(experiment, model.prompting)
 
-    def draw(rows: Sequence[Row], report: ProgressReport) -> list[Draft]:
+    def draw(rows: Sequence[Row], report: Advancing) -> list[Draft]:
         shard = Shard(rows, experiment, 0, writer.activity, report, model, prompts)
         return draw_paths(shard, improved=improved, demonstrations=shown)
 
