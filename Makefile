@@ -56,7 +56,11 @@ test: lint
 test-train: install
 	$(PYTEST) -m train
 
-test-scale: install
+.venv/.scale: .venv/.ready
+	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[test,scale]'
+	touch $@
+
+test-scale: install .venv/.scale
 	$(PYTEST) -m scale
 
 test-browser: install
@@ -72,7 +76,7 @@ real-model: install
 test-real: install
 	$(PYTEST) --dist load -m real
 
-test-all: lint
+test-all: lint .venv/.scale
 	SELFIMPROVE_ALL_METHODS=1 $(PYTEST) -m "not vllm"
 	$(MAKE) test-vllm
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ Partition = Mapping[str, str]
 
 _SPENT = "selfimprove.spent"
 """Key of our metadata in a Parquet file."""
+
+_LIST = "files-"
+"""Begins the name of a list of files."""
+
+LISTED = 50_000
+"""The number of files up to which a manifest lists them itself. More are in lists of so many files beside it, each of
+less than 10 MB."""
+
+_NAMED = 1_000
+"""The number of files up to which a query names each of them."""
 
 
 def partition_of(experiment: str, iteration: int) -> dict[str, str]:
@@ -70,6 +82,15 @@ class Manifest:
     @property
     def paths(self) -> list[Path]:
         return [self.directory / file.name for file in self.files]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Return what a query reads: the paths, or for very many of them one pattern, with other wildcards escaped."""
+        names = [file.name for file in self.files]
+        folder = re.sub(r"([*?\[])", r"[\1]", str(self.directory))
+        if len(names) > _NAMED:
+            names = [f"{names[0].rpartition('-')[0]}-*.parquet"]
+        return [f"{folder}/{name}" for name in names]
 
     @property
     def experiment(self) -> str:
@@ -189,15 +210,15 @@ class PartitionWriter:
                 "rows": sum(file.rows for file in files),
                 "purged": purged,
                 "edition": self.edition,
-                "files": [vars(file) for file in files],
+                **_listed(self.directory, files),
                 "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
                 "activity": activity,
             }
             # Lone surrogates (from file names that are not UTF-8) would make the file unreadable for DuckDB.
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
             write_atomically(target, text.encode(errors="replace"))
-        named = {file.name for file in files}
-        for path in self.directory.glob("*.parquet"):
+        named = {file.name for file in files} | {one["name"] for one in manifest.get("lists", ())}
+        for path in [*self.directory.glob("*.parquet"), *self.directory.glob(f"{_LIST}*.json")]:
             if path.name not in named:
                 path.unlink(missing_ok=True)
         for path in self.directory.glob(".*.tmp"):
@@ -218,6 +239,8 @@ class PartitionWriter:
 
         Returns the number of purged rows of this activity.
         """
+        if not self.ledger.revocations():
+            return 0
         paths = [self._path(index) for index in indices]
         rows = pl.concat([read_parquet(path, ["id", "parents"]) for path in paths])
         roots = self.ledger.all_withdrawn()
@@ -274,8 +297,32 @@ def load_manifest(path: Path) -> Manifest:
         table=data["table"],
         partition=data["partition"],
         activity=Activity.from_json(data["activity"]),
-        files=tuple(ShardFile(**file) for file in data["files"]),
+        files=tuple(ShardFile(**file) for file in _all_files(path, data)),
         committed_at=data["committed_at"],
         purged=data.get("purged", 0),
         edition=data.get("edition", 0),
     )
+
+
+def _listed(directory: Path, files: Sequence[ShardFile]) -> dict[str, Any]:
+    """Return what a manifest says of its files; very many of them are written into lists beside it."""
+    if len(files) <= LISTED:
+        return {"files": [vars(file) for file in files]}
+    lists = []
+    for at in range(0, len(files), LISTED):
+        data = json.dumps([vars(file) for file in files[at : at + LISTED]]).encode()
+        checksum = f"b2:{blake2b(data, digest_size=16).hexdigest()}"
+        name = f"{_LIST}{at // LISTED:05d}-{checksum[3:15]}.json"
+        write_atomically(directory / name, data)
+        lists.append({"name": name, "checksum": checksum})
+    return {"files": [], "lists": lists}
+
+
+def _all_files(path: Path, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the files of a manifest, those of its lists included. Raises ValueError for a list that was changed."""
+    yield from data["files"]
+    for one in data.get("lists", ()):
+        place = path.parent / one["name"]
+        if file_checksum(place) != one["checksum"]:
+            raise ValueError(f"{place} was changed after it was committed")
+        yield from json.loads(place.read_bytes())

@@ -29,7 +29,7 @@ def create_views(
         method, stage = table.split("/")
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{method}"')
         view = f'"{method}"."{stage}"'
-        files = ", ".join(quoted_path(path) for manifest in members for path in manifest.paths)
+        files = ", ".join(quoted(pattern) for manifest in members for pattern in manifest.patterns)
         types = ", ".join(f"{key}: {HIVE_TYPES[key]}" for key in members[0].partition)
         connection.execute(
             f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{files}], union_by_name=true, "

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from selfimprove_dagster.errors import ModelError, ModelUnavailable, first_line
 from selfimprove_dagster.experiment.sections import WorkersSection
 from selfimprove_dagster.language_model.base import Progress
 from selfimprove_dagster.workers.pool import Log, WorkerDied, described
+
+_SECONDS_TO_CONNECT = 10.0
 
 
 class Engine:
@@ -73,11 +79,13 @@ class RayWorkers:
         self._workers, self._path, self._options = workers, path, options
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            place = workers.address or os.environ.get("RAY_ADDRESS")
+            _check_that_answers(place or "")
             try:
-                ray.init(address=workers.address, log_to_driver=False, logging_level=logging.WARNING)
-            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                place = workers.address or os.environ.get("RAY_ADDRESS") or "this machine"
-                raise ModelUnavailable(f"no Ray cluster at {place}: {first_line(error)}") from error
+                with _own_signals():
+                    ray.init(address=place, log_to_driver=False, logging_level=logging.WARNING)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                raise _missing(place or "this machine", error) from error
         alive = [node for node in ray.nodes() if node["Alive"]]
         log(f"Ray cluster with {len(alive)} nodes and {ray.cluster_resources().get('CPU', 0):g} cores")
 
@@ -101,6 +109,31 @@ class RayWorkers:
             ) from None
         except WorkerDied as died:
             raise ModelError(f"a worker ended while it opened {self._path}: {died}") from None
+
+
+def _check_that_answers(address: str) -> None:
+    """Raise ModelUnavailable if nothing listens at `<host>:<port>`: Ray would try to connect for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
+        except OSError as error:
+            raise _missing(address, error) from error
+
+
+def _missing(place: str, error: Exception) -> ModelUnavailable:
+    return ModelUnavailable(f"no Ray cluster at {place}: {first_line(error)}")
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what this process does on SIGTERM, which joining a cluster changes."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _got(reference: Any, limit: float | None = None) -> Any:
