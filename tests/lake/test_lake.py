@@ -21,7 +21,7 @@ from selfimprove_dagster.errors import GateClosed, LakeError, LakeNotWritable, P
 from selfimprove_dagster.lake import disk
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import FORMAT, CheckOutcome, Lake
-from selfimprove_dagster.lake.partition import partition_of
+from selfimprove_dagster.lake.partition import FORMAT_WITH_PARTS, partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, build_records
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
 
@@ -407,7 +407,10 @@ def test_a_lake_that_names_no_format_is_read_and_written(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"format": FORMAT + 1}, f"has format {FORMAT + 1}.*install the version that wrote it"),
+        (
+            {"format": FORMAT_WITH_PARTS + 1},
+            f"has format {FORMAT_WITH_PARTS + 1}.*install the version that wrote it",
+        ),
         ({"fromat": 1}, "does not contain the lake's format"),
         ([], "does not contain the lake's format"),
     ],
