@@ -3,6 +3,7 @@
     <root>/<method>/<stage>/experiment=…/iteration=…/
         part-<activity>-00000.parquet   shards, each written under a temporary name, fsynced, renamed
         manifest.json                   written last; lists the shards, their checksums and the activity
+        manifest-<checksum>.json        parts of the manifest of a large partition, which list its shards
         checks.json                     the latest result of each quality check of that manifest
         .lock                           held by the process that writes
     <root>/format.json                  the version of this layout, written before the first partition
@@ -34,15 +35,18 @@ from selfimprove_dagster.addresses import address_of, folder_at
 from selfimprove_dagster.errors import GateClosed, LakeError, PartitionMissing
 from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, write_atomically
 from selfimprove_dagster.lake.partition import (
+    FORMAT_WITH_PARTS,
     Manifest,
     Partition,
     PartitionWriter,
     ShardFile,
     Spent,
     edition_of,
+    format_of,
     held,
     load_manifest,
     partition_of,
+    raise_format,
     read_parquet,
 )
 from selfimprove_dagster.lake.records import Activity
@@ -64,7 +68,7 @@ __all__ = [
 
 
 FORMAT = 1
-"""Version of the layout. A lake without `format.json` has version 0, which is read in the same way."""
+"""Version of the layout of a new lake. A lake without `format.json` has version 0, which is read in the same way."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +96,16 @@ class Lake:
                     "choose another folder"
                 )
         self.ledger = Ledger(self.root)
-        if (found := self.format) > FORMAT:
+        if (found := self.format) > FORMAT_WITH_PARTS:
             raise LakeError(
                 f"the lake {self.root} has format {found}, but this version of selfimprove_dagster reads "
-                f"formats up to {FORMAT}: install the version that wrote it, or a newer one"
+                f"formats up to {FORMAT_WITH_PARTS}: install the version that wrote it, or a newer one"
             )
 
     @property
     def format(self) -> int:
         """Return the version of the lake's layout, by default 0. Raises LakeError if it cannot be read."""
-        file = self.root / "format.json"
-        try:
-            return int(json.loads(file.read_text(encoding="utf-8"))["format"])
-        except FileNotFoundError:
-            return 0
-        except (ValueError, TypeError, KeyError):
-            raise LakeError(
-                f"{file} does not contain the lake's format, such as {json.dumps({'format': FORMAT})}: "
-                "restore it from a backup"
-            ) from None
+        return format_of(self.root)
 
     # ---- reading -------------------------------------------------------------------------------------
 
@@ -236,7 +231,7 @@ class Lake:
             directory.mkdir(parents=True, exist_ok=True)
         if self.format < FORMAT:
             with self.ledger.lock():
-                write_atomically(self.root / "format.json", json.dumps({"format": FORMAT}).encode())
+                raise_format(self.root, FORMAT)
         with held(directory):
             yield PartitionWriter(directory, schema, activity, self.ledger, edition_of(directory, activity))
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 from filelock import FileLock, Timeout
 
-from selfimprove_dagster.errors import PartitionBusy
+from selfimprove_dagster.errors import LakeError, PartitionBusy
 from selfimprove_dagster.host import temporary_path
 from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, sync, write_atomically
 from selfimprove_dagster.lake.records import Activity
@@ -28,15 +28,17 @@ Partition = Mapping[str, str]
 _SPENT = "selfimprove.spent"
 """Key of our metadata in a Parquet file."""
 
-_LIST = "files-"
-"""Begins the name of a list of files."""
 
-LISTED = 50_000
-"""The number of files up to which a manifest lists them itself. More are in lists of so many files beside it, each of
-less than 10 MB."""
+FILES_PER_PART = 20_000
+"""Maximum number of files that one manifest, or one part of it, lists: about 3 MB."""
 
-_NAMED = 1_000
-"""The number of files up to which a query names each of them."""
+
+NAMED = 1_000
+"""Maximum number of files of a partition that a view of the catalog names one by one."""
+
+
+FORMAT_WITH_PARTS = 2
+"""The format of a lake in which a manifest lists its files in parts, which earlier versions cannot read."""
 
 
 def partition_of(experiment: str, iteration: int) -> dict[str, str]:
@@ -58,7 +60,8 @@ class ShardFile:
 class Manifest:
     """The files of a committed partition, and the activity that made it.
 
-    `purged` is the number of rows that were removed from the disk; `edition` counts these removals.
+    `purged` is the number of rows that were removed from the disk; `edition` counts these removals. `parts` are the
+    names of the files that list the files of a large partition.
     """
 
     directory: Path
@@ -69,6 +72,7 @@ class Manifest:
     committed_at: str
     purged: int = 0
     edition: int = 0
+    parts: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def rows(self) -> int:
@@ -88,7 +92,7 @@ class Manifest:
         """Return what a query reads: the paths, or for very many of them one pattern, with other wildcards escaped."""
         names = [file.name for file in self.files]
         folder = re.sub(r"([*?\[])", r"[\1]", str(self.directory))
-        if len(names) > _NAMED:
+        if len(names) > NAMED:
             names = [f"{names[0].rpartition('-')[0]}-*.parquet"]
         return [f"{folder}/{name}" for name in names]
 
@@ -210,20 +214,35 @@ class PartitionWriter:
                 "rows": sum(file.rows for file in files),
                 "purged": purged,
                 "edition": self.edition,
-                **_listed(self.directory, files),
+                **self._listed(files),
                 "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
                 "activity": activity,
             }
             # Lone surrogates (from file names that are not UTF-8) would make the file unreadable for DuckDB.
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
             write_atomically(target, text.encode(errors="replace"))
-        named = {file.name for file in files} | {one["name"] for one in manifest.get("lists", ())}
-        for path in [*self.directory.glob("*.parquet"), *self.directory.glob(f"{_LIST}*.json")]:
-            if path.name not in named:
-                path.unlink(missing_ok=True)
-        for path in self.directory.glob(".*.tmp"):
+        committed = load_manifest(target)
+        for path in loose_files(self.directory, committed):
             path.unlink(missing_ok=True)
-        return load_manifest(target)
+        return committed
+
+    def _listed(self, files: Sequence[ShardFile]) -> dict[str, Any]:
+        """Return what the manifest records of its files: themselves, or the parts that list them.
+
+        Parts are written before the manifest that names them, under names that say what they contain.
+        """
+        if len(files) <= FILES_PER_PART:
+            return {"files": [vars(file) for file in files]}
+        raise_format(self.ledger.root, FORMAT_WITH_PARTS)
+        parts = []
+        for first in range(0, len(files), FILES_PER_PART):
+            listed = [vars(file) for file in files[first : first + FILES_PER_PART]]
+            data = json.dumps(listed, separators=(",", ":")).encode()
+            checksum = "b2:" + blake2b(data, digest_size=16).hexdigest()
+            name = f"manifest-{checksum.removeprefix('b2:')}.json"
+            write_atomically(self.directory / name, data)
+            parts.append({"name": name, "files": len(listed), "checksum": checksum})
+        return {"parts": parts}
 
     def rewrite_without(self, manifest: Manifest, ids: pl.Series) -> Manifest:
         """Commit the partition again without some rows, in new files next to the old ones."""
@@ -291,38 +310,68 @@ def edition_of(directory: Path, activity: Activity) -> int:
 
 
 def load_manifest(path: Path) -> Manifest:
-    data = json.loads(path.read_text())
+    """Read a manifest, with its parts.
+
+    Raises FileNotFoundError if there is none, and ValueError, KeyError or TypeError if it, or a part, was changed.
+    """
+    while True:
+        text = path.read_text()
+        data = json.loads(text)
+        try:
+            listed = data["files"] if "files" in data else _listed_in(path.parent, data["parts"])
+            break
+        except FileNotFoundError as error:
+            if path.read_text() == text:
+                raise ValueError(f"{error.filename}, a part of the manifest, is missing") from error
+            # The partition was committed again meanwhile, and its earlier parts were deleted.
     return Manifest(
         directory=path.parent,
         table=data["table"],
         partition=data["partition"],
         activity=Activity.from_json(data["activity"]),
-        files=tuple(ShardFile(**file) for file in _all_files(path, data)),
+        files=tuple(ShardFile(**file) for file in listed),
         committed_at=data["committed_at"],
         purged=data.get("purged", 0),
         edition=data.get("edition", 0),
+        parts=tuple(part["name"] for part in data.get("parts", ())),
     )
 
 
-def _listed(directory: Path, files: Sequence[ShardFile]) -> dict[str, Any]:
-    """Return what a manifest says of its files; very many of them are written into lists beside it."""
-    if len(files) <= LISTED:
-        return {"files": [vars(file) for file in files]}
-    lists = []
-    for at in range(0, len(files), LISTED):
-        data = json.dumps([vars(file) for file in files[at : at + LISTED]]).encode()
-        checksum = f"b2:{blake2b(data, digest_size=16).hexdigest()}"
-        name = f"{_LIST}{at // LISTED:05d}-{checksum[3:15]}.json"
-        write_atomically(directory / name, data)
-        lists.append({"name": name, "checksum": checksum})
-    return {"files": [], "lists": lists}
+def _listed_in(directory: Path, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = []
+    for part in parts:
+        if file_checksum(path := directory / part["name"]) != part["checksum"]:
+            raise ValueError(f"{path.name} was changed after the commit: its checksum differs")
+        listed += json.loads(path.read_bytes())
+    return listed
 
 
-def _all_files(path: Path, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the files of a manifest, those of its lists included. Raises ValueError for a list that was changed."""
-    yield from data["files"]
-    for one in data.get("lists", ()):
-        place = path.parent / one["name"]
-        if file_checksum(place) != one["checksum"]:
-            raise ValueError(f"{place} was changed after it was committed")
-        yield from json.loads(place.read_bytes())
+def loose_files(directory: Path, manifest: Manifest | None) -> list[Path]:
+    """Return the files of a partition's folder that its manifest does not name, in order."""
+    named = {*(file.name for file in manifest.files), *manifest.parts} if manifest else set()
+    found = (path for pattern in _WRITTEN for path in directory.glob(pattern))
+    return sorted(path for path in found if path.name not in named)
+
+
+_WRITTEN = ("*.parquet", "manifest-*.json", ".*.tmp")
+"""Patterns of the files that a writer of a partition makes before its manifest."""
+
+
+def format_of(root: Path) -> int:
+    """Return the version of a lake's layout, by default 0. Raises LakeError if it cannot be read."""
+    file = root / "format.json"
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))["format"])
+    except FileNotFoundError:
+        return 0
+    except (ValueError, TypeError, KeyError):
+        raise LakeError(
+            f"{file} does not contain the lake's format, such as {json.dumps({'format': 1})}: "
+            "restore it from a backup"
+        ) from None
+
+
+def raise_format(root: Path, version: int) -> None:
+    """Record that a lake has at least this format. The caller must hold the ledger's lock."""
+    if format_of(root) < version:
+        write_atomically(root / "format.json", json.dumps({"format": version}).encode())

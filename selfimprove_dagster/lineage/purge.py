@@ -15,7 +15,7 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import held, read_parquet
+from selfimprove_dagster.lake.partition import held, loose_files, read_parquet
 from selfimprove_dagster.lake.revocations import Revocation, edges_of, fall, now
 from selfimprove_dagster.language_model.paid import Journal
 
@@ -112,11 +112,10 @@ def _remove_leftovers(lake: Lake) -> int:
     No manifest names them.
     """
     withdrawn = lake.ledger.all_withdrawn()
-    named = {path for manifest in lake.manifests() for path in manifest.paths}
+    committed = {manifest.directory: manifest for manifest in lake.manifests()}
     removed = 0
     for directory in sorted(lake.root.glob("*/*/experiment=*/*")):
-        loose = sorted({*directory.glob("*.parquet"), *directory.glob(".*.tmp")} - named)
-        for path in loose:
+        for path in loose_files(directory, committed.get(directory)):
             with held(directory):
                 if path.is_file() and _holds_fallen(path, withdrawn):
                     with file_system_errors(path):

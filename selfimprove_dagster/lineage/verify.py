@@ -24,7 +24,7 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, load_manifest, read_parquet
+from selfimprove_dagster.lake.partition import Manifest, load_manifest, loose_files, read_parquet
 from selfimprove_dagster.lake.records import canonical_json, recompute_ids
 from selfimprove_dagster.lineage.known import KnownIds, known_ids
 from selfimprove_dagster.table import Table
@@ -318,17 +318,16 @@ def _check_uniqueness(known: KnownIds, manifests: Iterable[Manifest], report: Re
 def _note_loose_files(lake: Lake, experiment: str | None, report: Report) -> None:
     """Note shards that no manifest names: left by a killed run, or being written by a running one."""
     for directory in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*")):
-        named = set()
-        if (directory / "manifest.json").is_file():
-            try:
-                named = {file.name for file in load_manifest(directory / "manifest.json").files}
-            except (ValueError, KeyError, TypeError):
-                continue
+        try:
+            manifest = load_manifest(directory / "manifest.json")
+        except FileNotFoundError:
+            manifest = None
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
         table, partition = "/".join(directory.parts[-4:-2]), "/".join(directory.parts[-2:])
-        for path in sorted([*directory.glob("*.parquet"), *directory.glob(".*.tmp")]):
-            if path.name not in named:
-                problem = "no manifest names this file: an unfinished run left it, or is writing it"
-                report.notes.append(Finding("uncommitted", table, partition, path.name, "", problem))
+        for path in loose_files(directory, manifest):
+            problem = "no manifest names this file: an unfinished run left it, or is writing it"
+            report.notes.append(Finding("uncommitted", table, partition, path.name, "", problem))
 
 
 def _check_ledger(lake: Lake, report: Report) -> bool:

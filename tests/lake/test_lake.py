@@ -18,12 +18,11 @@ import pytest
 from kit.small_lake import activity_of, known_ancestry, seed_draft, store
 
 from selfimprove_dagster.errors import GateClosed, LakeError, LakeNotWritable, PartitionBusy, PartitionMissing
-from selfimprove_dagster.lake import disk, partition
+from selfimprove_dagster.lake import disk
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import FORMAT, CheckOutcome, Lake
-from selfimprove_dagster.lake.partition import ShardFile, partition_of
+from selfimprove_dagster.lake.partition import FORMAT_WITH_PARTS, partition_of
 from selfimprove_dagster.lake.records import Activity, Draft, build_records
-from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
 
 POOL = SEED_POOL
@@ -408,7 +407,10 @@ def test_a_lake_that_names_no_format_is_read_and_written(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"format": FORMAT + 1}, f"has format {FORMAT + 1}.*install the version that wrote it"),
+        (
+            {"format": FORMAT_WITH_PARTS + 1},
+            f"has format {FORMAT_WITH_PARTS + 1}.*install the version that wrote it",
+        ),
         ({"fromat": 1}, "does not contain the lake's format"),
         ([], "does not contain the lake's format"),
     ],
@@ -418,52 +420,3 @@ def test_a_lake_of_a_later_or_unknown_format_is_refused(lake: Lake, written: Any
     (lake.root / "format.json").write_text(json.dumps(written))
     with pytest.raises(LakeError, match=said):
         Lake(lake.root)
-
-
-# ---- very many files ---------------------------------------------------------------------------------
-
-
-def test_very_many_files_are_listed_beside_the_manifest(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "LISTED", 3)
-    monkeypatch.setattr(partition, "_NAMED", 2)
-    activity = activity_of(POOL)
-
-    def commit(*questions: str) -> Any:
-        with lake.writer(POOL, activity) as writer:
-            for index, question in enumerate(questions):
-                writer.write_shard(index, rows(activity, question), overwrite=True)
-            return writer.commit()
-
-    questions = [f"{number}?" for number in range(8)]
-    manifest = commit(*questions)
-    written = json.loads((manifest.directory / "manifest.json").read_text())
-    assert written["files"] == [] and len(written["lists"]) == 3 and manifest.rows == 8
-    assert lake.read(POOL.name, activity.partition)["question"].to_list() == questions
-    lake.refresh_catalog()
-    with lake.connect() as connection:
-        found = connection.execute("SELECT question FROM lmsi.seed_pool ORDER BY question").fetchall()
-        (sql,) = (
-            connection.execute("SELECT sql FROM duckdb_views() WHERE view_name = 'seed_pool'").fetchone()
-            or ()
-        )
-    assert [one for (one,) in found] == questions and "-*.parquet" in sql
-    assert verify(lake).findings == []
-    later = commit(*questions, "8?")
-    kept = {path.name for path in later.directory.glob("files-*")}
-    assert kept == {
-        one["name"] for one in json.loads((later.directory / "manifest.json").read_text())["lists"]
-    }
-    (later.directory / sorted(kept)[0]).write_text("[]")
-    (finding,) = verify(lake).findings
-    assert "was changed after it was committed" in finding.problem
-
-
-def test_no_file_of_a_partition_with_a_million_shards_has_ten_megabytes(tmp_path: Path) -> None:
-    """100 million questions, 32 paths each, in shards of 128 questions."""
-    shards = 781_250
-    name = f"part-{'0123456789ab'}.12-{shards}.parquet"
-    file = ShardFile(name, 4096, 12_345_678, "b2:" + 32 * "0")
-    found = partition._listed(tmp_path, [file] * (partition.LISTED + 1))
-    assert max(path.stat().st_size for path in tmp_path.iterdir()) < 10_000_000
-    of_each = len(json.dumps(found["lists"][0], indent=1))
-    assert of_each * (shards / partition.LISTED) < 100_000
