@@ -3,7 +3,8 @@
     python benchmarks/workers.py [--out FILE.md]
 
 The shard has completions as the embedded model draws them. A process of this machine, and an actor of a Ray cluster of
-this machine, keep it and send it when they are asked, so that only the way is measured. Ray is left out where it is not installed.
+this machine, keep it and send it when they are asked, so that only the way is measured. Ray is left out where it is not
+installed.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def main() -> None:
         "",
         "`python benchmarks/workers.py`",
         "",
-        f"A shard of {sum(map(len, made)):,} completions, {tokens:,} tokens, {size:.1f} MB, comes from a worker, {TIMES} "
-        "times. Most of it is the time in which Python makes the objects, which are made without workers as well. The "
+        f"A shard of {sum(map(len, made)):,} completions, {tokens:,} tokens, {size:.1f} MB, comes from a worker, "
+        f"{TIMES} times. Most of it is the time in which Python makes the objects, which are made without workers as well. The "
         "start is that of a worker with the embedded model.",
         "",
         "| worker | median | fastest | slowest | start |",
