@@ -129,7 +129,7 @@ def main() -> None:
         "`python benchmarks/workers.py`",
         "",
         f"A shard of {sum(map(len, made)):,} completions, {tokens:,} tokens, {size:.1f} MB, comes from a worker, "
-        f"{TIMES} times. Most of it is the time in which Python makes the objects, which are made without workers as well. The "
+        f"{TIMES} times. Most of it is the time in which Python makes the objects, as it does without workers. The "
         "start is that of a worker with the embedded model.",
         "",
         "| worker | median | fastest | slowest | start |",
