@@ -705,9 +705,15 @@ class CheckpointsSection(Section):
     keep: Literal["champion", "all"] | Annotated[int, Field(ge=1)] = Field(
         "champion",
         description="after an iteration, keep the weights of every promoted checkpoint and of the last iteration's "
-        "(`champion`), of the champion and of the last iterations' (a number), or of all models, those from the "
-        "middle of an iteration too (`all`); pruned weights can be trained again",
+        "(`champion`), of the champion and of the last iterations' (a number, or `last 2`), or of all models, those "
+        "from the middle of an iteration too (`all`); pruned weights can be trained again",
     )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _last(cls, keep: Any) -> Any:
+        number = str(keep).removeprefix("last ")
+        return int(number) if str(keep) != number and number.isdecimal() else keep
 
 
 class ToleranceSection(Section):

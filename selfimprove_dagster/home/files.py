@@ -30,7 +30,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -149,7 +150,8 @@ def parse_experiment(data: Mapping[str, Any], *, folder: Path, origin: str = "ex
             _with_paths(kind, kind.prepare(given, folder), partial(_located, folder, method.embedded))
         )
     except ValidationError as error:
-        lines = "\n".join(f"  {_complaint(detail, kind)}" for detail in error.errors(include_url=False))
+        found = dict.fromkeys(_complaint(detail, kind) for detail in error.errors(include_url=False))
+        lines = "\n".join(f"  {one}" for one in found)
         raise ExperimentError(f"{origin} has wrong values:\n{lines}") from None
     except _UnsetVariable as error:
         raise ExperimentError(f"{origin}: {error}") from None
@@ -308,6 +310,10 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
     if detail["type"] == "extra_forbidden":
         allowed = ", ".join(_allowed(detail["loc"][:-1], kind))
         return f"{field}: there is no such field; allowed here: {allowed}"
+    if (whole := _of_several_forms(detail["loc"], kind)) is not None:  # there is one detail for each form
+        return (
+            f"{'.'.join(map(str, whole))}: wrong value {detail['input']!r}; it is {_description(whole, kind)}"
+        )
     given = "" if detail["type"] == "missing" else f", not {detail['input']!r}"
     wanted = ""
     if detail["type"] in ("string_type", "string_pattern_mismatch"):  # a pattern says little to people
@@ -320,6 +326,23 @@ def _complaint(detail: Any, kind: type[Experiment]) -> str:
     ):
         return said  # a rule over several fields, which names the one to change
     return f"{field}: {said}{given if len(given) < 120 else ''}{wanted}"
+
+
+def _of_several_forms(
+    location: tuple[int | str, ...], kind: type[Experiment]
+) -> tuple[int | str, ...] | None:
+    """Return the place of the field whose value may have several forms, of which `location` names one; else None."""
+    model: Any = kind
+    for at, part in enumerate(location):
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            annotation = fields[part].annotation
+            model = section_in(annotation)
+            forms = [one for one in get_args(annotation) if one is not NoneType]
+            is_union = get_origin(annotation) in (Union, UnionType) and len(forms) > 1
+            if is_union and model is None and len(location) > at + 1:
+                return location[: at + 1]
+    return None
 
 
 def _description(location: tuple[int | str, ...], kind: type[Experiment]) -> str:

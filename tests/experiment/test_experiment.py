@@ -125,6 +125,22 @@ def test_a_value_of_the_wrong_form_is_answered_with_what_the_field_means(tmp_pat
     assert "'first 40' (rows to read, as `from:to`" in said
 
 
+@pytest.mark.parametrize(
+    ("written", "read"), [("last 2", 2), (3, 3), ("all", "all"), ("champion", "champion")]
+)
+def test_how_many_checkpoints_are_kept(tmp_path: Path, written: object, read: object) -> None:
+    kept: Any = load(tmp_path, checkpoints={"keep": written})
+    assert kept.checkpoints.keep == read
+
+
+@pytest.mark.parametrize("wrong", ["last", "last 0", 0, "none"])
+def test_a_field_of_several_forms_is_answered_once(tmp_path: Path, wrong: object) -> None:
+    (line,) = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "checkpoints": {"keep": wrong}})).splitlines()[
+        1:
+    ]
+    assert line.startswith("  checkpoints.keep: wrong value") and "a number, or `last 2`" in line
+
+
 def test_an_unknown_field_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     said = complaint(tmp_path, yaml.safe_dump({**SMALLEST, "sampling": {"temprature": 1}, "sede": 4}))
     assert (
