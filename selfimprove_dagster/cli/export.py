@@ -82,6 +82,37 @@ def export(
     console.print(f"pushed to {done.place}", markup=False, soft_wrap=True)
 
 
+def iceberg(
+    table: Annotated[str, typer.Argument(help="Table of the lake, such as lmsi/filtered_dataset.")],
+    warehouse: Annotated[Path, typer.Argument(help="Folder of the Iceberg tables; made if it is missing.")],
+    experiment: Annotated[
+        str | None, typer.Option(help="Rows of this experiment only; default: of all experiments.")
+    ] = None,
+    catalog: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Property of a catalogue as pyiceberg takes it, e.g. type=rest and uri=…; may be repeated. Default: a "
+            "file of SQLite in the warehouse.",
+        ),
+    ] = None,
+) -> None:
+    """Make an Iceberg table of a table of the lake, without copying its files; run it again to bring it up to date."""
+    from selfimprove_dagster.lake.iceberg import export_iceberg
+
+    properties = dict(one.partition("=")[::2] for one in catalog or ())
+    if wrong := [name for name, value in properties.items() if not value]:
+        raise typer.BadParameter(f"--catalog takes KEY=VALUE, and {wrong[0]} has no value")
+    lake = Home.from_environment().lake
+    made = export_iceberg(lake, table, warehouse, experiment or "*", properties)
+    console.print(
+        f"{made.identifier}: {made.rows:,} rows in {made.files:,} files; {made.added:,} files added, {made.removed:,} "
+        f"taken out; {made.rewritten:,} of them rewritten, the others are those of the lake",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _write(
     home: Home,
     settled: Experiment,

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 from selfimprove_dagster.cli.checkpoints import checkpoints_app
 from selfimprove_dagster.cli.console import Commands, ExperimentName, console
-from selfimprove_dagster.cli.export import export
+from selfimprove_dagster.cli.export import export, iceberg
 from selfimprove_dagster.cli.generate import generate
 from selfimprove_dagster.cli.lineage import lineage_app
 from selfimprove_dagster.cli.review import review_app
@@ -279,6 +279,7 @@ app.command()(generate)
 
 
 app.command()(export)
+app.command()(iceberg)
 
 
 PagesPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the lineage pages.")]
