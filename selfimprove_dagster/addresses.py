@@ -29,6 +29,15 @@ def folder_at(home: Path, address: str) -> str:
     return address
 
 
+def bring_model(home: Path, folder: str | Path) -> None:
+    """Fetch a trained model of a home that is in an object store, unless it is on this machine or is no such model."""
+    path = Path(folder)
+    if path.is_relative_to(home) and _address(path) == path.relative_to(home).as_posix():
+        from selfimprove_dagster.lake.store import store_of
+
+        store_of(home).bring_folder(path)
+
+
 def _address(path: PurePath) -> str:
     """Return the last parts of a path, if they look like an address; empty if they do not."""
     return "/".join(path.parts[-3:]) if path.parts[-3:-2] == (CHECKPOINTS,) else ""

@@ -19,6 +19,8 @@
         ├── PartitionBusy        another process is writing it
         ├── GateClosed           a blocking check of it failed
         ├── LakeNotWritable      disk full or read-only
+        ├── StoreError           an object store cannot be a home, or does not offer something
+        │   └── StoreUnavailable     it does not answer
         └── RevocationError      a revocation cannot be applied, lifted or purged
 
 Messages state what is wrong, where, and what to do about it.
@@ -122,6 +124,16 @@ class GateClosed(LakeError):
 
 class LakeNotWritable(LakeError):
     """The file system refused a write."""
+
+
+class StoreError(LakeError):
+    """An object store cannot hold a home, or not this part of it."""
+
+
+class StoreUnavailable(StoreError):
+    """An object store does not answer."""
+
+    may_pass = True
 
 
 class RevocationError(LakeError):

@@ -163,6 +163,7 @@ def export_checkpoint(
     were pruned, or it is an adapter whose base is missing, changed, or only on this machine when it is pushed.
     """
     model = _chosen_model(lake, experiment, iteration)
+    lake.model_at(str(model.path))
     check_weights(model.path)
     if not model.path.is_dir():
         raise ModelError(f"the folder {model.path} of the checkpoint is missing; materialise it again")

@@ -154,6 +154,8 @@ def prune(home: Home, name: str) -> Pruning:
     A process that is killed in between leaves marked folders behind, whose weights the next call deletes.
     """
     chain = home.chain(name)
+    if home.lake.store.address:
+        return Pruning(postponed="it is not offered on an object store")
     try:
         if busy := _busy(home.lake, chain):
             return Pruning(postponed=busy)

@@ -13,7 +13,7 @@ from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.hub import left_with
 from selfimprove_dagster.lake.lake import Lake
 from selfimprove_dagster.lake.revocations import Revocation
-from selfimprove_dagster.lineage.purge import OUT_OF_REACH, purge
+from selfimprove_dagster.lineage.purge import out_of_reach, purge
 from selfimprove_dagster.lineage.revoke import Plan, all_tainted
 from selfimprove_dagster.lineage.verify import verify
 from selfimprove_dagster.loop.champion import NEWEST, champion_before
@@ -109,7 +109,7 @@ def purge_and_verify(console: Console, lake: Lake, revocation: Revocation) -> No
         console.print(f"{where}{found} in {left.column}, the first {left.example}", markup=False)
     verify_and_show(console, lake, None, None)
     console.print("A purge cannot reach:")
-    for place in OUT_OF_REACH:
+    for place in out_of_reach(lake):
         console.print(f"  - {place}")
 
 

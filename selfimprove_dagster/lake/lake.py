@@ -31,9 +31,9 @@ import duckdb
 import polars as pl
 from filelock import FileLock
 
-from selfimprove_dagster.addresses import address_of, folder_at
+from selfimprove_dagster.addresses import address_of, bring_model, folder_at
 from selfimprove_dagster.errors import GateClosed, LakeError, PartitionMissing
-from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, write_atomically
+from selfimprove_dagster.lake.disk import file_checksum, file_system_errors
 from selfimprove_dagster.lake.partition import (
     FORMAT_WITH_PARTS,
     Manifest,
@@ -51,6 +51,7 @@ from selfimprove_dagster.lake.partition import (
 )
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger
+from selfimprove_dagster.lake.store import store_of
 from selfimprove_dagster.lake.views import HIVE_TYPES, create_views
 from selfimprove_dagster.table import Table
 
@@ -95,7 +96,8 @@ class Lake:
                     f"a lake cannot be inside {part!r}: it would be read as a partition; "
                     "choose another folder"
                 )
-        self.ledger = Ledger(self.root)
+        self.store = store_of(self.root.parent)
+        self.ledger = Ledger(self.root, self.store)
         if (found := self.format) > FORMAT_WITH_PARTS:
             raise LakeError(
                 f"the lake {self.root} has format {found}, but this version of selfimprove_dagster reads "
@@ -111,9 +113,8 @@ class Lake:
 
     def manifest(self, table: str, partition: Partition) -> Manifest:
         """Return the committed manifest. Raises PartitionMissing if there is none."""
-        directory = self._directory(table, partition)
         try:
-            return load_manifest(directory / "manifest.json")
+            return self._load(self._directory(table, partition) / "manifest.json")
         except FileNotFoundError:
             where = ", ".join(f"{key} {value}" for key, value in partition.items())
             raise PartitionMissing(
@@ -121,17 +122,26 @@ class Lake:
             ) from None
 
     def exists(self, table: str, partition: Partition) -> bool:
-        return (self._directory(table, partition) / "manifest.json").is_file()
+        return bool(self.store.glob(self._directory(table, partition), "manifest.json"))
 
     def unfinished(self, table: str = "*/*", experiment: str = "*") -> list[Path]:
         """Return shards of partitions that a stage started and has not committed yet."""
-        begun = self.root.glob(f"{table}/experiment={experiment}/*/part-*.parquet")
-        return sorted(path for path in begun if not (path.parent / "manifest.json").is_file())
+        begun = self.store.glob(self.root, f"{table}/experiment={experiment}/*/part-*.parquet")
+        committed = {path.parent for path in self._manifest_files(table, experiment)}
+        left = [path for path in begun if path.parent not in committed]
+        self.store.bring(left)
+        return left
 
     def manifests(self, table: str = "*/*", experiment: str = "*") -> list[Manifest]:
         """Return all committed manifests, ordered by table and partition. `*` matches anything."""
-        found = self.root.glob(f"{table}/experiment={experiment}/*/manifest.json")
-        return [load_manifest(path) for path in sorted(found)]
+        return [load_manifest(path, self.store) for path in self._manifest_files(table, experiment)]
+
+    def _manifest_files(self, table: str, experiment: str) -> list[Path]:
+        return self.store.glob(self.root, f"{table}/experiment={experiment}/*/manifest.json")
+
+    def _load(self, path: Path) -> Manifest:
+        self.store.bring([path])
+        return load_manifest(path, self.store)
 
     def read(self, table: str, partition: Partition) -> pl.DataFrame:
         """Return a partition's rows. Raises PartitionMissing, or GateClosed if a blocking check failed."""
@@ -190,8 +200,10 @@ class Lake:
 
     def checks(self, manifest: Manifest) -> list[CheckOutcome]:
         """Return the latest results of the checks of exactly this manifest's activity."""
+        file = manifest.directory / "checks.json"
+        self.store.bring([file])
         try:
-            recorded = json.loads((manifest.directory / "checks.json").read_text())
+            recorded = json.loads(file.read_text())
         except FileNotFoundError:
             return []
         if recorded["activity_id"] != manifest.activity.id:
@@ -218,6 +230,12 @@ class Lake:
         """Return the folder of a model that a row names, in the home that the lake is a part of."""
         return folder_at(self.root.parent, address)
 
+    def model_at(self, address: str) -> str:
+        """Return `folder_at`, with the model on this machine if it is in the object store of the home."""
+        folder = self.folder_at(address)
+        bring_model(self.root.parent, folder)
+        return folder
+
     # ---- writing -------------------------------------------------------------------------------------
 
     @contextmanager
@@ -231,9 +249,11 @@ class Lake:
             directory.mkdir(parents=True, exist_ok=True)
         if self.format < FORMAT:
             with self.ledger.lock():
-                raise_format(self.root, FORMAT)
-        with held(directory):
-            yield PartitionWriter(directory, schema, activity, self.ledger, edition_of(directory, activity))
+                raise_format(self.root, FORMAT, self.store)
+        with held(directory, self.store):
+            seen = self.store.version(directory / "manifest.json")
+            edition = edition_of(directory, activity, self.store)
+            yield PartitionWriter(directory, schema, activity, self.ledger, edition, seen)
 
     def write(self, schema: Table, activity: Activity, frame: pl.DataFrame) -> Manifest:
         """Write and commit a whole partition at once, replacing the previous one."""
@@ -250,7 +270,7 @@ class Lake:
         """
         kept = {check.name: check for check in self.checks(manifest) if known is None or check.name in known}
         kept.update({check.name: check for check in outcomes})
-        write_atomically(
+        self.store.write(
             manifest.directory / "checks.json",
             json.dumps(
                 {"activity_id": manifest.activity.id, "outcomes": [vars(check) for check in kept.values()]},
@@ -284,8 +304,13 @@ class Lake:
         return connection
 
     def refresh_catalog(self) -> Path:
-        """Write `catalog.duckdb`, which contains only views and can be opened with plain `duckdb`."""
+        """Write `catalog.duckdb`, which contains only views and can be opened with plain `duckdb`.
+
+        There is none of a lake in an object store: it would need all files on this machine.
+        """
         target = self.root / "catalog.duckdb"
+        if self.store.address:
+            return target
         temporary = target.with_name(".catalog.duckdb")
         with file_system_errors(target), FileLock(self.root / ".catalog.lock"):
             for left in self.root.glob(f"{temporary.name}*"):  # left by a killed process, with its log

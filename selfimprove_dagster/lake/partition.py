@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from selfimprove_dagster.errors import LakeError, PartitionBusy
 from selfimprove_dagster.host import temporary_path
-from selfimprove_dagster.lake.disk import file_checksum, file_system_errors, sync, write_atomically
+from selfimprove_dagster.lake.disk import file_checksum, file_system_errors
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger, edges_of, fall
+from selfimprove_dagster.lake.store import DISK, Outrun, Store
 from selfimprove_dagster.table import Table
 
 Partition = Mapping[str, str]
@@ -73,6 +74,7 @@ class Manifest:
     purged: int = 0
     edition: int = 0
     parts: tuple[str, ...] = field(default=(), repr=False)
+    store: Store = field(default=DISK, repr=False, compare=False)
 
     @property
     def rows(self) -> int:
@@ -85,12 +87,15 @@ class Manifest:
 
     @property
     def paths(self) -> list[Path]:
-        return [self.directory / file.name for file in self.files]
+        """Return the paths of the files, which are on this machine, unless they are lost."""
+        paths = [self.directory / file.name for file in self.files]
+        self.store.bring(paths)
+        return paths
 
     @property
     def patterns(self) -> list[str]:
         """Return what a query reads: the paths, or for very many of them one pattern, with other wildcards escaped."""
-        names = [file.name for file in self.files]
+        names = [path.name for path in self.paths]
         folder = re.sub(r"([*?\[])", r"[\1]", str(self.directory))
         if len(names) > NAMED:
             names = [f"{names[0].rpartition('-')[0]}-*.parquet"]
@@ -128,22 +133,23 @@ class Spent:
 
 
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
+def held(directory: Path, store: Store = DISK) -> Iterator[None]:
     """Hold a partition's lock. Raises PartitionBusy if another process holds it."""
-    lock = FileLock(directory / ".lock", timeout=0)
-    try:
-        with file_system_errors(directory):
-            lock.acquire()
-    except Timeout:
-        table, partition = "/".join(directory.parts[-4:-2]), ", ".join(directory.parts[-2:])
-        raise PartitionBusy(
-            f"{table} {partition.replace('=', ' ')} is being written by another process; "
-            "wait until it ends, or stop it, then run again"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            with file_system_errors(directory):
+                stack.enter_context(store.lock(directory / ".lock", wait=False))
+        except Timeout:
+            raise PartitionBusy(
+                f"{_described(directory)} is being written by another process; "
+                "wait until it ends, or stop it, then run again"
+            ) from None
         yield
-    finally:
-        lock.release()
+
+
+def _described(directory: Path) -> str:
+    table, partition = "/".join(directory.parts[-4:-2]), ", ".join(directory.parts[-2:])
+    return f"{table} {partition.replace('=', ' ')}"
 
 
 @dataclass
@@ -155,30 +161,36 @@ class PartitionWriter:
     activity: Activity
     ledger: Ledger
     edition: int = 0
+    seen: Any = None
+    """The version of the manifest that this one replaces."""
+
+    @property
+    def store(self) -> Store:
+        """Return where the files are kept."""
+        return self.ledger.store
 
     @property
     def committed_shards(self) -> set[int]:
         """Return the complete shards of earlier attempts of the same activity."""
         prefix = self._prefix
-        names = (path.name for path in self.directory.glob(f"{prefix}*.parquet"))
+        names = (path.name for path in self.store.glob(self.directory, f"{prefix}*.parquet"))
         return {int(name.removeprefix(prefix).removesuffix(".parquet")) for name in names}
 
     def read_shard(self, index: int) -> pl.DataFrame:
         """Return the rows of an existing shard."""
-        return read_parquet(self._path(index))
+        (path,) = self._paths([index])
+        return read_parquet(path)
 
     @property
     def spent(self) -> Spent:
         """Return the cost of all committed shards, including those of earlier attempts."""
-        return sum((spent_on(self._path(index)) for index in self.committed_shards), Spent())
+        return sum(map(spent_on, self._paths(sorted(self.committed_shards))), Spent())
 
     def write_shard(
         self, index: int, frame: pl.DataFrame, *, spent: Spent | None = None, overwrite: bool = False
     ) -> None:
         """Write one shard durably, with its cost. An existing shard is an error unless `overwrite` is set."""
         path = self._path(index)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"shard {index} of {self.schema.name} is already written: {path}")
         columns = self.schema.stored(frame.columns)
         frame = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.items())
         temporary = temporary_path(path)
@@ -186,8 +198,11 @@ class PartitionWriter:
             try:
                 metadata = {_SPENT: json.dumps(spent.recorded)} if spent else None
                 frame.write_parquet(temporary, compression="zstd", metadata=metadata)
-                sync(temporary)
-                temporary.replace(path)
+                self.store.publish(temporary, path, overwrite=overwrite)
+            except FileExistsError:
+                raise FileExistsError(
+                    f"shard {index} of {self.schema.name} is already written: {path}"
+                ) from None
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -199,13 +214,14 @@ class PartitionWriter:
         revoked rows are looked up, and the manifest is written, under the lock that revocations are applied
         under. An earlier revocation is respected here, and a later one finds this partition in the lake.
         """
-        indices = sorted(self.committed_shards)
+        indices, target = sorted(self.committed_shards), self.directory / "manifest.json"
+        if self.store.version(target) != self.seen:
+            raise self._outrun()  # which has deleted the shards
         if not indices:
             raise ValueError(f"{self.schema.name} {dict(self.activity.partition)}: no shard was written")
         activity = self.activity.to_json()
         activity["about"] = {**activity["about"], **(about or {})}
-        target = self.directory / "manifest.json"
-        with file_system_errors(target), self.ledger.lock():
+        with file_system_errors(target), self.ledger.lock() as lock:
             purged = self._let_fall(indices)
             files = [self._shard_file(index) for index in indices]
             manifest = {
@@ -220,11 +236,24 @@ class PartitionWriter:
             }
             # Lone surrogates (from file names that are not UTF-8) would make the file unreadable for DuckDB.
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
-            write_atomically(target, text.encode(errors="replace"))
-        committed = load_manifest(target)
-        for path in loose_files(self.directory, committed):
-            path.unlink(missing_ok=True)
+            try:
+                self.seen = self.store.swap(target, text.encode(errors="replace"), self.seen)
+            except Outrun:
+                raise self._outrun() from None
+            in_time = lock.is_locked
+        if not in_time:  # the lock was lost to a process that may have revoked something in between
+            with self.ledger.lock():
+                self._withdraw(indices)
+        committed = load_manifest(target, self.store)
+        for path in loose_files(committed.directory, committed, self.store):
+            self.store.delete(path)
         return committed
+
+    def _outrun(self) -> PartitionBusy:
+        return PartitionBusy(
+            f"{_described(self.directory)} was written by another process meanwhile, which took this one for dead; "
+            "run again"
+        )
 
     def _listed(self, files: Sequence[ShardFile]) -> dict[str, Any]:
         """Return what the manifest records of its files: themselves, or the parts that list them.
@@ -233,14 +262,14 @@ class PartitionWriter:
         """
         if len(files) <= FILES_PER_PART:
             return {"files": [vars(file) for file in files]}
-        raise_format(self.ledger.root, FORMAT_WITH_PARTS)
+        raise_format(self.ledger.root, FORMAT_WITH_PARTS, self.store)
         parts = []
         for first in range(0, len(files), FILES_PER_PART):
             listed = [vars(file) for file in files[first : first + FILES_PER_PART]]
             data = json.dumps(listed, separators=(",", ":")).encode()
             checksum = "b2:" + blake2b(data, digest_size=16).hexdigest()
             name = f"manifest-{checksum.removeprefix('b2:')}.json"
-            write_atomically(self.directory / name, data)
+            self.store.write(self.directory / name, data)
             parts.append({"name": name, "files": len(listed), "checksum": checksum})
         return {"parts": parts}
 
@@ -260,7 +289,19 @@ class PartitionWriter:
         """
         if not self.ledger.revocations():
             return 0
-        paths = [self._path(index) for index in indices]
+        self._withdraw(indices)
+        withdrawn = self.ledger.withdrawn(self.activity.id)
+        purged = withdrawn.filter(pl.col("revocation").is_in(list(self.ledger.has("purging"))))["id"]
+        for index in indices if len(purged) else ():
+            shard = self.read_shard(index)
+            kept = shard.filter(~pl.col("id").is_in(purged.implode()))
+            if len(kept) < len(shard):
+                self.write_shard(index, kept, spent=spent_on(*self._paths([index])), overwrite=True)
+        return purged.n_unique()
+
+    def _withdraw(self, indices: Sequence[int]) -> None:
+        """Withdraw the revoked rows."""
+        paths = self._paths(indices)
         rows = pl.concat([read_parquet(path, ["id", "parents"]) for path in paths])
         roots = self.ledger.all_withdrawn()
         if "licence" in self.schema.content and self.ledger.folder.is_dir():
@@ -268,19 +309,17 @@ class PartitionWriter:
             roots = pl.concat([roots, self.ledger.named(self.activity.partition["experiment"], whole)])
         fallen = fall(edges_of(rows), roots).join(rows, on="id", how="semi")
         self.ledger.withdraw(self.activity.id, fallen)
-        withdrawn = self.ledger.withdrawn(self.activity.id)
-        purged = withdrawn.filter(pl.col("revocation").is_in(list(self.ledger.has("purging"))))["id"]
-        for index in indices if len(purged) else ():
-            shard = self.read_shard(index)
-            kept = shard.filter(~pl.col("id").is_in(purged.implode()))
-            if len(kept) < len(shard):
-                self.write_shard(index, kept, spent=spent_on(self._path(index)), overwrite=True)
-        return purged.n_unique()
 
     def _shard_file(self, index: int) -> ShardFile:
-        path = self._path(index)
+        (path,) = self._paths([index])
         rows = pl.scan_parquet(path, hive_partitioning=False, glob=False).select(pl.len()).collect().item()
         return ShardFile(path.name, rows, path.stat().st_size, file_checksum(path))
+
+    def _paths(self, indices: Sequence[int]) -> list[Path]:
+        """Return the paths of shards, which are on this machine."""
+        paths = [self._path(index) for index in indices]
+        self.store.bring(paths)
+        return paths
 
     @property
     def _prefix(self) -> str:
@@ -300,17 +339,18 @@ def spent_on(path: Path) -> Spent:
     return Spent(**json.loads(pl.read_parquet_metadata(path).get(_SPENT, "{}")))
 
 
-def edition_of(directory: Path, activity: Activity) -> int:
+def edition_of(directory: Path, activity: Activity, store: Store = DISK) -> int:
     """Return the edition of the files to write, which continues after that of an earlier purge."""
     try:
-        manifest = load_manifest(directory / "manifest.json")
+        store.bring([path := directory / "manifest.json"])
+        manifest = load_manifest(path, store)
     except FileNotFoundError:
         return 0
     return manifest.edition if manifest.activity.id == activity.id else 0
 
 
-def load_manifest(path: Path) -> Manifest:
-    """Read a manifest, with its parts.
+def load_manifest(path: Path, store: Store = DISK) -> Manifest:
+    """Read a manifest, with its parts. In an object store, it must have been brought before.
 
     Raises FileNotFoundError if there is none, and ValueError, KeyError or TypeError if it, or a part, was changed.
     """
@@ -318,9 +358,10 @@ def load_manifest(path: Path) -> Manifest:
         text = path.read_text()
         data = json.loads(text)
         try:
-            listed = data["files"] if "files" in data else _listed_in(path.parent, data["parts"])
+            listed = data["files"] if "files" in data else _listed_in(path.parent, data["parts"], store)
             break
         except FileNotFoundError as error:
+            store.bring([path])
             if path.read_text() == text:
                 raise ValueError(f"{error.filename}, a part of the manifest, is missing") from error
             # The partition was committed again meanwhile, and its earlier parts were deleted.
@@ -334,11 +375,13 @@ def load_manifest(path: Path) -> Manifest:
         purged=data.get("purged", 0),
         edition=data.get("edition", 0),
         parts=tuple(part["name"] for part in data.get("parts", ())),
+        store=store,
     )
 
 
-def _listed_in(directory: Path, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _listed_in(directory: Path, parts: Sequence[Mapping[str, Any]], store: Store) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = []
+    store.bring(directory / part["name"] for part in parts)
     for part in parts:
         if file_checksum(path := directory / part["name"]) != part["checksum"]:
             raise ValueError(f"{path.name} was changed after the commit: its checksum differs")
@@ -346,15 +389,21 @@ def _listed_in(directory: Path, parts: Sequence[Mapping[str, Any]]) -> list[dict
     return listed
 
 
-def loose_files(directory: Path, manifest: Manifest | None) -> list[Path]:
+def loose_files(directory: Path, manifest: Manifest | None, store: Store = DISK) -> list[Path]:
     """Return the files of a partition's folder that its manifest does not name, in order."""
     named = {*(file.name for file in manifest.files), *manifest.parts} if manifest else set()
-    found = (path for pattern in _WRITTEN for path in directory.glob(pattern))
+    found = (path for pattern in _WRITTEN for path in store.glob(directory, pattern))
     return sorted(path for path in found if path.name not in named)
 
 
 _WRITTEN = ("*.parquet", "manifest-*.json", ".*.tmp")
 """Patterns of the files that a writer of a partition makes before its manifest."""
+
+
+def partition_folders(root: Path, experiment: str, store: Store) -> list[Path]:
+    """Return the folders of the partitions of an experiment (`*`: of all), in order, committed or not."""
+    pattern = f"*/*/experiment={experiment}/*"
+    return sorted({*root.glob(pattern), *(path.parent for path in store.glob(root, f"{pattern}/*"))})
 
 
 def format_of(root: Path) -> int:
@@ -371,7 +420,7 @@ def format_of(root: Path) -> int:
         ) from None
 
 
-def raise_format(root: Path, version: int) -> None:
+def raise_format(root: Path, version: int, store: Store = DISK) -> None:
     """Record that a lake has at least this format. The caller must hold the ledger's lock."""
     if format_of(root) < version:
-        write_atomically(root / "format.json", json.dumps({"format": version}).encode())
+        store.write(root / "format.json", json.dumps({"format": version}).encode())

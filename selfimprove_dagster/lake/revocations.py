@@ -18,16 +18,17 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock
 
-from selfimprove_dagster.lake.disk import file_system_errors, write_atomically
+from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.records import content_hash
+from selfimprove_dagster.lake.store import DISK, Store
 from selfimprove_dagster.text import normalise_question
 
 KINDS = ("seed", "record", "source-file", "licence")
@@ -97,19 +98,21 @@ def seed_text(row: Mapping[str, Any]) -> str | None:
 class Ledger:
     """The revocations of the lake in `root`. Writers must hold `lock`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, store: Store = DISK) -> None:
         self.root = root
+        self.store = store
         self.folder = root / "revocations"
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[Any]:
         """Return the lock for committing partitions and applying revocations; it is reentrant per thread."""
         with file_system_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock", is_singleton=True)
+        return self.store.lock(self.root / ".lock", wait=True)
 
     def revocations(self, experiment: str | None = None) -> list[Revocation]:
         """Return all revocations, lifted or not, oldest first; or the live ones for an experiment."""
-        found = [self._load(path) for path in self.folder.glob("*.json") if not path.stem.endswith(_EVENTS)]
+        files = self.store.glob(self.folder, "*.json")
+        found = [self._load(path) for path in files if not path.stem.endswith(_EVENTS)]
         found.sort(key=lambda revocation: (revocation.at, revocation.id))
         return [one for one in found if experiment is None or one.holds_for(experiment)]
 
@@ -134,13 +137,15 @@ class Ledger:
 
     def has(self, event: str) -> set[str]:
         """Return the ids of the revocations with that event."""
-        return {"rev:" + path.name.split(".")[0] for path in self.folder.glob(f"*.{event}.json")}
+        return {"rev:" + path.name.split(".")[0] for path in self.store.glob(self.folder, f"*.{event}.json")}
 
     # ---- withdrawn rows ------------------------------------------------------------------------------
 
     def withdrawn_file(self, activity_id: str) -> Path:
-        """Return the path of the list of withdrawn rows of an activity."""
-        return self.folder / "withdrawn" / f"{_hex(activity_id)}.parquet"
+        """Return the path of the list of withdrawn rows of an activity, which may be missing."""
+        path = self.folder / "withdrawn" / f"{_hex(activity_id)}.parquet"
+        self.store.bring([path])
+        return path
 
     def withdrawn(self, activity_id: str) -> pl.DataFrame:
         """Return `id, revocation` of an activity's withdrawn rows, sorted, for live revocations only.
@@ -151,7 +156,7 @@ class Ledger:
 
     def all_withdrawn(self) -> pl.DataFrame:
         """Return the withdrawn rows of all activities, including replaced ones."""
-        return self._live(sorted((self.folder / "withdrawn").glob("*.parquet")))
+        return self._live(self.store.glob(self.folder, "withdrawn/*.parquet"))
 
     def withdraw(self, activity_id: str, pairs: pl.DataFrame) -> None:
         """Withdraw rows of an activity; `pairs` has the columns `id, revocation`."""
@@ -160,11 +165,9 @@ class Ledger:
         merged = pl.concat([known, pairs.select(*_PAIRS)]).unique().sort("id", "revocation")
         if len(merged) == len(known):
             return
-        with file_system_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
         merged.write_parquet(stream, compression="zstd")
-        write_atomically(path, stream.getvalue())
+        self.store.write(path, stream.getvalue())
 
     def _live(self, files: list[Path]) -> pl.DataFrame:
         pairs = pl.concat([pl.DataFrame(schema=_PAIRS), *map(_read, files)])
@@ -181,9 +184,7 @@ class Ledger:
 
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
         path = self.folder / f"{name}.json"
-        with file_system_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(data, indent=1, ensure_ascii=False).encode(errors="replace"))
+        self.store.write(path, json.dumps(data, indent=1, ensure_ascii=False).encode(errors="replace"))
 
 
 def now() -> str:

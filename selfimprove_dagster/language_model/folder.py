@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.addresses import folder_at
+from selfimprove_dagster.addresses import bring_model, folder_at
 from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.host import temporary_path
@@ -37,9 +37,11 @@ def model_folder(path: str | Path, *, trust_remote_code: bool = False) -> Path:
     folder = Path(path).expanduser()
     if is_gguf(folder) and folder.is_file():
         folder = dequantised(folder.absolute(), home_folder() / "models")
-    elif not folder.is_dir():
-        trained = Path(folder_at(home_folder(), str(path)))
-        folder = trained if trained.is_dir() else _from_hub(str(path), trust_remote_code)
+    else:
+        trained = Path(folder_at(home_folder(), str(path))).expanduser()
+        bring_model(home_folder(), trained)
+        if not folder.is_dir():
+            folder = trained if trained.is_dir() else _from_hub(str(path), trust_remote_code)
     check_weights(folder)
     if not (folder / "config.json").is_file():
         if (folder / ADAPTER_CONFIG).is_file():

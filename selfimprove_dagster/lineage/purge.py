@@ -1,7 +1,7 @@
 """Purge revoked records: delete their text from the disk and keep only their ids.
 
 Every partition with revoked rows is committed again without them. An interrupted purge resumes when it is run
-again. `OUT_OF_REACH` lists what a purge cannot delete.
+again. `out_of_reach` lists what a purge cannot delete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 from selfimprove_dagster import registry
 from selfimprove_dagster.lake.disk import file_system_errors
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import held, loose_files, read_parquet
+from selfimprove_dagster.lake.partition import held, loose_files, partition_folders, read_parquet
 from selfimprove_dagster.lake.revocations import Revocation, edges_of, fall, now
 from selfimprove_dagster.language_model.paid import Journal
 
@@ -29,6 +29,18 @@ OUT_OF_REACH = (
     "the weights of tainted checkpoints, and copies into which they were merged: delete their folders to remove them",
     "backups, and blocks that the file system has freed but not overwritten",
 )
+
+
+OUT_OF_REACH_OF_A_STORE = (
+    "copies of the object store on other machines: each deletes those of the lake when it reads the lake the next time",
+    "earlier versions of objects, in a bucket that keeps them",
+)
+"""What a purge cannot delete, in addition, if the home is in an object store."""
+
+
+def out_of_reach(lake: Lake) -> tuple[str, ...]:
+    """Return what a purge of this lake cannot delete."""
+    return (*OUT_OF_REACH, *(OUT_OF_REACH_OF_A_STORE if lake.store.address else ()))
 
 
 @dataclass(frozen=True)
@@ -114,12 +126,13 @@ def _remove_leftovers(lake: Lake) -> int:
     withdrawn = lake.ledger.all_withdrawn()
     committed = {manifest.directory: manifest for manifest in lake.manifests()}
     removed = 0
-    for directory in sorted(lake.root.glob("*/*/experiment=*/*")):
-        for path in loose_files(directory, committed.get(directory)):
-            with held(directory):
+    for directory in partition_folders(lake.root, "*", lake.store):
+        for path in loose_files(directory, committed.get(directory), lake.store):
+            with held(directory, lake.store):
+                lake.store.bring([path])
                 if path.is_file() and _holds_fallen(path, withdrawn):
                     with file_system_errors(path):
-                        path.unlink()
+                        lake.store.delete(path)
                     removed += 1
     return removed
 

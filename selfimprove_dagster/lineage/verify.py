@@ -24,7 +24,13 @@ from selfimprove_dagster import registry
 from selfimprove_dagster.errors import ModelError
 from selfimprove_dagster.lake.disk import file_checksum
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, load_manifest, loose_files, read_parquet
+from selfimprove_dagster.lake.partition import (
+    Manifest,
+    load_manifest,
+    loose_files,
+    partition_folders,
+    read_parquet,
+)
 from selfimprove_dagster.lake.records import canonical_json, recompute_ids
 from selfimprove_dagster.lineage.known import KnownIds, known_ids
 from selfimprove_dagster.table import Table
@@ -84,7 +90,7 @@ def verify(
         activities = set(_add_ids(lake, known))
         manifests = [
             manifest
-            for path in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*/manifest.json"))
+            for path in lake.store.glob(lake.root, f"*/*/experiment={experiment or '*'}/*/manifest.json")
             if (manifest := _manifest(lake, path, report)) is not None
         ]
         for manifest in manifests:
@@ -118,9 +124,9 @@ def digest(manifests: Iterable[Manifest]) -> str:
 
 def _add_ids(lake: Lake, known: KnownIds) -> Iterator[str]:
     """Add the ids of every row that can be read, which parents may refer to; yield the ids of all activities."""
-    for path in sorted(lake.root.glob("*/*/experiment=*/*/manifest.json")):
+    for path in lake.store.glob(lake.root, "*/*/experiment=*/*/manifest.json"):
         try:
-            manifest = load_manifest(path)
+            manifest = load_manifest(path, lake.store)
         except (ValueError, KeyError, TypeError):
             continue
         yield manifest.activity.id
@@ -142,7 +148,7 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
 
     try:
         data: dict[str, Any] = json.loads(path.read_text())
-        manifest = load_manifest(path)
+        manifest = load_manifest(path, lake.store)
     except (OSError, ValueError, KeyError, TypeError) as error:
         found("unreadable", f"the manifest cannot be read ({type(error).__name__}: {error})")
         return None
@@ -160,7 +166,9 @@ def _manifest(lake: Lake, path: Path, report: Report) -> Manifest | None:
 def _check_partition(lake: Lake, manifest: Manifest, report: Report, progress: Progress) -> list[Path]:
     """Check the rows of a partition, each by itself; return the files that can be read."""
     table, whole = registry.table_of(manifest), []
-    for file, path in zip(manifest.files, manifest.paths, strict=True):
+    for file in manifest.files:
+        path = manifest.directory / file.name
+        lake.store.bring([path], anew=True)
         report.files += 1
 
         def found(kind: str, problem: str, *, name: str = file.name) -> None:
@@ -267,8 +275,9 @@ def _made_together(manifest: Manifest) -> Iterator[str]:
     if table.made_with:
         root = manifest.directory.parents[3]
         beside = root / table.made_with / Path(*manifest.directory.parts[-2:]) / "manifest.json"
+        manifest.store.bring([beside])
         if beside.is_file():
-            yield load_manifest(beside).activity.id
+            yield load_manifest(beside, manifest.store).activity.id
 
 
 def _changed_checkpoints(
@@ -279,7 +288,7 @@ def _changed_checkpoints(
     from selfimprove_dagster.pruned import pruned
 
     for row in rows.iter_rows(named=True):
-        folder = lake.folder_at(row["path"] or "")
+        folder = lake.model_at(row["path"] or "")
         if not folder or not Path(folder).is_dir():
             continue
         if (gone := pruned(folder)) is not None:
@@ -317,15 +326,16 @@ def _check_uniqueness(known: KnownIds, manifests: Iterable[Manifest], report: Re
 
 def _note_loose_files(lake: Lake, experiment: str | None, report: Report) -> None:
     """Note shards that no manifest names: left by a killed run, or being written by a running one."""
-    for directory in sorted(lake.root.glob(f"*/*/experiment={experiment or '*'}/*")):
+    for directory in partition_folders(lake.root, experiment or "*", lake.store):
         try:
-            manifest = load_manifest(directory / "manifest.json")
+            lake.store.bring([path := directory / "manifest.json"])
+            manifest = load_manifest(path, lake.store)
         except FileNotFoundError:
             manifest = None
         except (OSError, ValueError, KeyError, TypeError):
             continue
         table, partition = "/".join(directory.parts[-4:-2]), "/".join(directory.parts[-2:])
-        for path in loose_files(directory, manifest):
+        for path in loose_files(directory, manifest, lake.store):
             problem = "no manifest names this file: an unfinished run left it, or is writing it"
             report.notes.append(Finding("uncommitted", table, partition, path.name, "", problem))
 
@@ -333,7 +343,7 @@ def _note_loose_files(lake: Lake, experiment: str | None, report: Report) -> Non
 def _check_ledger(lake: Lake, report: Report) -> bool:
     """Check that the id of each revocation matches its content. Return whether revoked rows can be read."""
     readable = True
-    for path in sorted(lake.ledger.folder.glob("withdrawn/*.parquet")):
+    for path in lake.store.glob(lake.ledger.folder, "withdrawn/*.parquet"):
         try:
             read_parquet(path, ["id", "revocation"])
         except pl.exceptions.PolarsError:
@@ -346,7 +356,9 @@ def _check_ledger(lake: Lake, report: Report) -> bool:
         problem = f"a revocation cannot be read ({type(error).__name__}: {error})"
         report.findings.append(Finding("unreadable", "revocations", "", "", "", problem))
         return readable
-    files = {"rev:" + path.stem for path in lake.ledger.folder.glob("*.json") if "." not in path.stem}
+    files = {
+        "rev:" + path.stem for path in lake.store.glob(lake.ledger.folder, "*.json") if "." not in path.stem
+    }
     for name in sorted(files ^ {one.id for one in revocations}):
         problem = "the revocation's id does not match its content"
         report.findings.append(Finding("changed", "revocations", "", "", name, problem))
@@ -355,7 +367,8 @@ def _check_ledger(lake: Lake, report: Report) -> bool:
 
 def _made_anew(manifest: Manifest) -> bool:
     try:
-        return load_manifest(manifest.directory / "manifest.json") != manifest
+        manifest.store.bring([path := manifest.directory / "manifest.json"])
+        return load_manifest(path, manifest.store) != manifest
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -33,7 +33,7 @@ _NUMPY_TYPES = frozenset({"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64",
 def _loads(subject: Subject) -> Evidence:
     rows = []
     for row in subject.columns("id", "path", "model_id").iter_rows(named=True):
-        found, problem = _model_hash(subject.lake.folder_at(row["path"]))
+        found, problem = _model_hash(subject.lake.model_at(row["path"]))
         rows.append((row["id"], row["path"], row["model_id"], found, problem or "none"))
     problems = "; ".join(row[-1] for row in rows if row[-1] != "none")
     return Evidence(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kit.object_stores import lake_of_kind
 from kit.small_lake import activity_of, seed_draft, store
 
 from selfimprove_dagster.lake import partition
@@ -28,6 +29,12 @@ from selfimprove_dagster.methods.lmsi.tables import SEED_POOL
 
 ACTIVITY = activity_of(SEED_POOL)
 MANY = 5
+
+
+@pytest.fixture(params=["disk", "store"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """An empty lake on the disk, and one in an object store."""
+    return lake_of_kind(request.param, tmp_path)
 
 
 @pytest.fixture
@@ -90,6 +97,7 @@ def test_parts_of_an_earlier_commit_are_deleted(lake: Lake) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("lake", ["disk"], indirect=True)
 @pytest.mark.parametrize("how", ["changed", "missing"])
 def test_verify_finds_a_part_that_is_changed_or_missing(lake: Lake, how: str) -> None:
     part = parts_in(committed(lake))[0]

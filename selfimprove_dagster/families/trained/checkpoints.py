@@ -123,7 +123,8 @@ class TrainingStage:
                 file.unlink(missing_ok=True)
             report.expect(outcome.steps)
             report.found(outcome.steps - report.done)
-            return outcome
+        context.lake.store.publish_folder(self.output)
+        return outcome
 
     def _watch(self, section: Any) -> WatchSettings:
         """Where people watch the training."""
