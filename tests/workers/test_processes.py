@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from kit.judging_home import EXPERIMENTS as JUDGED
-from kit.several_workers import SMALL, ids, iteration
+from kit.several_workers import SMALL, ids_of
 
 from selfimprove_dagster.embedded import BASE_MODEL
 from selfimprove_dagster.errors import ExperimentError, ModelError
@@ -169,14 +169,7 @@ def test_the_section_is_checked_and_changes_no_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_iteration_has_the_ids_of_one_process(tmp_path: Path) -> None:
-    assert ids(iteration(tmp_path / "several", SMALL, {"count": 3})) == ids(
-        iteration(tmp_path / "one", SMALL)
-    )
-
-
-@pytest.mark.slow
 @pytest.mark.rotates
-def test_judging_and_its_exam_have_the_ids_of_one_process(tmp_path: Path) -> None:
-    several = iteration(tmp_path / "several", JUDGED["ai"], {"count": 2})
-    assert ids(several) == ids(iteration(tmp_path / "one", JUDGED["ai"]))
+@pytest.mark.parametrize("experiment", [SMALL, JUDGED["ai"]], ids=["lmsi", "rlaif"])
+def test_an_iteration_has_the_ids_of_one_process(tmp_path: Path, experiment: dict[str, Any]) -> None:
+    assert ids_of(tmp_path / "several", experiment, {"count": 2}) == ids_of(tmp_path / "one", experiment)
