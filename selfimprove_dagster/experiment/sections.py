@@ -495,7 +495,7 @@ class MemorySection(Section):
 
 
 class LaunchSection(Section):
-    """Several processes that train one model together, started with torchrun."""
+    """Several processes that train one model together."""
 
     processes: int = Field(1, ge=1, description="processes on each node, one per GPU")
     nodes: int = Field(
@@ -508,6 +508,12 @@ class LaunchSection(Section):
         "ddp",
         description="`ddp`: every process has the whole model; `fsdp2`: each has a share of weights, gradients and "
         "optimiser state, on GPUs, and not for grpo or rloo",
+    )
+    by: Literal["torchrun", "ray"] = Field(
+        "torchrun",
+        exclude_if=lambda by: by == "torchrun",
+        description="what starts them; `ray`: Ray Train in the cluster of $RAY_ADDRESS, or one on this machine; needs "
+        "the extra `ray`",
     )
 
 

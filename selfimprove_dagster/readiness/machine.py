@@ -96,7 +96,7 @@ def check_launch(home: Home, experiment: Experiment) -> Iterator[Finding]:
     """Yield a problem for each training that several machines are to do, and that cannot be started on them."""
     if isinstance(experiment, TrainingExperiment):
         for name, one in experiment.trainings.items():
-            if one.launch is not None and (problem := nodes_problem(one.launch.nodes)):
+            if one.launch and one.launch.by == "torchrun" and (problem := nodes_problem(one.launch.nodes)):
                 yield Finding(f"{name}.{problem}")
 
 

@@ -1,14 +1,15 @@
-"""Train in several processes: `launch` runs a job with torchrun and hears what its rank 0 reports.
+"""Train in several processes: `launch` runs a job with torchrun or Ray Train and hears what its rank 0 reports.
 
 <output>.launch/<id>/        while the processes run, and after a failure; on a file system that all nodes share
     job.json                 the job, and what this process listens to
     messages                 what rank 0 reports, in the protocol of Dagster Pipes
-    torchrun.log             the output of torchrun
+    launcher.log             the output of torchrun, or of the process that joins Ray
     rank-N.log               the output of rank N
     failure-N.json           the exception that ended rank N
 
 The processes end with the one that launched them, however that ends (see `language_model.guard`), and each of them
-with torchrun. If one fails, torchrun ends the others; training resumes from the last checkpoint when it is run again.
+with its launcher. If one fails, the launcher ends the others; training resumes from the last checkpoint when
+it is run again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -159,7 +161,7 @@ def launch(job: Spec, *, channel: Channel = by_file, **listeners: Callable[..., 
                 **variables,
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             }
-            process = guard.started(command(how, folder), folder / "torchrun.log", environment)
+            process = guard.started(command(how, folder), folder / "launcher.log", environment)
             try:
                 while process.poll() is None:
                     attend(_PAUSE)
@@ -193,11 +195,17 @@ def nodes_problem(nodes: int) -> str:
 
 
 def command(how: Launch, folder: Path) -> list[str]:
-    """Return the command that starts torchrun, on every node where there are several.
+    """Return the command that starts the processes: torchrun, on every node where there are several, or Ray Train.
 
-    Raises TrainingError where the environment does not say how to start several nodes.
+    Raises TrainingError where Ray is not installed, or where the environment does not say how to start several nodes.
     """
     meeting, before = ["--standalone"], []
+    if how.by == "ray":
+        if find_spec("ray") is None:
+            raise TrainingError(
+                "launch.by is ray, and Ray is not installed: pip install 'selfimprove_dagster[ray]'"
+            )
+        return [sys.executable, "-m", "selfimprove_dagster.training.ray_launch", str(folder)]
     if problem := nodes_problem(how.nodes):
         raise TrainingError(f"{problem}.")
     if how.nodes > 1:
@@ -223,13 +231,13 @@ def command(how: Launch, folder: Path) -> list[str]:
 
 
 def _failure(folder: Path, how: Launch, code: int) -> errors.SelfImproveError:
-    """Return the error for ranks that did not end well; `code` is torchrun's."""
+    """Return the error for ranks that did not end well; `code` is the launcher's."""
     told = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("failure-*.json")]
     for failure in sorted(told, key=lambda failure: float(failure["at"])):
         kind = getattr(errors, failure["kind"], None)
         if isinstance(kind, type) and issubclass(kind, errors.SelfImproveError):
             return kind(failure["message"])
-    log = folder / "torchrun.log"
+    log = folder / "launcher.log"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     ended = [(int(rank), int(exit)) for rank, exit in _ENDED.findall(text)]
     # One that was killed comes first: the others then fail since it is gone, or torchrun ends them.
@@ -242,7 +250,7 @@ def _failure(folder: Path, how: Launch, code: int) -> errors.SelfImproveError:
             return RankKilled(f"{name} was ended by {why}; training can be resumed{_end_of(own)}")
         return TrainingError(f"{name} ended with code {exit}{_end_of(own)}")
     return TrainingError(
-        f"torchrun ended with code {code} and {how.total} processes made no model{_end_of(log)}"
+        f"{how.by} ended with code {code} and {how.total} processes made no model{_end_of(log)}"
     )
 
 

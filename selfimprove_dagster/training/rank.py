@@ -1,5 +1,7 @@
 """One of the processes that train together: `python -m selfimprove_dagster.training.rank FOLDER` under torchrun.
 
+Ray Train calls `main_in_ray` in each of its workers instead.
+
 `FOLDER` is that of `launching.launch`. All output goes to a file there. Rank 0 reports by Dagster Pipes.
 """
 
@@ -19,7 +21,7 @@ from selfimprove_dagster.training.launching import JOB, reported
 from selfimprove_dagster.work.spec import Spec
 
 _PAUSE = 0.2
-"""Seconds between two looks at torchrun."""
+"""Seconds between two looks at the process that started this one."""
 
 
 def main(folder: Path) -> None:
@@ -42,6 +44,11 @@ def main(folder: Path) -> None:
         failure = {"kind": type(error).__name__, "message": str(error), "at": time.time()}
         folders.write_json(folder / f"failure-{rank}.json", failure)
         raise
+
+
+def main_in_ray(asked: dict[str, str]) -> None:
+    """Run the job of `asked["folder"]` as this rank, which Ray Train started."""
+    main(Path(asked["folder"]))
 
 
 def _report(job: Spec, listeners: list[str]) -> None:

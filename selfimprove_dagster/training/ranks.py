@@ -16,12 +16,12 @@ from selfimprove_dagster.errors import TrainingError
 
 T = TypeVar("T")
 
-_LIMIT = timedelta(hours=6)
+LIMIT = timedelta(hours=6)
 """Time that ranks wait for each other, such as for the rewards of one of them. A rank that ended ends the others."""
 
 
 def started() -> int:
-    """Return the number of ranks that `torchrun` started; 1 in a process that it did not start."""
+    """Return the number of ranks that torchrun or Ray Train started; 1 in a process that neither started."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
@@ -47,6 +47,11 @@ def use_own_gpu() -> None:
         torch.cuda.set_device(own)
 
 
+def backend(on_cpu: bool) -> str:
+    """Return the name of what carries tensors between ranks, for `torch.distributed`."""
+    return "gloo" if on_cpu else "cuda:nccl,cpu:gloo"
+
+
 @contextmanager
 def together(wanted: int, on_cpu: bool) -> Iterator[None]:
     """Within, the ranks can tell each other something.
@@ -65,7 +70,7 @@ def together(wanted: int, on_cpu: bool) -> Iterator[None]:
         return
     if not on_cpu:
         use_own_gpu()
-    distributed.init_process_group("gloo" if on_cpu else "cuda:nccl,cpu:gloo", timeout=_LIMIT)
+    distributed.init_process_group(backend(on_cpu), timeout=LIMIT)
     yield
     # After an error the others may wait for this rank: it ends, and with it they do.
     distributed.destroy_process_group()

@@ -27,12 +27,13 @@ class Launch:
     """The processes that train one model together, which `launching.launch` starts.
 
     There are `processes` on each of `nodes` machines, one a GPU. With `ddp` each has the whole model, with `fsdp2` a
-    share of its weights, gradients and optimizer state.
+    share of its weights, gradients and optimizer state. `by` is what starts them; it does not change the weights.
     """
 
     processes: int = 1
     nodes: int = 1
     strategy: Literal["ddp", "fsdp2"] = "ddp"
+    by: Literal["torchrun", "ray"] = "torchrun"
 
     @property
     def total(self) -> int:
@@ -212,6 +213,8 @@ def _check_launch(launch: Launch, batch_size: int) -> None:
             raise TrainingError(f"launch.{name} is {getattr(launch, name)}; it must be at least 1.")
     if launch.strategy not in ("ddp", "fsdp2"):
         raise TrainingError(f"launch.strategy is {launch.strategy!r}; it must be ddp or fsdp2.")
+    if launch.by not in ("torchrun", "ray"):
+        raise TrainingError(f"launch.by is {launch.by!r}; it must be torchrun or ray.")
     if batch_size % launch.total:
         raise TrainingError(
             f"batch_size is {batch_size} and {launch.total} processes share a batch; it must be a multiple of "
