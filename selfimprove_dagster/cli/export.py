@@ -83,7 +83,7 @@ def export(
 
 
 def iceberg(
-    table: Annotated[str, typer.Argument(help="Table of the lake, such as lmsi/filtered_dataset.")],
+    table: Annotated[str, typer.Argument(help="Table of the lake: METHOD/STAGE.")],
     warehouse: Annotated[Path, typer.Argument(help="Folder of the Iceberg tables; made if it is missing.")],
     experiment: Annotated[
         str | None, typer.Option(help="Rows of this experiment only; default: of all experiments.")
@@ -111,6 +111,8 @@ def iceberg(
         markup=False,
         soft_wrap=True,
     )
+    if made.closed:
+        console.print(f"{made.closed:,} partitions were left out: blocking checks of them failed")
 
 
 def _write(

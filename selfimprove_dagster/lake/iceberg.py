@@ -28,7 +28,10 @@ _REWRITTEN = "rewritten"
 
 @dataclass(frozen=True)
 class IcebergExport:
-    """What an export changed: the `identifier` of the table, its rows, and its files."""
+    """What an export changed: the `identifier` of the table, its rows, and its files.
+
+    `closed` is the number of partitions that were left out since a blocking check failed.
+    """
 
     identifier: str
     rows: int
@@ -36,6 +39,7 @@ class IcebergExport:
     added: int
     removed: int
     rewritten: int
+    closed: int
 
 
 def export_iceberg(
@@ -45,7 +49,7 @@ def export_iceberg(
     experiment: str = "*",
     catalog: Mapping[str, str] | None = None,
 ) -> IcebergExport:
-    """Make the Iceberg table `<method>.<stage>` hold the rows of a table that are not withdrawn, and only these.
+    """Make the Iceberg table `<method>.<stage>` hold the rows of a table that later stages may read, and only these.
 
     A repeated export adds what is new, and takes out what is gone or withdrawn; earlier snapshots are dropped, so that
     no withdrawn row is reachable by them. `catalog` are properties of a catalogue as pyiceberg takes them, by default
@@ -57,10 +61,12 @@ def export_iceberg(
         from pyiceberg.io.pyarrow import parquet_files_to_data_files
     except ImportError:
         raise LakeError("pyiceberg is missing: pip install 'selfimprove_dagster[iceberg]'") from None
-    manifests = lake.manifests(table, experiment)
+    known = lake.manifests(table, experiment)
+    manifests = [one for one in known if not lake.closed_by(one)]
     if not manifests:
         whose = "" if experiment == "*" else f" of experiment {experiment}"
-        raise PartitionMissing(f"{table}{whose} has nothing committed")
+        why = "nothing but partitions whose blocking checks failed" if known else "nothing committed"
+        raise PartitionMissing(f"{table}{whose} has {why}")
     warehouse = warehouse.absolute()
     warehouse.mkdir(parents=True, exist_ok=True)
     properties = {
@@ -101,7 +107,9 @@ def export_iceberg(
         if path not in own:
             path.unlink()
     rows = sum(task.file.record_count for task in target.scan().plan_files())
-    return IcebergExport(identifier, rows, len(wanted), len(fresh), len(gone), len(own))
+    return IcebergExport(
+        identifier, rows, len(wanted), len(fresh), len(gone), len(own), len(known) - len(manifests)
+    )
 
 
 def _forget(table: Any) -> None:

@@ -210,9 +210,12 @@ class Lake:
             return []
         return [CheckOutcome(**outcome) for outcome in recorded["outcomes"]]
 
+    def closed_by(self, manifest: Manifest) -> list[CheckOutcome]:
+        """Return the blocking checks of a partition that failed last, because of which no later stage reads it."""
+        return [check for check in self.checks(manifest) if check.blocking and not check.passed]
+
     def _refuse_if_gated(self, manifest: Manifest) -> None:
-        failed = [check for check in self.checks(manifest) if check.blocking and not check.passed]
-        if failed:
+        if failed := self.closed_by(manifest):
             names = "; ".join(f"{check.name} ({check.reason})" for check in failed)
             where = ", ".join(f"{key} {value}" for key, value in manifest.partition.items())
             raise GateClosed(

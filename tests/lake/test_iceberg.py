@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from selfimprove_dagster.cli.main import app
 from selfimprove_dagster.errors import PartitionMissing
 from selfimprove_dagster.lake.iceberg import export_iceberg
-from selfimprove_dagster.lake.lake import Lake
+from selfimprove_dagster.lake.lake import CheckOutcome, Lake
 from selfimprove_dagster.lineage.purge import purge
 from selfimprove_dagster.lineage.revoke import revoke
 
@@ -69,6 +69,15 @@ def test_what_is_withdrawn_or_purged_is_in_no_snapshot(lake: Lake, tmp_path: Pat
     assert (purged.rows, purged.rewritten) == (after.rows, 0)
     assert sorted(rows(warehouse, "lmsi.raw_generations")["id"]) == ids(lake, table)
     assert not [*(warehouse / "rewritten").rglob("*.parquet")], "what no table uses is deleted"
+
+
+def test_a_partition_whose_blocking_check_failed_is_left_out(lake: Lake, tmp_path: Path) -> None:
+    known_ancestry(lake)
+    export_iceberg(lake, "lmsi/raw_generations", tmp_path)
+    (manifest,) = lake.manifests("lmsi/raw_generations")
+    lake.record_checks(manifest, [CheckOutcome("empty", False, True, "40% are empty")])
+    with pytest.raises(PartitionMissing, match="nothing but partitions whose blocking checks failed"):
+        export_iceberg(lake, "lmsi/raw_generations", tmp_path)
 
 
 def test_a_partition_that_is_gone_is_taken_out(lake: Lake, tmp_path: Path) -> None:
