@@ -47,6 +47,7 @@ from selfimprove_dagster.lake.partition import Manifest, PartitionWriter, Spent
 from selfimprove_dagster.lake.records import Activity, build_records
 from selfimprove_dagster.language_model.base import LanguageModel
 from selfimprove_dagster.language_model.paid import PAID
+from selfimprove_dagster.loop.champion import champion_before
 from selfimprove_dagster.method import Stage
 from selfimprove_dagster.seeds.files import Question
 from selfimprove_dagster.stage import OpensModels, StageContext
@@ -481,6 +482,8 @@ def scratch_home(home: Home, experiment: Experiment, iteration: int) -> Iterator
         prefix=f"{name}{own_name()}-", dir=beside, ignore_cleanup_errors=True
     ) as folder:
         root = Path(folder)
+        if home.lake.store.address:
+            home.lake.model_at(champion_before(home.lake, experiment, iteration).path)
         _link_partitions(home.lake, root / "lake", experiment, iteration)
         _link_checkpoints(home.root, root, experiment, iteration)
         _link_indexes(home.root, root)
@@ -492,9 +495,11 @@ def _link_partitions(lake: Lake, target: Path, experiment: Experiment, iteration
         own = manifest.experiment == experiment.name and manifest.table.startswith(f"{experiment.method}/")
         if own and manifest.iteration >= iteration:
             continue
+        lake.store.bring(manifest.directory / file.name for file in manifest.files)
         link = target / manifest.directory.relative_to(lake.root)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(manifest.directory, target_is_directory=True)
+    lake.ledger.all_withdrawn()
     if lake.ledger.folder.is_dir():
         shutil.copytree(lake.ledger.folder, Lake(target).ledger.folder)
 

@@ -215,13 +215,13 @@ class PartitionWriter:
         under. An earlier revocation is respected here, and a later one finds this partition in the lake.
         """
         indices, target = sorted(self.committed_shards), self.directory / "manifest.json"
-        if self.store.version(target) != self.seen:
-            raise self._outrun()  # which has deleted the shards
+        self._refuse_if_outrun(target)
         if not indices:
             raise ValueError(f"{self.schema.name} {dict(self.activity.partition)}: no shard was written")
         activity = self.activity.to_json()
         activity["about"] = {**activity["about"], **(about or {})}
         with file_system_errors(target), self.ledger.lock() as lock:
+            self._refuse_if_outrun(target)
             purged = self._let_fall(indices)
             files = [self._shard_file(index) for index in indices]
             manifest = {
@@ -248,6 +248,11 @@ class PartitionWriter:
         for path in loose_files(committed.directory, committed, self.store):
             self.store.delete(path)
         return committed
+
+    def _refuse_if_outrun(self, manifest: Path) -> None:
+        """Raise PartitionBusy if another process committed the partition meanwhile, and deleted these shards."""
+        if self.store.version(manifest) != self.seen:
+            raise self._outrun()
 
     def _outrun(self) -> PartitionBusy:
         return PartitionBusy(
