@@ -29,6 +29,7 @@ from selfimprove_dagster.readiness.machine import (
     check_memory,
     check_memory_settings,
     check_rates,
+    check_workers,
 )
 
 CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
@@ -47,6 +48,7 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_watch,
     check_disk,
     check_launch,
+    check_workers,
     check_memory,
     check_memory_settings,
     check_rates,

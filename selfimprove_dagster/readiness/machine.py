@@ -6,12 +6,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from selfimprove_dagster import registry
 from selfimprove_dagster.experiment.base import Experiment, TrainingExperiment
+from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.sections import ModelSection, TrainerSection
 from selfimprove_dagster.experiment.sizes import FULL_WEIGHTS_RATE, LARGE
 from selfimprove_dagster.home.home import Home
@@ -27,6 +29,8 @@ from selfimprove_dagster.training.adapters import layers_problem, quantised_base
 from selfimprove_dagster.training.launching import nodes_problem
 from selfimprove_dagster.training.memory import AS_IT_COMES, MemorySettings, cpu_problems
 from selfimprove_dagster.training.vllm_rollouts import ON_CPU as ROLLOUTS_ON_CPU
+
+_NO_RAY = "and Ray is not installed: pip install 'selfimprove_dagster[ray]'"
 
 HELD_IN_4_BITS = 0.55
 """Bytes per parameter of a base in 4 bits, with the scale of each block of 64."""
@@ -98,6 +102,23 @@ def check_launch(home: Home, experiment: Experiment) -> Iterator[Finding]:
         for name, one in experiment.trainings.items():
             if one.launch and one.launch.by == "torchrun" and (problem := nodes_problem(one.launch.nodes)):
                 yield Finding(f"{name}.{problem}")
+            if one.launch and one.launch.by == "ray" and find_spec("ray") is None:
+                yield Finding(f"{name}.launch.by is ray, {_NO_RAY}")
+
+
+def check_workers(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem if workers cannot be started, and a warning if no model of the experiment would use them."""
+    workers = experiment.run.workers
+    if workers is None:
+        return
+    if workers.kind == "ray" and find_spec("ray") is None:
+        yield Finding(f"run.workers.kind is ray, {_NO_RAY}")
+    if not any(model.runs_in_process for model in models_of(experiment)):
+        yield Finding(
+            "run.workers changes nothing: all models are served, and their servers are asked by the stage itself. Give "
+            "several addresses in server.url, or vllm.serve.data_parallel, instead",
+            is_warning=True,
+        )
 
 
 def check_disk(home: Home, experiment: Experiment) -> Iterator[Finding]:

@@ -366,6 +366,20 @@ def test_several_nodes_are_refused_where_nothing_says_how_to_start_them(
     assert not check(tmp_path / "other", training=training)[0]
 
 
+def test_workers_that_cannot_start_or_have_nothing_to_do_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    training = {**SMALL_EXPERIMENT["training"], "batch_size": 8, "launch": {"processes": 2, "by": "ray"}}
+    error, _ = check(tmp_path / "one", training=training, run={"workers": {"kind": "ray"}})
+    for field in ("training.launch.by", "run.workers.kind"):
+        assert f"{field} is ray, and Ray is not installed: pip install" in error
+    assert not check(tmp_path / "two", run={"workers": {"count": 2}})[0]
+    served = {"path": "embedded", "engine": "openai", "server": {"url": "http://127.0.0.1:9/v1"}}
+    _, warnings = check(tmp_path / "three", model=served, run={"workers": {"count": 2}})
+    assert any("run.workers changes nothing" in line for line in warnings)
+
+
 def test_what_a_training_takes_follows_its_memory_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
