@@ -18,6 +18,10 @@ from selfimprove_dagster.host import temporary_path
 _WRITERS_ERRORS = (OSError, pl.exceptions.PolarsError, duckdb.IOException, RuntimeError)
 
 
+class Outrun(Exception):
+    """A file was replaced by another process since its version was read."""
+
+
 class file_system_errors:
     """Turns an error of the file system into a LakeNotWritable that says what to do."""
 

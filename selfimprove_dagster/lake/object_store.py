@@ -36,8 +36,7 @@ from filelock import Timeout
 
 from selfimprove_dagster.errors import LakeNotWritable, StoreError, StoreUnavailable, first_line
 from selfimprove_dagster.host import is_alive, own_name, process_name, temporary_path, this_host
-from selfimprove_dagster.lake.disk import file_checksum, file_system_errors
-from selfimprove_dagster.lake.store import Outrun
+from selfimprove_dagster.lake.disk import Outrun, file_checksum, file_system_errors
 
 LEASE_SECONDS = 60.0
 """How long a lease lasts that is not renewed. It is renewed four times as often."""

@@ -17,10 +17,10 @@ from filelock import Timeout
 
 from selfimprove_dagster.errors import LakeError, PartitionBusy
 from selfimprove_dagster.host import temporary_path
-from selfimprove_dagster.lake.disk import file_checksum, file_system_errors
+from selfimprove_dagster.lake.disk import Outrun, file_checksum, file_system_errors
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger, edges_of, fall
-from selfimprove_dagster.lake.store import DISK, Outrun, Store
+from selfimprove_dagster.lake.store import DISK, Store
 from selfimprove_dagster.table import Table
 
 Partition = Mapping[str, str]

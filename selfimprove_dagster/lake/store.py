@@ -65,10 +65,6 @@ class Store(Protocol):
         """
 
 
-class Outrun(Exception):
-    """A file was replaced by another process since its version was read."""
-
-
 class Disk:
     """A folder on the disk, which all processes see as it is."""
 

