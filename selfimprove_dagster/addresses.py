@@ -16,28 +16,19 @@ CHECKPOINTS = "checkpoints"
 def address_of(home: Path, folder: str | Path) -> str:
     """Return how rows name a model: by its address if it is a trained one of this home, else as it is."""
     path = Path(folder)
-    if path.is_relative_to(home) and _address(path) == path.relative_to(home).as_posix():
+    if path.is_relative_to(home) and address_in(path) == path.relative_to(home).as_posix():
         return path.relative_to(home).as_posix()
     return str(folder)
 
 
 def folder_at(home: Path, address: str) -> str:
     """Return the folder, in this home, of what `address_of` or an earlier version named."""
-    known = _address(PurePath(address))
+    known = address_in(PurePath(address))
     if known and (known == address or (home / known).is_dir()):
         return str(home / known)
     return address
 
 
-def bring_model(home: Path, folder: str | Path) -> None:
-    """Fetch a trained model of a home that is in an object store, unless it is on this machine or is no such model."""
-    path = Path(folder)
-    if path.is_relative_to(home) and _address(path) == path.relative_to(home).as_posix():
-        from selfimprove_dagster.lake.store import store_of
-
-        store_of(home).bring_folder(path)
-
-
-def _address(path: PurePath) -> str:
+def address_in(path: PurePath) -> str:
     """Return the last parts of a path, if they look like an address; empty if they do not."""
     return "/".join(path.parts[-3:]) if path.parts[-3:-2] == (CHECKPOINTS,) else ""

@@ -31,7 +31,7 @@ import duckdb
 import polars as pl
 from filelock import FileLock
 
-from selfimprove_dagster.addresses import address_of, bring_model, folder_at
+from selfimprove_dagster.addresses import address_of, folder_at
 from selfimprove_dagster.errors import GateClosed, LakeError, PartitionMissing
 from selfimprove_dagster.lake.disk import file_checksum, file_system_errors
 from selfimprove_dagster.lake.partition import (
@@ -51,7 +51,7 @@ from selfimprove_dagster.lake.partition import (
 )
 from selfimprove_dagster.lake.records import Activity
 from selfimprove_dagster.lake.revocations import Ledger
-from selfimprove_dagster.lake.store import store_of
+from selfimprove_dagster.lake.store import bring_model, store_of
 from selfimprove_dagster.lake.views import HIVE_TYPES, create_views
 from selfimprove_dagster.table import Table
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
+from selfimprove_dagster.addresses import address_in
 from selfimprove_dagster.environment import MARK
 from selfimprove_dagster.lake.disk import file_system_errors, sync, write_atomically
 
@@ -124,3 +125,10 @@ def store_of(home: Path) -> Store:
     from selfimprove_dagster.lake.object_store import object_store
 
     return object_store(address, home)
+
+
+def bring_model(home: Path, folder: str | Path) -> None:
+    """Fetch a trained model of a home that is in an object store, unless it is on this machine or is no such model."""
+    path = Path(folder)
+    if path.is_relative_to(home) and address_in(path) == path.relative_to(home).as_posix():
+        store_of(home).bring_folder(path)

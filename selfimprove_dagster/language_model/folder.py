@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from selfimprove_dagster.addresses import bring_model, folder_at
+from selfimprove_dagster.addresses import folder_at
 from selfimprove_dagster.environment import home_folder
 from selfimprove_dagster.errors import ModelError, first_line
 from selfimprove_dagster.host import temporary_path
+from selfimprove_dagster.lake.store import bring_model
 from selfimprove_dagster.language_model.adapters import ADAPTER_CONFIG, Adapter, adapter_in
 from selfimprove_dagster.language_model.gguf import dequantised, is_gguf
 from selfimprove_dagster.pruned import check_weights

@@ -86,6 +86,7 @@ def _started(program: str, folder: Path) -> tuple[Server, subprocess.Popen[bytes
     identity = {"name": "tests", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     flags = [f"-{name}.port={port}" for name, port in ports.items()]
+    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]
     given = [
         *("server", "-s3", f"-s3.config={folder / 's3.json'}", f"-dir={folder}", "-ip=127.0.0.1"),
         *("-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
