@@ -143,6 +143,9 @@ def described() -> Iterator[str]:
 def _checked(found: Any, name: str) -> type[Step]:
     if isinstance(found, type) and issubclass(found, Step):
         return found
+    if found is None:
+        path, _, attribute = name.rpartition(":")
+        raise ValueError(f"{path} has no class {attribute}; correct the name, or add the class to the file")
     raise ValueError(f"{name} is no filter: it must be a subclass of selfimprove_dagster.filtering.Step")
 
 
@@ -157,5 +160,6 @@ def _complaint(error: ValidationError | TypeError, kind: type[Step]) -> str:
         elif detail["type"] == "missing":
             lines.append(f"the setting {place} is missing")
         else:
-            lines.append(f"{place}: {detail['msg'].removeprefix('Value error, ')}, not {detail['input']!r}")
+            said = f"{detail['msg'].removeprefix('Value error, ')}, not {detail['input']!r}"
+            lines.append(f"{place}: {said}" if place else said)
     return "; ".join(lines)

@@ -22,16 +22,11 @@ Entry = dict[str, dict[str, Any]]
 def _entries(given: Any) -> Any:
     if not isinstance(given, list | tuple):
         raise ValueError("give a list of filters, such as [duplicates, {novelty: {at_most: 0.7}}]")
-    found, problems = [], []
-    for number, entry in enumerate(given, start=1):
-        try:
-            name, settings = named(entry)
-            found.append({name: settings})
-        except ValueError as error:
-            problems.append(f"filter {number}: {error}")
-    if problems:
-        raise ValueError("; ".join(problems))
-    return tuple(found)
+    try:
+        return tuple({name: settings} for name, settings in map(named, given))
+    except ValueError:
+        read_steps(given)  # raises for all wrong filters, not only for the first
+        raise
 
 
 class FilteringExperiment(TrainingExperiment):

@@ -16,7 +16,7 @@ from selfimprove_dagster.experiment.base import BenchmarkFile, DecontaminationSe
 from selfimprove_dagster.filters.contamination import EvaluationTexts, described
 from selfimprove_dagster.home.exams import held_out_questions
 from selfimprove_dagster.lake.records import content_hash
-from selfimprove_dagster.rows import Unreadable, read_rows, text_field, value_at
+from selfimprove_dagster.rows import Unreadable, check_source, is_on_hub, read_rows, text_field, value_at
 
 LEAST_WORDS = 5
 """Texts of a benchmark file with fewer words are left out unless their field is named: `yes` is in every data set."""
@@ -85,6 +85,22 @@ def _texts_of(benchmark: BenchmarkFile) -> Iterator[tuple[str, int, str]]:
                 f"decontamination: {benchmark.file}, {at.file}, line {at.line}: {error}; fix the line"
             ) from None
         yield from ((at.file, at.line, text) for text in texts)
+
+
+def benchmark_problems(benchmark: BenchmarkFile) -> Iterator[str]:
+    """Yield why the first texts of a benchmark cannot be read, such as a field that it lacks. Later rows are not read.
+
+    A missing file and a data set of the Hub are no problem here.
+    """
+    try:
+        check_source(Path(benchmark.file))
+    except SeedFileError:
+        return
+    try:
+        if not is_on_hub(benchmark.file):
+            next(_texts_of(benchmark), None)
+    except SeedFileError as error:
+        yield str(error)
 
 
 def _check_fields(benchmark: BenchmarkFile, row: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.readiness.engines import check_engines, check_filters, check_watch
 from selfimprove_dagster.readiness.files import (
+    check_benchmarks,
     check_evaluation,
     check_files,
     check_forgetting,
@@ -37,6 +38,7 @@ CHECKS: tuple[Callable[[Home, Experiment], Iterator[Finding]], ...] = (
     check_models,
     check_prompts,
     check_evaluation,
+    check_benchmarks,
     check_forgetting,
     check_stops,
     check_lengths,

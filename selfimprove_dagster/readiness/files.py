@@ -11,6 +11,7 @@ from selfimprove_dagster.experiment.base import Experiment
 from selfimprove_dagster.experiment.opening import models_of
 from selfimprove_dagster.experiment.paths import paths_of
 from selfimprove_dagster.experiment.sections import ModelSection
+from selfimprove_dagster.home.contamination import benchmark_problems
 from selfimprove_dagster.home.exams import held_out
 from selfimprove_dagster.home.home import Home
 from selfimprove_dagster.language_model.adapters import ADAPTER_CONFIG
@@ -100,6 +101,13 @@ def check_forgetting(home: Home, experiment: Experiment) -> Iterator[Finding]:
                 read_plain_text(path)
         except SelfImproveError as error:
             yield Finding(f"{field}: {error}")
+
+
+def check_benchmarks(home: Home, experiment: Experiment) -> Iterator[Finding]:
+    """Yield a problem for each benchmark of `decontamination` with a wrong field or an unreadable first row."""
+    section = getattr(experiment, "decontamination", None)
+    for benchmark in section.benchmarks if section else ():
+        yield from map(Finding, benchmark_problems(benchmark))
 
 
 def check_evaluation(home: Home, experiment: Experiment) -> Iterator[Finding]:

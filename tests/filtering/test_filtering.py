@@ -93,7 +93,7 @@ def test_a_step_that_is_listed_twice_has_two_rules() -> None:
         ("diversity", r"'diversity' is none of words, duplicates, .*toxicity; .*my_filters\.py:Short"),
         ({"words": {"least": 3}}, "words: there is no setting least; there are at_least, at_most, tokeniser"),
         ({"words": {"at_least": 5, "at_most": 2}}, "at_most 2 is less than at_least 5: nothing is kept"),
-        ({"language": {"keep": ["klingon"]}}, "lingua knows no language 'klingon'"),
+        ({"language": {"keep": ["klingon"]}}, "language: lingua knows no language 'klingon'"),
         ("perplexity", "perplexity: the setting at_most is missing"),
         ({"novelty": {"at_most": 3}}, "novelty: at_most: .*less than or equal to 1, not 3"),
         ({"a": {}, "b": {}}, "is no filter: write its name"),
@@ -125,6 +125,8 @@ def test_all_wrong_filters_are_named_at_once_each_with_its_place(tmp_path: Path)
         ExperimentError, match=r"filters: filter 1: .* is no filter.*; filter 3: 7 is no filter"
     ):
         parsed(tmp_path, {"a": {}, "b": {}}, "duplicates", 7)
+    with pytest.raises(ExperimentError, match=r"filter 1: 'gone' is none of .*; filter 3: 7 is no filter"):
+        parsed(tmp_path, "gone", "duplicates", 7)
 
 
 def test_only_numbers_are_thresholds() -> None:
@@ -225,7 +227,11 @@ def test_a_filter_in_a_file_is_found_from_the_folder_of_the_experiment(tmp_path:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("1 / 0", "cannot be loaded: ZeroDivisionError"), ("Short = 3", "Short is no filter: .* subclass of")],
+    [
+        ("1 / 0", "cannot be loaded: ZeroDivisionError"),
+        ("Short = 3", "Short is no filter: .* subclass of"),
+        ("", "has no class Short"),
+    ],
 )
 def test_a_file_without_a_filter_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "my_filters.py").write_text(text)

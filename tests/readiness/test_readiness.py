@@ -101,6 +101,22 @@ def test_lines_of_the_evaluation_file_that_cannot_be_asked_are_a_warning(tmp_pat
     assert "1 of 2 lines are rejected; the first: line 2: " in warnings[0]
 
 
+def test_each_benchmark_with_a_wrong_field_is_named_with_its_fields(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "bench.jsonl", [{"question": "How many cups has Tom?"}])
+    (tmp_path / "broken.jsonl").write_text('{"question')
+    benchmarks = [
+        {"file": str(file), "fields": ["question"]},
+        {"file": str(file), "fields": ["frage"]},
+        {"file": str(tmp_path / "broken.jsonl")},
+        {"file": str(tmp_path / "gone.jsonl"), "fields": ["question"]},
+    ]
+    error, _ = check(tmp_path, decontamination={"benchmarks": benchmarks})
+    assert f"{file} has no field `frage`; its fields are question: correct `fields`" in error
+    assert "broken.jsonl, line 1: not JSON" in error
+    assert error.count("gone.jsonl") == 1 and error.count("\n  - ") == 3
+    assert check(tmp_path / "right", decontamination={"benchmarks": benchmarks[:1]}) == ("", [])
+
+
 UNUSABLE = ['{"foo": 1}', '{"text": ""}', "{broken", '{"prompt": "Q:", "completion": " "}']
 
 
