@@ -19,7 +19,9 @@ ROUNDING = 1e-4
 
 
 def _no_empty_text(subject: Subject) -> Evidence:
-    rows = subject.columns("id", "text").with_columns(pl.col("text").fill_null(""))
+    rows = subject.columns("id", "text", "finish_reason").with_columns(pl.col("text").fill_null(""))
+    # Those that failed have no text either, and a check of their own.
+    rows = rows.filter(~pl.col("finish_reason").is_in(FAILED)).drop("finish_reason")
     return Evidence(
         rows,
         (Expect("ExpectColumnValuesToMatchRegex", column="text", regex=r"\S", mostly=1 - EMPTY_SHARE),),

@@ -133,7 +133,9 @@ def _loss_fell(subject: Subject) -> Evidence:
             Expect("ExpectTableRowCountToEqual", value=1),
             Expect("ExpectColumnPairValuesAToBeGreaterThanB", column_A="first_loss", column_B="final_loss"),
         ),
-        statement=f"the loss went from {first} to {final}",
+        statement="the loss went from {} to {}".format(
+            *("nothing" if one is None else f"{one:.4g}" for one in (first, final))
+        ),
         allowed="it should fall",
         observed=numbers(first_loss=first, final_loss=final),
     )
