@@ -18,7 +18,7 @@ import polars as pl
 from selfimprove_dagster.errors import LakeError, PartitionMissing
 from selfimprove_dagster.lake.disk import sync
 from selfimprove_dagster.lake.lake import Lake
-from selfimprove_dagster.lake.partition import Manifest, ShardFile, read_parquet
+from selfimprove_dagster.lake.partition import ShardFile, read_parquet
 
 CATALOG = "catalog.sqlite"
 """The file of the catalogue that is used unless another one is named."""
@@ -81,14 +81,15 @@ def export_iceberg(
     folder = warehouse / _REWRITTEN / method / stage
     for manifest in manifests:
         withdrawn = lake.ledger.withdrawn(manifest.activity.id)["id"].unique()
-        for file in manifest.files:
-            path = _usable(manifest, file, withdrawn, folder)
+        for file, source in zip(manifest.files, manifest.paths, strict=True):
+            path = _usable(source, file, withdrawn, folder)
             if path is not None:
                 wanted[f"file://{path}"] = path
     loaded.create_namespace_if_not_exists(method)
-    target = loaded.create_table_if_not_exists(identifier, _schema([*wanted.values()]))
+    schema = _schema([*wanted.values()])
+    target = loaded.create_table_if_not_exists(identifier, schema)
     with target.update_schema() as update:
-        update.union_by_name(_schema([*wanted.values()]))
+        update.union_by_name(schema)
     held = {task.file.file_path: task.file for task in target.scan().plan_files()}
     gone, fresh = sorted(held.keys() - wanted.keys()), sorted(wanted.keys() - held.keys())
     if gone or fresh:
@@ -120,9 +121,8 @@ def _forget(table: Any) -> None:
         table.maintenance.expire_snapshots().by_ids(former).commit()
 
 
-def _usable(manifest: Manifest, file: ShardFile, withdrawn: pl.Series, folder: Path) -> Path | None:
+def _usable(path: Path, file: ShardFile, withdrawn: pl.Series, folder: Path) -> Path | None:
     """Return a file with the rows of a shard that are not withdrawn, in types that Iceberg has; None without rows."""
-    path = manifest.directory / file.name
     types = pl.read_parquet_schema(path)
     signed = {name: _signed(kind) for name, kind in types.items()}
     lost = (
